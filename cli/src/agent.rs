@@ -1,4 +1,5 @@
-//! `agent start` and `agent stop`: sockets, runtime, signals, metrics; the agent itself is argosy_agent's.
+//! `agent start` and `agent stop`: sockets, runtime, signals and metrics. The crate `argosy_agent`
+//! is the agent.
 
 use std::fs;
 use std::os::fd::AsFd;
@@ -33,9 +34,9 @@ use crate::pid_file::{self, PidFile};
 use crate::shutdown::{self, Until};
 use crate::{containers, launcher, listen, logging, metrics, parsers, random};
 
-/// Tells an agent to end its tasks, then itself; TERM leaves them running.
+/// The signal that makes an agent end its tasks and then exit. TERM leaves the tasks running.
 pub(crate) const END_TASKS: Signal = Signal::SIGUSR1;
-/// How often the end of a process is looked for.
+/// Interval at which process exits are polled.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 pub(crate) fn start(arguments: &AgentStart) -> Ended {
@@ -95,7 +96,8 @@ pub(crate) fn start(arguments: &AgentStart) -> Ended {
     Ok(DONE)
 }
 
-/// Where the agent is: divided, if it is root and isolates in full. Before there are threads.
+/// Returns the agent's environment. The process is divided if it is root and isolates in full,
+/// before it has threads.
 fn ground(
     config: &Config,
     launcher: &Chosen,
@@ -202,7 +204,7 @@ fn fetching(arguments: &AgentStart, config: &mut Config) {
     config.fetch_cache_pins.clone_from(pins);
 }
 
-/// Folders of the host are named from its root, as they mean nothing to a service otherwise.
+/// Rejects relative host directories, which have no meaning to a service.
 fn check_folders(arguments: &AgentStart) -> Result<(), Failure> {
     let paths = arguments
         .host_paths
@@ -223,14 +225,14 @@ fn check_folders(arguments: &AgentStart) -> Result<(), Failure> {
     let mut all = paths.chain(folders).chain(secrets).chain(fetched);
     if let Some((flag, path)) = all.find(|(_, path)| !path.is_absolute()) {
         return Err(Failure::usage(format!(
-            "{flag} {} is not absolute; write it from /",
+            "{flag} {} is not an absolute path; begin it with /",
             path.display()
         )));
     }
     Ok(())
 }
 
-/// Each device is an item of a resource, beside what is offered otherwise.
+/// Adds each device as an item of a resource, in addition to the resources offered otherwise.
 fn devices(arguments: &AgentStart, config: &mut Config) -> Result<(), Failure> {
     for (name, paths) in &arguments.devices {
         if config.devices.insert(name.clone(), paths.clone()).is_some() {
@@ -263,7 +265,8 @@ fn networks(arguments: &AgentStart, settings: &mut NetworkSettings) {
     settings.cni.plugins.clone_from(&arguments.cni_plugins);
 }
 
-/// Stops the agent that has this directory open. Its tasks run on, unless told otherwise.
+/// Stops the agent that holds this directory. Its tasks keep running unless `--kill-tasks` is
+/// given.
 pub(crate) fn stop(arguments: &AgentStop) -> Ended {
     let directory = &arguments.data_dir;
     if !directory.is_dir() {
@@ -286,7 +289,7 @@ pub(crate) fn stop(arguments: &AgentStop) -> Ended {
         }
     }
     if arguments.kill_tasks {
-        // What an agent that was not there, or gave up waiting, has left.
+        // Containers that an agent which was not running, or did not wait, has left.
         let count = containers::end_all(directory, arguments.grace)?;
         if count > 0 {
             let tasks = if count == 1 {
@@ -294,13 +297,15 @@ pub(crate) fn stop(arguments: &AgentStop) -> Ended {
             } else {
                 format!("{count} tasks")
             };
-            note(&format!("{tasks} ended; the next agent here reports how"));
+            note(&format!(
+                "{tasks} ended; the next agent here reports their results"
+            ));
         }
     }
     Ok(DONE)
 }
 
-/// The process that holds the agent's lock, if one does.
+/// Returns the process that holds the agent's lock, if any.
 fn holder(directory: &Path) -> Result<Option<Process>, Failure> {
     if containers::lock(directory)?.is_some() {
         return Ok(None);
@@ -315,7 +320,7 @@ fn holder(directory: &Path) -> Result<Option<Process>, Failure> {
         .with_context(|| format!("{} names no process", path.display()))?;
     let process = Process::of(pid).with_context(|| {
         format!(
-            "cannot look at process {pid}, which holds {}",
+            "cannot inspect process {pid}, which holds {}",
             path.display()
         )
     })?;

@@ -1,6 +1,6 @@
-//! The verbs that ask a cluster, a file a noun.
+//! Commands that call a cluster, one file per object.
 //!
-//! Each asks, decides the exit code, and hands records to `output`.
+//! Each command makes its calls, chooses the exit code, and passes records to `output`.
 
 pub(crate) mod agents;
 pub(crate) mod attach;
@@ -19,23 +19,26 @@ use std::io::{BufRead, IsTerminal, Write};
 
 use crate::exit::Failure;
 
-/// Asks before something is destroyed: on a terminal in words, in a script by `--yes`.
+/// Asks for confirmation before a destructive change: interactively on a terminal, by `--yes` in a
+/// script.
 pub(crate) fn confirm(what: &str, yes: bool) -> Result<(), Failure> {
     if yes {
         return Ok(());
     }
     if !std::io::stdin().is_terminal() {
-        return Err(Failure::usage(format!("{what}; nobody can be asked here"))
-            .advise("add --yes to do it, --dry-run to look only"));
+        return Err(Failure::usage(format!(
+            "{what}; there is no terminal to ask for confirmation"
+        ))
+        .advise("add --yes to confirm, or --dry-run to see what would be done"));
     }
     let mut stderr = std::io::stderr().lock();
-    // If it cannot be shown, the answer below will not be "y".
-    let _ = write!(stderr, "{what}. Go on? [y/N] ");
+    // If the question cannot be shown, the answer below is not "y".
+    let _ = write!(stderr, "{what}. Continue? [y/N] ");
     let _ = stderr.flush();
     let mut answer = String::new();
     let read = std::io::stdin().lock().read_line(&mut answer);
     if read.is_ok() && matches!(answer.trim(), "y" | "Y" | "yes") {
         return Ok(());
     }
-    Err(Failure::failed("left as it is"))
+    Err(Failure::failed("nothing was changed"))
 }

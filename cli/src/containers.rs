@@ -1,6 +1,7 @@
-//! Ending what an agent left running: for `agent stop --kill-tasks` and the end of `dev`.
+//! Killing the containers that an agent left running, for `agent stop --kill-tasks` and the end of
+//! `dev`.
 //!
-//! Only while no agent has the directory: the agent's own lock is held meanwhile.
+//! This requires that no agent has the directory, so the agent's own lock is held.
 
 use std::fs::{self, File};
 use std::io::ErrorKind;
@@ -14,23 +15,24 @@ use nix::fcntl::{Flock, FlockArg};
 
 use crate::pid_file;
 
-/// How long the processes of a container may take to be gone once they are killed.
+/// Time for the processes of a container to exit once they are killed.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// How often it is looked whether a lock is free.
+/// Interval at which a lock is polled.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
-/// The agent's lock, see the drawing of its directory.
+/// Returns the path of the agent's lock; see the layout of its directory.
 pub(crate) fn lock_path(directory: &Path) -> PathBuf {
     directory.join("lock")
 }
 
-/// Takes the agent's lock; `None` while an agent has it. What an agent that has ended had beside it may have it a little
-/// longer: that is waited for.
+/// Takes the agent's lock, or returns `None` while an agent has it. Helper processes of an agent
+/// that has exited may hold it a little longer; this waits for them.
 pub(crate) fn lock(directory: &Path) -> anyhow::Result<Option<Flock<File>>> {
     let path = lock_path(directory);
     let mut options = File::options();
     options.read(true).write(true);
-    // Only a file that is not there is made: some kernels refuse to root to make one that is another user's.
+    // Only a missing file is created: some kernels do not let root create a file that belongs to
+    // another user.
     let file = options.open(&path).or_else(|error| match error.kind() {
         ErrorKind::NotFound => options.create(true).open(&path),
         _ => Err(error),
@@ -52,7 +54,8 @@ pub(crate) fn lock(directory: &Path) -> anyhow::Result<Option<Flock<File>>> {
     }
 }
 
-/// Whether the process lives that has written its number to a lock. One that names none is about to.
+/// Returns whether the process that wrote its id to a lock is running. A lock without an id is
+/// about to get one.
 fn holder_lives(path: &Path) -> bool {
     let text = fs::read_to_string(path).unwrap_or_default();
     let pid = text.split_ascii_whitespace().next();
@@ -62,8 +65,8 @@ fn holder_lives(path: &Path) -> bool {
     Process::of(pid).is_ok_and(pid_file::lives)
 }
 
-/// Ends all containers of this directory: TERM, after `grace` KILL. Returns how many were running. Their
-/// true ends stay on disk: the next agent here reports them.
+/// Ends all containers of this directory: TERM, and KILL after `grace`. Returns how many were
+/// running. Their exit results stay on disk, and the next agent here reports them.
 pub(crate) fn end_all(directory: &Path, grace: Duration) -> anyhow::Result<usize> {
     let folder = directory.join("containers");
     if !folder.is_dir() {
@@ -86,7 +89,7 @@ pub(crate) fn end_all(directory: &Path, grace: Duration) -> anyhow::Result<usize
             // Never started; the agent knows that from the missing handle.
             continue;
         }
-        match adopt(&path).with_context(|| format!("cannot look at {}", path.display()))? {
+        match adopt(&path).with_context(|| format!("cannot inspect {}", path.display()))? {
             Adoption::Running(container) => {
                 container
                     .kill(grace.as_millis() as u64)
@@ -109,7 +112,7 @@ pub(crate) fn end_all(directory: &Path, grace: Duration) -> anyhow::Result<usize
 }
 
 fn end(path: &Path, mut container: Container, deadline: Instant) -> anyhow::Result<()> {
-    // Whether it ends in time or not, what is left is destroyed; a lost supervisor makes no difference.
+    // Whether it ends in time or not, the rest is destroyed. A lost supervisor makes no difference.
     let _ = container.wait(deadline.saturating_duration_since(Instant::now()));
     container
         .destroy(PATIENCE)

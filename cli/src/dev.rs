@@ -1,7 +1,8 @@
-//! `dev`: masters and agents on this machine, real processes of this executable, until Ctrl-C.
+//! `argosy dev`: masters and agents on this machine, as processes of this executable, until Ctrl-C.
 //!
-//! The parts: `plan` (who, where, with which command line; pure), `opened` (what that opens; pure), `record` (what
-//! scripts read), `members` (their processes), `ready` (waiting for the cluster).
+//! The parts: `plan` (members, addresses and command lines; pure), `opened` (what the plan opens;
+//! pure), `record` (the file for scripts), `members` (the processes), `ready` (waiting for the
+//! cluster).
 
 mod groups;
 mod members;
@@ -33,7 +34,7 @@ use opened::opened;
 use plan::{Kind, Plan};
 use record::Record;
 
-/// Between TERM and KILL for the tasks of a cluster that is forgotten.
+/// Time between TERM and KILL for the tasks of a temporary cluster.
 const TASK_GRACE: Duration = Duration::from_secs(1);
 
 pub(crate) async fn run(arguments: &Dev) -> Ended {
@@ -45,7 +46,7 @@ pub(crate) async fn run(arguments: &Dev) -> Ended {
         plan.allow_host_network();
     }
     if let Err(failure) = addresses_are_free(&plan) {
-        // Nothing was started, so nothing is kept: a directory made just now goes again.
+        // Nothing was started, so nothing is kept: a directory that was just created is removed.
         home.discard();
         return Err(failure);
     }
@@ -74,7 +75,7 @@ fn addresses_are_free(plan: &Plan) -> Result<(), Failure> {
     Ok(())
 }
 
-/// From the first process to the signal that ends all.
+/// Runs the cluster, from the start of the first process to the signal that ends it.
 async fn cluster(
     arguments: &Dev,
     plan: &Plan,
@@ -109,14 +110,15 @@ async fn cluster(
     }
 }
 
-/// Why tasks cannot have networks of their own here, so that the host's is opened to them; `None` if they can.
+/// Returns why tasks cannot have a network on this host, or `None` if they can. If they cannot,
+/// tasks use the host's network.
 fn why_no_networks(arguments: &Dev) -> Option<String> {
     let makes = matches!(
         arguments.isolation,
         None | Some(IsolationName::Full | IsolationName::Namespaces)
     );
     if !makes || !nix::unistd::geteuid().is_root() {
-        return Some("they take root and full isolation".to_owned());
+        return Some("they need root and full isolation".to_owned());
     }
     let impossible = network::check(Subnet::USUAL, None).err()?;
     Some(chain(&impossible))
@@ -131,7 +133,7 @@ fn banner(
 ) {
     let kept = match home {
         Home::Kept(path) => format!("kept in {}", path.display()),
-        Home::Forgotten(_) => "forgotten on exit (--keep DIR)".to_owned(),
+        Home::Forgotten(_) => "removed on exit (--keep DIR keeps it)".to_owned(),
     };
     note(&format!(
         "Argosy {}, dev cluster: {}, {kept}",
@@ -146,7 +148,7 @@ fn banner(
     }
     if let Some(why) = no_networks {
         note(&format!(
-            "! tasks are in this host's network: none of their own can be made ({why})"
+            "! tasks use this host's network: private networks are not possible ({why})"
         ));
     }
     if !opened.is_empty() {
@@ -167,7 +169,7 @@ fn banner(
     note("  stop         Ctrl-C");
 }
 
-/// Stops and removes everything; goes on after a failure and reports the first.
+/// Stops and removes everything. Continues after a failure and returns the first one.
 async fn clear(plan: &Plan, home: &Home, members: &mut Members, arguments: &Dev) -> Ended {
     note("stopping");
     members.find_trees();
@@ -188,7 +190,7 @@ async fn clear(plan: &Plan, home: &Home, members: &mut Members, arguments: &Dev)
                 tokio::task::spawn_blocking(move || containers::end_all(&directory, TASK_GRACE))
                     .await;
             if let Err(error) = ended
-                .context("ending tasks broke off")
+                .context("the end of the tasks was interrupted")
                 .and_then(|ended| ended)
             {
                 first.get_or_insert_with(|| Failure::from(error));
@@ -204,7 +206,8 @@ async fn clear(plan: &Plan, home: &Home, members: &mut Members, arguments: &Dev)
         first.get_or_insert(failure);
     }
     if let Some(path) = &arguments.record {
-        // It names processes that are gone; if it cannot be removed, its `pid`s tell the same.
+        // The file names processes that no longer exist. If it cannot be removed, its `pid`s show
+        // that.
         let _ = fs::remove_file(path);
     }
     if let Err(error) = home.leave() {
@@ -216,11 +219,11 @@ async fn clear(plan: &Plan, home: &Home, members: &mut Members, arguments: &Dev)
     }
 }
 
-/// Where the cluster lives.
+/// The directory of the cluster.
 enum Home {
-    /// Given by name: stays.
+    /// Named by the user; it is kept.
     Kept(PathBuf),
-    /// Temporary: goes with the cluster.
+    /// Temporary; it is removed with the cluster.
     Forgotten(PathBuf),
 }
 
@@ -236,11 +239,11 @@ impl Home {
                 Ok(Self::Kept(path))
             }
             None => {
-                // Short: sockets below it may have paths of 107 bytes at most.
+                // Short, because the paths of sockets below it are limited to 107 bytes.
                 let template = std::env::temp_dir().join("argosy-XXXXXX");
                 let path = nix::unistd::mkdtemp(&template)
                     .with_context(|| format!("cannot make {}", template.display()))?;
-                // Agents that have given up root pass through to theirs.
+                // Agents without root privileges must be able to traverse it to their directories.
                 fs::set_permissions(&path, fs::Permissions::from_mode(0o711))
                     .with_context(|| format!("cannot open {}", path.display()))?;
                 Ok(Self::Forgotten(path))
@@ -258,10 +261,10 @@ impl Home {
         matches!(self, Self::Kept(_))
     }
 
-    /// Before anything was put into it.
+    /// Removes the directory before anything is stored in it.
     fn discard(&self) {
         if let Self::Forgotten(path) = self {
-            // Empty, and in a folder for temporary files: what cannot be removed does no harm.
+            // It is empty and temporary, so a failed removal does no harm.
             let _ = fs::remove_dir(path);
         }
     }
@@ -269,9 +272,9 @@ impl Home {
     fn leave(&self) -> anyhow::Result<()> {
         match self {
             Self::Kept(path) => {
-                // Size, host paths and the like are not kept in the directory.
+                // The directory does not store size, host paths and the like.
                 note(&format!(
-                    "kept in {}; tasks run on, and the same command goes on with them: {}",
+                    "kept in {}; tasks keep running, and the same command resumes the cluster: {}",
                     path.display(),
                     std::env::args()
                         .map(|word| quote(&word))
@@ -286,7 +289,7 @@ impl Home {
     }
 }
 
-/// The first signal ends the cluster in order.
+/// The signal that stops the cluster in order.
 struct Stop {
     first: CancellationToken,
 }

@@ -1,6 +1,7 @@
-//! `doctor`: is this host fit for masters and agents? A fix a line.
+//! `argosy doctor`: checks whether this host is suitable for masters and agents, and prints one
+//! remedy per line.
 //!
-//! Looks only, and writes one small file where the disk is measured.
+//! The checks are read-only, except for one small file where the disk is measured.
 
 mod checks;
 mod disk;
@@ -13,13 +14,12 @@ use crate::args::{Doctor, Format};
 use crate::exit::{DONE, Ended, Failure};
 use crate::output::{self, Row, palette};
 
-/// How a check came out.
+/// The result of a check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Verdict {
-    /// As it should be.
     Ok,
-    /// It works, with less.
+    /// It works, with limitations.
     Warning,
     /// It does not work.
     Failed,
@@ -31,7 +31,7 @@ pub(crate) struct Finding {
     pub(crate) check: &'static str,
     pub(crate) verdict: Verdict,
     pub(crate) found: String,
-    /// What to do; empty if nothing.
+    /// The remedy, empty if there is none.
     pub(crate) fix: String,
 }
 
@@ -98,15 +98,15 @@ pub(crate) fn examine(arguments: &Doctor) -> Ended {
     match failed {
         0 => Ok(DONE),
         1 => Err(Failure::failed(
-            "1 check failed; the line above says what to do",
+            "1 check failed; the line above names the remedy",
         )),
         count => Err(Failure::failed(format!(
-            "{count} checks failed; the lines above say what to do"
+            "{count} checks failed; the lines above name the remedies"
         ))),
     }
 }
 
-/// Where data would be kept: the usual place if it exists, else where temporary files go.
+/// Returns the default data directory if it exists, else the directory for temporary files.
 fn default_directory() -> PathBuf {
     let usual = Path::new("/var/lib/argosy");
     if usual.is_dir() {

@@ -1,36 +1,36 @@
-//! How a verb ends: exit codes and the sentence that goes with each failure.
+//! Results of commands: exit codes, and the message of each failure.
 //!
-//! Every verb returns a [`Failure`]; only `lib` prints it and ends the process.
+//! Every command returns a [`Failure`]; only `lib` prints it and exits.
 
 use std::fmt;
 
-/// What a verb that did not fail says to the shell.
+/// The result of a command. A success carries its exit code.
 pub(crate) type Ended = Result<u8, Failure>;
 
-/// Done.
+/// The exit code of a success.
 pub(crate) const DONE: u8 = 0;
-/// An attached `run` whose task never started.
+/// The exit code of an attached `run` whose task never started.
 pub(crate) const NEVER_STARTED: u8 = 125;
 
-/// The closed set of exit codes for failures; part of the interface.
+/// The closed set of exit codes for failures, which is part of the interface.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Code {
-    /// It was tried, and failed.
+    /// The attempt failed.
     Failed = 1,
-    /// What was typed cannot be right.
+    /// The command line is invalid.
     Usage = 2,
-    /// What was named does not exist.
+    /// The named object does not exist.
     NotFound = 3,
-    /// The cluster refused: permission or precondition.
+    /// The cluster rejected the call: permission or precondition.
     Refused = 4,
-    /// Nobody answered, or nobody leads: the outcome of a change is unknown.
+    /// No answer, or no leader: the outcome of a change is unknown.
     Unavailable = 5,
-    /// No agent took the task in the time given.
+    /// No agent took the task within the given time.
     NotPlaced = 6,
 }
 
 impl Code {
-    /// The machine's word for it, in JSON errors.
+    /// Returns the identifier in JSON errors.
     pub(crate) fn reason(self) -> &'static str {
         match self {
             Self::Failed => "failed",
@@ -43,7 +43,7 @@ impl Code {
     }
 }
 
-/// A failure as a person reads it: what happened, then one next step a line.
+/// A failure for display: what happened, then one next step per line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Failure {
     pub(crate) code: Code,
@@ -74,7 +74,7 @@ impl Failure {
         self
     }
 
-    /// An error with all its causes in one sentence.
+    /// Converts an error with all its causes to one message.
     pub(crate) fn of(error: &dyn std::error::Error) -> Self {
         Self::failed(chain(error))
     }
@@ -96,7 +96,7 @@ impl fmt::Display for Failure {
     }
 }
 
-/// The message of an error and of its causes, each said once.
+/// Returns the messages of an error and of its causes, without repetition.
 pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();

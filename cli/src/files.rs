@@ -1,6 +1,6 @@
-//! Reading a task's files through any master: one request, and following one to its end.
+//! Reading a task's files through any master: one request, or following a file to its end.
 //!
-//! Every master forwards the agents' file API, so that nobody needs a route to the agents.
+//! Every master forwards the agents' file API, so clients need no route to the agents.
 
 use std::io;
 use std::time::Duration;
@@ -11,27 +11,27 @@ use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-/// How long one master may take to begin its answer.
+/// Time for one master to begin its answer.
 const ANSWER_LIMIT: Duration = Duration::from_secs(5);
-/// How long a follow may be silent before it is asked anew: a dead connection looks the same.
+/// Time without data after which a follow sends a new request. A dead connection is silent too.
 const SILENCE_LIMIT: Duration = Duration::from_secs(60);
-/// Pause before another try.
+/// Pause before a retry.
 const TRY_AGAIN: Duration = Duration::from_millis(100);
-/// How long output is looked for after the task has ended.
+/// Time for which output is polled after the task has ended.
 const AFTER_END: Duration = Duration::from_secs(5);
 
-/// Where a file is.
+/// The location of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Place {
     pub(crate) agent_id: String,
-    /// As `tasks/framework-1/web/stdout`.
+    /// Such as `tasks/framework-1/web/stdout`.
     pub(crate) path: String,
-    /// Others write there, too, and may do so when the task has ended.
+    /// Whether other tasks write to it too, also after the task has ended.
     pub(crate) shared: bool,
 }
 
 impl Place {
-    /// A file in the sandbox of a task's newest instance.
+    /// Returns a file in the sandbox of a task's newest instance.
     pub(crate) fn of_task(agent_id: &str, framework_id: &str, task_id: &str, file: &str) -> Self {
         Self {
             agent_id: agent_id.to_owned(),
@@ -40,7 +40,8 @@ impl Place {
         }
     }
 
-    /// A file where a task wrote: in its own sandbox, or in that of the executor that runs it.
+    /// Returns a file where a task wrote: in its own sandbox, or in that of the executor that runs
+    /// it.
     pub(crate) fn of(task: &v1::Task, file: &str) -> Self {
         let executor = executor_of(task);
         let home = executor.unwrap_or(&task.task_id);
@@ -51,63 +52,63 @@ impl Place {
     }
 }
 
-/// The executor that runs a task; `None` if it has a container of its own.
+/// Returns the executor that runs a task, or `None` if the task has its own container.
 pub(crate) fn executor_of(task: &v1::Task) -> Option<&str> {
     let executor = task.spec.as_ref()?.executor.as_ref()?;
     Some(&executor.executor_id)
 }
 
-/// Why a file could not be read now.
+/// The reason why a file could not be read now.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ReadError {
-    /// There is no such file, or not yet.
+    /// The file does not exist, or not yet.
     #[error("{0}")]
     Absent(String),
-    /// The master or agent says no.
+    /// The master or agent rejected the request.
     #[error("{0}")]
     Refused(String),
-    /// Nobody could be asked, or the answer broke off.
+    /// No master could be reached, or the answer broke off.
     #[error("{0}")]
     Broken(String),
-    /// What was read could not be passed on.
+    /// The data could not be passed on.
     #[error("cannot write the output")]
     Sink(#[source] io::Error),
 }
 
-/// How far a read came.
+/// The progress of a read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Reached {
-    /// How many bytes there were when it was asked.
+    /// The number of bytes at the time of the request.
     size: u64,
-    /// The task has ended, and all of them were read.
+    /// Whether the task has ended and all bytes were read.
     complete: bool,
 }
 
-/// Whether to wait for more at the end of what is there.
+/// Whether to wait for more data at the current end of the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Wait {
     ForMore,
     No,
 }
 
-/// A reader with its own connections and a place in the list of masters.
+/// A reader with its own connections and a position in the list of masters.
 pub(crate) struct Files {
     http: reqwest::Client,
     masters: Vec<String>,
     next: usize,
 }
 
-/// What comes of a file, in turn.
+/// The pieces of a file, in order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Piece<'a> {
     /// The next bytes.
     Bytes(&'a [u8]),
-    /// So many bytes that are kept no more.
+    /// The number of bytes that are no longer kept.
     Missing(u64),
 }
 
 impl Piece<'_> {
-    /// What to tell of bytes that are missing in this file.
+    /// Returns the message about missing bytes of this file.
     pub(crate) fn missing(count: u64, file: &str) -> String {
         format!(
             "{count} bytes of {file} are missing here: an agent keeps what was written last (--log-file-size, --log-files)"
@@ -115,13 +116,13 @@ impl Piece<'_> {
     }
 }
 
-/// Where output goes. Called with one piece after the other.
+/// The destination of output. It is called with one piece after the other.
 pub(crate) type Sink<'a> = &'a mut (dyn FnMut(Piece<'_>) -> io::Result<()> + Send);
 
 impl Files {
     pub(crate) fn new(masters: &[String]) -> anyhow::Result<Self> {
-        // No proxy: cluster addresses are never reached through the environment's. No certificates:
-        // nothing here is encrypted, and a host may have none to load.
+        // No proxy: cluster addresses are never reached through the environment's proxy. No
+        // certificates: nothing here is encrypted, and a host may have none to load.
         let http = reqwest::Client::builder()
             .no_proxy()
             .tls_certs_only([])
@@ -135,7 +136,7 @@ impl Files {
         })
     }
 
-    /// Passes on all that is there now.
+    /// Passes on all bytes that are available now.
     pub(crate) async fn read(&mut self, place: &Place, sink: Sink<'_>) -> Result<(), ReadError> {
         let mut offset = 0;
         let mut there = None;
@@ -143,8 +144,9 @@ impl Files {
         loop {
             let before = offset;
             match self.once(place, &mut offset, Wait::No, sink).await {
-                // An answer has a bound, and what comes after a piece that is missing is another one's to tell. What is
-                // written meanwhile is not asked for: it might never end.
+                // An answer has a limit, and the answer after a missing piece is a separate one.
+                // Bytes that are written in the meantime are not requested, because that might
+                // never end.
                 Ok(reached) if offset > before && offset < *there.get_or_insert(reached.size) => {}
                 Ok(_) => return Ok(()),
                 Err(ReadError::Broken(_)) if attempts > 1 => {
@@ -157,7 +159,7 @@ impl Files {
         }
     }
 
-    /// Passes on what is there now from one offset to another, and nothing beyond.
+    /// Passes on the bytes that are available now from one offset to another.
     pub(crate) async fn read_part(
         &mut self,
         place: &Place,
@@ -188,9 +190,9 @@ impl Files {
         Ok(())
     }
 
-    /// Passes on all there is and all that comes, until the task has ended and all was read. Goes on where
-    /// it was when a master or connection is lost. `over` is cancelled when the task is known to have ended:
-    /// from then on failures end it after a while.
+    /// Passes on all current and future bytes, until the task has ended and all was read. Resumes
+    /// at its position after the loss of a master or connection. `over` is cancelled when the task
+    /// is known to have ended: from then on, failures end the follow after a while.
     pub(crate) async fn follow(
         &mut self,
         place: &Place,
@@ -208,7 +210,7 @@ impl Files {
             let before = offset;
             let outcome = tokio::select! {
                 outcome = self.once(place, &mut offset, wait, sink) => outcome,
-                // The same bytes again without waiting: what is there now is all there will be.
+                // Requests the same range without waiting: no more bytes will be written.
                 () = over.cancelled(), if wait == Wait::ForMore => {
                     last_chance = Some(Instant::now() + AFTER_END);
                     continue;
@@ -216,11 +218,11 @@ impl Files {
             };
             match outcome {
                 Ok(reached) if reached.complete => return Ok(()),
-                // What others write from now on is not the task's.
+                // What others write from now on does not belong to the task.
                 Ok(reached) if place.shared && wait == Wait::No && offset >= reached.size => {
                     return Ok(());
                 }
-                // As long as something comes it is worth waiting for.
+                // As long as bytes arrive, waiting continues.
                 Ok(_) if offset > before => last_chance = None,
                 Ok(_) | Err(ReadError::Absent(_)) => tokio::time::sleep(TRY_AGAIN).await,
                 Err(ReadError::Broken(_)) => {
@@ -240,7 +242,8 @@ impl Files {
         }
     }
 
-    /// One request, from `offset` on; `offset` moves with every byte passed on or told to be missing.
+    /// Sends one request from `offset` on. `offset` advances by every byte that is passed on or
+    /// reported as missing.
     async fn once(
         &mut self,
         place: &Place,
@@ -297,7 +300,7 @@ impl Files {
                 }
                 Ok(Ok(None)) => break,
                 Ok(Err(error)) => return Err(broken(&error)),
-                Err(_) => return Err(ReadError::Broken(format!("{master} fell silent"))),
+                Err(_) => return Err(ReadError::Broken(format!("{master} stopped sending"))),
             }
         }
         let size = size.unwrap_or(*offset);
@@ -308,7 +311,7 @@ impl Files {
     }
 }
 
-/// Headers that let this program reach masters by any name.
+/// Returns headers that let this program reach masters by any name.
 pub(crate) fn no_web_page() -> HeaderMap {
     let header = (
         HeaderName::from_static(CLIENT_HEADER),
@@ -317,7 +320,7 @@ pub(crate) fn no_web_page() -> HeaderMap {
     HeaderMap::from_iter([header])
 }
 
-/// The sentence in an error's body: the `message` of JSON, else the text itself.
+/// Returns the message in an error's body: the `message` of JSON, else the text itself.
 pub(crate) fn sentence(body: &str) -> String {
     let parsed: Option<serde_json::Value> = serde_json::from_str(body).ok();
     let found = parsed

@@ -1,6 +1,7 @@
-//! How the cluster is, in words. Pure: judged from what one master answered.
+//! The health of the cluster as text. Pure: computed from the answer of one master.
 //!
-//! Never "healthy" while a master is down: an operator reads the first word only.
+//! The result is never "healthy" while a master is down, because an operator reads the first word
+//! only.
 
 use std::collections::BTreeMap;
 
@@ -8,32 +9,33 @@ use argosy_proto::v1;
 
 use crate::output::span_ms;
 
-/// Silence after which a master counts as down, in milliseconds: many heartbeats, few elections.
+/// Time without contact after which a master counts as down, in milliseconds: many heartbeats, few
+/// elections.
 const SILENT_MS: u64 = 2_000;
 
-/// The verdict of `argosy status`.
+/// The levels of `argosy status`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Level {
     /// Nothing is missing.
     Healthy,
-    /// Everything works, less may be lost than should be.
+    /// Everything works, with less redundancy than configured.
     Degraded,
-    /// No changes are possible.
+    /// Changes are not possible.
     NoQuorum,
 }
 
-/// The verdict with its sentences; the first one begins with the level's word.
+/// The level with its explanation. The first line begins with the level's word.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Health {
     pub(crate) level: Level,
     pub(crate) sentences: Vec<String>,
 }
 
-/// What was found when each master was asked by itself: by id, why it did not answer. Those that did are
-/// not in it.
+/// The masters that did not answer a direct request: by id, the reason. Masters that answered are
+/// not included.
 pub(crate) type Unanswered = BTreeMap<String, String>;
 
-/// Judges. `cluster` may be a local answer from a master that knows no leader.
+/// Computes the health. `cluster` may be a local answer from a master that knows no leader.
 pub(crate) fn judge(cluster: &v1::Cluster, unanswered: &Unanswered) -> Health {
     let voters: Vec<_> = cluster
         .masters
@@ -103,7 +105,7 @@ fn all_masters(voters: usize, spare: usize) -> String {
     }
 }
 
-/// By the leader's own word where it gives one, else by whether it answered us.
+/// Uses the leader's report if there is one, else whether the master answered this client.
 fn is_silent(cluster: &v1::Cluster, unanswered: &Unanswered, master: &v1::Master) -> bool {
     let leads = master.role == "leader" || master.node_id == cluster.leader;
     match master.last_contact_ms {
@@ -137,7 +139,7 @@ fn without_quorum(
     };
     let mut sentences = vec![
         format!("no quorum: no leader{since}; {why}"),
-        "no change is possible and nothing new starts; running tasks run on".to_owned(),
+        "no change is possible and nothing new starts; running tasks keep running".to_owned(),
         format!(
             "answered by {}, as of log index {}",
             cluster.answered_by, cluster.applied_index
@@ -223,7 +225,7 @@ mod tests {
                 "degraded: 2 of 3 masters, one more loss stops changes; master-3 (10.0.0.3:5050) refused"
             ]
         );
-        // The leader hears it: it is only us who do not reach it.
+        // The leader has contact to it; only this client does not reach it.
         let health = judge(&cluster([Some(20), None, Some(30)]), &unanswered);
         assert_eq!(health.level, Level::Healthy);
     }

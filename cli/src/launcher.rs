@@ -1,7 +1,9 @@
-//! Which program an agent's launcher is: `argosy-launcher` beside the agent's own, or else that one itself.
+//! Choice of the launcher program: `argosy-launcher` in the directory of the agent's program, else
+//! that program itself.
 //!
-//! The small one makes containers cheaper, since each begins with copies of it; the other one is always there. It is opened
-//! once: should somebody install a new release meanwhile, this agent's launchers stay those that it speaks to.
+//! The small program makes containers cheaper, since each begins with copies of it; the other
+//! program is always available. The file is opened once. If a new release is installed later, the
+//! launchers of this agent stay those of its own release.
 
 use std::fs::File;
 use std::io;
@@ -11,15 +13,15 @@ use std::process::{Command, Stdio};
 
 use argosy_agent::{LauncherCommand, ServiceCommand};
 
-/// The file's name.
+/// The file name of the program.
 const PROGRAM: &str = "argosy-launcher";
-/// The hidden verb under which this program is the launcher.
+/// The hidden command under which this program is the launcher.
 pub(crate) const VERB: &str = "launcher";
 
-/// The hidden verb under which this program is what asks servers and registries for an agent.
+/// The hidden command under which this program fetches from servers and registries for an agent.
 pub(crate) const CONTENT_VERB: &str = "content";
 
-/// This very program, whatever its name means by then.
+/// Returns the command of this very program, even if its file name is reused later.
 pub(crate) fn content() -> ServiceCommand {
     ServiceCommand {
         program: "/proc/self/exe".into(),
@@ -27,31 +29,31 @@ pub(crate) fn content() -> ServiceCommand {
     }
 }
 
-/// A launcher's program.
+/// The chosen launcher program.
 #[derive(Debug)]
 pub(crate) struct Chosen {
     pub(crate) command: LauncherCommand,
-    /// What the command names: to be held as long as it may be executed.
+    /// The file that the command names. It must stay open as long as the command may be executed.
     file: Option<File>,
 }
 
 impl Chosen {
-    /// What must be open where the command is executed.
+    /// Returns the file that must be open where the command is executed.
     pub(crate) fn file(&self) -> Option<&File> {
         self.file.as_ref()
     }
 }
 
-/// Why the program beside is not used.
+/// The reason why the separate launcher program is not used.
 #[derive(Debug, PartialEq, Eq)]
 enum Unfit {
-    /// There is none.
+    /// The file does not exist.
     Missing,
-    /// In words.
+    /// Another reason, as text.
     Other(String),
 }
 
-/// Chooses for this very program, and logs what was not as it should be.
+/// Chooses the launcher for this very program, and logs why the separate one is not used.
 pub(crate) fn choose() -> Chosen {
     match beside() {
         Ok((file, command)) => {
@@ -62,7 +64,7 @@ pub(crate) fn choose() -> Chosen {
         }
         Err(Unfit::Missing) => tracing::info!(
             program = PROGRAM,
-            "not installed beside this program, which is its own launcher: containers cost more to start"
+            "not installed next to this program, which is its own launcher: containers cost more to start"
         ),
         Err(Unfit::Other(why)) => tracing::warn!(
             program = PROGRAM,
@@ -79,11 +81,12 @@ pub(crate) fn choose() -> Chosen {
     }
 }
 
-/// Whether an agent of this very program would use the small one; if not, why, in words.
+/// Checks whether an agent of this very program would use the separate launcher; returns the reason
+/// if not.
 pub(crate) fn look() -> Result<(), String> {
     match beside() {
         Ok(_) => Ok(()),
-        Err(Unfit::Missing) => Err("not beside this program".to_owned()),
+        Err(Unfit::Missing) => Err("not next to this program".to_owned()),
         Err(Unfit::Other(why)) => Err(why),
     }
 }
@@ -93,7 +96,7 @@ fn beside() -> Result<(File, LauncherCommand), Unfit> {
     open(&own.with_file_name(PROGRAM))
 }
 
-/// Opens it and has it say of which release it is.
+/// Opens the program and checks its release with `--version`.
 fn open(path: &Path) -> Result<(File, LauncherCommand), Unfit> {
     let (file, command) = hold(path)?;
     let mut asked = Command::new(&command.program);
@@ -105,11 +108,14 @@ fn open(path: &Path) -> Result<(File, LauncherCommand), Unfit> {
         Ok((file, command))
     } else {
         let found: String = found.trim_end().chars().take(80).collect();
-        Err(Unfit::Other(format!("it says {found:?}, not {wanted:?}")))
+        Err(Unfit::Other(format!(
+            "it reports {found:?}, not {wanted:?}"
+        )))
     }
 }
 
-/// A command by the descriptor, which every child has when it executes: the very file, whatever its name means by then.
+/// Returns a command that names the open descriptor, which every child has when it executes. It
+/// stays the same file even if the path is replaced.
 fn hold(path: &Path) -> Result<(File, LauncherCommand), Unfit> {
     let file = File::open(path).map_err(|error| match error.kind() {
         io::ErrorKind::NotFound => Unfit::Missing,
@@ -134,7 +140,7 @@ mod tests {
 
     use super::*;
 
-    /// Stands for the program of another release.
+    /// Substitute for the program of another release.
     const ANOTHER: &str = "/bin/true";
 
     fn place() -> (tempfile::TempDir, PathBuf) {
@@ -168,7 +174,7 @@ mod tests {
     fn without_one_this_program_is_the_launcher() {
         let (_folder, path) = place();
         assert_eq!(open(&path).unwrap_err(), Unfit::Missing);
-        // No test stands beside one.
+        // The directory of the test program contains no launcher.
         let chosen = choose();
         assert_eq!(chosen.command.program, Path::new("/proc/self/exe"));
         assert_eq!(chosen.command.arguments, [VERB]);

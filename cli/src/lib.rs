@@ -1,7 +1,7 @@
-//! The executable `argosy`: wiring, `dev`, operator verbs, output.
+//! The executable `argosy`: wiring, `dev`, operator commands, output.
 //!
-//! Holds no rule of the cluster. Reading order: `grammar` (what can be typed), this file, `exit`; the
-//! services `master` and `agent`; `dev`; `run`; `verbs` with `operator`; `output`.
+//! It contains no rule of the cluster. Reading order: `args` (the command line), this file, `exit`;
+//! the services `master` and `agent`; `dev`; `run`; `commands` with `operator`; `output`.
 
 mod agent;
 mod args;
@@ -41,14 +41,14 @@ use tokio::runtime::{Builder, Runtime};
 use args::{Agent, Arguments, Framework, Group, Master, Offer, Task, Verb};
 use exit::{DONE, Ended, Failure};
 
-/// The whole program: reads the command line, does it, returns the exit code.
+/// Runs the whole program: reads the command line, executes it, returns the exit code.
 pub fn main() -> ExitCode {
     #[cfg(feature = "testing")]
     if let Err(failure) = plant() {
         output::failure(&failure, false);
         return ExitCode::from(failure.code as u8);
     }
-    // First of all: an agent's helpers must begin as processes without threads.
+    // First, because an agent's helpers must begin as processes without threads.
     let first = std::env::args_os().nth(1).unwrap_or_default();
     if first == launcher::VERB {
         return helped(argosy_isolation::launcher::run_from_fd());
@@ -68,7 +68,7 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// Switches on the planted bugs that the environment names.
+/// Enables the planted bugs that the environment names.
 #[cfg(feature = "testing")]
 fn plant() -> Result<(), Failure> {
     use argosy_state::bugs;
@@ -77,7 +77,7 @@ fn plant() -> Result<(), Failure> {
         .map_err(|error| Failure::usage(format!("{}: {error}", bugs::VARIABLE)))
 }
 
-/// How a helper of an agent ended.
+/// Converts the result of an agent's helper process to an exit code.
 fn helped<E: std::error::Error + Send + Sync + 'static>(ended: Result<(), E>) -> ExitCode {
     match ended {
         Ok(()) => ExitCode::SUCCESS,
@@ -108,16 +108,16 @@ fn perform(verb: &Verb) -> Ended {
         Verb::Doctor(arguments) => doctor::examine(arguments),
         Verb::Version(arguments) => version::show(arguments),
         Verb::Completions(arguments) => completions(arguments.shell),
-        Verb::Launcher | Verb::Content => Err(Failure::usage(
-            "a helper of agents is started by an agent only",
-        )),
+        Verb::Launcher | Verb::Content => {
+            Err(Failure::usage("only an agent starts its helper processes"))
+        }
     }
 }
 
 fn in_a_task(verb: impl Future<Output = Ended>) -> Ended {
     let runtime = two_threads()?;
     let ended = runtime.block_on(verb);
-    // A thread may wait for ever for a terminal that takes nothing.
+    // A thread may block without end on a terminal that accepts no output.
     runtime.shutdown_background();
     ended
 }
@@ -171,7 +171,7 @@ fn frameworks(framework: &Framework) -> Ended {
     }
 }
 
-/// A runtime for a few calls.
+/// Creates a runtime for a few calls.
 fn asking() -> anyhow::Result<Runtime> {
     Builder::new_current_thread()
         .enable_all()
@@ -179,7 +179,8 @@ fn asking() -> anyhow::Result<Runtime> {
         .context("cannot start a runtime")
 }
 
-/// A runtime where one thread may wait for a slow terminal while the other keeps the session.
+/// Creates a runtime in which one thread may wait for a slow terminal while the other keeps the
+/// session.
 fn two_threads() -> anyhow::Result<Runtime> {
     Builder::new_multi_thread()
         .worker_threads(2)
@@ -201,7 +202,7 @@ fn completions(shell: clap_complete::Shell) -> Ended {
     Ok(DONE)
 }
 
-/// Whether errors should be for programs too.
+/// Returns whether errors are printed as JSON.
 fn wants_json(verb: &Verb) -> bool {
     let show = match verb {
         Verb::Master(master) => match &**master {
@@ -243,12 +244,13 @@ fn wants_json(verb: &Verb) -> bool {
     show.is_some_and(|show| show.output.is_json())
 }
 
-/// Services hold a connection or a file each for much: take what the system allows.
+/// Raises the limit of open files to the system's maximum: services hold a connection or file for
+/// many objects.
 pub(crate) fn raise_file_limit() {
     if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
         && soft < hard
         && let Err(errno) = setrlimit(Resource::RLIMIT_NOFILE, hard, hard)
     {
-        tracing::warn!(soft, hard, %errno, "the limit of open files cannot be raised");
+        tracing::warn!(soft, hard, %errno, "cannot raise the limit of open files");
     }
 }

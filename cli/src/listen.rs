@@ -1,6 +1,6 @@
-//! Listening sockets, and errors that say who holds an address.
+//! Listening sockets, with errors that name the process that holds an address.
 //!
-//! The only place of this program that binds.
+//! Only this module of the program binds addresses.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -13,7 +13,7 @@ use argosy_proto::transport::Listener;
 
 use crate::exit::Failure;
 
-/// A socket that listens at `address`, not blocking, ready to be given to a runtime.
+/// Binds a non-blocking socket that listens at `address`, ready for a runtime.
 pub(crate) fn bind(address: &str, flag: &str) -> Result<TcpListener, Failure> {
     let resolved = resolve(address, flag)?;
     let listener = TcpListener::bind(resolved).map_err(|error| explain(&error, resolved, flag))?;
@@ -23,12 +23,12 @@ pub(crate) fn bind(address: &str, flag: &str) -> Result<TcpListener, Failure> {
     Ok(listener)
 }
 
-/// The connections that come in at a socket, on the runtime that this is called on.
+/// Returns the connections that arrive at a socket, on the current runtime.
 pub(crate) fn connections(socket: TcpListener) -> io::Result<Listener> {
     Ok(Listener::tcp(tokio::net::TcpListener::from_std(socket)?))
 }
 
-/// The socket address that a host name or number means.
+/// Resolves a host name or number to a socket address.
 pub(crate) fn resolve(address: &str, flag: &str) -> Result<SocketAddr, Failure> {
     let mut found = address.to_socket_addrs().map_err(|error| {
         Failure::usage(format!(
@@ -40,19 +40,21 @@ pub(crate) fn resolve(address: &str, flag: &str) -> Result<SocketAddr, Failure> 
         .ok_or_else(|| Failure::usage(format!("{flag} {address}: the name has no address")))
 }
 
-/// Refuses an address beyond this host unless its owner has accepted that nothing is protected.
+/// Rejects an address beyond this host unless the operator has accepted that traffic is
+/// unprotected.
 pub(crate) fn guard(address: SocketAddr, flag: &str, accepted: bool) -> Result<(), Failure> {
     if address.ip().is_loopback() || accepted {
         return Ok(());
     }
     Err(Failure::usage(format!(
         "{flag} {address} can be reached from other hosts, and nothing is encrypted or authenticated yet: \
-         whoever reaches it can run commands on every agent and read all output"
+         every client that reaches it can run commands on every agent and read all output"
     ))
     .advise("on a trusted network, accept that with --insecure-plaintext; for this host only, listen on 127.0.0.1"))
 }
 
-/// Who may reach into tasks: these users of this host, or whoever reaches the address where its owner has accepted that.
+/// Returns the clients that may access tasks: these users of this host, or all clients where the
+/// operator allows it.
 pub(crate) fn access(users: &[u32], allow_exec: bool, allow_files: bool) -> Access {
     let mut access = Access::of_users(users.iter().copied());
     if allow_exec {
@@ -64,10 +66,10 @@ pub(crate) fn access(users: &[u32], allow_exec: bool, allow_files: bool) -> Acce
     access
 }
 
-/// Names by which web pages may reach what listens at this address: that of the address, the system's and those that the
-/// operator allows.
+/// Returns the names by which web pages may reach this address: that of the address, the system's,
+/// and those that the operator allows.
 pub(crate) fn host_names(listen: &str, allowed: &[String]) -> Vec<String> {
-    // A system without a name, or with one that is no text, has none to be reached by.
+    // A system without a name, or with one that is not UTF-8, contributes none.
     let own = nix::unistd::gethostname().ok();
     let own = own.and_then(|name| name.into_string().ok());
     let names = own.into_iter().chain(allowed.iter().cloned());
@@ -83,7 +85,7 @@ fn explain(error: &io::Error, address: SocketAddr, flag: &str) -> Failure {
                 .advise(format!("stop that process, or give {flag} another address"))
         }
         io::ErrorKind::AddrNotAvailable => {
-            Failure::failed(format!("{address} is no address of this host"))
+            Failure::failed(format!("{address} is not an address of this host"))
                 .advise(format!("give {flag} one of those that `ip address` shows"))
         }
         io::ErrorKind::PermissionDenied => Failure::failed(format!(
@@ -94,17 +96,18 @@ fn explain(error: &io::Error, address: SocketAddr, flag: &str) -> Failure {
     }
 }
 
-/// Whether the address can be bound now; if not, the failure says who has it.
+/// Checks whether the address can be bound now. If not, the failure names the process that holds
+/// it.
 pub(crate) fn is_free(address: &str, flag: &str) -> Result<(), Failure> {
     bind(address, flag).map(drop)
 }
 
-/// Who holds an address.
+/// The process that holds an address.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Owner {
-    /// Its process number.
+    /// The process id.
     pub(crate) pid: i32,
-    /// Its command line, cut.
+    /// The command line, truncated.
     pub(crate) command: String,
 }
 
@@ -114,8 +117,8 @@ impl std::fmt::Display for Owner {
     }
 }
 
-/// The process that listens at `address` or at its port on all addresses. `None` if it cannot be seen
-/// from here: another user's, or in another network namespace.
+/// Returns the process that listens at `address`, or at its port on all addresses. Returns `None`
+/// if the process is not visible: it belongs to another user, or to another network namespace.
 pub(crate) fn owner(address: SocketAddr) -> Option<Owner> {
     let tables = ["/proc/net/tcp", "/proc/net/tcp6"]
         .map(|path| fs::read_to_string(path).unwrap_or_default());
@@ -167,7 +170,7 @@ fn command(process: &Path) -> String {
     }
 }
 
-/// Inodes of sockets that listen where `address` would: the same port, and the same or any address.
+/// Returns the inodes of sockets that listen at the same port, on the same or any address.
 fn listeners(table: &str, address: SocketAddr) -> Vec<u64> {
     let lines = table.lines().skip(1);
     lines
@@ -183,7 +186,7 @@ fn listeners(table: &str, address: SocketAddr) -> Vec<u64> {
         .collect()
 }
 
-/// `0100007F:13BA`: groups of four bytes, each in the host's order.
+/// Parses `0100007F:13BA`: groups of four bytes, each in the host's order.
 fn endpoint(text: &str) -> Option<(IpAddr, u16)> {
     let (ip, port) = text.split_once(':')?;
     let port = u16::from_str_radix(port, 16).ok()?;
@@ -236,7 +239,7 @@ mod tests {
     fn an_address_of_another_host_is_named_as_such() {
         let failure = bind("192.0.2.1:5050", "--listen").unwrap_err();
         assert!(
-            failure.message.contains("no address of this host"),
+            failure.message.contains("not an address of this host"),
             "{failure}"
         );
     }

@@ -1,4 +1,4 @@
-//! What services log, and where: standard error, for systemd or a file to take.
+//! Logs of the services, on standard error for systemd or a file.
 
 use std::io::IsTerminal;
 

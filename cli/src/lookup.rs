@@ -1,26 +1,27 @@
-//! Finding what a person means: an id, the unique beginning of one, or a name.
+//! Lookup of objects by id, unique prefix of an id, or name.
 //!
-//! Pure. Ambiguity lists the candidates, an unknown word gets the nearest ones.
+//! Pure. An ambiguous word lists the candidates, an unknown word lists similar ones.
 
 use crate::exit::{Code, Failure};
 
-/// How many names a message lists at most.
+/// Maximum number of names in a message.
 const LISTED: usize = 8;
-/// How many letters may differ in a suggestion.
+/// Maximum edit distance of a suggestion.
 const NEAR: usize = 3;
 
-/// Something that can be meant.
+/// An object that a word may name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Candidate {
-    /// What names it for good.
+    /// The unique id.
     pub(crate) id: String,
-    /// What people call it; may be shared with others or equal the id.
+    /// The name, which may be shared with others or equal the id.
     pub(crate) name: String,
-    /// How it is listed among several.
+    /// The text that lists it among several.
     pub(crate) shown: String,
 }
 
-/// The position of the one candidate that is meant. An id beats a name, a name beats a beginning.
+/// Returns the position of the one candidate that matches. An id takes precedence over a name, a
+/// name over a prefix.
 pub(crate) fn find(noun: &str, wanted: &str, candidates: &[Candidate]) -> Result<usize, Failure> {
     let tests: [&dyn Fn(&Candidate) -> bool; 3] = [
         &|candidate| candidate.id == wanted,
@@ -57,7 +58,7 @@ fn ambiguous<'a>(noun: &str, wanted: &str, found: impl Iterator<Item = &'a Candi
         listed.push_str(&format!(" and {more} more"));
     }
     Failure::usage(format!(
-        "{wanted:?} can mean {} {noun}s: {listed}",
+        "{wanted:?} matches {} {noun}s: {listed}",
         all.len()
     ))
     .advise("write more of the id, or all of it")
@@ -95,7 +96,7 @@ fn nearest(wanted: &str, candidates: &[Candidate]) -> Vec<String> {
     near.into_iter().take(3).map(|(_, shown)| shown).collect()
 }
 
-/// How many letters must be added, removed or changed.
+/// Returns the number of letters to add, remove or change.
 fn distance(left: &str, right: &str) -> usize {
     let right: Vec<_> = right.chars().collect();
     let mut row: Vec<usize> = (0..=right.len()).collect();
@@ -141,7 +142,7 @@ mod tests {
     fn ambiguity_lists_the_candidates() {
         let failure = find("task", "web", &tasks(&["web-1", "web-2", "db-1"])).unwrap_err();
         assert_eq!(failure.code, Code::Usage);
-        assert_eq!(failure.message, "\"web\" can mean 2 tasks: web-1, web-2");
+        assert_eq!(failure.message, "\"web\" matches 2 tasks: web-1, web-2");
     }
 
     #[test]

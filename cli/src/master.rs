@@ -1,4 +1,4 @@
-//! `master start`: sockets, runtimes, signals, metrics; the master itself is argosy_master's.
+//! `master start`: sockets, runtimes, signals and metrics. The crate `argosy_master` is the master.
 //! `master rejoin` uses the same parts.
 
 use std::net::SocketAddr;
@@ -46,7 +46,7 @@ pub(crate) fn start(arguments: &MasterStart) -> Ended {
         tracing::info!(api = places.listen, raft = places.raft_listen, directory = %arguments.data_dir.display(), "starting");
         Ok::<_, Failure>(argosy_master::run(config, parts, stop).await)
     });
-    // What is still on its way must not keep the process: everything that matters is synced.
+    // Pending work must not delay the exit: everything that matters is synced.
     runtime.shutdown_background();
     readers.shutdown_background();
     raft_runtime.end();
@@ -56,7 +56,7 @@ pub(crate) fn start(arguments: &MasterStart) -> Ended {
     }
 }
 
-/// A master before it runs: its addresses are taken, nothing of its directory is read.
+/// A master before it runs: its addresses are bound, its directory is not read.
 pub(crate) struct Prepared {
     pub(crate) places: Places,
     pub(crate) api: std::net::TcpListener,
@@ -91,7 +91,7 @@ impl Prepared {
     }
 }
 
-/// Where it listens, and what it tells others.
+/// Addresses to listen on, and addresses that are advertised.
 pub(crate) struct Places {
     pub(crate) listen: String,
     pub(crate) raft_listen: String,
@@ -127,7 +127,7 @@ impl Places {
     }
 }
 
-/// What others are told: nobody can connect to "all addresses".
+/// Returns the advertised address. A listener on all addresses must name one.
 pub(crate) fn advertised(
     given: Option<&String>,
     listen: &str,
@@ -137,9 +137,12 @@ pub(crate) fn advertised(
     match given {
         Some(given) => Ok(given.clone()),
         None if resolved.ip().is_unspecified() => Err(Failure::usage(format!(
-            "listening at {resolved}, which is every address of this host, leaves open which one others should use"
+            "{resolved} is every address of this host, so the address to advertise is unknown"
         ))
-        .advise(format!("name it with {flag}, as {flag} 10.0.0.1:{}", resolved.port()))),
+        .advise(format!(
+            "name it with {flag}, as {flag} 10.0.0.1:{}",
+            resolved.port()
+        ))),
         None => Ok(listen.to_owned()),
     }
 }
@@ -147,12 +150,12 @@ pub(crate) fn advertised(
 fn config(arguments: &MasterStart, places: &Places) -> Result<Config, Failure> {
     if arguments.agent_timeout.is_zero() {
         return Err(Failure::usage(
-            "--agent-timeout 0: every agent would be unreachable at once; the default is 15s",
+            "--agent-timeout 0: every agent would be unreachable immediately; the default is 15s",
         ));
     }
     if arguments.forget_agents_after.is_zero() {
         return Err(Failure::usage(
-            "--forget-agents-after 0: tasks of an agent would be given up as soon as it is unreachable; the default is 14d",
+            "--forget-agents-after 0: an agent and its tasks would be forgotten as soon as it is unreachable; the default is 14d",
         ));
     }
     let mut config = Config::new(
@@ -187,9 +190,10 @@ fn config(arguments: &MasterStart, places: &Places) -> Result<Config, Failure> {
     Ok(config)
 }
 
-/// One thread for consensus, its connections and the owner of the registry: a commit passes between them without waking
-/// another thread, and a flood on the API's threads cannot cost leadership. Waits for disks are on threads of their own, and
-/// no turn of the owner is longer than a few milliseconds.
+/// One thread for consensus, its connections and the owner of the registry. A commit passes between
+/// them without waking another thread, and a flood on the API's threads cannot cost leadership.
+/// Waits for disks have their own threads, and no step of the owner takes longer than a few
+/// milliseconds.
 pub(crate) struct RaftRuntime {
     pub(crate) handle: Handle,
     stop: CancellationToken,
@@ -220,7 +224,7 @@ impl RaftRuntime {
         })
     }
 
-    /// The sockets of raft belong to its own threads.
+    /// The Raft sockets belong to the threads of Raft.
     pub(crate) fn surroundings(
         &self,
         socket: std::net::TcpListener,
@@ -234,24 +238,24 @@ impl RaftRuntime {
 
     pub(crate) fn end(self) {
         self.stop.cancel();
-        // A panic of that thread has been reported on standard error already.
+        // A panic of that thread has already been reported on standard error.
         let _ = self.thread.join();
     }
 }
 
-/// How much more willingly than others the thread of the readers yields a processor: one of them gets a tenth of it beside
-/// a busy thread, and wakes up behind it.
+/// The nice value of the readers' thread. It gets a tenth of a processor next to a busy thread, and
+/// wakes up behind it.
 const NICENESS: i32 = 10;
 
-/// The thread that makes pages of lists. Readers so share one processor at most, and what is left of it: pages wait for
-/// calls that change something, and not the other way round.
+/// Creates the thread that serves pages of lists. Readers share at most one processor, with low
+/// priority: pages wait for calls that change something, not the reverse.
 fn readers() -> anyhow::Result<Runtime> {
     Builder::new_multi_thread()
         .worker_threads(1)
         .thread_name("readers")
         .on_thread_start(|| {
             if let Err(error) = rustix::process::nice(NICENESS) {
-                tracing::warn!(%error, "readers of lists have the priority of everything else");
+                tracing::warn!(%error, "cannot lower the priority of the list readers");
             }
         })
         .enable_time()

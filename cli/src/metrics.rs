@@ -1,4 +1,4 @@
-//! The recorder of metrics: one a process, installed here and nowhere else.
+//! The metrics recorder, one per process, which is installed only here.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -14,10 +14,11 @@ const BUCKETS: [f64; 16] = [
     0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0,
     60.0,
 ];
-/// How often histograms are drained, since undrained they would grow between scrapes, and the process is looked at.
+/// Interval at which histograms are drained and the process is measured. Histograms would grow
+/// between scrapes.
 const UPKEEP: Duration = Duration::from_secs(5);
 
-/// Installs the recorder; the handle renders what it holds.
+/// Installs the recorder. The handle renders its content.
 pub(crate) fn install() -> anyhow::Result<PrometheusHandle> {
     let recorder = PrometheusBuilder::new()
         .set_buckets(&BUCKETS)?
@@ -32,14 +33,14 @@ pub(crate) fn install() -> anyhow::Result<PrometheusHandle> {
     )
     .set(1.0);
     describe_process();
-    // A process installs the recorder as it starts.
+    // A process installs the recorder at its start.
     let started = SystemTime::now().duration_since(UNIX_EPOCH);
     gauge!("process_start_time_seconds").set(started.unwrap_or_default().as_secs_f64());
     look();
     Ok(handle)
 }
 
-/// Keeps the recorder small until told to stop.
+/// Drains the recorder until the stop.
 pub(crate) async fn keep(handle: PrometheusHandle, stop: CancellationToken) {
     while stop
         .run_until_cancelled(tokio::time::sleep(UPKEEP))
@@ -54,7 +55,7 @@ pub(crate) async fn keep(handle: PrometheusHandle, stop: CancellationToken) {
     }
 }
 
-/// Names and meanings as Prometheus' client libraries have them.
+/// Describes the metrics with the names and meanings of Prometheus' client libraries.
 fn describe_process() {
     for (name, help) in [
         (
@@ -74,14 +75,14 @@ fn describe_process() {
     );
 }
 
-/// Looks at this very process. What the kernel does not tell is left as it was.
+/// Measures this process. Values that the kernel does not report stay as they were.
 #[allow(clippy::cast_precision_loss, reason = "gauges are floating point")]
 fn look() {
     if let Ok(usage) = getrusage(UsageWho::RUSAGE_SELF) {
         let (user, system) = (usage.user_time(), usage.system_time());
         let micros = user.tv_usec() + system.tv_usec();
         let seconds = user.tv_sec() + system.tv_sec() + micros / 1_000_000;
-        // A counter holds whole numbers: precise enough for rates over minutes.
+        // A counter holds whole numbers, which is precise enough for rates over minutes.
         counter!("process_cpu_seconds_total").absolute(seconds.try_into().unwrap_or(0));
     }
     let pages = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();

@@ -1,4 +1,4 @@
-//! Two-word names for what has none: `brave-otter`. Pure: the randomness is an argument.
+//! Two-word names for tasks without a name: `brave-otter`. Pure: the randomness is an argument.
 
 const QUALITIES: [&str; 64] = [
     "able", "agile", "amber", "bold", "brave", "brisk", "calm", "clear", "clever", "cosy", "crisp",
@@ -77,8 +77,8 @@ const ANIMALS: [&str; 64] = [
     "wren",
 ];
 
-/// The name that belongs to this number. Two live tasks may get the same one: each `run` is a framework of
-/// its own, a task id need be unique only there, and lookups list both.
+/// Returns the name of this number. Two live tasks may get the same name: each `run` is its own
+/// framework, task ids must be unique only within one, and lookups list both.
 pub(crate) fn name(random: u64) -> String {
     let quality = QUALITIES[(random % 64) as usize];
     let animal = ANIMALS[((random >> 6) % 64) as usize];

@@ -1,6 +1,6 @@
-//! The operator's side of the cluster: calls, whole lists, and failures in words.
+//! The operator's client of the cluster: calls, whole lists, and failures as text.
 //!
-//! The one place where what the masters answered becomes a [`Failure`].
+//! Only this module converts answers of the masters to a [`Failure`].
 
 mod failures;
 
@@ -20,26 +20,26 @@ use crate::random;
 use failures::{change_failure, refused, write_failure};
 pub(crate) use failures::{quote, read_failure, refusal_failure};
 
-/// Who asks, beside the request id; until there are accounts everybody is this one.
+/// The principal of every call. There are no accounts yet.
 const PRINCIPAL: &str = "operator";
-/// How many records a page brings.
+/// Number of records per page.
 const PAGE: u32 = 1_000;
-/// How long the leader may take when it is asked directly.
+/// Timeout of a direct call to the leader.
 const LEADER_LIMIT: Duration = Duration::from_secs(2);
-/// Without a leader for less than this, a cluster is electing one; it takes half a second when a host was lost.
+/// Time without a leader that counts as an election, which takes 0.5 s after the loss of a host.
 const ELECTION: Duration = Duration::from_secs(2);
-/// Between two looks at an election.
+/// Pause between two polls during an election.
 const ELECTION_PAUSE: Duration = Duration::from_millis(100);
-/// How long a listener on this very host may take to accept.
+/// Time for a listener on this host to accept a connection.
 const LOCAL_PROBE: Duration = Duration::from_millis(200);
 
-/// Calls to the masters.
+/// Client for calls to the masters.
 pub(crate) struct Operator {
     client: OperatorClient,
     timeout: Duration,
 }
 
-/// The masters meant when none are named: those of this host, else those of `argosy dev`.
+/// Returns the default masters: those of this host, else those of `argosy dev`.
 pub(crate) fn default_masters() -> Masters {
     let own = SocketAddr::from(([127, 0, 0, 1], crate::parsers::API_PORT));
     let dev: Vec<_> = (1..=3)
@@ -54,7 +54,7 @@ pub(crate) fn default_masters() -> Masters {
     Masters::new(list.iter().map(ToString::to_string)).expect("our own addresses are well formed")
 }
 
-/// Those named, else the default.
+/// Returns the named masters, else the default ones.
 pub(crate) fn masters_or_default(named: Option<&Masters>) -> Masters {
     named.cloned().unwrap_or_else(default_masters)
 }
@@ -90,8 +90,8 @@ impl Operator {
         self.client.get_cluster(request).await.map_err(read_failure)
     }
 
-    /// The cluster as its leader sees it; failing that, as the first master that answers does. An election that is under
-    /// way is waited for; so is the first of all, for as long as this call may take.
+    /// Returns the cluster as reported by the leader, else by the first master that answers. Waits
+    /// for an election in progress, also the first one, up to the timeout of this call.
     pub(crate) async fn cluster_at_best(&self) -> Result<v1::Cluster, Failure> {
         let begun = Instant::now();
         loop {
@@ -115,7 +115,7 @@ impl Operator {
         if local.leader.is_empty() || local.without_leader_ms > 0 {
             return Ok(local);
         }
-        // Only the leader knows who is behind and who is silent; it is asked directly.
+        // Only the leader knows which masters lag or are silent, so it is called directly.
         let asked = match leader_of(&local) {
             Some(leader) => {
                 let leader = Self::to(leader, self.timeout.min(LEADER_LIMIT));
@@ -126,23 +126,23 @@ impl Operator {
         let Err(_) = asked else {
             return asked;
         };
-        // It may be the leader's address that cannot be reached from here, not the leader.
+        // The leader may be running although its address cannot be reached from here.
         let again = self.cluster(v1::Consistency::Linearizable).await;
         match again {
             Ok(cluster) => Ok(cluster),
-            // By now the master that was asked first knows more itself: for how long there is none.
+            // By now the first master knows for how long there has been no leader.
             Err(_) => self.cluster(v1::Consistency::Local).await.map(unconfirmed),
         }
     }
 
-    /// Calls to the leader alone, for what only it knows: links and offers. All masters if it is not known.
+    /// Returns a client of the leader, which alone knows links and offers, else of all masters.
     pub(crate) async fn at_leader(&self) -> Result<Self, Failure> {
         let local = self.cluster(v1::Consistency::Local).await?;
         let masters = leader_of(&local).unwrap_or_else(|| self.masters().clone());
         Ok(Self::to(masters, self.timeout))
     }
 
-    /// All agents; gone ones too if `ended`.
+    /// Returns all agents, with gone ones if `ended` includes them.
     pub(crate) async fn agents(&self, ended: Ended) -> Result<v1::AgentPage, Failure> {
         let mut all = v1::AgentPage::default();
         let mut request = request(ended, &[]);
@@ -179,7 +179,7 @@ impl Operator {
         }
     }
 
-    /// All tasks, or those of one framework.
+    /// Returns all tasks, or those of one framework.
     pub(crate) async fn tasks(
         &self,
         framework_id: Option<&str>,
@@ -231,7 +231,7 @@ impl Operator {
         self.client.explain(request).await.map_err(read_failure)
     }
 
-    /// One task by its ids; `None` if the cluster does not know it.
+    /// Returns one task by its ids, or `None` if the cluster does not know it.
     pub(crate) async fn task(
         &self,
         framework_id: &str,
@@ -253,7 +253,7 @@ impl Operator {
         known(self.client.get_framework(request).await)
     }
 
-    /// The agent that a person means.
+    /// Returns the agent that the user names.
     pub(crate) async fn find_agent(&self, wanted: &str) -> Result<v1::Agent, Failure> {
         let mut agents = self.agents(Ended::Included).await?.agents;
         let candidates: Vec<_> = agents.iter().map(agent_candidate).collect();
@@ -261,7 +261,7 @@ impl Operator {
         Ok(agents.swap_remove(at))
     }
 
-    /// The framework that a person means.
+    /// Returns the framework that the user names.
     pub(crate) async fn find_framework(&self, wanted: &str) -> Result<v1::Framework, Failure> {
         if wanted.starts_with("framework-")
             && let Some(framework) = self.framework(wanted).await?
@@ -270,7 +270,7 @@ impl Operator {
             return Ok(framework);
         }
         let mut frameworks = self.frameworks(Ended::Included).await?.frameworks;
-        // A name is used again and again: a living framework is meant rather than a removed one.
+        // Names are reused, so a live framework takes precedence over a removed one.
         let live = frameworks
             .iter()
             .any(|framework| !framework.removed && framework_name(framework) == wanted);
@@ -280,7 +280,8 @@ impl Operator {
         Ok(frameworks.swap_remove(at))
     }
 
-    /// The task that a person means: `TASK` or `FRAMEWORK/TASK`. Living ones are meant rather than ended ones.
+    /// Returns the task that the user names as `TASK` or `FRAMEWORK/TASK`. Live tasks take
+    /// precedence over ended ones.
     pub(crate) async fn find_task(&self, wanted: &str) -> Result<v1::Task, Failure> {
         let (framework_id, name) = match wanted.split_once('/') {
             Some((framework, name)) => (
@@ -307,7 +308,7 @@ impl Operator {
         Ok(tasks.swap_remove(at))
     }
 
-    /// Makes one change; repeating it under the same request id changes nothing more.
+    /// Makes one change. Repeating it with the same request id has no further effect.
     pub(crate) async fn write(
         &self,
         request_id: Option<&String>,
@@ -373,23 +374,23 @@ impl Operator {
     }
 }
 
-/// Whether a list holds what has ended.
+/// Whether a list includes ended objects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Ended {
-    /// Living ones only.
+    /// Live objects only.
     LeftOut,
-    /// Finished tasks, removed frameworks, gone agents too.
+    /// Finished tasks, removed frameworks and gone agents too.
     Included,
 }
 
 impl Ended {
-    /// As the flag `--all` says.
+    /// Converts the flag `--all`.
     pub(crate) fn from_flag(all: bool) -> Self {
         if all { Self::Included } else { Self::LeftOut }
     }
 }
 
-/// Whether a task in this state never changes again.
+/// Returns whether a task in this state never changes again.
 pub(crate) fn is_terminal(state: i32) -> bool {
     use v1::TaskState as S;
     match S::try_from(state).unwrap_or_default() {
@@ -416,7 +417,7 @@ fn leader_of(cluster: &v1::Cluster) -> Option<Masters> {
     Masters::new([&leader.api_address]).ok()
 }
 
-/// One master believes that somebody leads, and nobody confirms it: then nobody does.
+/// Removes a leader that one master reports and no other confirms.
 fn unconfirmed(mut cluster: v1::Cluster) -> v1::Cluster {
     cluster.leader.clear();
     for master in cluster

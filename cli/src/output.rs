@@ -1,6 +1,7 @@
-//! What reaches the terminal: data on standard output, everything else on standard error.
+//! Terminal output: data on standard output, everything else on standard error.
 //!
-//! Formats and colours; what the columns are is in `columns`. Decides nothing about the cluster.
+//! This module handles formats and colours; `columns` defines the columns. It decides nothing about
+//! the cluster.
 
 mod amounts;
 mod colour;
@@ -23,7 +24,7 @@ pub(crate) use columns::{
 pub(crate) use limits::{limits_status, limits_words};
 pub(crate) use table::{Row, plain, table};
 
-/// Shows a page of records: the whole page as JSON, or its rows.
+/// Prints a page of records: the whole page as JSON, or its rows.
 pub(crate) fn list<P: Serialize, R: Row>(format: Format, page: &P, rows: &[R]) -> Ended {
     let text = match format {
         Format::Table => table(rows, table::Width::Usual, palette()),
@@ -35,7 +36,7 @@ pub(crate) fn list<P: Serialize, R: Row>(format: Format, page: &P, rows: &[R]) -
     print(&text)
 }
 
-/// Shows one record: as JSON, or as lines of `name: value`.
+/// Prints one record, as JSON or as lines of `name: value`.
 pub(crate) fn one<R: Row>(format: Format, record: &R, details: &[(&str, String)]) -> Ended {
     let text = match format {
         Format::Table | Format::Wide => plain(details),
@@ -46,19 +47,19 @@ pub(crate) fn one<R: Row>(format: Format, record: &R, details: &[(&str, String)]
     print(&text)
 }
 
-/// One value as JSON over several lines.
+/// Returns a value as JSON over several lines.
 pub(crate) fn json<T: Serialize>(value: &T) -> Result<String, Failure> {
     let text = serde_json::to_string_pretty(value).map_err(|error| Failure::of(&error))?;
     Ok(text + "\n")
 }
 
-/// One value as JSON on one line.
+/// Returns a value as JSON on one line.
 pub(crate) fn line<T: Serialize>(value: &T) -> Result<String, Failure> {
     let text = serde_json::to_string(value).map_err(|error| Failure::of(&error))?;
     Ok(text + "\n")
 }
 
-/// Writes data. A reader who has gone away has seen enough: that is no failure.
+/// Writes data to standard output. A closed pipe is not a failure.
 pub(crate) fn print(text: &str) -> Ended {
     let mut stdout = io::stdout().lock();
     let written = stdout
@@ -73,13 +74,13 @@ pub(crate) fn print(text: &str) -> Ended {
     }
 }
 
-/// Writes progress or advice.
+/// Writes progress or advice to standard error.
 pub(crate) fn note(text: &str) {
-    // Nobody can be told that standard error is closed.
+    // A closed standard error cannot be reported.
     let _ = writeln!(io::stderr().lock(), "{text}");
 }
 
-/// Writes a failure: words for people, one JSON object if the verb was asked for JSON.
+/// Writes a failure: text, or one JSON object if the command was called with JSON output.
 pub(crate) fn failure(failure: &Failure, as_json: bool) {
     if as_json {
         let object = serde_json::json!({ "error": {

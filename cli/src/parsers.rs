@@ -1,6 +1,6 @@
-//! What people type as values: sizes, times, addresses, pairs. Each error names the remedy.
+//! Parsers of flag values: sizes, times, addresses, pairs. Each error names the remedy.
 //!
-//! Pure; the flag's name is added by the argument parser.
+//! Pure; the argument parser adds the name of the flag.
 
 mod volumes;
 
@@ -20,17 +20,17 @@ pub(crate) use volumes::{Mount, secret, tmpfs, volume};
 pub(crate) const API_PORT: u16 = 5050;
 /// The port of an agent's API.
 pub(crate) const AGENT_PORT: u16 = 5051;
-/// The port on which masters speak raft with each other.
+/// The port of Raft connections between masters.
 pub(crate) const RAFT_PORT: u16 = 5052;
 
-/// More time than anyone means, in seconds: a hundred years.
+/// The longest accepted time, in seconds: a hundred years.
 const LONGEST_S: f64 = 100.0 * 365.0 * 86_400.0;
 
 /// An amount in thousandths of its unit: processors, or MiB of memory. Never 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Milli(pub(crate) i64);
 
-/// A device's name and its paths on the host: `gpu0=/dev/dri/card0,/dev/dri/renderD128`.
+/// Parses a device's name and its paths on the host: `gpu0=/dev/dri/card0,/dev/dri/renderD128`.
 pub(crate) fn device(text: &str) -> Result<(String, Vec<PathBuf>), String> {
     let remedy = || {
         format!(
@@ -47,7 +47,7 @@ pub(crate) fn device(text: &str) -> Result<(String, Vec<PathBuf>), String> {
     fits.then(|| (name.to_owned(), paths)).ok_or_else(remedy)
 }
 
-/// A user of this host, by name or number.
+/// Parses a user of this host, by name or number.
 pub(crate) fn user(text: &str) -> Result<u32, String> {
     if let Ok(number) = text.parse() {
         return Ok(number);
@@ -61,7 +61,7 @@ pub(crate) fn user(text: &str) -> Result<u32, String> {
     }
 }
 
-/// `0.5` processors.
+/// Parses a number of processors, as `0.5`.
 pub(crate) fn cpus(text: &str) -> Result<Milli, String> {
     let milli = scalar_milli(text).filter(|milli| *milli > 0);
     milli.map(Milli).ok_or_else(|| {
@@ -69,7 +69,7 @@ pub(crate) fn cpus(text: &str) -> Result<Milli, String> {
     })
 }
 
-/// Memory or disk: a bare number is MiB; K, M, G, T (also KiB, MiB, …) are powers of 1,024.
+/// Parses memory or disk: a plain number is MiB; K, M, G, T (also KiB, MiB, …) are powers of 1,024.
 pub(crate) fn size(text: &str) -> Result<Milli, String> {
     let remedy = || {
         "write an amount above 0 as 64 (MiB), 64M, 512MiB or 1.5G; units are powers of 1024"
@@ -96,9 +96,10 @@ pub(crate) fn size(text: &str) -> Result<Milli, String> {
     bounded.then_some(Milli(in_mib)).ok_or_else(remedy)
 }
 
-/// A span of time: `500ms`, `10s`, `5m`, `2h`, `7d`; a bare number is seconds.
+/// Parses a span of time: `500ms`, `10s`, `5m`, `2h`, `7d`; a plain number is seconds.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
-    let remedy = || "write a time as 500ms, 10s, 5m, 2h or 7d; a bare number is seconds".to_owned();
+    let remedy =
+        || "write a time as 500ms, 10s, 5m, 2h or 7d; a plain number is seconds".to_owned();
     let split = text
         .find(|letter: char| !letter.is_ascii_digit() && letter != '.')
         .unwrap_or(text.len());
@@ -118,7 +119,7 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     Ok(Duration::from_millis((seconds * 1_000.0).round() as u64))
 }
 
-/// `10.0.0.1:5050`, `[::1]:5050` or `host:5050`; without a port the default one is added.
+/// Parses `10.0.0.1:5050`, `[::1]:5050` or `host:5050`. Without a port the default one is added.
 pub(crate) fn address(text: &str, default_port: u16) -> Result<String, String> {
     let remedy =
         || format!("{text:?} is not an address: write host:port, as 10.0.0.1:{default_port}");
@@ -142,7 +143,7 @@ pub(crate) fn address(text: &str, default_port: u16) -> Result<String, String> {
     }
 }
 
-/// A list of raft addresses, each `host:port`.
+/// A list of Raft addresses, each `host:port`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Addresses(pub(crate) Vec<String>);
 
@@ -152,7 +153,7 @@ impl fmt::Display for Addresses {
     }
 }
 
-/// Raft addresses of masters.
+/// Parses the Raft addresses of masters.
 pub(crate) fn peers(text: &str) -> Result<Addresses, String> {
     let parts = text
         .split(',')
@@ -174,13 +175,13 @@ pub(crate) fn peers(text: &str) -> Result<Addresses, String> {
     Ok(Addresses(list))
 }
 
-/// API addresses of masters, in the client's own reading.
+/// Parses the API addresses of masters, as the client library does.
 pub(crate) fn masters(text: &str) -> Result<Masters, String> {
     text.parse()
         .map_err(|error: InvalidMasters| error.to_string())
 }
 
-/// `NAME=VALUE`.
+/// Parses `NAME=VALUE`.
 pub(crate) fn pair(text: &str) -> Result<(String, String), String> {
     let (name, value) = text
         .split_once('=')
@@ -191,7 +192,7 @@ pub(crate) fn pair(text: &str) -> Result<(String, String), String> {
     Ok((name.to_owned(), value.to_owned()))
 }
 
-/// Pairs of repeated flags; a name given twice is an error.
+/// Collects the pairs of repeated flags. A name given twice is an error.
 pub(crate) fn unique(
     pairs: &[(String, String)],
     flag: &str,
@@ -205,7 +206,8 @@ pub(crate) fn unique(
     Ok(all)
 }
 
-/// `[FILE=]URI[#sha256=DIGITS]`: something the agent fetches into the sandbox, under its own or another name.
+/// Parses `[FILE=]URI[#sha256=DIGITS]`: a file that the agent fetches into the sandbox, under its
+/// own or another name.
 pub(crate) fn uri(text: &str) -> Result<v1::Uri, String> {
     let (file, value) = match text.split_once('=') {
         Some((file, value)) if !file.contains(['/', ':']) => (file, value),
@@ -216,7 +218,7 @@ pub(crate) fn uri(text: &str) -> Result<v1::Uri, String> {
     if !known.iter().any(|start| value.starts_with(start)) {
         let shown = ShownUri::of(value);
         return Err(format!(
-            "{shown:?} is no URI; write an absolute path on the agents' hosts, file:///…, http://… or https://…"
+            "{shown:?} is not a URI; write an absolute path on the agents' hosts, file:///…, http://… or https://…"
         ));
     }
     Ok(v1::Uri {
@@ -227,19 +229,19 @@ pub(crate) fn uri(text: &str) -> Result<v1::Uri, String> {
     })
 }
 
-/// A port of a task.
+/// Parses a port of a task.
 pub(crate) fn port(text: &str) -> Result<u16, String> {
     let number = text.parse::<u16>().ok().filter(|port| *port > 0);
-    number.ok_or_else(|| format!("{text:?} is no port: write a number from 1 to 65535"))
+    number.ok_or_else(|| format!("{text:?} is not a port: write a number from 1 to 65535"))
 }
 
-/// `PORT[/PATH]`: what a task is asked by HTTPS.
+/// Parses `PORT[/PATH]` for an HTTPS check.
 pub(crate) fn https_check(text: &str) -> Result<v1::HttpCheck, String> {
     let http = http_check(text)?;
     Ok(v1::HttpCheck { tls: true, ..http })
 }
 
-/// `PORT[/PATH]`: what a task is asked by HTTP.
+/// Parses `PORT[/PATH]` for an HTTP check.
 pub(crate) fn http_check(text: &str) -> Result<v1::HttpCheck, String> {
     let at = text.find('/').unwrap_or(text.len());
     let (number, path) = text.split_at(at);
@@ -253,7 +255,7 @@ pub(crate) fn http_check(text: &str) -> Result<v1::HttpCheck, String> {
     })
 }
 
-/// `HOST:CONTAINER[/udp]`, two ports.
+/// Parses `HOST:CONTAINER[/udp]`, two ports.
 pub(crate) fn published_port(text: &str) -> Result<v1::PublishedPort, String> {
     let (ports, udp) = match text.rsplit_once('/') {
         None | Some((_, "tcp")) => (text.strip_suffix("/tcp").unwrap_or(text), false),
@@ -275,14 +277,14 @@ pub(crate) fn published_port(text: &str) -> Result<v1::PublishedPort, String> {
     })
 }
 
-/// How many masters and agents a dev cluster has.
+/// The number of masters and of agents in a dev cluster.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct ClusterSize {
     pub(crate) masters: u8,
     pub(crate) agents: u8,
 }
 
-/// `3x3`: masters, then agents.
+/// Parses `3x3`: masters, then agents.
 pub(crate) fn cluster_size(text: &str) -> Result<ClusterSize, String> {
     let remedy =
         || "write masters x agents, as 3x3: 1, 3 or 5 masters and 0 to 50 agents".to_owned();

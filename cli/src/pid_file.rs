@@ -1,6 +1,6 @@
-//! Process numbers in files, proven to mean the very process that wrote them.
+//! Process ids in files, with the start time that proves which process wrote them.
 //!
-//! A number alone would mean a stranger once it is given out again; the start time tells.
+//! A process id alone may belong to another process after reuse.
 
 use std::fs;
 use std::io;
@@ -12,16 +12,16 @@ use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-/// A file that names this process, removed when it is dropped.
+/// A file that names this process and is removed on drop.
 #[derive(Debug)]
 pub(crate) struct PidFile {
     path: PathBuf,
-    /// Whose it is: a copy of that process may remove it.
+    /// The id of the process that wrote it. A forked copy does not remove the file.
     pid: i32,
 }
 
 impl PidFile {
-    /// Writes it: a line with number and start time.
+    /// Writes the file: a line with process id and start time.
     pub(crate) fn write(path: &Path) -> anyhow::Result<Self> {
         let own = Process::of(std::process::id() as i32).context("cannot read /proc/self")?;
         let text = format!("{} {}\n", own.pid, own.start_ticks);
@@ -38,7 +38,7 @@ impl PidFile {
 
 impl Drop for PidFile {
     fn drop(&mut self) {
-        // A successor may have replaced it.
+        // A successor may have replaced the file.
         if read(&self.path)
             .ok()
             .flatten()
@@ -49,7 +49,7 @@ impl Drop for PidFile {
     }
 }
 
-/// The process named in the file, if it lives.
+/// Returns the process named in the file, if it is running.
 pub(crate) fn read(path: &Path) -> io::Result<Option<Process>> {
     let text = match fs::read_to_string(path) {
         Ok(text) => text,
@@ -66,12 +66,12 @@ pub(crate) fn read(path: &Path) -> io::Result<Option<Process>> {
     Ok(lives(process).then_some(process))
 }
 
-/// Whether that very process still runs.
+/// Returns whether this very process still runs.
 pub(crate) fn lives(process: Process) -> bool {
     process.open().ok().flatten().is_some()
 }
 
-/// Sends a signal if that very process still runs; whether it did.
+/// Sends a signal if this very process still runs, and returns whether it did.
 pub(crate) fn signal(process: Process, signal: Signal) -> io::Result<bool> {
     if !lives(process) {
         return Ok(false);

@@ -1,4 +1,5 @@
-//! Asking each master by itself whether it is there: what one master says of the others may be stale.
+//! Direct requests to each master, because the state that one master reports of the others may be
+//! stale.
 
 use std::time::Duration;
 
@@ -7,13 +8,13 @@ use futures::future::join_all;
 
 use crate::health::Unanswered;
 
-/// How long one master may take.
+/// Timeout of one master.
 const LIMIT: Duration = Duration::from_secs(1);
 
-/// Asks all at once; returns why those that do not answer did not.
+/// Requests all masters concurrently, and returns for those that do not answer the reason.
 pub(crate) async fn masters(masters: &[v1::Master]) -> anyhow::Result<Unanswered> {
-    // No proxy: cluster addresses are never reached through the environment's. No certificates:
-    // nothing here is encrypted, and a host may have none to load.
+    // No proxy: cluster addresses are never reached through the environment's proxy. No
+    // certificates: nothing here is encrypted, and a host may have none to load.
     let http = reqwest::Client::builder()
         .no_proxy()
         .tls_certs_only([])
@@ -22,7 +23,7 @@ pub(crate) async fn masters(masters: &[v1::Master]) -> anyhow::Result<Unanswered
     let asked = masters.iter().map(|master| {
         let request = http.get(format!("http://{}/healthz", master.api_address));
         async move {
-            // Any answer will do: whether it is well is not asked here.
+            // Any answer counts; health is not checked here.
             let error = request.send().await.err()?;
             Some((master.node_id.clone(), in_words(&error)))
         }
@@ -38,9 +39,9 @@ fn in_words(error: &reqwest::Error) -> String {
     if chain.contains("refused") {
         "refused".to_owned()
     } else if chain.contains("dns") || chain.contains("lookup") {
-        "is no known host".to_owned()
+        "is an unknown host".to_owned()
     } else {
-        "broke off".to_owned()
+        "closed the connection".to_owned()
     }
 }
 
@@ -53,7 +54,7 @@ mod tests {
         let gone = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = gone.local_addr().unwrap().to_string();
         drop(gone);
-        // Accepts into its backlog and never answers: what a stopped process looks like.
+        // Accepts into its backlog and never answers, as a stopped process does.
         let hanging = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let master = |node_id: &str, api_address: String| v1::Master {
             node_id: node_id.to_owned(),

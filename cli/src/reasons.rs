@@ -1,13 +1,13 @@
-//! The allocator's reasons in words. Pure.
+//! The allocator's reasons as text. Pure.
 //!
-//! The closed set of reasons is the masters'; a word not known here is shown as it is.
+//! The masters define the closed set of reasons. An unknown reason is shown as it is.
 
 use argosy_proto::v1;
 
-/// Reasons shown even when they count nothing, so that "0 busy" is said, too.
+/// Reasons that are shown even with a count of zero, as "0 busy".
 const ALWAYS: [&str; 5] = ["too-small", "busy", "filtered", "draining", "declined"];
 
-/// A reason as people read it.
+/// Returns the display text of a reason.
 pub(crate) fn word(reason: &str) -> String {
     match reason {
         "declined" => "offered and declined".to_owned(),
@@ -15,7 +15,7 @@ pub(crate) fn word(reason: &str) -> String {
     }
 }
 
-/// `2 agents: 2 too small, 0 busy, …`; empty without counts.
+/// Returns `2 agents: 2 too small, 0 busy, …`, or an empty text without counts.
 pub(crate) fn counts(counts: &[v1::ReasonCount]) -> String {
     if counts.is_empty() {
         return String::new();

@@ -1,7 +1,9 @@
-//! `master rejoin`: the data of a stopped master is discarded and taken from the others, under a new id.
+//! `master rejoin`: the data of a stopped master is discarded and copied from the others, under a
+//! new id.
 //!
-//! Everything is checked before anything is removed, and each step can be repeated: the group forgets the
-//! former member, the directory is emptied, a master runs until the group has made it a voter.
+//! Everything is checked before anything is removed, and each step can be repeated. The group
+//! removes the former member, the directory is emptied, and a master runs until the group has made
+//! it a voter.
 
 use std::time::{Duration, Instant};
 
@@ -21,26 +23,27 @@ use crate::output::{self, note};
 use crate::shutdown::{self, Until};
 use crate::{listen, logging, random};
 
-/// How long the new master may take to become a voter, its snapshot included.
+/// Time for the new master to become a voter, including its snapshot.
 const JOINING: Duration = Duration::from_secs(600);
-/// How long the group may refuse to remove a member, as it does while a new one is taken in that is gone: 20 s.
+/// Time for which the group may refuse to remove a member. It refuses for 20 s while it adds a new
+/// member that is gone.
 const REMOVING: Duration = Duration::from_secs(40);
-/// Between two attempts.
+/// Pause between two attempts.
 const PAUSE: Duration = Duration::from_millis(200);
 
 pub(crate) fn rejoin(arguments: &MasterRejoin) -> Ended {
     let start = &arguments.start;
     if start.bootstrap {
         return Err(Failure::usage(
-            "--bootstrap makes a new group, and rejoin takes part in one; leave it out",
+            "--bootstrap creates a new group, but rejoin joins an existing one; omit it",
         ));
     }
     if arguments.reach.masters.is_none() {
-        let failure = Failure::usage("rejoin asks the other masters, and none is named");
+        let failure = Failure::usage("rejoin calls the other masters, and none is named");
         return Err(failure.advise("name them with --masters, as --masters 10.0.0.1,10.0.0.2"));
     }
     logging::install(&start.logging)?;
-    // First of all: a running master keeps its directory, and its addresses.
+    // First, because a running master keeps its directory and its addresses.
     let stopped = Discarding::open(&start.data_dir).map_err(|error| {
         Failure::of(&error).advise("nothing was changed; stop that master first if it is this one")
     })?;
@@ -51,10 +54,10 @@ pub(crate) fn rejoin(arguments: &MasterRejoin) -> Ended {
         config,
         raft_runtime,
         runtime,
-        // No lists are read of a master that is being filled.
+        // A master that is being filled serves no lists.
         readers: _,
     } = Prepared::new(start)?;
-    // They were free. Until the master runs a call to them must be refused, not wait.
+    // The addresses were free. Until the master runs, calls to them must be refused and not wait.
     drop((api, raft));
     let ended = runtime.block_on(async {
         let stop = CancellationToken::new();
@@ -76,7 +79,7 @@ pub(crate) fn rejoin(arguments: &MasterRejoin) -> Ended {
     ended
 }
 
-/// Has the group remove the former member, then discards what it kept. False if that is only to be said.
+/// Makes the group remove the former member, then discards its data. Returns false on a dry run.
 async fn give_up_data(
     arguments: &MasterRejoin,
     operator: &Operator,
@@ -88,7 +91,7 @@ async fn give_up_data(
     let former = former(&cluster.masters, &config.raft_address, &config.peers)?;
     let what = in_words(arguments, &former);
     if arguments.dry_run {
-        note(&format!("would do so: {what}"));
+        note(&format!("would be done: {what}"));
         return Ok(false);
     }
     confirm(&what, arguments.yes)?;
@@ -97,12 +100,13 @@ async fn give_up_data(
         note(&format!("{} is removed from the group", master.node_id));
     }
     let discarded = stopped.discard();
-    // With `stopped` the lock goes: the master that starts now takes it for itself.
+    // `stopped` holds the lock. The master that starts now takes it.
     discarded.map_err(|error| again(Failure::of(&error)))?;
     Ok(true)
 }
 
-/// Has the group remove a member. It changes in one way at a time: what an attempt before this one has begun ends first.
+/// Makes the group remove a member. The group makes one change at a time, so a change of an earlier
+/// attempt ends first.
 async fn remove(operator: &Operator, id: &str) -> Result<(), Failure> {
     let begun = Instant::now();
     loop {
@@ -117,14 +121,14 @@ async fn remove(operator: &Operator, id: &str) -> Result<(), Failure> {
     }
 }
 
-/// Where the empty master runs until it has joined.
+/// The environment of the empty master until it has joined.
 struct Host<'a> {
     places: &'a Places,
     raft_runtime: &'a RaftRuntime,
 }
 
 impl Host<'_> {
-    /// Runs an empty master until it is a voter, and ends it.
+    /// Runs an empty master until it is a voter, and stops it.
     async fn take_data(
         &self,
         operator: &Operator,
@@ -158,7 +162,8 @@ impl Host<'_> {
     }
 }
 
-/// The members that this master was until now, by its address: more than one if an earlier attempt was interrupted.
+/// Returns the former members at this master's address: more than one if an earlier attempt was
+/// interrupted.
 fn former<'a>(
     masters: &'a [v1::Master],
     raft_address: &str,
@@ -190,7 +195,7 @@ fn in_words(arguments: &MasterRejoin, former: &[&v1::Master]) -> String {
         .map(|master| master.node_id.as_str())
         .collect();
     let removed = match ids.is_empty() {
-        true => "the group has no member with this address any more".to_owned(),
+        true => "the group no longer has a member with this address".to_owned(),
         false => format!("the group removes {}", ids.join(", ")),
     };
     let directory = arguments.start.data_dir.display();
@@ -199,7 +204,7 @@ fn in_words(arguments: &MasterRejoin, former: &[&v1::Master]) -> String {
     )
 }
 
-/// Asks the group to make the running, empty master a voter, until it is one.
+/// Calls the group until the running, empty master is a voter.
 async fn join(
     operator: &Operator,
     raft_address: &str,
@@ -228,7 +233,8 @@ async fn join(
     }
 }
 
-/// A change whose answer was lost has happened: then asking again is refused, and the list says why.
+/// Makes one attempt. A change whose answer was lost may have happened: the repeated call is then
+/// rejected, and the member list shows why.
 async fn try_join(operator: &Operator, raft_address: &str) -> Result<v1::MembershipReply, Failure> {
     let cluster = operator.cluster(v1::Consistency::Linearizable).await?;
     let mut masters = cluster.masters.iter();
@@ -245,7 +251,7 @@ fn unchanged(failure: Failure) -> Failure {
 }
 
 fn again(failure: Failure) -> Failure {
-    failure.advise("run the same argosy master rejoin again: it takes up where this one ended")
+    failure.advise("run the same argosy master rejoin again: it continues where this one ended")
 }
 
 #[cfg(test)]
@@ -269,7 +275,7 @@ mod tests {
         let masters = [master(1, "a:1"), master(2, "b:1"), master(3, "c:1")];
         let found = former(&masters, "b:1", &peers()).unwrap();
         assert_eq!(found, [&masters[1]]);
-        // As an interrupted attempt leaves it: the learner that it had begun.
+        // The state after an interrupted attempt: the learner that it had added.
         let masters = [master(1, "a:1"), master(3, "c:1"), master(90, "b:1")];
         let found = former(&masters, "b:1", &peers()).unwrap();
         assert_eq!(found, [&masters[2]]);

@@ -1,8 +1,9 @@
-//! `run` and `group run`: a framework of one task, or of one group. Places it, shows its output, ends as it ended.
+//! `run` and `group run`: a framework of one task, or of one group. It places the job, shows its
+//! output, and exits with its code.
 //!
-//! The parts: `job`, `checks` and `file` (what is wanted), `members` (how far each task is), `placer` (the scheduler),
-//! `waiting` (why nothing happens yet), `attached`, `typing` and `labelled` (until the end), `ending` (how it ended). A
-//! change of leader is the client library's business.
+//! The parts: `job`, `checks` and `file` (the request), `members` (the progress of each task),
+//! `scheduler`, `pending_reason` (why a task waits), `attached`, `stdin` and `prefixed_output`
+//! (while the job runs), `ending` (the result). The client library handles a change of leader.
 
 mod attached;
 mod checks;
@@ -36,22 +37,22 @@ use file::File;
 use job::Job;
 use scheduler::{Event, Placer};
 
-/// Events on their way from the scheduler. The few that one task makes never fill it; if they did, the
-/// oldest matter most, and the newest state comes again with the next event.
+/// Capacity of the event channel from the scheduler. The few events of one job never fill it. If
+/// they did, newer ones would be dropped; the newest state comes again with the next event.
 const EVENTS: usize = 1_024;
-/// How long the first contact with the masters may take when no time is given.
+/// Timeout of the first contact with the masters if `--timeout` is not given.
 const FIRST_CONTACT: Duration = Duration::from_secs(30);
-/// How long asking why may take.
+/// Timeout of a request for the pending reason.
 const ASK_WHY: Duration = Duration::from_secs(3);
 
-/// How whoever runs a job wants it.
+/// Options of a job that do not concern its content.
 struct Manner {
     detach: bool,
     quiet: bool,
     timeout: Option<Duration>,
-    /// From TERM to KILL, for people.
+    /// Time from TERM to KILL, for messages.
     grace: Duration,
-    /// What is typed here goes to the task.
+    /// Whether standard input is forwarded to the task.
     interactive: bool,
     tty: bool,
 }
@@ -69,7 +70,7 @@ pub(crate) async fn run(arguments: &Run) -> Ended {
     perform(job, manner, &arguments.role, arguments.masters.as_ref()).await
 }
 
-/// The tasks of a file, as one group.
+/// Runs the tasks of a file as one group.
 pub(crate) async fn run_group(arguments: &GroupRun) -> Ended {
     let path = arguments.file.display().to_string();
     let read = match path.as_str() {
@@ -114,7 +115,7 @@ async fn perform(job: Job, manner: Manner, role: &str, masters: Option<&Masters>
     let runner = Runner::new(config);
     let driver = runner.driver();
     let mut placer = Placer::new(job.clone(), sender);
-    // A task of its own: writing output may block this one, the session must go on.
+    // A separate task: writing output may block the current one, and the session must continue.
     let session =
         tokio::spawn(async move { runner.run(&mut placer, CancellationToken::new()).await });
     let session = Session {
@@ -127,7 +128,7 @@ async fn perform(job: Job, manner: Manner, role: &str, masters: Option<&Masters>
     Attached::new(job, session, operator, manner).finish().await
 }
 
-/// The scheduler at work.
+/// A running scheduler session.
 struct Session {
     driver: Driver,
     events: mpsc::Receiver<Event>,
@@ -135,7 +136,7 @@ struct Session {
     begun: Instant,
 }
 
-/// Why the session ended although nobody asked it to, in words.
+/// Returns why the session ended without a request.
 fn session_failure(error: &SchedulerError, name: &str) -> Failure {
     match error {
         SchedulerError::NotReached(error) => operator::read_failure(error.clone()),
@@ -152,7 +153,7 @@ fn session_failure(error: &SchedulerError, name: &str) -> Failure {
     }
 }
 
-/// A line about the task, unless told to be quiet.
+/// Prints a line about the task unless `--quiet` is set.
 fn tell(manner: &Manner, name: &str, text: &str) {
     if !manner.quiet {
         note(&format!("{name:<12} {text}"));

@@ -1,4 +1,4 @@
-//! When a service ends: on TERM or Ctrl-C in order, on a second one at once.
+//! Shutdown of a service: graceful on the first TERM or Ctrl-C, immediate on the second.
 
 use std::time::Duration;
 
@@ -9,26 +9,27 @@ use tokio_util::sync::CancellationToken;
 
 use crate::agent::END_TASKS;
 
-/// What of the outside world ends this process, and what it cancels.
+/// Events outside the process that stop it, and the tokens that they cancel.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Until<'a> {
     /// Signals only.
     Signals(&'a CancellationToken),
-    /// Signals cancel the first; the end of standard input, which means that whoever started us is gone,
-    /// cancels the second.
+    /// Signals cancel the first token. The end of standard input means that the parent process is
+    /// gone, and cancels the second.
     SignalsOrInput(&'a CancellationToken, &'a CancellationToken),
 }
 
-/// How long an orderly end may take before the process ends anyway.
+/// Timeout of a graceful shutdown, after which the process exits anyway.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// The exit code of a process that did not end in order.
+/// Exit code of a process that did not shut down gracefully.
 const FORCED: i32 = 130;
 
-/// Cancels when the process is told to end. A second signal, or too slow an end, ends it at once.
+/// Cancels when the process is asked to stop. A second signal or a timeout ends the process
+/// immediately.
 pub(crate) fn watch(until: Until<'_>) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
-    // A terminal that closes is no reason to end a service.
+    // A closed terminal does not stop a service.
     let mut hang_up = signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?;
     tokio::spawn(async move { while hang_up.recv().await.is_some() {} });
     let (stop, at_input_end) = match until {
@@ -46,7 +47,7 @@ pub(crate) fn watch(until: Until<'_>) -> anyhow::Result<()> {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
             () = tokio::time::sleep(PATIENCE) => {
-                tracing::error!(patience_s = PATIENCE.as_secs(), "the orderly end takes too long");
+                tracing::error!(patience_s = PATIENCE.as_secs(), "graceful shutdown timed out");
             }
         }
         std::process::exit(FORCED);
@@ -54,7 +55,7 @@ pub(crate) fn watch(until: Until<'_>) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Cancels when an agent is told to end its tasks, too.
+/// Cancels when an agent is asked to end its tasks too.
 pub(crate) fn watch_for_end_of_tasks(end_tasks: CancellationToken) -> anyhow::Result<()> {
     let kind = SignalKind::from_raw(END_TASKS as i32);
     let mut told = signal(kind).with_context(|| format!("cannot listen for {END_TASKS}"))?;
@@ -67,14 +68,14 @@ pub(crate) fn watch_for_end_of_tasks(end_tasks: CancellationToken) -> anyhow::Re
     Ok(())
 }
 
-/// Cancels and returns when standard input has ended; never returns without a token.
+/// Cancels and returns when standard input has ended. Never returns without a token.
 async fn input_ended(token: Option<CancellationToken>) {
     let Some(token) = token else {
         return std::future::pending().await;
     };
     let mut input = tokio::io::stdin();
     let mut bytes = [0; 64];
-    // A failed read means the same as an end: nobody is there.
+    // A failed read is handled as the end of input.
     while input.read(&mut bytes).await.is_ok_and(|length| length > 0) {}
     token.cancel();
 }

@@ -1,10 +1,10 @@
-//! `version`: what this program is and speaks.
+//! `argosy version`: release, protocol, features and platform.
 
 use crate::args::Version;
 use crate::exit::Ended;
 use crate::output;
 
-/// What was compiled in, beyond the ordinary.
+/// Optional features that are compiled in.
 const FEATURES: &[&str] = &["rocksdb"];
 
 pub(crate) fn show(arguments: &Version) -> Ended {

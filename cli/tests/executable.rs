@@ -1,5 +1,5 @@
-//! The built program from outside: exit codes, streams, the environment. No cluster is needed; what is
-//! typed wrong has its table in `process/bad_input`.
+//! The built program from outside: exit codes, streams, the environment. No cluster is needed.
+//! Invalid command lines have their table in `process/bad_input`.
 
 use std::net::TcpListener;
 use std::process::{Command, Output};
@@ -28,7 +28,7 @@ fn split(output: Output) -> (i32, String, String) {
     )
 }
 
-/// An address at which nobody listens.
+/// Returns an address without a listener.
 fn silent_address() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     listener.local_addr().unwrap().to_string()
@@ -114,7 +114,7 @@ fn a_folder_that_tasks_fetch_from_is_named_from_the_root() {
     words.extend(["--fetch-dir", "files"]);
     let (code, _, stderr) = ran(&words);
     assert_eq!(code, 2, "{stderr}");
-    let expected = "--fetch-dir files is not absolute; write it from /";
+    let expected = "--fetch-dir files is not an absolute path; begin it with /";
     assert!(stderr.contains(expected), "{stderr}");
 }
 
@@ -144,7 +144,7 @@ fn the_launcher_tells_its_release_and_serves_agents_only() {
     assert_eq!(launcher(&["--version"]), (0, version, String::new()));
     let (code, _, stderr) = launcher(&[]);
     assert_eq!(code, 1);
-    assert!(stderr.contains("started by an agent only"), "{stderr}");
+    assert!(stderr.contains("only an agent starts"), "{stderr}");
 }
 
 #[test]

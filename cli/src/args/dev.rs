@@ -1,4 +1,4 @@
-//! `argosy dev`: a whole cluster on this machine.
+//! Arguments of `argosy dev`, which runs a whole cluster on this machine.
 
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
@@ -13,22 +13,23 @@ use super::service::{IsolationName, TimingName, host_name};
 use super::shared::Show;
 use crate::parsers::{self, ClusterSize};
 
-/// Start a cluster.
 #[derive(Debug, Args)]
 pub(crate) struct Dev {
-    /// Masters x agents
+    /// Number of masters x number of agents
     #[arg(long, env = "ARGOSY_DEV_SIZE", value_name = "MxA", default_value = "3x3", value_parser = parsers::cluster_size)]
     pub(crate) size: ClusterSize,
-    /// Keep everything in this directory: started again with it, the cluster goes on, its tasks never stop
+    /// Keep all data in this directory; a restart resumes the cluster from it, and its tasks never
+    /// stop
     #[arg(long, env = "ARGOSY_DEV_KEEP", value_name = "DIR")]
     pub(crate) keep: Option<PathBuf>,
-    /// Address of the first member; the others follow, one each
+    /// Address of the first member; each further member takes the next address
     #[arg(long, env = "ARGOSY_DEV_BASE", value_name = "ADDRESS", default_value = "127.77.0.1", value_parser = loopback)]
     pub(crate) base: Ipv4Addr,
-    /// What each agent offers
+    /// Resources that each agent offers
     #[arg(long, env = "ARGOSY_DEV_AGENT_RESOURCES", value_name = "RESOURCES", default_value = "cpus:2;mem:1024;disk:4096;ports:[31000-31999]", value_parser = resources)]
     pub(crate) agent_resources: String,
-    /// How tasks are confined: full, namespaces, user-namespaces or processes [default: the strongest possible]
+    /// Isolation of tasks: full, namespaces, user-namespaces or processes [default: the strongest
+    /// possible]
     #[arg(
         long,
         env = "ARGOSY_AGENT_ISOLATION",
@@ -37,45 +38,53 @@ pub(crate) struct Dev {
         hide_possible_values = true
     )]
     pub(crate) isolation: Option<IsolationName>,
-    /// Tasks may mount host directories below this one; may be repeated
+    /// Allow tasks to mount host directories below this one; may be repeated
     #[arg(long = "host-path", value_name = "DIR")]
     pub(crate) host_paths: Vec<PathBuf>,
-    /// Tasks may fetch files of this host below this directory that their own user can read; may be repeated
+    /// Allow tasks to fetch files of this host below this directory that their own user can read;
+    /// may be repeated
     #[arg(long = "fetch-dir", value_name = "DIR")]
     pub(crate) fetch_dirs: Vec<PathBuf>,
-    /// Tasks may fetch from this ADDRESS, network ADDRESS/BITS or HOST:PORT, also on loopback; may be repeated
+    /// Allow tasks to fetch from this ADDRESS, network ADDRESS/BITS or HOST:PORT, also on loopback;
+    /// may be repeated
     #[arg(long = "fetch-allow", value_name = "SERVER", value_parser = allowed)]
     pub(crate) fetch_allow: Vec<String>,
-    /// Registry HOST[:PORT] that is asked for images without TLS, also on loopback; may be repeated
+    /// Image registry HOST[:PORT] that is used without TLS, also on loopback; may be repeated
     #[arg(long = "insecure-registry", value_name = "SERVER", value_parser = registry)]
     pub(crate) insecure_registries: Vec<String>,
-    /// Tasks may connect to this port although it is one of masters or agents, or to metadata services; may be repeated
+    /// Allow tasks to connect to this port of masters or agents, or to metadata services; may be
+    /// repeated
     #[arg(long = "task-allow", value_name = "PORT|metadata", value_parser = reached)]
     pub(crate) task_allow: Vec<String>,
-    /// Let every user of this host read the files of tasks, also the process that fetches for tasks
+    /// Allow every user of this host, also the process that fetches for tasks, to read the files of
+    /// tasks
     #[arg(long)]
     pub(crate) allow_files: bool,
-    /// User of this host who may run commands in tasks and read their files, beside root and its own user; may be repeated
+    /// User of this host who may run commands in tasks and read their files, in addition to root
+    /// and the cluster's user; may be repeated
     #[arg(long = "api-user", env = "SUDO_UID", value_delimiter = ',', value_name = "USER", value_parser = parsers::user)]
     pub(crate) api_users: Vec<u32>,
-    /// Host name by which web pages may reach masters and agents, beside localhost and IP addresses; may be repeated
+    /// Host name by which web pages may reach masters and agents, in addition to localhost and IP
+    /// addresses; may be repeated
     #[arg(long = "allow-host", value_name = "NAME", value_parser = host_name)]
     pub(crate) allow_hosts: Vec<String>,
-    /// Directory, its user's alone, with secrets for tasks as ROLE/NAME [default: tasks get none]
+    /// Directory with secrets for tasks as ROLE/NAME, accessible only to its user [default: no
+    /// secrets]
     #[arg(long, value_name = "DIR")]
     pub(crate) secret_folder: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) allowed_opt_outs: AllowedOptOuts,
-    /// Silence after which an agent counts as unreachable
+    /// Time without a heartbeat after which an agent counts as unreachable
     #[arg(long, value_name = "TIME", default_value = "15s", value_parser = parsers::duration)]
     pub(crate) agent_timeout: Duration,
     /// Raft timing: shipped, testing or wan
     #[arg(long, value_enum, value_name = "PRESET", default_value_t = TimingName::Shipped, hide_possible_values = true)]
     pub(crate) timing: TimingName,
-    /// Write the cluster's record (addresses, processes, directories, command lines) here too
+    /// Also write the cluster's record (addresses, processes, directories, command lines) to this
+    /// file
     #[arg(long, value_name = "FILE")]
     pub(crate) record: Option<PathBuf>,
-    /// Give up if the cluster is not ready after this time
+    /// Fail if the cluster is not ready after this time
     #[arg(long, value_name = "TIME", default_value = "60s", value_parser = parsers::duration)]
     pub(crate) timeout: Duration,
     #[command(flatten)]
@@ -85,10 +94,12 @@ pub(crate) struct Dev {
 fn loopback(text: &str) -> Result<Ipv4Addr, String> {
     let address: Option<Ipv4Addr> = text.parse().ok();
     let fits = address.filter(|address| address.is_loopback() && address.octets()[3] <= 200);
-    fits.ok_or_else(|| "write a loopback address that leaves room, as 127.77.0.1".to_owned())
+    fits.ok_or_else(|| {
+        "write a loopback address whose last number is at most 200, as 127.77.0.1".to_owned()
+    })
 }
 
-/// As it is written, for the agents' command lines.
+/// Checks the text and returns it as written, for the agents' command lines.
 fn allowed(text: &str) -> Result<String, String> {
     let parsed: Result<FetchAllow, _> = text.parse();
     parsed.map(|_| text.to_owned())

@@ -1,4 +1,4 @@
-//! Flags by which a task may use more than is kept for it, or less than is free.
+//! Flags for the limits of a task, which may exceed its reserved resources or restrict it further.
 
 use argosy_proto::v1;
 use argosy_state::task::Sizes;
@@ -6,41 +6,45 @@ use clap::Args;
 
 use crate::parsers::{self, Milli};
 
-/// The most that a task uses.
+/// Upper bounds on the resource use of a task.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Limits")]
 pub(crate) struct Limits {
-    /// Most processor time, not below --cpus [default: as much as is free]
+    /// Maximum processor time, not below --cpus [default: as much as is free]
     #[arg(long, value_name = "NUMBER", value_parser = parsers::cpus)]
     cpu_limit: Option<Milli>,
-    /// Most memory, not below --mem, which is kept for it [default: --mem]
+    /// Maximum memory, not below --mem, which is reserved [default: --mem]
     #[arg(long, value_name = "SIZE", value_parser = parsers::size)]
     mem_limit: Option<Milli>,
-    /// Most processes and threads [default: the agent's limit, which is never exceeded]
+    /// Maximum number of processes and threads [default: the agent's limit, which is never
+    /// exceeded]
     #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u64).range(1..))]
     pids_limit: Option<u64>,
     /// Share of busy disks, 1 to 10000 [default: 100]
     #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u64).range(1..=10_000))]
     io_weight: Option<u64>,
-    /// Most bytes and operations a second, of the sandbox's disk or another, as /dev/sda:rbps=10M,wiops=100; may be repeated
+    /// Maximum bytes and operations per second on the sandbox's disk or another, as
+    /// /dev/sda:rbps=10M,wiops=100; may be repeated
     #[arg(long = "io-limit", value_name = "[DISK:]KEY=NUMBER,…", value_parser = disk_limit)]
     io: Vec<v1::DiskLimit>,
-    /// Open files of each of its processes, as far as the agent gives (see agent's --max-open-files) [default: 4096]
+    /// Open files of each process, up to the agent's --max-open-files [default: 4096]
     #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u64).range(64..=1_048_576))]
     open_files: Option<u64>,
-    /// Size of its /dev/shm, which counts as its memory, as far as the agent gives [default: 64M]
+    /// Size of /dev/shm, which counts as the task's memory, up to the agent's --max-shm-size
+    /// [default: 64M]
     #[arg(long, value_name = "SIZE", value_parser = parsers::size)]
     shm_size: Option<Milli>,
-    /// Size of its /tmp, which counts as its memory, as far as the agent gives [default: 64M]
+    /// Size of /tmp, which counts as the task's memory, up to the agent's --max-tmp-size [default:
+    /// 64M]
     #[arg(long, value_name = "SIZE", value_parser = parsers::size)]
     tmp_size: Option<Milli>,
-    /// Have the processors of --cpus, whole ones, for itself alone
+    /// Use the processors of --cpus, a whole number, exclusively
     #[arg(long)]
     exclusive_cpus: bool,
 }
 
 impl Limits {
-    /// As the wire has them; absent if none is given.
+    /// Returns the limits in wire form, or `None` if no limit is given.
     pub(crate) fn wire(&self) -> Option<v1::Limits> {
         let limits = v1::Limits {
             cpu_millis: self.cpu_limit.map(|limit| limit.0.unsigned_abs()),
@@ -53,7 +57,7 @@ impl Limits {
         (limits != v1::Limits::default()).then_some(limits)
     }
 
-    /// Sizes of its container; absent if none is given.
+    /// Returns the sizes of the task's container. A size that is not given is absent.
     pub(crate) fn sizes(&self) -> Sizes {
         Sizes {
             open_files: self.open_files,
@@ -63,12 +67,12 @@ impl Limits {
     }
 }
 
-/// From thousandths of MiB, as agents count them.
+/// Converts thousandths of MiB, the unit of agents, to bytes.
 pub(super) fn bytes(size: Milli) -> u64 {
     size.0.unsigned_abs().saturating_mul(1 << 20) / 1_000
 }
 
-/// One disk and what is done with it at most; the keys are those of the kernel's `io.max`.
+/// Parses the limits of one disk. The keys are those of the kernel's `io.max`.
 pub(super) fn disk_limit(text: &str) -> Result<v1::DiskLimit, String> {
     let (disk, pairs) = text.rsplit_once(':').unwrap_or(("", text));
     let mut limit = v1::DiskLimit {
@@ -97,7 +101,9 @@ pub(super) fn disk_limit(text: &str) -> Result<v1::DiskLimit, String> {
 
 fn operations(text: &str) -> Result<u64, String> {
     let number = text.parse().ok().filter(|number| *number > 0);
-    number.ok_or_else(|| format!("{text:?} is no number of operations a second: give at least 1"))
+    number.ok_or_else(|| {
+        format!("{text:?} is not a number of operations per second: give at least 1")
+    })
 }
 
 #[cfg(test)]

@@ -1,6 +1,8 @@
-//! What can be typed: nouns with verbs, a few short verbs, every flag with its environment twin.
+//! The command line: objects with commands, a few short commands, flags and their environment
+//! variables.
 //!
-//! Shape only; what a verb does is in the module of its name. Each command shows two examples.
+//! This module defines the shape only. The behaviour of a command is in the module of its name in
+//! `commands`. The help of each command has two examples.
 
 mod attach;
 mod checks;
@@ -46,7 +48,7 @@ const STYLES: Styles = Styles::styled()
     .valid(AnsiColor::Green.on_default())
     .invalid(AnsiColor::Yellow.on_default());
 
-/// Run work on a cluster: masters agree, agents run, frameworks are offered resources.
+/// Cluster manager: masters hold the registry, agents run tasks, frameworks are offered resources.
 #[derive(Debug, Parser)]
 #[command(
     name = "argosy",
@@ -60,7 +62,7 @@ const STYLES: Styles = Styles::styled()
   argosy run --cpus 0.5 --mem 64M -- echo hello
 
 Exit codes: 0 done, 1 failed, 2 usage, 3 not found, 4 refused, 5 unavailable, 6 not placed in time.
-An attached run ends with the task's own code, 125 if it never started, 128+n on signal n; so do
+An attached run exits with the code of the task, 125 if it never started, 128+n on signal n. So do
 attach, and exec with the code of its command."
 )]
 pub(crate) struct Arguments {
@@ -71,65 +73,63 @@ pub(crate) struct Arguments {
     pub(crate) color: Colour,
 }
 
-/// When to use colour.
+/// Use of colour in the output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Colour {
-    /// On a terminal.
+    /// Colour on a terminal only.
     Auto,
-    /// Everywhere.
     Always,
-    /// Nowhere.
     Never,
 }
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Verb {
-    /// Masters: start one, list them, change the group
+    /// Masters: start, list, add, remove, transfer leadership
     #[command(subcommand, after_help = MASTER)]
     Master(Box<Master>),
-    /// Agents: start or stop the one of this host, list them
+    /// Agents: start, stop, list, show
     #[command(subcommand, after_help = AGENT)]
     Agent(Box<Agent>),
     /// Tasks: list, show, kill
     #[command(subcommand, after_help = TASK)]
     Task(Task),
-    /// Groups of tasks: run, list, kill
+    /// Task groups: run, list, kill
     #[command(subcommand, after_help = GROUP)]
     Group(Group),
     /// Frameworks: list, show, tear down
     #[command(subcommand, after_help = FRAMEWORK)]
     Framework(Framework),
-    /// Offers that are open now
+    /// Offers: list
     #[command(subcommand, after_help = OFFER)]
     Offer(Offer),
-    /// Start a whole cluster on this machine, until Ctrl-C
+    /// Run a whole cluster on this machine until Ctrl-C
     #[command(after_help = DEV)]
     Dev(Box<Dev>),
-    /// Run a command on the cluster, show its output, end with its exit code
+    /// Run a command on the cluster, show its output, and exit with its code
     #[command(after_help = RUN)]
     Run(Box<Run>),
-    /// Show the tasks that are alive
+    /// Show the live tasks
     #[command(after_help = PS)]
     Ps(Ps),
-    /// Show what a task has written
+    /// Show the output of a task
     #[command(after_help = LOGS)]
     Logs(Logs),
-    /// Run one more command in a running task, end with its exit code
+    /// Run a command in a running task, and exit with its code
     #[command(after_help = EXEC)]
     Exec(Box<Exec>),
-    /// See a running task's own output, and type into it
+    /// Attach to the input and output of a running task
     #[command(after_help = ATTACH)]
     Attach(Attach),
-    /// Change the limits of a task while it runs
+    /// Change the limits of a running task
     #[command(after_help = UPDATE)]
     Update(Box<Update>),
-    /// Say in words how the cluster is
+    /// Show the state of the cluster
     #[command(after_help = STATUS)]
     Status(Status),
-    /// Say why a task or framework does not run
+    /// Explain why a task or framework does not run
     #[command(after_help = EXPLAIN)]
     Explain(Explain),
-    /// Check whether this host is fit for masters and agents
+    /// Check whether this host is suitable for masters and agents
     #[command(after_help = DOCTOR)]
     Doctor(Doctor),
     /// Show the version
@@ -138,15 +138,14 @@ pub(crate) enum Verb {
     /// Print completions for a shell
     #[command(after_help = COMPLETIONS)]
     Completions(Completions),
-    /// Serve an agent as its launcher (started by agents only)
+    /// Run as the launcher of an agent (started by agents only)
     #[command(hide = true, after_help = LAUNCHER)]
     Launcher,
-    /// Ask servers and registries for an agent (started by agents only)
+    /// Fetch from servers and registries for an agent (started by agents only)
     #[command(hide = true, after_help = CONTENT)]
     Content,
 }
 
-/// Check this host.
 #[derive(Debug, Args)]
 pub(crate) struct Doctor {
     /// Directory whose disk is measured (where a master or agent will keep its data)
@@ -156,15 +155,13 @@ pub(crate) struct Doctor {
     pub(crate) show: Show,
 }
 
-/// Show the version.
 #[derive(Debug, Args)]
 pub(crate) struct Version {
-    /// Protocol, features and platform too
+    /// Also show protocol, features and platform
     #[arg(short, long)]
     pub(crate) verbose: bool,
 }
 
-/// Print completions.
 #[derive(Debug, Args)]
 pub(crate) struct Completions {
     /// The shell
@@ -173,7 +170,7 @@ pub(crate) struct Completions {
 
 const MASTER: &str = "Examples:
   argosy master list
-  argosy master transfer                     hand leadership over to another master";
+  argosy master transfer                     transfer leadership to another master";
 const AGENT: &str = "Examples:
   argosy agent list
   argosy agent start --masters 10.0.0.1,10.0.0.2,10.0.0.3 --listen 10.0.1.7 --insecure-plaintext";
@@ -196,9 +193,9 @@ const RUN: &str = "Examples:
   argosy run --cpus 0.5 --mem 64M -- sh -c 'echo tick; sleep 2; echo tock'
   argosy run --detach --name web --uri /srv/site.tar -- python3 -m http.server 31000
 
-Ctrl-C while it waits for an agent gives up, and nothing is left behind. Ctrl-C while it runs
-ends the task with its signal, and with KILL after the grace period; a second Ctrl-C sends KILL at
-once.";
+Ctrl-C before an agent is found cancels the run, and nothing is left behind. Ctrl-C while the task
+runs sends its kill signal, and KILL after the grace period. A second Ctrl-C sends KILL
+immediately.";
 const PS: &str = "Examples:
   argosy ps
   argosy ps --all -o wide";
@@ -209,20 +206,20 @@ const EXEC: &str = "Examples:
   argosy exec -it brave-otter -- sh
   argosy exec framework-7/web-3 -- cat /proc/loadavg
 
-It has the task's user, environment, limits and walls. It ends with this program, and takes along
-all that it started. Without --tty, Ctrl-C and TERM are passed on to it.";
+Runs with the task's user, environment, limits and isolation. Its whole process tree is killed when
+this client exits. Without --tty, Ctrl-C and TERM are forwarded to the command.";
 const ATTACH: &str = "Examples:
   argosy attach -it brave-otter
   argosy attach --tail 10 framework-7/web-3
 
-The task goes on when this program ends; if the task ends first, this ends with its exit code.
-Ctrl-P Ctrl-Q detach from a terminal. Without --tty, --interactive passes Ctrl-C and TERM on.";
+The task keeps running when this client exits. If the task ends first, the client exits with its
+code. Ctrl-P Ctrl-Q detaches from a terminal. Without --tty, --interactive forwards Ctrl-C and TERM.";
 const UPDATE: &str = "Examples:
   argosy update brave-otter --mem-limit 2G
   argosy update framework-7/web-3 --cpu-limit none --io-limit /dev/sda:wbps=10M
 
-What is not named stays. Resources, which are what is kept for the task, never change. Memory that
-it uses is not taken away: it goes on with the limits that it had, and the exit code is 4.";
+Limits that are not named do not change. Resources, which are reserved for the task, never change.
+Memory in use is not reclaimed: the task then keeps its former limits, and the exit code is 4.";
 const STATUS: &str = "Examples:
   argosy status
   argosy status -o json";
@@ -239,13 +236,14 @@ const COMPLETIONS: &str = "Examples:
   argosy completions bash > /usr/share/bash-completion/completions/argosy
   argosy completions fish > ~/.config/fish/completions/argosy.fish";
 const LAUNCHER: &str = "Examples:
-  argosy launcher                            is what an agent runs, its socket as standard input
+  argosy launcher                            run by an agent, with its socket as standard input
   argosy agent start                         starts one";
 const CONTENT: &str = "Examples:
-  argosy content                             is what an agent runs, its socket as standard input
-  argosy agent start                         starts one at the first need";
+  argosy content                             run by an agent, with its socket as standard input
+  argosy agent start                         starts one when it is first needed";
 
-/// The whole grammar. Help never shows the values of environment variables: they may be secret.
+/// Returns the definition of the whole command line. Help never shows the values of environment
+/// variables, because they may be secret.
 pub(crate) fn command() -> clap::Command {
     fn hide(command: clap::Command) -> clap::Command {
         command
@@ -255,7 +253,7 @@ pub(crate) fn command() -> clap::Command {
     hide(Arguments::command())
 }
 
-/// Reads the command line, or ends the process with help (0) or a usage error (2).
+/// Reads the command line, or exits with help (code 0) or a usage error (code 2).
 pub(crate) fn read() -> Arguments {
     let matches = command().get_matches();
     Arguments::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())

@@ -1,4 +1,5 @@
-//! Nouns and their verbs, and the short verbs that look at things.
+//! Arguments of objects (masters, agents, tasks, frameworks, offers) and of short commands that
+//! query them.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -9,7 +10,6 @@ use super::service::{AgentStart, MasterStart};
 use super::shared::{Reach, Show, Write};
 use crate::parsers;
 
-/// Verbs of masters.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Master {
     /// Start a master
@@ -17,7 +17,7 @@ pub(crate) enum Master {
   argosy master start --bootstrap            a group of one, for this host only
   argosy master start --listen 10.0.0.1 --peers 10.0.0.1,10.0.0.2,10.0.0.3 --insecure-plaintext")]
     Start(Box<MasterStart>),
-    /// List the masters: who leads, who lags
+    /// List the masters, with leader and lag
     #[command(after_help = "Examples:
   argosy master list
   argosy master list -o wide")]
@@ -32,9 +32,9 @@ pub(crate) enum Master {
   argosy master remove master-3
   argosy master remove master-3 --dry-run")]
     Remove(MasterRemove),
-    /// Hand leadership over
+    /// Transfer leadership to another master
     #[command(after_help = "Examples:
-  argosy master transfer                     to the master that is furthest along
+  argosy master transfer                     to the most up-to-date master
   argosy master transfer master-2")]
     Transfer(MasterTransfer),
     /// Raise the feature level of the cluster after an upgrade
@@ -42,22 +42,22 @@ pub(crate) enum Master {
         name = "raise-level",
         long_about = "Raise the feature level of the cluster after an upgrade
 
-Masters of two releases work together at the level of the older one. When every master is of the new release, this
-command makes the cluster use what that release adds. It is refused while a master does not report that it knows the
-new level. There is no way back: a master of the older release ends, and refuses its data directory.",
+Masters of two releases work together at the level of the older one. When every master runs the new release, this
+command enables what that release adds. It is rejected while any master does not report support for the new level.
+It cannot be undone: a master of the older release exits, and rejects its data directory.",
         after_help = "Examples:
-  argosy master raise-level                  to the newest level that all masters know
+  argosy master raise-level                  to the newest level that all masters support
   argosy master raise-level --to 3 --yes"
     )]
     RaiseLevel(MasterRaiseLevel),
-    /// Replace the data of a stopped master of this host by that of the group
+    /// Replace the data of a stopped master of this host with that of the group
     #[command(
-        long_about = "Replace the data of a stopped master of this host by that of the group
+        long_about = "Replace the data of a stopped master of this host with that of the group
 
 For a master that refuses to start because its data is damaged or differs from that of the group. It takes the same
 flags as `argosy master start`. The group removes the former member, the data directory is emptied, and an empty
-master joins as a new member and takes all data from the others. Then this command ends: start the master as always.
-Nothing is removed while the other masters have no quorum. Interrupted at any point, it can be run again.",
+master joins as a new member and copies all data from the others. Then this command exits: start the master as usual.
+Nothing is removed while the other masters have no quorum. After an interruption at any point, it can be run again.",
         after_help = "Examples:
   argosy master rejoin --masters 10.0.0.1,10.0.0.2 --listen 10.0.0.3 --peers 10.0.0.1,10.0.0.2,10.0.0.3 --insecure-plaintext
   argosy master rejoin --masters 10.0.0.1 --peers 10.0.0.1,10.0.0.2,10.0.0.3 --dry-run"
@@ -65,7 +65,7 @@ Nothing is removed while the other masters have no quorum. Interrupted at any po
     Rejoin(Box<MasterRejoin>),
 }
 
-/// A plain list.
+/// Arguments of a list without filters.
 #[derive(Debug, Args)]
 pub(crate) struct Listing {
     #[command(flatten)]
@@ -74,7 +74,6 @@ pub(crate) struct Listing {
     pub(crate) reach: Reach,
 }
 
-/// Add a master.
 #[derive(Debug, Args)]
 pub(crate) struct MasterJoin {
     /// Raft address of the new master
@@ -86,15 +85,14 @@ pub(crate) struct MasterJoin {
     pub(crate) reach: Reach,
 }
 
-/// Remove a master.
 #[derive(Debug, Args)]
 pub(crate) struct MasterRemove {
-    /// Its id or address, as `argosy master list` shows them
+    /// Id or address, as shown by `argosy master list`
     pub(crate) master: String,
-    /// Do not ask
+    /// Do not ask for confirmation
     #[arg(long)]
     pub(crate) yes: bool,
-    /// Only say what would be done
+    /// Only show what would be done
     #[arg(long)]
     pub(crate) dry_run: bool,
     #[command(flatten)]
@@ -103,7 +101,6 @@ pub(crate) struct MasterRemove {
     pub(crate) reach: Reach,
 }
 
-/// Hand leadership over.
 #[derive(Debug, Args)]
 pub(crate) struct MasterTransfer {
     /// Id or address of the next leader
@@ -114,10 +111,9 @@ pub(crate) struct MasterTransfer {
     pub(crate) reach: Reach,
 }
 
-/// Raise the feature level.
 #[derive(Debug, Args)]
 pub(crate) struct MasterRaiseLevel {
-    /// The level; by default the newest that all masters know
+    /// Feature level; by default the newest that all masters support
     #[arg(
         long,
         value_name = "LEVEL",
@@ -125,7 +121,7 @@ pub(crate) struct MasterRaiseLevel {
         hide_default_value = true
     )]
     pub(crate) to: u32,
-    /// Do not ask
+    /// Do not ask for confirmation
     #[arg(long)]
     pub(crate) yes: bool,
     #[command(flatten)]
@@ -134,13 +130,12 @@ pub(crate) struct MasterRaiseLevel {
     pub(crate) reach: Reach,
 }
 
-/// Replace the data of a master.
 #[derive(Debug, Args)]
 pub(crate) struct MasterRejoin {
-    /// Do not ask
+    /// Do not ask for confirmation
     #[arg(long)]
     pub(crate) yes: bool,
-    /// Only say what would be done
+    /// Only show what would be done
     #[arg(long)]
     pub(crate) dry_run: bool,
     #[command(flatten)]
@@ -151,7 +146,6 @@ pub(crate) struct MasterRejoin {
     pub(crate) start: MasterStart,
 }
 
-/// Verbs of agents.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Agent {
     /// Start the agent of this host
@@ -159,10 +153,10 @@ pub(crate) enum Agent {
   argosy agent start --masters 10.0.0.1,10.0.0.2,10.0.0.3 --listen 10.0.1.7 --insecure-plaintext
   argosy agent start --resources 'cpus:2;mem:1024;ports:[31000-31100]' --attribute zone=a")]
     Start(Box<AgentStart>),
-    /// Stop the agent of this host; its tasks run on
+    /// Stop the agent of this host; its tasks keep running
     #[command(after_help = "Examples:
-  argosy agent stop                          tasks run on and are found again by the next start
-  argosy agent stop --kill-tasks             and nothing of them is left")]
+  argosy agent stop                          tasks keep running, and the next start recovers them
+  argosy agent stop --kill-tasks             its tasks are killed and cleaned up")]
     Stop(AgentStop),
     /// List the agents
     #[command(after_help = "Examples:
@@ -176,10 +170,9 @@ pub(crate) enum Agent {
     Show(Named),
 }
 
-/// Stop the agent of this host.
 #[derive(Debug, Args)]
 pub(crate) struct AgentStop {
-    /// The directory it was started with
+    /// Data directory that the agent was started with
     #[arg(
         long,
         env = "ARGOSY_AGENT_DATA_DIR",
@@ -187,21 +180,21 @@ pub(crate) struct AgentStop {
         default_value = "/var/lib/argosy/agent"
     )]
     pub(crate) data_dir: PathBuf,
-    /// End its tasks too: TERM, and KILL after the grace period
+    /// Also end its tasks: TERM, and KILL after the grace period
     #[arg(long)]
     pub(crate) kill_tasks: bool,
     /// Time between TERM and KILL
     #[arg(long, value_name = "TIME", default_value = "3s", value_parser = parsers::duration)]
     pub(crate) grace: Duration,
-    /// Give up after this time
+    /// Fail after this time
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = parsers::duration)]
     pub(crate) timeout: Duration,
 }
 
-/// One record.
+/// Arguments of a command that shows one object.
 #[derive(Debug, Args)]
 pub(crate) struct Named {
-    /// Id, unique beginning of one, or name
+    /// Id, unique prefix of an id, or name
     pub(crate) id: String,
     #[command(flatten)]
     pub(crate) show: Show,
@@ -209,7 +202,6 @@ pub(crate) struct Named {
     pub(crate) reach: Reach,
 }
 
-/// Verbs of tasks.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Task {
     /// List tasks
@@ -229,13 +221,12 @@ pub(crate) enum Task {
     Kill(TaskKill),
 }
 
-/// List tasks.
 #[derive(Debug, Args)]
 pub(crate) struct TaskList {
-    /// Only those of this framework
+    /// Only tasks of this framework
     #[arg(long, value_name = "FRAMEWORK")]
     pub(crate) framework: Option<String>,
-    /// Finished ones too
+    /// Include finished tasks
     #[arg(short, long)]
     pub(crate) all: bool,
     #[command(flatten)]
@@ -244,15 +235,14 @@ pub(crate) struct TaskList {
     pub(crate) reach: Reach,
 }
 
-/// Kill a task.
 #[derive(Debug, Args)]
 pub(crate) struct TaskKill {
-    /// TASK or FRAMEWORK/TASK: id, unique beginning of one, or name
+    /// TASK or FRAMEWORK/TASK: id, unique prefix of an id, or name
     pub(crate) task: String,
-    /// Time between TERM and KILL [default: what the task was launched with]
+    /// Grace period between TERM and KILL [default: as launched]
     #[arg(long, value_name = "TIME", value_parser = parsers::duration)]
     pub(crate) grace: Option<Duration>,
-    /// Do not wait for its end
+    /// Do not wait until it has ended
     #[arg(short, long)]
     pub(crate) detach: bool,
     #[command(flatten)]
@@ -261,7 +251,6 @@ pub(crate) struct TaskKill {
     pub(crate) reach: Reach,
 }
 
-/// Verbs of frameworks.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Framework {
     /// List frameworks
@@ -274,17 +263,16 @@ pub(crate) enum Framework {
   argosy framework show framework-7
   argosy framework show wordcount -o json")]
     Show(Named),
-    /// Remove a framework and kill its tasks, for good
+    /// Remove a framework and kill its tasks, permanently
     #[command(after_help = "Examples:
   argosy framework teardown framework-7
   argosy framework teardown wordcount --yes --detach")]
     Teardown(FrameworkTeardown),
 }
 
-/// List frameworks.
 #[derive(Debug, Args)]
 pub(crate) struct FrameworkList {
-    /// Removed ones too
+    /// Include removed frameworks
     #[arg(short, long)]
     pub(crate) all: bool,
     #[command(flatten)]
@@ -293,12 +281,11 @@ pub(crate) struct FrameworkList {
     pub(crate) reach: Reach,
 }
 
-/// Remove a framework.
 #[derive(Debug, Args)]
 pub(crate) struct FrameworkTeardown {
-    /// Id, unique beginning of one, or name
+    /// Id, unique prefix of an id, or name
     pub(crate) framework: String,
-    /// Do not ask
+    /// Do not ask for confirmation
     #[arg(long)]
     pub(crate) yes: bool,
     /// Do not wait until its tasks have ended
@@ -310,20 +297,18 @@ pub(crate) struct FrameworkTeardown {
     pub(crate) reach: Reach,
 }
 
-/// Verbs of offers.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Offer {
-    /// List the offers that are open now
+    /// List the open offers
     #[command(after_help = "Examples:
   argosy offer list
   argosy offer list -o ndjson")]
     List(Listing),
 }
 
-/// Live tasks.
 #[derive(Debug, Args)]
 pub(crate) struct Ps {
-    /// Finished ones too
+    /// Include finished tasks
     #[arg(short, long)]
     pub(crate) all: bool,
     #[command(flatten)]
@@ -332,22 +317,20 @@ pub(crate) struct Ps {
     pub(crate) reach: Reach,
 }
 
-/// Output of a task.
 #[derive(Debug, Args)]
 pub(crate) struct Logs {
-    /// TASK or FRAMEWORK/TASK: id, unique beginning of one, or name
+    /// TASK or FRAMEWORK/TASK: id, unique prefix of an id, or name
     pub(crate) task: String,
-    /// Go on until the task has ended
+    /// Keep printing new output until the task has ended
     #[arg(short, long)]
     pub(crate) follow: bool,
-    /// Standard error instead of standard output
+    /// Show standard error instead of standard output
     #[arg(long)]
     pub(crate) stderr: bool,
     #[command(flatten)]
     pub(crate) reach: Reach,
 }
 
-/// The cluster in words.
 #[derive(Debug, Args)]
 pub(crate) struct Status {
     #[command(flatten)]
@@ -356,7 +339,6 @@ pub(crate) struct Status {
     pub(crate) reach: Reach,
 }
 
-/// Why it does not run.
 #[derive(Debug, Args)]
 pub(crate) struct Explain {
     /// A task (TASK or FRAMEWORK/TASK) or a framework

@@ -1,11 +1,11 @@
-//! Flags by which tasks ask to be let off parts of the default profile, and operators allow it.
+//! Flags by which tasks request security options, and by which operators allow them.
 
 use std::collections::BTreeSet;
 
 use argosy_state::task::{Capability, OptOuts};
 use clap::Args;
 
-/// What one name stands for: a capability, or a set of them.
+/// The capabilities that one name stands for: a single one, or a set.
 #[derive(Debug, Clone)]
 struct Named(Vec<Capability>);
 
@@ -20,21 +20,21 @@ fn all(named: &[Named]) -> BTreeSet<Capability> {
         .collect()
 }
 
-/// What a task is let off.
+/// Security options that a task requests.
 #[derive(Debug, Args)]
-#[command(next_help_heading = "Opt-outs (the agent must allow each)")]
+#[command(next_help_heading = "Security options (the agent must allow each)")]
 pub(crate) struct AskedOptOuts {
-    /// Capability in its container, as CHOWN or SETUID, and none on the host; SERVER are those of servers that start as root
-    /// and change their user, as official images do; may be repeated
+    /// Capability inside the container, as CHOWN or SETUID, and none on the host; SERVER is the set
+    /// for servers that start as root and change their user, as official images do; may be repeated
     #[arg(long = "capability", value_name = "NAME", value_delimiter = ',', value_parser = capability)]
     capabilities: Vec<Named>,
-    /// Make any system call; the kernel has more to defend then
+    /// Disable the seccomp filter; exposes more of the kernel
     #[arg(long)]
     unconfined_seccomp: bool,
-    /// Have set-user-id programs of its image work, within the container
+    /// Let set-user-id programs of the image gain privileges within the container
     #[arg(long)]
     new_privileges: bool,
-    /// Make user namespaces of its own
+    /// Allow the task to create user namespaces
     #[arg(long)]
     nested_user_namespaces: bool,
 }
@@ -46,44 +46,46 @@ impl AskedOptOuts {
             unconfined_seccomp: self.unconfined_seccomp,
             new_privileges: self.new_privileges,
             nested_user_namespaces: self.nested_user_namespaces,
-            // Asked for by --network host.
+            // `--network host` requests it.
             host_network: false,
         }
     }
 }
 
-/// What an agent's tasks may be let off.
+/// Security options that an agent allows its tasks.
 #[derive(Debug, Args)]
 pub(crate) struct AllowedOptOuts {
-    /// Tasks may have these capabilities in their containers, as CHOWN,SETUID, or SERVER for those of servers that start as
-    /// root and change their user; none on the host
+    /// Allow tasks these capabilities inside their containers, as CHOWN,SETUID, or SERVER for the
+    /// set of servers that start as root and change their user; none on the host
     #[arg(long = "allow-capabilities", env = "ARGOSY_AGENT_ALLOW_CAPABILITIES", value_name = "NAME,…", value_delimiter = ',', value_parser = capability)]
     capabilities: Vec<Named>,
-    /// Tasks may make any system call: less stands between them and a defect of the kernel
+    /// Allow tasks to disable the seccomp filter; exposes more of the kernel
     #[arg(
         long = "allow-unconfined-seccomp",
         env = "ARGOSY_AGENT_ALLOW_UNCONFINED_SECCOMP"
     )]
     unconfined_seccomp: bool,
-    /// Set-user-id programs of images may work, within their containers
+    /// Allow set-user-id programs of images to gain privileges within their containers
     #[arg(
         long = "allow-new-privileges",
         env = "ARGOSY_AGENT_ALLOW_NEW_PRIVILEGES"
     )]
     new_privileges: bool,
-    /// Tasks may make user namespaces of their own, in which they have all capabilities
+    /// Allow tasks to create user namespaces, in which they have all capabilities
     #[arg(
         long = "allow-nested-user-namespaces",
         env = "ARGOSY_AGENT_ALLOW_NESTED_USER_NAMESPACES"
     )]
     nested_user_namespaces: bool,
-    /// Tasks may be in the network of this host; where it gives tasks none of their own, those that name none are in it
+    /// Allow tasks to use the network of this host; it is the default where the agent has no other
+    /// network for tasks
     #[arg(long = "allow-host-network", env = "ARGOSY_AGENT_ALLOW_HOST_NETWORK")]
     pub(crate) host_network: bool,
 }
 
 impl AllowedOptOuts {
-    /// The same flags for an agent that is started from here: those that are on, and the capabilities in words.
+    /// Returns these flags for an agent that this process starts: those that are set, and the
+    /// capabilities by name.
     pub(crate) fn flags(&self) -> Vec<String> {
         let mut flags = Vec::new();
         if !self.capabilities.is_empty() {

@@ -1,4 +1,4 @@
-//! The flags of the two services: `master start` and `agent start`.
+//! Flags of the two services: `master start` and `agent start`.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -42,7 +42,7 @@ fn resources(text: &str) -> Result<Resources, String> {
     Ok(resources)
 }
 
-/// Bytes; 0 keeps nothing.
+/// Parses a size in bytes; 0 disables the cache.
 fn fetch_cache_bytes(text: &str) -> Result<u64, String> {
     if text == "0" {
         return Ok(0);
@@ -51,7 +51,7 @@ fn fetch_cache_bytes(text: &str) -> Result<u64, String> {
     Ok(u64::try_from(milli).unwrap_or(0).saturating_mul(1 << 20) / 1_000)
 }
 
-/// Only what is downloaded is kept.
+/// Parses a URL to pin; only downloads are cached.
 fn fetch_cache_pin(text: &str) -> Result<String, String> {
     if text.starts_with("http://") || text.starts_with("https://") {
         return Ok(text.to_owned());
@@ -62,13 +62,13 @@ fn fetch_cache_pin(text: &str) -> Result<String, String> {
     ))
 }
 
-/// A size, in bytes.
+/// Parses a size in bytes.
 fn bytes(text: &str) -> Result<u64, String> {
     let milli = parsers::size(text)?.0;
     Ok(u64::try_from(milli).unwrap_or(0).saturating_mul(1 << 20) / 1_000)
 }
 
-/// The same; 0 is none.
+/// Parses a size in bytes, or `none` as 0.
 fn default_bytes(text: &str) -> Result<u64, String> {
     match text {
         "none" => Ok(0),
@@ -76,7 +76,7 @@ fn default_bytes(text: &str) -> Result<u64, String> {
     }
 }
 
-/// Bytes; what the supervisors move at once must fit.
+/// Parses a size in bytes that holds what a supervisor moves in one step.
 fn log_file_bytes(text: &str) -> Result<u64, String> {
     let bytes = bytes(text)?;
     if bytes < 64 * 1024 {
@@ -85,7 +85,7 @@ fn log_file_bytes(text: &str) -> Result<u64, String> {
     Ok(bytes)
 }
 
-/// In less not even a quick one could subscribe.
+/// Parses a timeout that is long enough for a fast executor to subscribe.
 fn executor_registration_timeout(text: &str) -> Result<Duration, String> {
     let timeout = parsers::duration(text)?;
     if timeout < Duration::from_secs(1) {
@@ -94,28 +94,27 @@ fn executor_registration_timeout(text: &str) -> Result<Duration, String> {
     Ok(timeout)
 }
 
-/// Start a master.
 #[derive(Debug, Args)]
 pub(crate) struct MasterStart {
-    /// Where frameworks, agents and operators connect
+    /// API address to listen on, for frameworks, agents and operators
     #[arg(long, env = "ARGOSY_MASTER_LISTEN", value_name = "HOST:PORT", default_value = "127.0.0.1:5050", value_parser = api_address)]
     pub(crate) listen: String,
-    /// Where the other masters connect [default: the host of --listen, port 5052]
+    /// Raft address to listen on, for the other masters [default: the host of --listen, port 5052]
     #[arg(long, env = "ARGOSY_MASTER_RAFT_LISTEN", value_name = "HOST:PORT", value_parser = raft_address)]
     pub(crate) raft_listen: Option<String>,
-    /// API address told to others [default: --listen]
+    /// API address advertised to others [default: --listen]
     #[arg(long, env = "ARGOSY_MASTER_ADVERTISE", value_name = "HOST:PORT", value_parser = api_address)]
     pub(crate) advertise: Option<String>,
-    /// Raft address told to others [default: --raft-listen]
+    /// Raft address advertised to others [default: --raft-listen]
     #[arg(long, env = "ARGOSY_MASTER_RAFT_ADVERTISE", value_name = "HOST:PORT", value_parser = raft_address)]
     pub(crate) raft_advertise: Option<String>,
-    /// Raft addresses of all masters, this one included; the same list on each
+    /// Raft addresses of all masters, including this one; the same list on each
     #[arg(long, env = "ARGOSY_MASTER_PEERS", value_name = "HOST:PORT,…", value_parser = parsers::peers)]
     pub(crate) peers: Option<Addresses>,
-    /// Make a group of one in an empty directory
+    /// Create a group of one master in an empty directory
     #[arg(long)]
     pub(crate) bootstrap: bool,
-    /// Where the registry is kept
+    /// Directory of the registry
     #[arg(
         long,
         env = "ARGOSY_MASTER_DATA_DIR",
@@ -123,13 +122,13 @@ pub(crate) struct MasterStart {
         default_value = "/var/lib/argosy/master"
     )]
     pub(crate) data_dir: PathBuf,
-    /// Silence after which an agent counts as unreachable
+    /// Time without a heartbeat after which an agent counts as unreachable
     #[arg(long, env = "ARGOSY_MASTER_AGENT_TIMEOUT", value_name = "TIME", default_value = "15s", value_parser = parsers::duration)]
     pub(crate) agent_timeout: Duration,
-    /// How long a framework's stream may be gone before it counts as disconnected
+    /// Time without a stream after which a framework counts as disconnected
     #[arg(long, env = "ARGOSY_MASTER_FRAMEWORK_GRACE", value_name = "TIME", default_value = "10s", value_parser = parsers::duration)]
     pub(crate) framework_grace: Duration,
-    /// How long an agent that is unreachable or gone is remembered; its tasks are given up with it
+    /// Time after which an unreachable or gone agent is forgotten, together with its tasks
     #[arg(long, env = "ARGOSY_MASTER_FORGET_AGENTS_AFTER", value_name = "TIME", default_value = "14d", value_parser = parsers::duration)]
     pub(crate) forget_agents_after: Duration,
     /// Raft timing: shipped, testing (faster) or wan (slower); the same on all masters
@@ -138,21 +137,21 @@ pub(crate) struct MasterStart {
     /// Seed of all random choices [default: random]
     #[arg(long, env = "ARGOSY_SEED", value_name = "NUMBER")]
     pub(crate) seed: Option<u64>,
-    /// Listen beyond this host although nothing is encrypted and nobody is asked who they are
+    /// Listen beyond this host although traffic is neither encrypted nor authenticated
     #[arg(long, env = "ARGOSY_INSECURE_PLAINTEXT")]
     pub(crate) insecure_plaintext: bool,
-    /// Let whoever reaches this address run commands in tasks
+    /// Allow every client that reaches this address to run commands in tasks
     #[arg(long, env = "ARGOSY_MASTER_ALLOW_EXEC")]
     pub(crate) allow_exec: bool,
-    /// Let whoever reaches this address read the files of tasks
+    /// Allow every client that reaches this address to read the files of tasks
     #[arg(long, env = "ARGOSY_MASTER_ALLOW_FILES")]
     pub(crate) allow_files: bool,
-    /// User of this host who may run commands in tasks and read their files, beside root and the user of this process;
-    /// may be repeated
+    /// User of this host who may run commands in tasks and read their files, in addition to root
+    /// and the user of this process; may be repeated
     #[arg(long = "api-user", env = "ARGOSY_MASTER_API_USERS", value_delimiter = ',', value_name = "USER", value_parser = parsers::user)]
     pub(crate) api_users: Vec<u32>,
-    /// Host name by which web pages and other HTTP/1.1 clients may reach this address, beside that of --listen, that of
-    /// --advertise, the system's, and IP addresses; may be repeated
+    /// Host name by which web pages and other HTTP/1.1 clients may reach this address, in addition
+    /// to those of --listen and --advertise, the system's, and IP addresses; may be repeated
     #[arg(
         long = "allow-host",
         env = "ARGOSY_MASTER_ALLOW_HOSTS",
@@ -161,40 +160,39 @@ pub(crate) struct MasterStart {
         value_parser = host_name
     )]
     pub(crate) allow_hosts: Vec<String>,
-    /// Write the process number here once started, remove it at the end
+    /// Write the process id to this file after the start, and remove it at exit
     #[arg(long, env = "ARGOSY_MASTER_PID_FILE", value_name = "FILE")]
     pub(crate) pid_file: Option<PathBuf>,
-    /// Stop when standard input ends
+    /// Stop when standard input is closed
     #[arg(long, hide = true)]
     pub(crate) stop_with_stdin: bool,
     #[command(flatten)]
     pub(crate) logging: Logging,
 }
 
-/// Presets of raft timing.
+/// Presets of Raft timing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum TimingName {
     /// Heartbeat 60 ms, election 200 to 300 ms.
     Shipped,
     /// Heartbeat 50 ms, election 150 to 250 ms.
     Testing,
-    /// For masters far from each other.
+    /// For masters with high latency between them.
     Wan,
 }
 
-/// Start the agent of this host.
 #[derive(Debug, Args)]
 pub(crate) struct AgentStart {
-    /// Masters, any order
+    /// Masters, in any order
     #[arg(long, env = "ARGOSY_MASTERS", value_name = "HOST:PORT,…", default_value = "127.0.0.1:5050", value_parser = parsers::masters)]
     pub(crate) masters: Masters,
-    /// Where the agent's own API listens: files of tasks, metrics
+    /// Address of the agent's API: files of tasks, metrics
     #[arg(long, env = "ARGOSY_AGENT_LISTEN", value_name = "HOST:PORT", default_value = "127.0.0.1:5051", value_parser = agent_address)]
     pub(crate) listen: String,
-    /// API address told to others [default: --listen]
+    /// API address advertised to others [default: --listen]
     #[arg(long, env = "ARGOSY_AGENT_ADVERTISE", value_name = "HOST:PORT", value_parser = agent_address)]
     pub(crate) advertise: Option<String>,
-    /// Where tasks, sandboxes and the journal are kept
+    /// Directory of tasks, sandboxes and the journal
     #[arg(
         long,
         env = "ARGOSY_AGENT_DATA_DIR",
@@ -205,16 +203,17 @@ pub(crate) struct AgentStart {
     /// Name of this host [default: the system's]
     #[arg(long, env = "ARGOSY_AGENT_HOST_NAME", value_name = "NAME")]
     pub(crate) host_name: Option<String>,
-    /// Address given to tasks to listen on, as ARGOSY_ADDRESS
+    /// Address for tasks to listen on, passed to them as ARGOSY_ADDRESS
     #[arg(long, env = "ARGOSY_AGENT_TASK_ADDRESS", value_name = "HOST")]
     pub(crate) task_address: Option<String>,
-    /// What to offer, as "cpus:2;mem:1024;ports:[31000-31100]" [default: what the host has]
+    /// Resources to offer, as "cpus:2;mem:1024;ports:[31000-31100]" [default: those of the host]
     #[arg(long, env = "ARGOSY_AGENT_RESOURCES", value_name = "RESOURCES", value_parser = resources)]
     pub(crate) resources: Option<Resources>,
-    /// A fact about this host for constraints, as zone=a; may be repeated
+    /// Attribute of this host for constraints, as zone=a; may be repeated
     #[arg(long = "attribute", env = "ARGOSY_AGENT_ATTRIBUTES", value_delimiter = ',', value_name = "NAME=VALUE", value_parser = parsers::pair)]
     pub(crate) attributes: Vec<(String, String)>,
-    /// How tasks are confined: full, namespaces, user-namespaces or processes [default: the strongest possible]
+    /// Isolation of tasks: full, namespaces, user-namespaces or processes [default: the strongest
+    /// possible]
     #[arg(
         long,
         env = "ARGOSY_AGENT_ISOLATION",
@@ -223,10 +222,10 @@ pub(crate) struct AgentStart {
         hide_possible_values = true
     )]
     pub(crate) isolation: Option<IsolationName>,
-    /// Start although this host cannot enforce all limits
+    /// Start even if this host cannot enforce all limits
     #[arg(long, env = "ARGOSY_AGENT_ALLOW_MISSING_CONTROLLERS")]
     pub(crate) allow_missing_controllers: bool,
-    /// Tasks may mount host directories below this one; may be repeated
+    /// Allow tasks to mount host directories below this one; may be repeated
     #[arg(
         long = "host-path",
         env = "ARGOSY_AGENT_HOST_PATHS",
@@ -234,48 +233,50 @@ pub(crate) struct AgentStart {
         value_name = "DIR"
     )]
     pub(crate) host_paths: Vec<PathBuf>,
-    /// Directory with secrets for tasks as ROLE/NAME, root's alone (the agent's user's, if it is not started as root)
-    /// [default: tasks get none]
+    /// Directory with secrets for tasks as ROLE/NAME, accessible only to root (to the agent's user
+    /// if it is not started as root) [default: no secrets]
     #[arg(long, env = "ARGOSY_AGENT_SECRET_FOLDER", value_name = "DIR")]
     pub(crate) secret_folder: Option<PathBuf>,
-    /// How much of the disk, in per cent, is kept free of ended tasks' sandboxes and of images that nobody uses
+    /// Percentage of the disk to keep free of ended tasks' sandboxes and of unused images
     #[arg(long, env = "ARGOSY_AGENT_DISK_HEADROOM", value_name = "NUMBER", default_value_t = 10, value_parser = value_parser!(u64).range(0..=90))]
     pub(crate) disk_headroom: u64,
-    /// Below so much free space, the task with most on the disk beyond its request is evicted; none never evicts
-    /// [default: 5 % of the disk, at most 1GiB]
+    /// Free space below which the task that exceeds its disk request most is evicted; none disables
+    /// eviction [default: 5 % of the disk, at most 1GiB]
     #[arg(long, env = "ARGOSY_AGENT_DISK_FLOOR", value_name = "SIZE", value_parser = default_bytes)]
     pub(crate) disk_floor: Option<u64>,
-    /// What keeps a task to the disk that it asks for: measured (who has more is killed), quota (a project quota of the
-    /// directory's file system) or loop (a file system of its own)
+    /// Enforcement of disk limits: measured (a task that exceeds its request is killed), quota (a
+    /// project quota of the directory's file system) or loop (a dedicated file system)
     #[arg(long, env = "ARGOSY_AGENT_DISK_ENFORCEMENT", value_name = "HOW", value_enum, default_value_t = DiskEnforcementName::Measured, hide_possible_values = true)]
     pub(crate) disk_enforcement: DiskEnforcementName,
     #[command(flatten)]
     pub(crate) allowed_opt_outs: AllowedOptOuts,
-    /// Device that tasks may have, as an item of the resource devices; may be repeated
+    /// Device that tasks may use, as an item of the resource devices; may be repeated
     #[arg(long = "device", env = "ARGOSY_AGENT_DEVICES", value_delimiter = ';', value_name = "NAME=PATH[,PATH]", value_parser = parsers::device)]
     pub(crate) devices: Vec<(String, Vec<PathBuf>)>,
-    /// Most memory of a task that asks for none; none is no limit
+    /// Memory limit of a task that requests no memory; none is unlimited
     #[arg(long, env = "ARGOSY_AGENT_DEFAULT_MEM", value_name = "SIZE", default_value = "512MiB", value_parser = default_bytes)]
     pub(crate) default_mem: u64,
-    /// Most disk of a task that asks for none; none is no limit
+    /// Disk limit of a task that requests no disk; none is unlimited
     #[arg(long, env = "ARGOSY_AGENT_DEFAULT_DISK", value_name = "SIZE", default_value = "1GiB", value_parser = default_bytes)]
     pub(crate) default_disk: u64,
-    /// Most open files of each process that a task may ask for; no more than the agent may have itself
+    /// Maximum number of open files per process that a task may request, at most the agent's own
+    /// limit
     #[arg(long, env = "ARGOSY_AGENT_MAX_OPEN_FILES", value_name = "NUMBER", default_value_t = 65_536, value_parser = value_parser!(u64).range(64..=1_048_576))]
     pub(crate) max_open_files: u64,
-    /// Largest /dev/shm that a task may ask for; what is in it counts as the task's memory
+    /// Maximum size of /dev/shm that a task may request; its content counts as the task's memory
     #[arg(long, env = "ARGOSY_AGENT_MAX_SHM_SIZE", value_name = "SIZE", default_value = "1GiB", value_parser = bytes)]
     pub(crate) max_shm_size: u64,
-    /// Largest /tmp that a task may ask for; what is in it counts as the task's memory
+    /// Maximum size of /tmp that a task may request; its content counts as the task's memory
     #[arg(long, env = "ARGOSY_AGENT_MAX_TMP_SIZE", value_name = "SIZE", default_value = "1GiB", value_parser = bytes)]
     pub(crate) max_tmp_size: u64,
-    /// Largest file of each of a task's stdout and stderr, before it is rotated
+    /// Size at which the files of a task's stdout and stderr are rotated
     #[arg(long, env = "ARGOSY_AGENT_LOG_FILE_SIZE", value_name = "SIZE", default_value = "10MiB", value_parser = log_file_bytes)]
     pub(crate) log_file_size: u64,
-    /// Files that are kept of each of a task's stdout and stderr
+    /// Number of files kept for each of a task's stdout and stderr
     #[arg(long, env = "ARGOSY_AGENT_LOG_FILES", value_name = "NUMBER", default_value_t = 5, value_parser = value_parser!(u32).range(1..=100))]
     pub(crate) log_files: u32,
-    /// Tasks may fetch files of this host below this directory that their own user can read; may be repeated
+    /// Allow tasks to fetch files of this host below this directory that their own user can read;
+    /// may be repeated
     #[arg(
         long = "fetch-dir",
         env = "ARGOSY_AGENT_FETCH_DIRS",
@@ -283,8 +284,9 @@ pub(crate) struct AgentStart {
         value_name = "DIR"
     )]
     pub(crate) fetch_dirs: Vec<PathBuf>,
-    /// Tasks may fetch from this ADDRESS, network ADDRESS/BITS or HOST:PORT although it is this host's, a metadata
-    /// service's or the cluster's, or their network is none; may be repeated
+    /// Allow tasks to fetch from this ADDRESS, network ADDRESS/BITS or HOST:PORT although it
+    /// belongs to this host, a metadata service or the cluster, or their network is none; may be
+    /// repeated
     #[arg(
         long = "fetch-allow",
         env = "ARGOSY_AGENT_FETCH_ALLOW",
@@ -292,7 +294,8 @@ pub(crate) struct AgentStart {
         value_name = "SERVER"
     )]
     pub(crate) fetch_allow: Vec<FetchAllow>,
-    /// Tasks may connect to this port although it is one of masters or agents, or to metadata services; may be repeated
+    /// Allow tasks to connect to this port of masters or agents, or to metadata services; may be
+    /// repeated
     #[arg(
         long = "task-allow",
         env = "ARGOSY_AGENT_TASK_ALLOW",
@@ -300,28 +303,30 @@ pub(crate) struct AgentStart {
         value_name = "PORT|metadata"
     )]
     pub(crate) task_allow: Vec<TaskAllow>,
-    /// Tasks cannot connect to this port either, as one of masters' raft that is not 5052; may be repeated
+    /// Deny tasks connections to this port too, such as a Raft port of masters other than 5052; may
+    /// be repeated
     #[arg(long = "task-deny", env = "ARGOSY_AGENT_TASK_DENY", value_delimiter = ',', value_name = "PORT", value_parser = value_parser!(u16).range(1..))]
     pub(crate) task_deny: Vec<u16>,
-    /// How much of what tasks have fetched is kept for others that ask for it to be
+    /// Maximum size of the shared fetch cache
     #[arg(long, env = "ARGOSY_AGENT_FETCH_CACHE", value_name = "SIZE", default_value = "2GiB", value_parser = fetch_cache_bytes)]
     pub(crate) fetch_cache: u64,
-    /// What is kept of this URL is not given up for others; may be repeated
+    /// Never evict cached content of this URL; may be repeated
     #[arg(long = "fetch-cache-pin", env = "ARGOSY_AGENT_FETCH_CACHE_PINS", value_delimiter = ' ', value_name = "URL", value_parser = fetch_cache_pin)]
     pub(crate) fetch_cache_pins: Vec<String>,
-    /// Log-ins to registries of images, in the form of Docker's config.json
+    /// Credentials of image registries, in the format of Docker's config.json
     #[arg(long, env = "ARGOSY_AGENT_IMAGE_CREDENTIALS", value_name = "FILE")]
     pub(crate) image_credentials: Option<PathBuf>,
-    /// When the registry is asked for an image that is here already: if-absent (never), latest (for the tag latest) or
-    /// always; not for one that is named by its digest
+    /// When to query the registry for an image that the agent already has: if-absent (never),
+    /// latest (for the tag latest) or always; ignored for an image named by its digest
     #[arg(long, env = "ARGOSY_AGENT_IMAGE_PULL", value_name = "WHEN", value_enum, default_value_t = ImagePullName::IfAbsent, hide_possible_values = true)]
     pub(crate) image_pull: ImagePullName,
-    /// What the root of a container with an image is: overlay (over layers that all share), copy (of its own, which counts
-    /// as its disk) or detect (copy where the host makes no overlays for containers)
+    /// Root file system of a container with an image: overlay (over shared layers), copy (private,
+    /// counts as the task's disk) or detect (copy where the host cannot make overlays for
+    /// containers)
     #[arg(long, env = "ARGOSY_AGENT_IMAGE_ROOTS", value_name = "HOW", value_enum, default_value_t = ImageRootsName::Detect, hide_possible_values = true)]
     pub(crate) image_roots: ImageRootsName,
-    /// Registry that is asked without TLS, also at this host's addresses and at link-local and metadata addresses, where
-    /// others are not asked; may be repeated
+    /// Registry that is used without TLS, also at addresses of this host and at link-local and
+    /// metadata addresses, where other registries are refused; may be repeated
     #[arg(
         long = "insecure-registry",
         env = "ARGOSY_AGENT_INSECURE_REGISTRIES",
@@ -329,7 +334,7 @@ pub(crate) struct AgentStart {
         value_name = "HOST[:PORT]"
     )]
     pub(crate) insecure_registries: Vec<InsecureRegistry>,
-    /// Tasks may take images from layouts and archives below this directory; may be repeated
+    /// Allow tasks to use image layouts and archives below this directory; may be repeated
     #[arg(
         long = "image-folder",
         env = "ARGOSY_AGENT_IMAGE_FOLDERS",
@@ -337,19 +342,20 @@ pub(crate) struct AgentStart {
         value_name = "DIR"
     )]
     pub(crate) image_folders: Vec<PathBuf>,
-    /// Addresses for tasks with a network of their own
+    /// IPv4 subnet of the tasks' bridge network
     #[arg(long, env = "ARGOSY_AGENT_NETWORK_SUBNET", value_name = "CIDR", default_value_t = Subnet::USUAL)]
     pub(crate) network_subnet: Subnet,
-    /// IPv6 addresses for them: a prefix, auto (a unique local one that the agent generates once) or none
+    /// IPv6 subnet of that network: a prefix, auto (a unique local one that the agent generates
+    /// once) or none
     #[arg(long, env = "ARGOSY_AGENT_NETWORK_SUBNET6", value_name = "CIDR", default_value_t = TaskSubnet6::Generated)]
     pub(crate) network_subnet6: TaskSubnet6,
-    /// Let tasks with networks of their own reach each other's addresses, not only published ports
+    /// Let tasks of the bridge network reach each other's addresses, not only published ports
     #[arg(long, env = "ARGOSY_AGENT_NETWORK_OPEN")]
     pub(crate) network_open: bool,
-    /// Folder of the CNI networks (files *.conflist) that tasks may name
+    /// Directory of the CNI networks (files *.conflist) that tasks may name
     #[arg(long, env = "ARGOSY_AGENT_CNI_CONFIG", value_name = "DIR")]
     pub(crate) cni_config: Option<PathBuf>,
-    /// Where CNI plugins are; may be repeated, the first that has one counts
+    /// Directory of CNI plugins; may be repeated, the first that has a plugin is used
     #[arg(
         long,
         env = "ARGOSY_AGENT_CNI_PLUGINS",
@@ -358,27 +364,27 @@ pub(crate) struct AgentStart {
         default_value = "/opt/cni/bin,/usr/lib/cni"
     )]
     pub(crate) cni_plugins: Vec<PathBuf>,
-    /// How long an executor may take to subscribe, after its start or the end of its stream
+    /// Time within which an executor must subscribe, after its start or the end of its stream
     #[arg(long, env = "ARGOSY_AGENT_EXECUTOR_REGISTRATION_TIMEOUT", value_name = "TIME", default_value = "1m", value_parser = executor_registration_timeout)]
     pub(crate) executor_registration_timeout: Duration,
     /// Seed of all random choices [default: random]
     #[arg(long, env = "ARGOSY_SEED", value_name = "NUMBER")]
     pub(crate) seed: Option<u64>,
-    /// Listen beyond this host although nothing is encrypted and nobody is asked who they are
+    /// Listen beyond this host although traffic is neither encrypted nor authenticated
     #[arg(long, env = "ARGOSY_INSECURE_PLAINTEXT")]
     pub(crate) insecure_plaintext: bool,
-    /// Let whoever reaches this address run commands in tasks
+    /// Allow every client that reaches this address to run commands in tasks
     #[arg(long, env = "ARGOSY_AGENT_ALLOW_EXEC")]
     pub(crate) allow_exec: bool,
-    /// Let whoever reaches this address read the files of tasks
+    /// Allow every client that reaches this address to read the files of tasks
     #[arg(long, env = "ARGOSY_AGENT_ALLOW_FILES")]
     pub(crate) allow_files: bool,
-    /// User of this host who may run commands in tasks and read their files, beside root and the user of this process;
-    /// may be repeated
+    /// User of this host who may run commands in tasks and read their files, in addition to root
+    /// and the user of this process; may be repeated
     #[arg(long = "api-user", env = "ARGOSY_AGENT_API_USERS", value_delimiter = ',', value_name = "USER", value_parser = parsers::user)]
     pub(crate) api_users: Vec<u32>,
-    /// Host name by which web pages and other HTTP/1.1 clients may reach this address, beside that of --listen, that of
-    /// --advertise, the system's, and IP addresses; may be repeated
+    /// Host name by which web pages and other HTTP/1.1 clients may reach this address, in addition
+    /// to those of --listen and --advertise, the system's, and IP addresses; may be repeated
     #[arg(
         long = "allow-host",
         env = "ARGOSY_AGENT_ALLOW_HOSTS",
@@ -387,26 +393,26 @@ pub(crate) struct AgentStart {
         value_parser = host_name
     )]
     pub(crate) allow_hosts: Vec<String>,
-    /// Write the process number here once started, remove it at the end
+    /// Write the process id to this file after the start, and remove it at exit
     #[arg(long, env = "ARGOSY_AGENT_PID_FILE", value_name = "FILE")]
     pub(crate) pid_file: Option<PathBuf>,
-    /// Stop when standard input ends, and what then becomes of the tasks
+    /// Stop when standard input is closed, with this effect on the tasks
     #[arg(long, value_enum, hide = true)]
     pub(crate) stop_with_stdin: Option<OrphanTasks>,
     #[command(flatten)]
     pub(crate) logging: Logging,
 }
 
-/// What becomes of the tasks of an agent whose starter is gone.
+/// Effect of an agent's stop on its tasks when the parent process is gone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum OrphanTasks {
-    /// They run on.
+    /// The tasks keep running.
     Leave,
-    /// They end.
+    /// The tasks are killed.
     End,
 }
 
-/// When a registry is asked for an image that is here already.
+/// When a registry is queried for an image that the agent already has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum ImagePullName {
     /// Never.
@@ -417,37 +423,36 @@ pub(crate) enum ImagePullName {
     Always,
 }
 
-/// What the root of a container with an image is.
+/// The root file system of a container with an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum ImageRootsName {
-    /// A copy where there can be no overlay.
+    /// A copy where overlays are not possible.
     Detect,
-    /// An overlay.
     Overlay,
-    /// A copy.
     Copy,
 }
 
-/// What keeps a task to the disk that it asks for.
+/// Enforcement of disk limits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum DiskEnforcementName {
-    /// The agent looks each second, and kills who has more.
+    /// The agent measures every second, and kills a task that exceeds its request.
     Measured,
-    /// A project quota, which refuses more.
+    /// A project quota, which makes further writes fail.
     Quota,
-    /// A file system of its own, behind a loop device.
+    /// A dedicated file system on a loop device.
     Loop,
 }
 
-/// How tasks are confined.
+/// Isolation modes of tasks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum IsolationName {
-    /// The default profile: users of its own, the host's programs read-only, few system calls. As root.
+    /// The default profile: separate users, read-only programs of the host, few system calls.
+    /// Requires root.
     Full,
-    /// Namespaces and cgroups alone, as root: a task is a user of the host.
+    /// Namespaces and cgroups only, as root. A task runs as a user of the host.
     Namespaces,
     /// Namespaces inside a user namespace.
     UserNamespaces,
-    /// Plain processes: confines nothing.
+    /// Plain processes, without isolation.
     Processes,
 }

@@ -1,4 +1,4 @@
-//! What the grammar promises: two examples everywhere, units understood, near misses named.
+//! Tests of the command line: two examples per command, units, and suggestions for near misses.
 
 use clap::Parser;
 use clap::error::ErrorKind;
@@ -27,7 +27,7 @@ fn every_command_shows_two_examples_that_parse() {
             .collect();
         assert_eq!(examples.len(), 2, "{path} has {} examples", examples.len());
         for example in examples {
-            // Two blanks begin a remark, `>` a redirection.
+            // Two blanks begin a remark, `>` begins a redirection.
             let words = example.trim().split("  ").next().unwrap_or_default();
             let words = words.split(" > ").next().unwrap_or_default();
             let parsed = Arguments::try_parse_from(shell_words(words));
@@ -36,7 +36,7 @@ fn every_command_shows_two_examples_that_parse() {
     });
 }
 
-/// Enough of a shell for our own examples: blanks, single quotes.
+/// Splits a line at blanks outside single quotes, which is enough for the examples of the help.
 fn shell_words(line: &str) -> Vec<String> {
     let (mut words, mut word, mut quoted) = (Vec::new(), String::new(), false);
     for letter in line.chars() {
@@ -148,7 +148,7 @@ fn usage_errors_of_services_name_field_value_and_remedy() {
     refuses_each(&table);
 }
 
-/// With these words of the error each.
+/// Asserts that each command line is rejected with an error that contains the given words.
 fn refuses_each(table: &[(&[&str], [&str; 3])]) {
     for (words, parts) in table {
         let error = refused(words);

@@ -1,4 +1,4 @@
-//! `update`: other limits for a task that runs.
+//! Arguments of `argosy update`, which changes the limits of a running task.
 
 use argosy_proto::v1;
 use clap::Args;
@@ -7,27 +7,27 @@ use super::limits::{bytes, disk_limit};
 use super::shared::{Reach, Write};
 use crate::parsers::{self, Milli};
 
-/// Change the limits of a task.
 #[derive(Debug, Args)]
 pub(crate) struct Update {
-    /// TASK or FRAMEWORK/TASK: id, unique beginning of one, or name
+    /// TASK or FRAMEWORK/TASK: id, unique prefix of an id, or name
     pub(crate) task: String,
-    /// Most processor time, not below the task's own cpus; none lifts it
+    /// Maximum processor time, not below the task's cpus; none removes the limit
     #[arg(long, value_name = "NUMBER", value_parser = or_none(parsers::cpus))]
     cpu_limit: Option<Change<Milli>>,
-    /// Most memory, not below the task's own mem; none is that much
+    /// Maximum memory, not below the task's mem; none is that amount
     #[arg(long, value_name = "SIZE", value_parser = or_none(parsers::size))]
     mem_limit: Option<Change<Milli>>,
-    /// Most processes and threads; none is the agent's limit, which is never exceeded
+    /// Maximum number of processes and threads; none is the agent's limit, which is never exceeded
     #[arg(long, value_name = "NUMBER", value_parser = or_none(number))]
     pids_limit: Option<Change<u64>>,
     /// Share of busy disks, 1 to 10000; none is 100
     #[arg(long, value_name = "NUMBER", value_parser = or_none(number))]
     io_weight: Option<Change<u64>>,
-    /// As with run, in the place of what is said of that disk; none is for all disks; may be repeated
+    /// As for run, replacing the limits of that disk; none removes those of all disks; may be
+    /// repeated
     #[arg(long = "io-limit", value_name = "[DISK:]KEY=NUMBER,…", value_parser = or_none(disk_limit))]
     io: Vec<Change<v1::DiskLimit>>,
-    /// Do not wait until they are in force
+    /// Do not wait until the limits are in force
     #[arg(short, long)]
     pub(crate) detach: bool,
     #[command(flatten)]
@@ -36,7 +36,7 @@ pub(crate) struct Update {
     pub(crate) reach: Reach,
 }
 
-/// What becomes of one limit that is named.
+/// The change of one named limit.
 #[derive(Debug, Clone, PartialEq)]
 enum Change<T> {
     Lift,
@@ -52,7 +52,7 @@ impl<T: Clone> Change<T> {
     }
 }
 
-/// A value, or the word that lifts a limit.
+/// Parses a value, or `none`, which removes a limit.
 fn or_none<T>(
     parse: impl Fn(&str) -> Result<T, String> + Clone + Send + Sync + 'static,
 ) -> impl Fn(&str) -> Result<Change<T>, String> + Clone + Send + Sync + 'static {
@@ -64,11 +64,11 @@ fn or_none<T>(
 
 fn number(text: &str) -> Result<u64, String> {
     let number = text.parse().ok().filter(|number| *number > 0);
-    number.ok_or_else(|| format!("{text:?} is no number from 1; none lifts the limit"))
+    number.ok_or_else(|| format!("{text:?} is not a number from 1; none removes the limit"))
 }
 
 impl Update {
-    /// Whether any limit is named.
+    /// Returns whether any limit is named.
     pub(crate) fn names_any(&self) -> bool {
         let others = [&self.pids_limit, &self.io_weight];
         self.cpu_limit.is_some()
@@ -77,7 +77,7 @@ impl Update {
             || !self.io.is_empty()
     }
 
-    /// What a task has, with what is named in the place of it.
+    /// Applies the named changes to the current limits.
     pub(crate) fn limits(&self, mut limits: v1::Limits) -> v1::Limits {
         if let Some(change) = &self.cpu_limit {
             limits.cpu_millis = change.value().map(|limit| limit.0.unsigned_abs());

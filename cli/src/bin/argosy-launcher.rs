@@ -1,7 +1,9 @@
-//! The program `argosy-launcher`: the process from which an agent's containers are made, and nothing else.
+//! The program `argosy-launcher`: the process from which an agent's containers are made, and
+//! nothing else.
 //!
-//! Each container begins with copies of it, so it is small and holds no other room than `isolation`. Agents find it beside
-//! their own program. It speaks to agents of its own release only, which is what `--version` is for.
+//! Each container begins with copies of it, so it is small and links only the crate `isolation`.
+//! Agents find it in the directory of their own program. It works only with agents of its own
+//! release, which `--version` checks.
 
 use std::error::Error;
 use std::process::ExitCode;
@@ -23,7 +25,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// An error with its causes.
+/// Returns an error with its causes.
 fn sentence(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();

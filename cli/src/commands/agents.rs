@@ -16,7 +16,7 @@ pub(crate) async fn list(arguments: &Listing) -> Exit {
 }
 
 pub(crate) async fn show(arguments: &Named) -> Exit {
-    // Only the leader knows who is connected.
+    // Only the leader knows which agents are connected.
     let leader = Operator::open(&arguments.reach).at_leader().await?;
     let agent = leader.find_agent(&arguments.id).await?;
     let info = agent.info.clone().unwrap_or_default();
@@ -49,7 +49,7 @@ pub(crate) async fn show(arguments: &Named) -> Exit {
     output::one(arguments.show.output, &agent, &details)
 }
 
-/// What its tasks may ask for at most.
+/// Returns the largest sizes that its tasks may request.
 fn sizes(largest: Option<argosy_proto::v1::ContainerSizes>) -> String {
     let largest = largest.unwrap_or_default();
     let named = [
@@ -63,7 +63,7 @@ fn sizes(largest: Option<argosy_proto::v1::ContainerSizes>) -> String {
     named.collect::<Vec<_>>().join(", ")
 }
 
-/// What its tasks may be let off.
+/// Returns the security options that it allows its tasks.
 fn allowed(opt_outs: argosy_proto::v1::OptOuts) -> String {
     let named = [
         (opt_outs.unconfined_seccomp, "unconfined seccomp"),

@@ -1,6 +1,6 @@
-//! `attach`: a task's own command, seen and typed at through any master.
+//! `argosy attach`: the output and input of a task's own command, through any master.
 //!
-//! The task goes on when this program ends, whatever ends it.
+//! The task keeps running when this program ends, for any reason.
 
 use std::io::{self, IsTerminal as _, Write as _};
 
@@ -16,7 +16,7 @@ use crate::files::{Files, Piece, Place};
 use crate::operator::Operator;
 use crate::output::note;
 
-/// How much of what was written before is looked through for lines to show first, in bytes.
+/// Size of earlier output that is searched for the lines to show first, in bytes.
 const TAIL_BYTES: u64 = 64 * 1024;
 
 pub(crate) async fn run(arguments: &Attach) -> Ended {
@@ -27,7 +27,11 @@ pub(crate) async fn run(arguments: &Attach) -> Ended {
     let spec = task.spec.clone().unwrap_or_default();
     let manner = manner(arguments, &spec, io::stdin().is_terminal())?;
     let mut socket = open(&operator, &task, &shown, arguments.interactive).await?;
-    say_executor(&task, &shown, "this is what it and all its tasks write");
+    say_executor(
+        &task,
+        &shown,
+        "this is the output of the executor and all its tasks",
+    );
     let begins = attached::begin(&mut socket).await;
     let begins = begins.map_err(|why| broken(&shown, &why))?;
     if arguments.tail > 0 {
@@ -39,12 +43,12 @@ pub(crate) async fn run(arguments: &Attach) -> Ended {
         Left::Ended(End::Signal(signal)) => Ok(by_signal(signal)),
         Left::Ended(End::Lost(why)) => Err(Failure::new(
             Code::Unavailable,
-            format!("{shown} cannot be watched any more: {why}"),
+            format!("cannot follow {shown} any longer: {why}"),
         )
-        .advise(format!("argosy task show {shown} says how it is"))),
+        .advise(format!("argosy task show {shown} shows its state"))),
         Left::Broken(why) => Err(broken(&shown, &why)),
         Left::Detached => {
-            note(&format!("detached from {shown}, which goes on"));
+            note(&format!("detached from {shown}, which keeps running"));
             Ok(DONE)
         }
         Left::ReaderGone => Ok(READER_GONE),
@@ -52,7 +56,7 @@ pub(crate) async fn run(arguments: &Attach) -> Ended {
     }
 }
 
-/// What this program does with its own streams.
+/// Returns the use of this program's streams.
 fn manner(
     arguments: &Attach,
     spec: &v1::TaskSpec,
@@ -76,9 +80,9 @@ fn manner(
     }
     match (tty, interactive) {
         (true, true) if !stdin_is_terminal => Err(Failure::usage(
-            "--tty --interactive: standard input is no terminal",
+            "--tty --interactive: standard input is not a terminal",
         )
-        .advise("leave out --tty to pass a file or pipe on")),
+        .advise("omit --tty to forward a file or pipe")),
         (true, true) => Ok(Manner::AttachedTerminal),
         (false, true) => Ok(Manner::Pipes),
         (true | false, false) => Ok(Manner::Watching),
@@ -102,7 +106,8 @@ async fn open(
         OpenError::Absent(text) => Failure::new(Code::NotFound, text),
         OpenError::Unavailable(text) => {
             let text = format!("cannot attach to {shown}: {text}");
-            Failure::new(Code::Unavailable, text).advise("argosy status says how the cluster is")
+            Failure::new(Code::Unavailable, text)
+                .advise("argosy status shows the state of the cluster")
         }
         OpenError::Long { bytes } => Failure::failed(format!(
             "cannot attach to {shown}: its name takes {bytes} bytes"
@@ -111,11 +116,11 @@ async fn open(
 }
 
 fn broken(shown: &str, why: &str) -> Failure {
-    let text = format!("the connection to {shown} broke off: {why}");
-    Failure::new(Code::Unavailable, text).advise("the task goes on; attach to it again")
+    let text = format!("the connection to {shown} was lost: {why}");
+    Failure::new(Code::Unavailable, text).advise("the task keeps running; attach to it again")
 }
 
-/// Shows the last lines that were written before it was attached. That they cannot be had keeps nobody from attaching.
+/// Prints the last lines from before the attachment. A failure does not prevent the attachment.
 async fn tail(files: &mut Files, task: &v1::Task, lines: usize, begins: Begins) {
     for (file, end) in [("stdout", begins.stdout), ("stderr", begins.stderr)] {
         let place = Place::of(task, file);
@@ -128,11 +133,11 @@ async fn tail(files: &mut Files, task: &v1::Task, lines: usize, begins: Begins) 
             Ok(())
         };
         if let Err(error) = files.read_part(&place, begin, end, &mut sink).await {
-            note(&format!("what it wrote before is not shown: {error}"));
+            note(&format!("earlier output is not shown: {error}"));
             return;
         }
         let last = last_lines(&read, lines);
-        // A reader that is gone is noticed with the next output.
+        // A closed reader is noticed with the next output.
         let _ = match file {
             "stdout" => io::stdout()
                 .write_all(last)
@@ -190,7 +195,7 @@ mod tests {
         let refused = manner(spec(true, false)).unwrap_err();
         assert_eq!(refused.code, Code::Refused);
         let piped = super::manner(&both, &spec(true, true), false).unwrap_err();
-        assert!(piped.message.contains("no terminal"), "{piped}");
+        assert!(piped.message.contains("not a terminal"), "{piped}");
         let looks = attach(&["web"]);
         let manner = super::manner(&looks, &spec(true, true), false);
         assert_eq!(manner.unwrap(), Manner::Watching);

@@ -1,6 +1,6 @@
-//! `exec`: one more command in a running task, through any master.
+//! `argosy exec`: one more command in a running task, through any master.
 //!
-//! The command ends with this program: whatever ends it, nothing is left in the task.
+//! The command ends with this program, however that ends; nothing is left in the task.
 
 pub(crate) mod attached;
 pub(crate) mod connection;
@@ -20,17 +20,17 @@ use crate::output::{note, state_word};
 use attached::{Left, Manner};
 use connection::{Call, OpenError, Wanted};
 
-/// What a shell says of a command whose reader has gone away: SIGPIPE.
+/// The exit code that a shell gives a command whose reader is gone: SIGPIPE.
 pub(super) const READER_GONE: u8 = 128 + 13;
-/// The variable by which a program knows what its terminal understands.
+/// The variable that names the terminal type.
 const TERM: &str = "TERM";
 
 pub(crate) async fn run(arguments: &Exec) -> Ended {
     let types_here = arguments.tty && arguments.interactive;
     if types_here && !std::io::stdin().is_terminal() {
         return Err(
-            Failure::usage("--tty --interactive: standard input is no terminal")
-                .advise("leave out --tty to pass a file or pipe on"),
+            Failure::usage("--tty --interactive: standard input is not a terminal")
+                .advise("omit --tty to forward a file or pipe"),
         );
     }
     let operator = Operator::open(&arguments.reach);
@@ -50,7 +50,7 @@ pub(crate) async fn run(arguments: &Exec) -> Ended {
         }
         Err(error) => return Err(in_words(error, &shown)),
     };
-    let what = "the command is in its container, with it and all its tasks";
+    let what = "the command runs in the container of the executor and all its tasks";
     say_executor(&task, &shown, what);
     let manner = match (arguments.tty, arguments.interactive) {
         (true, true) => Manner::Terminal,
@@ -63,48 +63,48 @@ pub(crate) async fn run(arguments: &Exec) -> Ended {
         Left::Ended(End::Signal(signal)) => Ok(by_signal(signal)),
         Left::Ended(End::Lost(why)) => Err(Failure::new(
             Code::Unavailable,
-            format!("how the command in {shown} ended is not known: {why}"),
+            format!("the result of the command in {shown} is unknown: {why}"),
         )),
         Left::Broken(why) => Err(Failure::new(
             Code::Unavailable,
-            format!("the connection to the command in {shown} broke off: {why}"),
+            format!("the connection to the command in {shown} was lost: {why}"),
         )
-        .advise("the command is ended, at the latest when its agent finds the connection dead")),
-        // Nobody detaches from what ends with this program.
+        .advise("the command is killed, at the latest when its agent detects the lost connection")),
+        // An exec session cannot be detached.
         Left::Detached => Ok(DONE),
         Left::ReaderGone => Ok(READER_GONE),
         Left::Told(signal) => Ok(by_signal(signal)),
     }
 }
 
-/// As shells have it.
+/// Returns the exit code for a signal, as shells do.
 pub(super) fn by_signal(signal: i32) -> u8 {
     128u8.saturating_add(u8::try_from(signal).unwrap_or(127))
 }
 
-/// A task of an executor is reached in the executor's container.
+/// Reports that a task of an executor is reached in the executor's container.
 pub(super) fn say_executor(task: &v1::Task, shown: &str, what: &str) {
     if let Some(executor) = executor_of(task) {
         note(&format!("{shown} is run by executor {executor}: {what}"));
     }
 }
 
-/// What the masters know already needs no agent to be asked.
+/// Checks what the masters already know, without a call to the agent.
 pub(super) fn may_be_entered(task: &v1::Task, shown: &str) -> Result<(), Failure> {
     if is_terminal(task.state) {
         let state = state_word(task.state);
-        let text = format!("{shown} does not run any more: {state}");
+        let text = format!("{shown} is no longer running: {state}");
         return Err(Failure::new(Code::Refused, text));
     }
     if task.agent_id.is_empty() {
-        let text = format!("{shown} does not run yet: it has no agent");
+        let text = format!("{shown} is not running yet: it has no agent");
         let failure = Failure::new(Code::Refused, text);
-        return Err(failure.advise(format!("argosy explain {shown} says why")));
+        return Err(failure.advise(format!("argosy explain {shown} shows why")));
     }
     Ok(())
 }
 
-/// What the agent is asked, name by name.
+/// Returns the parameters of the call to the agent.
 fn parameters(arguments: &Exec, task: &str, size: Option<Size>) -> Vec<(&'static str, String)> {
     let mut all = vec![("task", task.to_owned())];
     all.extend(
@@ -138,16 +138,16 @@ fn parameters(arguments: &Exec, task: &str, size: Option<Size>) -> Vec<(&'static
 }
 
 fn in_words(error: OpenError, shown: &str) -> Failure {
-    let cannot = |code, text: &str| Failure::new(code, format!("cannot enter {shown}: {text}"));
+    let cannot = |code, text: &str| Failure::new(code, format!("cannot exec in {shown}: {text}"));
     match error {
         OpenError::NotStarted(text) => cannot(Code::Failed, &text),
         OpenError::Absent(text) => cannot(Code::NotFound, &text),
         OpenError::Refused(text) => cannot(Code::Refused, &text),
         OpenError::Unavailable(text) => {
-            cannot(Code::Unavailable, &text).advise("argosy status says how the cluster is")
+            cannot(Code::Unavailable, &text).advise("argosy status shows the state of the cluster")
         }
         OpenError::Long { bytes } => Failure::usage(format!(
-            "arguments and environment take {bytes} bytes on their way, and {} are the most",
+            "arguments and environment take {bytes} bytes when encoded, and the limit is {}",
             connection::URL_LIMIT_BYTES
         ))
         .advise("pass data by standard input: --interactive"),
@@ -234,7 +234,7 @@ mod tests {
         let ended = task(v1::TaskState::Finished, "agent-1");
         let failure = may_be_entered(&ended, "f/web").unwrap_err();
         assert_eq!(failure.code, Code::Refused);
-        assert_eq!(failure.message, "f/web does not run any more: finished");
+        assert_eq!(failure.message, "f/web is no longer running: finished");
         let waiting = task(v1::TaskState::Staging, "");
         let failure = may_be_entered(&waiting, "f/web").unwrap_err();
         assert!(

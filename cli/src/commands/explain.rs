@@ -1,4 +1,4 @@
-//! `explain`: why a task or framework does not run, as the masters' allocator sees it.
+//! `argosy explain`: why a task or framework does not run, according to the masters' allocator.
 
 use argosy_proto::v1;
 
@@ -51,7 +51,7 @@ impl Subject {
     }
 }
 
-/// A task if there is one of that name, else a framework: a task that still waits has no record.
+/// Returns a task if one has this name, else a framework. A task that still waits has no record.
 async fn find(operator: &Operator, wanted: &str) -> Result<Subject, Failure> {
     match operator.find_task(wanted).await {
         Ok(task) => Ok(Subject::Task(Box::new(task))),
@@ -99,14 +99,14 @@ fn words(subject: &Subject, explanation: &v1::Explanation) -> String {
     plain(&lines)
 }
 
-/// A task with a record has an agent: what is left to explain is how far it came.
+/// Explains the progress of a task that has a record, and therefore an agent.
 fn placed(task: &v1::Task) -> String {
     let latest = task.latest.clone().unwrap_or_default();
     let agent = &task.agent_id;
     let parts = match v1::TaskState::try_from(task.state).unwrap_or_default() {
         v1::TaskState::Staging | v1::TaskState::Starting => {
             vec![format!(
-                "it was given to {agent}, which has not started it yet"
+                "it is assigned to {agent}, which has not started it yet"
             )]
         }
         v1::TaskState::Running => vec![format!("it runs on {agent}")],
@@ -118,7 +118,7 @@ fn placed(task: &v1::Task) -> String {
         }
         v1::TaskState::Unreachable => {
             vec![format!(
-                "{agent} is unreachable; it may run on there, and counts again when {agent} returns"
+                "{agent} is unreachable; it may still run there, and counts again when {agent} returns"
             )]
         }
         state if is_terminal(state.into()) => {

@@ -11,7 +11,7 @@ use crate::exit::{DONE, Ended as Exit, Failure};
 use crate::operator::{Ended, Operator};
 use crate::output::{self, note, resources, span_ms};
 
-/// How often the end of a framework's tasks is looked for.
+/// Interval at which the end of a framework's tasks is polled.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 pub(crate) async fn list(arguments: &FrameworkList) -> Exit {
@@ -70,11 +70,13 @@ pub(crate) async fn teardown(arguments: &FrameworkTeardown) -> Exit {
         count => format!("{count} tasks"),
     };
     if arguments.write.dry_run {
-        note(&format!("would remove {shown} for good and kill {tasks}"));
+        note(&format!(
+            "would remove {shown} permanently and kill {tasks}"
+        ));
         return Ok(DONE);
     }
     confirm(
-        &format!("this removes {shown} for good and kills {tasks}"),
+        &format!("this removes {shown} permanently and kills {tasks}"),
         arguments.yes,
     )?;
     let order = v1::TeardownFramework {
@@ -100,7 +102,7 @@ pub(crate) async fn teardown(arguments: &FrameworkTeardown) -> Exit {
         tokio::time::sleep(LOOK_AGAIN).await;
     }
     Err(Failure::failed(format!(
-        "{shown} is removed for good, but some of its tasks have not ended yet"
+        "{shown} is removed permanently, but some of its tasks have not ended yet"
     ))
     .advise(
         "tasks on unreachable agents are killed when those return; argosy task list shows them",

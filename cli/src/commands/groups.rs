@@ -1,4 +1,4 @@
-//! `group list|kill`: groups are what their tasks say of them.
+//! `group list|kill`: groups, computed from their tasks.
 
 use std::time::Instant;
 
@@ -13,15 +13,15 @@ use crate::lookup::{self, Candidate};
 use crate::operator::{Ended, Operator, is_terminal};
 use crate::output::{self, Row, group_of, note, resources, state_word};
 
-/// One group, as its tasks have it.
+/// One group, as its tasks describe it.
 #[derive(Debug, Serialize)]
 struct Group {
     group_id: String,
     framework_id: String,
     agent_id: String,
-    /// The order of its first task, which names it for ever on its agent.
+    /// The order of its first task, which identifies it permanently on its agent.
     order_index: u64,
-    /// In the order of their start.
+    /// The tasks in the order of their start.
     tasks: Vec<Member>,
     #[serde(skip)]
     sum: Vec<v1::Resource>,
@@ -78,7 +78,7 @@ impl Row for Group {
     }
 }
 
-/// Groups that have a task among these. An id may have been used before.
+/// Returns the groups of these tasks. An id may have been used before.
 fn groups(tasks: &[v1::Task]) -> Vec<Group> {
     let mut all: Vec<Group> = Vec::new();
     for task in tasks {
@@ -141,7 +141,7 @@ pub(crate) async fn kill(arguments: &GroupKill) -> Exit {
     let group = find(&operator, &arguments.group).await?;
     let shown = group.shown();
     let mut live = group.tasks.iter().filter(|task| !task.has_ended);
-    // The end of one is the end of all: its agent ends the others in turn.
+    // The end of one task ends all: the agent ends the others in turn.
     let Some(first) = live.next() else {
         note(&format!("{shown} has already ended"));
         return Ok(DONE);
@@ -164,13 +164,13 @@ pub(crate) async fn kill(arguments: &GroupKill) -> Exit {
         .write(request_id, Operation::KillTask(order))
         .await?;
     if arguments.detach {
-        note(&format!("{shown} is told to end"));
+        note(&format!("{shown} is being killed"));
         return Ok(DONE);
     }
     wait_for_end(&operator, &group).await
 }
 
-/// The group that a person means; a living one rather than one that has ended.
+/// Returns the group that the user names. A live one takes precedence over one that has ended.
 async fn find(operator: &Operator, wanted: &str) -> Result<Group, Failure> {
     let (framework_id, name) = match wanted.split_once('/') {
         Some((framework, name)) => {
@@ -226,9 +226,11 @@ async fn wait_for_end(operator: &Operator, group: &Group) -> Exit {
     let left = left.join(", ");
     Err(Failure::new(
         Code::Failed,
-        format!("{shown} is told to end, and after {waited} these have not ended: {left}"),
+        format!(
+            "the kill of {shown} was requested, but after {waited} these have not ended: {left}"
+        ),
     )
-    .advise("argosy group list shows how they are; --timeout waits longer"))
+    .advise("argosy group list shows their state; --timeout waits longer"))
 }
 
 #[cfg(test)]

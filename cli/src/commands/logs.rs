@@ -1,4 +1,4 @@
-//! `logs`: what a task has written, through any master.
+//! `argosy logs`: the output of a task, through any master.
 
 use std::io::{self, Write};
 use std::time::Duration;
@@ -12,7 +12,7 @@ use crate::files::{Files, Piece, Place, ReadError};
 use crate::operator::{Operator, is_terminal};
 use crate::output::note;
 
-/// How often a followed task is looked at: its end must be seen even if its agent is gone.
+/// Interval at which a followed task is polled, so that its end is seen even if its agent is gone.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 pub(crate) async fn show(arguments: &Logs) -> Ended {
@@ -27,7 +27,11 @@ pub(crate) async fn show(arguments: &Logs) -> Ended {
     }
     let file = if arguments.stderr { "stderr" } else { "stdout" };
     let place = Place::of(&task, file);
-    say_executor(&task, &shown, "this is what it and all its tasks write");
+    say_executor(
+        &task,
+        &shown,
+        "this is the output of the executor and all its tasks",
+    );
     let mut files = Files::new(operator.masters().addresses())?;
     let mut sink = |piece: Piece<'_>| match piece {
         Piece::Bytes(bytes) => {
@@ -53,7 +57,7 @@ pub(crate) async fn show(arguments: &Logs) -> Ended {
         .or_else(|error| in_words(error, &shown, &task.agent_id))
 }
 
-/// Notes when the task has ended; never returns.
+/// Records when the task has ended; never returns.
 async fn watch(
     operator: &Operator,
     framework_id: &str,
@@ -72,7 +76,7 @@ async fn watch(
 
 fn in_words(error: ReadError, shown: &str, agent_id: &str) -> Ended {
     match error {
-        // Whoever read has seen enough.
+        // A closed reader is not a failure.
         ReadError::Sink(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(DONE),
         ReadError::Sink(error) => Err(Failure::failed(format!("cannot write the output: {error}"))),
         ReadError::Absent(text) => Err(Failure::new(

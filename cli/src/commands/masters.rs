@@ -12,7 +12,7 @@ use crate::probe;
 
 pub(crate) async fn list(arguments: &Listing) -> Ended {
     let operator = Operator::open(&arguments.reach);
-    // Also without a leader: that is when it must be seen who is who.
+    // Also without a leader, because the list is needed most then.
     let mut cluster = operator.cluster_at_best().await?;
     if !arguments.show.output.is_json() {
         let unanswered = probe::masters(&cluster.masters).await?;

@@ -1,4 +1,4 @@
-//! `status`: the cluster in a few sentences. The judgement is in `health`.
+//! `argosy status`: a summary of the cluster. `health` computes the level.
 
 use argosy_proto::v1;
 
@@ -91,21 +91,22 @@ fn details(cluster: &v1::Cluster) -> Vec<(&'static str, String)> {
     ]
 }
 
-/// The level, and the one that it can be raised to.
+/// Returns the feature level, and the level that it can be raised to.
 fn feature_level(cluster: &v1::Cluster) -> String {
     let level = cluster.feature_level;
     if level == 0 {
-        return "unknown to the master that answers, which is of release 0.1".to_owned();
+        return "unknown: the master that answers runs release 0.1".to_owned();
     }
     let known = cluster.masters.iter().map(|master| master.newest_level);
     let newest = known.min().flatten().unwrap_or(0);
     match newest > level {
-        true => format!("{level}; all masters know {newest}: argosy master raise-level"),
+        true => format!("{level}; all masters support {newest}: argosy master raise-level"),
         false => level.to_string(),
     }
 }
 
-/// Counted from when the old leader was found dead; an election without a death from its own beginning.
+/// Counted from the detection that the old leader is dead. An election without a dead leader is
+/// counted from its beginning.
 fn failover_in_words(failover: &v1::Failover) -> String {
     let begun = match failover.dead_seen_ms {
         0 => failover.elected_ms,

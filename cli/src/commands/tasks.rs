@@ -15,7 +15,7 @@ use crate::output::{
     state_word,
 };
 
-/// How often an expected change is looked for.
+/// Interval at which an expected change is polled.
 pub(super) const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 pub(crate) async fn list(arguments: &TaskList) -> Exit {
@@ -79,7 +79,7 @@ fn details(task: &v1::Task) -> Vec<(&'static str, String)> {
         ("reason", reason_word(latest.reason)),
         ("message", latest.message),
         (
-            "kill wanted",
+            "kill requested",
             if task.kill_wanted {
                 "yes".to_owned()
             } else {
@@ -100,7 +100,7 @@ fn details(task: &v1::Task) -> Vec<(&'static str, String)> {
         ("user", spec.user),
         // Values may be secret; JSON has them.
         ("environment", environment.join(", ")),
-        // So may be parts of these.
+        // Parts of these may be secret too.
         (
             "uris",
             spec.uris
@@ -119,7 +119,7 @@ fn details(task: &v1::Task) -> Vec<(&'static str, String)> {
     ]
 }
 
-/// As `site, task 2 of 3`.
+/// Returns the group of a task as `site, task 2 of 3`.
 fn group_words(spec: &v1::TaskSpec) -> String {
     let group = spec.group.as_ref();
     group.map_or_else(String::new, |group| {
@@ -163,7 +163,7 @@ pub(crate) async fn kill(arguments: &TaskKill) -> Exit {
         )
         .await?;
     if arguments.detach {
-        note(&format!("{shown} is told to end"));
+        note(&format!("{shown} is being killed"));
         return Ok(DONE);
     }
     wait_for_end(&operator, &task, &shown).await
@@ -202,11 +202,11 @@ async fn wait_for_end(operator: &Operator, task: &v1::Task, shown: &str) -> Exit
     Err(Failure::new(
         Code::Failed,
         format!(
-            "{shown} is told to end and is still {} after {waited}",
+            "the kill of {shown} was requested, but it is still {} after {waited}",
             state_word(last)
         ),
     )
     .advise(format!(
-        "argosy task show {shown} says how it is; --timeout waits longer"
+        "argosy task show {shown} shows its state; --timeout waits longer"
     )))
 }

@@ -1,4 +1,4 @@
-//! `update`: other limits for a task, and whether they are in force.
+//! `argosy update`: new limits for a task, and whether they are in force.
 
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,7 @@ use crate::exit::{Code, DONE, Ended, Failure};
 use crate::operator::{Operator, is_terminal};
 use crate::output::{self, limits_words, note, state_word};
 
-/// How often an expected change is looked for.
+/// Interval at which an expected change is polled.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 pub(crate) async fn run(arguments: &Update) -> Ended {
@@ -47,13 +47,13 @@ pub(crate) async fn run(arguments: &Update) -> Ended {
         .write(request_id, Operation::UpdateLimits(update))
         .await?;
     if arguments.detach {
-        note(&format!("asked for {change}"));
+        note(&format!("requested {change}"));
         return Ok(DONE);
     }
     wait_until_settled(&operator, &task, &change).await
 }
 
-/// What is read after the change is of the change, or of a later one.
+/// Waits for the result of this change, or of a later one.
 async fn wait_until_settled(operator: &Operator, task: &v1::Task, change: &str) -> Ended {
     let shown = format!("{}/{}", task.framework_id, task.task_id);
     let deadline = Instant::now() + operator.timeout();
@@ -64,7 +64,7 @@ async fn wait_until_settled(operator: &Operator, task: &v1::Task, change: &str) 
             let text = format!("{shown} has ended before its limits were changed");
             return Err(Failure::failed(text));
         };
-        // Never changed: it has had them from the start.
+        // Never changed: the limits are in force from the start.
         let has_had = now.limits.is_none();
         let status = now.limits.unwrap_or_default();
         if has_had || status.in_force {
@@ -80,7 +80,7 @@ async fn wait_until_settled(operator: &Operator, task: &v1::Task, change: &str) 
         }
         if now.state == v1::TaskState::Unreachable as i32 {
             note(&format!(
-                "{shown} is on {}, which is unreachable; asked for {change}",
+                "{shown} is on {}, which is unreachable; requested {change}",
                 task.agent_id
             ));
             return Ok(DONE);
@@ -88,8 +88,8 @@ async fn wait_until_settled(operator: &Operator, task: &v1::Task, change: &str) 
         tokio::time::sleep(LOOK_AGAIN).await;
     }
     let waited = output::span_ms(operator.timeout().as_millis() as u64);
-    let text = format!("{shown} has not the limits yet that were asked for, after {waited}");
+    let text = format!("{shown} does not have the requested limits yet, after {waited}");
     Err(Failure::failed(text).advise(format!(
-        "argosy task show {shown} says how it is; --timeout waits longer"
+        "argosy task show {shown} shows its state; --timeout waits longer"
     )))
 }

@@ -1,6 +1,8 @@
-//! The agents' cgroup trees: found while the agents live, removed when all that was in them has ended.
+//! Cgroup trees of the agents: found while the agents run, removed when all their processes have
+//! ended.
 //!
-//! An agent keeps its tree, since its tasks outlive it; only who forgets the whole cluster removes it.
+//! An agent keeps its tree, since its tasks outlive it. Only the removal of the whole cluster
+//! removes the tree.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,10 +11,10 @@ use std::time::Duration;
 use anyhow::Context;
 use argosy_isolation::{Group, Process, cgroup};
 
-/// How long processes of a group may take to be gone.
+/// Time for the processes of a cgroup to exit.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// The tree of each agent: the parent of its launcher's group.
+/// Returns the tree of each agent: the parent of its launcher's cgroup.
 pub(super) fn trees(agents: &[Process]) -> Vec<PathBuf> {
     let Ok(mount) = cgroup::mount_point() else {
         return Vec::new();
@@ -30,7 +32,8 @@ pub(super) fn trees(agents: &[Process]) -> Vec<PathBuf> {
     trees
 }
 
-/// Where the launcher of an agent is among others: that of one which has given up root is the child of its broker's spawner.
+/// Returns the processes below an agent, the launcher among them. The launcher of an agent without
+/// root privileges is a child of its broker's spawner.
 fn below(agent: i32) -> Vec<i32> {
     let mut found = children(agent);
     for _ in 0..2 {
@@ -56,7 +59,8 @@ fn children(pid: i32) -> Vec<i32> {
         .collect()
 }
 
-/// `…/argosy/<agent>/supervisors` lies in the tree `…/argosy/<agent>`; anything else is none of ours.
+/// Maps `…/argosy/<agent>/supervisors` to the tree `…/argosy/<agent>`. Other paths do not belong to
+/// an agent.
 fn tree_in(groups: &str, mount: &Path) -> Option<PathBuf> {
     let own = groups.lines().find_map(|line| line.strip_prefix("0::/"))?;
     let group = mount.join(own);
@@ -65,7 +69,7 @@ fn tree_in(groups: &str, mount: &Path) -> Option<PathBuf> {
     ours.then(|| tree.to_owned())
 }
 
-/// Ends whatever is left in the trees, and removes them.
+/// Kills the remaining processes in the trees, and removes the trees.
 pub(super) fn remove(trees: &[PathBuf]) -> anyhow::Result<()> {
     for tree in trees {
         let failed = || format!("cannot remove the cgroup {}", tree.display());
@@ -80,7 +84,7 @@ pub(super) fn remove(trees: &[PathBuf]) -> anyhow::Result<()> {
         }
         fs::remove_dir(tree).with_context(failed)?;
         if let Some(all) = tree.parent() {
-            // Stays while another agent of this host has its tree there.
+            // It stays while another agent of this host has its tree there.
             let _ = fs::remove_dir(all);
         }
     }

@@ -1,6 +1,6 @@
-//! The processes of a dev cluster: started, watched, stopped.
+//! The processes of a dev cluster: start, supervision, stop.
 //!
-//! A member that somebody killed and started again is stopped too: its pid file names it.
+//! A member that was restarted manually is stopped too, by its pid file.
 
 use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File};
@@ -23,26 +23,26 @@ use super::plan::{Kind, Member, Plan};
 use crate::exit::Failure;
 use crate::pid_file;
 
-/// How long a member may take to stop before it is killed.
+/// Time for a member to stop before it is killed.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// How often the end of a process is looked for.
+/// Interval at which process exits are polled.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
-/// Variables that a member inherits besides those that are reported as opened.
+/// Variables that a member inherits in addition to those that are reported as opened.
 const LOGS: [&str; 2] = ["ARGOSY_LOG", "ARGOSY_LOG_FORMAT"];
-/// How much of a log is shown when a member fails.
+/// Number of log lines that are shown when a member fails.
 const LINES: usize = 5;
 
-/// See the file's head.
+/// The members and their processes.
 pub(super) struct Members {
     plan: Plan,
-    /// The agents' cgroup trees, once they are known: an agent that was killed cannot be asked any more.
+    /// The agents' cgroup trees, once known. A killed agent can no longer report its tree.
     pub(super) trees: Vec<PathBuf>,
     running: BTreeMap<String, Running>,
 }
 
 struct Running {
     child: Child,
-    /// Its end tells the member that we are gone.
+    /// Its end signals the member that this process is gone.
     _input: Option<ChildStdin>,
     process: Option<Process>,
 }
@@ -56,11 +56,12 @@ impl Members {
         }
     }
 
-    /// Starts them all.
+    /// Starts all members.
     pub(super) fn start(&mut self, plan: &Plan, keeps: bool) -> anyhow::Result<()> {
         for member in &plan.members {
             if keeps {
-                // Left by a cluster that did not end in order; it must not be taken for the new one.
+                // A file of a cluster that did not shut down cleanly must not be mistaken for the
+                // new one.
                 let _ = fs::remove_file(&member.pid_file);
             }
             let running = start(member).with_context(|| format!("cannot start {}", member.name))?;
@@ -69,13 +70,14 @@ impl Members {
         Ok(())
     }
 
-    /// The first process of this member.
+    /// Returns the first process of this member.
     pub(super) fn pid(&self, name: &str) -> Option<u32> {
         let running = self.running.get(name)?;
         running.process.map(|process| process.pid as u32)
     }
 
-    /// The next member whose process has ended, as a sentence. Waits for ever when none is left.
+    /// Returns a message about the next member whose process has exited. Never returns if none is
+    /// left.
     pub(super) async fn next_end(&mut self) -> String {
         let mut waits: FuturesUnordered<_> = self
             .running
@@ -96,7 +98,7 @@ impl Members {
         format!("{name} has ended ({how}); {}", self.log_of(&name))
     }
 
-    /// A member that has ended already, if any: nothing ends while a cluster forms.
+    /// Returns a failure if a member has exited. No member exits while a cluster forms.
     pub(super) fn failed(&mut self) -> Option<Failure> {
         let ended = self.running.iter_mut().find_map(|(name, running)| {
             let status = running.child.try_wait().ok().flatten()?;
@@ -121,7 +123,7 @@ impl Members {
         )
     }
 
-    /// Processes that live now, by member; those started again by hand, too.
+    /// Returns the processes that are running now, by member, including manually restarted ones.
     pub(super) fn living(&self, kind: Kind) -> Vec<Process> {
         let members = self
             .plan
@@ -143,7 +145,7 @@ impl Members {
         living
     }
 
-    /// Looks where the groups of the agents that live now are.
+    /// Finds the cgroup trees of the agents that are running now.
     pub(super) fn find_trees(&mut self) {
         let found = groups::trees(&self.living(Kind::Agent));
         self.trees.extend(found);
@@ -158,7 +160,8 @@ impl Members {
             .unwrap_or_default()
     }
 
-    /// Stops all of a kind: `signal`, after a while KILL. Those that were started again by hand, too.
+    /// Stops all members of a kind, including manually restarted ones: `signal`, and KILL after a
+    /// timeout.
     pub(super) async fn stop(&mut self, kind: Kind, signal: Signal) -> Result<(), Failure> {
         let mut waiting = self.living(kind);
         let mut first = signal_all(&waiting, signal).err();
@@ -170,12 +173,13 @@ impl Members {
                     .map(|process| process.pid.to_string())
                     .collect();
                 return Err(Failure::failed(format!(
-                    "processes {} do not end",
+                    "processes {} do not exit",
                     pids.join(", ")
                 )));
             }
         }
-        // Ours are reaped here, so that none stays as a zombie while the rest is cleared.
+        // Child processes are reaped here, so that none stays as a zombie while the rest is cleaned
+        // up.
         for member in self
             .plan
             .members
@@ -192,7 +196,7 @@ impl Members {
 
 fn start(member: &Member) -> anyhow::Result<Running> {
     let folder = member.log.parent().context("a log has a folder")?;
-    // An agent that has given up root passes through to its own; a master's is nobody else's.
+    // An agent without root privileges traverses it to its own; that of a master is private.
     let mode = match member.kind {
         Kind::Master => 0o700,
         Kind::Agent => 0o711,
@@ -248,7 +252,7 @@ fn signal_all(processes: &[Process], signal: Signal) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Waits until none of them lives; those that do stay in the list.
+/// Waits until all processes have exited. Those that have not stay in the list.
 async fn gone(processes: &mut Vec<Process>, patience: Duration) -> bool {
     let deadline = Instant::now() + patience;
     loop {
@@ -260,7 +264,8 @@ async fn gone(processes: &mut Vec<Process>, patience: Duration) -> bool {
     }
 }
 
-/// Whether a member inherits this variable. Others of ours would contradict its command line.
+/// Returns whether a member inherits this variable. Other `ARGOSY_` variables would contradict its
+/// command line.
 fn is_inherited(name: &str) -> bool {
     LOGS.contains(&name) || INHERITED.iter().any(|(inherited, _)| *inherited == name)
 }

@@ -22,14 +22,15 @@ const OPENING: [&str; 15] = [
     "--secret-folder",
     "--task-allow",
 ];
-/// Variables that do so, which agents inherit, with their flags.
+/// Inherited variables with the same effect, and their flags.
 pub(super) const INHERITED: [(&str, &str); 3] = [
     ("ARGOSY_AGENT_IMAGE_FOLDERS", "--image-folder"),
     ("ARGOSY_AGENT_CNI_CONFIG", "--cni-config"),
     ("ARGOSY_AGENT_CNI_PLUGINS", "--cni-plugins"),
 ];
 
-/// Flags with their values, as all agents of the cluster have them. `variable` looks one up in the environment.
+/// Returns the opening flags with their values, as all agents of the cluster have them. `variable`
+/// reads the environment.
 pub(super) fn opened(
     plan: &Plan,
     variable: impl Fn(&'static str) -> Option<OsString>,
@@ -44,7 +45,7 @@ pub(super) fn opened(
         }
         let value = words.get(at + 1).filter(|word| !word.starts_with("--"));
         match value.map(String::as_str) {
-            // The default of root, which opens nothing.
+            // The default for root, which opens nothing.
             Some("full") if flag == "--isolation" => {}
             Some(value) => opened.push(format!("{flag} {value}")),
             None => opened.push(flag.clone()),

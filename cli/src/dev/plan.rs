@@ -1,4 +1,4 @@
-//! Who is in a dev cluster, where, and with which command line. Pure.
+//! The plan of a dev cluster: members, addresses and command lines. Pure.
 
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
@@ -9,12 +9,12 @@ use clap::ValueEnum;
 use crate::args::{Dev, OrphanTasks};
 use crate::parsers::{AGENT_PORT, API_PORT, RAFT_PORT};
 
-/// The address with which the client finds a dev cluster by itself.
+/// The address at which the client finds a dev cluster by default.
 const USUAL_BASE: Ipv4Addr = Ipv4Addr::new(127, 77, 0, 1);
 
 const HOST_NETWORK: &str = "--allow-host-network";
 
-/// What a member is.
+/// The kind of a member.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     Master,
@@ -24,19 +24,19 @@ pub(super) enum Kind {
 /// One process of the cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Member {
-    /// `master-1`, `agent-3`: of the process, not the registry's id.
+    /// `master-1`, `agent-3`: the name of the process, not the registry's id.
     pub(super) name: String,
     pub(super) kind: Kind,
     pub(super) address: Ipv4Addr,
-    /// Where it keeps its data.
+    /// The data directory.
     pub(super) directory: PathBuf,
-    /// What it writes to standard output and error.
+    /// The file for standard output and error.
     pub(super) log: PathBuf,
-    /// Who it is while it lives.
+    /// The pid file of the running process.
     pub(super) pid_file: PathBuf,
-    /// The whole command line, to start it again by hand.
+    /// The whole command line, which also serves for a manual restart.
     pub(super) argv: Vec<String>,
-    /// What is added when `dev` itself starts it: it ends with `dev`.
+    /// Flags that `dev` itself adds, so that the member stops with `dev`.
     pub(super) bound: Vec<String>,
 }
 
@@ -82,7 +82,7 @@ impl Plan {
         }
     }
 
-    /// Tasks may be in the network of this host, and are where they name none.
+    /// Allows tasks to use the network of this host, as the default.
     pub(super) fn allow_host_network(&mut self) {
         let agents = self.members.iter_mut();
         for agent in agents.filter(|member| member.kind == Kind::Agent) {
@@ -90,7 +90,7 @@ impl Plan {
         }
     }
 
-    /// API addresses of the masters.
+    /// Returns the API addresses of the masters.
     pub(super) fn masters(&self) -> Masters {
         let masters = self
             .members
@@ -107,7 +107,7 @@ impl Plan {
             .count()
     }
 
-    /// Every address that will be listened at, with the member's name.
+    /// Returns every address to listen on, with the member's name.
     pub(super) fn addresses(&self) -> Vec<(String, String)> {
         let ports = |kind| match kind {
             Kind::Master => vec![API_PORT, RAFT_PORT],
@@ -238,7 +238,7 @@ fn agent_line(
     line
 }
 
-/// Who may reach into tasks.
+/// Returns the flags of the clients that may access tasks.
 fn access(arguments: &Dev) -> Vec<String> {
     let users = arguments.api_users.iter();
     let mut flags: Vec<_> = users

@@ -1,4 +1,4 @@
-//! Waiting until a dev cluster can be used: a leader, all voters, all agents.
+//! Waiting until a dev cluster is usable: a leader, all voters, all agents.
 
 use std::time::{Duration, Instant};
 
@@ -10,17 +10,18 @@ use crate::exit::{Code, Failure};
 use crate::operator::{Ended, Operator};
 use crate::output::span_ms;
 
-/// How often the cluster is looked at.
+/// Interval at which the cluster is polled.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
-/// What the ready cluster says of itself.
+/// State of the ready cluster.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct Found {
-    /// Controllers that agents miss: limits that are off.
+    /// Controllers that agents lack; their limits are off.
     pub(super) missing_controllers: Vec<String>,
 }
 
-/// Waits; a member that ends meanwhile is a failure with the last lines of its log.
+/// Waits until the cluster is ready. A member that exits in this time is a failure with the last
+/// lines of its log.
 pub(super) async fn wait(
     plan: &Plan,
     members: &mut Members,
@@ -48,7 +49,7 @@ pub(super) async fn wait(
     }
 }
 
-/// What is found, or what is lacking in words.
+/// Returns the state, or what is still missing.
 async fn look(plan: &Plan, operator: &Operator) -> Result<Found, String> {
     let words = |failure: Failure| failure.message;
     // A follower knows which agents are registered, but not which are connected.

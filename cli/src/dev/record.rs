@@ -1,4 +1,4 @@
-//! `cluster.json`: what a script needs to know of a dev cluster.
+//! `cluster.json`: the description of a dev cluster for scripts.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,21 +11,22 @@ use super::plan::{Kind, Member, Plan};
 use crate::args::Dev;
 use crate::parsers::{AGENT_PORT, API_PORT, RAFT_PORT};
 
-/// Its name in the cluster's directory.
+/// Name of the file in the cluster's directory.
 pub(super) const FILE: &str = "cluster.json";
 
-/// The file's content. Fields are added, never given a new meaning.
+/// Content of the file. Fields are added, and never get another meaning.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct Record {
-    /// Of this file.
+    /// Format version of this file.
     format: u32,
     version: &'static str,
-    /// A leader is known and every agent is registered. Written a first time before, as false.
+    /// Whether a leader is known and every agent is registered. The file is first written with
+    /// false.
     pub(super) ready: bool,
-    /// The process of `argosy dev` itself.
+    /// Process id of `argosy dev` itself.
     pid: u32,
     directory: PathBuf,
-    /// API addresses, as ARGOSY_MASTERS takes them.
+    /// API addresses, in the format of ARGOSY_MASTERS.
     masters: String,
     /// Flags of the agents that open something to tasks or to other users.
     opened: Vec<String>,
@@ -37,7 +38,7 @@ struct RecordedMember {
     name: String,
     /// `master` or `agent`.
     kind: &'static str,
-    /// Its first process. Once it was started again by hand, `pid_file` tells.
+    /// The first process. After a manual restart, `pid_file` has the current one.
     pid: Option<u32>,
     pid_file: PathBuf,
     api: String,
@@ -45,7 +46,7 @@ struct RecordedMember {
     raft: Option<String>,
     directory: PathBuf,
     log: PathBuf,
-    /// Starts it again.
+    /// The command line that starts it again.
     argv: Vec<String>,
 }
 
@@ -73,7 +74,7 @@ impl Record {
         }
     }
 
-    /// Writes it whole: nobody ever reads half of it.
+    /// Writes the file atomically.
     pub(super) fn write(&self, arguments: &Dev) -> anyhow::Result<()> {
         let text =
             serde_json::to_string_pretty(self).context("the record cannot be written as JSON")?;

@@ -1,4 +1,4 @@
-//! The checks, one function each; those that judge text are pure.
+//! The checks of `doctor`, one function each. Those that evaluate text are pure.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -15,17 +15,17 @@ use crate::exit::chain;
 use crate::parsers::{AGENT_PORT, API_PORT, RAFT_PORT};
 use crate::{launcher, listen};
 
-/// The oldest kernel with `cgroup.kill`.
+/// The oldest supported kernel, the first with `cgroup.kill`.
 const KERNEL: (u32, u32) = (5, 14);
-/// Controllers that limits need, with what is lost without each.
+/// Controllers that limits need.
 const CONTROLLERS: [&str; 4] = ["cpu", "memory", "pids", "io"];
-/// Open files that a busy master or agent may need.
+/// Number of open files that a busy master or agent may need.
 const FILES: u64 = 8_192;
-/// A sync slower than this makes every commit slow.
+/// Sync time above which every commit is slow.
 const SLOW_SYNC: Duration = Duration::from_millis(10);
-/// A single sync slower than this can cost leadership.
+/// Sync time above which a single sync can cost leadership.
 const STALL: Duration = Duration::from_millis(250);
-/// Free space below this is a warning, in bytes.
+/// Free space, in bytes, below which a warning is given.
 const LITTLE_SPACE: u64 = 2 * 1024 * 1024 * 1024;
 
 pub(super) fn all(directory: &Path) -> Vec<Finding> {
@@ -78,12 +78,12 @@ fn kernel(release: &str) -> Finding {
 
 fn launcher(found: Result<(), String>) -> Finding {
     match found {
-        Ok(()) => Finding::ok("launcher", "argosy-launcher, beside this program"),
+        Ok(()) => Finding::ok("launcher", "argosy-launcher, next to this program"),
         Err(why) => Finding::new(
             "launcher",
             Verdict::Warning,
             format!("no argosy-launcher: {why}"),
-            "install that of this release beside this program, or containers cost more to start",
+            "install the one of this release next to this program, or containers cost more to start",
         ),
     }
 }
@@ -109,7 +109,8 @@ fn present_controllers() -> Vec<String> {
         .collect()
 }
 
-/// `legacy` is `/proc/cgroups`: a controller with a hierarchy number there belongs to version 1.
+/// `legacy` is `/proc/cgroups`. A controller with a hierarchy number there belongs to cgroup
+/// version 1.
 fn controllers(present: &[String], legacy: &str) -> Finding {
     let missing: Vec<_> = CONTROLLERS
         .iter()
@@ -151,7 +152,9 @@ fn namespaces() -> Finding {
             Err(why) => Finding::new(
                 "isolation",
                 Verdict::Failed,
-                format!("full is not possible, and an agent takes no less by itself: {why}"),
+                format!(
+                    "full is not possible, and an agent chooses no weaker mode by itself: {why}"
+                ),
                 "raise user.max_user_namespaces, or start the agent with --isolation namespaces",
             ),
         },
@@ -179,7 +182,7 @@ fn namespaces() -> Finding {
 
 fn can_make_networks() -> Result<(), String> {
     if detect().best() != Some(Isolation::Full) {
-        return Err("they take root and full isolation".to_owned());
+        return Err("they need root and full isolation".to_owned());
     }
     network::check(Subnet::USUAL, None).map_err(|error| chain(&error))
 }
@@ -189,15 +192,15 @@ fn networks(possible: Result<(), String>, no_ipv6: Option<&str>) -> Finding {
         Ok(()) => Finding::ok(
             "networks",
             match no_ipv6 {
-                None => "tasks have networks of their own".to_owned(),
-                Some(why) => format!("tasks have networks of their own, with IPv4 only: {why}"),
+                None => "tasks have private networks".to_owned(),
+                Some(why) => format!("tasks have private networks, with IPv4 only: {why}"),
             },
         ),
         Err(why) => Finding::new(
             "networks",
             Verdict::Warning,
-            format!("tasks cannot have networks of their own: {why}"),
-            "remove the cause, or start the agent with --allow-host-network: then tasks are in the host's",
+            format!("tasks cannot have private networks: {why}"),
+            "remove the cause, or start the agent with --allow-host-network: then tasks use the host's",
         ),
     }
 }
@@ -216,13 +219,13 @@ fn clock(source: &str) -> Finding {
         slow => Finding::new(
             "clock",
             Verdict::Warning,
-            format!("source {slow} costs microseconds a reading"),
+            format!("source {slow} takes microseconds per reading"),
             "use a machine with a stable tsc, or boot with clocksource=tsc",
         ),
     }
 }
 
-/// Deadlines never use wall time, so this only concerns what people read.
+/// Deadlines never use wall time, so clock skew affects only displayed times.
 fn time_sync() -> Finding {
     let signs = [
         "/run/systemd/timesync/synchronized",
@@ -230,7 +233,7 @@ fn time_sync() -> Finding {
         "/run/ntpd.pid",
     ];
     match signs.iter().find(|path| Path::new(path).exists()) {
-        Some(_) => Finding::ok("time", "kept in step with other hosts"),
+        Some(_) => Finding::ok("time", "synchronised with other hosts"),
         None => Finding::new(
             "time",
             Verdict::Warning,
@@ -302,7 +305,7 @@ fn judge_syncs(syncs: Syncs, directory: &Path) -> Finding {
         directory.display()
     );
     if syncs.slowest >= STALL {
-        let fix = "give masters a disk of their own: a stall like this can cost leadership";
+        let fix = "use a dedicated disk for masters: a stall like this can cost leadership";
         return Finding::new("disk sync", Verdict::Warning, found, fix);
     }
     if syncs.median >= SLOW_SYNC {

@@ -1,23 +1,23 @@
-//! How fast a disk really writes: small appends, each synced, as a master's log does.
+//! Write latency of a disk: small synced appends, as in the log of a master.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// How many synced writes are measured.
+/// Number of synced writes that are measured.
 const WRITES: usize = 40;
-/// Bytes of each: about one small entry.
+/// Bytes of one write, about one small entry.
 const BLOCK: [u8; 4_096] = [0x5a; 4_096];
 
-/// Times of synced writes.
+/// Durations of synced writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Syncs {
     pub(super) median: Duration,
     pub(super) slowest: Duration,
 }
 
-/// Measures in a file of its own, which is removed again.
+/// Measures with a temporary file.
 pub(super) fn measure(directory: &Path) -> io::Result<Syncs> {
     let path = directory.join(format!(".argosy-doctor-{}", std::process::id()));
     let file = File::create_new(&path)?;

@@ -1,4 +1,4 @@
-//! Following a file over real sockets: masters that break off, a task that ends.
+//! Tests of following a file over real sockets: connections that break off, a task that ends.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -8,7 +8,8 @@ use tokio::net::TcpListener;
 
 use super::*;
 
-/// A master that gives each request the next of these answers, whole, then closes.
+/// Starts a master that answers each request with the next of these answers, then closes the
+/// connection.
 async fn master(answers: Vec<String>) -> (SocketAddr, Arc<Mutex<Vec<String>>>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -44,14 +45,14 @@ fn bytes_of(piece: Piece<'_>) -> &[u8] {
     }
 }
 
-/// The same, of bytes that begin at this offset.
+/// Returns such an answer whose bytes begin at this offset.
 fn answer_from(begin: usize, body: &str, ended: bool, size: usize) -> String {
     let answer = answer(body, body.len(), ended, size);
     let header = format!("\r\nx-argosy-offset: {begin}\r\nconnection");
     answer.replacen("\r\nconnection", &header, 1)
 }
 
-/// What a reader is told, in words.
+/// Collects what a reader receives, as text.
 fn told(all: &mut Vec<String>) -> impl FnMut(Piece<'_>) -> io::Result<()> {
     |piece| {
         all.push(match piece {
@@ -68,7 +69,7 @@ fn place() -> Place {
 
 #[tokio::test]
 async fn a_follow_goes_on_at_its_offset_when_a_master_breaks_off() {
-    // Declares ten bytes, gives four, closes: what a killed master looks like.
+    // Declares ten bytes, sends four, and closes, as a killed master does.
     let (first, _) = master(vec![answer("tick", 10, false, 4)]).await;
     let (second, asked) = master(vec![answer("\ntock\n", 6, true, 10)]).await;
     let mut files = Files::new(&[first.to_string(), second.to_string()]).unwrap();
@@ -94,7 +95,7 @@ async fn a_follow_is_told_what_was_rotated_away_and_goes_on_after_it() {
     let (address, asked) = master(vec![
         answer_from(4, "four", false, 8),
         answer_from(8, "eight", false, 13),
-        // Slow: a file has gone meanwhile.
+        // Slow: a file was removed in the meantime.
         answer_from(20, "twenty", true, 26),
     ])
     .await;
@@ -165,7 +166,7 @@ fn the_sentence_of_an_error_is_found() {
 async fn a_follow_of_what_others_write_too_ends_with_the_task() {
     let (address, asked) = master(vec![
         answer_from(4, "four", false, 8),
-        // Nothing more is there now, and the others may write for ever.
+        // No more bytes are available, and other tasks may write without end.
         answer_from(8, "", false, 8),
     ])
     .await;

@@ -1,17 +1,17 @@
-//! What the masters did not do, in words; each with a next step.
+//! Failures of calls to the masters, as text with a next step each.
 
 use argosy_client::CallError;
 
 use crate::exit::{Code, Failure};
 
-/// A failed read, in words.
+/// Converts a failed read.
 pub(crate) fn read_failure(error: CallError) -> Failure {
     match error {
         CallError::Refused(refusal) if refusal.code == tonic::Code::Unimplemented => Failure::new(
             Code::Failed,
-            "the master that was asked is of an earlier release, which cannot do this",
+            "the called master runs an earlier release, which does not support this",
         )
-        .advise("upgrade all masters first; argosy master list shows what each one knows"),
+        .advise("upgrade all masters first; argosy master list shows what each one supports"),
         CallError::Refused(refusal) => refusal_failure(refusal.code, refusal.message),
         CallError::NoMaster(causes) => nobody(causes.to_string()),
         CallError::Unanswered { after_ms, causes } => Failure::new(
@@ -21,7 +21,7 @@ pub(crate) fn read_failure(error: CallError) -> Failure {
                 crate::output::span_ms(after_ms)
             ),
         )
-        .advise("argosy status says how the cluster is; --timeout waits longer"),
+        .advise("argosy status shows the state of the cluster; --timeout waits longer"),
     }
 }
 
@@ -62,12 +62,12 @@ pub(super) fn change_failure(error: CallError) -> Failure {
                 crate::output::span_ms(after_ms)
             ),
         )
-        .advise("argosy master list shows what holds now; repeating the change is safe"),
+        .advise("argosy master list shows the current state; repeating the change is safe"),
         other => read_failure(other),
     }
 }
 
-/// The command line that repeats this very change.
+/// Returns the command line that repeats this very change.
 fn repeat_line(words: &[String], request_id: &str) -> String {
     let mut line = vec!["argosy".to_owned()];
     line.extend(words.iter().skip(1).map(|word| quote(word)));
@@ -77,7 +77,7 @@ fn repeat_line(words: &[String], request_id: &str) -> String {
     line.join(" ")
 }
 
-/// A word as a shell takes it.
+/// Quotes a word for a shell.
 pub(crate) fn quote(word: &str) -> String {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_./:,=@%+".contains(&byte);
     if !word.is_empty() && word.bytes().all(plain) {
@@ -99,7 +99,7 @@ pub(super) fn refused(code: &str, message: String) -> Failure {
     Failure::new(Code::Refused, message)
 }
 
-/// A master's "no", by what it means for whoever typed.
+/// Converts a rejection of the masters by its status code.
 pub(crate) fn refusal_failure(code: tonic::Code, message: String) -> Failure {
     let code = match code {
         tonic::Code::InvalidArgument | tonic::Code::OutOfRange => Code::Usage,

@@ -1,9 +1,9 @@
-//! Amounts in words: resources, bytes, times.
+//! Amounts as text: resources, bytes, times.
 
 use argosy_proto::v1;
 use argosy_proto::v1::resource::Value;
 
-/// Thousandths as a decimal number.
+/// Formats thousandths as a decimal number.
 pub(crate) fn milli(value: i64) -> String {
     let sign = if value < 0 { "-" } else { "" };
     let value = value.unsigned_abs();
@@ -16,7 +16,7 @@ pub(crate) fn milli(value: i64) -> String {
     }
 }
 
-/// Thousandths of all scalars of this name.
+/// Returns the thousandths of all scalars of this name.
 pub(crate) fn scalar(resources: &[v1::Resource], name: &str) -> i64 {
     let amounts = resources.iter().filter(|resource| resource.name == name);
     amounts
@@ -27,12 +27,12 @@ pub(crate) fn scalar(resources: &[v1::Resource], name: &str) -> i64 {
         .fold(0, i64::saturating_add)
 }
 
-/// Processors as a number.
+/// Formats the processors as a number.
 pub(crate) fn cpus(resources: &[v1::Resource]) -> String {
     milli(scalar(resources, "cpus"))
 }
 
-/// Bytes in the unit that reads best.
+/// Formats bytes in the most readable unit.
 pub(crate) fn bytes(amount: u64) -> String {
     let units = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
     let mut value = amount as f64;
@@ -48,7 +48,7 @@ pub(crate) fn bytes(amount: u64) -> String {
     }
 }
 
-/// Resources as people write them: `cpus:0.5;mem:64;ports:[31000-31009]`.
+/// Formats resources in their input format: `cpus:0.5;mem:64;ports:[31000-31009]`.
 pub(crate) fn resources(resources: &[v1::Resource]) -> String {
     let parts: Vec<_> = resources.iter().map(resource).collect();
     parts.join(";")
@@ -74,7 +74,7 @@ fn resource(resource: &v1::Resource) -> String {
     }
 }
 
-/// Milliseconds in the unit that reads best: `40 ms`, `2.1 s`, `4 min`, `3 h`, `2 d`.
+/// Formats milliseconds in the most readable unit: `40 ms`, `2.1 s`, `4 min`, `3 h`, `2 d`.
 pub(crate) fn span_ms(ms: u64) -> String {
     match ms {
         0..=999 => format!("{ms} ms"),

@@ -1,4 +1,4 @@
-//! Colours, on a terminal only. Never the only carrier of a meaning.
+//! Colours, on a terminal only. A colour is never the only carrier of a meaning.
 
 use std::io::IsTerminal;
 use std::sync::OnceLock;
@@ -9,23 +9,23 @@ use crate::args::Colour;
 
 static CHOICE: OnceLock<Colour> = OnceLock::new();
 
-/// Takes the `--color` flag; the first call counts.
+/// Applies the `--color` flag; only the first call has an effect.
 pub(crate) fn choose(colour: Colour) {
     let _ = CHOICE.set(colour);
 }
 
-/// Whether to colour, for one stream.
+/// The use of colour on one stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Palette {
     on: bool,
 }
 
-/// For standard output.
+/// Returns the palette of standard output.
 pub(crate) fn palette() -> Palette {
     decide(std::io::stdout().is_terminal())
 }
 
-/// For standard error.
+/// Returns the palette of standard error.
 pub(crate) fn for_stderr() -> Palette {
     decide(std::io::stderr().is_terminal())
 }
@@ -44,10 +44,10 @@ fn decide(terminal: bool) -> Palette {
 }
 
 impl Palette {
-    /// No colour at all.
+    /// No colour.
     #[cfg(test)]
     pub(crate) const PLAIN: Self = Self { on: false };
-    /// Colour, whatever the stream.
+    /// Colour on any stream.
     #[cfg(test)]
     pub(crate) const COLOURED: Self = Self { on: true };
 
@@ -59,27 +59,27 @@ impl Palette {
         }
     }
 
-    /// Something went wrong.
+    /// Colours a failure.
     pub(crate) fn bad(self, text: &str) -> String {
         self.paint(AnsiColor::Red.on_default().bold(), text)
     }
 
-    /// Something to watch.
+    /// Colours a warning.
     pub(crate) fn doubtful(self, text: &str) -> String {
         self.paint(AnsiColor::Yellow.on_default(), text)
     }
 
-    /// All is well.
+    /// Colours a good state.
     pub(crate) fn good(self, text: &str) -> String {
         self.paint(AnsiColor::Green.on_default(), text)
     }
 
-    /// A heading.
+    /// Formats a heading.
     pub(crate) fn heading(self, text: &str) -> String {
         self.paint(Style::new().bold(), text)
     }
 
-    /// The word of a state, by what it means.
+    /// Colours the word of a state by its meaning.
     pub(crate) fn state(self, word: &str) -> String {
         match word {
             "running" | "registered" | "leader" | "connected" | "finished" => self.good(word),

@@ -1,4 +1,4 @@
-//! The columns of each noun, and the words for states.
+//! The columns of each object, and the words for states.
 
 use argosy_proto::v1;
 
@@ -6,7 +6,7 @@ use super::amounts::{bytes, cpus, milli, resources, scalar, span_ms};
 use super::table::Row;
 use crate::files::executor_of;
 
-/// A task state as flags and tables name it: `running`, `gone-by-operator`.
+/// Returns the word of a task state in flags and tables: `running`, `gone-by-operator`.
 pub(crate) fn state_word(state: i32) -> String {
     let name = v1::TaskState::try_from(state)
         .unwrap_or_default()
@@ -14,7 +14,7 @@ pub(crate) fn state_word(state: i32) -> String {
     word(name, "TASK_STATE_")
 }
 
-/// The word of an agent's mode.
+/// Returns the word of an agent's mode.
 pub(crate) fn mode_word(mode: i32) -> String {
     let name = v1::AgentMode::try_from(mode)
         .unwrap_or_default()
@@ -22,7 +22,7 @@ pub(crate) fn mode_word(mode: i32) -> String {
     word(name, "AGENT_MODE_")
 }
 
-/// The word of a reason; empty if there is none.
+/// Returns the word of a reason, empty if there is none.
 pub(crate) fn reason_word(reason: i32) -> String {
     match v1::Reason::try_from(reason).unwrap_or_default() {
         v1::Reason::Unspecified => String::new(),
@@ -37,7 +37,7 @@ fn word(name: &str, prefix: &str) -> String {
         .replace('_', "-")
 }
 
-/// How a process ended: `exit 7`, `signal 9`.
+/// Returns how a process ended: `exit 7`, `signal 9`.
 pub(crate) fn exit_word(exit: Option<&v1::Exit>) -> String {
     match exit.and_then(|exit| exit.how.as_ref()) {
         Some(v1::exit::How::Code(code)) => format!("exit {code}"),
@@ -46,7 +46,7 @@ pub(crate) fn exit_word(exit: Option<&v1::Exit>) -> String {
     }
 }
 
-/// What the checks of a task have found: `healthy, not ready`; empty if nothing is known.
+/// Returns the results of a task's checks: `healthy, not ready`; empty if nothing is known.
 pub(crate) fn standing_words(status: &v1::TaskStatus) -> String {
     let healthy = status.healthy.map(|healthy| match healthy {
         true => "healthy",
@@ -60,8 +60,8 @@ pub(crate) fn standing_words(status: &v1::TaskStatus) -> String {
     known.join(", ")
 }
 
-/// The state of a task, of one that runs with what its checks have found: `running (healthy)`; and
-/// `unreachable (stopped)` of one that may be replaced.
+/// Returns the state of a task. A running task has the results of its checks: `running (healthy)`.
+/// A task that may be replaced is `unreachable (stopped)`.
 fn state_of(task: &v1::Task) -> String {
     let runs = matches!(
         task.state(),
@@ -77,7 +77,7 @@ fn state_of(task: &v1::Task) -> String {
     }
 }
 
-/// MiB in thousandths, in the unit that reads best.
+/// Formats thousandths of MiB in the most readable unit.
 fn mib(milli: i64) -> String {
     let bytes_of = u64::try_from(milli).unwrap_or(0).saturating_mul(1_048_576) / 1_000;
     bytes(bytes_of)
@@ -92,12 +92,12 @@ fn used_of(used: &[v1::Resource], total: &[v1::Resource], name: &str) -> String 
     }
 }
 
-/// The group that a task is in.
+/// Returns the group of a task.
 pub(crate) fn group_of(task: &v1::Task) -> Option<&v1::TaskGroup> {
     task.spec.as_ref()?.group.as_ref()
 }
 
-/// What a task runs, as one line.
+/// Returns the command of a task as one line.
 fn command_line(spec: &v1::TaskSpec) -> String {
     if spec.shell.is_empty() {
         spec.argv.join(" ")
@@ -193,7 +193,7 @@ impl Row for v1::Framework {
     }
 }
 
-/// `connected`, `disconnected`, `detached` or `removed`.
+/// Returns `connected`, `disconnected`, `detached` or `removed`.
 pub(crate) fn framework_state(framework: &v1::Framework) -> &'static str {
     let detached = framework.info.as_ref().is_some_and(|info| info.detached);
     match (framework.removed, framework.connected) {

@@ -1,10 +1,10 @@
-//! Limits of tasks in words.
+//! Limits of tasks as text.
 
 use argosy_proto::v1;
 
 use super::amounts::{bytes, milli};
 
-/// What is limited beside resources: `cpus 1.5, memory 64 MiB`.
+/// Formats the limits in addition to resources: `cpus 1.5, memory 64 MiB`.
 pub(crate) fn limits_words(limits: &v1::Limits) -> String {
     let mut words = Vec::new();
     if let Some(most) = limits.cpu_millis {
@@ -22,10 +22,10 @@ pub(crate) fn limits_words(limits: &v1::Limits) -> String {
     }
     words.extend(limits.io.iter().map(disk));
     if limits.exclusive_cpus {
-        words.push("cpus of its own".to_owned());
+        words.push("exclusive cpus".to_owned());
     }
     match words.is_empty() {
-        true => "no limits but its resources".to_owned(),
+        true => "no limits except its resources".to_owned(),
         false => words.join(", "),
     }
 }
@@ -52,13 +52,13 @@ fn disk(limit: &v1::DiskLimit) -> String {
     words.join(" ")
 }
 
-/// What became of the newest change of them; empty if they were never changed.
+/// Returns the result of the newest change of the limits, empty if they were never changed.
 pub(crate) fn limits_status(status: Option<&v1::LimitsStatus>) -> String {
     match status {
         None => String::new(),
         Some(status) if status.in_force => "in force".to_owned(),
         Some(status) if !status.refusal.is_empty() => format!("refused: {}", status.refusal),
-        Some(_) => "asked, not in force yet".to_owned(),
+        Some(_) => "requested, not in force yet".to_owned(),
     }
 }
 
@@ -70,7 +70,7 @@ mod tests {
     fn limits_read_well() {
         assert_eq!(
             limits_words(&v1::Limits::default()),
-            "no limits but its resources"
+            "no limits except its resources"
         );
         let limits = v1::Limits {
             cpu_millis: Some(1_500),
@@ -103,7 +103,7 @@ mod tests {
         let words = [None, Some(&asked), Some(&held), Some(&refused)].map(limits_status);
         let expected = [
             "",
-            "asked, not in force yet",
+            "requested, not in force yet",
             "in force",
             "refused: too little",
         ];

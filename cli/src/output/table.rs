@@ -7,28 +7,28 @@ use super::colour::Palette;
 
 /// A record that can be a line of a table.
 pub(crate) trait Row: Serialize {
-    /// Headings of the usual columns.
+    /// Headings of the default columns.
     const HEADINGS: &'static [&'static str];
-    /// Headings of what `wide` adds.
+    /// Headings of the columns that `wide` adds.
     const WIDE: &'static [&'static str];
-    /// The usual columns.
+    /// Returns the cells of the default columns.
     fn cells(&self) -> Vec<String>;
-    /// What `wide` adds.
+    /// Returns the cells of the columns that `wide` adds.
     fn wide_cells(&self) -> Vec<String>;
-    /// What `-o name` prints.
+    /// Returns the text that `-o name` prints.
     fn name(&self) -> String;
 }
 
-/// How many columns.
+/// The set of columns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Width {
-    /// The usual ones.
+    /// The default columns.
     Usual,
-    /// All.
+    /// All columns.
     Wide,
 }
 
-/// The rows with headings; nothing at all without rows.
+/// Formats the rows with headings; returns an empty text without rows.
 pub(crate) fn table<R: Row>(rows: &[R], width: Width, palette: Palette) -> String {
     if rows.is_empty() {
         return String::new();
@@ -54,7 +54,7 @@ pub(crate) fn table<R: Row>(rows: &[R], width: Width, palette: Palette) -> Strin
     coloured(&table.to_string(), palette)
 }
 
-/// A cell is one line: control characters of a stranger's text must not reach the terminal.
+/// Returns a cell as one line. Control characters in foreign text must not reach the terminal.
 fn one_line(cell: &str) -> String {
     if cell.is_empty() {
         return "-".to_owned();
@@ -64,7 +64,8 @@ fn one_line(cell: &str) -> String {
         .collect()
 }
 
-/// Colours headings and the words below STATE or ROLE; by place, so that colour never moves a column.
+/// Colours headings and the words below STATE or ROLE, by position, so that colour never moves a
+/// column.
 fn coloured(plain: &str, palette: Palette) -> String {
     let mut lines = plain.lines();
     let headings = lines.next().unwrap_or_default().trim_end();
@@ -100,7 +101,7 @@ fn colour_word(line: &str, column: usize, palette: Palette) -> String {
     format!("{before}{}{after}", palette.state(word))
 }
 
-/// One record: a line a field, fields without a value left out.
+/// Formats one record, one field per line, without fields that have no value.
 pub(crate) fn plain(details: &[(&str, String)]) -> String {
     let shown = || details.iter().filter(|(_, value)| !value.is_empty());
     let width = shown().map(|(name, _)| name.len()).max().unwrap_or(0);

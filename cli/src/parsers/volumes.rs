@@ -1,11 +1,11 @@
-//! What people type for volumes. Pure; whether a path can be had is for masters and agents to say.
+//! Parsers of volume flags. Pure: masters and agents check whether a path is available.
 
 use argosy_proto::v1;
 use argosy_proto::v1::task_volume::Source;
 
 use super::size;
 
-/// What `--volume` names.
+/// The source of a `--volume`.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Mount {
     /// A directory of the agent's host.
@@ -14,11 +14,12 @@ pub(crate) enum Mount {
     Sandbox(v1::TaskVolume),
 }
 
-/// `HOST:TASK[:ro]`: with a host path that begins with `/`, else with a directory of the sandbox.
+/// Parses `FROM:TASK[:ro]`: a path of the host if it begins with `/`, else a directory of the
+/// sandbox.
 pub(crate) fn volume(text: &str) -> Result<Mount, String> {
     let remedy = || {
         format!(
-            "{text:?} is no volume: write /path/on/host:path/in/task, or path/in/sandbox:/path/in/task, with :ro at the end for read-only"
+            "{text:?} is not a volume: write /path/on/host:path/in/task, or path/in/sandbox:/path/in/task, with :ro at the end for read-only"
         )
     };
     let mut parts = text.split(':');
@@ -50,12 +51,12 @@ pub(crate) fn volume(text: &str) -> Result<Mount, String> {
     })
 }
 
-/// `PATH:SIZE`.
+/// Parses `PATH:SIZE`.
 pub(crate) fn tmpfs(text: &str) -> Result<v1::TaskVolume, String> {
     let parts = text.rsplit_once(':');
     let (path, bytes) = parts
         .filter(|(path, _)| path.starts_with('/'))
-        .ok_or_else(|| format!("{text:?} is none: write /path/in/task:64M"))?;
+        .ok_or_else(|| format!("{text:?} is not valid: write /path/in/task:64M"))?;
     let mebi_milli = u64::try_from(size(bytes)?.0).unwrap_or(0);
     let bytes = mebi_milli.saturating_mul(1 << 20) / 1_000;
     Ok(v1::TaskVolume {
@@ -65,12 +66,12 @@ pub(crate) fn tmpfs(text: &str) -> Result<v1::TaskVolume, String> {
     })
 }
 
-/// `NAME:PATH`.
+/// Parses `NAME:PATH`.
 pub(crate) fn secret(text: &str) -> Result<v1::TaskVolume, String> {
     let parts = text.split_once(':');
     let (name, path) = parts
         .filter(|(name, path)| !name.is_empty() && path.starts_with('/'))
-        .ok_or_else(|| format!("{text:?} is none: write name:/path/in/task"))?;
+        .ok_or_else(|| format!("{text:?} is not valid: write name:/path/in/task"))?;
     Ok(v1::TaskVolume {
         container_path: path.to_owned(),
         read_only: true,

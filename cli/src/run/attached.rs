@@ -1,4 +1,4 @@
-//! From the first contact to the end of the task: what the person in front of it sees.
+//! An attached run: from the first contact with the masters to the end of the task.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -21,17 +21,17 @@ use crate::files::{Files, Piece, Place, ReadError};
 use crate::operator::{Ended as Listed, Operator, is_terminal};
 use crate::output::{self, note, span_ms};
 
-/// How long a task waits before it is said why.
+/// Time for which a task waits before the reason is shown.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// How often the reason is looked at again.
+/// Interval at which the reason is updated.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
-/// How long the masters may be out of reach before it is said.
+/// Time without contact to the masters before it is reported.
 const OUT_OF_REACH: Duration = Duration::from_secs(3);
-/// Refused launches after which it is given up.
+/// Number of rejected launches after which the run fails.
 const TRIES: usize = 20;
-/// How long the removal of the framework is waited for.
+/// Timeout of the removal of the framework.
 const FAREWELL: Duration = Duration::from_secs(5);
-/// What an end by Ctrl-C says to the shell.
+/// Exit code after Ctrl-C.
 const INTERRUPTED: u8 = 130;
 
 /// The state of one `run`.
@@ -49,12 +49,12 @@ pub(super) struct Attached {
     interrupts: u8,
     silent_since: Option<Instant>,
     last_reason: String,
-    /// What asks the masters why; at most one at a time.
+    /// The pending request for the reason; at most one at a time.
     asking: Option<JoinHandle<Result<Why, Failure>>>,
     tails: JoinSet<Result<(), ReadError>>,
 }
 
-/// What woke the loop.
+/// The event that woke the loop.
 enum Woken {
     Event(Option<Event>),
     Interrupted,
@@ -84,7 +84,7 @@ impl Attached {
         }
     }
 
-    /// Until the task has ended, or nothing more is to be waited for.
+    /// Runs until the task has ended, or until waiting is pointless.
     pub(super) async fn finish(mut self) -> Ended {
         let mut signals = Signals::new()?;
         let mut ticks = tokio::time::interval(Duration::from_millis(250));
@@ -119,7 +119,7 @@ impl Attached {
                 event = self.session.events.recv() => return Woken::Event(event),
                 () = signals.next() => return Woken::Interrupted,
                 found = async { self.asking.as_mut().expect("guarded by the condition").await }, if asking => {
-                    let failed = |_| Err(Failure::failed("asking why broke off"));
+                    let failed = |_| Err(Failure::failed("the request for the reason failed"));
                     return Woken::Why(found.unwrap_or_else(failed));
                 }
                 Some(tail) = self.tails.join_next(), if !self.tails.is_empty() => {
@@ -134,7 +134,7 @@ impl Attached {
         }
     }
 
-    /// Whether the reader of the output has gone away.
+    /// Returns whether the reader of the output is gone.
     fn tail_ended(&self, error: &ReadError) -> bool {
         match error {
             ReadError::Sink(cause) if cause.kind() == io::ErrorKind::BrokenPipe => true,
@@ -142,7 +142,7 @@ impl Attached {
             | ReadError::Absent(_)
             | ReadError::Refused(_)
             | ReadError::Broken(_) => {
-                // Never quiet: what is missing of the output would not show.
+                // Also with `--quiet`, because missing output would go unnoticed.
                 note(&format!(
                     "{:<12} output is incomplete: {error}",
                     self.job.name()
@@ -152,7 +152,7 @@ impl Attached {
         }
     }
 
-    /// The exit code if that was the end.
+    /// Handles an event. Returns the exit code if it was the last one.
     async fn handle(&mut self, event: Event) -> Result<Option<u8>, Failure> {
         let now = self.session.begun.elapsed();
         match event {
@@ -181,7 +181,7 @@ impl Attached {
             }
             Event::Status(status) => return Ok(self.status(*status).await),
             Event::Disconnected { why } => {
-                tracing::debug!(why, "the masters are out of reach");
+                tracing::debug!(why, "the masters are unreachable");
                 self.silent_since.get_or_insert_with(Instant::now);
             }
             Event::Reconnected => {
@@ -189,7 +189,7 @@ impl Attached {
                 let silent = self.silent_since.take().map(|since| since.elapsed());
                 if let Some(silent) = silent.filter(|silent| *silent >= OUT_OF_REACH) {
                     let text = format!(
-                        "the masters are back after {}",
+                        "the masters are reachable again after {}",
                         span_ms(silent.as_millis() as u64)
                     );
                     self.say(&text);
@@ -215,7 +215,7 @@ impl Attached {
             let agent = self.agent_id.clone().unwrap_or_default();
             let text = match status.stopped {
                 false => {
-                    format!("{agent} is unreachable; the task may run on there, waiting for it")
+                    format!("{agent} is unreachable; the task may still run there, waiting for it")
                 }
                 true => format!("{agent} is unreachable; the task has stopped itself there"),
             };
@@ -282,7 +282,7 @@ impl Attached {
         }
     }
 
-    /// A line about all of it.
+    /// Prints a line about the whole job.
     fn say(&self, text: &str) {
         tell(&self.manner, self.job.name(), text);
     }
@@ -296,7 +296,7 @@ impl Attached {
         if started.is_some() {
             tell(&self.manner, task, &text);
         } else {
-            // Never quiet: there is no output that would tell.
+            // Also with `--quiet`, because there is no output that would show it.
             note(&format!("{task:<12} never started: {text}"));
         }
     }
@@ -308,7 +308,7 @@ impl Attached {
         {
             self.last_reason = "silent".to_owned();
             let what = if self.members.have_started() {
-                "; the task runs on"
+                "; the task keeps running"
             } else {
                 ""
             };
@@ -319,7 +319,7 @@ impl Attached {
             return Ok(None);
         }
         let waited = self.session.begun.elapsed();
-        // Masters that were never reached end the session itself, with their own failure.
+        // If the masters were never reached, the session itself ends, with its own failure.
         let is_known = !self.framework_id.is_empty();
         if let Some(limit) = self
             .manner
@@ -348,7 +348,7 @@ impl Attached {
         };
         async move {
             let agents = operator.agents(Listed::LeftOut).await?.agents;
-            // What anybody can see is enough if the masters do not explain.
+            // If the masters give no explanation, the reason is computed from public state.
             let counts = operator
                 .explain(request)
                 .await
@@ -370,7 +370,7 @@ impl Attached {
         self.ask_why().await
     }
 
-    /// Says it once, and again only when it has changed.
+    /// Prints the reason once, and again only when it has changed.
     fn say_why(&mut self, found: Result<Why, Failure>) {
         let Why { reason, mut lines } = found.unwrap_or_else(|failure| Why {
             reason: failure.message,
@@ -381,7 +381,7 @@ impl Attached {
             return;
         }
         self.last_reason = all;
-        let last = "Still waiting; Ctrl-C gives up, and nothing is left behind";
+        let last = "Still waiting; Ctrl-C cancels, and nothing is left behind";
         match lines.last_mut() {
             Some(line) => *line = format!("{line}. {last}"),
             None => lines.push(last.to_owned()),
@@ -393,15 +393,15 @@ impl Attached {
         }
     }
 
-    /// Ctrl-C: gives up while waiting, ends the task while it runs, leaves at the third.
+    /// Handles Ctrl-C: cancels while waiting, ends the task while it runs, exits at the third.
     async fn interrupted(&mut self) -> Option<u8> {
         self.interrupts += 1;
         let name = self.job.name().to_owned();
-        // Whose end is that of its group.
+        // The end of this task ends its group.
         let first = self.members.first().to_owned();
         if self.agent_id.is_none() {
             self.remove().await;
-            note(&format!("{name:<12} given up; nothing was started"));
+            note(&format!("{name:<12} cancelled; nothing was started"));
             return Some(INTERRUPTED);
         }
         match self.interrupts {
@@ -409,7 +409,7 @@ impl Attached {
                 drop(self.session.driver.kill(&first, None));
                 let grace = span_ms(self.manner.grace.as_millis() as u64);
                 note(&format!(
-                    "{name:<12} told to end, killed after {grace}; Ctrl-C again kills it now"
+                    "{name:<12} asked to end, killed after {grace}; Ctrl-C again kills it now"
                 ));
                 None
             }
@@ -418,23 +418,23 @@ impl Attached {
                     drop(self.session.driver.kill(&task.task_id, Some(0)));
                 }
                 note(&format!(
-                    "{name:<12} is being killed; Ctrl-C again leaves without waiting"
+                    "{name:<12} is being killed; Ctrl-C again exits without waiting"
                 ));
                 None
             }
             _ => {
                 note(&format!(
-                    "{name:<12} left; the masters remove it 10 s after this program is gone"
+                    "{name:<12} abandoned; the masters remove it 10 s after this program has exited"
                 ));
                 Some(INTERRUPTED)
             }
         }
     }
 
-    /// Detached: prints the ids and goes; the framework stays until its last task has ended.
+    /// Detaches: prints the ids and exits. The framework stays until its last task has ended.
     async fn leave(&mut self) -> Ended {
         self.session.driver.stop();
-        // It ends by itself once everything is answered; a slow end changes nothing.
+        // The session ends by itself once everything is acknowledged; a slow end changes nothing.
         let _ = tokio::time::timeout(FAREWELL, &mut self.session.ended).await;
         let id = |name: &str| format!("{}/{name}", self.framework_id);
         let tasks = self.job.tasks().iter();
@@ -446,15 +446,15 @@ impl Attached {
             group => format!("argosy group kill {}", id(group)),
         };
         self.say(&format!(
-            "runs on; argosy logs -f {first} follows it, {kill} ends it"
+            "keeps running; argosy logs -f {first} follows it, {kill} ends it"
         ));
         Ok(DONE)
     }
 
-    /// Removes the framework: nothing of a finished `run` stays but its history.
+    /// Removes the framework. Only the history of a finished `run` remains.
     async fn remove(&mut self) {
         drop(self.session.driver.teardown());
-        // If nobody leads now, the masters remove it by themselves: its failover timeout is zero.
+        // If there is no leader now, the masters remove it later: its failover timeout is zero.
         let _ = tokio::time::timeout(FAREWELL, &mut self.session.ended).await;
     }
 
@@ -465,7 +465,7 @@ impl Attached {
                 "{} ended without an answer",
                 self.job.name()
             ))),
-            Err(error) => Err(Failure::failed(format!("the session broke off: {error}"))),
+            Err(error) => Err(Failure::failed(format!("the session failed: {error}"))),
         }
     }
 }

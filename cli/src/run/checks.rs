@@ -1,4 +1,4 @@
-//! The checks of a task that `run` was asked for, as the wire says them. Pure.
+//! The checks that `run` requests for a task, in wire form. Pure.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use argosy_proto::v1::check::Kind;
 
 use crate::args::Checks;
 
-/// How its health is checked, if it is.
+/// Returns the health check, if any.
 pub(super) fn health(arguments: &Checks) -> Option<v1::HealthCheck> {
     let Checks {
         health_cmd,
@@ -34,7 +34,7 @@ pub(super) fn health(arguments: &Checks) -> Option<v1::HealthCheck> {
     })
 }
 
-/// How its readiness is checked, if it is.
+/// Returns the readiness check, if any.
 pub(super) fn readiness(arguments: &Checks) -> Option<v1::Check> {
     let Checks {
         ready_cmd,
@@ -61,7 +61,7 @@ fn with_statuses(http: Option<&v1::HttpCheck>, statuses: &[u32]) -> Option<v1::H
     })
 }
 
-/// The grammar takes at most one of them.
+/// The argument parser accepts at most one kind.
 fn kind(line: Option<&String>, http: Option<v1::HttpCheck>, tcp: Option<u16>) -> Option<Kind> {
     let line = line.map(|line| {
         Kind::Command(v1::CommandCheck {
@@ -74,7 +74,7 @@ fn kind(line: Option<&String>, http: Option<v1::HttpCheck>, tcp: Option<u16>) ->
     line.or(http).or(tcp)
 }
 
-/// Longer ones than the registry takes are refused there.
+/// The registry rejects values that are too long.
 fn ms(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }

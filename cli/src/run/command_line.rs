@@ -1,21 +1,21 @@
-//! Command lines that Linux would not execute, refused before anybody is asked for an offer. Pure.
+//! Rejection of command lines that Linux would not execute, before an offer is requested. Pure.
 //!
-//! The masters judge the same when a task is launched; by then its offer is used.
+//! The masters make the same check when a task is launched, but by then its offer is used.
 
 use argosy_state::limits;
 
 use crate::args::Run;
 use crate::exit::Failure;
 
-/// What helps in any case.
-const ADVICE: &str = "bring large values as a file with --uri";
+/// Advice for every case.
+const ADVICE: &str = "pass large values as a file with --uri";
 
-/// Judges the command and the variables of a task.
+/// Checks the command and the variables of a task.
 pub(super) fn check(arguments: &Run) -> Result<(), Failure> {
     let from_image = arguments.image.is_some() && arguments.command.is_empty();
     if !from_image && arguments.command.first().is_none_or(String::is_empty) {
         return Err(Failure::usage(
-            "the command is empty; write it behind --, as in: argosy run -- echo hello",
+            "the command is empty; write it after --, as in: argosy run -- echo hello",
         ));
     }
     let most = limits::ARGUMENT_BYTES;

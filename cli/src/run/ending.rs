@@ -1,4 +1,4 @@
-//! How a `run` began and ended, in words and as an exit code. Pure.
+//! Start and end of a `run` as text and as an exit code. Pure.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use super::pending_reason::Why;
 use crate::exit::{Code, DONE, Failure, NEVER_STARTED};
 use crate::output::{exit_word, reason_word, span_ms, state_word};
 
-/// When what happened, counted from the start of the program.
+/// Times of events since the start of the program.
 #[derive(Debug, Default)]
 pub(super) struct Times {
     pub(super) registered: Option<Duration>,
@@ -20,19 +20,19 @@ fn words(time: Duration) -> String {
     span_ms(time.as_millis() as u64)
 }
 
-/// `accepted 4 ms, on agent-2 after 40 ms, started after 110 ms`.
+/// Returns `accepted 4 ms, on agent-2 after 40 ms, started after 110 ms`.
 pub(super) fn start_in_words(times: &Times, agent: &str) -> String {
     let of = |time: Option<Duration>| time.map(words).unwrap_or_default();
     format!(
         "accepted {}, on {agent} after {}, started after {}",
         of(times.registered),
-        // The task's first word may come before the answer to its launch.
+        // The task's first update may arrive before the answer to its launch.
         of(times.launched.or(times.started)),
         of(times.started)
     )
 }
 
-/// `finished, exit 0, 2.1 s`; with the reason where it is not plain.
+/// Returns `finished, exit 0, 2.1 s`, with the reason where it is not obvious.
 pub(super) fn end_in_words(status: &v1::TaskStatus, ran: Option<Duration>) -> String {
     use v1::Reason as R;
     let is_plain = matches!(
@@ -47,14 +47,14 @@ pub(super) fn end_in_words(status: &v1::TaskStatus, ran: Option<Duration>) -> St
     if !is_plain {
         parts.push(status.message.clone());
     } else if let Some((_, advice)) = status.message.split_once("; ") {
-        // The rest is in the words before.
+        // The words before contain the rest.
         parts.push(advice.to_owned());
     }
     parts.retain(|part| !part.is_empty());
     parts.join(", ")
 }
 
-/// No agent took it in the time given.
+/// Returns the failure that no agent took the task within the given time.
 pub(super) fn not_placed(name: &str, limit: Duration, why: Result<Why, Failure>) -> Failure {
     let Why { reason, lines } = why.unwrap_or_else(|failure| Why {
         reason: failure.message,
@@ -66,7 +66,7 @@ pub(super) fn not_placed(name: &str, limit: Duration, why: Result<Why, Failure>)
         .fold(Failure::new(Code::NotPlaced, message), Failure::advise)
 }
 
-/// The task's own code; 128 + n on signal n; 125 if it never started.
+/// Returns the task's own code; 128 + n on signal n; 125 if it never started.
 pub(super) fn exit_code(status: &v1::TaskStatus, has_started: bool) -> u8 {
     if !has_started {
         return NEVER_STARTED;

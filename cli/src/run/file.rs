@@ -1,7 +1,7 @@
-//! The file of a group: tasks by the names of the flags of `run`. Pure.
+//! The file of a group: tasks with fields that are named as the flags of `run`. Pure.
 //!
-//! Each becomes the command line that it stands for, so that a task of a group can say what any task can, and is told the
-//! same when it is wrong.
+//! Each task is converted to the equivalent command line. So a task of a group accepts what any
+//! task accepts, with the same errors.
 
 use clap::{Args as _, FromArgMatches as _};
 use serde::Deserialize;
@@ -10,12 +10,12 @@ use serde_json::{Map, Value};
 use crate::args::Run;
 use crate::exit::Failure;
 
-/// What is the group's or its caller's, and no task's own.
+/// Flags of the group or its caller, which a task cannot have.
 const NOT_OF_A_TASK: [&str; 5] = ["role", "detach", "timeout", "quiet", "masters"];
-/// What follows the flags.
+/// The field of the command, which follows the flags.
 const COMMAND: &str = "command";
 
-/// A file, read.
+/// A parsed file.
 #[derive(Debug)]
 pub(super) struct File {
     pub(super) group: String,
@@ -30,12 +30,12 @@ struct Written {
 }
 
 impl File {
-    /// Reads `text`, which came from `path`.
+    /// Parses `text`, which was read from `path`.
     pub(super) fn read(path: &str, text: &str) -> Result<Self, Failure> {
         let wrong = |what: &str| Failure::usage(format!("{path}: {what}"));
         let advice = "argosy group run --help shows a file";
         let written: Written = serde_json::from_str(text)
-            .map_err(|error| wrong(&format!("it is no group: {error}")).advise(advice))?;
+            .map_err(|error| wrong(&format!("it is not a group: {error}")).advise(advice))?;
         if written.tasks.is_empty() {
             return Err(wrong("tasks: a group has at least one").advise(advice));
         }
@@ -54,7 +54,7 @@ impl File {
     }
 }
 
-/// What this task would be behind `argosy run`.
+/// Parses a task as the arguments of `argosy run`.
 fn parse(task: &Map<String, Value>) -> Result<Run, String> {
     let grammar = Run::augment_args(clap::Command::new("run").no_binary_name(true));
     let mut words = Vec::new();
@@ -66,7 +66,7 @@ fn parse(task: &Map<String, Value>) -> Result<Run, String> {
         };
         if NOT_OF_A_TASK.contains(&name.as_str()) {
             return Err(format!(
-                "{name} is not a task's own: give --{name} to argosy group run"
+                "{name} is not a field of a task: give --{name} to argosy group run"
             ));
         }
         words.extend(flags(name, value, flag.get_action().takes_values())?);
@@ -83,7 +83,7 @@ fn parse(task: &Map<String, Value>) -> Result<Run, String> {
     run.map_err(|error| in_words(&error))
 }
 
-/// A flag with its value, or several times with one each.
+/// Returns a flag with its value, or repeated with one value each.
 fn flags(name: &str, value: &Value, takes_values: bool) -> Result<Vec<String>, String> {
     let one = |value: &Value| match value {
         Value::String(text) => Ok(format!("--{name}={text}")),
@@ -101,14 +101,14 @@ fn flags(name: &str, value: &Value, takes_values: bool) -> Result<Vec<String>, S
     }
 }
 
-/// The sentence of an error, without what it advises for a command line.
+/// Returns the message of an error without its advice for a command line.
 fn in_words(error: &clap::Error) -> String {
     let text = error.to_string();
     let mut lines = text.lines().map(str::trim);
     let first = lines.next().unwrap_or_default();
     let first = first.trim_start_matches("error: ");
     match first.ends_with(':') {
-        // What it is about is on a line of its own.
+        // The subject is on a separate line.
         true => format!("{first} {}", lines.next().unwrap_or_default()),
         false => first.to_owned(),
     }
@@ -161,7 +161,7 @@ mod tests {
             ),
             (
                 task(r#", "detach": true"#),
-                "detach is not a task's own: give --detach to argosy group run",
+                "detach is not a field of a task: give --detach to argosy group run",
             ),
             (
                 task(r#", "cpus": true, "command": ["x"]"#),

@@ -1,4 +1,4 @@
-//! What `run` was asked to do, as the wire says it. Pure.
+//! The request of `run` in wire form. Pure.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -16,11 +16,11 @@ use crate::args::{NetworkMode, Run};
 use crate::exit::Failure;
 use crate::{names, parsers};
 
-/// What to place on one agent: a task, or the tasks of a group in the order of their start.
+/// The job to place on one agent: a task, or the tasks of a group in the order of their start.
 #[derive(Debug, Clone)]
 pub(crate) struct Job {
     name: String,
-    /// Empty unless they are a group.
+    /// Empty for a single task.
     group: String,
     tasks: Vec<v1::TaskSpec>,
     wanted: Resources,
@@ -42,7 +42,7 @@ impl Job {
         })
     }
 
-    /// The tasks of a group; `role` is on whose account they are.
+    /// Creates the job of a group; `role` is the role whose share it uses.
     pub(crate) fn of_group(group: &str, tasks: &[Run], role: &str) -> Result<Self, Failure> {
         GroupId::new(group).map_err(|error| Failure::usage(format!("group: {error}")))?;
         Role::new(role).map_err(|error| Failure::usage(format!("--role: {error}")))?;
@@ -55,19 +55,19 @@ impl Job {
             sizes: Sizes::default(),
         };
         for arguments in tasks {
-            // All of them have names.
+            // All tasks have names.
             let (spec, wanted) = task(arguments, 0)?;
             if job.tasks.iter().any(|other| other.task_id == spec.task_id) {
                 let name = &spec.task_id;
                 return Err(Failure::usage(format!(
-                    "task {name:?} is there twice; each task of a group has a name of its own"
+                    "task {name:?} occurs twice; each task of a group needs a unique name"
                 )));
             }
             let sum = job.wanted.plus(&wanted);
             job.wanted = sum.ok_or_else(|| {
                 let name = &spec.task_id;
                 Failure::usage(format!(
-                    "task {name:?} wants a port or a device that another one has, or more than any cluster has"
+                    "task {name:?} requests a port or a device that another one has, or more than any cluster has"
                 ))
             })?;
             job.opt_outs.join(opt_outs(arguments));
@@ -77,17 +77,17 @@ impl Job {
         Ok(job)
     }
 
-    /// Framework name and what people see.
+    /// Returns the name of the framework, which is also displayed.
     pub(crate) fn name(&self) -> &str {
         &self.name
     }
 
-    /// The id of the group that the tasks are; empty if there is one task.
+    /// Returns the group id of the tasks, empty for a single task.
     pub(crate) fn group(&self) -> &str {
         &self.group
     }
 
-    /// What launches it.
+    /// Returns the launch operation.
     pub(crate) fn operation(&self) -> Operation {
         let tasks = self.tasks.clone();
         match self.group.is_empty() {
@@ -107,29 +107,30 @@ impl Job {
         &self.wanted
     }
 
-    /// What an agent must allow it to be let off.
+    /// Returns the security options that an agent must allow.
     pub(crate) fn opt_outs(&self) -> &OptOuts {
         &self.opt_outs
     }
 
-    /// The largest sizes that its containers have; its agent must give them.
+    /// Returns the largest sizes of the containers, which the agent must allow.
     pub(crate) fn sizes(&self) -> Sizes {
         self.sizes
     }
 
-    /// Whether the offer's agent allows all that it is to be let off, and gives its sizes.
+    /// Returns whether the offer's agent allows all security options and sizes.
     pub(crate) fn is_allowed(&self, offer: &v1::Offer) -> bool {
         let largest = argosy_proto::convert::sizes_from(offer.largest_sizes);
         pending_reason::allows(offer.allowed_opt_outs.as_ref(), &self.opt_outs).is_none()
             && self.sizes.beyond(&largest).is_none()
     }
 
-    /// Whether the offer holds all that is wanted.
+    /// Returns whether the offer holds all requested resources.
     pub(crate) fn fits(&self, offer: &v1::Offer) -> bool {
         from_wire(&offer.resources).is_some_and(|offered| offered.contains(&self.wanted))
     }
 
-    /// The framework of this job alone. It ends with its `run`, unless detached: then with its last task.
+    /// Returns the framework of this job alone. It ends with its `run`, or with its last task if
+    /// detached.
     pub(crate) fn framework(&self, role: &str, detached: bool) -> v1::FrameworkInfo {
         v1::FrameworkInfo {
             name: self.name().to_owned(),
@@ -142,7 +143,7 @@ impl Job {
     }
 }
 
-/// One task, and what it wants.
+/// Returns one task and its resources.
 fn task(arguments: &Run, random: u64) -> Result<(v1::TaskSpec, Resources), Failure> {
     let name = arguments
         .name
@@ -180,7 +181,7 @@ fn task(arguments: &Run, random: u64) -> Result<(v1::TaskSpec, Resources), Failu
     Ok((spec, wanted))
 }
 
-/// What is fetched, in the order of its kinds.
+/// Returns the URIs to fetch, in the order of their kinds.
 fn uris(arguments: &Run) -> Vec<v1::Uri> {
     let mut uris = arguments.uris.clone();
     let executable = |uri: &v1::Uri| v1::Uri {
@@ -197,7 +198,7 @@ fn uris(arguments: &Run) -> Vec<v1::Uri> {
     uris
 }
 
-/// What its agent must allow.
+/// Returns the security options that the agent must allow.
 fn opt_outs(arguments: &Run) -> OptOuts {
     OptOuts {
         host_network: arguments.network == Some(NetworkMode::Host),
@@ -209,7 +210,7 @@ fn container(arguments: &Run) -> Result<Option<v1::ContainerSpec>, Failure> {
     let published = arguments.published.clone();
     if !arguments.ports.is_empty() && arguments.network != Some(NetworkMode::Host) {
         return Err(Failure::usage(
-            "--port: only a task in the host's network listens at ports of the host: add --network host, or have the port lead to the task with --publish",
+            "--port: only a task in the host's network listens at ports of the host: add --network host, or publish the port with --publish",
         ));
     }
     let mode = match &arguments.network {
@@ -282,7 +283,7 @@ pub(crate) mod tests {
     use super::*;
     use crate::args::{Arguments, Verb};
 
-    /// The job of a command line behind `argosy run`.
+    /// Returns the job of the arguments of `argosy run`.
     pub(crate) fn job(words: &[&str]) -> Result<Job, Failure> {
         let words = ["argosy", "run"].iter().chain(words);
         let Verb::Run(arguments) = Arguments::try_parse_from(words).unwrap().verb else {
@@ -292,7 +293,7 @@ pub(crate) mod tests {
     }
 
     impl Job {
-        /// That of its one task.
+        /// Returns the spec of the only task.
         pub(crate) fn spec(&self) -> &v1::TaskSpec {
             &self.tasks[0]
         }

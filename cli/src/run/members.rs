@@ -1,4 +1,4 @@
-//! How far each task of a job is: one, or those of a group. Pure.
+//! The progress of each task of a job: one task, or those of a group. Pure.
 
 use std::time::Duration;
 
@@ -9,14 +9,14 @@ use super::ending;
 use super::job::Job;
 use crate::exit::DONE;
 
-/// How an agent begins to say that a task was ended for the sake of another one of its group.
+/// Begin of an agent's message that a task was ended because of another one of its group.
 const FOR_ANOTHER: &str = "its group ended because";
 
 /// The tasks of a job.
 #[derive(Debug)]
 pub(super) struct Members {
     all: Vec<Member>,
-    /// Those that have ended, in turn.
+    /// Ended tasks, in order.
     ended: Vec<usize>,
 }
 
@@ -24,12 +24,12 @@ pub(super) struct Members {
 #[derive(Debug)]
 pub(super) struct Member {
     pub(super) task: String,
-    /// How what it writes is marked; empty if it is the only one.
+    /// The prefix of its output, empty for a single task.
     pub(super) label: String,
-    /// Counted from the start of the program.
+    /// Time since the start of the program.
     pub(super) started: Option<Duration>,
     end: Option<v1::TaskStatus>,
-    /// Cancelled when it is known to have ended.
+    /// Cancelled when the task is known to have ended.
     pub(super) over: CancellationToken,
 }
 
@@ -58,7 +58,8 @@ impl Members {
         self.all.iter_mut().find(|member| member.task == task)
     }
 
-    /// Whose end is the end of all that go on: one that has finished leaves the others alone.
+    /// Returns a task whose kill ends all others: the first that has not ended. The end of a
+    /// finished task does not affect the others.
     pub(super) fn first(&self) -> &str {
         let goes_on = self.all.iter().find(|member| member.end.is_none());
         &goes_on.unwrap_or(&self.all[0]).task
@@ -68,7 +69,7 @@ impl Members {
         self.all.iter().any(|member| member.started.is_some())
     }
 
-    /// Notes an end; true if it was the last one.
+    /// Records an end, and returns whether it was the last one.
     pub(super) fn ended(&mut self, status: v1::TaskStatus) -> bool {
         let found = self.all.iter().position(|one| one.task == status.task_id);
         if let Some(at) = found.filter(|at| self.all[*at].end.is_none()) {
@@ -79,8 +80,8 @@ impl Members {
         self.ended.len() == self.all.len()
     }
 
-    /// That of the only task; of a group that of the first task that failed by itself, else of the first that did not
-    /// end with 0.
+    /// Returns the exit code of a single task. For a group, returns that of the first task that
+    /// failed by itself, else of the first that did not end with 0.
     pub(super) fn exit_code(&self) -> u8 {
         let ends = self.ended.iter().filter_map(|at| {
             let member = &self.all[*at];

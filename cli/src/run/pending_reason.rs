@@ -1,6 +1,7 @@
-//! Why a task has no agent yet, in words. Pure: judged from the agents and the masters' explanation.
+//! The reason why a task has no agent yet, as text. Pure: computed from the agents and the masters'
+//! explanation.
 //!
-//! Separates what can never be from what is not possible now.
+//! It separates what can never be placed from what cannot be placed now.
 
 use std::collections::BTreeSet;
 
@@ -15,27 +16,27 @@ use crate::reasons;
 /// What is known while a task waits.
 pub(crate) struct Known<'a> {
     pub(crate) wanted: &'a Resources,
-    /// What its agent must allow.
+    /// Security options that the agent must allow.
     pub(crate) opt_outs: &'a OptOuts,
-    /// The largest sizes of its containers.
+    /// The largest sizes of the containers.
     pub(crate) sizes: Sizes,
     pub(crate) agents: &'a [v1::Agent],
-    /// The masters' own counts, if they gave any.
+    /// The masters' own counts, if available.
     pub(crate) counts: &'a [v1::ReasonCount],
-    /// The last refusal of a launch.
+    /// The last rejection of a launch.
     pub(crate) refused: Option<&'a str>,
 }
 
-/// Why it waits.
+/// The reason why a task waits.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Why {
     /// The reason in a few words.
     pub(crate) reason: String,
-    /// Numbers, names and what helps, a line each.
+    /// Numbers, names and remedies, one per line.
     pub(crate) lines: Vec<String>,
 }
 
-/// Judges.
+/// Computes the reason.
 pub(crate) fn explain(known: &Known<'_>) -> Why {
     let reachable: Vec<_> = known
         .agents
@@ -55,7 +56,7 @@ pub(crate) fn explain(known: &Known<'_>) -> Why {
         judge(known, &reachable)
     };
     if let Some(refused) = known.refused {
-        lines.insert(0, format!("the last try was refused: {refused}"));
+        lines.insert(0, format!("the last launch was rejected: {refused}"));
     }
     Why { reason, lines }
 }
@@ -81,12 +82,12 @@ fn free(agent: &v1::Agent) -> Resources {
     total(agent).minus_saturating(&used)
 }
 
-/// All of `asked` that is not among `allowed`, and the flags that would allow it.
+/// Returns all of `asked` that is not in `allowed`, and the flags that would allow it.
 pub(crate) fn allows(allowed: Option<&v1::OptOuts>, asked: &OptOuts) -> Option<(String, String)> {
-    // What this release does not know it does not ask for.
+    // This release does not request options that it does not know.
     let allowed = convert::opt_outs_from(allowed.cloned()).unwrap_or_default();
     let beyond = &asked.capabilities - &allowed.capabilities;
-    // Of a set that has a name the operator allows all.
+    // If the capabilities are part of a named set, the whole set is suggested.
     let server = BTreeSet::from(Capability::SERVER);
     let is_set =
         beyond.len() > 1 && beyond.is_subset(&server) && server.is_subset(&asked.capabilities);
@@ -122,7 +123,7 @@ pub(crate) fn allows(allowed: Option<&v1::OptOuts>, asked: &OptOuts) -> Option<(
     (!what.is_empty()).then(|| (what.join(", "), flags.join(" ")))
 }
 
-/// If no agent allows what the task is to be let off.
+/// Returns a reason if no agent allows the security options of the task.
 fn not_allowed(known: &Known<'_>, agents: &[&v1::Agent]) -> Option<(String, Vec<String>)> {
     let allowed = |agent: &&v1::Agent| {
         let info = agent.info.as_ref();
@@ -137,7 +138,7 @@ fn not_allowed(known: &Known<'_>, agents: &[&v1::Agent]) -> Option<(String, Vec<
     Some((reason, vec![format!("helps: argosy agent start {flag}")]))
 }
 
-/// If no agent gives the sizes that are asked for.
+/// Returns a reason if no agent allows the requested sizes.
 fn too_large(asked: Sizes, agents: &[&v1::Agent]) -> Option<(String, Vec<String>)> {
     let beyond = |agent: &&v1::Agent| {
         let info = agent.info.as_ref();
@@ -148,7 +149,7 @@ fn too_large(asked: Sizes, agents: &[&v1::Agent]) -> Option<(String, Vec<String>
     let Beyond {
         field, asked, flag, ..
     } = beyond?.into_iter().next()?;
-    let reason = format!("no agent gives tasks {field} of {asked}");
+    let reason = format!("no agent allows {field} of {asked}");
     Some((reason, vec![format!("helps: argosy agent start {flag}")]))
 }
 
@@ -167,7 +168,7 @@ fn judge(known: &Known<'_>, agents: &[&v1::Agent]) -> (String, Vec<String>) {
         agents: count as u32,
     });
     let others = (agents.len() - small - busy) as u32;
-    // The masters know of filters and declines; what anybody can see is counted here.
+    // The masters count filters and declines; what is publicly visible is counted here.
     let mut all: Vec<_> = counted.into_iter().collect();
     let more = known.counts.iter().filter(|count| {
         !["too-small", "busy"].contains(&count.reason.as_str()) && count.agents <= others
@@ -183,13 +184,13 @@ fn judge(known: &Known<'_>, agents: &[&v1::Agent]) -> (String, Vec<String>) {
     let counts = reasons::counts(&all);
     if large.is_empty() {
         let (asked, has, helps) = shortage(known.wanted, agents);
-        let first = format!("asked {asked}; the largest agent has {has}");
+        let first = format!("requested {asked}; the largest agent has {has}");
         return (
             "no agent is large enough, now or later".to_owned(),
             vec![first, counts, helps],
         );
     }
-    let asked = format!("asked {}", known.wanted);
+    let asked = format!("requested {}", known.wanted);
     if busy == large.len() {
         let helps = "helps: waiting for a task to end, or another agent".to_owned();
         return (
@@ -197,15 +198,15 @@ fn judge(known: &Known<'_>, agents: &[&v1::Agent]) -> (String, Vec<String>) {
             vec![asked, counts, helps],
         );
     }
-    let role =
-        "helps: argosy explain with this name says what each agent was passed over for".to_owned();
+    let role = "helps: argosy explain with this name shows why each agent was skipped".to_owned();
     (
         "nothing is offered yet".to_owned(),
         vec![asked, counts, role],
     )
 }
 
-/// The first thing that no agent has enough of: what was asked, who has most of it, what would help.
+/// Returns the first resource that no agent has enough of: the request, the largest amount of an
+/// agent, and a remedy.
 fn shortage(wanted: &Resources, agents: &[&v1::Agent]) -> (String, String, String) {
     for part in wanted.iter() {
         let name = &*part.identity.name;
@@ -231,7 +232,7 @@ fn shortage(wanted: &Resources, agents: &[&v1::Agent]) -> (String, String, Strin
             );
         }
     }
-    // Each amount exists somewhere, but never all on one agent.
+    // Each amount exists on some agent, but all of them on none.
     let agent = agents
         .iter()
         .max_by_key(|agent| total(agent).scalar_milli("cpus"));
@@ -241,7 +242,7 @@ fn shortage(wanted: &Resources, agents: &[&v1::Agent]) -> (String, String, Strin
     (
         wanted.to_string(),
         has,
-        "helps: asking for less, or a larger agent".to_owned(),
+        "helps: requesting less, or a larger agent".to_owned(),
     )
 }
 
@@ -294,7 +295,7 @@ mod tests {
         assert_eq!(
             said("cpus:64;mem:32", &agents),
             "no agent is large enough, now or later\n\
-             asked 64 cpus; the largest agent has 2 (agent-1)\n\
+             requested 64 cpus; the largest agent has 2 (agent-1)\n\
              2 agents: 2 too small, 0 busy, 0 filtered, 0 draining, 0 offered and declined\n\
              helps: --cpus 2, or a larger agent"
         );
@@ -307,7 +308,7 @@ mod tests {
             &[agent("agent-1", "cpus:2;mem:1024", "")],
         );
         assert!(
-            text.contains("asked 4096 MiB of mem; the largest agent has 1024 (agent-1)"),
+            text.contains("requested 4096 MiB of mem; the largest agent has 1024 (agent-1)"),
             "{text}"
         );
         assert!(text.contains("--mem 1024M"), "{text}");
@@ -386,7 +387,7 @@ mod tests {
             explain(&known)
         };
         let why = reason(&agents);
-        assert_eq!(why.reason, "no agent gives tasks shm_bytes of 2097152");
+        assert_eq!(why.reason, "no agent allows shm_bytes of 2097152");
         let helps = "helps: argosy agent start --max-shm-size 2M";
         assert_eq!(why.lines, [helps]);
         agents[0].info.as_mut().unwrap().largest_sizes = convert::sizes(sizes);
@@ -438,7 +439,7 @@ mod tests {
         };
         assert_eq!(
             explain(&known).lines[0],
-            "the last try was refused: offer 1.2 is used"
+            "the last launch was rejected: offer 1.2 is used"
         );
     }
 }

@@ -1,4 +1,4 @@
-//! What one task of a group writes, a line at a time behind its name.
+//! The output of one task of a group, with its name before each line.
 
 use std::io;
 
@@ -8,20 +8,20 @@ use crate::files::{Piece, ReadError};
 /// The longest line that is kept together, in bytes.
 const LINE_BYTES: usize = 64 * 1024;
 
-/// Where it goes.
+/// The destination of the output.
 type Out = Box<dyn FnMut(Piece<'_>) -> io::Result<()> + Send>;
 
-/// Passes on what a task writes to one file.
+/// Adds a prefix to what a task writes to one file.
 pub(super) struct Labelled {
     out: Out,
-    /// Before each line; empty passes everything on as it comes.
+    /// Text before each line. If empty, the output is passed on unchanged.
     label: String,
-    /// A line that has not ended.
+    /// A line without its end.
     begun: Vec<u8>,
 }
 
 impl Labelled {
-    /// To the file of this program that has the same name.
+    /// Writes to the file of this program that has the same name.
     pub(super) fn new(file: &'static str, label: String) -> Self {
         Self::to(Box::new(move |piece| write(file, piece)), label)
     }
@@ -46,7 +46,7 @@ impl Labelled {
         (self.out)(Piece::Bytes(&lines))
     }
 
-    /// Nothing more comes, for good or because it broke off: a last line that no newline ends is shown all the same.
+    /// Ends the output. A last line without a newline is printed too, also after an interruption.
     pub(super) fn finish(mut self, followed: Result<(), ReadError>) -> Result<(), ReadError> {
         if self.begun.is_empty() {
             return followed;
@@ -56,7 +56,7 @@ impl Labelled {
         followed.and(shown.map_err(ReadError::Sink))
     }
 
-    /// All lines that have ended, and one that is too long to wait for.
+    /// Returns all complete lines, and an incomplete one that is too long.
     fn lines(&mut self, bytes: &[u8]) -> Vec<u8> {
         let mut whole = Vec::with_capacity(bytes.len());
         for part in bytes.split_inclusive(|byte| *byte == b'\n') {

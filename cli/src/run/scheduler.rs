@@ -1,6 +1,6 @@
-//! The scheduler of one job: takes the first offer that fits, gives back the rest, passes on what happens.
+//! The scheduler of one job: accepts the first offer that fits, declines the rest, forwards events.
 //!
-//! Never launches twice: a launch is repeated only after it was certainly refused.
+//! It never launches twice: a launch is repeated only after a certain rejection.
 
 use argosy_client::scheduler::{
     Accept, Answer, CallKey, Driver, Outcome, Scheduler, SchedulerError, Subscription,
@@ -10,29 +10,29 @@ use tokio::sync::mpsc;
 
 use super::job::Job;
 
-/// How long what is too small or not needed stays away, in milliseconds.
+/// Filter time of declined offers that are too small or not needed, in milliseconds.
 const NOT_AGAIN_MS: u64 = 600_000;
-/// How long an offer that is too small now stays away: its agent may have more soon, in milliseconds.
+/// Filter time of an offer that is too small now, in milliseconds: its agent may have more soon.
 const SOON_MS: u64 = 1_000;
 
-/// What happened, for the one who waits.
+/// Events for the waiting run.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Event {
-    /// The framework is known.
+    /// The framework is registered.
     Registered { framework_id: String },
     /// The launch is committed.
     Launched { agent_id: String },
-    /// The launch was refused; another offer is awaited.
+    /// The launch was rejected; another offer is awaited.
     Refused { code: String, message: String },
     /// The task's state.
     Status(Box<v1::TaskStatus>),
-    /// The masters cannot be reached, and the library looks for them.
+    /// The masters cannot be reached; the client library reconnects.
     Disconnected { why: String },
-    /// They are reached again.
+    /// The masters are reachable again.
     Reconnected,
 }
 
-/// Where the launch stands.
+/// The progress of the launch.
 #[derive(Debug, PartialEq, Eq)]
 enum Step {
     Looking,
@@ -40,7 +40,7 @@ enum Step {
     Done,
 }
 
-/// See the file's head.
+/// The scheduler and its state.
 pub(crate) struct Placer {
     job: Job,
     step: Step,
@@ -57,7 +57,7 @@ impl Placer {
     }
 
     fn tell(&self, event: Event) {
-        // Full or gone: see the channel's bound; whoever is gone needs nothing.
+        // Full or closed: see the channel's capacity. A closed receiver needs no events.
         let _ = self.events.try_send(event);
     }
 
@@ -69,7 +69,7 @@ impl Placer {
             },
             Outcome::Refused(refusal) => (refusal.reason.clone(), refusal.message.clone()),
             Outcome::NotSent(why) => (String::new(), why.clone()),
-            // It may have happened: its updates will tell, or the masters when asked.
+            // The launch may have happened. Its updates or a reconciliation show it.
             Outcome::Lost(_) => {
                 let tasks = self.job.tasks().iter();
                 let tasks = tasks.map(|task| task.task_id.clone()).collect();
@@ -106,7 +106,7 @@ impl Scheduler for Placer {
                     "its work has an agent",
                 );
             } else if !self.job.is_allowed(&offer) {
-                let text = "the agent does not allow what its work is to be let off";
+                let text = "the agent does not allow the security options of its tasks";
                 driver.decline_because(vec![offer.offer_id], Some(SOON_MS), "not-allowed", text);
             } else if self.job.fits(&offer) {
                 let call = driver.accept_with(Accept {

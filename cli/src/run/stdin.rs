@@ -1,4 +1,4 @@
-//! A task that was run with `--interactive`: this program is attached to it from its start to its end.
+//! The client of a task with `--interactive`: attached to the task from its start to its end.
 
 use std::io::{self, IsTerminal as _, Write as _};
 
@@ -9,20 +9,21 @@ use crate::commands::exec::attached::{self, Left, Manner};
 use crate::commands::exec::connection::{self, Call, Socket, Wanted};
 use crate::files::{Files, Piece, Place, ReadError};
 
-/// Who is attached, and to what.
+/// An attached client and its task.
 pub(super) struct Typing {
     pub(super) masters: Vec<String>,
     pub(super) agent_id: String,
     pub(super) framework_id: String,
     pub(super) task_id: String,
-    /// The task has a terminal.
+    /// Whether the task has a terminal.
     pub(super) tty: bool,
     /// Cancelled when the task is known to have ended.
     pub(super) over: CancellationToken,
 }
 
 impl Typing {
-    /// Until the task has ended. One that ended before anybody could attach has its output shown all the same.
+    /// Runs until the task has ended. The output of a task that ended before the client could
+    /// attach is shown too.
     pub(super) async fn attend(self) -> Result<(), ReadError> {
         let mut files = Files::new(&self.masters)
             .map_err(|error: anyhow::Error| ReadError::Broken(format!("{error:#}")))?;
@@ -40,10 +41,10 @@ impl Typing {
         };
         let left = attached::attend(socket, manner).await;
         match left.map_err(|failure| ReadError::Broken(failure.message))? {
-            // How the task ended its framework is told.
+            // The framework receives the result of the task.
             Left::Ended(End::Code(_) | End::Signal(_)) | Left::Detached => Ok(()),
             Left::Ended(End::Lost(why)) | Left::Broken(why) => Err(ReadError::Broken(why)),
-            // Its terminal is gone, or it is told to end: so is the task.
+            // The terminal is gone, or this program is asked to exit: the task ends too.
             Left::ReaderGone | Left::Told(_) => {
                 Err(ReadError::Sink(io::ErrorKind::BrokenPipe.into()))
             }
@@ -78,7 +79,7 @@ impl Typing {
     }
 }
 
-/// Writes a piece of a task's output to this program's.
+/// Writes a piece of a task's output to the output of this program.
 pub(super) fn write(file: &str, piece: Piece<'_>) -> io::Result<()> {
     let bytes = match piece {
         Piece::Bytes(bytes) => bytes,

@@ -1,4 +1,5 @@
-//! `argosy attach` on a real cluster: a task's own command, typed at through any master.
+//! `argosy attach` on a real cluster: the input and output of a task's own command, through any
+//! master.
 
 use std::io::Write;
 use std::process::Stdio;
@@ -6,7 +7,7 @@ use std::process::Stdio;
 use crate::cluster::{Cluster, wait_for};
 use crate::desk::{Desk, resize};
 
-/// Answers each line, until it is told to exit.
+/// Answers each line, until it reads the word to exit.
 const READS: &str = "echo begun; while read word; do case $word in \
                      size) stty size;; exit) exit 7;; *) echo got $word;; esac; done";
 
@@ -48,11 +49,11 @@ fn a_tasks_terminal_is_left_and_found_again_through_any_master() {
         desk.press("through\r");
         desk.see("got through\r\n");
         desk.press("\x10\x11");
-        desk.see("goes on");
+        desk.see("keeps running");
         assert_eq!(desk.end(), Some(0));
     }
     let mut first = Desk::sit_down(&cluster, 40, 100, &["attach", "-it", "web"]);
-    // With what came before it was there, as nobody knows when that is.
+    // Includes earlier output, because the time of the attachment is not known.
     let words = ["attach", "--tail", "5", "web"];
     let mut second = Desk::sit_down(&cluster, 40, 100, &words);
     first.press("both\r");

@@ -1,4 +1,4 @@
-//! A cluster of real processes, started by `dev`, and how it is used.
+//! A cluster of real processes, started by `dev`, with helpers to use it.
 
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-/// How long anything may take on a busy machine.
+/// Time limit of a step on a busy machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
 
-/// The executable under test. The virtual machine has it at another place than the build.
+/// Returns the executable under test. The virtual machine has it at another place than the build.
 pub(crate) fn executable() -> PathBuf {
     std::env::var_os("ARGOSY_BIN")
         .map_or_else(|| env!("CARGO_BIN_EXE_argosy").into(), PathBuf::from)
@@ -21,7 +21,7 @@ pub(crate) fn argosy(words: &[&str]) -> Command {
     program(&executable(), words)
 }
 
-/// A program in an environment that names no cluster.
+/// Returns a program in an environment that names no cluster.
 fn program(name: &Path, words: &[&str]) -> Command {
     let mut command = Command::new(name);
     for (name, _) in std::env::vars_os() {
@@ -29,7 +29,7 @@ fn program(name: &Path, words: &[&str]) -> Command {
             command.env_remove(&name);
         }
     }
-    // A host without CA certificates must do: nothing here speaks TLS.
+    // A host without CA certificates must suffice: nothing here uses TLS.
     command.env("SSL_CERT_FILE", "/nonexistent");
     command.env("SSL_CERT_DIR", "/nonexistent");
     command.args(words);
@@ -39,14 +39,15 @@ fn program(name: &Path, words: &[&str]) -> Command {
 /// Exit code, standard output, standard error.
 pub(crate) type Ran = (i32, String, String);
 
-/// A running `argosy dev`, ended when it goes out of scope.
+/// A running `argosy dev`, which is stopped on drop.
 pub(crate) struct Cluster {
     dev: Child,
     pub(crate) record: serde_json::Value,
 }
 
 impl Cluster {
-    /// Each test has loopback addresses of its own: the ports are the default ones.
+    /// Starts a cluster. Each test has separate loopback addresses, because the ports are the
+    /// default ones.
     pub(crate) fn start(number: u32, size: &str, more: &[&str]) -> Self {
         Self::start_with(number, size, more, &[])
     }
@@ -80,7 +81,7 @@ impl Cluster {
         Self::of(command)
     }
 
-    /// By a command line that `dev` has printed.
+    /// Starts a cluster by a command line that `dev` has printed.
     pub(crate) fn start_by(line: &str) -> Self {
         Self::of(program(Path::new("sh"), &["-c", &format!("exec {line}")]))
     }
@@ -122,7 +123,7 @@ impl Cluster {
         self.record["directory"].as_str().unwrap().into()
     }
 
-    /// As Ctrl-C does; the exit code of `dev` and what it wrote.
+    /// Stops it as Ctrl-C does, and returns the exit code of `dev` and its output.
     pub(crate) fn stop(&mut self) -> (i32, String) {
         kill(Pid::from_raw(self.dev.id() as i32), Signal::SIGINT).unwrap();
         let code = self.dev.wait().unwrap().code().unwrap();

@@ -1,4 +1,4 @@
-//! A person at a terminal, with `argosy` on it.
+//! A user at a terminal, running `argosy` on it.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -12,7 +12,7 @@ use rustix::termios::{Winsize, tcgetattr, tcsetwinsize};
 
 use crate::cluster::{Cluster, PATIENCE, wait_for};
 
-/// The same command, started by another.
+/// Returns the same command, started by another program.
 pub(crate) fn through(mut starter: Command, command: &Command) -> Command {
     starter.arg(command.get_program()).args(command.get_args());
     for (name, value) in command.get_envs() {
@@ -27,10 +27,10 @@ pub(crate) fn through(mut starter: Command, command: &Command) -> Command {
 /// A terminal, and `argosy` at it: the process that leads its session.
 pub(crate) struct Desk {
     pub(crate) person: File,
-    /// The terminal's mode before anybody was at it.
+    /// The terminal's mode before its use.
     pub(crate) before: (u32, u32),
     screen: String,
-    /// What comes after it; closed when nobody can write to the terminal any more.
+    /// Further output; closed when no process can write to the terminal any more.
     shown: Receiver<String>,
     argosy: Child,
 }
@@ -77,7 +77,7 @@ impl Desk {
         self.person.write_all(keys.as_bytes()).unwrap();
     }
 
-    /// The exit code of `argosy`, once it has ended.
+    /// Returns the exit code of `argosy`, once it has exited.
     pub(crate) fn end(&mut self) -> Option<i32> {
         let mut ended = None;
         let words = format!("the end of argosy at {:?}", self.screen);
@@ -100,13 +100,13 @@ fn mode(terminal: &File) -> (u32, u32) {
 
 impl Drop for Desk {
     fn drop(&mut self) {
-        // It has ended, unless the test has failed.
+        // It has exited, unless the test has failed.
         let _ = self.argosy.kill();
         let _ = self.argosy.wait();
     }
 }
 
-/// Reads all that is written to this person's terminal.
+/// Reads all that is written to this terminal.
 fn watch(mut person: File) -> Receiver<String> {
     let (shows, shown) = channel();
     std::thread::spawn(move || {

@@ -1,4 +1,5 @@
-//! What the shipped executable is as root: an agent gives root up, and a broker keeps it, where all folders above are open.
+//! The release executable as root: an agent gives up root, and a broker keeps it, where all
+//! directories above are open.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -11,13 +12,13 @@ use nix::sys::stat::{Mode, umask};
 use crate::cluster::Cluster;
 use crate::lives::children;
 
-/// Where temporary files may be.
+/// Directories for temporary files.
 const PLACES: [&str; 4] = ["/tmp", "/var/tmp", "/run", "/dev/shm"];
 
-/// A folder that the user of agents passes through, and so do those that members make in it, whatever the umask and the
-/// environment of who runs the tests.
+/// Creates a directory that the user of agents can traverse, as it can those that members create in
+/// it, whatever the umask and the environment of the test run.
 pub(crate) fn open_folder() -> tempfile::TempDir {
-    // Of this whole process; no test needs another.
+    // It applies to this whole process; no test needs another.
     umask(Mode::from_bits_truncate(0o022));
     let passable = |path: &Path| {
         let mode = |above: &Path| fs::metadata(above).map(|found| found.permissions().mode());
@@ -33,7 +34,7 @@ pub(crate) fn open_folder() -> tempfile::TempDir {
     folder
 }
 
-/// A line of `/proc/PID/status`.
+/// Returns a line of `/proc/PID/status`.
 fn status(pid: i64, field: &str) -> Vec<String> {
     let text = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let line = text.lines().find_map(|line| line.strip_prefix(field));
@@ -41,7 +42,7 @@ fn status(pid: i64, field: &str) -> Vec<String> {
     words.map(str::to_owned).collect()
 }
 
-/// The agents of a cluster, and the brokers of each.
+/// Returns the agents of a cluster, and the brokers of each.
 fn agents(cluster: &Cluster) -> Vec<(i64, Vec<i64>)> {
     let members = cluster.members().iter();
     let agents = members.filter(|member| member["kind"] == "agent");
@@ -61,7 +62,8 @@ fn agents(cluster: &Cluster) -> Vec<(i64, Vec<i64>)> {
     agents.collect()
 }
 
-/// Each agent is the user of agents, without a group and a right of root's on the host, and has one broker, which is root.
+/// Checks that each agent runs as the user of agents, without a group or a right of root on the
+/// host, and has one broker, which is root.
 #[track_caller]
 pub(crate) fn gives_up_root(cluster: &Cluster) {
     let own = HostUser::of_agents();
@@ -97,7 +99,7 @@ fn an_agent_that_root_starts_gives_root_up_where_its_folders_are_open_and_nowher
     let (code, text) = cluster.stop();
     assert_eq!(code, 0, "{text}");
 
-    // What decides it is nothing but a folder above.
+    // Only the mode of a directory above decides it.
     fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o700)).unwrap();
     let mut cluster = Cluster::start(50, "1x1", &keep);
     for (agent, brokers) in agents(&cluster) {

@@ -1,4 +1,4 @@
-//! `argosy exec` on a real cluster: a person in a task, through any master.
+//! `argosy exec` on a real cluster: a user in a task, through any master.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, Command, Stdio};
@@ -10,7 +10,7 @@ use crate::cluster::{Cluster, argosy, split, wait_for};
 use crate::desk::{Desk, resize, through};
 use crate::executors::leader_but;
 
-/// A cluster with a running task of this name.
+/// Starts a cluster with a running task of this name.
 fn with_task(number: u32, size: &str, name: &str) -> Cluster {
     let cluster = Cluster::start(number, size, &[]);
     let line = "echo up > up; exec sleep 1000";
@@ -71,7 +71,7 @@ fn every_byte_goes_there_and_back(cluster: &Cluster) {
     let sent: Vec<u8> = (0..300_000_u32).flat_map(u32::to_le_bytes).collect();
     let mut received = Vec::new();
     std::thread::scope(|scope| {
-        // Its end is the command's.
+        // Its end is the end of the command.
         scope.spawn(|| {
             stdin.write_all(&sent).unwrap();
             drop(stdin);
@@ -94,7 +94,7 @@ fn what_cannot_be_run_is_said_to_be_so(cluster: &Cluster) {
     assert_eq!((code, stdout.as_str()), (0, "50000\n"), "{stderr}");
     let (code, _, stderr) = cluster.ran(&["exec", "web", "--", "echo", &long, &long]);
     assert_eq!(code, 2, "{stderr}");
-    assert!(stderr.contains("60000 are the most"), "{stderr}");
+    assert!(stderr.contains("the limit is 60000"), "{stderr}");
 
     let (code, stdout, stderr) = cluster.ran(&["exec", "web", "--", "no-such-command"]);
     assert_eq!((code, stdout.as_str()), (125, ""), "{stderr}");
@@ -107,7 +107,7 @@ fn what_cannot_be_run_is_said_to_be_so(cluster: &Cluster) {
     assert_eq!(cluster.ran(&["task", "kill", "web"]).0, 0);
     let (code, _, stderr) = cluster.ran(&["exec", "web", "--", "true"]);
     assert_eq!(code, 4, "{stderr}");
-    assert!(stderr.contains("does not run any more: killed"), "{stderr}");
+    assert!(stderr.contains("is no longer running: killed"), "{stderr}");
 }
 
 #[test]
@@ -213,7 +213,7 @@ fn it_ends_with_the_master_that_it_goes_through(cluster: &Cluster, other: &str) 
     kill(Pid::from_raw(pid as i32), Signal::SIGKILL).unwrap();
     let output = split(sleep.wait_with_output().unwrap());
     assert_eq!(output.0, 5, "{output:?}");
-    assert!(output.2.contains("broke off"), "{output:?}");
+    assert!(output.2.contains("was lost"), "{output:?}");
     wait_for("its command to end", || !lives("sleep 7360"));
 }
 
@@ -269,14 +269,15 @@ fn a_terminal_is_passed_through_and_given_back_as_it_was() {
     wait_for("its command to end", || !lives("sleep 7359"));
 }
 
-/// A master and an agent on hosts of their own, as far as networks tell hosts apart. Clients are on the agent's.
+/// A master and an agent on separate hosts, as far as networks can simulate hosts. Clients are on
+/// the agent's.
 struct Reachable {
     networks: [Child; 2],
     folder: tempfile::TempDir,
     members: Vec<Child>,
 }
 
-/// By the network that it is in.
+/// The network namespace of the master.
 const MASTER: usize = 0;
 const AGENT: usize = 1;
 
@@ -335,11 +336,12 @@ impl Reachable {
         split(self.argosy(AGENT, words).output().unwrap())
     }
 
-    /// Starts a member that listens where others could reach it; ends the one that was there.
+    /// Starts a member that listens where others could reach it, and ends its predecessor.
     fn start(&mut self, place: usize, more: &[&str]) {
         if place < self.members.len() {
             let mut former = self.members.remove(place);
-            // Kept open until it is gone: the end of it would tell an agent to end its tasks.
+            // Kept open until the process has exited: the end of its input would make an agent end
+            // its tasks.
             let _input = former.stdin.take();
             kill(Pid::from_raw(former.id() as i32), Signal::SIGTERM).unwrap();
             former.wait().unwrap();
@@ -367,7 +369,7 @@ impl Reachable {
 
 impl Drop for Reachable {
     fn drop(&mut self) {
-        // The end of its input tells an agent to end its tasks; a test that fails leaves none either.
+        // The end of its input makes an agent end its tasks, so a failing test leaves none either.
         for mut member in self.members.drain(..).rev() {
             drop(member.stdin.take());
             let _ = member.wait();

@@ -1,4 +1,5 @@
-//! Tasks of an executor on a real cluster: through the death of a leader and of an agent, with logs, exec and messages.
+//! Tasks of an executor on a real cluster: through the crash of a leader and of an agent, with
+//! logs, exec and messages.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -16,7 +17,7 @@ use nix::unistd::Pid;
 
 use crate::cluster::{Cluster, executable, wait_for};
 
-/// This program, told to run this one test, is the executor of the others.
+/// This program, called to run this one test, is the executor of the others.
 const EXECUTOR: &str = "executors::this_program_is_an_executor_where_an_agent_has_started_it";
 
 #[test]
@@ -34,7 +35,7 @@ fn this_program_is_an_executor_where_an_agent_has_started_it() {
         .unwrap();
 }
 
-/// A folder of which agents give tasks files, with this program in it.
+/// Creates a directory that agents may fetch from, with this program in it.
 fn served() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     let all = std::os::unix::fs::PermissionsExt::from_mode(0o755);
@@ -43,7 +44,7 @@ fn served() -> tempfile::TempDir {
         std::env::current_exe().unwrap(),
         folder.path().join("program"),
     );
-    // Copied where it is on another file system.
+    // Copied if it is on another file system.
     if std::fs::hard_link(&own, &path).is_err() {
         std::fs::copy(&own, &path).unwrap();
     }
@@ -67,7 +68,7 @@ fn executor(served: &Path) -> v1::ExecutorSpec {
     }
 }
 
-/// Says so, and what it reads; and waits for its end.
+/// Returns a task that prints a greeting and what it reads, and waits for its end.
 fn task(served: &Path, id: &str) -> v1::TaskSpec {
     v1::TaskSpec {
         task_id: id.to_owned(),
@@ -80,7 +81,7 @@ fn task(served: &Path, id: &str) -> v1::TaskSpec {
 
 #[derive(Default)]
 struct Heard {
-    /// To be launched as soon as the agent offers something.
+    /// Tasks to launch as soon as the agent offers resources.
     queue: Vec<v1::TaskSpec>,
     states: BTreeMap<String, v1::TaskStatus>,
     messages: Vec<Vec<u8>>,
@@ -110,7 +111,7 @@ impl Scheduler for Listener {
     }
 }
 
-/// A framework in a thread of its own.
+/// A framework in a separate thread.
 struct Framework {
     heard: Arc<Mutex<Heard>>,
     driver: Driver,
@@ -153,7 +154,7 @@ impl Framework {
         });
     }
 
-    /// The executor says back what it is told; what is lost on the way is said again.
+    /// Checks that the executor echoes messages. Lost messages are sent again.
     fn talks(&self, word: &str) {
         let agent = self.heard.lock().unwrap().states["a"].agent_id.clone();
         wait_for(&format!("the executor to say {word} back"), || {
@@ -165,7 +166,7 @@ impl Framework {
     }
 }
 
-/// What a person sees of a task, through this master.
+/// Checks what a user sees of a task, through this master.
 fn is_reached(cluster: &Cluster, task: &str, master: &str) {
     let (code, text, stderr) = cluster.ran(&["logs", task, "--masters", master]);
     assert_eq!(code, 0, "{stderr}");
@@ -188,7 +189,8 @@ fn pid(member: &serde_json::Value) -> i32 {
     i32::try_from(member["pid"].as_i64().unwrap()).unwrap()
 }
 
-/// The address of who leads, once somebody other than `dead` does: a busy host may leave a cluster without for a moment.
+/// Returns the address of the leader, once it is not `dead`. A busy host may leave a cluster
+/// without a leader for a moment.
 pub(crate) fn leader_but(cluster: &Cluster, dead: Option<&str>) -> String {
     let mut found = None;
     wait_for("a leader", || {
@@ -213,13 +215,13 @@ fn strings(pid: i32, file: &str) -> Vec<String> {
     parts.map(str::to_owned).collect()
 }
 
-/// The agent is killed, and started as it was: it ends with its standard input.
+/// Kills the agent, and starts it again with its command line. It exits with its standard input.
 fn restart(agent: &serde_json::Value) -> Child {
     let pid = pid(agent);
     let (words, variables) = (strings(pid, "cmdline"), strings(pid, "environ"));
     kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
     wait_for("the agent to be gone", || {
-        // Its first thread may have ended before others, which hold its sockets and locks.
+        // Its first thread may have exited before others, which hold its sockets and locks.
         let threads = std::fs::read_dir(format!("/proc/{pid}/task"));
         let threads = threads.map_or(0, |threads| threads.count());
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"));
@@ -279,7 +281,7 @@ fn tasks_of_an_executor_are_reached_and_go_on_when_the_leader_and_the_agent_die(
         drop(framework.driver.kill(task, None));
         framework.until(task, v1::TaskState::Killed);
     }
-    // Its executor lives on, and with it what it wrote.
+    // Its executor keeps running, and with it the files that it wrote.
     let (code, text, stderr) = cluster.ran(&["logs", "-f", "a"]);
     assert_eq!(code, 0, "{stderr}");
     assert!(text.contains("a has begun\n"), "{text}");

@@ -1,4 +1,4 @@
-//! Groups of tasks: launched by a framework on the public SDK, and by a person from a file.
+//! Task groups: launched by a framework with the public SDK, and by a user from a file.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -16,7 +16,8 @@ use tokio_util::sync::CancellationToken;
 use crate::cluster::{Cluster, PATIENCE, wait_for};
 use crate::web::{on_a_host, port_of_examples};
 
-/// First a group that is too large for the agent, then one that fits, of which one task is killed.
+/// Launches first a group that is too large for the agent, then one that fits, of which one task is
+/// killed.
 #[derive(Default)]
 struct Pod {
     is_refused: bool,
@@ -118,7 +119,7 @@ fn a_framework_launches_a_group_as_a_whole_and_kills_it_by_one_task() {
     assert_eq!(code, 0, "{text}");
 }
 
-/// The status line of the page at the port of the example.
+/// Returns the status line of the page at the port of the example.
 fn page() -> Option<String> {
     let mut stream = TcpStream::connect("127.0.0.1:31080").ok()?;
     stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;

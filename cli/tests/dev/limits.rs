@@ -1,4 +1,4 @@
-//! Limits of a task that runs: changed from outside, shown, refused in words.
+//! Limits of a running task: changed from outside, shown, rejected with a message.
 
 use crate::cluster::Cluster;
 
@@ -11,7 +11,7 @@ fn a_person_changes_the_limits_of_a_running_task_and_sees_what_became_of_them() 
     let limits = ["--pids-limit", "50", "--", "sleep", "1000"];
     let (code, _, errors) = cluster.ran(&[&run[..], &limits].concat());
     assert_eq!(code, 0, "{errors}");
-    // Without a limit by name there is nothing that this host could not keep.
+    // A change without a named limit can be enforced on every host.
     let (code, _, errors) = cluster.ran(&["update", "web", "--pids-limit", "none"]);
     assert_eq!(code, 0, "{errors}");
     assert!(
@@ -20,7 +20,7 @@ fn a_person_changes_the_limits_of_a_running_task_and_sees_what_became_of_them() 
     );
     let (_, shown, _) = cluster.ran(&["task", "show", "web"]);
     assert!(shown.contains("limits changed"), "{shown}");
-    // A host without the controller says so, and the exit code tells.
+    // A host without the controller reports that, also by the exit code.
     let words = ["update", "web", "--mem-limit", "64M", "--cpu-limit", "0.5"];
     let (code, _, errors) = cluster.ran(&words);
     match code {
@@ -28,7 +28,7 @@ fn a_person_changes_the_limits_of_a_running_task_and_sees_what_became_of_them() 
         4 => assert!(errors.contains("cgroup"), "{errors}"),
         other => panic!("exit code {other}: {errors}"),
     }
-    // Only what is in force is what the next change builds on.
+    // The next change builds only on limits that are in force.
     let (_, shown, _) = cluster.ran(&["task", "show", "web", "-o", "json"]);
     let keeps_all = code == 0;
     assert!(!keeps_all || shown.contains("\"cpuMillis\""), "{shown}");
@@ -37,7 +37,7 @@ fn a_person_changes_the_limits_of_a_running_task_and_sees_what_became_of_them() 
         code, 0,
         "nothing of what was refused is asked for again: {errors}"
     );
-    // What no agent could do is refused by the masters, with field and remedy.
+    // The masters reject what no agent could do, with field and remedy.
     let (code, _, errors) = cluster.ran(&["update", "web", "--mem-limit", "16M"]);
     assert_eq!(code, 4, "{errors}");
     assert!(errors.contains("limits.memory_bytes"), "{errors}");

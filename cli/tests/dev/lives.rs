@@ -1,4 +1,4 @@
-//! Clusters that are started, used, and gone without a trace.
+//! Clusters that are started, used, and removed without a trace.
 
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
@@ -10,11 +10,12 @@ use nix::unistd::Pid;
 use crate::cluster::{Cluster, executable, wait_for};
 use crate::executors::leader_but;
 
-/// Processes whose command line or environment names this directory, or that have something of it mounted, as tasks
-/// have their sandboxes.
+/// Returns processes whose command line or environment names this directory, or that have something
+/// of it mounted, as tasks have their sandboxes.
 fn processes_of(directory: &Path) -> Vec<String> {
     let wanted = directory.display().to_string();
-    // A mount names it from the root of its file system, which may be that of temporary files alone.
+    // A mount names it from the root of its file system, which may be that of temporary files
+    // alone.
     let mounted = directory.strip_prefix(std::env::temp_dir());
     let mounted = mounted.unwrap_or(directory).display().to_string();
     let mut found = Vec::new();
@@ -34,7 +35,8 @@ fn processes_of(directory: &Path) -> Vec<String> {
     found
 }
 
-/// Where `/proc` tells of the agents' launchers: their only children, or those of their brokers' spawners.
+/// Returns the `/proc` directories of the agents' launchers: their only children, or those of their
+/// brokers' spawners.
 fn launchers(cluster: &Cluster) -> Vec<PathBuf> {
     let agents = cluster
         .members()
@@ -58,7 +60,7 @@ fn launchers(cluster: &Cluster) -> Vec<PathBuf> {
     found
 }
 
-/// The children of a process, and where `/proc` tells of them.
+/// Returns the children of a process, and their `/proc` directories.
 pub(crate) fn children(pid: i64) -> Vec<(i64, PathBuf)> {
     let own = format!("\nPPid:\t{pid}\n");
     let entries = std::fs::read_dir("/proc").unwrap().flatten();
@@ -70,7 +72,7 @@ pub(crate) fn children(pid: i64) -> Vec<(i64, PathBuf)> {
     children.collect()
 }
 
-/// The cgroup trees of the agents' launchers.
+/// Returns the cgroup trees of the agents' launchers.
 fn trees(cluster: &Cluster) -> Vec<PathBuf> {
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
     let mount = mounts.lines().find(|line| line.contains(" - cgroup2 "));
@@ -85,7 +87,7 @@ fn trees(cluster: &Cluster) -> Vec<PathBuf> {
     launchers(cluster).into_iter().filter_map(tree).collect()
 }
 
-/// What a cluster's launchers execute.
+/// Returns what a cluster's launchers execute.
 fn programs(cluster: &Cluster) -> Vec<PathBuf> {
     let program = |process: PathBuf| std::fs::read_link(process.join("exe")).unwrap();
     launchers(cluster).into_iter().map(program).collect()
@@ -142,7 +144,7 @@ fn a_cluster_runs_tasks_and_leaves_nothing() {
     assert_eq!(code, 0, "{stderr}");
     assert!(stderr.contains("has ended: killed"), "{stderr}");
 
-    // One more is left running: the end of the cluster ends it.
+    // One more is left running, and is killed at the end of the cluster.
     let (code, _, stderr) = cluster.ran(&["run", "--detach", "--", "sleep", "1000"]);
     assert_eq!(code, 0, "{stderr}");
     wait_for("the task to run", || {
@@ -180,7 +182,7 @@ fn a_task_shows_how_it_is_and_is_ended_when_it_is_not_healthy() {
     let task: serde_json::Value = serde_json::from_str(&task).unwrap();
     assert_eq!(task["latest"]["healthy"], true, "{task}");
     assert_eq!(task["latest"]["ready"], false, "{task}");
-    // The interval is as it was asked for, and nothing else stands where nothing was said.
+    // The interval is the requested one, and fields that were not given are absent.
     let check = &task["spec"]["healthCheck"]["check"];
     assert_eq!(
         (&check["intervalMs"], &check["timeoutMs"]),
@@ -229,7 +231,7 @@ fn what_nobody_can_run_is_explained_and_ends_with_six() {
         "{stderr}"
     );
     assert!(
-        stderr.contains("asked 64 cpus; the largest agent has 2 (agent-1)"),
+        stderr.contains("requested 64 cpus; the largest agent has 2 (agent-1)"),
         "{stderr}"
     );
     assert!(stderr.contains("1 agent: 1 too small, 0 busy"), "{stderr}");
@@ -292,7 +294,7 @@ fn a_run_outlives_the_leader_and_status_says_what_is_missing() {
     quorum_loss_is_said(&cluster, leader);
 }
 
-/// Kills one more of the two masters that are left.
+/// Kills another of the two remaining masters.
 fn quorum_loss_is_said(cluster: &Cluster, leader: &serde_json::Value) {
     let mut others = cluster
         .members()
@@ -340,7 +342,7 @@ fn ctrl_c_ends_a_running_task_with_term() {
 #[test]
 fn a_kept_cluster_goes_on_with_its_tasks_by_the_command_that_is_printed() {
     let folder = tempfile::tempdir().unwrap();
-    // A shell takes it apart unless it is quoted.
+    // A shell splits it unless it is quoted.
     let home = folder.path().join("it's;kept");
     let keep = ["--keep", home.to_str().unwrap()];
     let mut cluster = Cluster::start(5, "1x1", &keep);
@@ -366,7 +368,7 @@ fn a_kept_cluster_goes_on_with_its_tasks_by_the_command_that_is_printed() {
     );
 
     let (_, line) = text
-        .split_once("the same command goes on with them: ")
+        .split_once("the same command resumes the cluster: ")
         .expect("the command is printed");
     let mut again = Cluster::start_by(line.lines().next().unwrap());
     assert_eq!(again.record["masters"], cluster.record["masters"]);

@@ -1,4 +1,4 @@
-//! Whole clusters of real processes: started by `dev`, used, and gone without a trace.
+//! Whole clusters of real processes: started by `dev`, used, and removed without a trace.
 
 mod attach;
 mod cluster;

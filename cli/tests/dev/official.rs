@@ -1,5 +1,6 @@
-//! Images that behave as the official nginx, postgres and redis ones: started as root, they give their data to a user and
-//! become that user. The commands are those that `docs/isolation.md` names.
+//! Images that behave as the official nginx, postgres and redis ones: started as root, they assign
+//! their data to a user and become that user. The commands are those that `docs/isolation.md`
+//! names.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -14,11 +15,11 @@ use crate::cluster::{Cluster, wait_for};
 use crate::registry::{self, Registry};
 use crate::web::{nothing_is_left, on_a_host, page, port_of_examples};
 
-/// The pages that name how such images are run.
+/// The page that documents the commands of such images.
 const ISOLATION: &str = include_str!("../../../docs/isolation.md");
 const README: &str = include_str!("../../../README.md");
 
-/// An image, and how it is like the official one.
+/// An image, and its similarity to the official one.
 struct Official {
     /// Its name, and that of the layer with its programs.
     name: &'static str,
@@ -26,7 +27,7 @@ struct Official {
     tag: &'static str,
     /// Name and number of its user.
     user: (&'static str, u32),
-    /// Folders, and whose they are.
+    /// Directories, and their owners.
     folders: &'static [(&'static str, u32, u32)],
     files: &'static [(&'static str, u32, &'static str)],
     links: &'static [(&'static str, &'static str)],
@@ -156,7 +157,7 @@ const REDIS: Official = Official {
 };
 
 impl Official {
-    /// What its Dockerfile puts over the packages.
+    /// Returns what its Dockerfile adds to the packages.
     fn layer(&self) -> Vec<u8> {
         let mut archive = tar::Builder::new(Vec::new());
         let header = |kind, mode: u32, owner: u32, size: usize| {
@@ -194,7 +195,7 @@ impl Official {
         archive.into_inner().unwrap()
     }
 
-    /// Puts it into a registry; returns the documented command with its name there.
+    /// Pushes it to a registry, and returns the documented command with its name there.
     fn command(&self, registry: &Registry, layers: &Path) -> Vec<String> {
         let programs = fs::read(layers.join(format!("{}.tar", self.name))).unwrap();
         let blobs = registry::image(vec![programs, self.layer()], &(self.config)());
@@ -212,7 +213,7 @@ impl Official {
     }
 }
 
-/// Where `scripts/setup` puts the layers with the programs.
+/// The directory in which `scripts/setup` stores the layers with the programs.
 #[allow(
     clippy::disallowed_methods,
     reason = "the cache of the build is named by the environment"
@@ -243,7 +244,7 @@ impl Site {
         self.cluster.ran(&words)
     }
 
-    /// Runs one as documented, and waits until it serves.
+    /// Runs an image as documented, and waits until it serves.
     fn serve(&self, image: &Official, serves: impl FnMut() -> bool) {
         let (code, _, stderr) = self.run(image, |_| ());
         assert_eq!(code, 0, "{stderr}");
@@ -294,7 +295,7 @@ fn at_a_site(
     });
 }
 
-/// Whether a process of this name runs as this user of some container.
+/// Returns whether a process of this name runs as this user of some container.
 fn runs_as(name: &str, user: u32) -> bool {
     let processes = fs::read_dir("/proc").unwrap().flatten();
     let mut statuses =
@@ -402,14 +403,14 @@ fn an_image_as_the_official_redis_one_keeps_what_it_is_given() {
     });
 }
 
-/// The words without what asks for capabilities and what detaches.
+/// Removes from the words what requests capabilities and what detaches.
 fn on_the_defaults(words: &mut Vec<String>) {
     let at = words
         .iter()
         .position(|word| word == "--capability")
         .unwrap();
     words.drain(at..at + 2);
-    // Of ports that no other test publishes at the same time.
+    // Ports that no other test publishes at the same time.
     let published = words.iter().position(|word| word == "--publish").unwrap();
     words[published + 1].replace_range(..3, "317");
     words.retain(|word| word != "--detach");

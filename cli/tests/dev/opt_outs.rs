@@ -1,4 +1,4 @@
-//! A program that changes its user, on a cluster whose agents allow it what it needs.
+//! A program that changes its user, on a cluster whose agents allow the necessary security options.
 
 use crate::cluster::Cluster;
 

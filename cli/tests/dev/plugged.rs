@@ -10,7 +10,7 @@ use crate::web::{BUSYBOX, on_a_host, page};
 
 const PLUGINS: &str = "/usr/lib/cni";
 
-/// The cluster reports these folders as opened.
+/// Checks that the cluster reports these directories as opened.
 fn is_reported(cluster: &Cluster, config: &Path) {
     let opened = cluster.record["opened"].as_array().unwrap();
     for flag in [

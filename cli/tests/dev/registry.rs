@@ -1,4 +1,4 @@
-//! Debian's registry, and images for it.
+//! Debian's image registry, and images for it.
 
 use std::fs;
 use std::net::TcpStream;
@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 use crate::cluster::wait_for;
 
 const PROGRAM: &str = "/usr/bin/docker-registry";
-/// Where it is, and the flag of clusters that pull from it.
+/// Its address, and the flag of clusters that pull from it.
 const ADDRESS: &str = "127.0.0.1:5000";
 pub(crate) const LISTED: [&str; 2] = ["--insecure-registry", ADDRESS];
 pub(crate) const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
@@ -26,7 +26,8 @@ pub(crate) fn descriptor(media_type: &str, bytes: &[u8]) -> Value {
     json!({"mediaType": media_type, "digest": digest(bytes), "size": bytes.len()})
 }
 
-/// Layers, configuration and manifest of an image of these archives that is run like this.
+/// Returns layers, configuration and manifest of an image of these archives with this
+/// configuration.
 pub(crate) fn image(layers: Vec<Vec<u8>>, config: &Value) -> Vec<Vec<u8>> {
     let architecture = match std::env::consts::ARCH {
         "x86_64" => "amd64",
@@ -50,7 +51,7 @@ pub(crate) fn image(layers: Vec<Vec<u8>>, config: &Value) -> Vec<Vec<u8>> {
     [layers, vec![config, manifest]].concat()
 }
 
-/// The image in a layout on disk, as its name.
+/// Writes the image to a layout on disk, and returns its name.
 pub(crate) fn in_a_layout(folder: &Path, blobs: &[Vec<u8>]) -> String {
     let places = folder.join("blobs/sha256");
     fs::create_dir_all(&places).unwrap();
@@ -70,7 +71,7 @@ pub(crate) fn in_a_layout(folder: &Path, blobs: &[Vec<u8>]) -> String {
     format!("oci:{}:1", folder.display())
 }
 
-/// Debian's registry, ended with the test.
+/// Debian's registry, stopped with the test.
 pub(crate) struct Registry {
     child: Child,
     folder: PathBuf,
@@ -78,7 +79,7 @@ pub(crate) struct Registry {
 
 impl Drop for Registry {
     fn drop(&mut self) {
-        // It may have ended by itself; either way it is gone after the wait.
+        // It may have exited by itself; either way it is gone after the wait.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -108,7 +109,7 @@ impl Registry {
         registry
     }
 
-    /// The image in it, as its name. Blobs first, the manifest under its tag last.
+    /// Pushes the image, and returns its name. Blobs first, the manifest under its tag last.
     pub(crate) fn push(&self, repository: &str, blobs: &[Vec<u8>]) -> String {
         let base = format!("http://{ADDRESS}/v2/{repository}");
         let (manifest, rest) = blobs.split_last().unwrap();

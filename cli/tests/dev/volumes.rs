@@ -1,4 +1,4 @@
-//! Volumes of tasks and the limit of their disk, by `argosy run` on a real cluster.
+//! Volumes of tasks and their disk limit, by `argosy run` on a real cluster.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use crate::cluster::Cluster;
 
-/// All files below a folder that say this; links are not followed.
+/// Returns all files below a directory that contain this text, without following links.
 fn files_with(folder: &Path, text: &[u8]) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in fs::read_dir(folder).unwrap().flatten() {
@@ -23,7 +23,7 @@ fn files_with(folder: &Path, text: &[u8]) -> Vec<PathBuf> {
     found
 }
 
-/// A cluster whose agents have a secret of the role `*`.
+/// Starts a cluster whose agents have a secret of the role `*`.
 fn with_secret(number: u32, folder: &Path, text: &str) -> Cluster {
     fs::set_permissions(folder, fs::Permissions::from_mode(0o700)).unwrap();
     fs::create_dir(folder.join("*")).unwrap();
@@ -61,7 +61,7 @@ fn a_run_has_its_volumes_and_its_secret_is_told_to_nobody() {
     let (code, stdout, stderr) = cluster.ran(&words);
     let expected = format!("{}\nkept\nfull\n400\n", canary.len());
     assert_eq!((code, stdout), (0, expected), "{stderr}");
-    // What masters show: the name of a secret while its task runs, never what it says.
+    // Masters show the name of a secret while its task runs, and never its content.
     let keeper = ["run", "--detach", "--name", "keeper", "--secret", "db:/key"];
     let (code, _, stderr) = cluster.ran(&[&keeper[..], &["--", "sleep", "1000"]].concat());
     assert_eq!(code, 0, "{stderr}");
@@ -73,7 +73,7 @@ fn a_run_has_its_volumes_and_its_secret_is_told_to_nobody() {
     );
     let (code, _, stderr) = cluster.ran(&["task", "kill", "keeper"]);
     assert_eq!(code, 0, "{stderr}");
-    // Registry, journals, logs, sandboxes, hand-off.
+    // Registry, journals, logs, sandboxes, state directories.
     let nowhere: [PathBuf; 0] = [];
     assert_eq!(files_with(&cluster.directory(), canary.as_bytes()), nowhere);
     what_cannot_be_had_is_told(&cluster);

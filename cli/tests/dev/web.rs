@@ -1,4 +1,4 @@
-//! A web server from an image, in a network of its own: from the registry to the last trace.
+//! A web server from an image, in a separate network: from the registry to complete removal.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -17,17 +17,17 @@ use crate::division::{gives_up_root, open_folder};
 use crate::registry::{self, Registry};
 
 pub(crate) const BUSYBOX: &str = "/bin/busybox";
-/// The host of the test, in a network namespace of its own.
+/// The host of the test, in a separate network namespace.
 const HOST: &str = "10.99.99.1";
 
-/// Held by tests that publish the port of our examples, 31080: networks of their own do not tell them apart, since all agents of a
-/// host write down in one place which ports are whose.
+/// Lock of tests that publish the port of the examples, 31080. Separate networks do not separate
+/// them, since all agents of a host record the owners of ports in one place.
 pub(crate) fn port_of_examples() -> MutexGuard<'static, ()> {
     static PORT: Mutex<()> = Mutex::new(());
     PORT.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Runs `body` in a network namespace that goes with it: a thread's children are where it is.
+/// Runs `body` in a temporary network namespace. The children of a thread are in its namespace.
 pub(crate) fn on_a_host(body: impl FnOnce() + Send + 'static) {
     let thread = std::thread::spawn(move || {
         unshare(CloneFlags::CLONE_NEWNET).unwrap();
@@ -43,7 +43,7 @@ pub(crate) fn on_a_host(body: impl FnOnce() + Send + 'static) {
     thread.join().unwrap();
 }
 
-/// Layers, configuration and manifest of an image with one program and one page.
+/// Returns layers, configuration and manifest of an image with one program and one page.
 pub(crate) fn image() -> Vec<Vec<u8>> {
     let mut archive = tar::Builder::new(Vec::new());
     let header = |mode: u32, size: u64| {
@@ -76,7 +76,7 @@ pub(crate) fn image() -> Vec<Vec<u8>> {
     registry::image(vec![layer], &config)
 }
 
-/// What the page at this port of the host says, if anybody answers.
+/// Returns the content of the page at this port of the host, if there is an answer.
 pub(crate) fn page(port: u16) -> Option<String> {
     let mut stream = TcpStream::connect((HOST, port)).ok()?;
     stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
@@ -106,7 +106,7 @@ fn a_network_outlives_its_agent_and_goes_with_its_task() {
         return skip("needs the package busybox-static");
     }
     on_a_host(|| {
-        // The port is published by an agent that has given up root, as it is shipped.
+        // The port is published by an agent that has given up root, as in a release.
         let folder = open_folder();
         let home = folder.path().join("kept");
         let resources = "cpus:2;mem:512;ports:[31000-31100]";
@@ -224,7 +224,7 @@ fn serve(image: &str, folder: &Path) {
     assert_eq!(code, 0, "{text}");
 }
 
-/// Another command of the same image, in a network of its own, sees itself alone.
+/// Checks that another command of the same image, in a separate network, sees only itself.
 fn look_around(run: &dyn Fn(&[&str]) -> Ran) {
     let line = "busybox id -u; pwd; echo $PAGE; busybox hostname; busybox cat /etc/hostname; \
                 busybox grep -c : /proc/net/dev";

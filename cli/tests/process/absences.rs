@@ -1,6 +1,7 @@
-//! All masters stand still together: nobody's deadline is eaten by that.
+//! All masters are stopped together: the outage does not count towards any deadline.
 //!
-//! The first of these tests, for it takes a minute, in which it leaves the machine to the others.
+//! This is the first of these tests, because it takes a minute, in which the others can use the
+//! machine.
 
 use std::time::{Duration, Instant};
 
@@ -11,9 +12,9 @@ use crate::cluster::Cluster;
 use crate::work::{Framework, Heard, task};
 
 const LONG: Duration = Duration::from_secs(90);
-/// What an agent may be silent here.
+/// The agent timeout of this test.
 const AGENT_TIMEOUT: Duration = Duration::from_secs(4);
-/// Many times what an agent or a framework may be silent.
+/// Many times the timeouts of an agent and a framework.
 const FROZEN: Duration = Duration::from_secs(60);
 
 #[tokio::test(flavor = "multi_thread")]
@@ -44,7 +45,7 @@ async fn masters_frozen_together_for_a_minute_expire_nobody() {
     framework
         .hear("the cluster serves again", LONG, finished)
         .await;
-    // Whatever the minute has set going ends within the deadlines, counted from now.
+    // Effects of the outage end within the deadlines, counted from now.
     cluster.rest(2 * AGENT_TIMEOUT).await;
     framework.launch([task("later", "true")]);
     let finished = has("later", v1::TaskState::Finished);

@@ -1,26 +1,27 @@
-//! How long the cluster may be without a leader after its leader's process was killed.
+//! Bounds on the time without a leader after the leader's process was killed.
 //!
-//! The bar of the product for that is 0.6 s, and `argosy-chaos failover` measures it. Tests share a busy host of two
-//! cores, so these bounds are those of a broken mechanism, not of a slow host: usually it takes 20 to 100 ms, since
-//! followers see that the process is dead, and 0.6 s if none does and the election waits for its timeout.
+//! The product's target is 0.6 s, which `argosy-chaos failover` measures. These tests share a busy
+//! host of two cores, so their bounds detect a broken mechanism, not a slow host. A failover
+//! usually takes 20 to 100 ms, since followers detect the dead process. It takes 0.6 s if none does
+//! and the election waits for its timeout.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-/// The bar of the product for a single failover.
+/// The product's target for a single failover.
 const BAR: Duration = Duration::from_millis(600);
-/// The longest median of a test program: elections that wait for their timeout twice take as long. A host that is slow
-/// now and then does not move it.
+/// The longest accepted median of a test program. Elections that wait for their timeout twice take
+/// this long. A host that is occasionally slow does not affect it.
 const MEDIAN: Duration = BAR.saturating_mul(2);
-/// The longest single one: ten rounds of elections have failed by then.
+/// The longest accepted single failover. Ten rounds of elections have failed by then.
 const LONGEST: Duration = BAR.saturating_mul(10);
-/// Fewer show no median.
+/// The number of failovers below which there is no meaningful median.
 const ENOUGH: usize = 5;
 
-/// All failovers of this test program.
+/// The durations of all failovers of this test program.
 static TOOK: Mutex<Vec<Duration>> = Mutex::new(Vec::new());
 
-/// Judges one more failover.
+/// Checks one more failover.
 ///
 /// # Panics
 /// If it, or the median of all so far, took too long.
@@ -33,7 +34,7 @@ pub(crate) fn judge(took: Duration) {
     }
 }
 
-/// Sorts all that there were.
+/// Sorts all durations, and returns a message if one is too long.
 fn too_long(took: Duration, all: &mut [Duration]) -> Option<String> {
     all.sort_unstable();
     let median = all[all.len() / 2];

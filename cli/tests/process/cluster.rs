@@ -1,4 +1,4 @@
-//! A cluster of real processes on loopback addresses of its own.
+//! A cluster of real processes on separate loopback addresses.
 
 use std::fs::File;
 use std::net::Ipv4Addr;
@@ -16,13 +16,13 @@ use tokio::sync::{Mutex, MutexGuard};
 
 use crate::bars;
 
-/// One master or agent, and how it is started again.
+/// One master or agent, and the command that restarts it.
 pub(crate) struct Member {
     pub(crate) name: String,
     pub(crate) address: Ipv4Addr,
-    /// The executable of another release, if it is of one.
+    /// The executable, if the member runs another release.
     executable: Option<PathBuf>,
-    /// What starts the executable, if something does, and its arguments.
+    /// The program that starts the executable, if any, and its arguments.
     prefix: Vec<String>,
     arguments: Vec<String>,
     log: PathBuf,
@@ -43,7 +43,7 @@ impl Member {
         format!("{}:5050", self.address)
     }
 
-    /// Whether each of its threads has stopped by a signal.
+    /// Returns whether each of its threads is stopped by a signal.
     pub(crate) fn stands_still(&self) -> bool {
         let threads = std::fs::read_dir(format!("/proc/{}/task", self.pid())).expect("it is there");
         threads.flatten().all(|thread| {
@@ -53,7 +53,7 @@ impl Member {
         })
     }
 
-    /// Whether this metric of its is 1; nothing if it cannot be asked.
+    /// Returns whether this metric is 1, or `None` if the member does not answer.
     pub(crate) async fn shows_one(&self, metric: &str) -> Option<bool> {
         let port = if self.name.starts_with("agent") {
             5051
@@ -66,23 +66,23 @@ impl Member {
         lines.find_map(|(name, value)| (name == metric).then(|| value.trim() == "1"))
     }
 
-    /// The same, started by another program, which becomes it.
+    /// Sets a program that starts the executable by replacing itself.
     pub(crate) fn within(mut self, prefix: &[&str]) -> Self {
         self.prefix = words(prefix);
         self
     }
 
-    /// From its next start on, it is of this release; `None`: of the present one.
+    /// Sets the release to run from the next start on; `None` is the current one.
     pub(crate) fn run_by(&mut self, executable: Option<&Path>) {
         self.executable = executable.map(Path::to_owned);
     }
 
-    /// The words that start it, without the executable.
+    /// Returns the arguments, without the executable.
     pub(crate) fn arguments(&self) -> &[String] {
         &self.arguments
     }
 
-    /// From its next start on, the argument `from` is `to`.
+    /// Replaces the argument `from` by `to`, from the next start on.
     pub(crate) fn argue(&mut self, from: &str, to: &str) {
         let argument = self.arguments.iter_mut().find(|one| *one == from);
         *argument.expect("it is an argument") = to.to_owned();
@@ -118,17 +118,17 @@ impl Member {
         kill(self.pid(), signal).expect("the member is there");
     }
 
-    /// SIGKILL, and wait until it is gone.
+    /// Sends SIGKILL and waits for the exit.
     pub(crate) fn kill(&mut self) {
         let Some(mut child) = self.child.take() else {
             return;
         };
-        // One that has ended by itself is only waited for.
+        // A process that has exited by itself is only waited for.
         let _ = child.kill();
         child.wait().expect("it is our child");
     }
 
-    /// How it has ended by itself, if it has.
+    /// Returns the exit status if the process has exited by itself.
     pub(crate) fn ended(&mut self) -> Option<ExitStatus> {
         let child = self.child.as_mut().expect("the member was started");
         child.try_wait().expect("it is our child")
@@ -149,13 +149,13 @@ impl Drop for Member {
     }
 }
 
-/// The executable under test.
+/// Returns the executable under test.
 pub(crate) fn argosy() -> PathBuf {
     std::env::var_os("ARGOSY_BIN")
         .map_or_else(|| env!("CARGO_BIN_EXE_argosy").into(), PathBuf::from)
 }
 
-/// How many leaders die in the long tests.
+/// Returns how many leaders the long tests kill.
 pub(crate) fn kill_count() -> usize {
     std::env::var("ARGOSY_KILLS")
         .ok()
@@ -168,13 +168,13 @@ pub(crate) struct Cluster {
     pub(crate) masters: Vec<Member>,
     pub(crate) agents: Vec<Member>,
     pub(crate) directory: TempDir,
-    /// Each cluster wants the machine for itself: elections are judged by the clock.
+    /// Exclusive use of the machine, because elections are measured in wall time.
     alone: Option<MutexGuard<'static, ()>>,
 }
 
 static ALONE: Mutex<()> = Mutex::const_new(());
 
-/// Each cluster of this process has a network of its own.
+/// Number of clusters of this process. Each has a separate network.
 static CLUSTERS: AtomicU8 = AtomicU8::new(0);
 
 pub(crate) const AGENT_RESOURCES: &str = "cpus:8;mem:4096;disk:4096;ports:[31000-31099]";
@@ -263,7 +263,7 @@ impl Cluster {
         Self::start_as(agents, more, |master| master).await
     }
 
-    /// The same, with each master started by another program, as [`Member::within`] says.
+    /// The same, with each master started by another program, see [`Member::within`].
     pub(crate) async fn start_within(agents: usize, prefix: &[&str]) -> Self {
         Self::start_as(agents, &[], |master| master.within(prefix)).await
     }
@@ -302,7 +302,7 @@ impl Cluster {
         Self::of(masters, agents, directory).await
     }
 
-    /// Starts these, when the machine is free, and waits until all agents are registered.
+    /// Starts these members when the machine is free, and waits until all agents are registered.
     pub(crate) async fn of(masters: Vec<Member>, agents: Vec<Member>, directory: TempDir) -> Self {
         let mut cluster = Self {
             masters,
@@ -317,14 +317,14 @@ impl Cluster {
         cluster
     }
 
-    /// Waits, and leaves the machine to another test meanwhile.
+    /// Waits, and lets another test use the machine in this time.
     pub(crate) async fn rest(&mut self, time: Duration) {
         self.alone = None;
         tokio::time::sleep(time).await;
         self.alone = Some(ALONE.lock().await);
     }
 
-    /// Leaves the machine to other tests as well, from now on: nothing that follows is judged by the clock.
+    /// Shares the machine with other tests from now on. Nothing that follows is measured in time.
     pub(crate) fn share(&mut self) {
         self.alone = None;
     }
@@ -345,7 +345,7 @@ impl Cluster {
     pub(crate) fn witness(&self) -> PathBuf {
         let folder = self.directory.path().join("shared");
         std::fs::create_dir_all(&folder).expect("a folder can be made");
-        // Tasks are nobody there.
+        // Tasks are `nobody` there.
         let all = std::os::unix::fs::PermissionsExt::from_mode(0o777);
         std::fs::set_permissions(&folder, all).expect("the folder is ours");
         folder.join("witness")
@@ -374,7 +374,7 @@ impl Cluster {
         .await;
     }
 
-    /// The place in `masters` of the one in office.
+    /// Returns the position in `masters` of the active leader.
     pub(crate) async fn leader(&self) -> usize {
         until("there is a leader", Duration::from_secs(30), async || {
             self.leader_now().await
@@ -397,7 +397,8 @@ impl Cluster {
             .position(|member| member.api() == leader.api_address && member.is_up())
     }
 
-    /// Kills the leader, waits for the next one, judges how long that took, and starts the dead one again.
+    /// Kills the leader, waits for the next one, checks how long that took, and restarts the killed
+    /// one.
     pub(crate) async fn fail_over(&mut self) {
         let leader = self.leader().await;
         let killed = Instant::now();
@@ -450,7 +451,7 @@ impl Drop for Cluster {
             }
         }
         for agent in &mut self.agents {
-            // Frozen ones first hear that they may go on; tasks end with the containers.
+            // Frozen agents are resumed first. Tasks end with the containers.
             if agent.is_up() {
                 let _ = kill(agent.pid(), Signal::SIGCONT);
             }
@@ -465,7 +466,7 @@ impl Drop for Cluster {
     }
 }
 
-/// Ends the tasks of an agent that is gone, and removes what it left in the kernel.
+/// Ends the tasks of an agent that is gone, and removes its kernel objects.
 pub(crate) fn clear_agent(folder: &Path) {
     let _ = Command::new(argosy())
         .args(["agent", "stop", "--kill-tasks", "--data-dir"])
@@ -474,7 +475,7 @@ pub(crate) fn clear_agent(folder: &Path) {
     end_leftovers(folder);
 }
 
-/// Who sleeps for so long.
+/// Returns the processes that sleep for this time.
 pub(crate) fn sleepers(mark: &str) -> Vec<Pid> {
     let wanted = format!("sleep\0{mark}\0").into_bytes();
     let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
@@ -486,7 +487,7 @@ pub(crate) fn sleepers(mark: &str) -> Vec<Pid> {
     found.collect()
 }
 
-/// The same, as soon as there are so many.
+/// The same, as soon as there are that many.
 pub(crate) async fn sleeping(mark: &str, count: usize) -> Vec<Pid> {
     until("all sleep", Duration::from_secs(60), async || {
         let sleepers = sleepers(mark);
@@ -495,7 +496,7 @@ pub(crate) async fn sleeping(mark: &str, count: usize) -> Vec<Pid> {
     .await
 }
 
-/// Ends every process whose working folder lies in `folder`: tasks of an agent that is gone.
+/// Kills every process whose working directory is below `folder`: tasks of an agent that is gone.
 fn end_leftovers(folder: &Path) {
     for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
         let Some(pid) = entry
@@ -535,7 +536,7 @@ pub(crate) fn member(
     }
 }
 
-/// Sets attribute `x` of the first agent: the smallest change there is.
+/// Sets attribute `x` of the first agent, the smallest possible change.
 pub(crate) async fn write(operator: &OperatorClient, value: String) -> Option<v1::WriteReply> {
     let set = v1::SetAttribute {
         agent_id: "agent-1".to_owned(),
@@ -554,10 +555,10 @@ pub(crate) async fn write(operator: &OperatorClient, value: String) -> Option<v1
         .ok()
 }
 
-/// Asks again every 20 ms until there is an answer.
+/// Polls every 20 ms until there is an answer.
 ///
 /// # Panics
-/// After `limit`, naming what was waited for.
+/// After `limit`, with the name of the condition.
 pub(crate) async fn until<T>(
     what: &str,
     limit: Duration,
@@ -565,7 +566,7 @@ pub(crate) async fn until<T>(
 ) -> T {
     let deadline = Instant::now() + limit;
     loop {
-        // An answer that never comes is bounded as well.
+        // An answer that never arrives is also limited.
         if let Ok(Some(found)) = tokio::time::timeout_at(deadline.into(), ask()).await {
             return found;
         }

@@ -1,5 +1,5 @@
-//! Files of a real master that its device has damaged while it was down: the master refuses to start and names the file, or serves
-//! everything that was acknowledged.
+//! Files of a real master that its device has damaged while it was down. The master refuses to
+//! start and names the file, or serves everything that was acknowledged.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -37,7 +37,7 @@ async fn keep(cluster: &Cluster) {
     }
 }
 
-/// What the cluster serves as attributes of the first agent, if it serves.
+/// Returns what the cluster serves as attributes of the first agent, if it serves.
 async fn served(cluster: &Cluster) -> Option<BTreeSet<String>> {
     let request = v1::GetRequest {
         id: "agent-1".to_owned(),
@@ -63,7 +63,7 @@ async fn serves_all(cluster: &Cluster) {
     nothing_is_missing(&found);
 }
 
-/// The files of a master's store whose names end with `suffix`.
+/// Returns the files of a master's store whose names end with `suffix`.
 fn files(cluster: &Cluster, place: usize, suffix: &str) -> Vec<PathBuf> {
     let store = folder(cluster, place).join("store");
     let entries = fs::read_dir(store).unwrap();
@@ -79,7 +79,7 @@ fn flip_a_bit(path: &Path, at: usize) {
     fs::write(path, bytes).unwrap();
 }
 
-/// Where the files have these bytes.
+/// Returns where the files have these bytes.
 fn found(files: &[PathBuf], wanted: &[u8]) -> Option<(PathBuf, usize)> {
     files.iter().find_map(|path| {
         let bytes = fs::read(path).unwrap();
@@ -88,7 +88,8 @@ fn found(files: &[PathBuf], wanted: &[u8]) -> Option<(PathBuf, usize)> {
     })
 }
 
-/// Three masters, an agent, and writes that only the leader and one follower have. All masters are down.
+/// Three masters, an agent, and writes that only the leader and one follower have. All masters are
+/// down.
 struct Lost {
     cluster: Cluster,
     leader: usize,
@@ -124,7 +125,7 @@ async fn a_follower_with_a_flipped_bit_in_its_log_elects_nobody_and_rejoins() {
     let (path, at) = found(&logs, name(3).as_bytes()).expect("the log has the write");
     flip_a_bit(&path, at);
 
-    // It and the one without the writes would be a quorum that has forgotten them.
+    // It and the one without the writes would be a quorum that has lost them.
     cluster.masters[behind].start();
     let file = path.file_name().unwrap().to_string_lossy().into_owned();
     for _ in 0..2 {
@@ -138,7 +139,7 @@ async fn a_follower_with_a_flipped_bit_in_its_log_elects_nobody_and_rejoins() {
     assert!(output.status.success(), "{}", said(&output));
     cluster.masters[follower].start();
     cluster.wait_caught_up().await;
-    // What it has now is enough without the former leader.
+    // Its current data is enough without the former leader.
     cluster.masters[leader].kill();
     cluster.leader().await;
     serves_all(&cluster).await;
@@ -152,7 +153,7 @@ async fn damaged_tables_and_records_are_refused_or_nothing_is_missing() {
         follower,
         behind,
     } = lost_leader().await;
-    // A start makes tables of what it finds in logs.
+    // A start writes tables from the content of logs.
     for place in [leader, follower, behind] {
         cluster.masters[place].start();
     }
@@ -186,10 +187,11 @@ async fn damaged_tables_and_records_are_refused_or_nothing_is_missing() {
     serves_all(&cluster).await;
 }
 
-/// Whether the damaged `follower`, just started, ends by itself: at once, or when it has to read what is damaged because the
-/// `leader` is gone. If it does not, the cluster serves everything with it. The leader is back afterwards.
+/// Returns whether the damaged `follower`, just started, exits by itself: immediately, or when it
+/// must read the damaged data because the `leader` is gone. If it does not, the cluster serves
+/// everything with it. The leader is restarted afterwards.
 async fn refuses(cluster: &mut Cluster, follower: usize, leader: usize) -> bool {
-    // The leader may count it as caught up for a moment after it has ended.
+    // The leader may count it as caught up for a moment after it has exited.
     let at_once = until("it has ended or follows", LONG, async || {
         if cluster.masters[follower].has_ended() {
             return Some(true);
@@ -214,7 +216,7 @@ async fn refuses(cluster: &mut Cluster, follower: usize, leader: usize) -> bool 
     found.is_none()
 }
 
-/// Whether the master at `place` is a voter that the leader hears.
+/// Returns whether the master at `place` is a voter that the leader has contact to.
 async fn follows(cluster: &Cluster, place: usize) -> bool {
     let operator = cluster.operator();
     let reply = operator.get_cluster(v1::GetClusterRequest::default());

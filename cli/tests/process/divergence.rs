@@ -1,4 +1,5 @@
-//! A master whose stored registry is another one than that of the others: it stops, is not started again, and rejoins.
+//! A master whose stored registry differs from that of the others: it stops, is not started again,
+//! and rejoins.
 
 use std::fs;
 use std::path::Path;
@@ -16,13 +17,13 @@ use crate::rejoin::{LONG, ends_with, folder, id, rejoin, said};
 const ROLE: &str = "ops";
 const WEIGHT_MILLI: u64 = 2_000;
 
-/// Families of a store, which are all opened.
+/// Column families of a store, which are all opened.
 const FAMILIES: [&str; 4] = ["log", "meta", "registry", "registry_meta"];
 
-/// The store of a master that has ended.
+/// Opens the store of a stopped master.
 fn open(folder: &Path) -> DB {
     let mut options = Options::default();
-    // Like a master, so that it finds what it knows.
+    // As a master does, so that it finds what it knows.
     options.set_track_and_verify_wals_in_manifest(true);
     options.set_compression_type(DBCompressionType::Lz4);
     DB::open_cf(&options, folder.join("store"), FAMILIES).expect("the store opens")
@@ -32,7 +33,7 @@ fn key() -> Vec<u8> {
     encode::key(&RecordKey::Weight(Role::new(ROLE).unwrap()))
 }
 
-/// The stored record of the weight.
+/// Returns the stored record of the weight.
 fn record(folder: &Path) -> Vec<u8> {
     let store = open(folder);
     let registry = store.cf_handle("registry").expect("it was opened");
@@ -40,7 +41,7 @@ fn record(folder: &Path) -> Vec<u8> {
     record.expect("the weight is stored")
 }
 
-/// Changes that record, by RocksDB itself: all checksums of the store are right.
+/// Changes that record through RocksDB itself, so all checksums of the store are valid.
 fn tamper(folder: &Path) {
     let mut changed = record(folder);
     *changed.last_mut().expect("it has a value") ^= 1;
@@ -52,7 +53,7 @@ fn tamper(folder: &Path) {
     written.expect("it is written");
 }
 
-/// Sets the weight; the index of the entry.
+/// Sets the weight, and returns the index of the entry.
 async fn set_weight(cluster: &Cluster) -> u64 {
     let weight = v1::SetWeight {
         role: ROLE.to_owned(),
@@ -71,7 +72,7 @@ async fn set_weight(cluster: &Cluster) -> u64 {
     revision.expect("it has a revision").index
 }
 
-/// The value of one of its metrics.
+/// Returns the value of one of its metrics.
 async fn metric(master: &Member, name: &str) -> Option<u64> {
     let url = format!("http://{}/metrics", master.api());
     let text = reqwest::get(&url).await.ok()?.text().await.ok()?;
@@ -79,7 +80,7 @@ async fn metric(master: &Member, name: &str) -> Option<u64> {
     lines.find_map(|(found, value)| (found == name).then(|| value.parse().ok())?)
 }
 
-/// Has another one of those that run lead, and so log its digest.
+/// Makes another running master lead, which logs its digest.
 async fn change_leader(cluster: &Cluster, stopped: usize) {
     let former = cluster.leader().await;
     let next = (0..3).find(|place| ![former, stopped].contains(place));
@@ -89,7 +90,7 @@ async fn change_leader(cluster: &Cluster, stopped: usize) {
         let request = v1::TransferLeaderRequest {
             node_id: node_id.clone(),
         };
-        // Refused while the group is busy with something else.
+        // Rejected while the group makes another change.
         let _ = cluster.operator().transfer_leader(request).await;
         (cluster.leader().await == next).then_some(())
     })
@@ -116,7 +117,7 @@ async fn a_master_whose_stored_registry_differs_stops_and_serves_again_only_afte
     tamper(&folder);
     assert_ne!(record(&folder), right);
 
-    // It compares its digest with the one that was logged meanwhile.
+    // It compares its digest with the one that was logged in the meantime.
     ends_with(&mut cluster, place, "differs from that of the leader").await;
     let note = fs::read_to_string(folder.join("MUST-REJOIN")).expect("the reason is noted");
     let entry = note.split("after entry ").nth(1);

@@ -1,5 +1,4 @@
-//! What the port of every master answers beside the calls themselves: health, reflection, JSON; and
-//! whom it turns away.
+//! Answers of every master's port other than gRPC calls: health, reflection, JSON, and rejections.
 
 use std::time::Duration;
 
@@ -97,7 +96,8 @@ async fn another_protocol_is_refused(channel: Channel) {
     );
 }
 
-/// What a master answers once it can: on a busy machine there may be an election at any moment.
+/// Returns the answer of a master, with retries: on a busy machine, an election is possible at any
+/// moment.
 async fn asked(url: &str) -> reqwest::Response {
     until("a master answers", LONG, async || {
         let answer = reqwest::get(url).await.unwrap();
@@ -132,7 +132,8 @@ async fn json_errors_have_one_shape(api: &str) {
     }
 }
 
-/// The twin of `Explain`: a demand that no agent here can ever meet, and one that it can.
+/// The JSON equivalent of `Explain`: a demand that no agent here can ever meet, and one that it
+/// can.
 async fn json_explains(api: &str, framework: &str) {
     for (wanted, reason, is_there) in [
         ("?wanted=cpus:9999;mem:64", "too-small", true),
@@ -155,7 +156,7 @@ async fn json_explains(api: &str, framework: &str) {
     }
 }
 
-/// Which build it is, and what every process of Prometheus' world shows of itself.
+/// Checks the build information, and the usual process metrics of Prometheus.
 async fn shows_itself(address: &str) {
     let answer = reqwest::get(format!("http://{address}/metrics"))
         .await

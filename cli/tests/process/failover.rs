@@ -1,4 +1,4 @@
-//! Leaders are killed under load; nothing is lost, nothing happens twice.
+//! Leaders are killed under load: nothing is lost, nothing happens twice.
 
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -114,7 +114,7 @@ async fn a_master_that_is_told_to_end_hands_leadership_over_first() {
     })
     .await;
     let log = cluster.masters[leader].log();
-    assert!(log.contains("leadership is handed over"), "{log}");
+    assert!(log.contains("leadership transferred"), "{log}");
     cluster.masters[leader].kill();
     assert_ne!(cluster.leader().await, leader);
 }
@@ -169,8 +169,8 @@ async fn a_framework_torn_down_stays_torn_down() {
     })
     .await;
     let id = framework.id();
-    // Its own answer, since that of the launch may come as late as this. The run may end before it: then
-    // the call is answered as lost, and what follows shows whether it was.
+    // Its own answer, since that of the launch may arrive as late as this. The run may end before
+    // it. Then the call is answered as lost, and what follows shows whether it was.
     let teardown = framework.driver.teardown().key;
     framework
         .hear("the teardown is answered", LONG, |heard| {

@@ -1,4 +1,4 @@
-//! Connections that say nothing: they take no descriptor that a master needs, and keep out nobody who has something to say.
+//! Idle connections: they take no descriptor that a master needs, and keep no active client out.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use crate::cluster::{Cluster, until, write};
 
-/// Opens connections from many addresses of loopback, prints how many it holds, and keeps them until its input ends.
+/// Opens connections from many loopback addresses, prints their number, and keeps them until its
+/// input ends.
 const HOLD: &str = "import resource, socket, sys
 host, port, network, count = sys.argv[1], int(sys.argv[2]), sys.argv[3], int(sys.argv[4])
 most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
@@ -24,7 +25,7 @@ for number in range(count):
 print(len(held), flush=True)
 sys.stdin.read()";
 
-/// Descriptors of each master, whatever this host gives.
+/// Descriptors of each master, independent of the limit of this host.
 const DESCRIPTORS: usize = 2_000;
 /// Connections of each of the two processes: together more than a master has descriptors.
 const EACH: usize = 2_000;
@@ -45,7 +46,7 @@ impl Flood {
         Self { child }
     }
 
-    /// How many connections the kernel has made, once all were tried.
+    /// Returns how many connections the kernel has made, once all were tried.
     async fn tried(&mut self) -> usize {
         let output = self.child.stdout.take().expect("it is piped");
         let line = tokio::task::spawn_blocking(move || {
@@ -64,7 +65,7 @@ impl Drop for Flood {
     }
 }
 
-/// The master at `leader` is attacked, and stays in office.
+/// Attacks the master at `leader`, and checks that it keeps leading.
 async fn attack(cluster: &mut Cluster, leader: usize, networks: [u8; 2]) {
     let host = cluster.masters[leader].address.to_string();
     let mut floods = networks.map(|network| Flood::start(&host, network));
@@ -73,7 +74,7 @@ async fn attack(cluster: &mut Cluster, leader: usize, networks: [u8; 2]) {
         tried.push(flood.tried().await);
     }
     assert!(tried.iter().sum::<usize>() > DESCRIPTORS, "{tried:?}");
-    // Each on a connection of its own, which has to get in.
+    // Each write uses a new connection, which must be accepted.
     for number in 0..20 {
         let limit = Duration::from_secs(30);
         until("the write is acknowledged", limit, async || {
@@ -87,10 +88,10 @@ async fn attack(cluster: &mut Cluster, leader: usize, networks: [u8; 2]) {
         let log = master.log();
         assert!(!log.contains("oo many open files"), "{log}");
     }
-    // So it was the bound of its port that kept them off.
+    // So the limit of its port has rejected them.
     let log = cluster.masters[leader].log();
     assert!(
-        log.contains("this port has as many connections as it takes"),
+        log.contains("this port has reached its limit of connections"),
         "{log}"
     );
 }
@@ -101,7 +102,7 @@ async fn silent_connections_of_two_processes_end_no_master_and_hold_up_no_write(
     let mut cluster = Cluster::start_within(1, &["prlimit", &limit]).await;
     let leader = cluster.leader().await;
     attack(&mut cluster, leader, [90, 91]).await;
-    // The next leader is attacked like the one before it.
+    // The next leader is attacked in the same way.
     cluster.fail_over().await;
     let next = cluster.leader().await;
     assert_ne!(next, leader);

@@ -1,4 +1,5 @@
-//! Processes that stop and go on: a stale leader commands nobody, one without followers lets agents go.
+//! Processes that stop and continue: a stale leader has no effect, one without followers releases
+//! its agents.
 
 use std::time::{Duration, Instant};
 
@@ -9,7 +10,7 @@ use crate::cluster::{Cluster, Member, until, write};
 use crate::work::{Framework, signatures, witnessed};
 
 const LONG: Duration = Duration::from_secs(90);
-/// How long a leader stands still before it goes on.
+/// Time for which a leader is frozen.
 const FROZEN: Duration = Duration::from_secs(10);
 
 #[tokio::test(flavor = "multi_thread")]
@@ -136,7 +137,7 @@ async fn a_call_passed_on_to_a_leader_that_freezes_does_not_wait_for_it() {
     cluster.masters[leader].signal(Signal::SIGSTOP);
     let mut calls = tokio::task::JoinSet::new();
     for place in (0..3).filter(|place| *place != leader) {
-        // It knows this follower only, and does not know who leads.
+        // It knows this follower only, and does not know the leader.
         let only = cluster.masters[place].api().parse().unwrap();
         let connector = argosy_client::Connector::new(only, Default::default());
         let operator = argosy_client::OperatorClient::new(connector);

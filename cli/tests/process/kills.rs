@@ -1,4 +1,4 @@
-//! A kill that is committed happens, whoever dies before it is delivered.
+//! A committed kill is executed, even if processes crash before it is delivered.
 
 use std::time::Duration;
 
@@ -56,7 +56,7 @@ async fn a_task_killed_before_it_was_delivered_never_starts() {
     let killed = framework.driver.kill("unborn", None);
     assert!(accepted.answer().await.is_done());
     assert!(killed.answer().await.is_done());
-    // The link that the launch went out on is cut with its leader: what was in it is lost.
+    // The link that carried the launch is cut with its leader: the messages in it are lost.
     let mut cluster = cluster;
     cluster.agents[0].kill();
     cluster.agents[0].start();

@@ -1,4 +1,4 @@
-//! A framework in Rust that changes the limits of a task that runs, through a change of leader.
+//! A framework in Rust that changes the limits of a running task, through a change of leader.
 
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ fn revision(answer: &Answer) -> v1::Revision {
     }
 }
 
-/// What the framework is told of the newest change, once that is settled.
+/// Returns the status of the newest change, once it is settled.
 async fn settled(framework: &Framework, revision: v1::Revision) -> v1::LimitsStatus {
     framework
         .hear("its limits are settled", LONG, |heard| {
@@ -39,7 +39,8 @@ async fn settled(framework: &Framework, revision: v1::Revision) -> v1::LimitsSta
         .await
 }
 
-/// Whether this host has this controller of cgroups v2, which agents find wherever it is mounted.
+/// Returns whether this host has this controller of cgroups v2, which agents find wherever it is
+/// mounted.
 fn has_controller(name: &str) -> bool {
     let mounts = std::fs::read_to_string("/proc/mounts").unwrap();
     let mut mounts = mounts.lines().map(|line| line.split(' '));
@@ -66,7 +67,7 @@ async fn a_framework_changes_limits_and_is_told_what_became_of_them_under_every_
             states.contains(&v1::TaskState::Running).then_some(())
         })
         .await;
-    // No limit by name is kept by every host.
+    // A change without a named limit is possible on every host.
     let answer = framework
         .driver
         .update_limits("web", pids(30))
@@ -94,7 +95,7 @@ async fn a_framework_changes_limits_and_is_told_what_became_of_them_under_every_
         second.refusal.contains("limits.io: /dev/null"),
         "{second:?}"
     );
-    // What no agent could keep, and a task that nobody knows, are refused by the masters.
+    // The masters reject what no agent could enforce, and an unknown task.
     for (name, most, code) in [("web", 0, "invalid"), ("other", 9, "unknown-task")] {
         let answer = framework
             .driver

@@ -1,7 +1,7 @@
-//! Failover and bad input on real processes: the shipped executable, killed, frozen and restarted.
+//! Failover and bad input on real processes: the release executable, killed, frozen and restarted.
 //!
-//! Needs root (namespaces, cgroups) and the executable, named by ARGOSY_BIN or built beside this
-//! test. ARGOSY_KILLS sets how many leaders die in the long tests (default 20). Every process is
+//! Needs root (namespaces, cgroups) and the executable, named by ARGOSY_BIN or built next to this
+//! test. ARGOSY_KILLS sets how many leaders the long tests kill (default 20). Every process is
 //! ended by its id; nothing is left behind.
 
 mod absences;

@@ -1,4 +1,4 @@
-//! Offers outlive the leader that made them; tokens that are not good start nothing.
+//! Offers outlive the leader that made them; invalid tokens launch nothing.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use crate::work::{Framework, task};
 
 const LONG: Duration = Duration::from_secs(60);
 
-/// An accept as anybody could send it, past the SDK.
+/// Sends an accept without the SDK.
 async fn raw_accept(
     cluster: &Cluster,
     framework: &Framework,
@@ -42,7 +42,7 @@ async fn raw_accept(
         let url = format!("http://{}", cluster.masters[leader].api());
         let channel = Endpoint::from_shared(url).unwrap().connect().await.ok()?;
         match SchedulerClient::new(channel).accept(request.clone()).await {
-            // It leads no more.
+            // It no longer leads.
             Err(status) if status.code() == tonic::Code::Unavailable => None,
             answer => Some(answer.map(tonic::Response::into_inner)),
         }
@@ -107,7 +107,7 @@ async fn a_held_offer_is_accepted_after_the_failover_under_its_old_id() {
     assert!(refused.message().contains("no longer open"), "{refused}");
 }
 
-/// A flipped bit, and another framework.
+/// Checks that a flipped bit and another framework are rejected.
 async fn nobody_else_can_use(cluster: &Cluster, framework: &Framework, offer: &v1::Offer) {
     let mut forged = offer.clone();
     let mut token = forged.token.to_vec();

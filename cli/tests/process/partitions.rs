@@ -1,5 +1,5 @@
-//! Masters that are cut off from each other, and from nobody else: each has a network namespace of its
-//! own, and two networks, one for raft and one for the API.
+//! Partitions between masters only: each master has a network namespace, and two networks, one for
+//! Raft and one for the API.
 
 use std::process::Command;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -18,15 +18,16 @@ use crate::cluster::{AGENT_RESOURCES, Cluster, Member, argosy, member, until, wo
 use crate::work::{Framework, task};
 
 const LONG: Duration = Duration::from_secs(60);
-/// A master that hears nobody says so within a second, and a look takes a moment.
+/// An isolated master reports the lack of contact within a second, and a poll takes a moment.
 const SAID: Duration = Duration::from_millis(1_500);
 
-/// Sites so far: each has namespaces of its own names.
+/// Number of sites so far. Each site has unique namespace names.
 static SITES: AtomicU8 = AtomicU8::new(0);
-/// Numbers of hosts that have only an agent begin behind this one.
+/// Numbers of hosts that have only an agent begin after this one.
 const AGENT_HOSTS: usize = 110;
 
-/// Namespaces of masters, and of agents that are to be cut off, beside this thread's own, which holds the switches.
+/// Namespaces of masters, and of agents that are to be cut off. This thread's own namespace holds
+/// the switches.
 pub(crate) struct Site {
     number: u8,
     namespaces: Vec<String>,
@@ -59,7 +60,7 @@ impl Site {
         site
     }
 
-    /// A namespace with a cable to each of these switches.
+    /// Adds a namespace with a cable to each of these switches.
     fn add_host(&mut self, host: usize, switches: &[(u8, &str)]) {
         let name = format!("argosy-cut{}-{}-{host}", std::process::id(), self.number);
         ip(&format!("netns add {name}"));
@@ -104,17 +105,17 @@ impl Site {
         master.within(&["ip", "netns", "exec", &self.namespaces[place]])
     }
 
-    /// An agent on the host of this thread.
+    /// Returns an agent on the host of this thread.
     fn agent(directory: &TempDir) -> Member {
         Self::agent_at(directory, 1, 101)
     }
 
-    /// An agent on a host of its own, which can be cut off.
+    /// Returns an agent on a separate host, which can be cut off.
     pub(crate) fn agent_apart(&mut self, directory: &TempDir, number: usize) -> Member {
         let host = AGENT_HOSTS + number;
         self.add_host(host, &[(2, "api")]);
         let name = self.namespaces.last().expect("it was just added");
-        // Unlike `ip netns exec`, this leaves it the cgroups that are mounted below /sys.
+        // Unlike `ip netns exec`, this keeps the cgroups that are mounted below /sys.
         let net = format!("--net=/run/netns/{name}");
         Self::agent_at(directory, number, host).within(&["nsenter", &net])
     }
@@ -150,7 +151,7 @@ impl Site {
         Cluster::of(masters, agents, directory).await
     }
 
-    /// Nothing passes between this master and the others any more; the API's network is as before.
+    /// Cuts all traffic between this master and the others; the API's network is unchanged.
     fn cut(place: usize) {
         ip(&format!("link set {} nomaster", port("raft", place + 1)));
     }
@@ -159,7 +160,7 @@ impl Site {
         ip(&format!("link set {} master raft", port("raft", place + 1)));
     }
 
-    /// Nothing passes between this agent, which has a host of its own, and any other host.
+    /// Cuts all traffic between this agent, which has a separate host, and any other host.
     pub(crate) fn cut_agent(number: usize) {
         let port = port("api", AGENT_HOSTS + number);
         ip(&format!("link set {port} nomaster"));
@@ -174,7 +175,7 @@ impl Site {
 impl Drop for Site {
     fn drop(&mut self) {
         for name in &self.namespaces {
-            // Whatever else is in it goes with the thread's own namespace.
+            // Everything else in it is removed with the thread's own namespace.
             let _ = Command::new("ip").args(["netns", "del", name]).status();
         }
     }
@@ -185,7 +186,7 @@ fn port(switch: &str, host: usize) -> String {
     format!("{switch}-{host}")
 }
 
-/// Runs the test on a thread that has a network of its own, with everything it starts.
+/// Runs the test on a thread with a separate network, together with everything it starts.
 pub(crate) fn in_a_network_of_its_own(test: impl AsyncFnOnce() + Send + 'static) {
     let thread = std::thread::spawn(move || {
         unshare(CloneFlags::CLONE_NEWNET).expect("root may make a network namespace");
@@ -200,7 +201,7 @@ pub(crate) fn in_a_network_of_its_own(test: impl AsyncFnOnce() + Send + 'static)
     }
 }
 
-/// Tests of partitions need to make networks.
+/// Returns whether this process may create networks, which tests of partitions need.
 pub(crate) fn may_make_networks() -> bool {
     let is_root = nix::unistd::geteuid().is_root();
     if !is_root {
@@ -209,7 +210,7 @@ pub(crate) fn may_make_networks() -> bool {
     is_root
 }
 
-/// One figure of a member's metrics, if it is shown.
+/// Returns one value of a member's metrics, if it is shown.
 async fn figure(of: &Member, port: u16, name: &str) -> Option<f64> {
     let url = format!("http://{}:{port}/metrics", of.address);
     let text = reqwest::get(&url).await.ok()?.text().await.ok()?;
@@ -222,7 +223,7 @@ async fn is_ready(master: &Member) -> bool {
     answer.is_ok_and(|answer| answer.status().is_success())
 }
 
-/// What gRPC's health says of the service and of the process.
+/// Returns the gRPC health of the service and of the process.
 async fn health(master: &Member) -> [ServingStatus; 2] {
     let endpoint = Endpoint::from_shared(format!("http://{}", master.api())).unwrap();
     let mut client = HealthClient::new(endpoint.connect().await.unwrap());
@@ -236,7 +237,7 @@ async fn health(master: &Member) -> [ServingStatus; 2] {
     told
 }
 
-/// The cluster as this master alone sees it.
+/// Returns the cluster as this master alone sees it.
 async fn seen_by(master: &Member) -> v1::Cluster {
     let only = Connector::new(master.api().parse().unwrap(), ConnectorConfig::default());
     let request = v1::GetClusterRequest {
@@ -248,7 +249,7 @@ async fn seen_by(master: &Member) -> v1::Cluster {
         .unwrap()
 }
 
-/// Waits until it says nowhere that somebody leads, and checks that it says so everywhere.
+/// Waits until the master reports a leader nowhere, and checks that all its interfaces agree.
 async fn knows_no_leader(master: &Member) {
     until("it knows no leader", SAID, async || {
         let has_leader = figure(master, 5050, "argosy_raft_has_leader ").await?;
@@ -308,7 +309,7 @@ fn a_leader_cut_off_from_the_masters_lets_its_agents_go_within_a_second() {
         let took = cut.elapsed();
         assert!(took < Duration::from_secs(1), "it took {took:?}");
         knows_no_leader(old).await;
-        // The others go on meanwhile, with the agent.
+        // The others continue, with the agent.
         framework.launch([task("meanwhile", "true")]);
         ended(&framework, "meanwhile").await;
         let next = cluster.leader().await;

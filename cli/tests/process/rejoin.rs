@@ -1,4 +1,4 @@
-//! `argosy master rejoin`: a master whose data must not be served takes it from the others.
+//! `argosy master rejoin`: a master whose data must not be served copies it from the others.
 
 use std::fs;
 use std::os::unix::process::ExitStatusExt as _;
@@ -13,7 +13,7 @@ use crate::cluster::{Cluster, argosy, until, write};
 
 pub(crate) const LONG: Duration = Duration::from_secs(90);
 
-/// The command on the host of the master at `place`, with that master's own flags.
+/// Returns the command on the host of the master at `place`, with that master's own flags.
 fn command(cluster: &Cluster, place: usize, more: &[&str]) -> Command {
     let own = cluster.masters[place].arguments();
     assert_eq!(own[..2], ["master", "start"]);
@@ -45,7 +45,7 @@ pub(crate) fn folder(cluster: &Cluster, place: usize) -> PathBuf {
     cluster.directory.path().join(name)
 }
 
-/// Every file below the data directory of a master, with its content.
+/// Returns every file below the data directory of a master, with its content.
 fn contents(cluster: &Cluster, place: usize) -> Vec<(PathBuf, Vec<u8>)> {
     let mut waiting = vec![folder(cluster, place)];
     let mut files = Vec::new();
@@ -73,7 +73,7 @@ async fn listed(cluster: &Cluster) -> Vec<v1::Master> {
     .await
 }
 
-/// The id of the master at `place`, as the group knows it.
+/// Returns the id of the master at `place` in the group.
 pub(crate) async fn id(cluster: &Cluster, place: usize) -> Option<String> {
     let api = cluster.masters[place].api();
     let found = listed(cluster).await.into_iter();
@@ -87,7 +87,7 @@ async fn follower(cluster: &Cluster) -> usize {
     (cluster.leader().await + 1) % 3
 }
 
-/// A follower with data, which is killed.
+/// Kills a follower that has data, and returns its position.
 async fn stopped(cluster: &mut Cluster) -> usize {
     for number in 0..20 {
         let reply = write(&cluster.operator(), number.to_string()).await;
@@ -98,7 +98,7 @@ async fn stopped(cluster: &mut Cluster) -> usize {
     place
 }
 
-/// As one that a damaged file, or another digest than the leader's, has stopped.
+/// The same, with a directory as a damaged file or a digest mismatch leaves it.
 async fn stopped_and_forbidden(cluster: &mut Cluster) -> usize {
     let place = stopped(cluster).await;
     let why = "it differs: run `argosy master rejoin` on this host";
@@ -141,7 +141,7 @@ async fn a_master_that_must_not_serve_rejoins_under_a_new_id() {
     cluster.wait_caught_up().await;
     let present = id(&cluster, place).await.expect("it is a member");
     assert_ne!(present, former);
-    // Its vote counts: with one of the others gone the group goes on.
+    // Its vote counts: the group keeps working without one of the others.
     let other = (0..3).find(|one| *one != place).unwrap();
     cluster.masters[other].kill();
     cluster.leader().await;
@@ -188,7 +188,7 @@ async fn nothing_is_discarded_of_a_running_master_or_without_a_quorum_of_the_oth
         said(&alone)
     );
     assert_eq!(contents(&cluster, place), before);
-    // So it can still be started, and make a quorum.
+    // It can still be started, and make a quorum.
     cluster.masters[place].start();
     cluster.leader().await;
     write(&cluster.operator(), "after".to_owned())
@@ -206,17 +206,17 @@ struct Step {
     leaves: Leaves,
 }
 
-/// Which of these calls it is, of those of one thread.
+/// The index of the call, among those of one thread.
 enum Count {
     Call(usize),
-    /// The first behind the notes of all former members, which are two calls each.
+    /// The first after the notes of all former members, which are two calls each.
     BehindNotes,
 }
 
 enum Leaves {
     /// Nothing is changed: the master is still a member, and could be started.
     Everything,
-    /// Data of which a part may be gone: no master starts on it.
+    /// Data of which a part may be missing: no master starts on it.
     AForbiddenDirectory,
     /// A directory that a master may be started on.
     ADirectory,
@@ -263,13 +263,13 @@ const STEPS: [Step; 10] = [
         .behind_notes(),
 ];
 
-/// Runs the command until this step is done, where it is killed.
+/// Runs the command until this step is done, and kills it there.
 async fn killed_after(cluster: &Cluster, place: usize, step: &Step) {
     let raft = format!("{}:5052", cluster.masters[place].address);
     let own = |master: &v1::Master| master.raft_address == raft;
     let formers = listed(cluster).await.into_iter().filter(own).count();
     let (at, log_filter) = match step.at {
-        // One line is logged: when the group has taken it in.
+        // One line is logged when the group has added the member.
         Count::Call(at) => (at, "off,argosy_raft::forming=info"),
         Count::BehindNotes => (1 + 2 * formers, "off"),
     };
@@ -296,7 +296,7 @@ async fn killed_after(cluster: &Cluster, place: usize, step: &Step) {
     let mut child = child.expect("strace is installed");
     let ended = until(step.done, LONG, async || child.try_wait().unwrap()).await;
     let said = fs::read_to_string(&log).unwrap();
-    // strace ends as what it traces.
+    // strace exits as the process that it traces.
     assert_eq!(ended.signal(), Some(9), "{}: {ended}: {said}", step.done);
 }
 

@@ -1,4 +1,4 @@
-//! Agents that come back other than they went: with less to give, or without their memory.
+//! Agents that return changed: with fewer resources, or without their data.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -133,7 +133,7 @@ async fn containers_that_an_agent_does_not_know_any_more_are_destroyed_when_it_s
     let mut cluster = Cluster::start(1).await;
     let framework = Framework::start(cluster.masters_list(), "forgotten").await;
     let mark = format!("77{}.25", std::process::id());
-    // In a session of its own below a group of its own: it goes with the container all the same.
+    // In a new session below a new process group; it still ends with the container.
     framework.launch([task(
         "long",
         &format!("setsid sleep {mark} & exec sleep {mark}"),
@@ -159,7 +159,7 @@ async fn containers_that_an_agent_does_not_know_any_more_are_destroyed_when_it_s
     .await;
 }
 
-/// Tasks with their states, and agents, as an operator lists them.
+/// Returns tasks with their states, and agents, as an operator lists them.
 async fn listed(operator: &OperatorClient) -> Option<(BTreeMap<String, i32>, BTreeSet<String>)> {
     let all = v1::ListRequest::default;
     let tasks = operator.list_tasks(all()).await.ok()?.tasks.into_iter();

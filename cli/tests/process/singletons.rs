@@ -1,5 +1,5 @@
-//! A task of which two must never run, on an agent that is cut off from the masters: it stops itself, and is replaced
-//! after that.
+//! A task of which two must never run, on an agent that is cut off from the masters: it stops by
+//! itself, and is replaced afterwards.
 
 use std::fs::{File, Permissions};
 use std::os::unix::fs::PermissionsExt as _;
@@ -19,10 +19,10 @@ use crate::partitions::{Site, in_a_network_of_its_own, may_make_networks};
 use crate::work::task;
 
 const LONG: Duration = Duration::from_secs(60);
-/// Longer than an agent may be silent here: the copy still runs when it is lost.
+/// Longer than the agent timeout of this test: the copy still runs when it is lost.
 const STOP_AFTER_MS: u64 = 6_000;
 
-/// One update, and how many processes of the task there were on this machine when it arrived.
+/// One update, and the number of processes of the task on this machine at its arrival.
 #[derive(Debug, Clone, PartialEq)]
 struct Update {
     task: String,
@@ -32,7 +32,7 @@ struct Update {
     processes: usize,
 }
 
-/// The framework itself. What it is told is written down first.
+/// The framework itself. Updates are recorded first.
 struct Watched {
     steady: Steady,
     mark: String,
@@ -72,7 +72,8 @@ impl Scheduler for Watched {
     }
 }
 
-/// It holds a lock of the host while it runs, and writes down whether it got it. It ends by KILL only.
+/// Returns a task that holds a lock of the host while it runs, and records whether it got it. Only
+/// KILL ends it.
 fn singleton(folder: &Path, mark: &str) -> v1::TaskSpec {
     let path = folder.display();
     let line = format!(
@@ -96,7 +97,7 @@ fn singleton(folder: &Path, mark: &str) -> v1::TaskSpec {
     }
 }
 
-/// Waits for such an update, and returns its place.
+/// Waits for such an update, and returns its position.
 async fn position(
     updates: &Mutex<Vec<Update>>,
     what: &str,
@@ -108,7 +109,7 @@ async fn position(
     .await
 }
 
-/// The number of the agent that has this task.
+/// Returns the number of the agent that has this task.
 async fn agent_of(cluster: &Cluster, task: &str) -> usize {
     let operator = cluster.operator();
     let address = until("the task is listed", LONG, async || {
@@ -131,14 +132,14 @@ async fn two_agents_apart(site: &mut Site) -> Cluster {
     Cluster::of(masters, agents, directory).await
 }
 
-/// Checks the updates, of which these two say that the first copy has stopped, and how it ended.
+/// Checks the updates. These two report that the first copy has stopped, and how it ended.
 fn one_replaced_the_other(all: &[Update], stopped: usize, ended: usize) {
     assert_eq!(all[stopped].task, "one-0-1");
     assert_eq!(all[stopped].state, v1::TaskState::Unreachable);
     assert_eq!(all[stopped].processes, 0, "it still runs: {all:?}");
     let by_itself = v1::Reason::StoppedWithoutLeader;
     assert_eq!(all[ended].reason, by_itself, "{all:?}");
-    // Lost is not stopped: that came first, and replaced nothing.
+    // Lost is not stopped: the loss came first, and caused no replacement.
     let lost = |one: &Update| one.state == v1::TaskState::Unreachable && !one.stopped;
     let lost = all.iter().position(lost);
     assert!(lost.is_some_and(|lost| lost < stopped), "{all:?}");
@@ -160,7 +161,7 @@ fn a_singleton_on_an_agent_that_is_cut_off_is_replaced_after_it_has_stopped_itse
         for name in ["lock", "starts"] {
             let path = folder.join(name);
             File::create(&path).unwrap();
-            // Each container has users of its own.
+            // Each container has separate users.
             std::fs::set_permissions(&path, Permissions::from_mode(0o666)).unwrap();
         }
         let mark = format!("79{}.5", std::process::id());

@@ -1,5 +1,5 @@
-//! A master whose loop stands still, and consensus with it: another one leads within a second, and its process ends, whatever
-//! else of it stands still.
+//! A master whose loop stalls, and consensus with it. Another one leads within a second, and its
+//! process exits, whatever else of it stalls.
 
 use std::fs::File;
 use std::os::unix::process::ExitStatusExt;
@@ -15,16 +15,16 @@ use crate::work::{Framework, Heard, signatures, witnessed};
 
 const LONG: Duration = Duration::from_secs(60);
 
-/// Holds some threads of a process in the kernel, at their next call, until it is dropped.
+/// Holds some threads of a process in the kernel, at their next call, until drop.
 struct Held(Child);
 
 impl Held {
-    /// The thread of the loop and of consensus.
+    /// Holds the thread of the loop and of consensus.
     fn loop_of(cluster: &Cluster, master: &Member) -> Self {
         Self::threads(cluster, master, |name| name == "raft")
     }
 
-    /// All threads but the two that watch the loop.
+    /// Holds all threads but the two that watch the loop.
     fn all_but_watchdog(cluster: &Cluster, master: &Member) -> Self {
         Self::threads(cluster, master, |name| !name.starts_with("watchdog"))
     }
@@ -40,8 +40,9 @@ impl Held {
         let said = cluster.directory.path().join("strace");
         let said = File::create(said).expect("a file can be made");
         let mut strace = Command::new("strace");
-        // Wherever a thread waits for work it waits for longer. Not in `write`: a thread that logs would hold the lock of standard
-        // error, and the process would end without its last words.
+        // Calls in which a thread waits for work are delayed. `write` is not: a thread that logs
+        // would hold the lock of standard error, and the process would exit without its last
+        // messages.
         strace.args(["-qq", "-o", "/dev/null", "-e"]);
         strace.arg("inject=futex,epoll_wait,epoll_pwait,read:delay_enter=60s");
         strace.args(held.iter().flat_map(|thread| ["-p", thread]));
@@ -58,9 +59,10 @@ impl Drop for Held {
     }
 }
 
-/// When a master whose threads are held logs that it gives up leadership, and that its process ends.
+/// Returns when a master whose threads are held logs that it gives up leadership, and that its
+/// process exits.
 async fn logged(master: &Member, began: Instant) -> (Duration, Duration) {
-    // A master that is started again goes on with its log.
+    // A restarted master appends to its log.
     let earlier = master.log().len();
     let logged = async |words: &str| {
         let is_there = || master.log()[earlier..].contains(words);
@@ -73,7 +75,7 @@ async fn logged(master: &Member, began: Instant) -> (Duration, Duration) {
     )
 }
 
-/// When another master than `former` is in office.
+/// Returns when a master other than `former` is the active leader.
 async fn another_leads(cluster: &Cluster, former: usize, began: Instant) -> Duration {
     let others = cluster.masters.iter().enumerate();
     let others: Vec<_> = others.filter(|(place, _)| *place != former).collect();
@@ -88,7 +90,7 @@ async fn another_leads(cluster: &Cluster, former: usize, began: Instant) -> Dura
     .await
 }
 
-/// A thread that is held is not gone before it is let go.
+/// Waits for the exit. A held thread does not exit before it is released.
 async fn ends_by_itself(held: Held, master: &mut Member) {
     drop(held);
     let status = until("its process has ended", LONG, async || master.ended()).await;
@@ -102,7 +104,7 @@ async fn a_leader_whose_loop_stands_still_is_replaced_and_then_ends_its_process(
     let witness = cluster.witness();
     let mut launched = 0;
     let mut is_replaced_first = false;
-    // Between the two are more than two seconds, too little now and then on a busy machine.
+    // More than two seconds lie between the two, which is occasionally too short on a busy machine.
     for _ in 0..3 {
         let leader = cluster.leader().await;
         let began = Instant::now();

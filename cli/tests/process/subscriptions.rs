@@ -1,4 +1,5 @@
-//! Schedulers whose streams end, and that subscribe again while the cluster records that they are gone.
+//! Schedulers whose streams end, and that resubscribe while the cluster records their
+//! disconnection.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,25 +17,27 @@ use crate::cluster::{Cluster, until};
 
 const LONG: Duration = Duration::from_secs(20);
 const SCHEDULERS: usize = 300;
-/// How long a stream may be gone before the leader proposes that its framework is disconnected.
+/// Time without a stream before the leader proposes to disconnect the framework.
 const GRACE: Duration = Duration::from_secs(1);
-/// The returns begin so long before the end of the grace. One follows a millisecond after the other.
+/// Time before the end of the grace period at which the resubscriptions begin. One follows a
+/// millisecond after the other.
 const BEFORE: Duration = Duration::from_millis(50);
-/// The window of the race is a few milliseconds wide. Without the remedy, 5 and 9 of 300 were stranded in the first round.
+/// The window of the race is a few milliseconds wide. Without the fix, 5 and 9 of 300 were stranded
+/// in the first round.
 const ROUNDS: usize = 2;
 
-/// What the streams of one scheduler have brought.
+/// What the streams of one scheduler have received.
 #[derive(Default)]
 struct Received {
     subscriptions: AtomicU64,
     heartbeats: AtomicU64,
 }
 
-/// One scheduler: it subscribes, and subscribes again when its stream ends.
+/// One scheduler, which resubscribes when its stream ends.
 struct Scheduler {
     request: v1::SubscribeRequest,
     received: Arc<Received>,
-    /// Its stream is open until this is dropped.
+    /// The stream is open until this is dropped.
     reader: Option<AbortOnDropHandle<()>>,
 }
 
@@ -107,7 +110,7 @@ async fn read(
     }
 }
 
-/// Frameworks that the operator sees as disconnected, or that are missing.
+/// Returns the frameworks that the operator sees as disconnected, or that are missing.
 async fn stranded(operator: &OperatorClient) -> Option<Vec<v1::Framework>> {
     let page = operator.list_frameworks(v1::ListRequest::default()).await;
     let all = page.ok()?.frameworks;
@@ -117,11 +120,12 @@ async fn stranded(operator: &OperatorClient) -> Option<Vec<v1::Framework>> {
     Some(all.into_iter().filter(is_stranded).collect())
 }
 
-/// Waits until every scheduler has a stream that brings heartbeats, and none is recorded as disconnected.
+/// Waits until every scheduler has a stream that receives heartbeats, and none is recorded as
+/// disconnected.
 async fn all_are_connected(schedulers: &[Scheduler], operator: &OperatorClient) {
     let deadline = Instant::now() + LONG;
     loop {
-        // What is on its way to the log now is applied before the second heartbeat after this.
+        // What is in flight to the log now is applied before the second heartbeat after this.
         let before: Vec<u64> = schedulers.iter().map(Scheduler::heartbeats).collect();
         until("every stream brings heartbeats", LONG, async || {
             let mut both = schedulers.iter().zip(&before);

@@ -1,4 +1,4 @@
-//! What is acknowledged is on disks: commits are counted against system calls.
+//! Durability of acknowledged commits: commits are counted against sync system calls.
 
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -70,8 +70,9 @@ async fn a_thousand_commits_are_a_thousand_syncs_on_two_masters() {
         assert!(reply.outcomes[0].done, "{reply:?}");
     }
     let syncs: Vec<usize> = tracers.into_iter().map(Tracer::syncs).collect();
-    // One client waits for each commit before the next: each is on two disks by then, by syncs that no
-    // other commit shares. Which two may differ. A master that syncs more often counts once a commit.
+    // One client waits for each commit before the next. Each commit is on two disks by then, by
+    // syncs that no other commit shares. The two disks may differ. A master that syncs more often
+    // counts once per commit.
     let total: usize = syncs.iter().map(|count| (*count).min(COMMITS)).sum();
     println!("syncs by master: {syncs:?}");
     assert!(total >= 2 * COMMITS, "syncs by master: {syncs:?}");

@@ -1,7 +1,8 @@
-//! Masters of release 0.1.0 and of this one in one group: a rolling upgrade under load, and the way back.
+//! Masters of release 0.1.0 and of this one in one group: a rolling upgrade under load, and the
+//! rollback.
 //!
-//! The former release is built from its commit (`releases.txt`). Digests that masters report are compared with those that
-//! both releases compute from the log of one of them, after each entry.
+//! The former release is built from its commit (`releases.txt`). Digests that masters report are
+//! compared with those that both releases compute from the log of one of them, after each entry.
 
 #[path = "../../../state/tests/release/former.rs"]
 mod former;
@@ -23,13 +24,14 @@ use crate::cluster::{Cluster, until};
 use crate::work::{Framework, task};
 
 const LONG: Duration = Duration::from_secs(120);
-/// Tasks that are run together.
+/// Number of tasks that run together.
 const TASKS: usize = 60;
 
 /// Digests that masters have reported, by log index.
 type Reported = Arc<Mutex<BTreeMap<u64, Vec<u8>>>>;
 
-/// The executable; `None` in short runs, since it takes minutes to build, and without a history.
+/// Returns the executable. `None` in short runs, since it takes minutes to build, and without a Git
+/// history.
 fn argosy_0_1_0() -> Option<PathBuf> {
     if std::env::var_os("ARGOSY_LONG").is_none() {
         eprintln!("set ARGOSY_LONG=1: release 0.1.0 is built first");
@@ -42,7 +44,7 @@ fn argosy_0_1_0() -> Option<PathBuf> {
     }
 }
 
-/// What one master says of itself.
+/// Returns the local state of one master.
 async fn local(api: &str) -> Option<v1::Cluster> {
     let one = OperatorClient::new(Connector::new(
         api.parse().ok()?,
@@ -55,7 +57,8 @@ async fn local(api: &str) -> Option<v1::Cluster> {
     asked.await.ok()?.ok()
 }
 
-/// Notes what all masters report until it is cancelled; no two may report different digests of one index.
+/// Records what all masters report until it is cancelled. No two may report different digests of
+/// one index.
 async fn watch(apis: Vec<String>, reported: Reported, stop: CancellationToken) {
     while !stop.is_cancelled() {
         for api in &apis {
@@ -72,7 +75,8 @@ async fn watch(apis: Vec<String>, reported: Reported, stop: CancellationToken) {
     }
 }
 
-/// Writes until it is cancelled; how many were acknowledged. Of a role without frameworks: no offer changes by it.
+/// Writes until it is cancelled, and returns how many writes were acknowledged. The role has no
+/// frameworks, so no offer changes.
 async fn load(operator: OperatorClient, stop: CancellationToken) -> usize {
     let mut written = 0;
     while !stop.is_cancelled() {
@@ -96,7 +100,7 @@ async fn load(operator: OperatorClient, stop: CancellationToken) -> usize {
     written
 }
 
-/// Stops a master in order, and starts it by another release.
+/// Stops a master gracefully, and starts it with another release.
 async fn replace(cluster: &mut Cluster, place: usize, executable: Option<&Path>) {
     let master = &mut cluster.masters[place];
     master.signal(Signal::SIGTERM);
@@ -107,7 +111,7 @@ async fn replace(cluster: &mut Cluster, place: usize, executable: Option<&Path>)
     cluster.wait_caught_up().await;
 }
 
-/// Has this master lead.
+/// Makes this master lead.
 async fn lead(cluster: &Cluster, place: usize) {
     let api = cluster.masters[place].api();
     until("it leads", LONG, async || {
@@ -118,14 +122,14 @@ async fn lead(cluster: &Cluster, place: usize) {
         let request = v1::TransferLeaderRequest {
             node_id: node_id.node_id.clone(),
         };
-        // Refused while the group is busy with something else.
+        // Rejected while the group makes another change.
         let _ = known.transfer_leader(request).await;
         (cluster.leader().await == place).then_some(())
     })
     .await;
 }
 
-/// Has this master lead, and kills it while it does.
+/// Makes this master lead, and kills it while it does.
 async fn kill_leading(cluster: &mut Cluster, place: usize) {
     lead(cluster, place).await;
     cluster.masters[place].kill();
@@ -144,13 +148,13 @@ async fn level(cluster: &Cluster) -> u32 {
     .await
 }
 
-/// Runs tasks, ends some, and waits until the framework has heard of all.
+/// Runs tasks, ends some, and waits until the framework has received all updates.
 async fn run_tasks(framework: &Framework, name: &str) {
     let before = framework.heard.lock().unwrap().ended();
     let ended = || framework.heard.lock().unwrap().ended() - before;
     for round in 0.. {
         assert!(round < 8, "{} of {TASKS} tasks have ended", ended());
-        // Offers of a former leader may be refused, and the tasks with them.
+        // Offers of a former leader may be rejected, and the tasks with them.
         let missing = TASKS.saturating_sub(ended());
         framework.launch((0..missing).map(|at| task(&format!("{name}-{round}-{at}"), "true")));
         let deadline = Instant::now() + Duration::from_secs(20);
@@ -181,7 +185,7 @@ async fn masters_of_two_releases_keep_the_same_records_until_all_are_upgraded_an
     }
     assert_refused(&cluster, 0, "knows the feature levels 1-2, not 3").await;
     replace(&mut cluster, 1, None).await;
-    // What level 2 does not have is refused in words.
+    // What level 2 does not have is rejected with a message.
     assert_needs_level(&framework).await;
     kill_leading(&mut cluster, 2).await;
     run_tasks(&framework, "two-new").await;
@@ -207,7 +211,8 @@ async fn masters_of_two_releases_keep_the_same_records_until_all_are_upgraded_an
     assert_same_history(&mut cluster, &reported, Level(3));
 }
 
-/// Ends the masters. The log of each must lead both releases to the digests that the masters have reported, at each index.
+/// Stops the masters. The log of each must lead both releases to the digests that the masters have
+/// reported, at each index.
 fn assert_same_history(cluster: &mut Cluster, reported: &Reported, level: Level) {
     for master in &mut cluster.masters {
         master.kill();
@@ -229,7 +234,7 @@ fn assert_same_history(cluster: &mut Cluster, reported: &Reported, level: Level)
         }
         let entries = digests.len();
         eprintln!("master-{number}: {entries} entries, {compared} digests of processes");
-        // A founding is short; a rolling upgrade has a thousand.
+        // The log of a new group is short; a rolling upgrade has a thousand entries.
         assert!(entries > 50 && compared > 20, "{entries}, {compared}");
     }
 }
@@ -254,7 +259,7 @@ impl Watched {
         }
     }
 
-    /// No two masters have reported different digests of one index.
+    /// Checks that no two masters have reported different digests of one index.
     async fn end(self) -> Reported {
         self.stop.cancel();
         self.watching.await.expect("no two masters differ");
@@ -272,7 +277,8 @@ async fn raise(cluster: &Cluster) -> v1::RaiseLevelReply {
     .await
 }
 
-/// By this master, which must lead: one of the former release does not know the call.
+/// Checks a rejection by this master, which must lead: one of the former release does not know the
+/// call.
 async fn assert_refused(cluster: &Cluster, place: usize, words: &str) {
     let only = cluster.masters[place].api();
     let refused = until("the raise is refused", LONG, async || {
@@ -281,7 +287,7 @@ async fn assert_refused(cluster: &Cluster, place: usize, words: &str) {
         let operator = OperatorClient::new(Connector::new(masters, ConnectorConfig::default()));
         let request = v1::RaiseLevelRequest { level: 3 };
         let refused = operator.raise_level(request).await.unwrap_err().to_string();
-        // It may have lost office in between.
+        // It may have lost leadership in between.
         (refused.contains("level")).then_some(refused)
     })
     .await;
@@ -314,7 +320,8 @@ async fn assert_needs_level(framework: &Framework) {
     framework.hold_offers(false);
 }
 
-/// A master of the former release ends, having changed nothing, and this one goes on from there.
+/// Checks that a master of the former release exits without a change, and that this one continues
+/// from there.
 async fn refuses_the_directory(cluster: &mut Cluster, executable: &Path) {
     let place = (cluster.leader().await + 1) % 3;
     let master = &mut cluster.masters[place];
@@ -366,7 +373,7 @@ async fn masters_of_two_releases_form_a_cluster_at_level_2_whichever_of_them_lea
     let Some(executable) = argosy_0_1_0() else {
         return;
     };
-    // The first master of the list begins the group.
+    // The first master of the list forms the group.
     for former in [&[2, 3][..], &[1], &[3]] {
         let mut cluster = Cluster::start_mixed(1, &executable, former).await;
         let watched = Watched::begin(&cluster);

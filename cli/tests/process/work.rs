@@ -1,4 +1,4 @@
-//! A scheduler that is told what to do from outside and writes down all it hears.
+//! A scheduler that is controlled by the test and records all that it receives.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::path::Path;
@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::cluster::until;
 
-/// All that was heard, in order.
+/// All received events, in order.
 #[derive(Default)]
 pub(crate) struct Heard {
     pub(crate) framework_id: String,
@@ -25,9 +25,9 @@ pub(crate) struct Heard {
     pub(crate) updates: Vec<v1::TaskStatus>,
     pub(crate) answers: Vec<Answer>,
     pub(crate) errors: Vec<SchedulerError>,
-    /// Tasks to launch as soon as an offer has room.
+    /// Tasks to launch as soon as an offer is large enough.
     queue: VecDeque<v1::TaskSpec>,
-    /// Offers go to the queue, else they are kept.
+    /// Whether offers are kept instead of used for the queue.
     hold: bool,
 }
 
@@ -40,7 +40,8 @@ impl Heard {
             .collect()
     }
 
-    /// One that is kept for long is no longer good when 64 newer ones of its agent were used.
+    /// Takes the oldest offer. An offer becomes invalid when 64 newer ones of its agent have been
+    /// used.
     fn pop_oldest(&mut self) -> Option<v1::Offer> {
         let age = |id: &&String| {
             let (epoch, serial) = id.split_once('.')?;
@@ -68,7 +69,7 @@ pub(crate) struct Framework {
     _witness: Witness,
 }
 
-/// Says what a framework waits for when its test fails.
+/// Prints what a framework waits for when its test fails.
 struct Witness(Arc<Mutex<Heard>>);
 
 impl Drop for Witness {
@@ -217,17 +218,17 @@ impl Framework {
         self.heard.lock().unwrap().framework_id.clone()
     }
 
-    /// Launches tasks as offers have room.
+    /// Launches tasks as offers allow.
     pub(crate) fn launch(&self, tasks: impl IntoIterator<Item = v1::TaskSpec>) {
         self.heard.lock().unwrap().queue.extend(tasks);
     }
 
-    /// Keeps the offers that come instead of using them.
+    /// Keeps incoming offers instead of using them.
     pub(crate) fn hold_offers(&self, hold: bool) {
         self.heard.lock().unwrap().hold = hold;
     }
 
-    /// Waits until what was heard answers `ask`.
+    /// Waits until `ask` returns a value for the received events.
     pub(crate) async fn hear<T>(
         &self,
         what: &str,
@@ -237,7 +238,7 @@ impl Framework {
         until(what, limit, async || ask(&self.heard.lock().unwrap())).await
     }
 
-    /// The process is gone: no word to the masters.
+    /// Stops the process without a call to the masters.
     pub(crate) async fn die(self) -> SchedulerConfig {
         self.stop.cancel();
         let _ = self.run.await;
@@ -248,7 +249,7 @@ impl Framework {
         }
     }
 
-    /// A scheduler of the same framework in a new process: a new session.
+    /// Returns a scheduler of the same framework in a new process, with a new session.
     pub(crate) fn successor(mut config: SchedulerConfig) -> SchedulerConfig {
         config.session = SchedulerConfig::new(config.masters.clone(), "x").session;
         config.acknowledge = Acknowledge::AfterCallback;
@@ -256,7 +257,7 @@ impl Framework {
     }
 }
 
-/// A shell task of a tenth of a cpu.
+/// Returns a shell task of a tenth of a cpu.
 pub(crate) fn task(id: &str, line: &str) -> v1::TaskSpec {
     v1::TaskSpec {
         task_id: id.to_owned(),
@@ -267,7 +268,8 @@ pub(crate) fn task(id: &str, line: &str) -> v1::TaskSpec {
     }
 }
 
-/// A task that signs the witness file `witness` (mounted at its own path) before it does `line`.
+/// Returns a task that signs the witness file `witness` (mounted at its own path) before it runs
+/// `line`.
 pub(crate) fn witnessed(id: &str, witness: &Path, line: &str) -> v1::TaskSpec {
     let folder = witness
         .parent()
@@ -289,7 +291,7 @@ pub(crate) fn witnessed(id: &str, witness: &Path, line: &str) -> v1::TaskSpec {
     }
 }
 
-/// How often each task signed.
+/// Returns how often each task signed.
 pub(crate) fn signatures(witness: &Path) -> BTreeMap<String, usize> {
     let text = std::fs::read_to_string(witness).unwrap_or_default();
     let mut counts = BTreeMap::new();

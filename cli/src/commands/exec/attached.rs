@@ -1,6 +1,7 @@
-//! While the command runs: what comes from it is written, what is typed and signalled goes to it.
+//! The session of a running command: its output is written, input and signals are forwarded to it.
 //!
-//! Hearing has a task of its own, which may wait for a slow reader on its thread; all else goes on meanwhile.
+//! A separate task receives output and may wait on its thread for a slow reader; everything else
+//! continues.
 
 use std::io::{self, Read, Write};
 use std::sync::Arc;
@@ -22,59 +23,60 @@ use super::detaching::{DetachKeys, Typed};
 use super::terminal::{self, Raw};
 use crate::exit::Failure;
 
-/// What the command has for streams.
+/// The streams of the command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Manner {
-    /// A terminal that this one stands for.
+    /// A terminal, connected to this one.
     Terminal,
-    /// A terminal at which nobody types.
+    /// A terminal without input.
     TerminalWithoutInput,
-    /// Pipes, standard input passed on.
+    /// Pipes, with standard input forwarded.
     Pipes,
-    /// The same, while whoever has this done hears the signals.
+    /// The same, while the caller handles the signals.
     PipesWithoutSignals,
-    /// Pipes, standard input at its end.
+    /// Pipes, with empty standard input.
     PipesWithoutInput,
-    /// A task's own terminal that this one stands for, until it is left by [`DetachKeys`] at the latest.
+    /// A task's own terminal, connected to this one until [`DetachKeys`] at the latest.
     AttachedTerminal,
-    /// What a task writes, and nothing else: signals end this program and mean nothing to the task.
+    /// The output of a task only. Signals end this program and do not reach the task.
     Watching,
 }
 
-/// How it ended.
+/// The reason why the session ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Left {
-    /// The command did.
+    /// The command ended.
     Ended(End),
-    /// The connection did.
+    /// The connection broke.
     Broken(String),
-    /// A person wanted to leave the task to itself.
+    /// The user detached from the task.
     Detached,
-    /// Nobody reads what it writes.
+    /// The reader of the output is gone.
     ReaderGone,
-    /// A signal told this program to end.
+    /// A signal asked this program to exit.
     Told(i32),
 }
 
-/// Hears from where on a task's output comes that was attached to; else why that is not known.
+/// Returns the position in the task's output at which the attachment begins, or why it is not
+/// known.
 pub(crate) async fn begin(socket: &mut Socket) -> Result<Begins, String> {
     loop {
         let message = match timeout(SILENCE_LIMIT, socket.next()).await {
             Ok(Some(Ok(message))) => message,
             Ok(Some(Err(error))) => return Err(crate::exit::chain(&error)),
-            Ok(None) | Err(_) => return Err("it says nothing".to_owned()),
+            Ok(None) | Err(_) => return Err("no message arrived".to_owned()),
         };
         if let Message::Binary(bytes) = message {
             return match FromCommand::decode(bytes) {
                 Ok(FromCommand::Attached(begins)) => Ok(begins),
-                Ok(_) => Err("it does not say where it begins".to_owned()),
+                Ok(_) => Err("it does not report where its output begins".to_owned()),
                 Err(error) => Err(error.to_string()),
             };
         }
     }
 }
 
-/// Until the command has ended, or is to be left. What it wrote has been written then.
+/// Runs until the command has ended or the session is left. All received output is written by then.
 pub(crate) async fn attend(socket: Socket, manner: Manner) -> Result<Left, Failure> {
     let mut told = Told::listen(manner).map_err(|error| Failure::of(&error))?;
     let _raw = match manner {
@@ -101,7 +103,7 @@ pub(crate) async fn attend(socket: Socket, manner: Manner) -> Result<Left, Failu
         heard = &mut hearing => Some(heard),
         left = speaking.speak(&mut told) => match left {
             Some(left) => return Ok(left),
-            // What was said before the connection broke may still be there to be heard.
+            // Messages from before the connection broke may still be readable.
             None => None,
         },
     };
@@ -112,29 +114,31 @@ pub(crate) async fn attend(socket: Socket, manner: Manner) -> Result<Left, Failu
     heard.map_err(|error| Failure::of(&error))
 }
 
-/// Writes what the command writes.
+/// Writes the output of the command.
 async fn hear(mut frames: SplitStream<Socket>, window: Arc<Semaphore>) -> Left {
     loop {
         let message = match timeout(SILENCE_LIMIT, frames.next()).await {
             Ok(Some(Ok(message))) => message,
             Ok(Some(Err(error))) => return Left::Broken(crate::exit::chain(&error)),
-            Ok(None) => return Left::Broken("it was closed before the command's end".to_owned()),
+            Ok(None) => {
+                return Left::Broken("it was closed before the end of the command".to_owned());
+            }
             Err(_) => {
-                let silent = format!("nothing was heard for {} s", SILENCE_LIMIT.as_secs());
+                let silent = format!("no message arrived for {} s", SILENCE_LIMIT.as_secs());
                 return Left::Broken(silent);
             }
         };
         let bytes = match message {
             Message::Binary(bytes) => bytes,
             Message::Close(_) | Message::Ping(_) | Message::Pong(_) | Message::Frame(_) => continue,
-            Message::Text(_) => return Left::Broken("it carries text".to_owned()),
+            Message::Text(_) => return Left::Broken("it carries a text message".to_owned()),
         };
         let written = match FromCommand::decode(bytes) {
             Ok(FromCommand::Output(bytes)) => write(&mut io::stdout().lock(), &bytes),
             Ok(FromCommand::Errors(bytes)) => write(&mut io::stderr().lock(), &bytes),
             Ok(FromCommand::Taken(bytes)) => {
                 if bytes > INPUT_WINDOW_BYTES - window.available_permits().min(INPUT_WINDOW_BYTES) {
-                    return Left::Broken("more input was taken than was sent".to_owned());
+                    return Left::Broken("more input was acknowledged than was sent".to_owned());
                 }
                 window.add_permits(bytes);
                 Ok(())
@@ -152,7 +156,7 @@ async fn hear(mut frames: SplitStream<Socket>, window: Arc<Semaphore>) -> Left {
         match written {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Left::ReaderGone,
-            Err(error) => return Left::Broken(format!("what it wrote cannot be written: {error}")),
+            Err(error) => return Left::Broken(format!("the output cannot be written: {error}")),
         }
     }
 }
@@ -162,12 +166,13 @@ fn write(to: &mut impl Write, bytes: &[u8]) -> io::Result<()> {
     to.flush()
 }
 
-/// Standard input, piece by piece; an empty piece is its end, and no piece any more means that it is to be left. One piece waits: what is not taken is not read.
+/// Reads standard input piece by piece. An empty piece is the end of input; a closed channel means
+/// that the session is to be left. One piece waits: input that is not taken is not read.
 fn input(manner: Manner) -> mpsc::Receiver<Piece> {
     let (pieces, received) = mpsc::channel(1);
     match manner {
         Manner::Terminal | Manner::Pipes | Manner::PipesWithoutSignals => {
-            // A thread that nobody waits for: it may read for ever.
+            // A detached thread, because a read may block without end.
             std::thread::spawn(move || read(&pieces, None));
         }
         Manner::AttachedTerminal => {
@@ -175,7 +180,7 @@ fn input(manner: Manner) -> mpsc::Receiver<Piece> {
             std::thread::spawn(move || read(&pieces, keys));
         }
         Manner::PipesWithoutInput => {
-            // There is room for one.
+            // The channel has capacity for one.
             let _ = pieces.try_send(Piece::Bytes(Bytes::new()));
         }
         Manner::TerminalWithoutInput | Manner::Watching => {}
@@ -183,10 +188,10 @@ fn input(manner: Manner) -> mpsc::Receiver<Piece> {
     received
 }
 
-/// Of standard input.
+/// A piece of standard input.
 enum Piece {
     Bytes(Bytes),
-    /// The keys that detach were typed.
+    /// The detach keys were typed.
     Detach,
 }
 
@@ -196,7 +201,7 @@ fn read(pieces: &mpsc::Sender<Piece>, mut keys: Option<DetachKeys>) {
         let count = match io::stdin().lock().read(&mut buffer) {
             Ok(count) => count,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            // What cannot be read has ended.
+            // A failed read is the end of input.
             Err(_) => 0,
         };
         let Typed { bytes, detaches } = match &mut keys {
@@ -206,13 +211,14 @@ fn read(pieces: &mpsc::Sender<Piece>, mut keys: Option<DetachKeys>) {
                 detaches: false,
             },
         };
-        // Nothing is left of a piece that may be the beginning of the keys; an empty one would be the end.
+        // Nothing is left of a piece that may be the beginning of the keys. An empty piece would
+        // mean the end of input.
         let is_told = !bytes.is_empty() || count == 0;
         if is_told && pieces.blocking_send(Piece::Bytes(bytes.into())).is_err() {
             return;
         }
         if detaches {
-            // Whoever waited for it is gone already.
+            // The receiver may be gone already.
             let _ = pieces.blocking_send(Piece::Detach);
         }
         if detaches || count == 0 {
@@ -221,29 +227,29 @@ fn read(pieces: &mpsc::Sender<Piece>, mut keys: Option<DetachKeys>) {
     }
 }
 
-/// What goes to the command.
+/// The sender of input and signals to the command.
 struct Speaking {
     sink: SplitSink<Socket, Message>,
     /// A permit for each byte of input that may be sent.
     window: Arc<Semaphore>,
     input: mpsc::Receiver<Piece>,
-    /// A piece for which there is no room yet.
+    /// A piece for which there is no permit yet.
     waiting: Option<Bytes>,
-    /// What the command was last told of the size of this terminal.
+    /// The terminal size that was last sent to the command.
     size: Option<Size>,
 }
 
-/// What this program was told by a signal.
+/// A signal to this program.
 enum Signalled {
-    /// The command gets it.
+    /// It is forwarded to the command.
     PassedOn(i32),
-    /// This program ends by it, and the command with it.
+    /// It ends this program, and the command with it.
     End(i32),
     Resized,
 }
 
 impl Speaking {
-    /// Why the command is left; `None` if the connection takes nothing more.
+    /// Returns why the command is left, or `None` if the connection accepts nothing more.
     async fn speak(&mut self, told: &mut Told) -> Option<Left> {
         let mut pings = interval_at(Instant::now() + PING_EVERY, PING_EVERY);
         pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -261,7 +267,8 @@ impl Speaking {
                 },
                 _ = pings.tick() => Some(Message::Ping(Bytes::new())),
             };
-            // First of all, so that what was typed after a resize arrives after it, whichever is noticed first.
+            // First, so that input typed after a resize arrives after it, whichever is noticed
+            // first.
             self.tell_size(told).await?;
             if let Some(message) = message {
                 self.sink.send(message).await.ok()?;
@@ -269,7 +276,7 @@ impl Speaking {
         }
     }
 
-    /// Tells the command the size of this terminal, unless it knows.
+    /// Sends the size of this terminal to the command if it has changed.
     async fn tell_size(&mut self, told: &Told) -> Option<()> {
         let size = terminal::size().filter(|_| told.has_terminal);
         match size {
@@ -280,7 +287,8 @@ impl Speaking {
         }
     }
 
-    /// The next piece of input for which there is room. Nothing is lost when it is not waited for any more.
+    /// Returns the next piece of input for which there is a permit. Nothing is lost if the call is
+    /// cancelled.
     async fn next_piece(&mut self) -> Piece {
         let piece = match self.waiting.take() {
             Some(piece) => piece,
@@ -305,17 +313,18 @@ fn frame(frame: &ToCommand) -> Message {
 
 /// The signals of this program.
 struct Told {
-    /// They mean the command: a person's Ctrl-C, and whoever ends this program.
+    /// Signals for the command: a user's Ctrl-C, and requests to exit.
     meant: Vec<(i32, Signal)>,
-    /// Not for the command, but for this program.
+    /// Whether they end this program instead of going to the command.
     ends: bool,
     has_terminal: bool,
     resized: Signal,
 }
 
 impl Told {
-    /// With a terminal they end this program, so that it is left as it was found; Ctrl-C is no signal there. Without one,
-    /// those that a command may want to handle are passed on, and the others end this program at once.
+    /// With a terminal, signals end this program, so that the terminal is restored; Ctrl-C is not a
+    /// signal there. Without one, signals that a command may handle are forwarded, and the others
+    /// end this program immediately.
     fn listen(manner: Manner) -> io::Result<Self> {
         let (has_terminal, ends) = match manner {
             Manner::Terminal | Manner::TerminalWithoutInput | Manner::AttachedTerminal => {
@@ -357,7 +366,7 @@ impl Told {
                 false => Signalled::PassedOn(number),
             },
             _ = self.resized.recv(), if self.has_terminal => Signalled::Resized,
-            // None is for us.
+            // No signal is for this program.
             else => std::future::pending().await,
         }
     }

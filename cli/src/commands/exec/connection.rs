@@ -1,4 +1,4 @@
-//! From a list of masters to a WebSocket that leads to a command, or to the reason why there is none.
+//! Opening a WebSocket to a command through a list of masters, or the reason why that failed.
 
 use std::time::Duration;
 
@@ -11,22 +11,22 @@ use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 
 use crate::files::{no_web_page, sentence};
 
-/// The longest URL that is asked for, in bytes: more is not a URL to every program on the way.
+/// The longest URL that is requested, in bytes. Programs on the way may reject longer ones.
 pub(crate) const URL_LIMIT_BYTES: usize = 60_000;
-/// How long one master may take to take the connection.
+/// Time for one master to accept the connection.
 const CONNECT_LIMIT: Duration = Duration::from_secs(2);
-/// How long the answer may take: a master gives an agent 20 s.
+/// Timeout of the answer: a master gives an agent 20 s.
 const ANSWER_LIMIT: Duration = Duration::from_secs(25);
 
 /// Binary messages to and from a command.
 pub(crate) type Socket = WebSocketStream<Upgraded>;
 
-/// What an agent is asked to do.
+/// The call to an agent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Call {
-    /// To let a command in.
+    /// Start a command in a task.
     Exec,
-    /// To attach to a task's own.
+    /// Attach to the task's own command.
     Attach,
 }
 
@@ -46,38 +46,38 @@ impl Call {
     }
 }
 
-/// What is asked, and of which agent.
+/// A call, and the agent that it is for.
 pub(crate) struct Wanted<'a> {
     pub(crate) call: Call,
     pub(crate) agent_id: &'a str,
     pub(crate) parameters: Vec<(&'static str, String)>,
 }
 
-/// Why no command was started.
+/// The reason why no command was started.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum OpenError {
-    /// The container was asked, and could not execute it.
+    /// The container could not execute it.
     #[error("{0}")]
     NotStarted(String),
-    /// There is no such agent or task.
+    /// The agent or task does not exist.
     #[error("{0}")]
     Absent(String),
-    /// A master or agent says no.
+    /// A master or agent rejected the call.
     #[error("{0}")]
     Refused(String),
-    /// Nobody could be asked.
+    /// No master could be reached.
     #[error("{0}")]
     Unavailable(String),
-    /// More than a URL may hold.
+    /// The call exceeds the length of a URL.
     #[error("the request takes {bytes} bytes")]
     Long {
-        /// How long it would be.
+        /// The length that it would have.
         bytes: usize,
     },
 }
 
-/// Asks one master after the other until one takes the connection. One that took it may have started the command, so no
-/// other is asked after it.
+/// Calls one master after the other until one accepts the connection. That master may have started
+/// the command, so no other is called after it.
 pub(crate) async fn open(masters: &[String], wanted: &Wanted<'_>) -> Result<Socket, OpenError> {
     // As for files: no proxy, and nothing here is encrypted.
     let http = reqwest::Client::builder()
@@ -100,9 +100,9 @@ pub(crate) async fn open(masters: &[String], wanted: &Wanted<'_>) -> Result<Sock
     Err(unreached)
 }
 
-/// Why one master led to nothing.
+/// The reason why a call to one master failed.
 enum Asking {
-    /// It has not been asked, for all it knows.
+    /// The request did not reach the master.
     Unreached(String),
     Answered(OpenError),
 }
@@ -150,7 +150,7 @@ async fn ask(http: &reqwest::Client, master: &str, wanted: &Wanted<'_>) -> Resul
     Ok(WebSocketStream::from_raw_socket(upgraded, Role::Client, Some(config)).await)
 }
 
-/// The URL holds the command's arguments, which may be secret.
+/// Removes the URL, whose arguments may be secret, from the message.
 fn words(error: reqwest::Error) -> String {
     crate::exit::chain(&error.without_url())
 }
@@ -169,18 +169,18 @@ fn url(master: &str, wanted: &Wanted<'_>) -> Result<Url, OpenError> {
 
 async fn refusal(response: Response) -> OpenError {
     let status = response.status();
-    // Without a body the status alone must do.
+    // Without a body, only the status is available.
     let text = sentence(&response.text().await.unwrap_or_default());
     match status {
         StatusCode::UNPROCESSABLE_ENTITY => OpenError::NotStarted(text),
         StatusCode::NOT_FOUND => OpenError::Absent(text),
         status if status.is_client_error() => OpenError::Refused(text),
         status if status.is_server_error() => OpenError::Unavailable(text),
-        status => OpenError::Unavailable(format!("the answer {status} makes no sense")),
+        status => OpenError::Unavailable(format!("unexpected answer {status}")),
     }
 }
 
-/// Whether it is the WebSocket that was asked for, and not some other answer that was kept on the way.
+/// Checks that the answer is the requested WebSocket, and not another answer from an intermediary.
 fn agreed(response: &Response, key: &str, protocol: &str) -> Result<(), OpenError> {
     let says = |name: &str, expected: &str| {
         let found = response.headers().get(name);
@@ -190,7 +190,7 @@ fn agreed(response: &Response, key: &str, protocol: &str) -> Result<(), OpenErro
     if says("sec-websocket-accept", &accept) && says("sec-websocket-protocol", protocol) {
         return Ok(());
     }
-    let why = format!("the answer is no WebSocket that speaks {protocol}");
+    let why = format!("the answer is not a WebSocket with the protocol {protocol}");
     Err(OpenError::Unavailable(why))
 }
 
@@ -209,7 +209,7 @@ mod tests {
         }
     }
 
-    /// A master that answers one request with this.
+    /// Starts a master that answers one request with this.
     async fn master(answer: String) -> String {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
@@ -241,7 +241,7 @@ mod tests {
     #[tokio::test]
     async fn a_refusal_ends_the_search_and_says_which_it_is() {
         let other = "HTTP/1.1 101 x\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n";
-        let no_web_socket = "the answer is no WebSocket that speaks argosy.v1.exec";
+        let no_web_socket = "the answer is not a WebSocket with the protocol argosy.v1.exec";
         for (answer, expected) in [
             (
                 refusal(422, "no program"),

@@ -1,21 +1,21 @@
-//! The keys by which a person leaves a task to itself: Ctrl-P, then Ctrl-Q. Pure.
+//! The keys that detach from a task: Ctrl-P, then Ctrl-Q. Pure.
 
 const FIRST: u8 = 0x10;
 const SECOND: u8 = 0x11;
 
-/// Looks for them in what is typed.
+/// Finds the detach keys in typed input.
 #[derive(Debug, Default)]
 pub(super) struct DetachKeys {
-    /// The first was typed, and is held back until it is known what follows.
+    /// Whether the first key was typed; it is held back until the next byte.
     is_begun: bool,
 }
 
-/// What was typed.
+/// A piece of typed input.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Typed {
-    /// For the task.
+    /// Bytes for the task.
     pub(super) bytes: Vec<u8>,
-    /// The keys came behind that.
+    /// Whether the detach keys follow these bytes.
     pub(super) detaches: bool,
 }
 

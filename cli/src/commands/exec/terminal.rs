@@ -1,11 +1,11 @@
-//! The person's own terminal: its size, and raw while the command's terminal takes its place.
+//! The user's terminal: its size, and raw mode while it stands for the command's terminal.
 
 use std::io;
 
 use argosy_proto::exec::Size;
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr};
 
-/// Standard input in raw mode, until this goes out of scope: every key goes to the command, Ctrl-C too.
+/// Standard input in raw mode until drop: every key goes to the command, also Ctrl-C.
 pub(super) struct Raw {
     before: Termios,
 }
@@ -22,12 +22,12 @@ impl Raw {
 
 impl Drop for Raw {
     fn drop(&mut self) {
-        // One that has been closed needs no mode.
+        // A closed terminal needs no mode.
         let _ = tcsetattr(io::stdin(), OptionalActions::Now, &self.before);
     }
 }
 
-/// The size of the terminal that the person looks at; `None` if there is none, or it has no size.
+/// Returns the size of the user's terminal, or `None` if there is none or it has no size.
 pub(super) fn size() -> Option<Size> {
     let found = [
         tcgetwinsize(io::stdout()),

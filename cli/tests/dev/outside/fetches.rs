@@ -1,4 +1,5 @@
-//! Servers that a task of a `bridge` network has its agent fetch from, which its own network does not reach.
+//! Fetches by the agent for a task of a `bridge` network, from servers that the task's own network
+//! does not reach.
 
 use std::net::Ipv4Addr;
 use std::process::Command;
@@ -15,7 +16,7 @@ pub(super) fn fetch(cluster: &Cluster, uri: &str) -> Attempt {
     )
 }
 
-/// Where the operator lets tasks fetch from each of the addresses: nothing but the rule is in the way of an attack.
+/// The operator allows fetches from each of the addresses: only the rule prevents an attack.
 const OPEN: [&str; 14] = [
     "--fetch-allow",
     "127.0.0.0/8",
@@ -33,8 +34,8 @@ const OPEN: [&str; 14] = [
     "cpus:2;mem:512",
 ];
 
-/// What is fetched from a service at this port of its host, of its agent, of a metadata service, and by a redirect of the
-/// server that tasks may fetch from; and the rule that refuses it.
+/// Returns fetches from a service at this port of its host, of its agent, of a metadata service,
+/// and by a redirect of the server that tasks may fetch from; and the rule that rejects each.
 fn fetches(agent: &str, other: u16, port: u16) -> [(&'static str, String, &'static str); 10] {
     let loopback = "a loopback address of the agent's host";
     [
@@ -156,7 +157,8 @@ pub(super) fn by_fetches(cluster: &Cluster, port: u16) {
     );
 }
 
-/// What the victim serves at a port that it has published as another one, by what agents fetch from the host's network.
+/// Tries to reach a server of the victim, published at another port, by fetches of agents from the
+/// host's network.
 pub(super) fn by_fetches_from_its_neighbour(cluster: &Cluster, port: u16) {
     let address = |name: &str| {
         let line = format!("echo ${name}");
@@ -166,7 +168,7 @@ pub(super) fn by_fetches_from_its_neighbour(cluster: &Cluster, port: u16) {
     };
     let (four, six) = (address("ARGOSY_ADDRESS"), address("ARGOSY_ADDRESS6"));
     let [a, b, c, d] = four.parse::<Ipv4Addr>().unwrap().octets();
-    // Nothing but a rule is in the way.
+    // Only a rule prevents it.
     reached(&four, 8080).unwrap();
     reached(&six, 8080).unwrap();
     let (four, six) = (format!("{four}:8080"), format!("[{six}]:8080"));
@@ -201,10 +203,10 @@ pub(super) fn by_fetches_from_its_neighbour(cluster: &Cluster, port: u16) {
     from_an_address_that_becomes_a_tasks(cluster);
 }
 
-/// A wire to a container appears while the answer is on its way.
+/// A route to a container appears while the answer is in flight.
 fn from_an_address_that_becomes_a_tasks(cluster: &Cluster) {
     let ip = |words: &str| attempt(Command::new("ip").args(words.split(' '))).unwrap();
-    // Not of this host, but answered by it.
+    // Not an address of this host, but answered by it.
     let address = "192.0.2.9";
     ip(&format!("route add {address}/32 dev lo metric 100"));
     let rule = format!(

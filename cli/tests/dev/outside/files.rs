@@ -1,4 +1,4 @@
-//! A file server that lies: redirects, archives that lead out, bombs, lengths that are not true.
+//! Attacks by a hostile file server: redirects, archives that lead out, bombs, false lengths.
 
 use std::io::Write as _;
 use std::process::{Command, Stdio};
@@ -25,7 +25,7 @@ fn gzip(bytes: &[u8]) -> Vec<u8> {
     })
 }
 
-/// Compressed once: it is asked for again and again.
+/// Compressed once, because it is requested repeatedly.
 fn bomb() -> &'static [u8] {
     static BOMB: OnceLock<Vec<u8>> = OnceLock::new();
     BOMB.get_or_init(|| {
@@ -128,11 +128,7 @@ fn extracted(cluster: &Cluster, port: u16, path: &str) -> Attempt {
 
 fn by_answers(cluster: &Cluster, port: u16) {
     let cases = [
-        (
-            "redirects in a circle",
-            "/round",
-            "redirects again and again",
-        ),
+        ("redirects in a circle", "/round", "redirects too often"),
         (
             "a redirect to what is no server",
             "/to-mail",
@@ -141,7 +137,7 @@ fn by_answers(cluster: &Cluster, port: u16) {
         (
             "a redirect to what is no address",
             "/to-nothing",
-            "redirects to what is no URL",
+            "redirects to an invalid URL",
         ),
         (
             "fewer bytes than were announced",

@@ -1,6 +1,7 @@
-//! Attacks from outside a container: by another user of the host, another task, a web page, a hostile registry and a hostile
-//! file server. Each is refused for the reason that is named here, and the same succeeds to who may do it, so that a refusal
-//! for another reason shows. `scripts/techniques` counts them.
+//! Attacks from outside a container: by another user of the host, another task, a web page, a
+//! hostile registry and a hostile file server. Each is rejected for the reason that is named here,
+//! and the same succeeds for an authorized caller, so that a rejection for another reason shows.
+//! `scripts/techniques` counts them.
 
 mod fetches;
 mod files;
@@ -17,10 +18,10 @@ use argosy_testing::{refused, skip};
 use crate::cluster::{Cluster, wait_for};
 use crate::web::on_a_host;
 
-/// What an attempt came to: what it got, or why it got nothing.
+/// The result of an attempt: what it got, or why it got nothing.
 type Attempt = Result<String, String>;
 
-/// An attack must fail with a text that has `because` in it, and its control must succeed.
+/// Checks that an attack fails with a text that contains `because`, and that its control succeeds.
 #[track_caller]
 fn attack(attacker: &str, technique: &str, because: &str, attack: Attempt, control: Attempt) {
     match attack {
@@ -36,7 +37,7 @@ fn attack(attacker: &str, technique: &str, because: &str, attack: Attempt, contr
     refused(attacker, technique);
 }
 
-/// Output of a command that succeeds, else its errors.
+/// Returns the output of a command that succeeds, else its errors.
 fn attempt(command: &mut Command) -> Attempt {
     let output = command.output().unwrap();
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
@@ -46,7 +47,7 @@ fn attempt(command: &mut Command) -> Attempt {
     }
 }
 
-/// What a task of this cluster came to.
+/// Runs a task of this cluster, and returns its result.
 fn run(cluster: &Cluster, words: &[&str]) -> Attempt {
     let words = [&["run", "--quiet", "--timeout", "30s"], words].concat();
     let attempted = attempt(&mut cluster.argosy(&words));
@@ -56,7 +57,7 @@ fn run(cluster: &Cluster, words: &[&str]) -> Attempt {
     })
 }
 
-/// Calls `body` with a cluster in a network namespace of the test's own, which has a host's address.
+/// Calls `body` with a cluster in a separate network namespace, which has a host's address.
 fn against_a_cluster(
     number: u32,
     flags: Vec<String>,
@@ -75,7 +76,8 @@ fn used(mut cluster: Cluster, body: impl FnOnce(&Cluster)) {
     assert_eq!(code, 0, "{text}");
 }
 
-/// What is tried with each of these. At once: an answer that may come of a bad connection is asked for again, for a while.
+/// Tries each of these concurrently. An answer that may come from a bad connection is retried for a
+/// while.
 fn at_once<T: Sync>(each: &[T], trial: impl Fn(&T) -> Attempt + Sync) -> Vec<Attempt> {
     std::thread::scope(|scope| {
         let trial = &trial;
@@ -97,14 +99,14 @@ fn words(flags: &[&str]) -> Vec<String> {
     flags.iter().map(|flag| (*flag).to_owned()).collect()
 }
 
-/// The address of the API of a member of this kind.
+/// Returns the address of the API of a member of this kind.
 fn api(cluster: &Cluster, kind: &str) -> String {
     let mut members = cluster.members().iter();
     let member = members.find(|member| member["kind"] == kind).unwrap();
     member["api"].as_str().unwrap().to_owned()
 }
 
-/// Starts a task that runs until the cluster ends, and waits until it does.
+/// Starts a task that runs until the cluster ends, and waits until it runs.
 fn victim(cluster: &Cluster, words: &[&str]) {
     let words = [&["run", "--detach", "--name", "victim"], words].concat();
     let (code, _, stderr) = cluster.ran(&words);

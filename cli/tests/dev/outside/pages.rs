@@ -1,4 +1,5 @@
-//! A web page whose name resolves to an address of the cluster: what its browser sends to masters and agents.
+//! Attacks by a web page whose name resolves to an address of the cluster: what its browser sends
+//! to masters and agents.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
@@ -8,7 +9,7 @@ use super::{Attempt, against_a_cluster, api, attack, words};
 
 const ATTACKER: &str = "a web page";
 
-/// The first line of the answer to these lines; an answer of 400 and above is a refusal.
+/// Returns the first line of the answer to these lines. An answer of 400 and above is a rejection.
 fn ask(address: &str, lines: &[&str]) -> Attempt {
     let mut stream = TcpStream::connect(address).unwrap();
     stream
@@ -17,7 +18,7 @@ fn ask(address: &str, lines: &[&str]) -> Attempt {
     let head = lines.join("\r\n") + "\r\n\r\n";
     stream.write_all(head.as_bytes()).unwrap();
     let mut answer = Vec::new();
-    // A reset after the answer changes nothing of it; an upgraded connection stays open.
+    // A reset after the answer does not change it; an upgraded connection stays open.
     let mut byte = [0];
     while !answer.ends_with(b"\r\n") && stream.read(&mut byte).unwrap_or(0) == 1 {
         answer.push(byte[0]);
@@ -84,7 +85,7 @@ fn by_names(server: &str, address: &str) {
     }
 }
 
-/// As a page may send it: its content type is no evidence of who asks.
+/// A call as a page may send it: its content type does not prove the origin.
 fn by_a_call(server: &str, address: &str) {
     let call = |host: &str| {
         let host = format!("Host: {host}");
@@ -131,7 +132,7 @@ fn by_sockets(server: &str, address: &str, path: &str) {
         let lines: Vec<_> = lines.iter().map(String::as_str).collect();
         let own = upgrade("");
         let own: Vec<_> = own.iter().map(String::as_str).collect();
-        // The task is not there: who may ask is told so, and nobody else.
+        // The task does not exist: only an authorized caller learns that.
         let control = ask(address, &own);
         let control = match control {
             Err(line) if line.contains("404") => Ok(line),

@@ -1,4 +1,5 @@
-//! A registry that lies: other bytes than its digests name, layers that lead out, redirects, claims of any size.
+//! Attacks by a hostile registry: bytes that do not match their digests, layers that lead out,
+//! redirects, false sizes.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -16,7 +17,7 @@ use crate::web::BUSYBOX;
 
 const ATTACKER: &str = "a hostile registry";
 
-/// What it has by path, from the status line on.
+/// Its answers by path, from the status line on.
 #[derive(Default)]
 struct Shelf(BTreeMap<String, Vec<u8>>);
 
@@ -36,7 +37,7 @@ impl Shelf {
             .insert(format!("/v2/{repository}/manifests/1"), answer);
     }
 
-    /// An image as it should be; returns its blobs.
+    /// Adds a valid image, and returns its blobs.
     fn offer(&mut self, repository: &str, layers: Vec<Vec<u8>>) -> Vec<Vec<u8>> {
         let blobs = image(layers, &json!({"Cmd": ["/bin/busybox", "true"]}));
         let (manifest, rest) = blobs.split_last().unwrap();
@@ -62,7 +63,7 @@ impl Shelf {
     }
 }
 
-/// Of this repository alone: no other brings it.
+/// Unique to this repository: no other provides it.
 fn base(repository: &str) -> Vec<u8> {
     let busybox = fs::read(BUSYBOX).unwrap();
     Archive::default()
@@ -75,7 +76,7 @@ fn over_base(shelf: &mut Shelf, repository: &str, layer: Archive) {
     shelf.offer(repository, vec![base(repository), layer.end()]);
 }
 
-/// What each lie is, in which repository, and what is said of it.
+/// Each attack, its repository, and the expected message.
 const LIES: &[(&str, &str, &str)] = &[
     (
         "other bytes than a layer's digest names",
@@ -152,11 +153,7 @@ const LIES: &[(&str, &str, &str)] = &[
         "to-file",
         "neither http nor https",
     ),
-    (
-        "redirects in a circle",
-        "round",
-        "redirects again and again",
-    ),
+    ("redirects in a circle", "round", "redirects too often"),
     ("a layer with an entry above its root", "dots", "'..'"),
     (
         "a layer with an entry through a link",
@@ -185,7 +182,7 @@ const LIES: &[(&str, &str, &str)] = &[
     ),
 ];
 
-/// The image that shows that a lie is what keeps another from running.
+/// The control, which shows that the attack alone keeps another image from running.
 fn honest(repository: &str) -> String {
     format!("honest/{repository}")
 }
@@ -299,10 +296,10 @@ fn architecture(shelf: &mut Shelf) {
 #[test]
 fn a_hostile_registry_costs_only_the_task_that_named_it() {
     against_a_host(|| {
-        // What the redirect to a port of agents leads to has the very layer that is asked for.
+        // The redirect to a port of agents leads to the very layer that is requested.
         serve_at("127.0.0.1:5051", Box::new(|_| page(&base("to-agent"))));
         let shelf = Arc::new(shelf());
-        // Whatever manifest is asked for by a digest, of this image it gives another.
+        // For any manifest of this image that is requested by a digest, it returns another.
         let pinned = digest(b"another");
         let of_pinned = shelf.0["/v2/pinned/manifests/1"].clone();
         let (path_of_pinned, served) =
@@ -347,7 +344,8 @@ fn a_hostile_registry_costs_only_the_task_that_named_it() {
     });
 }
 
-/// Registries on the host that the operator does not list. The control: the same image of one that is listed.
+/// Registries on the host that the operator does not list. The control: the same image from one
+/// that is listed.
 fn unlisted(cluster: &Cluster, listed: &str) {
     for (address, technique) in [
         ("127.0.0.1", "an image of a registry on the host's loopback"),

@@ -1,13 +1,13 @@
-//! A server of HTTP that answers as it likes.
+//! An HTTP server with arbitrary answers.
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 
-/// What to send for a path, from the status line on.
+/// Returns the bytes to send for a path, from the status line on.
 pub(super) type Answer = Box<dyn Fn(&str) -> Vec<u8> + Send + Sync>;
 
-/// Serves on a free port of this network namespace's loopback until the program ends.
+/// Serves on a free loopback port of this network namespace until the program ends.
 pub(super) fn serve(answer: Answer) -> SocketAddr {
     serve_at("127.0.0.1:0", answer)
 }
@@ -27,7 +27,7 @@ pub(super) fn serve_at(address: &str, answer: Answer) -> SocketAddr {
                 }
                 let head = String::from_utf8_lossy(&head).into_owned();
                 let path = head.split_whitespace().nth(1).unwrap_or_default();
-                // Who has heard enough closes the connection.
+                // The client may close the connection early.
                 let _ = stream.write_all(&answer(path));
             });
         }
@@ -54,7 +54,7 @@ pub(super) fn redirect(target: &str) -> Vec<u8> {
     head.into_bytes()
 }
 
-/// An archive of entries of any kind and name, as no program of goodwill makes it.
+/// An archive of entries of any kind and name, as no honest program makes it.
 #[derive(Default)]
 pub(super) struct Archive(Vec<u8>);
 
@@ -81,7 +81,7 @@ impl Archive {
         self
     }
 
-    /// A file of this user.
+    /// Adds a file of this user.
     pub(super) fn owned(mut self, owner: u64, path: &str) -> Self {
         let begin = self.0.len();
         self = self.file(path, "x");

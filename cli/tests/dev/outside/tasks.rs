@@ -1,4 +1,5 @@
-//! Another task on the same host: by the network, by what the agent fetches and mounts for it, by what others read of it.
+//! Attacks by another task on the same host: by the network, by what the agent fetches and mounts
+//! for it, by what others read of it.
 
 use std::fs;
 use std::net::{TcpListener, UdpSocket};
@@ -15,13 +16,13 @@ use crate::cluster::{Cluster, wait_for};
 use crate::division::{gives_up_root, open_folder};
 
 pub(super) const ATTACKER: &str = "another task";
-/// The address of this host, as `on_a_host` gives it.
+/// The address of this host, from `on_a_host`.
 pub(super) const HOST: &str = "10.99.99.1";
 /// An IPv6 address of this host.
 pub(super) const HOST6: &str = "fd99::1";
 pub(super) const METADATA: &str = "169.254.169.254";
 
-/// Opens a connection, from this host.
+/// Opens a connection from this host.
 pub(super) fn reached(address: &str, port: u16) -> Attempt {
     let line = format!("exec 3<>/dev/tcp/{address}/{port}");
     attempt(Command::new("timeout").args(["5", "bash", "-c", &line]))
@@ -29,7 +30,7 @@ pub(super) fn reached(address: &str, port: u16) -> Attempt {
 
 /// The same from a task in this network.
 fn reached_by_task(cluster: &Cluster, network: &str, address: &str, port: u16) -> Attempt {
-    // Busybox' timeout tells the signal in place of its own code.
+    // Busybox' timeout returns the signal in place of its own code.
     let line = format!(
         "timeout 5 bash -c 'exec 3<>/dev/tcp/{address}/{port}'; code=$?; \
          case $code in 124 | 143) echo '{SILENCE}' >&2;; esac; exit $code"
@@ -37,9 +38,9 @@ fn reached_by_task(cluster: &Cluster, network: &str, address: &str, port: u16) -
     run(cluster, &["--network", network, "--", "sh", "-c", &line])
 }
 
-/// What is said to who may not connect, by the kernel.
+/// The kernel's message for a connection that is not allowed.
 const REFUSED: &str = "not permitted";
-/// What a task says of a place to which its packets are dropped: neither an answer nor an error came.
+/// The message of a task whose packets are dropped: neither an answer nor an error arrives.
 const SILENCE: &str = "nothing came within 5 s";
 
 fn by_members(cluster: &Cluster) {
@@ -71,7 +72,7 @@ fn by_members(cluster: &Cluster) {
 }
 
 fn by_the_network(cluster: &Cluster) {
-    // The same numbers at another address of the host, where the test listens.
+    // The same ports at another address of the host, where the test listens.
     let _listeners: Vec<_> = [5050, 5051, 5052]
         .map(|port| TcpListener::bind((HOST, port)).unwrap())
         .into();
@@ -133,7 +134,7 @@ fn by_its_neighbour(cluster: &Cluster) {
         "connect to a port that another task has not published",
         SILENCE,
         attacked,
-        // It listens there.
+        // The victim listens there.
         reached(address, 8080),
     );
     let attacked = reached_by_task(cluster, "none", HOST, 31090);
@@ -277,7 +278,7 @@ fn by_secrets_and_images(cluster: &Cluster, shared: &str, layout: &str) {
     }
 }
 
-/// What an operator may ask for of a trap.
+/// What an operator may request of a trap.
 const TRAPS: [(&str, &str, &str); 7] = [
     (
         "have an operator read a link out of a sandbox",
@@ -316,7 +317,7 @@ const TRAPS: [(&str, &str, &str); 7] = [
     ),
 ];
 
-/// What an operator is shown of a task that prepares a trap in its own sandbox.
+/// Checks what an operator sees of a task that prepares a trap in its own sandbox.
 fn by_its_own_files(cluster: &Cluster) {
     let line = "mkdir folder; echo text > file; ln -s /etc/shadow link; ln -s / root; mkfifo pipe; \
                 printf '\\033]0;title\\007' > escape; exec sleep 1000";
@@ -329,7 +330,7 @@ fn by_its_own_files(cluster: &Cluster) {
     let agent = api(cluster, "agent");
     let read = |path: &str| {
         let url = format!("http://{agent}/v1/files/{path}");
-        // A pipe must hold nobody up.
+        // A pipe must not block the caller.
         attempt(Command::new("curl").args([
             "-s",
             "--fail-with-body",
@@ -362,7 +363,7 @@ fn by_its_own_files(cluster: &Cluster) {
     }
 }
 
-/// Folders of the operator: what tasks may fetch and mount, images and secrets.
+/// Directories of the operator: what tasks may fetch and mount, images and secrets.
 struct Folders {
     folder: tempfile::TempDir,
     layout: String,

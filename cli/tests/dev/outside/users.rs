@@ -1,4 +1,4 @@
-//! Another user of the host: by the APIs of agent and master, by files, by processes.
+//! Attacks by another user of the host: by the APIs of agent and master, by files, by processes.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -12,10 +12,10 @@ use crate::cluster::{Cluster, wait_for};
 
 const ATTACKER: &str = "another user";
 
-/// What the kernel says to who has no right.
+/// The kernel's message for missing permission.
 const DENIED: &str = "Permission denied";
 
-/// A line of a shell, as this user.
+/// Runs a line of a shell as this user.
 fn shell(user: u32, line: &str) -> Attempt {
     let user = user.to_string();
     let mut command = Command::new("setpriv");
@@ -33,7 +33,8 @@ fn shell(user: u32, line: &str) -> Attempt {
     attempt(command.env("LC_ALL", "C").current_dir("/"))
 }
 
-/// The status of the answer to this user if it is below 400, as that of an upgrade to this protocol is.
+/// Returns the status of the answer to this user if it is below 400, as that of an upgrade to this
+/// protocol is.
 fn asked(user: u32, url: &str, protocol: Option<&str>) -> Attempt {
     let headers = protocol.map_or_else(String::new, |protocol| {
         format!(
@@ -41,7 +42,7 @@ fn asked(user: u32, url: &str, protocol: Option<&str>) -> Attempt {
              -H 'Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==' -H 'Sec-WebSocket-Protocol: {protocol}'"
         )
     });
-    // A connection that was upgraded stays open; its status is there.
+    // An upgraded connection stays open after its status.
     let line = format!(
         "curl -s --noproxy '*' --http1.1 --max-time 2 {headers} -o /dev/null -w '%{{http_code}}' '{url}'; true"
     );
@@ -95,7 +96,7 @@ fn by_the_apis(cluster: &Cluster, task: &Value, agent: &str) {
     }
 }
 
-/// All folders up to the agent's own are open, so that its own modes are what is tried.
+/// Opens all directories up to the agent's own, so that its own modes are tested.
 fn open_parents(folder: &Path) {
     for parent in folder
         .ancestors()
@@ -106,7 +107,7 @@ fn open_parents(folder: &Path) {
     }
 }
 
-/// The newest file of this name below a folder.
+/// Returns the newest file of this name below a directory.
 fn find(folder: &Path, name: &str) -> String {
     let mut command = Command::new("find");
     let found = attempt(command.arg(folder).args(["-name", name, "-print", "-quit"])).unwrap();

@@ -1,4 +1,4 @@
-//! Rows that call a master as anybody could, past the SDK: acceptances that are refused, tasks that are.
+//! Rows that call a master without the SDK: acceptances and tasks that are rejected.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use crate::work::{Framework, Heard, task};
 
 const LONG: Duration = Duration::from_secs(60);
 
-/// Offers to make bad calls of.
+/// Offers for invalid calls.
 pub(crate) struct Stock {
     pub(crate) own: v1::Offer,
     pub(crate) other_agent: v1::Offer,
@@ -24,7 +24,7 @@ pub(crate) struct Stock {
     pub(crate) used: v1::Offer,
 }
 
-/// The task of a bad call, changed.
+/// Returns the task of an invalid call, changed.
 pub(super) fn changed(change: impl FnOnce(&mut v1::TaskSpec)) -> Vec<v1::TaskSpec> {
     let mut spec = task("bad", "true");
     change(&mut spec);
@@ -39,7 +39,7 @@ pub(super) fn cpus(milli: i64) -> Vec<v1::Resource> {
     }]
 }
 
-/// All rows that are calls, in the table's order: first those that are refused as a whole.
+/// Runs all rows that are calls, in the table's order: first those that are rejected as a whole.
 pub(super) async fn all(site: &Site) -> Vec<(&'static Row, Outcome)> {
     let masters = site.cluster.masters_list();
     let sender = Framework::start(masters.clone(), "sender").await;
@@ -52,7 +52,7 @@ pub(super) async fn all(site: &Site) -> Vec<(&'static Row, Outcome)> {
             outcomes.push(outcome(site, row, ended, said));
         }
     }
-    // What these frameworks were offered is offered to others again.
+    // The resources of these frameworks are offered to others again.
     drop((sender.driver.teardown(), thief.driver.teardown()));
     let launcher = Framework::start(masters.clone(), "launcher").await;
     launcher.hold_offers(true);
@@ -69,7 +69,7 @@ pub(super) async fn all(site: &Site) -> Vec<(&'static Row, Outcome)> {
     outcomes
 }
 
-/// All rows that are tasks: they are launched, and end.
+/// Runs all rows that are tasks: they are launched, and end.
 async fn tasks(site: &Site) -> Vec<(&'static Row, Outcome)> {
     let runner = Framework::start(site.cluster.masters_list(), "runner").await;
     let mut outcomes = Vec::new();
@@ -102,12 +102,12 @@ fn outcome(site: &Site, row: &'static Row, ended: End, said: String) -> (&'stati
 }
 
 impl Stock {
-    /// Two offers and a used one of the sender, and one of somebody else.
+    /// Gets two offers and a used one of the sender, and one of another framework.
     async fn of(site: &Site, sender: &Framework) -> (Self, Framework) {
         sender.hold_offers(true);
         let (own, other_agent) = (taken(sender).await, taken(sender).await);
         let used = taken(sender).await;
-        // What it gives back is for somebody else.
+        // The resources that it returns are for the other framework.
         let answer = sender.driver.suppress(Vec::new()).answer().await;
         assert!(answer.is_done(), "{answer:?}");
         let spent = request(sender, 999, vec![used.clone()], vec![task("spent", "true")]);
@@ -125,7 +125,7 @@ impl Stock {
     }
 }
 
-/// An offer that is open, out of the framework's hands.
+/// Takes an open offer from the framework.
 async fn taken(framework: &Framework) -> v1::Offer {
     until("an open offer", LONG, async || {
         let mut heard = framework.heard.lock().unwrap();
@@ -171,7 +171,7 @@ pub(super) const LIMIT_OF_NOTHING: Row = Row {
     keeps: Keeps::Cluster,
 };
 
-/// A framework asks for fewer processes than a task is, for one that runs.
+/// Sets a limit below the number of processes of a running task.
 fn limits_of_nothing(site: &Site) -> LocalBoxFuture<'_, Outcome> {
     async move {
         let masters = site.cluster.masters_list();
@@ -218,7 +218,7 @@ async fn accept(site: &Site, request: v1::AcceptRequest) -> (End, String) {
     .await
 }
 
-/// Calls a master until one can answer: on a busy machine there may be an election at any moment.
+/// Calls a master until it answers: on a busy machine, an election is possible at any moment.
 async fn asked(
     site: &Site,
     call: impl AsyncFn(SchedulerClient<Channel>) -> Result<(End, String), tonic::Status>,

@@ -1,4 +1,4 @@
-//! Rows of one step: the executable with arguments, a question over HTTP, bytes to all ports.
+//! Rows of one step: the executable with arguments, an HTTP request, bytes to all ports.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -11,7 +11,7 @@ use crate::cluster::{argosy, until};
 
 const LONG: Duration = Duration::from_secs(60);
 
-/// The executable, which hears nothing from the environment of this test.
+/// Returns the executable without the environment of this test.
 pub(super) fn program(site: &Site, place: &Place) -> Command {
     let mut command = Command::new(argosy());
     for (name, _) in std::env::vars_os() {
@@ -26,7 +26,7 @@ pub(super) fn program(site: &Site, place: &Place) -> Command {
     command
 }
 
-/// Runs the executable until it ends by itself.
+/// Runs the executable until it exits by itself.
 pub(super) async fn run(site: &Site, line: &str) -> Outcome {
     let place = site.place();
     let words = line.split(' ').map(|word| place.meant(site, word));
@@ -54,7 +54,7 @@ fn ended(mut command: Command) -> (End, String) {
     (ended, String::from_utf8_lossy(&said).into_owned())
 }
 
-/// Asks the leader, until it can answer.
+/// Requests a path from the leader, until there is an answer.
 pub(super) async fn get(site: &Site, path: &str) -> Outcome {
     let url = format!("http://{}{path}", site.cluster.masters[0].api());
     let (status, said) = until("a master answers", LONG, async || {
@@ -70,7 +70,7 @@ pub(super) async fn get(site: &Site, path: &str) -> Outcome {
     }
 }
 
-/// Sends bytes to every port, and reads what comes until the other end has had enough of it.
+/// Sends bytes to every port, and reads until the peer closes the connection.
 pub(super) async fn send(site: &Site, bytes: Vec<u8>) -> Outcome {
     let mut ports: Vec<String> = Vec::new();
     for master in &site.cluster.masters {

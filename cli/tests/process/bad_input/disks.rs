@@ -1,4 +1,4 @@
-//! Rows about disks that are full: of a master, and of an agent.
+//! Rows about full disks of a master and of an agent.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -16,11 +16,11 @@ use crate::work::{Framework, Heard, task};
 
 const LONG: Duration = Duration::from_secs(60);
 
-/// A file system in memory, with room for 64 MiB in 300 files, gone with this value.
+/// A file system in memory, with space for 64 MiB in 300 files, which is unmounted on drop.
 struct SmallDisk(PathBuf);
 
 impl SmallDisk {
-    /// Empty, at `folder`.
+    /// Mounts it, empty, at `folder`.
     fn at(folder: &Path) -> Self {
         std::fs::create_dir_all(folder).expect("a folder can be made");
         let room = Some("size=64m,nr_inodes=300");
@@ -29,7 +29,7 @@ impl SmallDisk {
         Self(folder.to_owned())
     }
 
-    /// In the place of `folder`, with what is in it.
+    /// Mounts it in place of `folder`, with its content.
     fn under(folder: &Path) -> Self {
         let kept = folder.with_extension("kept");
         std::fs::rename(folder, &kept).expect("it is there");
@@ -44,23 +44,23 @@ impl SmallDisk {
         self.0.join("filler")
     }
 
-    /// Takes what is free, also what has become free since the last time: the store gives back room
-    /// that it had laid aside.
+    /// Uses all free space, also what has become free since the last time: the store returns space
+    /// that it had reserved.
     fn fill(&self) {
         let of = format!("of={}", self.filler().display());
-        // It ends with an error: that is the point.
+        // It ends with an error, which is intended.
         let _ = Command::new("dd")
             .args(["if=/dev/zero", "bs=4k", "oflag=append", "conv=notrunc"])
             .arg(&of)
             .output();
     }
 
-    /// There is room again.
+    /// Frees the space.
     fn empty(&self) {
         std::fs::remove_file(self.filler()).expect("it is there");
     }
 
-    /// Takes every file that there may be; those on disk may still grow.
+    /// Uses every inode. Existing files may still grow.
     fn fill_with_files(&self) {
         let folder = self.0.join("files");
         std::fs::create_dir_all(&folder).expect("there is room");
@@ -69,7 +69,7 @@ impl SmallDisk {
         assert!(full.is_some(), "there is room for 1,000 files");
     }
 
-    /// Room for so many files from now on.
+    /// Sets the number of files that may be created from now on.
     fn have_files(&self, most: u32) {
         let room = format!("size=64m,nr_inodes={most}");
         let nothing: Option<&str> = None;
@@ -88,7 +88,8 @@ impl Drop for SmallDisk {
     }
 }
 
-/// It stops at the write that fails; what was acknowledged is on the others, and here when it returns.
+/// The master stops at the write that fails. Acknowledged writes are on the others, and here after
+/// its restart.
 pub(super) fn a_masters(site: &mut Site) -> LocalBoxFuture<'_, Outcome> {
     async move {
         let victim = site.cluster.leader().await;
@@ -131,7 +132,7 @@ pub(super) fn a_masters(site: &mut Site) -> LocalBoxFuture<'_, Outcome> {
     .boxed_local()
 }
 
-/// It does not start; with room it does, with what it had.
+/// The master does not start. With free space it does, with its former data.
 pub(super) fn a_start(site: &mut Site) -> LocalBoxFuture<'_, Outcome> {
     async move {
         let folder = site.folder("full-start");
@@ -161,7 +162,7 @@ fn outcome(site: &Site, ended: std::process::ExitStatus, said: String) -> Outcom
     }
 }
 
-/// An agent on a small disk, with a framework that uses nothing but this agent.
+/// An agent on a small disk, with a framework that uses only this agent.
 struct Cramped {
     disk: SmallDisk,
     agent: Member,
@@ -183,8 +184,8 @@ impl Cramped {
         }
     }
 
-    /// Launches a task there; `None` if nothing of this agent is offered in a second, or the offer is
-    /// withdrawn meanwhile. Else it is acknowledged.
+    /// Launches a task there. Returns `None` if this agent makes no offer within a second, or the
+    /// offer is withdrawn. Otherwise the launch is acknowledged.
     async fn launch(&self, spec: v1::TaskSpec) -> Option<()> {
         let deadline = tokio::time::Instant::now() + Duration::from_secs(1);
         loop {
@@ -200,7 +201,7 @@ impl Cramped {
         }
     }
 
-    /// An offer of this agent, which has more processors than any other has.
+    /// Returns an offer of this agent, which has more processors than any other.
     fn offer(&self) -> Option<v1::Offer> {
         let mut heard = self.framework.heard.lock().unwrap();
         let large = |one: &v1::Resource| {
@@ -223,7 +224,7 @@ impl Cramped {
         self.framework.hear(&what, LONG, found).await
     }
 
-    /// Its tasks end, then it does, and all that it made goes.
+    /// Ends its tasks and the agent, and removes all that it created.
     async fn end(mut self, site: &Site) {
         drop(self.framework.driver.teardown());
         let address = format!("{}:5051", self.agent.address);
@@ -246,8 +247,8 @@ impl Cramped {
     }
 }
 
-/// A task that has no room for its sandbox FAILS and says so; the agent goes on, and with room the next
-/// task runs.
+/// A task without space for its sandbox becomes FAILED with a message. The agent continues, and
+/// with free space the next task runs.
 pub(super) fn a_sandboxs(site: &mut Site) -> LocalBoxFuture<'_, Outcome> {
     async move {
         let cramped = Cramped::start(site, "full-sandbox").await;
@@ -281,14 +282,15 @@ async fn launched(cramped: &Cramped, spec: v1::TaskSpec) {
     .await;
 }
 
-/// An agent whose journal cannot grow goes on: tasks that it is to start fail and say why, what runs runs on and can be
-/// killed, also by an agent that was started on the full disk; with room tasks are started again.
+/// An agent whose journal cannot grow continues. New tasks fail with the reason, running tasks
+/// continue and can be killed, also by an agent that was started on the full disk. With free space,
+/// tasks start again.
 pub(super) fn an_agents(site: &mut Site) -> LocalBoxFuture<'_, Outcome> {
     async move {
         let mut cramped = Cramped::start(site, "full-agent").await;
         let mark = format!("99{}.25", std::process::id());
         for name in ["survivor", "first", "second"] {
-            // With what it requests of the disk it is not evicted.
+            // With this disk request it is not evicted.
             let mut spec = task(name, &format!("exec sleep {mark}"));
             spec.resources = argosy_client::resources::resources("cpus:0.1;mem:16;disk:4")
                 .expect("these are resources");
@@ -300,7 +302,7 @@ pub(super) fn an_agents(site: &mut Site) -> LocalBoxFuture<'_, Outcome> {
         cramped.disk.fill();
         let mut number = 0;
         until("the agent says that its disk is full", LONG, async || {
-            // Large, so that soon nothing is left but what is for kills and ends.
+            // Large, so that soon only the space for kills and ends remains.
             let mut spec = task(&format!("full-{number}"), "true");
             spec.environment.insert("V".to_owned(), "x".repeat(50_000));
             number += 1;

@@ -1,7 +1,7 @@
-//! Bad input: one table of cases, one test that runs it.
+//! Bad input: one table of cases, and one test that runs it.
 //!
-//! Each row says what a user or a peer does, how that must end, the sentence that must be said, and
-//! what must still be there afterwards. Reading order: `row`, `table`, `site`, then what rows do.
+//! Each row has the action of a user or a peer, the required result, the required message, and what
+//! must be unchanged afterwards. Reading order: `row`, `table`, `site`, then the actions.
 
 mod calls;
 mod commands;
@@ -19,7 +19,7 @@ use futures::{FutureExt, TryFutureExt};
 use row::{Does, Outcome, Row};
 use site::Site;
 
-/// Rows that run beside each other: each waits more than it works.
+/// Number of rows that run concurrently. Each waits more than it works.
 const BESIDE: usize = 4;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -45,8 +45,8 @@ async fn bad_input_is_answered_with_field_value_and_remedy_and_nothing_is_lost()
     );
 }
 
-/// All rows that harm no process of the cluster if it does as it should. Calls go in their order,
-/// because they share offers.
+/// Runs all rows that harm no process of a correct cluster. Calls run in their order, because they
+/// share offers.
 async fn beside_each_other(site: &Site) -> Vec<String> {
     let calls = async {
         let done = AssertUnwindSafe(calls::all(site)).catch_unwind().await;
@@ -70,14 +70,14 @@ async fn beside_each_other(site: &Site) -> Vec<String> {
     wrong
 }
 
-/// Runs one row that needs nothing of others; says what is wrong with it.
+/// Runs one independent row, and returns what is wrong with it.
 async fn one(site: &Site, row: &Row) -> Option<String> {
     let doing = match row.does {
         Does::Command(line) => commands::run(site, line).boxed_local(),
         Does::Get(path) => commands::get(site, path).boxed_local(),
         Does::Bytes(bytes) => commands::send(site, bytes()).boxed_local(),
         Does::Story(story) => story(site),
-        // In their order, or after all others.
+        // These run in their order, or after all others.
         Does::Accept(..) | Does::Launch(_) | Does::Task(_) | Does::Alone(_) => return None,
     };
     let done = AssertUnwindSafe(doing).catch_unwind();
@@ -90,7 +90,7 @@ fn panicked() -> String {
     "it panicked, as said above".to_owned()
 }
 
-/// Whether the row ended as it should, said what it should, and left what it should.
+/// Checks the result of a row, its message, and what must be unchanged.
 async fn judged(site: &Site, row: &Row, done: Result<Outcome, String>) -> Result<(), String> {
     let name = row.name;
     let Outcome { ended, said, place } = done.map_err(|why| format!("{name}: {why}"))?;

@@ -1,4 +1,4 @@
-//! A row of the table: what is done, and what must come of it.
+//! A row of the table: the action, and the required result.
 
 use argosy_proto::v1;
 use futures::future::LocalBoxFuture;
@@ -11,77 +11,77 @@ pub(crate) struct Row {
     pub(crate) name: &'static str,
     pub(crate) does: Does,
     pub(crate) ends: End,
-    /// Parts of what must be said: the field, its value, the remedy. Words in braces stand for
+    /// Required parts of the message: the field, its value, the remedy. Words in braces stand for
     /// places of the site.
     pub(crate) says: [&'static str; 3],
     pub(crate) keeps: Keeps,
 }
 
-/// What a user or a peer does.
+/// The action of a user or a peer.
 #[derive(Clone, Copy)]
 pub(crate) enum Does {
-    /// Runs the executable until it ends by itself.
+    /// Runs the executable until it exits by itself.
     Command(&'static str),
-    /// Asks the leader over HTTP.
+    /// Sends a GET request to the leader.
     Get(&'static str),
     /// Sends these bytes to every port of the cluster.
     Bytes(fn() -> Vec<u8>),
-    /// Accepts offers, past the SDK, in a call that is refused as a whole.
+    /// Accepts offers without the SDK, in a call that is rejected as a whole.
     Accept(fn(&Stock) -> Vec<v1::Offer>, fn() -> Vec<v1::TaskSpec>),
-    /// Launches tasks on an open offer; the call stands, its last task is refused.
+    /// Launches tasks on an open offer. The call succeeds, its last task is rejected.
     Launch(fn() -> Vec<v1::TaskSpec>),
-    /// Launches a task that nobody can refuse before it runs.
+    /// Launches a task whose defect appears only when it runs.
     Task(fn() -> v1::TaskSpec),
     /// Takes several steps.
     Story(for<'a> fn(&'a Site) -> LocalBoxFuture<'a, Outcome>),
-    /// Takes several steps that end processes of the cluster, while nothing else happens.
+    /// Takes several steps that end processes of the cluster, while nothing else runs.
     Alone(for<'a> fn(&'a mut Site) -> LocalBoxFuture<'a, Outcome>),
 }
 
-/// How it ends.
+/// The result of a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum End {
-    /// The process, with this code.
+    /// The process exits with this code.
     Exit(i32),
-    /// The process, aborted.
+    /// The process aborts.
     Aborted,
-    /// The process does not end: it asks again, and says so.
+    /// The process does not exit: it retries, and logs that.
     GoesOn,
-    /// The call, with this code.
+    /// The call fails with this code.
     Code(tonic::Code),
-    /// The call stands, one of its tasks is refused.
+    /// The call succeeds, one of its tasks is rejected.
     Refused,
-    /// The task.
+    /// The task ends in this state.
     State(v1::TaskState),
     /// HTTP, with this status.
     Status(u16),
-    /// Nobody could read an answer.
+    /// No answer can be read.
     Unsaid,
 }
 
-/// What must still be there. All processes of the cluster, what was written, and the task that runs
-/// must in any case, which is judged when all rows have run.
+/// What must be unchanged. All processes of the cluster, the written data and the long-running task
+/// must survive in any case, which is checked when all rows have run.
 #[derive(Clone, Copy)]
 pub(crate) enum Keeps {
     Cluster,
     /// This file of the site, with this text in it.
     File(&'static str, &'static str),
-    /// Nothing new in the folder for temporary files.
+    /// No new entry in the directory for temporary files.
     Tidy,
     /// The other cluster can be started as before.
     OtherCluster,
-    /// The agents that this cluster had, and no other.
+    /// The agents of this cluster, and no other.
     Agents,
 }
 
-/// How it ended, what was said, and where.
+/// The result, the message, and where it was reported.
 pub(crate) struct Outcome {
     pub(crate) ended: End,
     pub(crate) said: String,
     pub(crate) place: Place,
 }
 
-/// A row of bytes that are no message: nobody could read an answer.
+/// Returns a row of bytes that are not a message: no answer can be read.
 pub(super) const fn garbage(name: &'static str, bytes: fn() -> Vec<u8>) -> Row {
     Row {
         name,

@@ -1,4 +1,5 @@
-//! Where the rows happen: a cluster with something to lose, a second one that is stopped, addresses.
+//! The environment of the rows: a cluster with data to lose, a second one that is stopped,
+//! addresses.
 
 use std::net::TcpListener;
 use std::path::PathBuf;
@@ -17,16 +18,16 @@ use crate::work::{Framework, task};
 
 const LONG: Duration = Duration::from_secs(60);
 
-/// A cluster, and what surrounds it.
+/// A cluster and its environment.
 pub(crate) struct Site {
     pub(crate) cluster: Cluster,
     /// The network of the cluster: its addresses without their last number.
     network: String,
-    /// Numbers of addresses that nobody has had.
+    /// The next unused host number.
     hosts: AtomicU8,
     /// Listens where a master of `dev` would.
     _taken: TcpListener,
-    /// Owns the task that must live through all.
+    /// Owns the task that must survive everything.
     owner: Framework,
     mark: String,
     sleeper: Pid,
@@ -40,7 +41,7 @@ pub(crate) struct Place {
 }
 
 impl Place {
-    /// A text of the table, with what its words in braces mean here.
+    /// Replaces the words in braces in a text of the table.
     pub(crate) fn meant(&self, site: &Site, text: &str) -> String {
         let peers: Vec<String> = (1..=3).map(|host| site.at(host) + ":5052").collect();
         let peers = peers.join(",");
@@ -109,7 +110,8 @@ impl Site {
         site
     }
 
-    /// Folders that rows find: of another cluster, of a newer release, of somebody else.
+    /// Creates the directories that rows find: of another cluster, of a newer release, of another
+    /// user.
     async fn furnish(&self) {
         self.found_another_cluster().await;
         let copied = std::process::Command::new("cp")
@@ -125,7 +127,7 @@ impl Site {
             (
                 "newer-agent",
                 "journal",
-                // The head that all formats have: its name, format 99, a salt, and its CRC-32C.
+                // The header that all formats have: its name, format 99, a salt, and its CRC-32C.
                 b"ARGOSYJ\n\x63\0\0\0a salt..\x43\xa2\xdd\x2f and what only that release knows",
             ),
             (
@@ -139,18 +141,18 @@ impl Site {
         }
     }
 
-    /// A cluster of one master and one agent, which are stopped again.
+    /// Forms a cluster of one master and one agent, and stops it.
     async fn found_another_cluster(&self) {
         let mut master = self.master_of_another_cluster("other");
         master.start();
         let masters = format!("{}:5050", self.at(OTHER));
         let mut agent = self.agent("other-agent", STRANGER, &masters);
         agent.start();
-        // A task's end is known: the agent has written down whose it is.
+        // A task's end is known: the agent has recorded its cluster.
         runs(masters.parse().expect("an address"), "first").await;
     }
 
-    /// The only master of the other cluster, not started yet, on the folder `name`.
+    /// Returns the only master of the other cluster, not started, on the directory `name`.
     pub(super) fn master_of_another_cluster(&self, name: &str) -> Member {
         let (listen, data) = (self.at(OTHER), self.folder(name));
         let mut arguments = words(&["master", "start", "--bootstrap", "--listen", &listen]);
@@ -168,7 +170,7 @@ impl Site {
         .await;
     }
 
-    /// An agent that is not started yet, on the folder `name`.
+    /// Returns an agent that is not started, on the directory `name`.
     pub(super) fn agent(&self, name: &str, host: u8, masters: &str) -> Member {
         let (listen, data) = (self.at(host), self.folder(name));
         let mut arguments = words(&["agent", "start", "--allow-missing-controllers"]);
@@ -192,26 +194,26 @@ impl Site {
         self.cluster.directory.path().join(name)
     }
 
-    /// The folder for temporary files of one row.
+    /// Returns the directory for temporary files of one row.
     pub(super) fn scratch(&self, place: &Place) -> PathBuf {
         let folder = self.folder(&format!("scratch-{}", place.free));
         std::fs::create_dir_all(&folder).expect("a folder can be made");
         folder
     }
 
-    /// Addresses for one row.
+    /// Returns addresses for one row.
     pub(crate) fn place(&self) -> Place {
         Place {
             free: self.at(self.free_host()),
         }
     }
 
-    /// The last number of an address that nobody has.
+    /// Returns the last number of an unused address.
     pub(super) fn free_host(&self) -> u8 {
         self.hosts.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Whether what a row must not touch is as it was.
+    /// Checks that what a row must not touch is unchanged.
     pub(crate) async fn keeps(&self, keeps: Keeps, place: &Place) -> Result<(), String> {
         match keeps {
             Keeps::Cluster => Ok(()),
@@ -250,13 +252,13 @@ impl Site {
         }
     }
 
-    /// From now on its processes are those that it has now.
+    /// Makes the current processes the expected ones.
     pub(super) fn count_processes(&mut self) {
         let members = self.cluster.masters.iter().chain(&self.cluster.agents);
         self.pids = members.map(Member::pid).collect();
     }
 
-    /// What the rows have done to the cluster, if anything.
+    /// Returns the harm that the rows have done to the cluster, if any.
     pub(crate) async fn harm(&self) -> Vec<String> {
         let mut harm = Vec::new();
         let members = self.cluster.masters.iter().chain(&self.cluster.agents);
@@ -292,7 +294,7 @@ impl Site {
         harm
     }
 
-    /// A task still runs.
+    /// Checks that a task still runs.
     pub(super) async fn serves(&self) {
         let number = self.proofs.fetch_add(1, Ordering::Relaxed);
         runs(self.cluster.masters_list(), &format!("proof-{number}")).await;
@@ -307,7 +309,7 @@ impl Drop for Site {
     }
 }
 
-/// A process that is there, and not only its number.
+/// Returns whether a process runs, and not only its id exists.
 fn is_alive(pid: Pid) -> bool {
     std::fs::read_link(format!("/proc/{pid}/exe")).is_ok()
 }
@@ -324,13 +326,13 @@ async fn runs(masters: Masters, name: &str) {
     drop(prover.driver.teardown());
 }
 
-/// It gives back what it holds, and is offered nothing any more.
+/// Makes the framework return its offers and receive no more.
 async fn wants_nothing_more(cluster: &Cluster, framework: &Framework) {
     let answer = framework.driver.suppress(Vec::new()).answer().await;
     assert!(answer.is_done(), "{answer:?}");
     let operator = cluster.operator();
     let id = framework.id();
-    // An offer may have been on its way.
+    // An offer may have been in flight.
     until("nothing is offered to it", LONG, async || {
         let held = std::mem::take(&mut framework.heard.lock().unwrap().offers);
         for offer in held.values() {

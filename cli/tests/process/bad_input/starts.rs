@@ -13,7 +13,7 @@ use crate::cluster::{Member, member, until, words};
 
 const LONG: Duration = Duration::from_secs(60);
 
-/// Until the log of a process that does not end says `part`; what it says then.
+/// Waits until the log of a process that does not exit contains `part`, and returns that log.
 async fn says(member: &mut Member, part: &str) -> (End, String) {
     until(
         &format!("{} says {part:?}", member.name),
@@ -30,7 +30,7 @@ async fn says(member: &mut Member, part: &str) -> (End, String) {
     .await
 }
 
-/// An agent goes on asking: it may be the list of masters that is wrong.
+/// An agent keeps retrying, because the list of masters may be wrong.
 pub(super) fn an_agent_of_another_cluster(site: &Site) -> LocalBoxFuture<'_, Outcome> {
     async move {
         let masters = site.cluster.masters_list().to_string();
@@ -43,7 +43,7 @@ pub(super) fn an_agent_of_another_cluster(site: &Site) -> LocalBoxFuture<'_, Out
     .boxed_local()
 }
 
-/// An agent waits for masters: they may be started after it.
+/// An agent waits for masters, because they may be started after it.
 pub(super) fn an_agent_that_reaches_no_master(site: &Site) -> LocalBoxFuture<'_, Outcome> {
     async move {
         let place = site.place();
@@ -56,7 +56,7 @@ pub(super) fn an_agent_that_reaches_no_master(site: &Site) -> LocalBoxFuture<'_,
     .boxed_local()
 }
 
-/// Two masters that are to form a group, and disagree about its third one.
+/// Two masters that are to form a group, with different third members.
 pub(super) fn unequal_lists(site: &Site) -> LocalBoxFuture<'_, Outcome> {
     async move {
         let (place, second) = (site.place(), site.place());
@@ -88,7 +88,7 @@ pub(super) fn unequal_lists(site: &Site) -> LocalBoxFuture<'_, Outcome> {
     .boxed_local()
 }
 
-/// A master that has lost its disk is a stranger at its old address: the group waits for a word.
+/// A master that has lost its disk is unknown at its old address: the group waits for an operator.
 pub(super) fn a_wiped_master(site: &mut Site) -> LocalBoxFuture<'_, Outcome> {
     async move {
         let folder = site.folder("master-2");

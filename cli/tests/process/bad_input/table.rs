@@ -1,4 +1,4 @@
-//! The table: every kind of bad input that users and peers are known to give, one row a case.
+//! The table of bad input: every kind that users and peers are known to give, one row per case.
 
 use argosy_proto::v1::{self, TaskState};
 use tonic::Code;
@@ -8,7 +8,7 @@ use super::row::{Does, End, Keeps, Row, garbage};
 use super::{calls, disks, starts};
 use crate::work::task;
 
-/// A row whose word to the executable cannot be right.
+/// A row whose command line is invalid.
 const fn usage(name: &'static str, line: &'static str, says: [&'static str; 3]) -> Row {
     Row {
         name,
@@ -30,7 +30,7 @@ const fn start(name: &'static str, line: &'static str, says: [&'static str; 3]) 
     }
 }
 
-/// A row whose masters are none.
+/// A row whose masters do not exist.
 const fn unanswered(name: &'static str, line: &'static str) -> Row {
     Row {
         ends: End::Exit(5),
@@ -42,7 +42,7 @@ const fn unanswered(name: &'static str, line: &'static str) -> Row {
     }
 }
 
-/// A row whose acceptance is refused.
+/// A row whose acceptance is rejected.
 const fn accept(
     name: &'static str,
     offers: fn(&super::calls::Stock) -> Vec<v1::Offer>,
@@ -59,7 +59,7 @@ const fn accept(
     }
 }
 
-/// A row with a good offer and a task that is no task.
+/// A row with a valid offer and an invalid task.
 const fn spec(
     name: &'static str,
     tasks: fn() -> Vec<v1::TaskSpec>,
@@ -74,7 +74,7 @@ const fn spec(
     )
 }
 
-/// A row whose task is refused while the call stands.
+/// A row whose task is rejected while the call succeeds.
 const fn launch(
     name: &'static str,
     tasks: fn() -> Vec<v1::TaskSpec>,
@@ -101,7 +101,7 @@ fn with_environment(variables: usize, bytes: usize) -> Vec<v1::TaskSpec> {
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 pub(crate) const ROWS: &[Row] = &[
-    // Unknown flags, and values that no flag takes.
+    // Unknown flags, and values that no flag accepts.
     usage(
         "an unknown flag",
         "run --cpu 1 -- true",
@@ -120,12 +120,12 @@ pub(crate) const ROWS: &[Row] = &[
     usage(
         "agents that may not be silent at all",
         "master start --agent-timeout 0",
-        ["--agent-timeout", "unreachable at once", "15s"],
+        ["--agent-timeout", "unreachable immediately", "15s"],
     ),
     usage(
         "agents that are forgotten at once",
         "master start --forget-agents-after 0s",
-        ["--forget-agents-after", "given up as soon", "14d"],
+        ["--forget-agents-after", "forgotten as soon", "14d"],
     ),
     usage(
         "an unknown noun",
@@ -255,7 +255,7 @@ pub(crate) const ROWS: &[Row] = &[
         "master start --bootstrap --listen 192.0.2.1 --insecure-plaintext --data-dir {dir}/no",
         [
             "--listen",
-            "192.0.2.1:5050 is no address of this host",
+            "192.0.2.1:5050 is not an address of this host",
             "give --listen one of those",
         ],
     ),
@@ -317,7 +317,7 @@ pub(crate) const ROWS: &[Row] = &[
         "agent start --listen {free} --masters {masters} --allow-missing-controllers --data-dir {dir}/no-journal",
         [
             "{dir}/no-journal/journal",
-            "does not begin as a journal does",
+            "does not begin with the header of a journal",
             "move it away",
         ],
     ),
@@ -481,7 +481,7 @@ pub(crate) const ROWS: &[Row] = &[
         },
         good,
         Code::InvalidArgument,
-        ["offer.token", "cut short", "as it came"],
+        ["offer.token", "truncated", "unchanged"],
     ),
     // Tasks.
     spec(
@@ -571,7 +571,7 @@ pub(crate) const ROWS: &[Row] = &[
         Code::ResourceExhausted,
         ["message", "found 10486", "split the call"],
     ),
-    // The last one of those that are refused as a whole. Its offers stay open.
+    // The last of those that are rejected as a whole. Its offers stay open.
     accept(
         "offers of two agents",
         |s| vec![s.own.clone(), s.other_agent.clone()],
@@ -651,7 +651,7 @@ pub(crate) const ROWS: &[Row] = &[
     garbage("data of no stream on every port", || {
         [PREFACE, b"\0\0\x05\0\x01\0\0\0\x01\0\xff\xff\xff\xff"].concat()
     }),
-    // Disks, and what else ends processes of the cluster.
+    // Disks, and other rows that end processes of the cluster.
     Row {
         name: "a master's full disk",
         does: Does::Alone(disks::a_masters),

@@ -1,4 +1,4 @@
-//! The log of a master that has ended, applied again by both releases.
+//! The log of a stopped master, applied again by both releases.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -13,12 +13,12 @@ use rocksdb::{DB, DBCompressionType, IteratorMode, Options};
 
 use super::former::{self, Former};
 
-/// Families of a store, which are all opened.
+/// Column families of a store, which are all opened.
 const FAMILIES: [&str; 4] = ["log", "meta", "registry", "registry_meta"];
-/// In front of an entry: a checksum, the format, the link of the entry before it.
+/// Bytes in front of an entry: a checksum, the format, the hash link to the entry before it.
 const HEAD: usize = 4 + 1 + 32;
 
-/// An entry as it is stored, as far as it holds commands.
+/// A stored entry, as far as it holds commands.
 #[derive(Clone, PartialEq, Message)]
 struct Stored {
     #[prost(message, optional, tag = "3")]
@@ -33,11 +33,11 @@ struct Batch {
     commands: Vec<Vec<u8>>,
 }
 
-/// What was found in a log, which begins with the first entry.
+/// The content of a log, which begins with the first entry.
 pub(super) struct Replayed {
     /// The digest after each entry.
     pub(super) digests: BTreeMap<u64, u128>,
-    /// The level in the end.
+    /// The final level.
     pub(super) level: Level,
 }
 
