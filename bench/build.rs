@@ -1,4 +1,4 @@
-//! Compiles the part of etcd's wire that the bench speaks, without an external compiler.
+//! Compiles the part of etcd's protocol that the bench uses, without an external compiler.
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=proto");

@@ -1,6 +1,6 @@
 //! Emulated agents: they speak the agents' protocol and run nothing.
 //!
-//! A task given to one is reported as running and finished at once. Nothing is kept on disk: an
+//! A launched task is reported as running and finished immediately. Nothing is kept on disk: an
 //! agent that is dropped is gone.
 
 mod emulated;
@@ -28,7 +28,8 @@ use tonic::transport::Channel;
 const PER_CONNECTION: u32 = 100;
 /// How long all agents may take to register.
 const REGISTERING: Duration = Duration::from_secs(120);
-/// Agents that are started and not registered yet, at most: hosts of a large cluster do not start in the same second.
+/// Agents that are started and not registered yet, at most: hosts of a large cluster do not start
+/// in the same second.
 const STARTING: usize = 4_096;
 /// How long a master may take to answer a hello, as for real agents.
 const REGISTRATION: Duration = Duration::from_secs(10);
@@ -36,7 +37,8 @@ const REGISTRATION: Duration = Duration::from_secs(10);
 const SILENT_INTERVALS: u32 = 3;
 /// The shortest silence that ends a link.
 const SILENT: Duration = Duration::from_secs(3);
-/// The shortest and the longest pause before the next link, doubled with each link that ended before a registration.
+/// The shortest and the longest pause before the next link, doubled with each link that ended
+/// before a registration.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
 
 /// Agents that stay connected until the value is dropped.
@@ -63,7 +65,7 @@ impl Agents {
         Self::start_with(masters, count, resources, Life::Ends).await
     }
 
-    /// The same, with tasks that get as far as `life` says.
+    /// The same, with tasks that get as far as `life` states.
     ///
     /// # Errors
     /// If they are not registered in time.
@@ -100,7 +102,7 @@ impl Agents {
     async fn start_by(ways: Vec<Way>, resources: &str, life: Life) -> Result<Self> {
         let resources = Arc::new(argosy_client::resources::resources(resources)?);
         let count = ways.len();
-        // Room for all of them: nobody waits.
+        // Room for all of them: no agent waits.
         let (registered, mut known) = mpsc::channel(count.max(1));
         let mut links = JoinSet::new();
         let counts = Arc::new(Counts::default());
@@ -151,7 +153,8 @@ impl Agents {
         self.counts.closed.load(Ordering::Relaxed)
     }
 
-    /// Registrations that masters have accepted so far, those of links after a change of leader included.
+    /// Registrations that masters have accepted so far, those of links after a change of leader
+    /// included.
     pub(crate) fn registrations(&self) -> u64 {
         self.counts.registered.load(Ordering::Relaxed)
     }
@@ -195,7 +198,8 @@ async fn live(mut agent: Emulated, way: Way, mut known: Known) {
                 true => PAUSE.0,
                 false => (2 * pause).min(PAUSE.1),
             };
-            // Half of it at random, so that agents that were cut off together do not return together.
+            // Half of it at random, so that agents that were cut off together do not return
+            // together.
             let random = (chance() % 1_000) as f64 / 2_000.0;
             tokio::time::sleep(pause.mul_f64(0.5 + random)).await;
         }
@@ -209,7 +213,8 @@ enum Ended {
 }
 
 async fn speak(agent: &mut Emulated, link: &mut Link, known: &mut Known) -> (Ended, bool) {
-    // An agent that waits for its registration sends no heartbeats: the only tick comes when it gives up.
+    // An agent that waits for its registration sends no heartbeats: the only tick comes when it
+    // gives up.
     let mut pings = renewed(REGISTRATION);
     let mut patience = REGISTRATION;
     let mut is_registered = false;

@@ -1,8 +1,8 @@
-//! Rounds of the allocator on the state machine alone, no network: Mesos' grid of agents and
-//! frameworks, with a naive allocator beside it in the same run.
+//! Rounds of the allocator on the state machine alone, without a network: Mesos' grid of agents and
+//! frameworks, compared with a naive allocator in the same run.
 //!
-//! Every agent is offered whole. Times include opening the offers in the leader's book, not their
-//! signing and sending.
+//! Every agent is offered whole. Times include the opening of offers in the leader's book, and
+//! exclude their signing and sending.
 
 mod fixture;
 mod naive;
@@ -15,7 +15,7 @@ use serde::Serialize;
 
 use fixture::Scene;
 
-/// How much is measured.
+/// The extent of the measurement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Form {
     /// Up to 20,000 agents; seconds.
@@ -32,39 +32,41 @@ struct Size {
     roles: u64,
 }
 
-/// What one point of the grid took.
+/// The times of one point of the grid.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Row {
     size: Size,
-    /// A new leader that knows nothing yet, until everything is offered.
+    /// A new leader without a cache, until everything is offered.
     cold_ms: f64,
-    /// Everything becomes free at once under a leader that knows it all; median of several.
+    /// Everything becomes free at the same time under a leader with a full cache; median of
+    /// several.
     full_ms: f64,
-    /// The longest single turn of all these rounds; another load on the machine shows here first.
+    /// The longest single turn of all these rounds, where other load on the machine shows first.
     longest_turn_ms: f64,
     /// The round of an idle cluster: everything is offered already.
     idle_ms: f64,
-    /// As `full_ms` while nine of ten pairs are filtered; absent where that is not measured.
+    /// As `full_ms`, while nine of ten pairs are filtered; absent where that is not measured.
     filtered_ms: Option<f64>,
     event_us: Event,
-    /// Events while nine of ten pairs are filtered.
+    /// Events, while nine of ten pairs are filtered.
     filtered_event_us: Option<Event>,
-    /// The naive allocator on the same cluster, everything free.
+    /// The naive allocator on the same cluster, with everything free.
     naive_ms: f64,
-    /// Agents that the naive one was timed on; the time is scaled to all.
+    /// Number of agents that the naive allocator was timed on; the time is scaled to all.
     naive_agents: u64,
-    /// `full_ms` to `naive_ms`.
+    /// `full_ms` divided by `naive_ms`.
     ratio: f64,
 }
 
-/// One offer comes back and is offered to the next: decline, filter, decision, new offer.
+/// The times of one event: an offer is declined and offered to the next framework (decline, filter,
+/// decision, new offer).
 #[derive(Debug, Clone, Copy, Serialize)]
 struct Event {
     p50: f64,
     p99: f64,
 }
 
-/// The grid, and what it is held to.
+/// The grid, and its goals.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Report {
     workload: &'static str,
@@ -84,7 +86,7 @@ const GRID: [Size; 6] = [
     size(50_000, 6_000, 1),
 ];
 
-/// More filters than this are not a state that a cluster gets into.
+/// Maximum number of filters; a real cluster does not reach more.
 const MOST_FILTERS: u64 = 40_000_000;
 const EVENTS: u64 = 10_000;
 const ROUNDS: usize = 5;
@@ -159,7 +161,7 @@ fn full_rounds(scene: &mut Scene, turns: &mut Vec<f64>, size: Size) -> f64 {
     times[ROUNDS / 2]
 }
 
-/// Turns until nothing is left to do; they must have made as many offers as expected.
+/// Runs turns until no work is left. They must have made the expected number of offers.
 fn timed(scene: &mut Scene, turns: &mut Vec<f64>, expected: u64) -> f64 {
     let mut all = 0.0;
     let mut offers = 0;
@@ -201,7 +203,7 @@ fn events(scene: &mut Scene) -> Event {
 }
 
 impl Report {
-    /// What falls short of its goal, in words.
+    /// Returns what falls short of its goal, as text.
     pub(crate) fn shortfalls(&self) -> Vec<String> {
         let mut all = Vec::new();
         for row in &self.rows {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
 
-/// Measures Argosy beside its peers on this machine.
+/// Measures Argosy and its peers on this machine.
 #[derive(Debug, Parser)]
 #[command(
     name = "argosy-bench",
@@ -17,67 +17,67 @@ use clap::{Parser, ValueEnum};
   argosy-bench all --short
 
 Everything runs on loopback addresses with fsync on, in a directory that is removed at the end.
-A run beside which more than 0.3 cores were busy with something else is marked void."
+A run during which other processes used more than 0.3 cores is marked void."
 )]
 pub struct Arguments {
-    /// What is measured
+    /// Workload to measure
     #[arg(value_enum)]
     pub(crate) workload: Workload,
-    /// Who is measured beside Argosy, where the workload has a peer
+    /// Peer to measure together with Argosy, where the workload has one
     #[arg(long, value_enum, default_value_t = Peer::Etcd)]
     pub(crate) peer: Peer,
-    /// Measure the peer alone
+    /// Measure the peer only
     #[arg(long)]
     pub(crate) peer_only: bool,
     /// Runs of each side, alternating [default: 5, short: 1]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=100))]
     pub(crate) runs: Option<u32>,
-    /// Shorter runs and fewer of them: for a gate, not for a table
+    /// Shorter and fewer runs: for a gate, not for a table
     #[arg(long)]
     pub(crate) short: bool,
-    /// The largest number of clients of `registry`
+    /// Largest number of clients of `registry`
     #[arg(long, value_name = "NUMBER", default_value_t = 1_000)]
     pub(crate) clients: usize,
-    /// Write everything measured to this file too
+    /// Also write all measurements to this file
     #[arg(long, value_name = "FILE")]
     pub(crate) json: Option<PathBuf>,
-    /// The executable that is measured [default: the one beside this program]
+    /// Executable to measure [default: the one next to this program]
     #[arg(long, value_name = "PATH")]
     pub(crate) argosy: Option<PathBuf>,
     /// Fail if a ratio is more than 20 % short of its goal
     #[arg(long)]
     pub(crate) gate: bool,
-    /// Where data of all members is kept while it runs: a real disk
+    /// Directory for the data of all members: on a real disk
     #[arg(long, value_name = "DIR", default_value = "/var/tmp")]
     pub(crate) directory: PathBuf,
-    /// Agents of `idle` [default: 1,000, short: 200], `state-read` [default: 10,000, short: 500] and `scale`
-    /// [default: 50,000, short: 1,000]
+    /// Agents of `idle` [default: 1,000, short: 200], `state-read` [default: 10,000, short: 500]
+    /// and `scale` [default: 50,000, short: 1,000]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=50_000))]
     pub(crate) agents: Option<u32>,
     /// Tasks of each of these agents
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=100))]
     pub(crate) tasks_per_agent: u32,
-    /// Leave data and logs of members in that directory
+    /// Keep data and logs of members in that directory
     #[arg(long)]
     pub(crate) keep: bool,
 }
 
-/// What can be measured.
+/// The workloads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Workload {
     /// Small changes by closed-loop clients
     Registry,
     /// Changes in batches of 256 on streams
     RegistryBatch,
-    /// 10,000 tasks that do nothing, on one agent
+    /// 10,000 empty tasks, on one agent
     Tasks,
-    /// One container that does nothing, beside crun and runc; as root
+    /// One empty container, compared with crun and runc; as root
     Start,
-    /// 1,000 containers at once on one agent; as root
+    /// 1,000 containers together on one agent; as root
     Containers,
     /// One task on an idle cluster, until it runs
     Latency,
-    /// Rounds of the allocator, no network
+    /// Rounds of the allocator, without a network
     Allocator,
     /// The leader is killed
     FailoverCrash,
@@ -85,7 +85,7 @@ pub(crate) enum Workload {
     FailoverFreeze,
     /// The disks of both followers are slow; needs strace
     Stall,
-    /// What a cluster costs that does nothing
+    /// The cost of an idle cluster
     Idle,
     /// Readers page through all tasks at the leader as fast as they can
     Flood,
@@ -95,12 +95,12 @@ pub(crate) enum Workload {
     StateRead,
     /// 50,000 agents with 500,000 tasks: memory, rest, and a killed leader
     Scale,
-    /// One after the other
+    /// All workloads, one after the other
     All,
 }
 
 impl Workload {
-    /// The name as typed.
+    /// Returns the name on the command line.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Registry => "registry",
@@ -123,59 +123,59 @@ impl Workload {
     }
 }
 
-/// Who is measured beside Argosy.
+/// The peers of Argosy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Peer {
     /// Three members of etcd with their default settings
     Etcd,
     /// For tasks: one server and one worker of HyperQueue, its `hq` on the PATH
     Hyperqueue,
-    /// Nobody
+    /// No peer
     None,
 }
 
-/// How long and how often, by form.
+/// The length and number of measurements, by form.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Extent {
     /// Runs of each side.
     pub(crate) runs: u32,
-    /// Not measured, at the start of a closed loop.
+    /// Unmeasured time at the start of a closed loop.
     pub(crate) warm_up: Duration,
-    /// Measured, of a closed loop.
+    /// Measured time of a closed loop.
     pub(crate) measured: Duration,
-    /// Clients at most, of a closed loop of single changes.
+    /// Maximum number of clients of a closed loop of single changes.
     pub(crate) clients: usize,
     /// Kills of a leader, for each side and load.
     pub(crate) kills: u32,
-    /// Tasks that do nothing.
+    /// Empty tasks.
     pub(crate) tasks: u32,
     /// Single tasks whose start is timed.
     pub(crate) starts: u32,
-    /// Containers at once on one agent.
+    /// Containers that run together on one agent.
     pub(crate) containers: u32,
-    /// How long the disks of followers are slow.
+    /// Time for which the disks of followers are slow.
     pub(crate) stall: Duration,
-    /// How long an idle cluster is watched.
+    /// Time for which an idle cluster is measured.
     pub(crate) idle: Duration,
-    /// Idle agents beside the empty cluster.
+    /// Idle agents of the second cluster; the first is empty.
     pub(crate) idle_agents: u32,
-    /// How long readers flood the leader.
+    /// Time for which readers flood the leader.
     pub(crate) flood: Duration,
     /// Connections of readers.
     pub(crate) flood_connections: u32,
-    /// How long calls are measured beside a crowd.
+    /// Time for which calls are measured next to a crowd.
     pub(crate) crowd: Duration,
     /// Agents of the crowd.
     pub(crate) crowd_agents: u32,
     /// Schedulers of the crowd.
     pub(crate) crowd_schedulers: u32,
-    /// Agents that are listed.
+    /// Agents in the lists.
     pub(crate) state_agents: u32,
     /// Tasks of each of them.
     pub(crate) tasks_per_agent: u32,
     /// Agents of `scale`.
     pub(crate) scale_agents: u32,
-    /// Rounds of `state-read`: writers alone, then beside readers.
+    /// Rounds of `state-read`: writers alone, then together with readers.
     pub(crate) state_rounds: u32,
 }
 

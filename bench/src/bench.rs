@@ -1,6 +1,6 @@
-//! A run of the program: which workloads, on which ground, with what at the end.
+//! A run of the program: its workloads, their environment, and the report.
 //!
-//! Ends everything it started when it is interrupted: what a run holds is dropped.
+//! An interruption ends everything that was started, because all that a run holds is dropped.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -40,7 +40,7 @@ const WORKLOADS: &[Workload] = &[
     Workload::Scale,
 ];
 
-/// What workloads need to run.
+/// The environment of the workloads.
 pub(crate) struct Bench {
     pub(crate) ground: Ground,
     pub(crate) extent: Extent,
@@ -49,7 +49,7 @@ pub(crate) struct Bench {
     versions: Vec<String>,
 }
 
-/// What a run finds.
+/// The results of a run.
 #[derive(Debug, Default)]
 pub(crate) struct Findings {
     samples: Vec<Sample>,
@@ -65,10 +65,10 @@ impl Findings {
     }
 }
 
-/// Measures what the command line asks for and prints it.
+/// Measures what the command line requests and prints it.
 ///
 /// # Errors
-/// Whatever keeps a workload from being measured, or an interruption.
+/// Any failure of a workload, or an interruption.
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
     let result = runtime.block_on(async {
@@ -81,7 +81,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
             _ = hung_up.recv() => bail!("hung up; everything that was started has been stopped"),
         }
     });
-    // A computation that was interrupted is not waited for.
+    // An interrupted computation is not awaited.
     runtime.shutdown_background();
     result
 }
@@ -111,7 +111,8 @@ async fn measure_all(arguments: &Arguments) -> Result<ExitCode> {
             } else {
                 allocator::Form::Long
             };
-            // It computes for minutes: beside the loop that waits for an interruption.
+            // It computes for minutes, so it runs on a separate thread from the loop that waits for
+            // an interruption.
             Found::Allocator(
                 tokio::task::spawn_blocking(move || allocator::run(form))
                     .await
@@ -138,7 +139,7 @@ async fn measure_all(arguments: &Arguments) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// What a workload found.
+/// The results of a workload.
 #[derive(Serialize)]
 #[serde(untagged)]
 enum Found {
@@ -228,7 +229,7 @@ impl Bench {
         }
     }
 
-    /// A report of this workload, without runs.
+    /// Returns a report of this workload, without runs.
     pub(crate) fn report(&self, workload: Workload, about: &[&str], cells: Vec<Cell>) -> Report {
         Report {
             workload: workload.name(),
@@ -240,7 +241,7 @@ impl Bench {
         }
     }
 
-    /// Runs each side so often, alternating, with the machine's probes before each run.
+    /// Runs each side this number of times, alternating, with the machine's probes before each run.
     ///
     /// # Errors
     /// The first error of a run.
@@ -296,7 +297,7 @@ fn beside_etcd(workload: Workload) -> bool {
     }
 }
 
-/// The `argosy` in the folder of this program.
+/// Returns the `argosy` in the directory of this program.
 fn beside() -> Result<PathBuf> {
     let own = std::env::current_exe().context("cannot find this program")?;
     Ok(own

@@ -35,9 +35,9 @@ const CAUGHT_UP: u64 = 4;
 pub(crate) struct Ground {
     /// The executable that is measured.
     pub(crate) argosy: PathBuf,
-    /// Where the data of all clusters of a run is kept until the run ends. A cluster does not delete its
-    /// own: ext4 without a journal looks at every inode that was freed lately before it makes a file, so
-    /// that what one cluster leaves behind would slow down the next.
+    /// Where the data of all clusters of a run is kept until the run ends. A cluster does not
+    /// delete its own: ext4 without a journal checks every recently freed inode before it
+    /// makes a file, so that what one cluster leaves behind would slow down the next.
     pub(crate) directory: TempDir,
 }
 
@@ -78,7 +78,7 @@ pub(crate) struct Cluster {
     directory: TempDir,
 }
 
-/// What one member says of the group.
+/// The state of the group as one member reports it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Standing {
     /// Place of the leader among the members, if one is known.
@@ -187,10 +187,11 @@ impl Cluster {
         Ok(())
     }
 
-    /// Waits until all members run, vote, name the same leader and have applied the same; says who leads.
+    /// Waits until all members run, vote, name the same leader and have applied the same; returns who
+    /// leads.
     ///
     /// # Errors
-    /// If one ends, or after a minute, with what they said last.
+    /// If one ends, or after a minute, with their last reports.
     pub(crate) async fn settled(&mut self) -> Result<usize> {
         let end = Instant::now() + SETTLING;
         loop {
@@ -219,7 +220,7 @@ impl Cluster {
         }
     }
 
-    /// What each member said last, on its port and in its log.
+    /// The last report of each member, on its port and in its log.
     fn told(&self, standings: &[Result<Standing>]) -> String {
         let one = |(member, standing): (&Member, &Result<Standing>)| {
             let said = match standing {
@@ -306,7 +307,7 @@ pub(crate) fn channel(api: &str) -> Result<Endpoint> {
         .connect_timeout(Duration::from_secs(2)))
 }
 
-/// Free ports of an address, as `host:port`. Nobody holds them afterwards: a program that takes one
+/// Free ports of an address, as `host:port`. No process holds them afterwards: a program that takes one
 /// in between makes the start fail.
 fn free_addresses(host: &str, count: usize) -> Result<Vec<String>> {
     let bind = |_| TcpListener::bind((host, 0)).with_context(|| format!("no free port on {host}"));

@@ -1,4 +1,4 @@
-//! Many containers at once on one agent: made, left alone, adopted, destroyed, and what they cost meanwhile.
+//! Many containers together on one agent: creation, idling, adoption, removal, and their cost.
 
 use std::fs;
 use std::time::{Duration, Instant};
@@ -14,11 +14,11 @@ use crate::framework::sleepers;
 use crate::registry::masters;
 use crate::report::{Cell, Goal, Report, Side, median};
 
-/// Rest before processor time is counted.
+/// Pause before processor time is counted.
 const REST: Duration = Duration::from_secs(3);
-/// What a supervisor is called in a list of processes; the kernel keeps 15 letters.
+/// Name of a supervisor in a list of processes; the kernel keeps 15 letters.
 const SUPERVISOR: &str = "argosy-supervis";
-/// What the launcher is called there.
+/// Name of the launcher there.
 const LAUNCHER: &str = "argosy-launcher";
 
 const LAUNCHED: &str = "from the framework's first word until all run";
@@ -32,7 +32,7 @@ const MASTER_RSS: &str = "empty master, resident";
 const AGENT_RSS: &str = "empty agent, resident";
 const LAUNCHER_RSS: &str = "launcher, resident";
 
-/// Sleeping tasks with the full default profile.
+/// Measures sleeping tasks with the full default profile.
 pub(crate) async fn measure(bench: &Bench) -> Result<Report> {
     if !nix::unistd::geteuid().is_root() {
         bail!("containers needs root: tasks with the full default profile do");
@@ -105,7 +105,7 @@ async fn together(bench: &Bench, count: u32, findings: &mut Findings) -> Result<
     Ok(())
 }
 
-/// What of the time is not the network's.
+/// Measures the time without the network's share.
 async fn alone(bench: &Bench, count: u32, findings: &mut Findings) -> Result<()> {
     let mut cluster = Cluster::start(Side::Argosy, &bench.ground).await?;
     let _agent =
@@ -129,12 +129,12 @@ async fn adopted(bench: &Bench, count: u32, findings: &mut Findings) -> Result<(
     let begun = Instant::now();
     agent.start_again(&cluster).await?;
     findings.note(ADOPTED, begun.elapsed().as_secs_f64());
-    // Had one not been adopted, it would have ended otherwise.
+    // If one had not been adopted, it would have ended otherwise.
     asleep.end().await?;
     Ok(())
 }
 
-/// The sum of these lines of a process' `smaps_rollup`, in MiB.
+/// Returns the sum of these lines of a process' `smaps_rollup`, in MiB.
 fn memory(pid: u32, lines: &[&str]) -> Result<f64> {
     let path = format!("/proc/{pid}/smaps_rollup");
     let text = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;

@@ -1,13 +1,13 @@
 //! Processor time of processes and of everything else, from /proc.
 //!
-//! Reads only. Times are in seconds of one core.
+//! This module only reads. Times are in seconds of one core.
 
 use std::collections::BTreeMap;
 use std::fs;
 
 use nix::unistd::{SysconfVar, sysconf};
 
-/// What one process used, and what its reaped children did.
+/// The processor time of one process, and of its reaped children.
 #[derive(Debug, Clone, Copy)]
 struct Stat {
     parent: i32,
@@ -19,7 +19,7 @@ fn stat(pid: i32) -> Option<Stat> {
     parse(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
 }
 
-/// The name may hold anything, so fields are counted behind its closing parenthesis.
+/// The name may contain any character, so fields are counted after its closing parenthesis.
 fn parse(text: &str) -> Option<Stat> {
     let fields: Vec<&str> = text[text.rfind(')')? + 1..].split_whitespace().collect();
     let number = |at: usize| fields.get(at)?.parse::<u64>().ok();
@@ -35,7 +35,7 @@ fn tick_seconds() -> f64 {
     1.0 / per_second as f64
 }
 
-/// Seconds that one process has used since it began; `None` if it is gone.
+/// Returns the seconds that one process has used since its start; `None` if it is gone.
 pub(crate) fn process_seconds(pid: u32) -> Option<f64> {
     let ticks = stat(i32::try_from(pid).ok()?)?.own_ticks;
     Some(ticks as f64 * tick_seconds())
@@ -46,12 +46,12 @@ pub(crate) fn process_seconds(pid: u32) -> Option<f64> {
 pub(crate) struct Usage {
     /// Seconds of a core.
     pub(crate) seconds: f64,
-    /// Context switches, voluntary or not, of the threads that are still there.
+    /// Context switches, voluntary or not, of the threads that still exist.
     pub(crate) switches: u64,
 }
 
 impl Usage {
-    /// The sum over these processes; one that has ended adds nothing.
+    /// Returns the sum over these processes. An exited process adds nothing.
     pub(crate) fn of(pids: &[u32]) -> Self {
         Self {
             seconds: pids.iter().copied().filter_map(process_seconds).sum(),
@@ -59,7 +59,7 @@ impl Usage {
         }
     }
 
-    /// The difference to an earlier sum.
+    /// Returns the difference to an earlier sum.
     pub(crate) fn since(self, earlier: Self) -> Self {
         Self {
             seconds: self.seconds - earlier.seconds,
@@ -68,7 +68,7 @@ impl Usage {
     }
 }
 
-/// Context switches of all threads of one process.
+/// Returns the context switches of all threads of one process.
 fn switches(pid: u32) -> u64 {
     let threads = fs::read_dir(format!("/proc/{pid}/task"));
     let threads = threads.into_iter().flatten().flatten();
@@ -86,7 +86,7 @@ fn switches_in(status: &str) -> u64 {
     status.lines().filter_map(counted).sum()
 }
 
-/// Bytes that one process has caused to be written to a disk; `None` if it is gone.
+/// Returns the bytes that one process has caused to be written to a disk; `None` if it is gone.
 pub(crate) fn written_bytes(pid: u32) -> Option<u64> {
     let text = fs::read_to_string(format!("/proc/{pid}/io")).ok()?;
     let line = text
@@ -95,7 +95,7 @@ pub(crate) fn written_bytes(pid: u32) -> Option<u64> {
     line.trim().parse().ok()
 }
 
-/// Bytes of memory that one process has resident; `None` if it is gone.
+/// Returns the resident memory of one process in bytes; `None` if it is gone.
 pub(crate) fn resident_bytes(pid: u32) -> Option<u64> {
     let text = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
@@ -103,10 +103,10 @@ pub(crate) fn resident_bytes(pid: u32) -> Option<u64> {
     Some(kilobytes * 1024)
 }
 
-/// A moment, against which the load of others is counted.
+/// A point in time, relative to which the load of others is counted.
 ///
-/// From the times of processes, not from the kernel's totals: those are sampled at clock ticks, and
-/// programs that wake often and shortly look busier there than they are.
+/// It uses the times of processes, not the kernel's totals. Those are sampled at clock ticks, and
+/// overstate programs that wake often and briefly.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Moment {
     at: std::time::Instant,
@@ -123,7 +123,7 @@ impl Moment {
         }
     }
 
-    /// Cores that others kept busy between this moment and now.
+    /// Returns the cores that other processes used between this moment and now.
     pub(crate) fn other_load(self) -> f64 {
         let now = Self::now();
         let elapsed = (now.at - self.at).as_secs_f64().max(0.001);
@@ -131,12 +131,12 @@ impl Moment {
     }
 }
 
-/// Seconds of a process, of all it started, and of those that were reaped.
+/// Returns the seconds of a process, of all that it started, and of those that were reaped.
 pub(crate) fn tree_seconds(root: u32) -> f64 {
     seconds(&split(root).0)
 }
 
-/// Processes of this name below a process, however deep.
+/// Returns the processes of this name below a process, at any depth.
 pub(crate) fn below(root: u32, name: &str) -> Vec<u32> {
     let named = |pid: i32| {
         let found = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
@@ -146,7 +146,7 @@ pub(crate) fn below(root: u32, name: &str) -> Vec<u32> {
     tree.into_keys().filter_map(named).collect()
 }
 
-/// What ended counts with whoever reaped it, so the sum over those alive forgets nothing.
+/// An exited process counts with its reaper, so the sum over running processes is complete.
 fn seconds(stats: &[Stat]) -> f64 {
     let ticks: u64 = stats
         .iter()
@@ -155,7 +155,7 @@ fn seconds(stats: &[Stat]) -> f64 {
     ticks as f64 * tick_seconds()
 }
 
-/// All processes: a root with everything below it, and the others.
+/// Returns all processes: a root with everything below it, and the others.
 fn split(root: u32) -> (Vec<Stat>, Vec<Stat>) {
     let (below, others) = family(root);
     let plain = |stats: BTreeMap<i32, Stat>| stats.into_values().collect();

@@ -1,4 +1,5 @@
-//! Very many agents and schedulers, spread over three masters: whether a stream breaks, and how long calls take.
+//! A crowd of agents and schedulers, spread over three masters: whether a stream breaks, and how
+//! long calls take.
 
 mod schedulers;
 
@@ -20,11 +21,12 @@ use crate::writer::{Target, Writer};
 use schedulers::Schedulers;
 
 const AGENT: &str = "cpus:2;mem:1024";
-/// Streams that share a connection of theirs, as behind a proxy.
+/// Streams per connection, as behind a proxy.
 const PER_CONNECTION: u32 = 100;
-/// From one call through a master to the next.
+/// Interval of calls through a master.
 const CALL: Duration = Duration::from_millis(50);
-/// From the moment when all are connected until the measurement: first offers are made.
+/// Time from the moment when all are connected until the measurement, in which first offers are
+/// made.
 const SETTLING: Duration = Duration::from_secs(10);
 
 const CONNECTED: &str = "all connected after";
@@ -38,7 +40,7 @@ const RESIDENT: &str = "leader, resident";
 pub(crate) async fn measure(bench: &Bench) -> Result<Report> {
     let (agents, schedulers) = (bench.extent.crowd_agents, bench.extent.crowd_schedulers);
     let about = format!(
-        "{agents} emulated agents and {schedulers} schedulers, a third of each connected to each of three masters, {PER_CONNECTION} streams a connection, for {:?}. A change of an attribute goes through each master every {CALL:?}.",
+        "{agents} emulated agents and {schedulers} schedulers, a third of each connected to each of three masters, {PER_CONNECTION} streams per connection, for {:?}. A change of an attribute goes through each master every {CALL:?}.",
         bench.extent.crowd
     );
     let cells = vec![
@@ -87,7 +89,7 @@ async fn one_run(bench: &Bench, findings: &mut Findings) -> Result<()> {
     Ok(())
 }
 
-/// Connections for so many streams, to one master after the other.
+/// Opens connections for this number of streams, to one master after the other.
 fn connections(cluster: &Cluster, streams: u32) -> Result<Vec<Channel>> {
     let members = cluster.members.iter().cycle();
     let ways = members.take(streams.div_ceil(PER_CONNECTION) as usize);
@@ -95,7 +97,7 @@ fn connections(cluster: &Cluster, streams: u32) -> Result<Vec<Channel>> {
         .collect()
 }
 
-/// Calls through each master in turn; how long each took, in milliseconds.
+/// Calls each master in turn, and returns the durations in milliseconds.
 async fn calls(cluster: &Cluster, agent: &str, time: Duration) -> Result<Vec<f64>> {
     let writers: Vec<Writer> = cluster
         .members

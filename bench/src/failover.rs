@@ -1,4 +1,4 @@
-//! The leader is killed or frozen under load; the gap ends with the first write at a survivor.
+//! The leader is killed or frozen under load. The gap ends with the first write at a survivor.
 
 mod kills;
 
@@ -11,15 +11,15 @@ use crate::report::{Cell, Goal, Kill, Report, Side};
 
 use kills::{Fault, Scene};
 
-/// Kills of one load in one run: then the other side has its turn.
+/// Kills of one load in one run, before the turn of the other side.
 const A_RUN: u32 = 5;
 
-/// The load beside.
+/// The load during the failover.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Load {
-    /// 500 writes a second.
+    /// 500 writes per second.
     Quiet,
-    /// As much as 192 clients can.
+    /// As much as 192 clients can write.
     Saturated,
 }
 
@@ -48,13 +48,13 @@ const PHASES: [&str; 5] = [
     "first launch",
 ];
 
-/// KILL.
+/// Measures failovers after SIGKILL.
 pub(crate) async fn crash(bench: &Bench) -> Result<Report> {
     let goals = [Goal::AtMost(0.04), Goal::AtMost(0.5), Goal::AtMost(0.12)];
     measure(bench, Workload::FailoverCrash, Fault::Kill, goals).await
 }
 
-/// STOP.
+/// Measures failovers after SIGSTOP.
 pub(crate) async fn freeze(bench: &Bench) -> Result<Report> {
     let goals = [Goal::AtMost(0.5), Goal::None, Goal::None];
     measure(bench, Workload::FailoverFreeze, Fault::Freeze, goals).await
@@ -69,7 +69,7 @@ async fn measure(
     let about = [
         "From the signal to the first successful write at a survivor: a fresh write to each every 10 ms, 1 s deadline each.",
         "quiet: 500 writes a second over all members; saturated: 192 closed-loop clients over all members. etcd: default settings.",
-        "argosy runs a framework and an agent beside it: phases are milliseconds after the signal, told by the next leader.",
+        "argosy also runs a framework and an agent: phases are milliseconds after the signal, as reported by the next leader.",
     ];
     let mut cells = vec![
         Cell::new(Load::Quiet.gap(), "ms", goals[0]),

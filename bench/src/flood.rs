@@ -1,6 +1,8 @@
-//! A flood of reads: clients page through all tasks at the leader while agents and a framework work.
+//! A flood of reads: clients page through all tasks at the leader while agents and a framework
+//! work.
 //!
-//! The number of connections and the time are bounded. It measures what the reads cost the other peers.
+//! The number of connections and the time are limited. The workload measures how the reads affect
+//! the other peers.
 
 mod readers;
 
@@ -22,14 +24,14 @@ use crate::turns::{self, Turns};
 
 use readers::Readers;
 
-/// Emulated agents. They drop a silent link as soon as real ones do.
+/// Emulated agents. They drop a silent link after the same time as real ones.
 const AGENTS: u32 = 20;
 const AGENT: &str = "cpus:32;mem:4096";
-/// Tasks that are listed.
+/// Tasks in the list.
 const TASKS: u32 = 1_283;
-/// From one question to the leader to the next.
+/// Interval of calls to the leader.
 const PROBE: Duration = Duration::from_millis(20);
-/// From the end of the flood until memory is looked at again.
+/// Time between the end of the flood and the next measurement of memory.
 const AFTER: Duration = Duration::from_secs(15);
 
 const LEADER_GAP: &str = "longest gap between answers of the leader";
@@ -91,7 +93,7 @@ async fn one_run(bench: &Bench, findings: &mut Findings) -> Result<()> {
     let answers = Gaps::default();
     let end = Instant::now() + bench.extent.flood;
     while Instant::now() < end {
-        // Also while no answer comes.
+        // Also while no answer arrives.
         seen.resident_mib = seen.resident_mib.max(resident()?);
         if let Ok(Ok(cluster)) = tokio::time::timeout_at(end, probe(&mut client)).await {
             answers.note();
@@ -117,7 +119,7 @@ async fn one_run(bench: &Bench, findings: &mut Findings) -> Result<()> {
     Ok(())
 }
 
-/// The worst that was seen.
+/// The worst measured values.
 #[derive(Default)]
 struct Seen {
     lost: u32,
@@ -134,7 +136,8 @@ fn wire(api: &str) -> Result<Wire> {
     Ok(Wire::new(channel(api)?.connect_lazy()))
 }
 
-/// Asks the leader for the cluster's summary: a read that waits in the same line as the flood.
+/// Requests the cluster's summary from the leader: a read that waits in the same queue as the
+/// flood.
 async fn probe(client: &mut Wire) -> Result<v1::Cluster> {
     let request = v1::GetClusterRequest {
         consistency: v1::Consistency::Local.into(),

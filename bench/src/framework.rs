@@ -1,4 +1,5 @@
-//! The frameworks of the workloads, on the public SDK: many tasks, single tasks, a trickle of them, sleepers.
+//! Frameworks of the workloads, on the public SDK: many tasks, single tasks, a stream of single
+//! tasks, sleepers.
 
 mod flood;
 mod single;
@@ -14,10 +15,10 @@ use argosy_client::Masters;
 use argosy_client::scheduler::SchedulerConfig;
 use argosy_proto::v1;
 
-/// What every task asks for.
+/// Resources of every task.
 const TASK_RESOURCES: &str = "cpus:1;mem:32";
 
-/// A framework that leaves nothing behind when its process is gone.
+/// Returns the configuration of a framework that is removed when its process is gone.
 fn config(masters: &Masters, name: &str) -> SchedulerConfig {
     let mut config = SchedulerConfig::new(masters.clone(), name);
     config.info.failover_timeout_ms = Some(0);
@@ -33,7 +34,7 @@ fn task(task_id: String, argv: &[&str]) -> v1::TaskSpec {
     }
 }
 
-/// How many tasks one call launches on an offer.
+/// Returns how many tasks one call launches on an offer.
 fn room(offer: &v1::Offer) -> usize {
     let mut left = argosy_client::resources::Remainder::of(offer);
     let wanted = TASK_RESOURCES.parse().expect("the text is ours");

@@ -1,4 +1,4 @@
-//! What a cluster costs that does nothing: processor time, log entries, bytes on disk.
+//! The cost of an idle cluster: processor time, log entries, bytes on disk.
 
 use std::time::Duration;
 
@@ -12,10 +12,10 @@ use crate::cpu::{process_seconds, resident_bytes, written_bytes};
 use crate::registry::masters;
 use crate::report::{Cell, Goal, Report, Side};
 
-/// Rest after a start, before anything is counted.
+/// Pause after a start, before counting.
 const REST: Duration = Duration::from_secs(3);
 
-/// An empty cluster, then one with idle agents.
+/// Measures an empty cluster, then one with idle agents.
 pub(crate) async fn measure(bench: &Bench) -> Result<Report> {
     let agents = bench.extent.idle_agents;
     let about = format!(

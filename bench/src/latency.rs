@@ -1,4 +1,4 @@
-//! One task on an idle cluster, until its framework sees it running.
+//! The start latency of one task on an idle cluster, until its framework sees it running.
 
 use anyhow::Result;
 
@@ -12,10 +12,10 @@ use crate::report::{Cell, Goal, Report, Side, quantile};
 const RESIDENT: &str = "held offer accepted to RUNNING";
 const RESIDENT_P99: &str = "held offer accepted to RUNNING, p99";
 const FRESH: &str = "new framework to RUNNING";
-/// One visit for so many tasks of the resident framework.
+/// Number of tasks of the resident framework per fresh framework.
 const VISITS: u32 = 10;
 
-/// Starts, one at a time.
+/// Measures starts, one at a time.
 pub(crate) async fn measure(bench: &Bench) -> Result<Report> {
     let about = [
         "Three masters, one agent, tasks in five namespaces and a cgroup, one at a time.",

@@ -1,7 +1,7 @@
-//! Workloads and peers: what Argosy costs, measured beside others in the same run.
+//! Workloads and peers: the cost of Argosy, compared with others in the same run.
 //!
-//! Gives no verdict by the stopwatch, only ratios. Reading order: `arguments`, `report`, `machine`,
-//! `processes`, `cluster`, `writer`, `load`, `agents`, then the workloads.
+//! Verdicts depend on ratios only, never on absolute times. Reading order: `arguments`, `report`,
+//! `machine`, `processes`, `cluster`, `writer`, `load`, `agents`, then the workloads.
 
 mod agents;
 mod allocator;

@@ -34,8 +34,9 @@ pub(crate) struct Client {
 pub(crate) struct Window {
     pub(crate) warm_up: Duration,
     pub(crate) measured: Duration,
-    /// Interval between the writes of a client; zero: each write follows the answer to the last one. A late client catches
-    /// up, and its writes count from when they were due, so that waiting shows as latency and not as a lower rate.
+    /// Interval between the writes of a client; zero: each write follows the answer to the last
+    /// one. A late client catches up, and its writes count from when they were due, so that waiting
+    /// shows as latency and not as a lower rate.
     pub(crate) pace: Duration,
 }
 
@@ -52,7 +53,8 @@ pub(crate) struct Rate {
     pub(crate) switches: f64,
 }
 
-/// Every client writes, awaits the answer, and writes again. `members` are the processes whose usage is counted.
+/// Every client writes, awaits the answer, and writes again. `members` are the processes whose
+/// usage is counted.
 ///
 /// # Errors
 /// The first error of a client: a healthy cluster refuses nothing here.
@@ -127,7 +129,7 @@ async fn one_loop(
     Ok(times_ms)
 }
 
-/// What clients do while a leader dies.
+/// The behaviour of clients while a leader dies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Pace {
     /// All clients together so many writes a second.
@@ -136,7 +138,7 @@ pub(crate) enum Pace {
     Saturated,
 }
 
-/// Clients that go on through errors, each at its own member first, the next one after an error.
+/// Clients that continue after errors, each at its own member first, the next one after an error.
 /// They end with the value.
 pub(crate) struct Persistent {
     _clients: JoinSet<()>,

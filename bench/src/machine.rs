@@ -1,6 +1,6 @@
-//! The machine that is measured on: what it is, and how fast it is at the moment.
+//! The machine of the measurement: its properties, and its current speed.
 //!
-//! Two small probes go with every run, so that a drift of the machine is seen as one.
+//! Two small probes accompany every run, so that a drift of the machine is visible.
 
 use std::fs;
 use std::io::Write;
@@ -16,27 +16,27 @@ use crate::report::median;
 const SYNCS: usize = 200;
 const SPAWNS: usize = 60;
 
-/// What a figure depends on most.
+/// The properties that affect measurements most.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Machine {
     /// Cores that this process may use.
     pub(crate) cores: usize,
-    /// As the kernel names it.
+    /// Name of the processor, from the kernel.
     pub(crate) processor: String,
-    /// Mebibytes.
+    /// Memory in mebibytes.
     pub(crate) memory_mib: u64,
     /// Release of the kernel.
     pub(crate) kernel: String,
-    /// Type of the file system under the data.
+    /// Type of the file system of the data.
     pub(crate) file_system: String,
 }
 
-/// How fast the machine is just now.
+/// The current speed of the machine.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub(crate) struct Probes {
-    /// Median of an append of 4 KiB with fdatasync, in microseconds.
+    /// Median time of an append of 4 KiB with fdatasync, in microseconds.
     pub(crate) fsync_us: f64,
-    /// Median of starting and awaiting /bin/true, in microseconds.
+    /// Median time to start and await /bin/true, in microseconds.
     pub(crate) spawn_us: f64,
 }
 
@@ -67,7 +67,7 @@ impl Machine {
         }
     }
 
-    /// One line for a person.
+    /// Returns one line of text.
     pub(crate) fn line(&self) -> String {
         format!(
             "{} cores of {}, {} MiB, Linux {}, data on {}",
@@ -76,7 +76,7 @@ impl Machine {
     }
 }
 
-/// The type of the longest mount point above a directory.
+/// Returns the type of the longest mount point above a directory.
 fn file_system(directory: &Path) -> String {
     let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
     let above = mounts.lines().filter_map(|line| {
@@ -92,7 +92,7 @@ fn file_system(directory: &Path) -> String {
 }
 
 impl Probes {
-    /// Takes about a tenth of a second.
+    /// Measures for about a tenth of a second.
     ///
     /// # Errors
     /// If the directory cannot be written or /bin/true not started.

@@ -1,6 +1,6 @@
-//! Processes that a run starts, each ended by its own id when its handle is dropped.
+//! Processes that a run starts. Each is ended by its own id when its handle is dropped.
 //!
-//! `setpriv --pdeathsig` ends them too if this program itself is killed.
+//! `setpriv --pdeathsig` also ends them if this program itself is killed.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -11,24 +11,24 @@ use anyhow::{Context, Result, bail};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-/// How long a process may take to end after its standard input was closed.
+/// Time for a process to exit after its standard input was closed.
 const GOODBYE: Duration = Duration::from_secs(10);
 
-/// How a process is ended.
+/// The way to end a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Ending {
-    /// With KILL.
+    /// By SIGKILL.
     Killed,
-    /// By the end of its standard input, with KILL if that does not do.
+    /// By the end of its standard input, or by SIGKILL after a timeout.
     InputClosed,
 }
 
-/// What to start; may be started again after its end.
+/// The command to start, which can be repeated after the process has exited.
 #[derive(Debug, Clone)]
 pub(crate) struct Recipe {
     pub(crate) program: PathBuf,
     pub(crate) arguments: Vec<String>,
-    /// Gets standard output and standard error.
+    /// File for standard output and standard error.
     pub(crate) log: PathBuf,
     pub(crate) ending: Ending,
 }
@@ -106,13 +106,13 @@ impl Drop for Process {
                 std::thread::sleep(Duration::from_millis(5));
             }
         }
-        // A process that has ended already is only reaped; nothing is left to do about a failure.
+        // A process that has exited already is only reaped; a failure needs no action.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// What a process wrote last.
+/// Returns the last lines that a process wrote.
 pub(crate) fn last_lines(log: &Path) -> String {
     let text = std::fs::read_to_string(log).unwrap_or_default();
     let lines: Vec<&str> = text.lines().collect();

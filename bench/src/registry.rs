@@ -1,4 +1,4 @@
-//! Small changes: closed-loop clients, one by one and in batches.
+//! Small changes by closed-loop clients, one by one and in batches.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,23 +21,23 @@ const CLIENTS: [(usize, usize, f64, f64); 4] = [
     (256, 8, 3.0, 2.0),
     (1_000, 16, 3.0, 2.0),
 ];
-/// Context switches of all members for a commit, at one client.
+/// Context switches of all members per commit, with one client.
 const SWITCHES: f64 = 22.0;
-/// Streams of the batched workload, and batches on their way on each.
+/// Streams of the batched workload, and batches in flight on each.
 const STREAMS: usize = 8;
 const AHEAD: usize = 4;
-/// Operations of a message.
+/// Operations per message.
 const BATCH: usize = 256;
-/// What etcd takes in a transaction by default.
+/// The default limit of operations in an etcd transaction.
 const TRANSACTION: usize = 128;
-/// What emulated agents have.
+/// Resources of emulated agents.
 const RESOURCES: &str = "cpus:1;mem:64";
 
-/// One change a message.
+/// Measures one change per message.
 pub(crate) async fn single(bench: &Bench) -> Result<Report> {
     let about = [
-        "Closed-loop clients, each changes a value of 128 bytes: an attribute of an agent of its own, or a key of its own.",
-        "argosy: messages on streams (Operator.Write), one stream a connection, shared by clients. etcd: unary Put.",
+        "Closed-loop clients, each changes a value of 128 bytes: an attribute of a separate agent, or a separate key.",
+        "argosy: messages on streams (Operator.Write), one stream per connection, shared by clients. etcd: unary Put.",
         "unary: Operator.WriteOne instead. Connections to the leader, both sides: 1, 4, 8, 16.",
         "CPU and switches: core time and context switches of the three members for each write.",
     ];
@@ -89,7 +89,7 @@ fn note(findings: &mut Findings, name: &str, found: Rate) {
     findings.note(format!("{name}, switches"), found.switches);
 }
 
-/// The rows that the command line asks for.
+/// Returns the rows that the command line requests.
 fn wanted(bench: &Bench) -> impl Iterator<Item = (usize, usize, f64, f64)> {
     let most = bench.extent.clients;
     CLIENTS.into_iter().filter(move |row| row.0 <= most)
@@ -103,7 +103,7 @@ fn window(bench: &Bench) -> Window {
     }
 }
 
-/// API addresses of the masters.
+/// Returns the API addresses of the masters.
 pub(crate) fn masters(cluster: &Cluster) -> Result<Masters> {
     Ok(Masters::new(
         cluster.members.iter().map(|member| &member.api),
@@ -113,7 +113,8 @@ pub(crate) fn masters(cluster: &Cluster) -> Result<Masters> {
 async fn single_argosy(bench: &Bench, findings: &mut Findings) -> Result<()> {
     let mut cluster = Cluster::start(Side::Argosy, &bench.ground).await?;
     let masters = masters(&cluster)?;
-    // Agents are added and never leave: nobody is to be found absent while others are measured.
+    // Agents are added and never removed: no agent must become unreachable during other
+    // measurements.
     let mut groups = Vec::new();
     let mut ids: Vec<String> = Vec::new();
     for (clients, connections, ..) in wanted(bench) {
@@ -205,10 +206,10 @@ const AGAINST_SINGLE: &str = "beside single puts, 256 clients";
 const AGAINST_BATCHED: &str = "beside transactions of 128 puts";
 const BATCH_P50: &str = "a batch, p50";
 
-/// Many changes a message.
+/// Measures many changes per message.
 pub(crate) async fn batched(bench: &Bench) -> Result<Report> {
     let about = [
-        "argosy: 8 streams, messages of 256 operations, 4 messages on their way on each.",
+        "argosy: 8 streams, messages of 256 operations, 4 messages in flight on each.",
         "etcd: single puts of 256 clients on 8 connections; and transactions of 128 puts (its default limit), 32 clients on 8 connections.",
     ];
     let cells = vec![

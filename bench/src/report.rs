@@ -1,6 +1,7 @@
-//! What was measured, as a table for people and as JSON for programs.
+//! The measurements, as a table and as JSON.
 //!
-//! Compares medians; judges only when asked to be a gate. Void runs count only if all are void.
+//! It compares medians, and gives a verdict only as a gate. Invalid runs count only if all are
+//! invalid.
 
 mod figures;
 mod table;
@@ -13,12 +14,12 @@ use crate::machine::{Machine, Probes};
 
 pub(crate) use figures::{Spread, grouped, median, quantile};
 
-/// Cores busy with something else, above which a run says nothing.
+/// Cores used by other processes above which a run is invalid.
 pub(crate) const VOID_LOAD: f64 = 0.3;
-/// What a gate allows a ratio to fall short of its goal.
+/// Relative shortfall of a ratio that a gate tolerates.
 const TOLERANCE: f64 = 0.2;
 
-/// Who was measured.
+/// The measured side.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Side {
@@ -37,11 +38,11 @@ impl fmt::Display for Side {
     }
 }
 
-/// What the ratio of the medians, Argosy's to the peer's, is to be.
+/// The goal of the ratio of the medians, Argosy's to the peer's.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Goal {
-    /// Shown, not judged.
+    /// Shown, without a verdict.
     None,
     /// At least this.
     AtLeast(f64),
@@ -54,12 +55,13 @@ pub(crate) enum Goal {
 /// One figure of a workload.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Cell {
-    /// What is counted or timed.
+    /// The counted or timed quantity.
     pub(crate) name: String,
-    /// Of its values.
+    /// The unit of its values.
     pub(crate) unit: &'static str,
     pub(crate) goal: Goal,
-    /// A published figure of somebody else, measured in another run: never judged.
+    /// A published figure of another project, measured in another run; it never affects the
+    /// verdict.
     pub(crate) quoted: Option<&'static str>,
 }
 
@@ -92,12 +94,12 @@ pub(crate) struct Sample {
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Run {
     pub(crate) side: Side,
-    /// Counts from 1 for each side.
+    /// The number of the run, from 1 for each side.
     pub(crate) number: u32,
     pub(crate) probes: Probes,
-    /// Cores busy with something else.
+    /// Cores used by other processes.
     pub(crate) other_load: f64,
-    /// Whether something else disturbed it.
+    /// Whether other load disturbed it.
     pub(crate) void: bool,
     pub(crate) samples: Vec<Sample>,
     pub(crate) kills: Vec<Kill>,
@@ -110,7 +112,8 @@ impl Run {
     }
 }
 
-/// One leader killed or frozen. Phases are milliseconds after the signal, as the next leader saw them.
+/// One failover, after a kill or freeze of the leader. Phases are milliseconds after the signal, as
+/// the next leader saw them.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Kill {
     pub(crate) signal: &'static str,
@@ -118,7 +121,7 @@ pub(crate) struct Kill {
     /// CLOCK_MONOTONIC just before the signal, in nanoseconds.
     pub(crate) before_ns: u64,
     pub(crate) leader_pid: u32,
-    /// Until the first successful write at a survivor.
+    /// Time until the first successful write at a survivor.
     pub(crate) gap_ms: f64,
     pub(crate) phases: Option<Phases>,
 }
@@ -133,11 +136,11 @@ pub(crate) struct Phases {
     pub(crate) first_launch_ms: Option<i64>,
 }
 
-/// Everything about one workload.
+/// All results of one workload.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Report {
     pub(crate) workload: &'static str,
-    /// What is measured, in words.
+    /// Description of the measurement.
     pub(crate) about: Vec<String>,
     pub(crate) machine: Machine,
     /// Programs and their versions.
@@ -147,26 +150,26 @@ pub(crate) struct Report {
 }
 
 impl Report {
-    /// Runs of one side that say something: the undisturbed ones, or all if there is none.
+    /// Returns the valid runs of one side, or all if none is valid.
     fn valid(&self, side: Side) -> impl Iterator<Item = &Run> {
         let of_side = move || self.runs.iter().filter(move |run| run.side == side);
         let all_void = of_side().all(|run| run.void);
         of_side().filter(move |run| all_void || !run.void)
     }
 
-    /// Values of one side in one cell.
+    /// Returns the values of one side in one cell.
     pub(crate) fn values(&self, cell: &str, side: Side) -> Vec<f64> {
         self.valid(side).flat_map(|run| run.values(cell)).collect()
     }
 
-    /// Who was measured beside Argosy.
+    /// Returns the measured peer.
     pub(crate) fn peer(&self) -> Option<Side> {
         let sides = self.runs.iter().map(|run| run.side);
         sides.into_iter().find(|side| *side != Side::Argosy)
     }
 
-    /// Ratio of the medians, with the lowest and highest ratio of runs of the same number. `None`
-    /// where there is nothing to divide, or nothing to divide by.
+    /// Returns the ratio of the medians, with the lowest and highest ratio of runs of the same
+    /// number. `None` if there are no values, or the divisor is zero.
     pub(crate) fn ratio(&self, cell: &str) -> Option<Spread> {
         let peer = self.peer()?;
         let theirs = median(&self.values(cell, peer));
@@ -190,7 +193,7 @@ impl Report {
         })
     }
 
-    /// What falls short of its goal by more than a gate allows, in words.
+    /// Returns what falls short of its goal by more than a gate tolerates, as text.
     pub(crate) fn shortfalls(&self) -> Vec<String> {
         self.cells
             .iter()

@@ -1,5 +1,5 @@
-//! Very many agents with running tasks: what masters hold, what they use at rest, and how soon the next leader knows
-//! them all again.
+//! Very many agents with running tasks: what masters hold, what they use at rest, and how soon the
+//! next leader knows them all again.
 
 use std::time::Duration;
 
@@ -23,7 +23,8 @@ const RETURNING: Duration = Duration::from_secs(120);
 /// How often it is looked whether they have.
 const LOOK: Duration = Duration::from_millis(10);
 
-/// From so many agents on, masters expect a heartbeat of each agent every 15 s, as the goals of P13 assume.
+/// From so many agents on, masters expect a heartbeat of each agent every 15 s, as the goals of P13
+/// assume.
 const MANY: u32 = 20_000;
 /// Three times that interval.
 const AGENT_TIMEOUT: [&str; 2] = ["--agent-timeout", "45s"];

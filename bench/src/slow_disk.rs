@@ -1,6 +1,7 @@
-//! A disk whose syncs take long, for one process: `strace` delays each of them.
+//! A disk with slow syncs, for one process: `strace` delays each of them.
 //!
-//! The delay ends with the value. The process is stopped at each system call, so it is slower in general.
+//! The delay ends with the value. The process is stopped at each system call, so it is slower in
+//! general.
 
 use std::fs;
 use std::io::{Read as _, Seek as _};
@@ -12,14 +13,14 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::time::Instant;
 
-/// How long strace may take to attach.
+/// Time for strace to attach.
 const ATTACHING: Duration = Duration::from_secs(10);
-/// Between two looks at a process that is to attach or to end.
+/// Interval at which a process that is to attach or to exit is polled.
 const LOOK: Duration = Duration::from_millis(10);
-/// Looks at a tracer that is to detach, after which it is killed.
+/// Polls of a tracer that is to detach, after which it is killed.
 const DETACHING: u32 = 100;
 
-/// Whether the program that slows disks down is installed.
+/// Returns whether the program that slows disks down is installed.
 pub(crate) fn is_possible() -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path).any(|folder| folder.join("strace").is_file())
@@ -32,7 +33,7 @@ pub(crate) struct SlowDisk {
 }
 
 impl SlowDisk {
-    /// From now on each sync of the process takes this much longer.
+    /// Delays each sync of the process by this time from now on.
     ///
     /// # Errors
     /// If strace is not installed or may not attach.
@@ -67,7 +68,7 @@ impl SlowDisk {
 
 impl Drop for SlowDisk {
     fn drop(&mut self) {
-        // INT lets it detach, and the process goes on. A tracer that has ended is only reaped.
+        // INT makes it detach, and the process continues. A tracer that has exited is only reaped.
         if let Ok(pid) = i32::try_from(self.tracer.id()) {
             let _ = kill(Pid::from_raw(pid), Signal::SIGINT);
         }
@@ -82,7 +83,7 @@ impl Drop for SlowDisk {
     }
 }
 
-/// Whether a process with this `/proc/PID/status` has a tracer.
+/// Returns whether a process with this `/proc/PID/status` has a tracer.
 fn is_traced(status: &str) -> bool {
     let tracer = status
         .lines()

@@ -1,4 +1,4 @@
-//! The disks of both followers are slow under load: what that closes and delays.
+//! Slow disks of both followers under load: what that closes and delays.
 
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,7 @@ use crate::report::{Cell, Goal, Report, Side};
 use crate::slow_disk::SlowDisk;
 use crate::writer::{Target, Writer};
 
-/// What each sync of a follower takes besides.
+/// Additional time of each sync of a follower.
 const SYNC: Duration = Duration::from_millis(400);
 /// Agents whose links are counted, and that the load writes to.
 const AGENTS: u32 = 64;
@@ -22,7 +22,7 @@ const AGENTS: u32 = 64;
 const CLIENTS: usize = 32;
 /// Load before the disks are slowed down.
 const WARM_UP: Duration = Duration::from_secs(1);
-/// Between two looks at what is answered.
+/// Interval at which the answers are polled.
 const LOOK: Duration = Duration::from_millis(5);
 
 const LINKS: &str = "links closed";
@@ -30,7 +30,7 @@ const ELECTIONS: &str = "elections";
 const GAP: &str = "longest gap of commits";
 const WRITES: &str = "writes";
 
-/// Both followers at 400 ms a sync.
+/// Measures with both followers at 400 ms per sync.
 pub(crate) async fn measure(bench: &Bench) -> Result<Report> {
     let about = [
         format!(
@@ -117,7 +117,7 @@ fn load(cluster: &Cluster, agents: Option<&Agents>) -> Persistent {
     Persistent::start(&writers, &targets, Pace::Saturated)
 }
 
-/// The longest time in which no write was answered, the one at the end included.
+/// Returns the longest time in which no write was answered, including the one at the end.
 async fn longest_gap(load: &Persistent, time: Duration) -> Duration {
     let begun = Instant::now();
     let (mut last, mut answered) = (begun, load.answered());

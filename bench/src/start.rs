@@ -1,8 +1,9 @@
-//! One container that does nothing, from the request until it is reaped and until it is removed, beside crun and runc on
-//! the same root.
+//! The time of one empty container, from the request until it is reaped and until it is removed,
+//! compared with crun and runc on the same root.
 //!
-//! All three in turn, so that what disturbs the machine disturbs all. Ours has the whole default profile; crun and runc what
-//! their own `spec` gives, without a user namespace and without a filter of system calls.
+//! The three run in turn, so that a disturbance of the machine affects all. Argosy's containers
+//! have the whole default profile. Those of crun and runc have what their own `spec` generates,
+//! without a user namespace and without a seccomp filter.
 
 mod ours;
 mod runtimes;
@@ -19,17 +20,17 @@ use crate::report::{Cell, Goal, Report, median, quantile};
 use ours::Ours;
 use runtimes::Runtimes;
 
-/// The one program of the root: linked statically.
+/// The only program of the root, which is statically linked.
 const PROGRAM: &str = "/bin/busybox";
-/// Containers of each kind before any is timed.
+/// Containers of each kind that run before the measurement.
 const WARM_UP: u32 = 5;
 
-/// The network that containers are in.
+/// The network of the containers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Net {
     Host,
     Own,
-    /// As `Own`, but ours is made before, as an agent keeps some ready.
+    /// As `Own`, but Argosy's network is created in advance, as an agent keeps some ready.
     Ready,
 }
 
@@ -45,28 +46,30 @@ impl Net {
     }
 }
 
-/// What is timed, in the order of each round.
+/// The measured kinds, in the order of each round.
 const KINDS: [&str; 4] = ["argosy, host's programs", "argosy, image", "crun", "runc"];
 
-/// Processor time of each container, of all processes that work for it; medians.
+/// Median processor time per container, of all processes that work for it.
 const USED: &str = "processor time";
 
-/// What is timed of ours on the way, beside the whole.
+/// Intermediate times that are measured for Argosy.
 const STAGES: [&str; 2] = ["until exec, p50", "until reaped, p50"];
-/// The other runtimes, the row in [`KINDS`] that each is, and what of its time ours may take until reaped.
+/// The other runtimes, their rows in [`KINDS`], and the maximum ratio of Argosy's time until reaped
+/// to theirs.
 const PEERS: [(&str, usize, f64); 2] = [("crun", 2, 0.40), ("runc", 3, 0.15)];
 
-/// A container from the request to the exec, until the agent knows how it ended, and until nothing of it is left.
+/// Measures a container from the request to the exec, until the agent knows how it ended, and until
+/// it is completely removed.
 pub(crate) async fn measure(bench: &Bench) -> Result<Report> {
     if !nix::unistd::geteuid().is_root() {
         bail!("start needs root: containers with the default profile do");
     }
     let starts = bench.extent.starts;
     let about = [
-        format!("{starts} containers each of a static program that returns 0, one after the other, all kinds in turn: from the request until everything of it is removed, or as named; medians of a run."),
+        format!("{starts} containers each of a static program that returns 0, one after the other, all kinds in turn: from the request until it is completely removed, or as named; medians of a run."),
         "crun and runc: `run` of the bundle that their `spec` makes, without resources, in a mount namespace with cgroup2 at /sys/fs/cgroup.".to_owned(),
-        "processor time: of ours what the control groups of launcher, supervisor and container and the calling thread use, of crun and runc what they and their children use. What the kernel does in threads of its own is in neither.".to_owned(),
-        format!("controllers that this host lends to containers: {}.", ours::controllers()),
+        "processor time: for argosy that of the cgroups of launcher, supervisor and container and of the calling thread, for crun and runc that of themselves and their children. Kernel threads are in neither.".to_owned(),
+        format!("controllers that this host delegates to containers: {}.", ours::controllers()),
     ];
     let about: Vec<&str> = about.iter().map(String::as_str).collect();
     let mut cells = Vec::new();
@@ -113,7 +116,7 @@ fn ratio(until: &str, peer: &str, net: Net) -> String {
     format!("argosy, image, until {until} / {peer}, {}", net.name())
 }
 
-/// A root with one program in it.
+/// Creates a root with one program in it.
 fn root(directory: &Path) -> Result<PathBuf> {
     let root = directory.join("root");
     for folder in ["bin", "dev", "proc", "sys", "tmp", "etc", "sandbox"] {

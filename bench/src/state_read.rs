@@ -1,6 +1,6 @@
-//! Full lists of a large cluster beside writers: what readers cost those who write.
+//! Full lists of a large cluster during writes: the cost of readers for writers.
 //!
-//! Writers are measured alone and beside the readers, in turn, at the same masters in the same run.
+//! Writers are measured alone and with readers, in turn, at the same masters in the same run.
 
 mod pollers;
 
@@ -96,7 +96,8 @@ struct Written {
 }
 
 impl Written {
-    /// The part of a rate that is missing beside `alone`, in per cent; of what was written in all rounds.
+    /// The part of a rate that is missing compared with `alone`, in per cent; of what was written in all
+    /// rounds.
     fn missing(beside: &[f64], alone: &[f64]) -> f64 {
         let all = |rates: &[f64]| rates.iter().sum::<f64>();
         100.0 * (1.0 - all(beside) / all(alone))

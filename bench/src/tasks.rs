@@ -1,4 +1,4 @@
-//! Many tasks that do nothing, on one agent: what the way through the whole cluster costs, and HyperQueue's.
+//! Many empty tasks on one agent: the cost of the path through the whole cluster, and HyperQueue's.
 
 mod hyperqueue;
 
@@ -15,7 +15,7 @@ use crate::report::{Cell, Goal, Report, Side};
 
 pub(crate) use hyperqueue::version as hyperqueue_version;
 
-/// Slots, kind of agent, and what to compare with.
+/// Slots, kind of agent, goal, and reference.
 const CASES: [(u32, AgentKind, Goal, Option<&str>); 5] = [
     (
         64,
@@ -48,7 +48,8 @@ const CASES: [(u32, AgentKind, Goal, Option<&str>); 5] = [
         Some("HyperQueue 0.26.2: 924 (another run)"),
     ),
 ];
-/// Counted by control groups, since supervisors are not children of the agent. The launcher is in the agent's share, too.
+/// Counted by cgroups, since supervisors are not children of the agent. The launcher is in the
+/// agent's share, too.
 const CONTAINERS: &str = "launcher, supervisors and tasks";
 const WHO: [&str; 4] = [
     "the leader",
@@ -57,12 +58,12 @@ const WHO: [&str; 4] = [
     "the framework",
 ];
 
-/// Tasks from submission to the last end seen.
+/// Measures tasks from submission to the last end seen.
 pub(crate) async fn measure(bench: &Bench) -> Result<Report> {
     let tasks = bench.extent.tasks;
     let about = [
-        format!("{tasks} tasks of /bin/true on one agent, three masters: from before the framework's first word until its last FINISHED."),
-        "namespaces: each task in pid, mount, ipc, uts and cgroup namespaces and a cgroup of its own; full profile: all that a task has by default; plain: a process of its own. The network is the host's, with the full profile one for each task.".to_owned(),
+        format!("{tasks} tasks of /bin/true on one agent, three masters: from before the framework's first call until its last FINISHED."),
+        "namespaces: each task in pid, mount, ipc, uts and cgroup namespaces and a separate cgroup; full profile: the default of tasks; plain: a separate process. The network is the host's, with the full profile one for each task.".to_owned(),
         "HyperQueue isolates, replicates and syncs nothing.".to_owned(),
     ];
     let about: Vec<&str> = about.iter().map(String::as_str).collect();
@@ -118,8 +119,9 @@ fn share(slots: u32, kind: AgentKind, who: &str) -> String {
     format!("{}: {who}", name(slots, kind))
 }
 
-/// Of HyperQueue's server, worker and tasks, or of Argosy's masters and agent: its supervisors are nobody's children, and
-/// theirs and their tasks' is missing.
+/// Returns the name of a sum: of HyperQueue's server, worker and tasks, or of Argosy's masters and
+/// agent. Supervisors are not children of the agent, so their time and that of their tasks is
+/// missing.
 fn whole(slots: u32, kind: AgentKind) -> String {
     format!("{}: accounted core time", name(slots, kind))
 }
@@ -128,7 +130,7 @@ fn entries(slots: u32, kind: AgentKind) -> String {
     format!("{}: log entries", name(slots, kind))
 }
 
-/// Once for each number of slots, and noted at every kind of agent.
+/// Measures once for each number of slots, and records the result for every kind of agent.
 async fn theirs(
     bench: &Bench,
     cases: &[(u32, AgentKind, Goal, Option<&str>)],
@@ -191,7 +193,8 @@ async fn one_case(
     Ok(())
 }
 
-/// What the groups of all agents of this host have used so far, in microseconds; `None` where there are none.
+/// Returns the time that the cgroups of all agents of this host have used so far, in microseconds;
+/// `None` where there are none.
 fn containers_us() -> Option<u64> {
     let parent = cgroup::default_parent().ok()?;
     Group::at(&parent.join("argosy")).stats().cpu_us

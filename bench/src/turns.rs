@@ -1,4 +1,5 @@
-//! Turns of the loop that owns a master's registry, as its metrics show them: how many took longer than their budget.
+//! Turns of the loop that owns a master's registry, from its metrics: how many exceeded their
+//! budget.
 
 use anyhow::{Context, Result};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -6,14 +7,14 @@ use tokio::net::TcpStream;
 
 /// Turns by the time from their beginning to their end.
 pub(crate) const LONG: &str = "turns of the leader above 5 ms";
-/// Turns by the CPU time of their thread: the rest of their time they waited for a processor.
+/// Turns by the CPU time of their thread. In the rest of their time they waited for a processor.
 pub(crate) const BUSY: &str = "turns of the leader above 5 ms of CPU time";
 
 const METRICS: [&str; 2] = [
     "argosy_master_turn_seconds",
     "argosy_master_turn_cpu_seconds",
 ];
-/// The budget, which is a bound of the histograms: seconds.
+/// The budget in seconds, which is a bound of the histograms.
 const BUDGET: &str = "0.005";
 
 /// Turns so far, by both clocks.
@@ -47,7 +48,8 @@ impl Turns {
         Some(Self([long?, busy?]))
     }
 
-    /// Of a thousand turns since `before`, how many took longer than the budget: [`LONG`] and [`BUSY`].
+    /// Returns how many of a thousand turns since `before` exceeded the budget: [`LONG`] and
+    /// [`BUSY`].
     pub(crate) fn per_thousand(self, before: Self) -> [f64; 2] {
         let Self([long, busy]) = self;
         let Self([long_before, busy_before]) = before;

@@ -1,6 +1,6 @@
-//! One client's way to write: the same small change on either side.
+//! The write calls of one client: the same small change on either side.
 //!
-//! Repeats nothing: who writes decides what an error means.
+//! It repeats nothing; the caller decides what an error means.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
@@ -21,21 +21,21 @@ pub(crate) const VALUE_BYTES: usize = 128;
 /// Keys that one client of etcd writes to in turn.
 const KEYS: u64 = 1_000;
 
-/// What is changed.
+/// The target of a write.
 #[derive(Debug, Clone)]
 pub(crate) struct Target {
     /// Number of the client, part of its keys at etcd.
     pub(crate) client: usize,
-    /// Agents whose attribute is set, one operation each; a single one but for batches.
+    /// Agents whose attribute is set, one operation each; a single one except for batches.
     pub(crate) agents: Arc<[String]>,
 }
 
-/// A way to write. Clones share a connection.
+/// A method of writing. Clones share a connection.
 #[derive(Clone)]
 pub(crate) enum Writer {
     /// A unary Put at etcd.
     Put(etcd_wire::kv_client::KvClient<Channel>),
-    /// A transaction of so many puts at etcd.
+    /// A transaction of this number of puts at etcd.
     Transaction(etcd_wire::kv_client::KvClient<Channel>, usize),
     /// A unary WriteOne.
     One(Wire),
@@ -44,20 +44,20 @@ pub(crate) enum Writer {
 }
 
 impl Writer {
-    /// Puts at etcd, over this connection.
+    /// Returns a writer of puts at etcd, over this connection.
     pub(crate) fn put(channel: Channel) -> Self {
         Self::Put(etcd_wire::kv_client::KvClient::new(channel))
     }
 
-    /// Unary writes at a master, over this connection.
+    /// Returns a writer of unary calls to a master, over this connection.
     pub(crate) fn one(channel: Channel) -> Self {
         Self::One(Wire::new(channel))
     }
 
-    /// Writes once; `serial` makes each value another.
+    /// Writes once; `serial` makes each value distinct.
     ///
     /// # Errors
-    /// If it was refused or not answered.
+    /// If it was rejected or not answered.
     pub(crate) async fn write(&self, target: &Target, serial: u64) -> Result<()> {
         match self {
             Self::Put(client) => {
@@ -93,10 +93,10 @@ impl Writer {
         Ok(())
     }
 
-    /// Writes once, giving up after `limit`, which the server is told too.
+    /// Writes once, with the timeout `limit`, which is also sent to the server.
     ///
     /// # Errors
-    /// If it was refused or not answered in time.
+    /// If it was rejected or not answered in time.
     pub(crate) async fn write_within(
         &self,
         target: &Target,
@@ -145,7 +145,7 @@ fn put(target: &Target, serial: u64) -> etcd_wire::PutRequest {
     }
 }
 
-/// Without a request id: each change is another one, so there is nothing to remember.
+/// Without a request id: each change is distinct, so results need not be remembered.
 fn batch(target: &Target, serial: u64) -> v1::WriteBatch {
     let operation = |agent: &String| v1::WriteOperation {
         operation: Some(v1::write_operation::Operation::SetAttribute(
@@ -170,18 +170,18 @@ fn done(reply: &v1::WriteReply) -> Result<()> {
     }
 }
 
-/// One stream of batches, shared by clients: replies come in the order of the batches.
+/// One stream of batches, shared by clients: replies arrive in the order of the batches.
 pub(crate) struct Lane {
-    // A lock, since many clients send: a batch and its waiter take their places together. Never held
+    // A lock, since many clients send: a batch and its waiter are queued together. Never held
     // across an await.
     ends: Mutex<Ends>,
     _reader: AbortOnDropHandle<()>,
 }
 
 struct Ends {
-    /// Full means more clients than a lane has room for: an error, not a wait.
+    /// Full means more clients than the capacity of a lane: an error, not a wait.
     sender: mpsc::Sender<v1::WriteBatch>,
-    /// As long as batches are on their way: bounded by the clients, each waits for its own.
+    /// Waiters of the batches in flight, limited by the clients, each of which waits for its own.
     waiting: Arc<Mutex<VecDeque<oneshot::Sender<v1::WriteReply>>>>,
 }
 
@@ -189,7 +189,7 @@ impl Lane {
     /// Opens a connection and a stream to the leader with the client library.
     ///
     /// # Errors
-    /// If no master takes it.
+    /// If no master accepts it.
     pub(crate) async fn open(masters: &Masters, target: &Target) -> Result<Self> {
         let client =
             OperatorClient::new(Connector::new(masters.clone(), ConnectorConfig::default()));
@@ -207,14 +207,14 @@ impl Lane {
     async fn write(&self, batch: v1::WriteBatch) -> Result<v1::WriteReply> {
         let (waiter, reply) = oneshot::channel();
         {
-            let ends = self.ends.lock().expect("nobody panics while holding it");
+            let ends = self.ends.lock().expect("no holder panics");
             let permit = ends
                 .sender
                 .try_reserve()
                 .context("the stream is full or has ended")?;
             ends.waiting
                 .lock()
-                .expect("nobody panics while holding it")
+                .expect("no holder panics")
                 .push_back(waiter);
             permit.send(batch);
         }
@@ -227,20 +227,14 @@ async fn read(
     waiting: Arc<Mutex<VecDeque<oneshot::Sender<v1::WriteReply>>>>,
 ) {
     while let Ok(Some(reply)) = replies.message().await {
-        let waiter = waiting
-            .lock()
-            .expect("nobody panics while holding it")
-            .pop_front();
+        let waiter = waiting.lock().expect("no holder panics").pop_front();
         if let Some(waiter) = waiter {
-            // A client that has given up needs no answer.
+            // A client that has timed out needs no answer.
             let _ = waiter.send(reply);
         }
     }
-    // Whoever still waits learns that nothing more comes.
-    waiting
-        .lock()
-        .expect("nobody panics while holding it")
-        .clear();
+    // Remaining waiters learn that no reply will arrive.
+    waiting.lock().expect("no holder panics").clear();
 }
 
 #[cfg(test)]

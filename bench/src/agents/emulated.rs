@@ -1,4 +1,4 @@
-//! What an emulated agent knows, and what it answers.
+//! The state of an emulated agent, and its answers.
 //!
 //! Pure: a message in, messages out.
 
@@ -15,14 +15,14 @@ use argosy_state::ids::{OrderIndex, TaskKey};
 /// The last state that a task of an emulated agent reaches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Life {
-    /// It runs and finishes at once.
+    /// It runs and finishes immediately.
     Ends,
-    /// It runs as long as the agent is there.
+    /// It runs as long as the agent.
     RunsOn,
 }
 
 impl Life {
-    /// Updates of every task: running, and finished if it ends.
+    /// Returns the number of updates of every task: running, and finished if it ends.
     fn updates(self) -> u64 {
         match self {
             Self::Ends => 2,
@@ -38,7 +38,7 @@ struct Held {
     committed: u64,
 }
 
-/// One agent.
+/// One emulated agent.
 pub(super) struct Emulated {
     info: v1::AgentInfo,
     cluster_id: String,
@@ -79,7 +79,7 @@ impl Emulated {
         }
     }
 
-    /// The first word on a new link.
+    /// Returns the first message on a new link.
     pub(super) fn hello(&mut self) -> v1::Hello {
         if self.tried.is_empty() && self.confirmed == 0 {
             self.tried.push(chance());
@@ -106,7 +106,7 @@ impl Emulated {
         self.held.iter().map(mark).fold(0, u128::wrapping_add)
     }
 
-    /// What is answered to a message. One of an earlier reign is ignored.
+    /// Returns the answers to a message. A message of an earlier epoch is ignored.
     pub(super) fn take(&mut self, message: v1::ToAgent) -> Vec<v1::FromAgent> {
         use v1::to_agent::Message as Said;
         if message.epoch < self.highest_epoch {

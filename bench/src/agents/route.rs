@@ -1,4 +1,4 @@
-//! How an emulated agent reaches a master.
+//! Connections of an emulated agent to a master.
 
 use std::time::Duration;
 
@@ -11,18 +11,18 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 use tonic::{Status, Streaming};
 
-/// How long one attempt may take.
+/// Timeout of one attempt.
 const DIALLING: Duration = Duration::from_secs(5);
-/// From an attempt that failed to the next one.
+/// Pause between a failed attempt and the next one.
 const AGAIN: Duration = Duration::from_millis(500);
-/// Messages that wait to be sent.
+/// Capacity of the queue of outgoing messages.
 const OUTBOX: usize = 16;
 
-/// A way to the masters.
+/// A route to the masters.
 pub(super) enum Way {
-    /// As real agents do: to the leader, wherever it is.
+    /// To the leader, wherever it is, as real agents do.
     ToTheLeader(AgentUplink),
-    /// Over this connection, whoever is at its end.
+    /// Over this connection, whichever master is its peer.
     Through(Channel),
 }
 
@@ -39,7 +39,7 @@ enum Inbox {
 }
 
 impl Way {
-    /// Opens a stream; pauses and returns `None` if that failed.
+    /// Opens a stream. After a failure, pauses and returns `None`.
     pub(super) async fn open(&self, hello: v1::Hello) -> Option<Link> {
         match self {
             Self::ToTheLeader(uplink) => {
@@ -64,7 +64,7 @@ impl Way {
         }
     }
 
-    /// Nothing was heard on the link for too long.
+    /// Reports that no message has arrived on the link for too long.
     pub(super) fn fell_silent(&self, link: &Link) {
         if let Self::ToTheLeader(uplink) = self {
             uplink.fell_silent(&link.address);
@@ -73,7 +73,7 @@ impl Way {
 }
 
 impl Link {
-    /// The next message; `None` at the end.
+    /// Returns the next message, or `None` at the end.
     pub(super) async fn message(&mut self) -> Result<Option<v1::ToAgent>, Status> {
         match &mut self.inbound {
             Inbox::Leader(inbound) => inbound.message().await,

@@ -1,4 +1,4 @@
-//! A registry of many agents and frameworks, with a leader's book and allocator on it.
+//! A registry of many agents and frameworks, with a leader's offer book and allocator.
 
 use std::sync::Arc;
 
@@ -77,12 +77,12 @@ impl Scene {
             .step(&self.registry, &mut self.book, demand, self.now, budget)
     }
 
-    /// The safety net's time has come.
+    /// Advances to the time of the next full round, the safety net.
     pub(super) fn next_second(&mut self) {
         self.now = self.now.plus_ms(1_000);
     }
 
-    /// All offers are withdrawn: everything is free.
+    /// Withdraws all offers, so that everything is free.
     pub(super) fn withdraw_all(&mut self) {
         for agent in 1..=self.agents {
             self.book.rescind_agent(AgentId(agent));
@@ -90,7 +90,7 @@ impl Scene {
         assert!(self.book.is_empty());
     }
 
-    /// The offer of an agent that nobody can foresee; the same in every run.
+    /// Returns the offer of an unpredictable agent, the same in every run.
     pub(super) fn some_offer(&mut self, at: u64) -> Arc<Promise> {
         loop {
             for step in 0..self.agents {
@@ -100,7 +100,7 @@ impl Scene {
                     return Arc::clone(offer);
                 }
             }
-            // Everyone has declined everything: let the filters end.
+            // Every framework has declined everything: the filters must expire.
             self.now = self.now.plus_ms(10_000);
             while self.step(Budget::UNBOUNDED).more {}
         }
@@ -123,8 +123,8 @@ impl Scene {
         self.allocator.decline(declined, self.now);
     }
 
-    /// Of each ten pairs of framework and agent nine are filtered for an hour; which one is left is
-    /// different for each agent.
+    /// Filters nine of ten pairs of framework and agent for an hour. The remaining one differs
+    /// between agents.
     pub(super) fn filter_nine_of_ten(&mut self) {
         let resources: Resources = RESOURCES.parse().expect("it is well-formed");
         let clients: Vec<(FrameworkId, u64, Role)> = self

@@ -1,18 +1,18 @@
-//! The allocator as one writes it first: maps by name, shares in floats, and all frameworks sorted
-//! anew for each agent. The peer of the real one: the same clusters, the same offers.
+//! A straightforward allocator: maps by name, shares in floats, and all frameworks sorted again for
+//! each agent. It is the peer of the real one, with the same clusters and the same offers.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Instant;
 
 use super::fixture::RESOURCES;
 
-/// Pairs of agents and frameworks beyond which a part of the agents is timed.
+/// Pairs of agents and frameworks beyond which only a part of the agents is timed.
 const MOST_PAIRS: u64 = 40_000_000;
 
 pub(super) struct Naive {
-    /// For all agents; scaled if fewer were timed.
+    /// Time for all agents; scaled if fewer were timed.
     pub(super) whole_ms: f64,
-    /// Agents that were timed.
+    /// Number of agents that were timed.
     pub(super) agents: u64,
 }
 
@@ -20,7 +20,7 @@ struct Framework {
     allocated: HashMap<String, f64>,
 }
 
-/// Everything is free: one full round.
+/// Runs one full round with everything free.
 pub(super) fn round(agents: u64, frameworks: u64) -> Naive {
     let resources = parse(RESOURCES);
     let free: BTreeMap<String, HashMap<String, f64>> = (0..agents)

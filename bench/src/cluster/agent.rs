@@ -1,4 +1,4 @@
-//! One real agent beside three masters.
+//! One real agent with three masters.
 
 use std::fmt;
 use std::time::Duration;
@@ -11,10 +11,10 @@ use super::{Cluster, Ground, Wire, free_addresses};
 use crate::processes::{Ending, Process, Recipe};
 
 const HOST: &str = "127.78.1.1";
-/// How long it may take to register.
+/// Time for the agent to register.
 const REGISTERING: Duration = Duration::from_secs(30);
 
-/// How an agent confines tasks.
+/// The isolation of an agent's tasks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum AgentKind {
     /// Five namespaces and a cgroup each.
@@ -35,7 +35,7 @@ impl fmt::Display for AgentKind {
     }
 }
 
-/// An agent process; it ends all its tasks when the value is dropped.
+/// An agent process, which ends all its tasks on drop.
 pub(crate) struct RealAgent {
     process: Process,
     recipe: Recipe,
@@ -45,7 +45,7 @@ impl RealAgent {
     /// Starts it and waits until the leader lists it as connected.
     ///
     /// # Errors
-    /// If it ends or is not registered within half a minute.
+    /// If it exits or is not registered within half a minute.
     pub(crate) async fn start(
         cluster: &Cluster,
         ground: &Ground,
@@ -102,7 +102,7 @@ impl RealAgent {
         self.process.pid()
     }
 
-    /// Kills it and waits until the leader knows.
+    /// Kills it and waits until the leader has noticed.
     ///
     /// # Errors
     /// If it is still listed as connected after half a minute.
@@ -118,8 +118,8 @@ impl RealAgent {
         Ok(())
     }
 
-    /// Starts it anew on what it had, and waits until the leader lists it as connected, which is after it has adopted its
-    /// containers.
+    /// Starts it again with its former data, and waits until the leader lists it as connected,
+    /// which is after it has adopted its containers.
     ///
     /// # Errors
     /// As [`RealAgent::start`].
@@ -141,7 +141,7 @@ impl RealAgent {
     }
 }
 
-/// Only the leader knows, so all are asked.
+/// Only the leader knows, so all masters are called.
 async fn is_connected(cluster: &Cluster) -> Result<bool> {
     for member in &cluster.members {
         let mut client = Wire::new(member.channel.clone());

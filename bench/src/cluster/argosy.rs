@@ -1,4 +1,4 @@
-//! Three masters, as an operator would start them.
+//! Three masters, started as by an operator.
 
 use std::path::Path;
 use std::process::Command;
@@ -11,13 +11,13 @@ use tonic::transport::Channel;
 use super::{MEMBERS, Member, Standing, free_addresses};
 use crate::processes::{Ending, Recipe};
 
-/// Operator calls, sent to one master.
+/// Client of operator calls to one master.
 pub(crate) type Wire = OperatorClient<Channel>;
 
-/// Loopback addresses of the masters begin with this.
+/// Prefix of the loopback addresses of the masters.
 const NETWORK: &str = "127.78.0";
 
-/// API addresses and how each master is started.
+/// Returns the API addresses, and the command of each master.
 pub(super) fn recipes(argosy: &Path, directory: &Path) -> Result<Vec<(String, Recipe)>> {
     let mut places = Vec::with_capacity(MEMBERS);
     for number in 1..=MEMBERS {
@@ -75,10 +75,10 @@ pub(super) async fn standing(channel: Channel, members: &[Member]) -> Result<Sta
     })
 }
 
-/// Makes sure that the executable is of the same build as this program, and returns its version.
+/// Checks that the executable is of the same build as this program, and returns its version.
 ///
 /// # Errors
-/// If it cannot be run, or is another one; says how to get the right one.
+/// If it cannot be run, or is of another build; the error names the remedy.
 pub(crate) fn check_build(argosy: &Path) -> Result<String> {
     let output = Command::new(argosy).args(["version", "-v"]).output();
     let output = output.with_context(|| {

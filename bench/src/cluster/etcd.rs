@@ -1,6 +1,6 @@
 //! Three members of etcd with their default settings.
 //!
-//! Speaks only the calls of `proto/etcd.proto`.
+//! It uses only the calls of `proto/etcd.proto`.
 
 use std::path::Path;
 
@@ -16,7 +16,7 @@ pub(crate) mod wire {
     tonic::include_proto!("etcdserverpb");
 }
 
-/// API addresses and how each member is started.
+/// Returns the API addresses, and the command of each member.
 pub(super) fn recipes(directory: &Path) -> Result<Vec<(String, Recipe)>> {
     let addresses = free_addresses("127.0.0.1", 2 * MEMBERS)?;
     let (clients, peers) = addresses.split_at(MEMBERS);
@@ -54,10 +54,10 @@ pub(super) fn recipes(directory: &Path) -> Result<Vec<(String, Recipe)>> {
     Ok((1..).zip(clients).zip(peers).map(recipe).collect())
 }
 
-/// The version of the etcd that is installed.
+/// Returns the version of the installed etcd.
 ///
 /// # Errors
-/// If there is none, with the way to get it.
+/// If it is not installed, with the remedy.
 pub(crate) fn version() -> Result<String> {
     let output = std::process::Command::new("etcd").arg("--version").output();
     let output = output.context("etcd is not installed: scripts/setup bench installs Debian's etcd-server and starts nothing")?;
@@ -67,7 +67,7 @@ pub(crate) fn version() -> Result<String> {
         .find_map(|line| line.strip_prefix("etcd Version: "));
     Ok(format!(
         "etcd {}",
-        version.context("etcd does not say its version")?
+        version.context("etcd does not report its version")?
     ))
 }
 
@@ -75,7 +75,7 @@ pub(super) async fn standing(channel: Channel, members: &[Member]) -> Result<Sta
     let mut client = wire::maintenance_client::MaintenanceClient::new(channel);
     let status = client.status(wire::StatusRequest {}).await?.into_inner();
     let mut leader = None;
-    // A member's name is a number that only it knows, so each is asked who it is.
+    // A member's id is known only to the member itself, so each is queried.
     if status.leader != 0 {
         for (place, member) in members.iter().enumerate() {
             let mut other =

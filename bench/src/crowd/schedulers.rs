@@ -1,4 +1,4 @@
-//! Schedulers that stay subscribed, send heartbeats and keep the offers that they get.
+//! Schedulers that stay subscribed, send heartbeats and keep their offers.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,19 +16,19 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tonic::Status;
 use tonic::transport::Channel;
 
-/// How long all schedulers may take to subscribe.
+/// Time for all schedulers to subscribe.
 const SUBSCRIBING: Duration = Duration::from_secs(120);
-/// From the end of a stream to the next attempt.
+/// Pause between the end of a stream and the next attempt.
 const AGAIN: Duration = Duration::from_millis(500);
 
-/// Schedulers that stay subscribed until the value is dropped.
+/// Schedulers that stay subscribed until drop.
 pub(super) struct Schedulers {
     _streams: JoinSet<()>,
     closed: Arc<AtomicU64>,
 }
 
 impl Schedulers {
-    /// Subscribes so many, through these connections in turn.
+    /// Subscribes this number of schedulers, through these connections in turn.
     ///
     /// # Errors
     /// If they are not subscribed within two minutes.
@@ -41,7 +41,7 @@ impl Schedulers {
             streams.spawn(async move {
                 let mut scheduler = One::new(number, way);
                 loop {
-                    // Why one ended is of no interest: that it did is counted.
+                    // Only the number of ended streams is counted, not the causes.
                     let _ = scheduler.stay(&subscribed).await;
                     closed.fetch_add(1, Ordering::Relaxed);
                     tokio::time::sleep(AGAIN).await;
@@ -60,7 +60,7 @@ impl Schedulers {
         })
     }
 
-    /// Streams that have ended so far.
+    /// Returns the number of streams that have ended so far.
     pub(super) fn closed(&self) -> u64 {
         self.closed.load(Ordering::Relaxed)
     }
@@ -119,7 +119,7 @@ impl One {
                 None => return Ok(()),
                 Some(Some(v1::event::Event::Subscribed(now))) => {
                     if self.framework_id.is_empty() {
-                        // Room for each of them, once.
+                        // The channel has capacity for each of them, once.
                         let _ = subscribed.try_send(());
                     }
                     self.framework_id = now.framework_id;
@@ -138,7 +138,7 @@ fn paced(interval: Duration) -> tokio::time::Interval {
     beats
 }
 
-/// The next heartbeat; none before the subscription is answered.
+/// Waits for the next heartbeat; there is none before the subscription is answered.
 async fn next(beats: &mut Option<tokio::time::Interval>) {
     match beats {
         Some(beats) => drop(beats.tick().await),

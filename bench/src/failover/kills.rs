@@ -1,4 +1,4 @@
-//! One kill: load, the signal, fresh probes at the survivors, and everything put right again.
+//! One kill: load, the signal, fresh probes at the survivors, and the restoration of the cluster.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -20,29 +20,30 @@ use crate::registry::masters;
 use crate::report::{Kill, Phases, Side};
 use crate::writer::{Target, Writer};
 
-/// How often each survivor gets a fresh write.
+/// Interval of fresh writes at each survivor.
 const PROBE_EVERY: Duration = Duration::from_millis(10);
-/// The first one comes so long after the signal.
+/// Delay of the first one after the signal.
 const DYING: Duration = Duration::from_millis(1);
-/// How long one may take.
+/// Timeout of one write.
 const PROBE_DEADLINE: Duration = Duration::from_secs(1);
-/// After this a cluster counts as lost.
+/// Time after which a cluster counts as lost.
 const LOST: Duration = Duration::from_secs(60);
 /// Load before the signal.
 const WARM_UP: Duration = Duration::from_secs(1);
-/// Load after the gap, so that offers and launches come under it too.
+/// Load after the gap, so that offers and launches follow under it too.
 const AFTERMATH: Duration = Duration::from_millis(500);
 /// Agents that the load writes to.
 const AGENTS: u32 = 64;
 /// Writers under saturation.
 const SATURATING: usize = 192;
-/// Paced clients and their writes a second in all.
+/// Paced clients; the rate is their writes per second in total.
 const PACED: usize = 6;
 const PACED_RATE: u32 = 500;
-/// How far the next leader's wall clock may be behind this program's: the same clock, rounded down.
+/// Maximum lag of the next leader's wall clock behind that of this program: the same clock, rounded
+/// down.
 const ROUNDING_MS: i64 = 1;
 
-/// What befalls the leader.
+/// The fault of the leader.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Fault {
     Kill,
@@ -58,16 +59,16 @@ impl Fault {
     }
 }
 
-/// A cluster with what it works on.
+/// A cluster and its load.
 pub(super) struct Scene {
     agent_ids: Vec<String>,
-    // Before the cluster: they end first.
+    // Declared before the cluster, so that they end first.
     _work: Option<(Trickle, Agents)>,
     cluster: Cluster,
 }
 
 impl Scene {
-    /// Adds agents and a framework at Argosy's side.
+    /// Adds agents and a framework if the cluster is Argosy.
     pub(super) async fn set(cluster: Cluster) -> Result<Self> {
         if cluster.side != Side::Argosy {
             return Ok(Self {
@@ -112,7 +113,7 @@ impl Scene {
         Persistent::start(&writers, &targets, pace)
     }
 
-    /// Lets the leader die once and waits until three members are as they were.
+    /// Injects the fault into the leader once, and waits until three members are as before.
     pub(super) async fn kill(&mut self, fault: Fault, load: Load) -> Result<Kill> {
         let leader = self.cluster.settled().await?;
         let leader_pid = self.cluster.pid(leader)?;
@@ -149,7 +150,7 @@ impl Scene {
         })
     }
 
-    /// A connection to each survivor that no load goes over.
+    /// Returns a connection to each survivor, separate from the load.
     async fn survivors(&self, dead: usize) -> Result<Vec<(Writer, Target)>> {
         let mut survivors = Vec::new();
         for (place, member) in self.cluster.members.iter().enumerate() {
@@ -161,7 +162,7 @@ impl Scene {
         Ok(survivors)
     }
 
-    /// What the next leader says of its election.
+    /// Returns the phases of the election as the next leader reports them.
     async fn phases(&self, leader: usize, wall_ms: i64) -> Result<Option<Phases>> {
         let request = v1::GetClusterRequest {
             consistency: v1::Consistency::Local.into(),
@@ -169,7 +170,7 @@ impl Scene {
         let channel = self.cluster.members[leader].channel.clone();
         let cluster = Wire::new(channel).get_cluster(request).await?.into_inner();
         let since = |ms: i64| (ms > 0).then(|| ms - wall_ms);
-        // The first reign after the signal: later ones are another story.
+        // The first epoch after the signal; later ones are not part of this failover.
         let first = cluster
             .failovers
             .iter()
@@ -184,7 +185,7 @@ impl Scene {
     }
 }
 
-/// When the first of many fresh writes at the survivors was answered.
+/// Returns when the first of many fresh writes at the survivors was answered.
 async fn first_write(survivors: Vec<(Writer, Target)>) -> Result<Instant> {
     // One answer is enough: when full, later ones are dropped.
     let (sender, mut answers) = mpsc::channel(1);
@@ -198,9 +199,9 @@ async fn first_write(survivors: Vec<(Writer, Target)>) -> Result<Instant> {
         .context("the probes have ended")
 }
 
-/// Writes afresh on every tick until somebody was answered. At most a hundred are on their way.
+/// Sends a new write on every tick until one is answered. At most a hundred are in flight.
 async fn probe(writer: Writer, target: Target, sender: mpsc::Sender<Instant>) {
-    // What the dying leader may still be doing is over by the first one.
+    // The killed leader is certainly inactive at the first tick.
     let mut ticks = tokio::time::interval_at(tokio::time::Instant::now() + DYING, PROBE_EVERY);
     let mut writes = JoinSet::new();
     let target = Arc::new(target);
@@ -213,7 +214,7 @@ async fn probe(writer: Writer, target: Target, sender: mpsc::Sender<Instant>) {
                 .await
                 .is_ok()
             {
-                // Somebody else was faster.
+                // Another write was faster.
                 let _ = sender.try_send(Instant::now());
             }
         });

@@ -1,4 +1,4 @@
-//! Readers on many connections: each asks for the next page as soon as the last one has arrived.
+//! Readers on many connections. Each requests the next page as soon as the last one has arrived.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,11 +13,11 @@ use tonic::Code;
 
 use crate::cluster::{Wire, channel};
 
-/// Calls in flight on one connection of gRPC.
+/// Calls in flight on one gRPC connection.
 const CALLS: usize = 20;
-/// Pause after a connection that could not be made.
+/// Pause after a failed connection.
 const PAUSE: Duration = Duration::from_millis(100);
-/// Largest message that is taken.
+/// Largest message that is accepted.
 const MESSAGE_BYTES: usize = 16 << 20;
 
 #[derive(Default)]
@@ -26,14 +26,14 @@ struct Counts {
     refused: AtomicU64,
 }
 
-/// Running readers; they end when the value is dropped.
+/// Running readers, which end on drop.
 pub(super) struct Readers {
     _tasks: JoinSet<()>,
     counts: Arc<Counts>,
 }
 
 impl Readers {
-    /// Starts readers on so many connections.
+    /// Starts readers on this number of connections.
     ///
     /// # Errors
     /// If the address is malformed.
@@ -57,7 +57,7 @@ impl Readers {
         })
     }
 
-    /// Ends the readers. Returns the pages read and the reads refused.
+    /// Stops the readers. Returns the pages read and the reads rejected.
     pub(super) fn end(self) -> (u64, u64) {
         let count = |count: &AtomicU64| count.load(Ordering::Relaxed);
         (count(&self.counts.read), count(&self.counts.refused))
@@ -88,7 +88,7 @@ async fn by_grpc(mut client: Wire, counts: Arc<Counts>) {
 
 async fn by_http(api: String, counts: Arc<Counts>) {
     loop {
-        // Its end is seen by the next attempt.
+        // The next attempt shows why it ended.
         let _ = on_one_connection(&api, &counts).await;
         tokio::time::sleep(PAUSE).await;
     }

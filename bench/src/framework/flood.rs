@@ -11,14 +11,14 @@ use tokio_util::sync::CancellationToken;
 
 use super::{config, room, task};
 
-/// Begins the id of each task; its number follows.
+/// Prefix of the id of each task; its number follows.
 const TASK: &str = "task-";
-/// How long nothing may finish.
+/// Time without a finished task after which the run fails.
 const STALLED: Duration = Duration::from_secs(60);
 
 struct Flood {
     total: u32,
-    /// Numbers of the tasks that are to be launched.
+    /// Numbers of the tasks to launch.
     waiting: VecDeque<u32>,
     finished: u32,
     refused: u32,
@@ -32,7 +32,7 @@ impl Scheduler for Flood {
         for offer in offers {
             let count = room(&offer).min(self.waiting.len());
             if count == 0 {
-                // Not for ever: a launch that is refused needs another one.
+                // Not unlimited: a rejected launch needs another offer.
                 driver.decline(&offer, Some(1_000));
                 continue;
             }
@@ -67,7 +67,8 @@ impl Scheduler for Flood {
     }
 
     fn answered(&mut self, _: &Driver, answer: &Answer) {
-        // An offer that was rescinded on the way back is no failure: its tasks wait for the next one.
+        // An offer that was rescinded in the meantime is not a failure: its tasks wait for the next
+        // one.
         for (task, why) in answer.not_launched() {
             self.refused += 1;
             match task
@@ -91,12 +92,12 @@ impl Scheduler for Flood {
     }
 }
 
-/// What a flood took.
+/// The results of a flood.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Flooded {
-    /// From before the first word to the masters until the last FINISHED was seen.
+    /// Time from before the first call to the masters until the last FINISHED was seen.
     pub(crate) took: Duration,
-    /// Launches that were refused and asked for again.
+    /// Number of launches that were rejected and repeated.
     pub(crate) refused: u32,
 }
 
@@ -116,7 +117,7 @@ pub(crate) async fn flood(masters: &Masters, total: u32) -> Result<Flooded> {
         moved: begin,
     };
     let run = Runner::new(config(masters, "bench-flood")).run(&mut flood, CancellationToken::new());
-    // A torn-down framework's run ends by itself.
+    // The run of a framework ends by itself after its teardown.
     run.await.context("the framework ended")?;
     if let Some(why) = flood.failed {
         bail!("{why}");

@@ -10,11 +10,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::{config, room, task};
 
-/// How long a start may take.
+/// Timeout of a start.
 const LOST: Duration = Duration::from_secs(30);
-/// What runs: long enough that its end does not catch up with its start.
+/// The command, long enough that its end does not overtake its start.
 const COMMAND: &[&str] = &["/bin/sleep", "0.05"];
-/// Ticks: also the pause between two tasks, so that the cluster is idle again.
+/// Interval of ticks, and the pause between two tasks, so that the cluster is idle again.
 const PAUSE: Duration = Duration::from_millis(50);
 
 /// Times from an offer's acceptance to RUNNING, in milliseconds.
@@ -41,10 +41,10 @@ impl Starts {
         }
     }
 
-    /// A framework that stays and starts so many tasks, one by one.
+    /// Runs a framework that stays and starts this number of tasks, one by one.
     ///
     /// # Errors
-    /// If one is refused, ends early, or does not start.
+    /// If one is rejected, ends early, or does not start.
     pub(crate) async fn resident(masters: &Masters, wanted: u32) -> Result<Self> {
         let mut starts = Self::new(wanted);
         let mut config = config(masters, "bench-starts");
@@ -140,7 +140,7 @@ impl Scheduler for Starts {
     }
 }
 
-/// A framework that comes, waits for an offer, launches on it and goes.
+/// A framework that registers, waits for an offer, launches on it and exits.
 struct Visitor {
     begun: Instant,
     launched: bool,
@@ -177,7 +177,7 @@ impl Scheduler for Visitor {
     }
 }
 
-/// Milliseconds from the first word to the masters until the only task is seen running.
+/// Returns the milliseconds from the first call to the masters until the only task is seen running.
 ///
 /// # Errors
 /// If it does not run.

@@ -1,4 +1,4 @@
-//! Tasks that sleep until they are told to end.
+//! Tasks that sleep until they are killed.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -13,18 +13,18 @@ use tokio_util::sync::CancellationToken;
 
 use super::{config, room, task};
 
-/// How long nothing may start or end.
+/// Time without a start or end after which the run fails.
 const STALLED: Duration = Duration::from_secs(60);
-/// How often it is looked whether they are to end.
+/// Interval at which the request to end is polled.
 const LOOK: Duration = Duration::from_millis(5);
 
-/// Calls without an answer at a time: below what the client library allows.
+/// Maximum number of unanswered calls, below the limit of the client library.
 const OPEN_CALLS: u32 = 1_000;
 
 /// The code of a call whose offer was too old when the call was applied.
 const EXPIRED: &str = "offer-expired";
 
-/// How far it is.
+/// The progress of the tasks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Stage {
     Launching,
@@ -50,7 +50,7 @@ struct Sleepers {
     ended: u32,
     begun: Instant,
     moved: Instant,
-    /// Since when they are to end.
+    /// Time at which the end was requested.
     ending: Option<Instant>,
     stage: watch::Sender<Stage>,
     end: watch::Receiver<bool>,
@@ -182,9 +182,9 @@ impl Scheduler for Sleepers {
     }
 }
 
-/// Tasks that sleep; they end with their framework, which ends with this value.
+/// Sleeping tasks. They end with their framework, which ends with this value.
 pub(crate) struct Asleep {
-    /// From before the framework's first word until the last of them was known to run.
+    /// Time from before the framework's first call until the last of them was known to run.
     pub(crate) took: Duration,
     /// Launches that were repeated, since their offer had expired before they were applied.
     pub(crate) expired: u32,
@@ -254,7 +254,7 @@ pub(crate) async fn sleepers(
 }
 
 impl Asleep {
-    /// Kills all and waits until the last is known to have ended; how long that took.
+    /// Kills all, and returns the time until the last is known to have ended.
     ///
     /// # Errors
     /// If one ends otherwise, or nothing happens for a minute.

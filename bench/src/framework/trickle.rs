@@ -1,4 +1,4 @@
-//! A short task now and then, for ever: what offers and launches are seen by.
+//! An endless series of short tasks, which makes gaps in offers and launches visible.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
@@ -14,11 +14,11 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::{config, room, task};
 
-/// A task so often, if an offer is at hand.
+/// Interval of tasks, if an offer is available.
 const EVERY: Duration = Duration::from_millis(20);
-/// How long the first subscription may take.
+/// Timeout of the first subscription.
 const SUBSCRIBING: Duration = Duration::from_secs(30);
-/// Offers that are kept; others go back.
+/// Number of offers that are kept; others are declined.
 const KEPT: usize = 4;
 
 /// The longest time between two events. Clones share it.
@@ -45,24 +45,24 @@ impl Default for Gap {
 
 impl Gaps {
     pub(crate) fn note(&self) {
-        let mut gap = self.0.lock().expect("nobody panics while holding it");
+        let mut gap = self.0.lock().expect("no holder panics");
         gap.longest = gap.longest.max(gap.last.elapsed());
         gap.last = Instant::now();
     }
 
     /// Returns the longest gap so far, the present one included.
     pub(crate) fn longest(&self) -> Duration {
-        let gap = self.0.lock().expect("nobody panics while holding it");
+        let gap = self.0.lock().expect("no holder panics");
         gap.longest.max(gap.last.elapsed())
     }
 
     /// Starts a new measurement.
     pub(crate) fn restart(&self) {
-        *self.0.lock().expect("nobody panics while holding it") = Gap::default();
+        *self.0.lock().expect("no holder panics") = Gap::default();
     }
 }
 
-/// A framework that runs until the value is dropped.
+/// A framework that runs until drop.
 pub(crate) struct Trickle {
     _run: AbortOnDropHandle<()>,
     gaps: Gaps,
@@ -78,7 +78,7 @@ struct Drip {
 impl Scheduler for Drip {
     fn registered(&mut self, _: &Driver, _: &Subscription) {
         if let Some(subscribed) = self.subscribed.take() {
-            // Who asked may have given up.
+            // The receiver may be gone.
             let _ = subscribed.send(());
         }
     }
@@ -114,7 +114,7 @@ impl Trickle {
     /// Subscribes.
     ///
     /// # Errors
-    /// If the masters do not take it within half a minute.
+    /// If the masters do not accept it within half a minute.
     pub(crate) async fn start(masters: &Masters) -> Result<Self> {
         let (sender, subscribed) = oneshot::channel();
         let mut drip = Drip {
@@ -129,7 +129,7 @@ impl Trickle {
         config.info.failover_timeout_ms = Some(600_000);
         config.tick = EVERY;
         let run = tokio::spawn(async move {
-            // Its end is seen by the phases that are missing then.
+            // Its end shows in the missing phases.
             let _ = Runner::new(config)
                 .run(&mut drip, CancellationToken::new())
                 .await;

@@ -1,6 +1,6 @@
-//! Medians, spreads, and numbers as people read them.
+//! Medians, spreads, and readable numbers.
 
-/// The middle of what was measured, and its ends.
+/// The median of measurements, and their minimum and maximum.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Spread {
     pub(crate) median: f64,
@@ -9,7 +9,7 @@ pub(crate) struct Spread {
 }
 
 impl Spread {
-    /// `None` of nothing.
+    /// Returns `None` for no values.
     pub(crate) fn of(values: &[f64]) -> Option<Self> {
         if values.is_empty() {
             return None;
@@ -22,7 +22,7 @@ impl Spread {
     }
 }
 
-/// The value below which a part of the values lies, interpolated; 0 of nothing.
+/// Returns the value below which a part of the values lies, interpolated; 0 for no values.
 pub(crate) fn quantile(values: &[f64], part: f64) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
@@ -37,12 +37,12 @@ pub(crate) fn quantile(values: &[f64], part: f64) -> f64 {
     below + (above - below) * place.fract()
 }
 
-/// The middle value; 0 of nothing.
+/// Returns the median; 0 for no values.
 pub(crate) fn median(values: &[f64]) -> f64 {
     quantile(values, 0.5)
 }
 
-/// A number with three figures that mean something, thousands set apart.
+/// Formats a number with three significant digits, with separated thousands.
 pub(crate) fn grouped(value: f64) -> String {
     let digits = match value.abs() {
         size if size >= 100.0 => 0,

@@ -1,4 +1,4 @@
-//! A report as text: columns padded by hand, nothing judged.
+//! A report as text with padded columns, without a verdict.
 
 use std::fmt;
 
@@ -135,7 +135,7 @@ fn text(spread: Spread) -> String {
     )
 }
 
-/// The first column to the left, the others to the right, the last one as it is.
+/// Aligns the first column to the left, the others to the right, and leaves the last one as it is.
 fn write_rows(rows: &[Vec<String>], f: &mut fmt::Formatter<'_>) -> fmt::Result {
     let columns = rows.first().map_or(0, Vec::len);
     let width = |column: usize| {

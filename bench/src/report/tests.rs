@@ -1,4 +1,4 @@
-//! Medians, ratios, void runs and the gate.
+//! Tests of medians, ratios, invalid runs and the gate.
 
 use super::*;
 

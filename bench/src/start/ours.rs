@@ -1,4 +1,4 @@
-//! Our containers, as an agent makes them: by a launcher, with the default profile.
+//! Argosy's containers, made as an agent makes them: by a launcher, with the default profile.
 
 use std::fs::{self, File};
 use std::os::fd::AsFd;
@@ -19,25 +19,25 @@ use nix::unistd::{Gid, Uid};
 
 use super::Net;
 
-/// How long any step may take.
+/// Timeout of any step.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Users that the agents of this host take last.
+/// First of the user ids that the agents of this host use last.
 const FIRST_HOST_ID: u32 = END_HOST_ID - CONTAINER_IDS;
 const MIB: u64 = 1 << 20;
 
-/// How long one container took, in milliseconds.
+/// The times of one container, in milliseconds.
 pub(super) struct Took {
-    /// Until the agent is told that the command was executed.
+    /// Until the agent receives the report that the command was executed.
     pub(super) until_exec_ms: f64,
-    /// Until the agent is told how it ended: none of its processes lives then.
+    /// Until the agent receives the result: none of its processes is running then.
     pub(super) until_reaped_ms: f64,
-    /// Until all of it is removed, its supervisor and its control group too.
+    /// Until all of it is removed, including its supervisor and its cgroup.
     pub(super) until_removed_ms: f64,
-    /// Processor time in microseconds, of all who work for it.
+    /// Processor time in microseconds, of all processes that work for it.
     pub(super) core_us: f64,
 }
 
-/// A launcher, and where its containers are.
+/// A launcher, and the place of its containers.
 pub(super) struct Ours {
     launcher: Launcher,
     tree: Tree,
@@ -46,7 +46,7 @@ pub(super) struct Ours {
     made: u32,
 }
 
-/// What the host can limit, in words.
+/// Returns the controllers of the host, as text.
 pub(super) fn controllers() -> String {
     let found = cgroup::default_parent().and_then(|parent| {
         let name = ContainerId::new("bench").expect("letters make a name");
@@ -90,7 +90,7 @@ impl Ours {
         })
     }
 
-    /// One container, from the request until nothing of it is left but its folder.
+    /// Times one container, from the request until only its directory is left.
     pub(super) fn time(&mut self, of_image: bool, net: Net) -> Result<Took> {
         let spec = self.spec(of_image, net)?;
         let namespace = match net {
@@ -120,14 +120,15 @@ impl Ours {
         })
     }
 
-    /// What the tree of control groups and this thread have used so far.
+    /// Returns the processor time that the cgroup tree and this thread have used so far.
     fn used_us(&self) -> Result<f64> {
         let tree = Group::at(self.tree.root()).stats().cpu_us;
         let tree = tree.context("the control group does not count processor time")?;
         Ok(tree as f64 + processor_us(UsageWho::RUSAGE_THREAD)?)
     }
 
-    /// Its folders are made before the time runs: agents make them, and crun's bundle is there before, too.
+    /// Creates its directories before the measured time. Agents create them, and crun's bundle
+    /// exists in advance too.
     fn spec(&mut self, of_image: bool, net: Net) -> Result<Spec> {
         self.made += 1;
         let id = ContainerId::new(format!("c{}", self.made)).expect("letters make a name");
@@ -140,7 +141,7 @@ impl Ours {
         let user = if of_image { 0 } else { COMMAND_ID };
         let (upper, work) = (changes.join("upper"), changes.join("work"));
         for folder in [&hand_off, &sandbox, &upper, &work] {
-            fs::create_dir_all(folder).context("cannot make folders of a container")?;
+            fs::create_dir_all(folder).context("cannot create directories of a container")?;
         }
         let owner = FIRST_HOST_ID + user;
         nix::unistd::chown(
@@ -191,7 +192,7 @@ impl Ours {
         Ok(spec)
     }
 
-    /// Leaves nothing on the host.
+    /// Removes everything from the host.
     pub(super) fn end(self) -> Result<()> {
         drop(self.launcher);
         let deadline = Instant::now() + PATIENCE;
@@ -205,7 +206,7 @@ impl Ours {
     }
 }
 
-/// A network namespace with nothing in it, made by a thread that ends.
+/// Returns an empty network namespace, created by a thread that ends.
 fn new_network() -> Result<File> {
     let make = || -> Result<File> {
         unshare(CloneFlags::CLONE_NEWNET).context("cannot make a network namespace")?;
@@ -214,7 +215,7 @@ fn new_network() -> Result<File> {
     std::thread::scope(|scope| scope.spawn(make).join()).expect("making one does not panic")
 }
 
-/// Processor time of this thread, or of reaped children, in microseconds.
+/// Returns the processor time of this thread, or of reaped children, in microseconds.
 pub(super) fn processor_us(who: UsageWho) -> Result<f64> {
     let usage = getrusage(who)?;
     let times = [usage.user_time(), usage.system_time()];

@@ -1,4 +1,4 @@
-//! crun and runc, called as their callers call them.
+//! crun and runc, called as their usual callers do.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -15,14 +15,14 @@ use serde_json::{Value, json};
 use super::Net;
 use super::ours::processor_us;
 
-/// What one container took.
+/// The result of one container.
 pub(super) struct Ran {
     pub(super) ms: f64,
     /// Processor time in microseconds, of the runtime and all that it started.
     pub(super) core_us: f64,
 }
 
-/// A thread in a mount namespace that both of them can live with, and its children.
+/// A thread in a mount namespace that both runtimes accept, and its children.
 pub(super) struct Runtimes {
     requests: Option<Sender<&'static str>>,
     answers: Receiver<Result<Ran>>,
@@ -30,17 +30,17 @@ pub(super) struct Runtimes {
 }
 
 impl Runtimes {
-    /// Makes a bundle of this root, and the thread.
+    /// Creates a bundle of this root, and the thread.
     ///
     /// # Errors
-    /// If one of them is not installed, or no mount namespace can be had.
+    /// If one of them is not installed, or no mount namespace can be created.
     pub(super) fn start(directory: &Path, root: &Path, net: Net) -> Result<Self> {
         let bundle = bundle(directory, root, net)?;
         let (requests, wanted) = channel();
         let (answer, answers) = channel();
         let serve = move || {
             if let Err(error) = hide_control_groups() {
-                // Nobody waits for the answer if the run was given up.
+                // The receiver is gone if the run was cancelled.
                 let _ = answer.send(Err(error));
                 return;
             }
@@ -57,7 +57,7 @@ impl Runtimes {
         })
     }
 
-    /// `run` of one container.
+    /// Times `run` of one container.
     pub(super) fn time(&self, program: &'static str) -> Result<Ran> {
         let requests = self.requests.as_ref().expect("it is dropped last");
         // A thread that has ended has left its reason.
@@ -72,13 +72,13 @@ impl Drop for Runtimes {
     fn drop(&mut self) {
         drop(self.requests.take());
         if let Some(thread) = self.thread.take() {
-            // It panics never, and waits for nothing but requests.
+            // It never panics, and waits only for requests.
             let _ = thread.join();
         }
     }
 }
 
-/// crun refuses hosts with control groups of both versions: it is shown those of the second only.
+/// Hides cgroup version 1, because crun rejects hosts with both versions.
 fn hide_control_groups() -> Result<()> {
     unshare(CloneFlags::CLONE_NEWNS).context("cannot make a mount namespace")?;
     let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
@@ -95,7 +95,7 @@ fn hide_control_groups() -> Result<()> {
     .context("cannot mount cgroup2")
 }
 
-/// The bundle that `crun spec` makes, of our root and program.
+/// Returns the bundle that `crun spec` makes, of the benchmark's root and program.
 fn bundle(directory: &Path, root: &Path, net: Net) -> Result<PathBuf> {
     let bundle = directory.join(format!("bundle-{net:?}"));
     std::fs::create_dir_all(&bundle).context("cannot make a bundle")?;
@@ -109,7 +109,7 @@ fn bundle(directory: &Path, root: &Path, net: Net) -> Result<PathBuf> {
     }
     let file = bundle.join("config.json");
     let text = std::fs::read(&file).context("crun has made no config.json")?;
-    let mut config: Value = serde_json::from_slice(&text).context("config.json is no JSON")?;
+    let mut config: Value = serde_json::from_slice(&text).context("config.json is not JSON")?;
     config["process"]["args"] = json!(["/bin/true"]);
     config["process"]["terminal"] = json!(false);
     config["root"] = json!({"path": root, "readonly": true});
@@ -123,7 +123,7 @@ fn bundle(directory: &Path, root: &Path, net: Net) -> Result<PathBuf> {
     Ok(bundle)
 }
 
-/// No other child of this process may end during this: its time would count.
+/// No other child of this process may end during this, because its time would count.
 fn time(program: &str, bundle: &Path) -> Result<Ran> {
     let name = format!("argosy-bench-{}", std::process::id());
     let mut command = Command::new(program);

@@ -1,7 +1,8 @@
 //! Pollers: each reads all agents and all tasks, page by page, and begins again at its pace.
 //!
-//! They stand for programs on other machines, so their threads get a processor when nothing else wants it. Otherwise the
-//! cost of decoding their lists would appear as a cost of reading for the masters.
+//! They stand for programs on other machines, so their threads get a processor when nothing else
+//! wants it. Otherwise the cost of decoding their lists would appear as a cost of reading for the
+//! masters.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -84,8 +85,8 @@ pub(super) struct Pollers {
 }
 
 impl Pollers {
-    /// Starts pollers at these masters in turn, spread over the time from one list to the next. Each list must hold at
-    /// least so many agents and tasks.
+    /// Starts pollers at these masters in turn, spread over the time from one list to the next.
+    /// Each list must hold at least so many agents and tasks.
     ///
     /// # Errors
     /// If an address is malformed, or no thread can be started.

@@ -1,4 +1,4 @@
-//! The same tasks by HyperQueue: its server and one worker, as its own handbook starts them.
+//! The same tasks on HyperQueue: its server and one worker, started as its handbook describes.
 //!
 //! It isolates, replicates and syncs nothing.
 
@@ -12,21 +12,21 @@ use crate::cpu::tree_seconds;
 use crate::processes::{Ending, Process, Recipe};
 
 const PROGRAM: &str = "hq";
-/// How long server and worker may take to be there.
+/// Time for server and worker to become available.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// What one case found.
+/// The results of one case.
 pub(super) struct Found {
-    /// From before its `submit` until that has seen the last end.
+    /// Time from before `submit` until it has seen the last end.
     pub(super) took: Duration,
-    /// Of server, worker and tasks.
+    /// Processor time of server, worker and tasks.
     pub(super) core_seconds: f64,
 }
 
-/// The version of the HyperQueue that is installed.
+/// Returns the version of the installed HyperQueue.
 ///
 /// # Errors
-/// If there is none.
+/// If it is not installed.
 pub(crate) fn version() -> Result<String> {
     let output = Command::new(PROGRAM).arg("--version").output().context(
         "HyperQueue's `hq` is not on the PATH: its project publishes executables, or leave out --peer hyperqueue",
@@ -36,7 +36,7 @@ pub(crate) fn version() -> Result<String> {
     Ok(format!("HyperQueue {version}"))
 }
 
-/// So many of /bin/true, so many at a time.
+/// Runs this number of /bin/true, at most `slots` together.
 ///
 /// # Errors
 /// If it does not start, or a task fails.
@@ -115,7 +115,7 @@ impl HyperQueue<'_> {
             process.expect_alive()?;
             if Instant::now() > end {
                 bail!(
-                    "HyperQueue's {} says nothing of it: {text}",
+                    "HyperQueue's {} does not report it: {text}",
                     words.join(" ")
                 );
             }
