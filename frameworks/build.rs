@@ -1,4 +1,5 @@
-//! Keeps the program that every map and reduce fetches small: a copy is made for each task.
+//! Build options that keep the program of every map and reduce small, because it is copied for each
+//! task.
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");

@@ -1,23 +1,24 @@
-//! Arguments that every framework here takes, and how each ends on a signal.
+//! Arguments that all frameworks of this crate share, and their end on a signal.
 
 use argosy_client::scheduler::Driver;
 use argosy_client::{Masters, SchedulerConfig};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-/// Where the cluster is and who asks.
+/// The address of the cluster, and the role of the framework.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Cluster {
     /// API addresses of the masters, as 10.0.0.1:5050,10.0.0.2:5050
     #[arg(long, env = "ARGOSY_MASTERS", value_name = "ADDRESSES")]
     pub masters: Masters,
-    /// Role in which offers are wanted
+    /// Role in which the framework receives offers
     #[arg(long, env = "ARGOSY_ROLE", default_value = "*")]
     pub role: String,
 }
 
 impl Cluster {
-    /// A configuration for a framework called `name` whose tasks outlive it for `failover_timeout_ms`.
+    /// Returns a configuration for a framework called `name` whose tasks outlive it for
+    /// `failover_timeout_ms`.
     #[must_use]
     pub fn config(&self, name: &str, failover_timeout_ms: u64) -> SchedulerConfig {
         let mut config = SchedulerConfig::new(self.masters.clone(), name);
@@ -27,7 +28,7 @@ impl Cluster {
     }
 }
 
-/// Tears the framework down on the first INT or TERM; on the second, or ten seconds later, gives up
+/// Tears the framework down on the first INT or TERM. On the second, or ten seconds later, stops
 /// waiting for the masters.
 ///
 /// # Errors
@@ -37,7 +38,7 @@ pub fn teardown_on_signal(driver: Driver) -> anyhow::Result<CancellationToken> {
     let mut terminate = signal(SignalKind::terminate())?;
     let stop = CancellationToken::new();
     let token = stop.clone();
-    // Ends with the program: it only waits for a person.
+    // Ends with the program, because it waits for signals only.
     tokio::spawn(async move {
         tokio::select! {
             _ = interrupt.recv() => {}

@@ -1,6 +1,6 @@
-//! The classic first framework: five tasks, each acknowledged, then it is gone.
+//! The classic first framework: it runs five tasks, acknowledges each, and exits.
 //!
-//! Written to be read: this is a whole framework.
+//! It is a complete framework, written as an example.
 
 use std::collections::BTreeSet;
 
@@ -8,18 +8,18 @@ use argosy_client::resources::{Remainder, resources};
 use argosy_client::scheduler::{Answer, Driver, Scheduler, is_terminal};
 use argosy_proto::v1;
 
-/// Five tasks of one kind.
+/// A framework that runs five tasks of one kind.
 pub struct FiveTasks {
-    /// What each runs, by `/bin/sh -c`.
+    /// The command of each task, run by `/bin/sh -c`.
     pub command: String,
     to_launch: BTreeSet<String>,
     finished: BTreeSet<String>,
-    /// Why it ended early, if it did.
+    /// The reason of an early end, if any.
     pub failure: Option<String>,
 }
 
 impl FiveTasks {
-    /// Nothing is launched yet.
+    /// Creates the framework; nothing is launched yet.
     #[must_use]
     pub fn new(command: &str) -> Self {
         Self {
@@ -30,7 +30,7 @@ impl FiveTasks {
         }
     }
 
-    /// Tasks that have finished.
+    /// Returns the number of tasks that have finished.
     #[must_use]
     pub fn finished(&self) -> usize {
         self.finished.len()
@@ -67,7 +67,7 @@ impl Scheduler for FiveTasks {
 
     fn answered(&mut self, _: &Driver, answer: &Answer) {
         for (task_id, why) in answer.not_launched() {
-            println!("{task_id} was not launched ({why}); it goes with the next offer");
+            println!("{task_id} was not launched ({why}); it is launched with the next offer");
             self.to_launch.insert(task_id.to_owned());
         }
     }

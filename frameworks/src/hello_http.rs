@@ -1,6 +1,7 @@
-//! A small HTTP server that says which process answers; a service to keep alive and to probe.
+//! A small HTTP server that reports which process answers: a service to keep running and to probe.
 //!
-//! Any request on any path gets the same JSON object. One thread a connection, a bounded number.
+//! Every request gets the same JSON object, whatever its path. One thread per connection, up to a
+//! limit.
 
 use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -10,11 +11,11 @@ use std::time::Duration;
 
 use crate::witness::Witness;
 
-/// Connections served at once. Further ones are closed unanswered.
+/// Maximum number of open connections. Further ones are closed without an answer.
 const CONNECTIONS: usize = 64;
-/// Longest head of a request, in bytes. A longer one is not answered.
+/// Maximum size of a request head, in bytes. A larger one is not answered.
 const HEAD_BYTES: usize = 16 * 1024;
-/// How long a client may take for a read or a write.
+/// Timeout of a read from or a write to a client.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Serves until the process ends.
@@ -27,7 +28,7 @@ pub fn serve(listener: &TcpListener, witness: &Witness) -> io::Result<()> {
     loop {
         let (stream, _) = match listener.accept() {
             Ok(accepted) => accepted,
-            // A client that gave up before it was served.
+            // A client that disconnected before it was served.
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => continue,
             Err(error) => return Err(error),
         };
@@ -37,7 +38,7 @@ pub fn serve(listener: &TcpListener, witness: &Witness) -> io::Result<()> {
         }
         let (body, open) = (Arc::clone(&body), Arc::clone(&open));
         std::thread::spawn(move || {
-            // Whatever goes wrong on one connection concerns only its client.
+            // A failure of one connection concerns only its client.
             let _ = answer(stream, &body);
             open.fetch_sub(1, Ordering::AcqRel);
         });

@@ -1,8 +1,8 @@
-//! First-party schedulers on the public SDK: whatever they do, a stranger's framework can do.
+//! First-party schedulers on the public SDK, without access that third-party frameworks lack.
 //!
-//! Reading order: `five_tasks` (the smallest whole framework), `steady`, `words`, `text`, `paths`,
-//! `witness`, `wordmap` (what runs on the agents), `wordcount` (the scheduler that counts words), `shell_executor`
-//! (what runs tasks on the agents).
+//! Reading order: `five_tasks` (the smallest complete framework), `steady`, `words`, `text`,
+//! `paths`, `witness`, `wordmap` (the program on the agents), `wordcount` (the scheduler that
+//! counts words), `shell_executor` (an executor).
 
 pub mod arguments;
 pub mod five_tasks;

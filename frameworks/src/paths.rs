@@ -1,11 +1,11 @@
-//! Which files are counted, and how a path is written in an argument.
+//! The selection of files to count, and the encoding of a path in an argument.
 //!
-//! **The rule, for whoever checks the result:** all regular files below the given folders (links
-//! are not followed; a file may be given as well), sorted by the bytes of their paths; of these the
-//! text files (`LC_ALL=C grep -Iq .`); of these whole files from the first on, and none from the
-//! first that would make the sum of sizes exceed the limit. Each file is counted by itself, so its
-//! end ends a word: by hand `grep -ah ''` adds the newline that some files lack. In a shell:
-//! `find -P DIR… -type f -print0 | LC_ALL=C sort -zu`, `LC_ALL=C grep -Iq .`, `stat -c %s`.
+//! **The rule, for verification of the result:** all regular files below the given directories
+//! (links are not followed; a file may be given as well), sorted by the bytes of their paths. Of
+//! these the text files (`LC_ALL=C grep -Iq .`). Of these whole files from the first on, up to the
+//! first that would make the sum of sizes exceed the limit. Each file is counted separately, so its
+//! end ends a word: by hand `grep -ah ''` adds the newline that some files lack. In a shell: `find
+//! -P DIR… -type f -print0 | LC_ALL=C sort -zu`, `LC_ALL=C grep -Iq .`, `stat -c %s`.
 
 use std::ffi::OsString;
 use std::fs;
@@ -18,26 +18,26 @@ use crate::text::is_text;
 /// A file to be counted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Input {
-    /// Where it is.
+    /// The path of the file.
     pub path: PathBuf,
-    /// Its size in bytes.
+    /// The size in bytes.
     pub size: u64,
 }
 
-/// Something that cannot be read.
+/// A file or directory that cannot be read.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot read {path}")]
 pub struct Unreadable {
-    /// What.
+    /// The path of the file or directory.
     pub path: PathBuf,
-    /// Why.
+    /// The cause.
     pub source: io::Error,
 }
 
 /// Collects the input by the rule above; `limit` is in bytes.
 ///
 /// # Errors
-/// [`Unreadable`] names the first file or folder that cannot be read.
+/// [`Unreadable`] names the first file or directory that cannot be read.
 pub fn collect(roots: &[PathBuf], limit: u64) -> Result<Vec<Input>, Unreadable> {
     let mut files = Vec::new();
     for root in roots {
@@ -79,7 +79,7 @@ fn walk(path: &Path, files: &mut Vec<(PathBuf, u64)>) -> Result<(), Unreadable> 
     Ok(())
 }
 
-/// A path as plain ASCII without spaces: other bytes, and `%`, as `%XX`.
+/// Returns a path as plain ASCII without spaces. Other bytes, and `%`, are written as `%XX`.
 #[must_use]
 pub fn escape(path: &Path) -> String {
     let mut text = String::new();
@@ -92,7 +92,7 @@ pub fn escape(path: &Path) -> String {
     text
 }
 
-/// The path that [`escape`] wrote. `None` if a `%` is not followed by two digits.
+/// Returns the path that [`escape`] wrote. `None` if a `%` is not followed by two digits.
 #[must_use]
 pub fn unescape(text: &str) -> Option<PathBuf> {
     let mut bytes = Vec::new();

@@ -1,23 +1,23 @@
-//! What a framework says while it runs: lines for people, or one JSON object a line.
+//! Progress output of a framework: text lines, or one JSON object per line.
 
 use std::io::Write;
 
 use serde::Serialize;
 
-/// How progress is shown.
+/// The format of progress output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
 pub enum Style {
-    /// Lines for people.
+    /// Human-readable lines.
     #[default]
     Text,
-    /// One JSON object a line, each with an `event`.
+    /// One JSON object per line, each with an `event`.
     Json,
-    /// Nothing.
+    /// No output.
     None,
 }
 
 impl Style {
-    /// Says one thing. A reader that has gone away is no reason to stop working.
+    /// Prints one event. A closed output is not a failure.
     pub fn say(self, event: &impl Serialize, text: &str) {
         let line = match self {
             Self::Text => text.to_owned(),
@@ -25,7 +25,7 @@ impl Style {
             Self::None => return,
         };
         if !line.is_empty() {
-            // As above: nobody reads it, nobody misses it.
+            // As above: a closed output is not a failure.
             let _ = writeln!(std::io::stdout().lock(), "{line}");
         }
     }

@@ -1,7 +1,7 @@
 //! An executor that runs the command line of each of its tasks as a child process.
 //!
-//! What executors are for, at its smallest: tasks without a container each. They are parted by nothing but their
-//! processes, and begin in the executor's own folder.
+//! It is the smallest example of an executor, whose tasks have no container each. Only processes
+//! separate them, and they start in the executor's own directory.
 
 use std::collections::BTreeMap;
 use std::process::Stdio;
@@ -14,10 +14,11 @@ use nix::unistd::Pid;
 use tokio::process::{Child, Command};
 use tokio::sync::mpsc;
 
-/// Runs tasks as children. Must live in a tokio runtime.
+/// An executor that runs tasks as children. It must be used in a tokio runtime.
 #[derive(Debug, Default)]
 pub struct ShellExecutor {
-    /// By task, the wish to end it. One place each: a second wish finds the first and says nothing more.
+    /// The channels that request the end of a task. Each has capacity for one: a repeated request
+    /// has no effect.
     running: BTreeMap<TaskName, mpsc::Sender<Duration>>,
 }
 
@@ -27,18 +28,18 @@ impl Executor for ShellExecutor {
         self.running.retain(|_, wish| !wish.is_closed());
         self.running.insert(name.clone(), wish);
         let driver = driver.clone();
-        // One task a child: it waits for the child's end, and for the wish to end it.
+        // One tokio task per child waits for the child's end and for the request to end it.
         tokio::spawn(async move { run(name, spec, wished, &driver).await });
     }
 
-    /// Says back what it hears.
+    /// Echoes a message.
     fn message(&mut self, data: Vec<u8>, driver: &Driver) {
         driver.message(data);
     }
 
     fn kill(&mut self, name: &TaskName, grace: Duration, _: &Driver) {
         if let Some(wish) = self.running.get(name) {
-            // Full means that it is being ended, closed that it has ended.
+            // A full channel means that the task is being ended, a closed one that it has ended.
             let _ = wish.try_send(grace);
         }
     }
@@ -84,7 +85,7 @@ async fn run(
     driver.tell(told(name, ended)).await;
 }
 
-/// TERM, grace, KILL, to all of its process group.
+/// Sends TERM, and KILL after the grace period, to the whole process group.
 async fn end(child: &mut Child, grace: Duration) -> std::io::Result<std::process::ExitStatus> {
     signal(child, Signal::SIGTERM);
     match tokio::time::timeout(grace, child.wait()).await {
@@ -99,7 +100,7 @@ async fn end(child: &mut Child, grace: Duration) -> std::io::Result<std::process
 fn signal(child: &Child, signal: Signal) {
     let pid = child.id().and_then(|id| i32::try_from(id).ok());
     if let Some(pid) = pid {
-        // It may just have ended: then `wait` tells so.
+        // It may just have ended; then `wait` returns its status.
         let _ = kill(Pid::from_raw(-pid), signal);
     }
 }
@@ -112,7 +113,7 @@ fn told(
     let status = match ended {
         Ok(status) => status,
         Err(error) => {
-            let text = format!("how it ended is not known: {error}");
+            let text = format!("its result is unknown: {error}");
             return news(name, v1::TaskState::Failed, text, None);
         }
     };

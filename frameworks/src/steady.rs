@@ -1,7 +1,7 @@
-//! Keeps so many copies of a command alive, each with a port, and replaces those that end.
+//! Keeps a number of copies of a command running, each with a port, and replaces those that end.
 //!
-//! A copy on an unreachable agent is not replaced while it may still run there. Only if the copies have a
-//! `stop_after_ms` is it replaced, and only once the masters say that it has stopped.
+//! A copy on an unreachable agent is not replaced while it may still run there. It is replaced only
+//! if the copies have a `stop_after_ms`, and only once the masters report that it has stopped.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -13,20 +13,20 @@ use serde::Serialize;
 
 use crate::progress::Style;
 
-/// A copy that ends sooner than this after its launch counts as failing.
+/// Time after its launch within which the end of a copy counts as a failure.
 const SHORT_LIFE: Duration = Duration::from_secs(2);
-/// Longest pause before a failing copy is tried again.
+/// Longest pause before a failing copy is restarted.
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
-/// What each copy is.
+/// The definition of the copies.
 #[derive(Debug, Clone, Default)]
 pub struct Copies {
-    /// How many.
+    /// The number of copies.
     pub number: usize,
-    /// Whether each gets a port of its host, as PORT0 in its environment. Only agents that allow tasks the host's network
-    /// are asked for such.
+    /// Whether each gets a port of its host, as PORT0 in its environment. Only agents that allow
+    /// tasks the host's network are used for such copies.
     pub with_port: bool,
-    /// Everything but id, port and their resources and variables.
+    /// The task without id and port, and without the resources and variables of these.
     pub template: v1::TaskSpec,
 }
 
@@ -43,14 +43,14 @@ enum State {
     },
 }
 
-/// Where a copy is.
+/// The location of a copy.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
 pub struct Place {
     /// API address of its agent.
     pub agent: String,
-    /// Address part of `agent`, where its port is.
+    /// Address part of `agent`, where the copy's port is.
     pub address: String,
-    /// Its port; 0 if it has none.
+    /// The port of the copy, or 0 if it has none.
     pub port: u16,
 }
 
@@ -75,18 +75,18 @@ struct Told<'a> {
 /// The scheduler.
 pub struct Steady {
     copies: Copies,
-    // Part of every task id, so that a second run of a framework under the same id takes new ones.
+    // Part of every task id, so that a second run of a framework under the same id uses new ones.
     prefix: String,
     slots: Vec<Slot>,
     by_task: BTreeMap<String, usize>,
     is_suppressed: bool,
     progress: Style,
-    /// Copies that ended and were replaced.
+    /// Number of copies that ended and were replaced.
     pub replaced: u64,
 }
 
 impl Steady {
-    /// Nothing is launched yet. `prefix` begins every task id.
+    /// Creates the scheduler; nothing is launched yet. `prefix` begins every task id.
     #[must_use]
     pub fn new(copies: Copies, prefix: &str, progress: Style) -> Self {
         let slot = Slot {
@@ -105,7 +105,7 @@ impl Steady {
         }
     }
 
-    /// Copies that run, each with its place.
+    /// Returns the running copies, each with its location.
     #[must_use]
     pub fn running(&self) -> Vec<(&str, &Place)> {
         self.slots
@@ -127,7 +127,7 @@ impl Steady {
         self.slots.iter().any(due)
     }
 
-    /// Launches one wanted copy out of `rest`, if there is one and it fits.
+    /// Launches one missing copy out of `rest`, if there is one and it fits.
     fn launch(
         &mut self,
         offer: &v1::Offer,
@@ -160,7 +160,7 @@ impl Steady {
                 *rest = before;
                 return None;
             };
-            // There it listens at the port that it is given.
+            // The copy listens on its port in the host's network.
             let mode = Some(v1::network::Mode::Host(v1::HostNetwork {}));
             spec.container.get_or_insert_default().network = Some(v1::Network { mode });
             place.port = port;
@@ -201,7 +201,7 @@ impl Steady {
         self.replaced += 1;
     }
 
-    /// Wants offers exactly while a copy is missing.
+    /// Requests offers exactly while a copy is missing.
     fn ask_for_offers(&mut self, driver: &Driver) {
         let wanted = self.is_wanted(Instant::now());
         if wanted && self.is_suppressed {
@@ -224,7 +224,7 @@ impl Scheduler for Steady {
         let now = Instant::now();
         for offer in offers {
             let mut rest = Remainder::of(&offer);
-            // One copy an offer: they spread over the agents as far as there are several.
+            // One copy per offer, so that copies spread over the agents.
             match self.launch(&offer, &mut rest, now) {
                 Some(spec) => drop(driver.accept(&offer, vec![spec])),
                 None if self.is_wanted(now) => {

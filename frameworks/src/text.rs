@@ -1,21 +1,22 @@
-//! What text is: what `LC_ALL=C grep -Iq . FILE` says yes to.
+//! Detection of text files: those that `LC_ALL=C grep -Iq . FILE` accepts.
 //!
 //! GNU grep reads a file in buffers of 96 KiB. A buffer with a NUL, or a file with a hole, makes
-//! the file binary; a line with at least one character in it makes it text; whatever comes first
-//! decides, so a NUL behind the first buffer is seldom seen. (In the C locale every byte is a
+//! the file binary; a line with at least one character in it makes it text. The first of these
+//! decides, so a NUL after the first buffer is rarely found. (In the C locale every byte is a
 //! character.)
 
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
-/// Bytes that grep 3.8 reads at once.
+/// Bytes that grep 3.8 reads in one call.
 const BUFFER: usize = 96 * 1024;
 
-/// Whether `grep -Iq .` takes the file for text. An empty file, or one of empty lines, is none.
+/// Returns whether `grep -Iq .` accepts the file as text. An empty file, or one of empty lines, is
+/// not text.
 ///
 /// # Errors
-/// Whatever opening and reading says.
+/// If the file cannot be opened or read.
 pub fn is_text(path: &Path) -> io::Result<bool> {
     let file = File::open(path)?;
     let size = file.metadata()?.len();
@@ -24,7 +25,7 @@ pub fn is_text(path: &Path) -> io::Result<bool> {
 }
 
 trait Source: Read {
-    /// Whether bytes behind the first buffer are not stored, and so are NULs.
+    /// Returns whether bytes after the first buffer are not stored, and so are NULs.
     fn has_hole(&mut self, read: usize) -> bool;
 }
 
@@ -42,7 +43,7 @@ impl Read for HoleWatch {
 impl Source for HoleWatch {
     fn has_hole(&mut self, read: usize) -> bool {
         use std::os::unix::fs::MetadataExt;
-        // Fewer blocks than bytes: what grep finds by asking for the next hole.
+        // Fewer blocks than bytes: grep finds the hole by seeking to it.
         let blocks = self.file.metadata().map(|metadata| metadata.blocks() * 512);
         self.size > read as u64 && blocks.is_ok_and(|stored| stored < self.size)
     }
@@ -51,7 +52,7 @@ impl Source for HoleWatch {
 fn judge(source: &mut impl Source) -> io::Result<bool> {
     let mut buffer = vec![0; BUFFER];
     let mut is_first = true;
-    // Whether the line that reaches into the next buffer has a character yet.
+    // Whether the line that continues in the next buffer has a character yet.
     let mut line_has_character = false;
     loop {
         let read = fill(source, &mut buffer)?;

@@ -1,33 +1,34 @@
-//! A task's own word that it started: one line appended to a file outside the cluster's reach.
+//! A record that a task has started, written by the task: one line appended to a file outside the
+//! cluster's reach.
 //!
-//! A line is `task nonce boot_id pid start_time`: the nonce is drawn by the process at its start,
-//! so two lines of one task are two starts; pid and start time (clock ticks since boot, field 22 of
-//! `/proc/PID/stat`) are as the process sees them.
+//! A line is `task nonce boot_id pid start_time`. The process draws the nonce at its start, so two
+//! lines of one task are two starts. The pid and the start time (clock ticks since boot, field 22
+//! of `/proc/PID/stat`) are as the process sees them.
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Read, Write};
 use std::path::Path;
 
-/// Name of the file in the witness folder.
+/// Name of the file in the witness directory.
 pub const FILE: &str = "witness";
 
-/// What the process knows of itself.
+/// The identity of a process.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Witness {
     /// `ARGOSY_TASK_ID`, or `-` outside a cluster.
     pub task_id: String,
     /// 16 hexadecimal digits, drawn by this process.
     pub nonce: String,
-    /// This boot of the kernel.
+    /// The boot id of the kernel.
     pub boot_id: String,
-    /// As this process sees it.
+    /// The process id, as this process sees it.
     pub pid: u32,
-    /// Clock ticks since boot.
+    /// Start time of the process, in clock ticks since boot.
     pub start_time: u64,
 }
 
 impl Witness {
-    /// Asks the kernel.
+    /// Reads the identity of this process from the kernel.
     ///
     /// # Errors
     /// If `/proc` or the random device cannot be read.
@@ -51,7 +52,8 @@ impl Witness {
         })
     }
 
-    /// Appends the line to the file in `folder`, in one write: lines of other processes stay whole.
+    /// Appends the line to the file in `folder`, in one write, so that lines of other processes
+    /// stay intact.
     ///
     /// # Errors
     /// If the file cannot be opened or written.
@@ -63,7 +65,7 @@ impl Witness {
         file.write_all(format!("{}\n", self.line()).as_bytes())
     }
 
-    /// The line, without its end.
+    /// Returns the line without its newline.
     #[must_use]
     pub fn line(&self) -> String {
         let Self {
@@ -78,7 +80,7 @@ impl Witness {
 }
 
 fn start_time(stat: &str) -> Option<u64> {
-    // The name in parentheses may hold anything, also spaces and parentheses.
+    // The name in parentheses may contain any character, also spaces and parentheses.
     let after_name = &stat[stat.rfind(')')? + 1..];
     after_name.split_whitespace().nth(19)?.parse().ok()
 }

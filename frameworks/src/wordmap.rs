@@ -1,6 +1,6 @@
-//! What runs on the agents: counts pieces of files, or adds up what others counted.
+//! The program on the agents: it counts pieces of files, or adds up the counts of others.
 //!
-//! Knows nothing of clusters but the sandbox it stands in. Brought there by the fetcher.
+//! It knows only its sandbox, and nothing of the cluster. The fetcher provides it.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom};
@@ -14,22 +14,22 @@ use crate::words::{Counter, Counts, add_lines, partition, to_lines};
 /// A part of a file: bytes from `start` to before `end`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Segment {
-    /// The file.
+    /// The path of the file.
     pub path: PathBuf,
-    /// First byte.
+    /// Offset of the first byte.
     pub start: u64,
-    /// One past the last byte.
+    /// Offset after the last byte.
     pub end: u64,
 }
 
 impl Segment {
-    /// As an argument: `START-END:PATH`.
+    /// Returns the argument `START-END:PATH`.
     #[must_use]
     pub fn to_argument(&self) -> String {
         format!("{}-{}:{}", self.start, self.end, escape(&self.path))
     }
 
-    /// Reads an argument.
+    /// Parses an argument.
     #[must_use]
     pub fn from_argument(text: &str) -> Option<Self> {
         let (range, path) = text.split_once(':')?;
@@ -43,7 +43,7 @@ impl Segment {
     }
 }
 
-/// Name of a map's output for one reducer.
+/// Returns the name of a map's output for one reducer.
 #[must_use]
 pub fn part_name(reduce: usize) -> String {
     format!("part-{reduce}.tsv")
@@ -52,7 +52,8 @@ pub fn part_name(reduce: usize) -> String {
 /// Name of a reducer's output.
 pub const COUNTS: &str = "counts.tsv";
 
-/// Counts the words of `segments` into `reduces` files in `folder`, all of them, also empty ones.
+/// Counts the words of `segments` into `reduces` files in `folder`. All files are created, also
+/// empty ones.
 ///
 /// # Errors
 /// With the path that cannot be read or written.
@@ -90,7 +91,7 @@ fn count(counter: &mut Counter, segment: &Segment) -> io::Result<()> {
 /// Adds up the files called `map-…` in `folder`, of which there must be `maps`.
 ///
 /// # Errors
-/// If one is missing, cannot be read or is no list of counts.
+/// If one is missing, cannot be read or is not a list of counts.
 pub fn reduce(maps: usize, folder: &Path) -> anyhow::Result<()> {
     use anyhow::{Context, anyhow, ensure};
     let mut counts = Counts::new();
@@ -103,7 +104,7 @@ pub fn reduce(maps: usize, folder: &Path) -> anyhow::Result<()> {
         if is_part {
             let lines =
                 fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
-            let wrong = |line| anyhow!("{} holds {line:?}, which is no count", path.display());
+            let wrong = |line| anyhow!("{} holds {line:?}, which is not a count", path.display());
             add_lines(&mut counts, &lines).map_err(wrong)?;
             seen += 1;
         }
@@ -115,11 +116,11 @@ pub fn reduce(maps: usize, folder: &Path) -> anyhow::Result<()> {
     fs::write(folder.join(COUNTS), to_lines(&counts)).context("cannot write counts.tsv")
 }
 
-/// Runs the program: `map --reduces N SEGMENT…`, `reduce --maps N`, or `witness`; each with
-/// `--witness DIR` and `--least-ms MS`, for which it stays alive at least.
+/// Runs the program: `map --reduces N SEGMENT…`, `reduce --maps N`, or `witness`, each with
+/// `--witness DIR` and `--least-ms MS`, the minimum time for which the process runs.
 ///
 /// # Errors
-/// One sentence for a person.
+/// One message for the user.
 pub fn main(arguments: impl Iterator<Item = String>) -> anyhow::Result<()> {
     use anyhow::{Context, bail};
     let begun = Instant::now();
@@ -141,18 +142,19 @@ pub fn main(arguments: impl Iterator<Item = String>) -> anyhow::Result<()> {
             "--least-ms" => least_ms = number("--least-ms")?,
             "--witness" => {
                 witness = Some(PathBuf::from(
-                    arguments.next().context("--witness needs a folder")?,
+                    arguments.next().context("--witness needs a directory")?,
                 ))
             }
             _ if verb.is_empty() => verb = argument,
-            _ => segments
-                .push(Segment::from_argument(&argument).with_context(|| {
-                    format!("{argument:?} is no segment: write START-END:PATH")
-                })?),
+            _ => {
+                segments.push(Segment::from_argument(&argument).with_context(|| {
+                    format!("{argument:?} is not a segment: write START-END:PATH")
+                })?)
+            }
         }
     }
     if let Some(folder) = witness {
-        let taken = Witness::take().context("cannot learn about this process")?;
+        let taken = Witness::take().context("cannot identify this process")?;
         taken
             .append(&folder)
             .with_context(|| format!("cannot write to {}", folder.display()))?;

@@ -1,6 +1,7 @@
-//! Words: runs of A–Z and a–z, lowered, as bytes. Everything else separates.
+//! Words: runs of A–Z and a–z, in lower case, as bytes. All other bytes separate words.
 //!
-//! The same as `LC_ALL=C tr -cs A-Za-z '\n' | tr A-Z a-z`, file by file: the end of a file ends a word.
+//! The same as `LC_ALL=C tr -cs A-Za-z '\n' | tr A-Z a-z`, file by file: the end of a file ends a
+//! word.
 
 use std::collections::HashMap;
 use std::io::{self, Read};
@@ -8,7 +9,7 @@ use std::io::{self, Read};
 /// Counts of words, in no order.
 pub type Counts = HashMap<Vec<u8>, u64>;
 
-/// Counts words in a stream of chunks; a word may lie across chunks.
+/// A counter of words in a stream of chunks. A word may span chunks.
 #[derive(Debug, Default)]
 pub struct Counter {
     counts: Counts,
@@ -16,7 +17,7 @@ pub struct Counter {
 }
 
 impl Counter {
-    /// Takes the next bytes.
+    /// Processes the next bytes.
     pub fn feed(&mut self, bytes: &[u8]) {
         for byte in bytes {
             if byte.is_ascii_alphabetic() {
@@ -27,7 +28,7 @@ impl Counter {
         }
     }
 
-    /// Ends the word at hand, as the end of a file does.
+    /// Ends the current word, as the end of a file does.
     pub fn end_word(&mut self) {
         if self.word.is_empty() {
             return;
@@ -39,12 +40,12 @@ impl Counter {
         self.word.clear();
     }
 
-    /// Counts the words that *begin* among the `length` bytes from where `input` stands. `before` is
-    /// the byte ahead of them, if any: a word that it is part of began earlier. The last word is
-    /// read to its end, so ranges that touch count every word once.
+    /// Counts the words that *begin* among the `length` bytes from the position of `input`.
+    /// `before` is the byte before them, if any: a word that includes it began earlier. The last
+    /// word is read to its end, so adjacent ranges count every word once.
     ///
     /// # Errors
-    /// Whatever `input` says.
+    /// If `input` cannot be read.
     pub fn count_range(
         &mut self,
         input: &mut impl Read,
@@ -73,7 +74,7 @@ impl Counter {
             self.feed(&bytes[..inside]);
             left -= inside as u64;
             if left == 0 && !skipping {
-                // Past the range: only what belongs to a word that began inside.
+                // Beyond the range: only the rest of a word that began inside.
                 let rest = &bytes[inside..];
                 let letters = rest
                     .iter()
@@ -94,7 +95,7 @@ impl Counter {
         Ok(())
     }
 
-    /// What was counted.
+    /// Returns the counts.
     #[must_use]
     pub fn into_counts(mut self) -> Counts {
         self.end_word();
@@ -102,7 +103,8 @@ impl Counter {
     }
 }
 
-/// Which of `parts` a word belongs to: FNV-1a, the same in every process.
+/// Returns the index of the part, of `parts`, that a word belongs to: FNV-1a, the same in every
+/// process.
 #[must_use]
 pub fn partition(word: &[u8], parts: usize) -> usize {
     let mut hash = 0xcbf2_9ce4_8422_2325_u64;
@@ -112,7 +114,7 @@ pub fn partition(word: &[u8], parts: usize) -> usize {
     usize::try_from(hash % parts.max(1) as u64).expect("it is smaller than a usize")
 }
 
-/// `word<TAB>count` lines in the order of LC_ALL=C sort.
+/// Returns `word<TAB>count` lines in the order of LC_ALL=C sort.
 #[must_use]
 pub fn to_lines(counts: &Counts) -> Vec<u8> {
     let mut words: Vec<_> = counts.iter().collect();
@@ -128,7 +130,7 @@ pub fn to_lines(counts: &Counts) -> Vec<u8> {
 /// Adds lines of [`to_lines`] to `counts`.
 ///
 /// # Errors
-/// The first line that is none, cut to 80 characters.
+/// The first invalid line, cut to 80 characters.
 pub fn add_lines(counts: &mut Counts, lines: &[u8]) -> Result<(), String> {
     for line in lines
         .split(|byte| *byte == b'\n')
@@ -162,7 +164,7 @@ mod tests {
         counter.into_counts()
     }
 
-    /// What a person would do by hand.
+    /// Counts the words with coreutils.
     fn coreutils(bytes: &[u8]) -> Counts {
         let script =
             "LC_ALL=C tr -cs A-Za-z '\\n' | LC_ALL=C tr A-Z a-z | LC_ALL=C sort | LC_ALL=C uniq -c";

@@ -1,4 +1,4 @@
-//! The small frameworks on fake masters.
+//! Tests of the small frameworks on fake masters.
 
 use std::time::Duration;
 
@@ -72,7 +72,8 @@ async fn wait_for_call(cluster: &FakeCluster, wanted: &str) {
     cluster.wait(wanted, |all| all.iter().any(is_wanted)).await;
 }
 
-/// Launches two copies, loses sight of one, fails the other; returns their ids and its successor's.
+/// Launches two copies, makes one unreachable, fails the other. Returns their ids and the
+/// successor's.
 async fn lose_two_copies(cluster: &FakeCluster) -> (String, String, String) {
     for agent in ["agent-1", "agent-2"] {
         cluster.offer(agent, "cpus:1;mem:1024;ports:[31000-31001]");
@@ -89,7 +90,7 @@ async fn lose_two_copies(cluster: &FakeCluster) -> (String, String, String) {
     for spec in &specs {
         cluster.update(&spec.task_id, TaskState::Running);
     }
-    // No offers while all run, and offers again when one is missing.
+    // No offers while all run; offers again when one is missing.
     wait_for_call(cluster, "suppress").await;
     cluster.update(&specs[0].task_id, TaskState::Unreachable);
     cluster.update(&specs[1].task_id, TaskState::Failed);
@@ -114,7 +115,7 @@ async fn a_copy_that_ends_is_replaced_and_one_that_is_away_is_not() {
     let driver = runner.driver();
     let script = async {
         let ids = lose_two_copies(&cluster).await;
-        // Its answer comes behind the updates.
+        // Its answer arrives after the updates.
         driver.reconcile(Vec::new()).answer().await;
         driver.stop();
         ids
@@ -152,7 +153,7 @@ async fn a_copy_that_stops_itself_is_replaced_once_it_has_stopped() {
         cluster.update(&first.task_id, TaskState::Running);
         wait_for_call(&cluster, "suppress").await;
         cluster.update(&first.task_id, TaskState::Unreachable);
-        // Its answer comes behind the update: nothing was asked for.
+        // Its answer arrives after the update: nothing was requested.
         driver.reconcile(Vec::new()).answer().await;
         let asked = |all: &[Received]| {
             let calls = all
@@ -169,7 +170,7 @@ async fn a_copy_that_stops_itself_is_replaced_once_it_has_stopped() {
             .await;
         let second = cluster.take_launched().remove(0);
         cluster.update(&second.task_id, TaskState::Running);
-        // The host returns, and its agent reports the end: it was counted already.
+        // The host returns, and its agent reports the end, which was already counted.
         cluster.update(&first.task_id, TaskState::Failed);
         driver.reconcile(Vec::new()).answer().await;
         driver.stop();

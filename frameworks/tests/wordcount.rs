@@ -1,5 +1,5 @@
-//! A whole count on fake masters: the test is the agents, runs every task for real, and serves
-//! their outputs; leaders change, replies are lost and tasks fail meanwhile.
+//! A whole word count on fake masters. The test acts as the agents, runs every task for real, and
+//! serves the outputs, while leaders change, replies are lost and tasks fail.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 
 const MAPPER: &str = env!("CARGO_BIN_EXE_argosy-wordmap");
 
-/// Sandboxes, and a file API over them.
+/// Sandboxes, and a file API for them.
 struct Agent {
     folder: PathBuf,
     address: String,
@@ -116,7 +116,7 @@ fn make_input(folder: &Path) {
     }
 }
 
-/// Runs what is launched until the scheduler is done; the world misbehaves meanwhile.
+/// Runs the launched tasks until the scheduler is done, while faults are injected.
 async fn be_the_cluster(
     cluster: &FakeCluster,
     agent: &Agent,

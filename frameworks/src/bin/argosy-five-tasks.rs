@@ -1,11 +1,11 @@
-//! Runs five tasks on a cluster, then leaves it.
+//! Runs five tasks on a cluster, then exits.
 
 use argosy_client::scheduler::Runner;
 use argosy_frameworks::arguments::{Cluster, teardown_on_signal};
 use argosy_frameworks::five_tasks::FiveTasks;
 use clap::Parser;
 
-/// Run five tasks, each acknowledged, then leave the cluster
+/// Run five tasks, acknowledge each, and exit
 #[derive(Parser)]
 #[command(
     name = "argosy-five-tasks",
@@ -17,7 +17,7 @@ use clap::Parser;
 struct Arguments {
     #[command(flatten)]
     cluster: Cluster,
-    /// What each task runs, by /bin/sh -c
+    /// Command of each task, run by /bin/sh -c
     #[arg(long, default_value = "echo task $ARGOSY_TASK_ID of five")]
     command: String,
 }

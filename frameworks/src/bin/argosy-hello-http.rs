@@ -24,7 +24,7 @@ struct Arguments {
     /// Port to listen on
     #[arg(long, env = "PORT0")]
     port: u16,
-    /// Folder with the witness file, to which a line is appended at the start
+    /// Directory with the witness file, to which a line is appended at the start
     #[arg(long, value_name = "DIR")]
     witness: Option<PathBuf>,
 }
@@ -35,7 +35,7 @@ fn main() -> anyhow::Result<()> {
         port,
         witness,
     } = Arguments::parse();
-    let me = Witness::take().context("cannot learn about this process")?;
+    let me = Witness::take().context("cannot identify this process")?;
     if let Some(folder) = witness {
         me.append(&folder)
             .with_context(|| format!("cannot write to {}", folder.display()))?;

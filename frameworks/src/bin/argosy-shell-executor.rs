@@ -1,10 +1,12 @@
-//! An executor whose tasks are command lines. An agent starts it; by hand it says so and ends.
+//! An executor whose tasks are command lines. An agent starts it; started manually, it reports that
+//! and exits.
 
 use argosy_client::executor::{Meeting, Runner};
 use argosy_frameworks::shell_executor::ShellExecutor;
 use clap::Parser;
 
-/// Run the command lines of tasks as processes of one container, as the executor that an agent starts
+/// Run the command lines of tasks as processes of one container, as the executor that an agent
+/// starts
 #[derive(Parser)]
 #[command(
     name = "argosy-shell-executor",

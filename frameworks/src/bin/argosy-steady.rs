@@ -1,4 +1,4 @@
-//! Keeps copies of a command alive; see `argosy_frameworks::steady`.
+//! Keeps copies of a command running; see `argosy_frameworks::steady`.
 
 use std::path::PathBuf;
 
@@ -11,7 +11,7 @@ use argosy_frameworks::steady::{Copies, Steady};
 use argosy_proto::v1;
 use clap::Parser;
 
-/// Keep so many copies of a command alive, and replace those that end
+/// Keep a number of copies of a command running, and replace those that end
 #[derive(Parser)]
 #[command(
     name = "argosy-steady",
@@ -23,32 +23,35 @@ use clap::Parser;
 struct Arguments {
     #[command(flatten)]
     cluster: Cluster,
-    /// Name of the framework, and beginning of every task id
+    /// Name of the framework, and prefix of every task id
     #[arg(long, default_value = "steady")]
     name: String,
-    /// How many copies
+    /// Number of copies
     #[arg(long, default_value_t = 3)]
     copies: usize,
     /// Resources of each copy, without its port
     #[arg(long, default_value = "cpus:0.1;mem:32")]
     resources: String,
-    /// Give no port; else each copy finds one in $PORT0, at agents that allow tasks the network of their host
+    /// Provide no port; by default each copy has one in $PORT0, on agents that allow tasks the
+    /// network of their host
     #[arg(long)]
     no_port: bool,
-    /// File to bring into the sandbox, executable: a path on the agents' hosts below their --fetch-dir, or http(s)://…
+    /// File to fetch into the sandbox, made executable: a path on the agents' hosts below their
+    /// --fetch-dir, or http(s)://…
     #[arg(long, value_name = "URI")]
     uri: Vec<String>,
     /// Variable for the copies, as NAME=VALUE
     #[arg(long, value_name = "NAME=VALUE")]
     env: Vec<String>,
-    /// Seconds after which a copy stops itself when no leader answers its agent, and is replaced; without it a copy on an
-    /// unreachable agent is waited for. At least three times the heartbeat interval, which is 1 s up to 1,000 agents
+    /// Seconds after which a copy stops itself when no leader answers its agent, and is replaced;
+    /// by default a copy on an unreachable agent is waited for. At least three times the heartbeat
+    /// interval, which is 1 s up to 1,000 agents
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(3..))]
     stop_after: Option<u32>,
-    /// Folder with the witness file, seen by the copies as ./witness
+    /// Directory with the witness file, visible to the copies as ./witness
     #[arg(long, value_name = "DIR")]
     witness: Option<PathBuf>,
-    /// How to show what happens
+    /// Format of progress output
     #[arg(long, value_enum, default_value_t)]
     progress: Style,
     /// The command; its working directory is the sandbox
@@ -111,7 +114,7 @@ async fn main() -> anyhow::Result<()> {
     };
     let mut config = arguments.cluster.config(&arguments.name, 3_600_000);
     config.tick = std::time::Duration::from_millis(200);
-    // Ids are never used twice, so each run has its own.
+    // Ids must never be reused, so each run has a unique prefix.
     let prefix = format!("{}-{:04x}", arguments.name, config.session & 0xffff);
     let mut scheduler = Steady::new(copies, &prefix, arguments.progress);
     let runner = Runner::new(config);

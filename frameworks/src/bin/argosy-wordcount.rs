@@ -18,12 +18,13 @@ use tokio::sync::oneshot;
 
 /// Count the words of text files with map and reduce tasks on the agents
 ///
-/// Words are runs of A-Z and a-z, lowered. Input are the text files (as `LC_ALL=C grep -Iq .` says)
-/// below the folders, in the order of the bytes of their paths, whole files up to the limit. The
-/// output has a line `word<TAB>count` for each word, sorted as by LC_ALL=C sort.
+/// Words are runs of A-Z and a-z, in lower case. The input are the text files (those that `LC_ALL=C
+/// grep -Iq .` accepts) below the directories, in the order of the bytes of their paths, whole
+/// files up to the limit. The output has a line `word<TAB>count` for each word, sorted as by
+/// LC_ALL=C sort.
 ///
-/// Agents must give tasks the mapper (agent start --fetch-dir with its folder), and what other tasks have written on the
-/// same host (--fetch-allow with the agent's own address).
+/// Agents must allow tasks to fetch the mapper (agent start --fetch-dir with its directory), and
+/// what other tasks have written on the same host (--fetch-allow with the agent's own address).
 #[derive(Parser)]
 #[command(
     name = "argosy-wordcount",
@@ -41,49 +42,50 @@ struct Arguments {
         required_unless_present = "list_input"
     )]
     masters: Option<argosy_client::Masters>,
-    /// Role in which offers are wanted
+    /// Role in which the framework receives offers
     #[arg(long, env = "ARGOSY_ROLE", default_value = "*")]
     role: String,
-    /// Folders or files to count; the agents must see them under the same paths
+    /// Directories or files to count; the agents must see them under the same paths
     #[arg(long, num_args = 1.., required = true, value_name = "DIR")]
     input: Vec<PathBuf>,
-    /// Where to write the counts
+    /// Output file for the counts
     #[arg(long, value_name = "FILE", required_unless_present = "list_input")]
     output: Option<PathBuf>,
-    /// Print the files that would be counted, one a line with odd bytes as %XX, and do nothing
+    /// Print the files that would be counted, one per line with special bytes as %XX, and exit
     #[arg(long)]
     list_input: bool,
-    /// Map tasks
+    /// Number of map tasks
     #[arg(long, default_value_t = 192, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     maps: u32,
-    /// Reduce tasks
+    /// Number of reduce tasks
     #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=1_000))]
     reduces: u32,
-    /// Most input, in MiB
+    /// Maximum input, in MiB
     #[arg(long, default_value_t = 64)]
     limit_mib: u64,
-    /// The program that runs on the agents: a path there, or http(s)://… [default: beside this one]
+    /// Program that runs on the agents: a path there, or http(s)://… [default: next to this
+    /// program]
     #[arg(long, value_name = "URI")]
     mapper: Option<String>,
-    /// Folder on the agents' hosts in which every task leaves a line in the file "witness"
+    /// Directory on the agents' hosts in which every task appends a line to the file "witness"
     #[arg(long, value_name = "DIR")]
     witness: Option<PathBuf>,
     /// Resources of each task
     #[arg(long, default_value = "cpus:0.1;mem:32")]
     resources: argosy_client::Resources,
-    /// Tasks at once; 0 for as many as are offered
+    /// Maximum number of tasks that run together; 0 for as many as are offered
     #[arg(long, default_value_t = 0)]
     parallel: usize,
-    /// Milliseconds for which each task stays alive at least
+    /// Minimum run time of each task, in milliseconds
     #[arg(long, default_value_t = 0)]
     task_ms: u64,
-    /// Failures of one map or reduce after which all is given up
+    /// Failures of one map or reduce after which the job fails
     #[arg(long, default_value_t = 5)]
     attempts: u32,
-    /// Keep one offer in hand all the time, to use it after a change of leader
+    /// Always keep one offer, and use it after a change of leader
     #[arg(long)]
     hold_offer: bool,
-    /// How to show what happens
+    /// Format of progress output
     #[arg(long, value_enum, default_value_t)]
     progress: Style,
     /// Name of the framework
@@ -178,7 +180,7 @@ async fn count(arguments: &Arguments, inputs: &[Input]) -> anyhow::Result<()> {
     let progress = scheduler.progress();
     let crossings = scheduler.crossings().to_vec();
     let tasks = scheduler.launched();
-    // Without an outcome the writer learns that none will come.
+    // Without an outcome the writer learns that there will be none.
     drop(scheduler);
     let written = written.await??;
     let report = serde_json::json!({
@@ -187,7 +189,7 @@ async fn count(arguments: &Arguments, inputs: &[Input]) -> anyhow::Result<()> {
         "tasks": tasks, "crossings": crossings, "elapsed_ms": begun.elapsed().as_millis() as u64,
     });
     let text = format!(
-        "{} words, {} different, in {}; {} tasks tried again, {} offers used after a change of leader, {:.1} s",
+        "{} words, {} different, in {}; {} tasks retried, {} offers used after a change of leader, {:.1} s",
         written.words,
         written.distinct,
         output.display(),
@@ -199,7 +201,7 @@ async fn count(arguments: &Arguments, inputs: &[Input]) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Fetches the outputs as soon as they are there, then removes the framework.
+/// Fetches the outputs as soon as they exist, then removes the framework.
 async fn write(
     outcome: oneshot::Receiver<Result<Outputs, String>>,
     output: PathBuf,

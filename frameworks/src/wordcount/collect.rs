@@ -1,6 +1,6 @@
-//! Fetches the reduces' outputs and writes the one result.
+//! Fetching of the reduces' outputs, and writing of the single result.
 //!
-//! Every word is in one output only, so nothing is added up here.
+//! Every word is in one output only, so no counts are added here.
 
 use std::path::Path;
 use std::time::Duration;
@@ -9,24 +9,25 @@ use anyhow::{Context, anyhow, ensure};
 
 use crate::words::{Counts, add_lines, to_lines};
 
-/// How long an agent that does not answer is tried again.
+/// Time for which an unresponsive agent is retried.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// What was written.
+/// Statistics of the written result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
 pub struct Written {
-    /// Different words.
+    /// Number of distinct words.
     pub distinct: usize,
-    /// All words.
+    /// Number of all words.
     pub words: u64,
 }
 
-/// Downloads `urls` and writes their lines, sorted, to `output`; the file appears when it is whole.
+/// Downloads `urls` and writes their lines, sorted, to `output`. The file appears only when it is
+/// complete.
 ///
 /// # Errors
 /// With the URL or path that failed.
 pub async fn collect(urls: &[String], output: &Path) -> anyhow::Result<Written> {
-    // Agents speak plain HTTP, and a host may have no certificates to load.
+    // Agents use plain HTTP, and a host may have no certificates to load.
     let client = reqwest::Client::builder()
         .tls_certs_only([])
         .connect_timeout(Duration::from_secs(2))
@@ -37,7 +38,7 @@ pub async fn collect(urls: &[String], output: &Path) -> anyhow::Result<Written> 
         let before = counts.len();
         let mut part = Counts::new();
         add_lines(&mut part, &bytes)
-            .map_err(|line| anyhow!("{url} holds {line:?}, which is no count"))?;
+            .map_err(|line| anyhow!("{url} holds {line:?}, which is not a count"))?;
         let new = part.len();
         counts.extend(part);
         ensure!(
@@ -67,7 +68,7 @@ async fn download(client: &reqwest::Client, url: &str) -> anyhow::Result<Vec<u8>
             Ok(bytes) => return Ok(bytes),
             Err(error) => error,
         };
-        // An agent that is being restarted comes back; one that says "not found" means it.
+        // An agent that restarts becomes available again. An answer "not found" is final.
         let is_final = error
             .status()
             .is_some_and(|status| status.is_client_error());

@@ -1,7 +1,7 @@
-//! One offer kept in hand all the time, to show that it outlives the leader that made it.
+//! One offer that is always kept, to show that it outlives the leader that made it.
 //!
-//! Pure. The kept one is used when a new reign has begun, when it is old and there is another, or
-//! when nothing else gets on without it.
+//! Pure. The kept offer is used when a new epoch has begun, when it is old and there is another, or
+//! when no work can continue without it.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -11,14 +11,14 @@ use argosy_client::scheduler::{Answer, CallKey};
 use argosy_proto::v1;
 use serde::Serialize;
 
-/// An offer made in one reign and used in another.
+/// An offer that was made in one epoch and used in another.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Crossing {
-    /// Its id, never changed.
+    /// The id of the offer, which never changes.
     pub offer: String,
-    /// The reign that made it.
+    /// The epoch that made it.
     pub made_in_epoch: u64,
-    /// The reign in which it was accepted.
+    /// The epoch in which it was accepted.
     pub used_in_epoch: u64,
     /// Tasks launched on it.
     pub tasks: Vec<String>,
@@ -30,10 +30,10 @@ struct Kept {
     since_ms: u64,
 }
 
-/// See the module.
+/// The kept offer and its history; see the module.
 #[derive(Debug, Default)]
 pub struct Hold {
-    // After so long the kept offer is replaced by a newer one; `None`: keep nothing.
+    // Time after which a newer offer replaces the kept one; `None` keeps no offer.
     longest_ms: Option<u64>,
     kept: Option<Kept>,
     // A kept offer that a newer one has replaced.
@@ -43,7 +43,8 @@ pub struct Hold {
 }
 
 impl Hold {
-    /// Keeps an offer, each for `longest_ms` milliseconds unless a reign ends sooner; `None`: none.
+    /// Creates a holder that keeps an offer for `longest_ms` milliseconds, or until the epoch ends.
+    /// `None` keeps none.
     #[must_use]
     pub fn new(longest_ms: Option<u64>) -> Self {
         Self {
@@ -52,13 +53,13 @@ impl Hold {
         }
     }
 
-    /// Whether one is in hand.
+    /// Returns whether an offer is kept.
     #[must_use]
     pub fn is_keeping(&self) -> bool {
         self.kept.is_some()
     }
 
-    /// Takes an offer out of the hand to keep: the smallest that is good for one task.
+    /// Takes an offer out of the hand to keep: the smallest that fits one task.
     pub fn choose(&mut self, hand: &mut VecDeque<v1::Offer>, needs: &Resources, now_ms: u64) {
         let Some(longest_ms) = self.longest_ms else {
             return;
@@ -89,7 +90,7 @@ impl Hold {
         self.replaced = old.map(|kept| kept.offer);
     }
 
-    /// The offer to use now, if there is one. `is_stuck`: nothing runs without it.
+    /// Returns the offer to use now, if there is one. `is_stuck`: nothing can run without it.
     pub fn due(&mut self, epoch: u64, is_stuck: bool) -> Option<v1::Offer> {
         if let Some(offer) = self.replaced.take() {
             return Some(offer);
@@ -101,7 +102,7 @@ impl Hold {
         None
     }
 
-    /// Notes that an offer of [`Self::due`] was accepted by this call.
+    /// Records that an offer of [`Self::due`] was accepted by this call.
     pub fn used(&mut self, offer: &v1::Offer, epoch: u64, call: Option<CallKey>) {
         let made_in = made_in_epoch(offer);
         if let Some(call) = call.filter(|_| made_in < epoch) {
@@ -115,7 +116,8 @@ impl Hold {
         }
     }
 
-    /// A call was answered: the crossing, if it was one and at least one task was launched.
+    /// Processes the answer of a call. Returns the crossing, if it was one and at least one task
+    /// was launched.
     pub fn answered(&mut self, answer: &Answer) -> Option<Crossing> {
         let mut crossing = self.in_use.remove(&answer.call)?;
         let refused = answer.not_launched();
@@ -134,20 +136,20 @@ impl Hold {
         Some(crossing)
     }
 
-    /// An offer is void.
+    /// Removes an offer that became invalid.
     pub fn rescinded(&mut self, offer_id: &str) {
         self.kept.take_if(|kept| kept.offer.offer_id == offer_id);
         self.replaced.take_if(|offer| offer.offer_id == offer_id);
     }
 
-    /// All so far.
+    /// Returns all crossings so far.
     #[must_use]
     pub fn crossings(&self) -> &[Crossing] {
         &self.crossings
     }
 }
 
-/// The first part of an offer's id; 0 if it has none.
+/// Returns the first part of an offer's id, or 0 if it has none.
 fn made_in_epoch(offer: &v1::Offer) -> u64 {
     let epoch = offer
         .offer_id

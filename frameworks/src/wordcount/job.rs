@@ -1,7 +1,7 @@
-//! The work: which maps and reduces wait, run, are done; and what each task is.
+//! The work: waiting, running and finished maps and reduces, and the task of each.
 //!
-//! Pure. A task that fails is tried again under a new id; one on an agent that is away is waited
-//! for; a map whose outputs cannot be fetched any more is done again.
+//! Pure. A failed task is retried under a new id. A task on an unreachable agent is waited for. A
+//! map whose outputs can no longer be fetched is repeated.
 
 #[cfg(test)]
 mod tests;
@@ -16,24 +16,24 @@ use serde::Serialize;
 
 use crate::wordmap::{COUNTS, Segment, part_name};
 
-/// Most text in the tasks of one accept, in bytes: masters take calls of at most 1 MiB.
+/// Maximum text in the tasks of one accept, in bytes: masters accept calls of at most 1 MiB.
 const ACCEPT_BYTES: usize = 640 * 1024;
-/// Refusals of one piece of work in a row after which all is given up. Offers may well be gone
-/// again when they are used, so a few mean nothing.
+/// Consecutive rejections of one piece of work after which the job fails. Offers are often gone
+/// when they are used, so a few rejections are normal.
 const MOST_REFUSALS: u32 = 100;
 
-/// What tasks are made of.
+/// The settings of the tasks.
 #[derive(Debug, Clone, Default)]
 pub struct Settings {
     /// URI of the program that maps and reduces: a path on the agents' hosts, or http(s).
     pub mapper: String,
-    /// Folder on the agents' hosts for the witness file.
+    /// Directory on the agents' hosts for the witness file.
     pub witness: Option<String>,
-    /// Milliseconds for which each task stays alive at least; 0 for work alone.
+    /// Minimum run time of each task in milliseconds; 0 for none.
     pub least_ms: u64,
-    /// What each task needs.
+    /// Resources of each task.
     pub resources: Resources,
-    /// Failures of one piece of work after which all is given up.
+    /// Failures of one piece of work after which the job fails.
     pub most_failures: u32,
 }
 
@@ -56,29 +56,29 @@ struct Slot {
     state: State,
     attempt: u32,
     failures: u32,
-    // How often its task was refused since one was launched.
+    // Number of rejections of its task since the last launch.
     refusals: u32,
     task_id: String,
     // API address of the agent that has it.
     agent: String,
 }
 
-/// How far the work is.
+/// The progress of the work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 pub struct Progress {
-    /// Maps done.
+    /// Number of finished maps.
     pub maps_done: usize,
-    /// All maps.
+    /// Number of all maps.
     pub maps: usize,
-    /// Reduces done.
+    /// Number of finished reduces.
     pub reduces_done: usize,
-    /// All reduces.
+    /// Number of all reduces.
     pub reduces: usize,
-    /// Tasks launched and not ended.
+    /// Number of tasks that are launched and not ended.
     pub running: usize,
-    /// Work that could be launched now.
+    /// Number of pieces that could be launched now.
     pub waiting: usize,
-    /// Tasks launched beyond the first of their piece.
+    /// Number of tasks launched beyond the first of their piece.
     pub retries: u32,
 }
 
@@ -93,7 +93,7 @@ pub struct Job {
     waiting_maps: BTreeSet<usize>,
     waiting_reduces: BTreeSet<usize>,
     by_task: BTreeMap<String, usize>,
-    // Ids of all tasks that were launched, without those that were refused.
+    // Ids of all launched tasks, without rejected ones.
     launched: BTreeSet<String>,
     running: usize,
     maps_done: usize,
@@ -104,7 +104,7 @@ pub struct Job {
 }
 
 impl Job {
-    /// One map a split, and so many reduces.
+    /// Creates a job with one map per split, and this number of reduces.
     #[must_use]
     pub fn new(settings: Settings, splits: Vec<Vec<Segment>>, reduces: usize) -> Self {
         let maps = splits.len();
@@ -138,18 +138,18 @@ impl Job {
         }
     }
 
-    /// The framework's id, which is part of where outputs are found.
+    /// Sets the framework's id, which is part of the location of outputs.
     pub fn registered(&mut self, framework_id: &str) {
         self.framework_id = framework_id.to_owned();
     }
 
-    /// What one task needs.
+    /// Returns the resources of one task.
     #[must_use]
     pub fn needs(&self) -> &Resources {
         &self.settings.resources
     }
 
-    /// Work that could be launched now: reduces wait for every map.
+    /// Returns the number of pieces that could be launched now. Reduces wait for every map.
     #[must_use]
     pub fn waiting(&self) -> usize {
         if self.failure.is_some() {
@@ -161,25 +161,25 @@ impl Job {
         }
     }
 
-    /// Tasks launched and not ended.
+    /// Returns the number of tasks that are launched and not ended.
     #[must_use]
     pub fn running(&self) -> usize {
         self.running
     }
 
-    /// Ids of all tasks that were launched, ended ones too; refused ones are not among them.
+    /// Returns the ids of all launched tasks, including ended ones, without rejected ones.
     #[must_use]
     pub fn launched(&self) -> &BTreeSet<String> {
         &self.launched
     }
 
-    /// Why all was given up.
+    /// Returns why the job has failed.
     #[must_use]
     pub fn failure(&self) -> Option<&str> {
         self.failure.as_deref()
     }
 
-    /// How far it is.
+    /// Returns the progress.
     #[must_use]
     pub fn progress(&self) -> Progress {
         Progress {
@@ -193,7 +193,7 @@ impl Job {
         }
     }
 
-    /// Tasks to launch on an offer: as many as fit, wait and are allowed.
+    /// Returns the tasks to launch on an offer: as many as fit, wait and are allowed.
     pub fn fill(&mut self, offer: &v1::Offer, most: usize) -> Vec<v1::TaskSpec> {
         let mut rest = Remainder::of(offer);
         let mut tasks = Vec::new();
@@ -299,7 +299,7 @@ impl Job {
         format!("http://{agent}/v1/files/download?path=tasks/{framework}/{task_id}/{file}")
     }
 
-    /// URLs of the reduces' outputs, once all are done.
+    /// Returns the URLs of the reduces' outputs, once all are done.
     #[must_use]
     pub fn outputs(&self) -> Option<Vec<String>> {
         let is_done = self.reduces_done == self.slots.len() - self.maps && self.failure.is_none();
@@ -311,8 +311,8 @@ impl Job {
         })
     }
 
-    /// A task that was certainly never launched; its work waits again, under the same id at first:
-    /// what was refused has changed nothing. An id that is refused twice may be taken.
+    /// Records a task that was certainly never launched. Its work waits again, at first under the
+    /// same id, since a rejection has no effect. An id that is rejected twice may be in use.
     pub fn not_launched(&mut self, task_id: &str, why: &str) {
         let Some(at) = self.live(task_id) else {
             return;
@@ -326,14 +326,14 @@ impl Job {
         }
         if slot.refusals >= MOST_REFUSALS {
             self.failure.get_or_insert(format!(
-                "{task_id} was refused {MOST_REFUSALS} times; the last: {why}"
+                "{task_id} was rejected {MOST_REFUSALS} times; the last: {why}"
             ));
         }
         self.running -= 1;
         self.wait(at);
     }
 
-    /// Takes an update. A sentence if something went wrong that a person may want to know.
+    /// Processes an update. Returns a message if a failure should be reported to the user.
     pub fn update(&mut self, status: &v1::TaskStatus) -> Option<String> {
         let at = self.live(&status.task_id)?;
         let state = status.state();
@@ -357,7 +357,7 @@ impl Job {
             status.message
         );
         if state == v1::TaskState::Unknown {
-            // Nobody has heard of it: its launch was lost on the way.
+            // It is unknown: its launch was lost.
             self.launched.remove(&status.task_id);
         }
         if status.reason() == v1::Reason::FetchFailed {
@@ -367,7 +367,8 @@ impl Job {
         Some(problem)
     }
 
-    /// A task of ours that is launched and not ended; an older attempt is not.
+    /// Returns the position of a task of this job that is launched and not ended. An older attempt
+    /// is not.
     fn live(&self, task_id: &str) -> Option<usize> {
         let at = *self.by_task.get(task_id)?;
         let slot = &self.slots[at];
@@ -381,7 +382,7 @@ impl Job {
         self.running -= 1;
         if slot.failures >= self.settings.most_failures && self.failure.is_none() {
             self.failure = Some(format!(
-                "given up after {} failures; the last: {why}",
+                "failed after {} failures; the last: {why}",
                 slot.failures
             ));
         }
@@ -395,7 +396,8 @@ impl Job {
         };
     }
 
-    /// The map whose output a failed fetch names, if its agent answers that it is not there.
+    /// Repeats the map whose output a failed fetch names, if its agent answers that the output does
+    /// not exist.
     fn redo_lost_map(&mut self, message: &str) {
         let is_named = |slot: &Slot| {
             slot.state == State::Done && message.contains(&format!("/{}/", slot.task_id))

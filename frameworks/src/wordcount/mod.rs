@@ -1,7 +1,7 @@
-//! Counts words with maps and reduces on the agents: the scheduler.
+//! The scheduler that counts words with maps and reduces on the agents.
 //!
-//! Answers offers and tells what happens; which task is next is `job`'s to say, which offer is kept
-//! over a change of leader is `hold`'s. Reading order: `split`, `job`, `hold`, this file, `collect`.
+//! It answers offers and reports events. `job` chooses the next task, `hold` chooses the offer that
+//! is kept over a change of leader. Reading order: `split`, `job`, `hold`, this file, `collect`.
 
 pub mod collect;
 pub mod hold;
@@ -20,9 +20,10 @@ use crate::progress::Style;
 use hold::{Crossing, Hold};
 use job::{Job, Progress};
 
-/// How long an offer is not wanted back while there is nothing to launch, in milliseconds.
+/// Filter time of declined offers while there is nothing to launch, in milliseconds.
 const IDLE_FILTER_MS: u64 = 1_000;
-/// How long nothing may run, although work waits, before the kept offer is used, in milliseconds.
+/// Time without a running task, although work waits, before the kept offer is used, in
+/// milliseconds.
 const STUCK_MS: u64 = 1_000;
 
 /// One line of progress.
@@ -35,10 +36,10 @@ struct Line {
     epoch: u64,
 }
 
-/// Where the reduce outputs are, once all are there.
+/// The locations of the reduce outputs, once all exist.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Outputs {
-    /// URL of each, by reduce.
+    /// The URL of each output, by reduce.
     pub urls: Vec<String>,
 }
 
@@ -48,7 +49,7 @@ pub struct WordCount {
     hold: Hold,
     // Offers in hand, to be answered in the same callback.
     hand: VecDeque<v1::Offer>,
-    // At most so many tasks at once; 0 means no limit.
+    // Maximum number of tasks that run together; 0 means no limit.
     parallel: usize,
     style: Style,
     last_line: Option<Line>,
@@ -60,7 +61,8 @@ pub struct WordCount {
 }
 
 impl WordCount {
-    /// Nothing is launched yet. `outcome` is told once: where the outputs are, or why there are none.
+    /// Creates the scheduler; nothing is launched yet. `outcome` receives the locations of the
+    /// outputs, or the failure, once.
     #[must_use]
     pub fn new(
         job: Job,
@@ -84,19 +86,19 @@ impl WordCount {
         }
     }
 
-    /// How far it is.
+    /// Returns the progress.
     #[must_use]
     pub fn progress(&self) -> Progress {
         self.job.progress()
     }
 
-    /// Ids of all tasks that were launched.
+    /// Returns the ids of all launched tasks.
     #[must_use]
     pub fn launched(&self) -> Vec<String> {
         self.job.launched().iter().cloned().collect()
     }
 
-    /// Offers that were used in a later reign than the one that made them.
+    /// Returns the offers that were used in a later epoch than the one that made them.
     #[must_use]
     pub fn crossings(&self) -> &[Crossing] {
         self.hold.crossings()
@@ -106,14 +108,14 @@ impl WordCount {
         u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
-    /// Answers every offer in hand, and uses the kept one when its time has come.
+    /// Answers every offer in hand, and uses the kept one when it is due.
     fn deal(&mut self, driver: &Driver) {
         let now_ms = self.now_ms();
         if self.job.waiting() > 1 {
             self.hold.choose(&mut self.hand, self.job.needs(), now_ms);
         }
         while let Some(offer) = self.hand.pop_front() {
-            // The last one waits for the kept offer, so that it is always good for something.
+            // The last piece waits for the kept offer, so that the offer always has a use.
             let reserve = usize::from(self.hold.is_keeping());
             let most = self.room().min(self.job.waiting().saturating_sub(reserve));
             self.use_offer(driver, &offer, most);
@@ -122,14 +124,15 @@ impl WordCount {
         if self.job.waiting() > 0
             && let Some(offer) = self.hold.due(self.epoch, is_stuck)
         {
-            // At least one, whatever the limit: that it is used is the point.
+            // At least one, whatever the limit, because the offer must be used.
             let most = self.room().max(1).min(self.job.waiting());
             let call = self.use_offer(driver, &offer, most);
             self.hold.used(&offer, self.epoch, call);
         }
     }
 
-    /// Only the last piece waits, or nothing runs and nothing comes: the kept offer is needed.
+    /// Returns whether the kept offer is needed: only the last piece waits, or nothing runs and no
+    /// offer arrives.
     fn is_stuck(&mut self, now_ms: u64) -> bool {
         if self.job.running() > 0 || self.job.waiting() == 0 {
             self.idle_since_ms = None;
@@ -170,13 +173,14 @@ impl WordCount {
         None
     }
 
-    /// To be called after every change: another phase wants offers at once, and the end is told.
+    /// Must be called after every change: a new phase requests offers immediately, and the end is
+    /// reported.
     fn moved_on(&mut self, driver: &Driver, waiting_before: usize) {
         if self.is_over {
             return;
         }
         if waiting_before == 0 && self.job.waiting() > 0 {
-            // Offers were declined for want of work: now there is some.
+            // Offers were declined for lack of work; now there is some.
             driver.revive(Vec::new());
         }
         self.deal(driver);
@@ -185,7 +189,7 @@ impl WordCount {
             self.finish(Err(why));
             driver.teardown();
         } else if let Some(urls) = self.job.outputs() {
-            // The framework stays until its outputs are fetched: whoever fetches tears it down.
+            // The framework stays until its outputs are fetched. The fetcher tears it down.
             self.finish(Ok(Outputs { urls }));
             driver.suppress(Vec::new());
         }
@@ -194,7 +198,7 @@ impl WordCount {
     fn finish(&mut self, result: Result<Outputs, String>) {
         self.is_over = true;
         if let Some(outcome) = self.outcome.take() {
-            // Nobody listens only if the program is ending anyway.
+            // The receiver is gone only if the program is ending anyway.
             let _ = outcome.send(result);
         }
     }
@@ -259,7 +263,7 @@ impl Scheduler for WordCount {
     }
 
     fn rescinded(&mut self, _: &Driver, offer_id: &str, reason: &str) {
-        tracing::info!(offer_id, reason, "an offer is void");
+        tracing::info!(offer_id, reason, "an offer became invalid");
         self.hold.rescinded(offer_id);
         self.hand.retain(|offer| offer.offer_id != offer_id);
     }

@@ -1,11 +1,12 @@
-//! Cuts the input into equal pieces, whatever the sizes of the files.
+//! Splitting of the input into equal pieces, independent of the sizes of the files.
 //!
-//! Cuts fall anywhere; a word belongs to the piece in which it begins.
+//! Cuts may be anywhere. A word belongs to the piece in which it begins.
 
 use crate::paths::Input;
 use crate::wordmap::Segment;
 
-/// `maps` lists of segments, of equal size to the byte; together the whole input, in order.
+/// Returns `maps` lists of segments of equal size to the byte. Together they are the whole input,
+/// in order.
 #[must_use]
 pub fn split(inputs: &[Input], maps: usize) -> Vec<Vec<Segment>> {
     let total: u128 = inputs.iter().map(|input| u128::from(input.size)).sum();

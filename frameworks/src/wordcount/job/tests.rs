@@ -1,4 +1,4 @@
-//! The work by itself: offers and updates in, tasks out.
+//! Tests of the work alone: offers and updates as input, tasks as output.
 
 use super::*;
 use argosy_client::resources::resources;
@@ -76,7 +76,7 @@ fn a_failed_task_is_tried_under_a_new_id_and_given_up_in_the_end() {
     assert!(
         job.failure()
             .unwrap()
-            .starts_with("given up after 3 failures")
+            .starts_with("failed after 3 failures")
     );
     assert_eq!((job.waiting(), job.running()), (0, 0));
 }
