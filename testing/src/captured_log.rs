@@ -1,4 +1,4 @@
-//! What is logged, for tests.
+//! Captured log lines, for tests.
 
 use std::fmt::{Debug, Write as _};
 use std::sync::{Arc, Mutex};
@@ -7,7 +7,7 @@ use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record as Values};
 use tracing::{Event, Level, Metadata, Subscriber};
 
-/// Keeps each line that is logged by default: its level, and its fields.
+/// A log writer that keeps each line that is logged by default: its level, and its fields.
 #[derive(Debug, Clone, Default)]
 pub struct Log(pub Arc<Mutex<Vec<String>>>);
 

@@ -1,4 +1,4 @@
-//! What tests of several rooms share: they say in one way that they cannot run on a host.
+//! Helpers that tests of several crates share, such as the report that a host cannot run a test.
 
 mod captured_log;
 mod release;
@@ -9,28 +9,29 @@ use std::panic::Location;
 pub use captured_log::Log;
 pub use release::{Release, ReleaseError};
 
-/// Says that the present test cannot run on this host, and why. `scripts/skips` counts what is said so, and knows which
-/// reasons a host may have, and how often.
+/// Reports that the present test cannot run on this host, and why. `scripts/skips` counts these
+/// reports, and knows which reasons are allowed, and how often.
 ///
 /// # Panics
-/// If nothing can be written to the standard output.
+/// If standard output cannot be written.
 #[track_caller]
 pub fn skip(reason: &str) {
     let thread = std::thread::current();
     let line = line(thread.name(), Location::caller(), reason);
-    // Past the harness, which keeps what passing tests print.
+    // Bypasses the harness, which captures the output of passing tests.
     let mut out = std::io::stdout().lock();
     out.write_all(line.as_bytes())
         .and_then(|()| out.flush())
         .expect("a test can be told about");
 }
 
-/// Says that an attack was refused, while the same succeeded to who may do it. `scripts/techniques` counts what is said so.
+/// Reports that an attack was rejected, while the same succeeded for an authorized caller.
+/// `scripts/techniques` counts these reports.
 ///
 /// # Panics
-/// If nothing can be written to the standard output.
+/// If standard output cannot be written.
 pub fn refused(attacker: &str, technique: &str) {
-    // Past the harness, as above.
+    // Bypasses the harness, as above.
     let mut out = std::io::stdout().lock();
     let lines = format!(
         "\ntechnique outside: {attacker}: {technique}: shut\ntechnique outside: {attacker}: {technique}: open\n"
@@ -40,7 +41,8 @@ pub fn refused(attacker: &str, technique: &str) {
         .expect("a test can be told about");
 }
 
-/// The harness of Rust names threads for their tests. Other threads are told by the place of the skip.
+/// The Rust harness names threads after their tests. Other threads are identified by the location
+/// of the skip.
 fn line(thread: Option<&str>, place: &Location<'_>, reason: &str) -> String {
     match thread {
         Some(name) if name != "main" => format!("\ntest {name} ... SKIPPED: {reason}\n"),

@@ -1,39 +1,41 @@
-//! Former releases of `releases.txt`, built from their commits: tests run them beside this one.
+//! Former releases of `releases.txt`, built from their commits, which tests run together with this
+//! one.
 //!
-//! A release is unpacked and built once for each target folder, with its own lock file. It takes minutes the first time.
+//! A release is unpacked and built once per target directory, with its own lock file. It takes
+//! minutes the first time.
 
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// The sources of a release, and the folder that it is built in.
+/// The sources of a release, and its build directory.
 #[derive(Debug, Clone)]
 pub struct Release {
-    /// Its version.
+    /// The version.
     pub version: String,
-    /// Its sources, as its commit has them.
+    /// The sources at its commit.
     pub tree: PathBuf,
     target: PathBuf,
 }
 
-/// Why a release cannot be had or built.
+/// The reason why a release cannot be obtained or built.
 #[derive(Debug, thiserror::Error)]
 pub enum ReleaseError {
     /// The repository does not have the commit: the sources are an archive, or a shallow clone.
     #[error("git history is not available: {0}")]
     NoHistory(String),
-    /// Anything else, which is a defect of the test or of the host.
+    /// Any other failure, which is a defect of the test or of the host.
     #[error("cannot build release {version}: {why}")]
     Failed {
-        /// Its version.
+        /// The version.
         version: String,
-        /// What failed.
+        /// The cause.
         why: String,
     },
 }
 
-/// The commit that a line of `releases.txt` gives for a version.
+/// Returns the commit that a line of `releases.txt` gives for a version.
 fn commit(releases: &str, version: &str) -> Option<String> {
     let mut lines = releases.lines().filter(|line| !line.starts_with('#'));
     lines.find_map(|line| match line.split_once(' ') {
@@ -43,7 +45,8 @@ fn commit(releases: &str, version: &str) -> Option<String> {
 }
 
 impl Release {
-    /// The sources of a release. `root` is the repository, `temporary` the `CARGO_TARGET_TMPDIR` of the test.
+    /// Unpacks the sources of a release. `root` is the repository, `temporary` the
+    /// `CARGO_TARGET_TMPDIR` of the test.
     ///
     /// # Errors
     /// [`ReleaseError::NoHistory`] if git does not have the commit.
@@ -64,7 +67,7 @@ impl Release {
             target: folder.join("target"),
         };
         fs::create_dir_all(&folder).map_err(read)?;
-        // Tests of several programs may come here at once.
+        // Tests of several programs may run this concurrently.
         let lock = fs::File::create(folder.join("lock")).map_err(read)?;
         lock.lock().map_err(read)?;
         if release.tree.exists() {
@@ -87,8 +90,8 @@ impl Release {
         Ok(release)
     }
 
-    /// An executable of the release, built unless it is there. `source`: its main file, for a program that a test adds to
-    /// `package` of the release.
+    /// Returns an executable of the release, and builds it if necessary. `source` is its main file,
+    /// for a program that a test adds to `package` of the release.
     ///
     /// # Errors
     /// [`ReleaseError::Failed`] with the last lines of the build.
@@ -106,7 +109,7 @@ impl Release {
         if let Some((path, text)) = source {
             let path = self.tree.join(path);
             fs::create_dir_all(path.parent().unwrap_or(&self.tree)).map_err(read)?;
-            // An unchanged file is left alone, or cargo builds it again.
+            // An unchanged file is not rewritten, because cargo would build it again.
             if fs::read_to_string(&path).ok().as_deref() != Some(text) {
                 fs::write(&path, text).map_err(read)?;
             }
@@ -123,7 +126,7 @@ impl Release {
     }
 }
 
-/// Runs a program to its end.
+/// Runs a program until it exits.
 fn run(command: &mut Command) -> Result<(), String> {
     let output = command
         .output()
