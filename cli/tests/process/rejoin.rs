@@ -270,7 +270,7 @@ async fn killed_after(cluster: &Cluster, place: usize, step: &Step) {
     let formers = listed(cluster).await.into_iter().filter(own).count();
     let (at, log_filter) = match step.at {
         // One line is logged when the group has added the member.
-        Count::Call(at) => (at, "off,argosy_raft::forming=info"),
+        Count::Call(at) => (at, "off,argosy_raft::bootstrap::run=info"),
         Count::BehindNotes => (1 + 2 * formers, "off"),
     };
     let own = command(cluster, place, &[]);
