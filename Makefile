@@ -60,6 +60,7 @@ bare-root: ## run the README's two commands three times in a row, in a bare Debi
 verify: ## check format, lints, docs, licences; writes nothing
 	@$(ENV)
 	cargo fmt --all --check
+	scripts/diagrams --check
 	cargo clippy --locked --workspace --all-targets --features argosy-raft/rocksdb -- --deny warnings
 	scripts/licences
 	RUSTDOCFLAGS='--deny warnings --cfg tokio_unstable' cargo doc --locked --workspace --no-deps --quiet

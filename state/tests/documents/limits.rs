@@ -1,6 +1,6 @@
-//! The bounds that a client can meet, as the sources and the protocol state them.
+//! The bounds that are visible to clients, as the sources and the protocol page state them.
 
-/// Where a limit stands in the sources, and what the protocol's page says of it.
+/// The place of a limit in the sources, and its text on the protocol page.
 pub(crate) const LIMITS: &[(&str, &str, &str)] = &[
     (
         "master/src/service/mod.rs",
@@ -40,7 +40,7 @@ pub(crate) const LIMITS: &[(&str, &str, &str)] = &[
     (
         "raft/src/transport/service.rs",
         "CONNECTIONS: usize = 128",
-        "of raft's port 128,",
+        "of the Raft port 128,",
     ),
     (
         "raft/src/transport/frames/port.rs",
@@ -55,12 +55,12 @@ pub(crate) const LIMITS: &[(&str, &str, &str)] = &[
     (
         "proto/src/server.rs",
         "idle: Duration::from_secs(60)",
-        "the answer to a ping | 60 s (of raft's port an hour); 20 s |",
+        "the answer to a ping | 60 s (of the Raft port an hour); 20 s |",
     ),
     (
         "proto/src/server.rs",
         "ping_timeout: Duration::from_secs(20)",
-        "the answer to a ping | 60 s (of raft's port an hour); 20 s |",
+        "the answer to a ping | 60 s (of the Raft port an hour); 20 s |",
     ),
     (
         "proto/src/server.rs",
@@ -90,17 +90,17 @@ pub(crate) const LIMITS: &[(&str, &str, &str)] = &[
     (
         "raft/src/transport/service.rs",
         "STREAMS: u32 = 64",
-        "1,000. Of raft's port 64 | wait |",
+        "1,000. Of the Raft port 64 | wait |",
     ),
     (
         "raft/src/transport/service.rs",
         "SNAPSHOTS: usize = 2",
-        "| snapshots that a master takes in at a time; the length of one | 2; 64 GiB |",
+        "| snapshots that a master receives at a time; the length of one | 2; 64 GiB |",
     ),
     (
         "raft/src/transport/snapshot_transfer.rs",
         "LENGTH_LIMIT_BYTES: u64 = 64 << 30",
-        "| snapshots that a master takes in at a time; the length of one | 2; 64 GiB |",
+        "| snapshots that a master receives at a time; the length of one | 2; 64 GiB |",
     ),
     (
         "master/src/service/reconcile.rs",
@@ -130,7 +130,7 @@ pub(crate) const LIMITS: &[(&str, &str, &str)] = &[
     (
         "master/src/service/lists.rs",
         "LARGEST_PAGE: usize = 10_000",
-        "(default 1,000, at most 10,000)",
+        "1,000 by default, 10,000 at most",
     ),
     (
         "state/src/limits.rs",
@@ -275,7 +275,7 @@ pub(crate) const LIMITS: &[(&str, &str, &str)] = &[
     (
         "state/src/limits.rs",
         "USED_OFFERS: usize = 64",
-        "across reigns | 64 |",
+        "across epochs | 64 |",
     ),
     (
         "state/src/limits.rs",
@@ -290,7 +290,7 @@ pub(crate) const LIMITS: &[(&str, &str, &str)] = &[
     (
         "proto/src/exec.rs",
         "INPUT_WINDOW_BYTES: usize = 128 * 1024",
-        "At most 128 KiB of input may be untaken",
+        "At most 128 KiB of input may be outstanding",
     ),
     (
         "agent/src/files/listing.rs",
@@ -370,12 +370,12 @@ pub(crate) const LIMITS: &[(&str, &str, &str)] = &[
     (
         "state/src/limits.rs",
         "OPEN_FILES_LEAST: u64 = 64",
-        "| open files that a task asks for | 64 to 1,048,576",
+        "| open files that a task requests | 64 to 1,048,576",
     ),
     (
         "state/src/limits.rs",
         "OPEN_FILES: u64 = 1_048_576",
-        "| open files that a task asks for | 64 to 1,048,576",
+        "| open files that a task requests | 64 to 1,048,576",
     ),
     (
         "state/src/limits.rs",
@@ -460,7 +460,7 @@ pub(crate) const LIMITS: &[(&str, &str, &str)] = &[
     (
         "state/src/limits.rs",
         "REFUSAL_BYTES: usize = 160",
-        "| the sentence of a remembered refusal | 160 bytes |",
+        "| the message of a remembered refusal | 160 bytes |",
     ),
     (
         "state/src/limits.rs",
@@ -480,7 +480,7 @@ pub(crate) const LIMITS: &[(&str, &str, &str)] = &[
     (
         "state/src/limits.rs",
         "FAILOVER_TIMEOUT_MS: u64 = 7 * 24 * 3_600_000",
-        "(absent: one\nweek;",
+        "(absent: one week;",
     ),
     (
         "state/src/limits.rs",
@@ -495,7 +495,7 @@ pub(crate) const LIMITS: &[(&str, &str, &str)] = &[
     (
         "state/src/apply/calls.rs",
         "REFUSED_KEPT: usize = 64",
-        "| refused positions of a remembered answer | 64, without sentences |",
+        "| refused positions of a remembered answer | 64, without messages |",
     ),
     (
         "state/src/apply/frameworks.rs",
@@ -520,7 +520,7 @@ pub(crate) const LIMITS: &[(&str, &str, &str)] = &[
     (
         "master/src/service/operator.rs",
         "BATCHES: usize = 64",
-        "| batches of one `Write` stream on their way | 64 |",
+        "| in-flight batches of one `Write` stream | 64 |",
     ),
     (
         "master/src/links.rs",
