@@ -187,8 +187,8 @@ impl Cluster {
         Ok(())
     }
 
-    /// Waits until all members run, vote, name the same leader and have applied the same; returns who
-    /// leads.
+    /// Waits until all members run, vote, name the same leader and have applied the same; returns
+    /// who leads.
     ///
     /// # Errors
     /// If one ends, or after a minute, with their last reports.
@@ -307,8 +307,8 @@ pub(crate) fn channel(api: &str) -> Result<Endpoint> {
         .connect_timeout(Duration::from_secs(2)))
 }
 
-/// Free ports of an address, as `host:port`. No process holds them afterwards: a program that takes one
-/// in between makes the start fail.
+/// Free ports of an address, as `host:port`. No process holds them afterwards: a program that takes
+/// one in between makes the start fail.
 fn free_addresses(host: &str, count: usize) -> Result<Vec<String>> {
     let bind = |_| TcpListener::bind((host, 0)).with_context(|| format!("no free port on {host}"));
     let listeners: Vec<TcpListener> = (0..count).map(bind).collect::<Result<_>>()?;

@@ -96,8 +96,8 @@ struct Written {
 }
 
 impl Written {
-    /// The part of a rate that is missing compared with `alone`, in per cent; of what was written in all
-    /// rounds.
+    /// The part of a rate that is missing compared with `alone`, in per cent; of what was written
+    /// in all rounds.
     fn missing(beside: &[f64], alone: &[f64]) -> f64 {
         let all = |rates: &[f64]| rates.iter().sum::<f64>();
         100.0 * (1.0 - all(beside) / all(alone))

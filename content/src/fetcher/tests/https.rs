@@ -18,8 +18,8 @@ use super::{fetch, fetcher, fs, uri};
 /// The variable from which the agent's library reads its authorities.
 const AUTHORITIES: &str = "SSL_CERT_FILE";
 
-/// Returns a certificate for tests, valid until 2125 unless its name states otherwise; all share one
-/// key, which is used nowhere else.
+/// Returns a certificate for tests, valid until 2125 unless its name states otherwise; all share
+/// one key, which is used nowhere else.
 fn pem(name: &str) -> PathBuf {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/fetcher/tests/tls");
     folder.join(name).with_extension("pem")

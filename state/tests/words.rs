@@ -1,0 +1,224 @@
+//! The words that comments and pages do not use, each with what to write instead, and the width at
+//! which both are wrapped. `docs/style.md` has the rules.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Words of no other project's documentation, and the field's words for them.
+const WORDS: [(&str, &str); 32] = [
+    ("anew", "again"),
+    ("befalls", "happens to"),
+    ("beside", "next to, in addition to, during"),
+    ("for ever", "forever, without a limit"),
+    ("go on", "continue"),
+    ("goes on", "continues"),
+    ("handed over", "transferred"),
+    ("hands over", "transfers"),
+    ("in office", "the active leader"),
+    ("let off", "a security option"),
+    ("lets off", "relaxes"),
+    ("meanwhile", "in the meantime, then"),
+    ("nobody", "no process, no client"),
+    ("of ours", "our"),
+    ("of theirs", "their"),
+    ("out of office", "not the active leader"),
+    ("patience", "timeout"),
+    ("reign", "epoch"),
+    ("reigns", "epochs"),
+    ("said", "sent, reported"),
+    ("say", "report, log, return"),
+    ("says", "reports, logs, returns"),
+    ("somebody", "a client, a process"),
+    ("stand still", "stall"),
+    ("stands still", "stalls"),
+    ("stranger", "an unknown client"),
+    ("tells", "reports, sends"),
+    ("told", "sent, informed"),
+    ("way out", "escape technique"),
+    ("ways out", "escape techniques"),
+    ("whoever", "any client that"),
+    ("whom", "which"),
+];
+/// Pages that list these words, or that a program generates.
+const LISTS: [&str; 4] = [
+    "docs/style.md",
+    "docs/glossary.md",
+    "docs/chaos-ledger.md",
+    "state/tests/words.rs",
+];
+/// Places where a word is right: the user `nobody` in a text that is also shown without code spans.
+const EXCEPTIONS: [(&str, &str); 1] = [("cli/src/args/run.rs", "nobody")];
+/// Columns at which comments and paragraphs wrap.
+const COLUMNS: usize = 100;
+
+struct Line {
+    file: String,
+    number: usize,
+    /// Without code spans.
+    text: String,
+    /// Characters of the whole line.
+    width: usize,
+    /// Whether it can be wrapped: no table, heading, link or diagram.
+    wraps: bool,
+}
+
+fn root() -> PathBuf {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    here.parent().expect("the crate is in the tree").to_owned()
+}
+
+fn files(folder: &Path, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        if path.is_symlink() || name.starts_with('.') || name == "target" || name == "demo-out" {
+            continue;
+        }
+        if path.is_dir() {
+            files(&path, found);
+        } else if name.ends_with(".rs") || name.ends_with(".md") {
+            found.push(path);
+        }
+    }
+}
+
+/// The text of a line without code spans and the targets of links.
+fn prose(line: &str) -> String {
+    let parts = line.split('`').step_by(2);
+    let text: String = parts.collect();
+    let mut links = text.split("](");
+    let first = links.next().unwrap_or_default().to_owned();
+    links.fold(first, |text, rest| match rest.split_once(')') {
+        Some((_, rest)) => text + "]" + rest,
+        None => text,
+    })
+}
+
+/// The comment of a line of Rust that is nothing but a comment.
+fn comment(line: &str) -> Option<&str> {
+    let text = line.trim_start().strip_prefix("//")?;
+    let text = text.strip_prefix(['/', '!']).unwrap_or(text);
+    (text.is_empty() || text.starts_with(' ')).then_some(text)
+}
+
+fn lines_of(name: &str, content: &str) -> Vec<Line> {
+    let is_page = name.ends_with(".md");
+    let mut is_code = false;
+    let mut lines = Vec::new();
+    for (at, line) in content.lines().enumerate() {
+        let Some(text) = (if is_page { Some(line) } else { comment(line) }) else {
+            continue;
+        };
+        let trimmed = text.trim_start();
+        if trimmed.starts_with("```") {
+            is_code = !is_code;
+            continue;
+        }
+        if is_code || text.starts_with("    ") && is_page {
+            continue;
+        }
+        let is_one_word = trimmed.split(' ').filter(|word| word.len() > 60).count() > 0;
+        let is_drawn = trimmed.starts_with(['|', '#', '[', '!', '<']) || trimmed.contains("  ");
+        lines.push(Line {
+            file: name.to_owned(),
+            number: at + 1,
+            text: prose(text),
+            width: line.chars().count(),
+            wraps: !is_drawn && !is_one_word,
+        });
+    }
+    lines
+}
+
+/// Every line of a comment or a page of the tree.
+fn lines() -> Vec<Line> {
+    let root = root();
+    let mut all = Vec::new();
+    files(&root, &mut all);
+    all.sort();
+    let mut found = Vec::new();
+    for path in all {
+        let name = path
+            .strip_prefix(&root)
+            .unwrap()
+            .to_string_lossy()
+            .into_owned();
+        if !LISTS.contains(&name.as_str()) {
+            found.extend(lines_of(&name, &fs::read_to_string(&path).unwrap()));
+        }
+    }
+    found
+}
+
+fn has_word(text: &str, word: &str) -> bool {
+    let text = text.to_lowercase();
+    let is_letter = |c: Option<char>| c.is_some_and(|c| c.is_alphanumeric() || c == '_');
+    text.match_indices(word).any(|(at, _)| {
+        let before = text[..at].chars().next_back();
+        let after = text[at + word.len()..].chars().next();
+        !is_letter(before) && !is_letter(after)
+    })
+}
+
+fn unwanted(lines: &[Line]) -> Vec<String> {
+    let mut found = Vec::new();
+    for line in lines {
+        for (word, instead) in WORDS {
+            let Line { file, number, .. } = line;
+            let is_right = EXCEPTIONS.contains(&(file.as_str(), word));
+            if has_word(&line.text, word) && !is_right {
+                found.push(format!("{file}:{number}: {word:?}; write: {instead}"));
+            }
+        }
+    }
+    found
+}
+
+fn too_long(lines: &[Line]) -> Vec<String> {
+    let long = lines
+        .iter()
+        .filter(|line| line.wraps && line.width > COLUMNS);
+    long.map(|line| format!("{}:{}: {} columns", line.file, line.number, line.width))
+        .collect()
+}
+
+#[test]
+fn comments_and_pages_use_the_words_of_the_field() {
+    let found = unwanted(&lines());
+    assert!(
+        found.is_empty(),
+        "{} lines:\n{}",
+        found.len(),
+        found.join("\n")
+    );
+}
+
+#[test]
+fn comments_and_pages_wrap_at_a_hundred_columns() {
+    let found = too_long(&lines());
+    assert!(
+        found.is_empty(),
+        "{} lines:\n{}",
+        found.len(),
+        found.join("\n")
+    );
+}
+
+#[test]
+fn an_unwanted_word_and_a_long_line_would_be_found() {
+    let long = "word ".repeat(21);
+    let text = format!(
+        "let told = 1; // Told by code.\n// It says so.\n// The `reign` of code.\n// Soothsayers.\n/// {long}\n//! Anew\n"
+    );
+    let lines = lines_of("x.rs", &text);
+    let found = unwanted(&lines);
+    assert_eq!(found.len(), 2, "{found:?}");
+    assert!(found[0].starts_with("x.rs:2: \"says\"") && found[1].starts_with("x.rs:6: \"anew\""));
+    assert_eq!(too_long(&lines), ["x.rs:5: 109 columns"]);
+    let page = lines_of(
+        "x.md",
+        &format!("{long}\n| {long} |\n```\nsays\n{long}\n```\nHe said\n"),
+    );
+    assert_eq!(unwanted(&page).len(), 1);
+    assert_eq!(too_long(&page), ["x.md:1: 105 columns"]);
+}
