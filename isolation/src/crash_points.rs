@@ -253,11 +253,11 @@ mod tests {
                 );
                 continue;
             }
-            if path.ends_with("crash.rs") {
+            if path.ends_with("crash_points.rs") {
                 continue;
             }
             let text = fs::read_to_string(&path).unwrap();
-            for rest in text.split("crash::passed(\"").skip(1) {
+            for rest in text.split("crash_points::passed(\"").skip(1) {
                 let step = rest.split('"').next().unwrap();
                 *found.entry(step.to_owned()).or_default() += 1;
             }

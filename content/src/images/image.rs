@@ -166,8 +166,8 @@ mod tests {
             (json!({"Env": ["x"]}), "NAME=VALUE"),
             (json!({"StopSignal": "SIGNOTHING"}), "is not a signal"),
             (json!({"StopSignal": "65"}), "is not a signal"),
-            (json!({"Cmd": ["a\0b"]}), "zero byte"),
-            (json!({"User": "\0"}), "zero byte"),
+            (json!({"Cmd": ["a\0b"]}), "NUL byte"),
+            (json!({"User": "\0"}), "NUL byte"),
         ] {
             let error = read(config.clone()).unwrap_err();
             assert!(error.contains(wanted), "{config}: {error}");

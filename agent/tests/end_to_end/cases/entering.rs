@@ -388,7 +388,7 @@ pub(super) async fn many_commands_run_in_a_task_at_once_and_too_many_are_refused
     let answer = ask(&agent, &["true"], &[]).await;
     assert_eq!(answer.status().as_u16(), 429);
     let text = answer.text().await.unwrap();
-    assert!(text.contains("60 commands have entered"), "{text}");
+    assert!(text.contains("60 interactive commands run"), "{text}");
     for client in &mut clients {
         client.type_in("mine").await;
         client.say(ToCommand::Input("".into())).await;

@@ -296,7 +296,7 @@ fn paths_that_are_too_long_or_deep_are_refused() {
     let deep = "a/".repeat(1000);
     let world = World::new();
     let refusal = world.refusal(&Tarball::default().file(&format!("{deep}f"), "x").end());
-    assert!(refusal.contains("deeper than 128 folders"), "{refusal}");
+    assert!(refusal.contains("deeper than 128 directories"), "{refusal}");
     assert_eq!(world.found("a"), "nothing");
     let refusal = world.refusal(&Tarball::default().file(&"n".repeat(300), "x").end());
     assert!(refusal.contains("more than 255 bytes"), "{refusal}");
