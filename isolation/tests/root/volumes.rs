@@ -280,7 +280,7 @@ fn links() {
         fs::create_dir(spec.sandbox.join("a")).unwrap();
         symlink(target, spec.sandbox.join("a/b")).unwrap();
         let reason = refusal(&mut world, &spec);
-        assert!(reason.contains("folder a/b of the sandbox"), "{reason}");
+        assert!(reason.contains("directory a/b of the sandbox"), "{reason}");
         assert!(reason.contains("a link is in its place"), "{reason}");
     }
 }

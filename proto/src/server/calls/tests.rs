@@ -142,7 +142,17 @@ async fn answers_that_are_ready_together_leave_together() {
     }
     all_wait(&waiting, CALLS).await;
     let before = served.writes.load(Ordering::SeqCst);
+    // The only worker thread waits until all permits exist. Otherwise a busy machine may run it
+    // after each of them, and the answers are not ready together.
+    let (entered, is_held) = std::sync::mpsc::channel();
+    let (release, is_released) = std::sync::mpsc::channel();
+    tokio::spawn(async move {
+        entered.send(()).unwrap();
+        is_released.recv().unwrap();
+    });
+    is_held.recv().unwrap();
     gate.add_permits(CALLS);
+    release.send(()).unwrap();
     while let Some(answer) = asked.join_next().await {
         assert_eq!(answer.unwrap(), Some(http::StatusCode::OK));
     }
