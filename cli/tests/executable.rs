@@ -144,7 +144,7 @@ fn the_launcher_tells_its_release_and_serves_agents_only() {
     assert_eq!(launcher(&["--version"]), (0, version, String::new()));
     let (code, _, stderr) = launcher(&[]);
     assert_eq!(code, 1);
-    assert!(stderr.contains("only an agent starts"), "{stderr}");
+    assert!(stderr.contains("started by an agent only"), "{stderr}");
 }
 
 #[test]

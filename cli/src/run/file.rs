@@ -145,7 +145,7 @@ mod tests {
     fn what_is_wrong_is_said_with_file_task_and_field() {
         let task = |more: &str| format!(r#"{{"group": "g", "tasks": [{{"name": "web"{more}}}]}}"#);
         let table = [
-            ("{".to_owned(), "site.json: it is no group"),
+            ("{".to_owned(), "site.json: it is not a group"),
             (r#"{"group": "g", "tasks": []}"#.to_owned(), "at least one"),
             (
                 r#"{"group": "g", "tasks": [{}]}"#.to_owned(),
