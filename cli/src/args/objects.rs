@@ -46,7 +46,7 @@ Masters of two releases work together at the level of the older one. When every 
 command enables what that release adds. It is rejected while any master does not report support for the new level.
 It cannot be undone: a master of the older release exits, and rejects its data directory.",
         after_help = "Examples:
-  argosy master raise-level                  to the newest level that all masters support
+  argosy master raise-level                  to the next level, if all masters support it
   argosy master raise-level --to 3 --yes"
     )]
     RaiseLevel(MasterRaiseLevel),
@@ -113,7 +113,7 @@ pub(crate) struct MasterTransfer {
 
 #[derive(Debug, Args)]
 pub(crate) struct MasterRaiseLevel {
-    /// Feature level; by default the newest that all masters support
+    /// Feature level; by default the next one, if all masters support it
     #[arg(
         long,
         value_name = "LEVEL",

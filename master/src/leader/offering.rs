@@ -287,8 +287,8 @@ impl Leader {
         }
     }
 
-    /// Withdraws offers after a framework's record has changed: offers in roles that it left or
-    /// suppressed, of former sessions, and of a framework that is gone.
+    /// Withdraws offers after a framework's record has changed: offers in roles that it left,
+    /// of former sessions, and of a framework that is gone.
     pub(super) fn framework_moved(&mut self, registry: &Registry, id: FrameworkId) {
         let facts = registry.framework(id).filter(|framework| {
             !framework.removing && framework.connection == Connection::Connected

@@ -417,8 +417,7 @@ pub(crate) async fn one_framework(
         .ok_or_else(|| not_found("framework", &request.id, &[]))
 }
 
-/// Returns a task by id within a framework; without a framework, a single framework must use the
-/// id.
+/// Returns a task by the ids of its framework and its own; both are required.
 pub(crate) async fn one_task(desk: &Desk, request: v1::GetRequest) -> Result<v1::Task, Status> {
     let index = settle(desk, request.consistency, request.min_revision).await?;
     let framework: FrameworkId =
