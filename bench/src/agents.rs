@@ -26,12 +26,12 @@ use tonic::transport::Channel;
 
 /// Agents that share one connection: below what HTTP/2 servers allow in streams.
 const PER_CONNECTION: u32 = 100;
-/// How long all agents may take to register.
+/// Timeout for the registration of all agents.
 const REGISTERING: Duration = Duration::from_secs(120);
-/// Agents that are started and not registered yet, at most: hosts of a large cluster do not start
-/// in the same second.
+/// Maximum number of agents that are started and not registered: hosts of a large cluster do not
+/// all start in the same second.
 const STARTING: usize = 4_096;
-/// How long a master may take to answer a hello, as for real agents.
+/// Timeout for the answer to a hello, as in real agents.
 const REGISTRATION: Duration = Duration::from_secs(10);
 /// Heartbeat intervals of silence that end a link.
 const SILENT_INTERVALS: u32 = 3;
@@ -48,7 +48,7 @@ pub(crate) struct Agents {
     counts: Arc<Counts>,
 }
 
-/// What all links together have seen.
+/// Totals over all links.
 #[derive(Debug, Default)]
 struct Counts {
     closed: AtomicU64,
@@ -57,7 +57,7 @@ struct Counts {
 }
 
 impl Agents {
-    /// Registers agents with these resources and waits until all are known.
+    /// Registers agents with these resources and waits until all are progress.
     ///
     /// # Errors
     /// If they are not registered in time.
@@ -103,7 +103,7 @@ impl Agents {
         let resources = Arc::new(argosy_client::resources::resources(resources)?);
         let count = ways.len();
         // Room for all of them: no agent waits.
-        let (registered, mut known) = mpsc::channel(count.max(1));
+        let (registered, mut progress) = mpsc::channel(count.max(1));
         let mut links = JoinSet::new();
         let counts = Arc::new(Counts::default());
         let starting = Arc::new(Semaphore::new(STARTING));
@@ -119,10 +119,11 @@ impl Agents {
                 live(
                     agent,
                     way,
-                    Known {
+                    AgentProgress {
                         registered,
                         counts,
                         first: Some(first),
+                        pause: PAUSE.0,
                     },
                 )
                 .await;
@@ -131,7 +132,7 @@ impl Agents {
         let mut ids = Vec::new();
         let end = Instant::now() + REGISTERING;
         while ids.len() < count {
-            let id = tokio::time::timeout_at(end, known.recv())
+            let id = tokio::time::timeout_at(end, progress.recv())
                 .await
                 .with_context(|| format!("only {} of {count} agents are registered", ids.len()))?;
             ids.push(id.context("an agent ended")?);
@@ -165,17 +166,20 @@ impl Agents {
     }
 }
 
-/// What is reported of an agent to the run.
-struct Known {
+/// The progress of one agent, as the run observes it.
+struct AgentProgress {
     registered: mpsc::Sender<String>,
     counts: Arc<Counts>,
-    /// Given back with the first registration, so that another agent starts.
+    /// Released with the first registration, so that another agent starts.
     first: Option<OwnedSemaphorePermit>,
+    /// The pause before the next link.
+    pause: Duration,
 }
 
-impl Known {
+impl AgentProgress {
     fn registered(&mut self, id: &str) {
         self.counts.registered.fetch_add(1, Ordering::Relaxed);
+        self.pause = PAUSE.0;
         if self.first.take().is_some() {
             // Room for every agent.
             let _ = self.registered.try_send(id.to_owned());
@@ -183,25 +187,21 @@ impl Known {
     }
 }
 
-/// One link after the other, until it is dropped.
-async fn live(mut agent: Emulated, way: Way, mut known: Known) {
-    let mut pause = PAUSE.0;
+/// Opens one link after the other until it is dropped.
+async fn live(mut agent: Emulated, way: Way, mut progress: AgentProgress) {
     loop {
-        // A failed attempt has paused already.
+        // A failed attempt includes a pause.
         if let Some(mut link) = way.open(agent.hello()).await {
-            let (ended, was_registered) = speak(&mut agent, &mut link, &mut known).await;
-            known.counts.closed.fetch_add(1, Ordering::Relaxed);
+            let ended = speak(&mut agent, &mut link, &mut progress).await;
+            progress.counts.closed.fetch_add(1, Ordering::Relaxed);
             if ended == Ended::Silent {
                 way.fell_silent(&link);
             }
-            pause = match was_registered {
-                true => PAUSE.0,
-                false => (2 * pause).min(PAUSE.1),
-            };
             // Half of it at random, so that agents that were cut off together do not return
             // together.
             let random = (chance() % 1_000) as f64 / 2_000.0;
-            tokio::time::sleep(pause.mul_f64(0.5 + random)).await;
+            tokio::time::sleep(progress.pause.mul_f64(0.5 + random)).await;
+            progress.pause = (2 * progress.pause).min(PAUSE.1);
         }
     }
 }
@@ -212,43 +212,41 @@ enum Ended {
     Silent,
 }
 
-async fn speak(agent: &mut Emulated, link: &mut Link, known: &mut Known) -> (Ended, bool) {
+async fn speak(agent: &mut Emulated, link: &mut Link, progress: &mut AgentProgress) -> Ended {
     // An agent that waits for its registration sends no heartbeats: the only tick comes when it
     // gives up.
     let mut pings = renewed(REGISTRATION);
     let mut patience = REGISTRATION;
-    let mut is_registered = false;
     let mut heard = Instant::now();
     let mut serial = 0;
     loop {
         tokio::select! {
             message = link.message() => {
-                let Ok(Some(message)) = message else { return (Ended::Closed, is_registered) };
+                let Ok(Some(message)) = message else { return Ended::Closed };
                 heard = Instant::now();
                 if let Some(v1::to_agent::Message::Registered(welcome)) = &message.message {
-                    is_registered = true;
-                    known.registered(&welcome.agent_id);
+                    progress.registered(&welcome.agent_id);
                     let interval = Duration::from_millis(welcome.heartbeat_interval_ms.max(100));
                     pings = renewed(interval);
                     patience = SILENT.max(interval * SILENT_INTERVALS);
                 }
                 if matches!(message.message, Some(v1::to_agent::Message::ListTasks(_))) {
-                    known.counts.listed.fetch_add(1, Ordering::Relaxed);
+                    progress.counts.listed.fetch_add(1, Ordering::Relaxed);
                 }
                 for answer in agent.take(message) {
                     if link.sender.send(answer).await.is_err() {
-                        return (Ended::Closed, is_registered);
+                        return Ended::Closed;
                     }
                 }
             }
             _ = pings.tick() => {
                 if heard.elapsed() >= patience {
-                    return (Ended::Silent, is_registered);
+                    return Ended::Silent;
                 }
                 serial += 1;
                 let ping = v1::FromAgent { message: Some(v1::from_agent::Message::Ping(v1::Ping { serial })) };
                 if link.sender.send(ping).await.is_err() {
-                    return (Ended::Closed, is_registered);
+                    return Ended::Closed;
                 }
             }
         }

@@ -1,4 +1,4 @@
-//! Three members of one side on loopback addresses: started, killed, restarted, asked how they are.
+//! Three members of one side on loopback addresses: started, killed, restarted, queried.
 //!
 //! Real processes with fsync on. Everything ends, and its directory goes, with the value.
 
@@ -25,12 +25,12 @@ pub(crate) use etcd::{version as etcd_version, wire as etcd_wire};
 
 /// Members of a cluster.
 pub(crate) const MEMBERS: usize = 3;
-/// How long a cluster may take to agree after a start or restart.
+/// Timeout for the agreement of a cluster after a start or restart.
 const SETTLING: Duration = Duration::from_secs(60);
-/// How far apart members may be and still count as caught up: entries.
+/// Maximum distance, in entries, of members that count as caught up.
 const CAUGHT_UP: u64 = 4;
 
-/// What clusters are made of.
+/// The executable and the directory of all clusters of a run.
 #[derive(Debug)]
 pub(crate) struct Ground {
     /// The executable that is measured.
@@ -295,7 +295,7 @@ fn agreed(standings: &[Result<Standing>]) -> Option<usize> {
     standings.iter().all(agree).then_some(leader)
 }
 
-/// How a member is connected to.
+/// Returns a channel to a member.
 ///
 /// # Errors
 /// If the address is none.

@@ -15,7 +15,7 @@ use crate::cpu::Usage;
 use crate::report::quantile;
 use crate::writer::{Target, Writer};
 
-/// How long answers may stay out after the end of a closed loop.
+/// Timeout for the answers that are missing at the end of a closed loop.
 const LATE: Duration = Duration::from_secs(15);
 /// Deadline of one write of a paced or failing client.
 const WRITE_DEADLINE: Duration = Duration::from_secs(1);
@@ -29,7 +29,7 @@ pub(crate) struct Client {
     pub(crate) target: Target,
 }
 
-/// When a closed loop is measured.
+/// The times of a closed loop.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Window {
     pub(crate) warm_up: Duration,
@@ -40,7 +40,7 @@ pub(crate) struct Window {
     pub(crate) pace: Duration,
 }
 
-/// What a closed loop did.
+/// The results of a closed loop.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Rate {
     /// Writes answered in the window, per second.
@@ -92,7 +92,7 @@ pub(crate) async fn closed_loop(
     })
 }
 
-/// What the processes use from `begin` to `end`.
+/// Returns the usage of the processes from `begin` to `end`.
 async fn usage(pids: Vec<u32>, begin: Instant, end: Instant) -> Usage {
     tokio::time::sleep_until(begin.into()).await;
     let begun = Usage::of(&pids);

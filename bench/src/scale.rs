@@ -1,5 +1,5 @@
-//! Very many agents with running tasks: what masters hold, what they use at rest, and how soon the
-//! next leader knows them all again.
+//! Very many agents with running tasks: memory and CPU of idle masters, and the time until the next
+//! leader has registered all agents again.
 
 use std::time::Duration;
 
@@ -18,9 +18,9 @@ use crate::report::{Cell, Goal, Report, Side};
 
 /// Rest after the last task runs, before anything is counted.
 const REST: Duration = Duration::from_secs(10);
-/// How long all agents may take to return.
+/// Timeout for the return of all agents.
 const RETURNING: Duration = Duration::from_secs(120);
-/// How often it is looked whether they have.
+/// Interval at which that is polled.
 const LOOK: Duration = Duration::from_millis(10);
 
 /// From so many agents on, masters expect a heartbeat of each agent every 15 s, as the goals of P13

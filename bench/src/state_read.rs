@@ -86,7 +86,7 @@ pub(crate) async fn measure(bench: &Bench) -> Result<Report> {
     Ok(report)
 }
 
-/// What writers did in one condition, round by round.
+/// The results of writers in one condition, by round.
 #[derive(Default)]
 struct Written {
     fast: Vec<f64>,

@@ -110,7 +110,7 @@ fn look(_arguments: &ProveArguments, _planted: &[crate::bugs::Planted]) -> u8 {
 #[cfg(any(test, feature = "testing"))]
 #[cfg_attr(
     not(feature = "testing"),
-    allow(dead_code, reason = "only `hunt` uses it")
+    allow(dead_code, reason = "only `seed_search` uses it")
 )]
 mod checks;
 #[cfg(feature = "testing")]

@@ -3,7 +3,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::{Path, PathBuf};
+
+mod tree;
+
+use tree::{Source, has_word, root, sources, tree};
 
 /// The allowed dependencies between crates. A new one needs a decision.
 const EDGES: [(&str, &[&str]); 14] = [
@@ -74,54 +77,6 @@ const UNSAFE_FOLDER: &str = "isolation/src/sys/";
 
 /// This file contains the words that it forbids.
 const THIS_FILE: &str = "state/tests/tidy.rs";
-
-struct Source {
-    /// The path relative to the root, with `/`.
-    name: String,
-    text: String,
-}
-
-fn root() -> PathBuf {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR"));
-    folder.parent().unwrap().to_owned()
-}
-
-/// Returns every text file of the tree.
-fn tree() -> Vec<Source> {
-    let root = root();
-    let mut waiting = vec![root.clone()];
-    let mut files = Vec::new();
-    while let Some(folder) = waiting.pop() {
-        for entry in fs::read_dir(&folder).unwrap() {
-            let path = entry.unwrap().path();
-            let name = path.file_name().unwrap().to_string_lossy().into_owned();
-            if path.is_symlink() || name.starts_with('.') || name == "target" || name == "demo-out"
-            {
-                continue;
-            }
-            if path.is_dir() {
-                waiting.push(path);
-            } else if name != "Cargo.lock"
-                && let Ok(text) = fs::read_to_string(&path)
-            {
-                let name = path.strip_prefix(&root).unwrap();
-                files.push(Source {
-                    name: name.to_string_lossy().replace('\\', "/"),
-                    text,
-                });
-            }
-        }
-    }
-    files.sort_by(|a, b| a.name.cmp(&b.name));
-    assert!(files.len() > 50, "the tree is at {root:?}");
-    files
-}
-
-fn sources() -> Vec<Source> {
-    let mut files = tree();
-    files.retain(|file| file.name.ends_with(".rs"));
-    files
-}
 
 fn none(found: &[String]) {
     assert!(found.is_empty(), "\n{}\n", found.join("\n"));
@@ -314,14 +269,6 @@ fn listed<'a>(manifest: &'a str, section: &str) -> Vec<&'a str> {
     let names = lines.filter(|line| !line.starts_with('#'));
     let names = names.map(|line| line.split(['.', ' ', '=']).next().unwrap_or_default());
     names.filter(|name| !name.is_empty()).collect()
-}
-
-/// Returns whether the text contains this whole word.
-fn has_word(text: &str, word: &str) -> bool {
-    let is_part = |letter: char| letter.is_ascii_alphanumeric() || letter == '_';
-    text.match_indices(word).any(|(at, _)| {
-        !text[..at].ends_with(is_part) && !text[at + word.len()..].starts_with(is_part)
-    })
 }
 
 #[test]

@@ -1,8 +1,9 @@
 //! The words that comments and pages do not use, each with what to write instead, and the width at
 //! which both are wrapped. `docs/style.md` has the rules.
 
-use std::fs;
-use std::path::{Path, PathBuf};
+mod tree;
+
+use tree::has_word;
 
 /// Words of no other project's documentation, and the field's words for them.
 const WORDS: [(&str, &str); 32] = [
@@ -62,26 +63,6 @@ struct Line {
     wraps: bool,
 }
 
-fn root() -> PathBuf {
-    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
-    here.parent().expect("the crate is in the tree").to_owned()
-}
-
-fn files(folder: &Path, found: &mut Vec<PathBuf>) {
-    for entry in fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
-        let name = path.file_name().unwrap().to_string_lossy().into_owned();
-        if path.is_symlink() || name.starts_with('.') || name == "target" || name == "demo-out" {
-            continue;
-        }
-        if path.is_dir() {
-            files(&path, found);
-        } else if name.ends_with(".rs") || name.ends_with(".md") {
-            found.push(path);
-        }
-    }
-}
-
 /// The text of a line without code spans and the targets of links.
 fn prose(line: &str) -> String {
     let parts = line.split('`').step_by(2);
@@ -132,32 +113,12 @@ fn lines_of(name: &str, content: &str) -> Vec<Line> {
 
 /// Every line of a comment or a page of the tree.
 fn lines() -> Vec<Line> {
-    let root = root();
-    let mut all = Vec::new();
-    files(&root, &mut all);
-    all.sort();
-    let mut found = Vec::new();
-    for path in all {
-        let name = path
-            .strip_prefix(&root)
-            .unwrap()
-            .to_string_lossy()
-            .into_owned();
-        if !LISTS.contains(&name.as_str()) {
-            found.extend(lines_of(&name, &fs::read_to_string(&path).unwrap()));
-        }
-    }
-    found
-}
-
-fn has_word(text: &str, word: &str) -> bool {
-    let text = text.to_lowercase();
-    let is_letter = |c: Option<char>| c.is_some_and(|c| c.is_alphanumeric() || c == '_');
-    text.match_indices(word).any(|(at, _)| {
-        let before = text[..at].chars().next_back();
-        let after = text[at + word.len()..].chars().next();
-        !is_letter(before) && !is_letter(after)
-    })
+    let is_read = |name: &str| name.ends_with(".rs") || name.ends_with(".md");
+    let files = tree::tree().into_iter();
+    let files = files.filter(|file| is_read(&file.name) && !LISTS.contains(&file.name.as_str()));
+    files
+        .flat_map(|file| lines_of(&file.name, &file.text))
+        .collect()
 }
 
 fn unwanted(lines: &[Line]) -> Vec<String> {
@@ -166,7 +127,7 @@ fn unwanted(lines: &[Line]) -> Vec<String> {
         for (word, instead) in WORDS {
             let Line { file, number, .. } = line;
             let is_right = EXCEPTIONS.contains(&(file.as_str(), word));
-            if has_word(&line.text, word) && !is_right {
+            if has_word(&line.text.to_lowercase(), word) && !is_right {
                 found.push(format!("{file}:{number}: {word:?}; write: {instead}"));
             }
         }

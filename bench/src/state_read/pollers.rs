@@ -1,15 +1,14 @@
-//! Pollers: each reads all agents and all tasks, page by page, and begins again at its pace.
+//! Pollers: each reads all agents and all tasks, page by page, at a fixed interval.
 //!
-//! They stand for programs on other machines, so their threads get a processor when nothing else
-//! wants it. Otherwise the cost of decoding their lists would appear as a cost of reading for the
-//! masters.
+//! They represent programs on other machines, so their threads have the lowest priority. Otherwise
+//! the cost of decoding their lists would appear as a cost of reading for the masters.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use argosy_proto::v1;
-use tokio::runtime::{Builder, Runtime};
+use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -17,14 +16,14 @@ use tonic::Code;
 
 use crate::cluster::{Wire, channel};
 
-/// Records of a page.
+/// The number of records in a page.
 const PAGE: u32 = 1_000;
-/// Pause after a read that was refused because others wait.
+/// Pause after a read that was refused because the queue of readers is full.
 const PAUSE: Duration = Duration::from_millis(100);
-/// How long the lists that were begun may take to end.
+/// Timeout for the lists that are in progress at the end.
 const ENDING: Duration = Duration::from_secs(60);
 
-/// What pollers read.
+/// The measurements of pollers.
 #[derive(Debug, Default)]
 pub(super) struct Lists {
     /// Milliseconds of each full list.
@@ -47,11 +46,11 @@ impl Lists {
 /// Niceness of the pollers' threads, the lowest priority.
 const NICENESS: i32 = 19;
 
-/// Threads of their own for the pollers.
+/// A separate runtime for the pollers.
 struct Threads(Option<Runtime>);
 
 impl Threads {
-    fn start() -> Result<Self> {
+    fn start() -> Result<(Self, Handle)> {
         let runtime = Builder::new_multi_thread()
             .worker_threads(2)
             .thread_name("pollers")
@@ -62,7 +61,8 @@ impl Threads {
             })
             .enable_all()
             .build()?;
-        Ok(Self(Some(runtime)))
+        let handle = runtime.handle().clone();
+        Ok((Self(Some(runtime)), handle))
     }
 }
 
@@ -100,9 +100,7 @@ impl Pollers {
         let (ending, seen) = watch::channel(false);
         let spread = every / u32::try_from(count)?;
         let expected = Arc::new(expected);
-        let threads = Threads::start()?;
-        let runtime = threads.0.as_ref().context("threads that have ended")?;
-        let runtime = runtime.handle().clone();
+        let (threads, runtime) = Threads::start()?;
         let _inside = runtime.enter();
         for (number, api) in (0..).zip(apis.cycle().take(count)) {
             let client = Wire::new(channel(api)?.connect_lazy()).max_decoding_message_size(8 << 20);

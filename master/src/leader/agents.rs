@@ -61,8 +61,16 @@ pub(super) fn is_ready(
     links: &BTreeMap<LinkId, AgentLink>,
     id: AgentId,
 ) -> bool {
-    let link = linked.get(&id).and_then(|link| links.get(link));
-    link.is_some_and(|link| matches!(link.stage, Stage::Ready { .. }))
+    link_of(linked, links, id).is_some_and(|link| matches!(link.stage, Stage::Ready { .. }))
+}
+
+/// Returns the link on which the agent is registered.
+fn link_of<'a>(
+    linked: &Map<AgentId, LinkId>,
+    links: &'a BTreeMap<LinkId, AgentLink>,
+    id: AgentId,
+) -> Option<&'a AgentLink> {
+    links.get(linked.get(&id)?)
 }
 
 impl Leader {
@@ -137,10 +145,9 @@ impl Leader {
     /// Incarnations alone do not show a copy of a disk that was made after the agent had stored its
     /// next incarnation and before the master had confirmed it: the copy knows both.
     fn is_heard(&self, now: Now, agent: AgentId) -> bool {
-        let link = self.linked_agents.get(&agent);
-        let state = link.and_then(|link| self.agent_links.get(link));
+        let link = link_of(&self.linked_agents, &self.agent_links, agent);
         let interval_ms = self.heartbeat_interval_ms();
-        state.is_some_and(|state| now.at.since_ms(state.heard) <= 2 * interval_ms)
+        link.is_some_and(|link| now.at.since_ms(link.heard) <= 2 * interval_ms)
     }
 
     pub(super) fn agent_registered(
