@@ -97,7 +97,7 @@ pub(super) async fn a_limit_that_this_host_cannot_keep_is_refused_in_words() {
     let last = link.end_of("disk").await.pop().unwrap();
     assert_eq!(state(&last), v1::TaskState::Failed);
     assert!(
-        last.text.contains("/dev/null: it is no disk"),
+        last.text.contains("/dev/null: it is not a disk"),
         "{}",
         last.text
     );
