@@ -75,7 +75,7 @@ async fn one_run(bench: &Bench, findings: &mut Findings) -> Result<()> {
     let mut cluster = Cluster::start(Side::Argosy, &bench.ground).await?;
     let masters = masters(&cluster)?;
     let _agents = Agents::start(&masters, AGENTS, AGENT).await?;
-    flood(&masters, TASKS).await?;
+    flood(&masters, TASKS, None).await?;
     let trickle = Trickle::start(&masters).await?;
     let leader = cluster.settled().await?;
     let (pid, api) = (cluster.pid(leader)?, cluster.members[leader].api.clone());

@@ -25,8 +25,13 @@ fn config(masters: &Masters, name: &str) -> SchedulerConfig {
     config
 }
 
-fn task(task_id: String, argv: &[&str]) -> v1::TaskSpec {
+/// Returns a task in this network, or in the default one.
+fn task(task_id: String, argv: &[&str], network: Option<&v1::Network>) -> v1::TaskSpec {
     v1::TaskSpec {
+        container: network.map(|network| v1::ContainerSpec {
+            network: Some(network.clone()),
+            ..Default::default()
+        }),
         task_id,
         resources: argosy_client::resources::resources(TASK_RESOURCES).expect("the text is ours"),
         argv: argv.iter().map(|word| (*word).to_owned()).collect(),

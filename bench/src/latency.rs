@@ -18,7 +18,7 @@ const VISITS: u32 = 10;
 /// Measures starts, one at a time.
 pub(crate) async fn measure(bench: &Bench) -> Result<Report> {
     let about = [
-        "Three masters, one agent, tasks in five namespaces and a cgroup, one at a time.",
+        "Three masters, one agent, tasks in five namespaces, a cgroup and the network of their host, one at a time.",
         "held offer: a framework that stays accepts an offer it holds. new framework: connects, waits for an offer, launches.",
     ];
     let cells = vec![
@@ -38,21 +38,17 @@ pub(crate) async fn measure(bench: &Bench) -> Result<Report> {
 
 async fn one_run(bench: &Bench, findings: &mut Findings) -> Result<()> {
     let cluster = Cluster::start(Side::Argosy, &bench.ground).await?;
-    let _agent = RealAgent::start(
-        &cluster,
-        &bench.ground,
-        "cpus:4;mem:1024;disk:1024",
-        AgentKind::Namespaces,
-    )
-    .await?;
+    let kind = AgentKind::Namespaces;
+    let _agent =
+        RealAgent::start(&cluster, &bench.ground, "cpus:4;mem:1024;disk:1024", kind).await?;
     let masters = masters(&cluster)?;
-    let starts = Starts::resident(&masters, bench.extent.starts).await?;
+    let starts = Starts::resident(&masters, bench.extent.starts, kind.network()).await?;
     for time_ms in &starts.times_ms {
         findings.note(RESIDENT, *time_ms);
     }
     findings.note(RESIDENT_P99, quantile(&starts.times_ms, 0.99));
     for _ in 0..bench.extent.starts.div_ceil(VISITS) {
-        findings.note(FRESH, fresh_start(&masters).await?);
+        findings.note(FRESH, fresh_start(&masters, kind.network()).await?);
     }
     Ok(())
 }

@@ -173,7 +173,7 @@ async fn one_case(
     };
     let (before, applied) = (seconds()?, cluster.applied().await?);
     let used = containers_us();
-    let flooded = flood(&masters(&cluster)?, bench.extent.tasks).await?;
+    let flooded = flood(&masters(&cluster)?, bench.extent.tasks, kind.network()).await?;
     let (after, tasks) = (seconds()?, f64::from(bench.extent.tasks));
     if let (Some(before), Some(after)) = (used, containers_us()) {
         let each_ms = (after - before) as f64 / 1e3 / tasks;

@@ -25,6 +25,15 @@ pub(crate) enum AgentKind {
     Plain,
 }
 
+impl AgentKind {
+    /// Returns the network that tasks must name: the host's, except that the full profile gives each
+    /// a separate one, as the default is.
+    pub(crate) fn network(self) -> Option<v1::Network> {
+        let host = v1::network::Mode::Host(v1::HostNetwork {});
+        (self != Self::Full).then_some(v1::Network { mode: Some(host) })
+    }
+}
+
 impl fmt::Display for AgentKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -75,8 +84,7 @@ impl RealAgent {
         let arguments = arguments
             .into_iter()
             .flat_map(|(flag, value)| [flag.to_owned(), value]);
-        // Only the full profile can give a task a network.
-        let network = (kind != AgentKind::Full).then(|| "--allow-host-network".to_owned());
+        let network = kind.network().map(|_| "--allow-host-network".to_owned());
         let words = [
             "agent",
             "start",

@@ -18,6 +18,7 @@ const STALLED: Duration = Duration::from_secs(60);
 
 struct Flood {
     total: u32,
+    network: Option<v1::Network>,
     /// Numbers of the tasks to launch.
     waiting: VecDeque<u32>,
     finished: u32,
@@ -36,10 +37,13 @@ impl Scheduler for Flood {
                 driver.decline(&offer, Some(1_000));
                 continue;
             }
-            let tasks = self
-                .waiting
-                .drain(..count)
-                .map(|number| task(format!("{TASK}{number}"), &["/bin/true"]));
+            let tasks = self.waiting.drain(..count).map(|number| {
+                task(
+                    format!("{TASK}{number}"),
+                    &["/bin/true"],
+                    self.network.as_ref(),
+                )
+            });
             drop(driver.accept(&offer, tasks.collect()));
         }
     }
@@ -101,14 +105,19 @@ pub(crate) struct Flooded {
     pub(crate) refused: u32,
 }
 
-/// Runs `total` tasks of /bin/true.
+/// Runs `total` tasks of /bin/true in this network, or in the default one.
 ///
 /// # Errors
 /// If one ends otherwise, or nothing happens for a minute.
-pub(crate) async fn flood(masters: &Masters, total: u32) -> Result<Flooded> {
+pub(crate) async fn flood(
+    masters: &Masters,
+    total: u32,
+    network: Option<v1::Network>,
+) -> Result<Flooded> {
     let begin = Instant::now();
     let mut flood = Flood {
         total,
+        network,
         waiting: (0..total).collect(),
         finished: 0,
         refused: 0,

@@ -20,6 +20,7 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// Times from an offer's acceptance to RUNNING, in milliseconds.
 pub(crate) struct Starts {
     wanted: u32,
+    network: Option<v1::Network>,
     pub(crate) times_ms: Vec<f64>,
     held: Option<v1::Offer>,
     begun: Option<Instant>,
@@ -29,9 +30,10 @@ pub(crate) struct Starts {
 }
 
 impl Starts {
-    fn new(wanted: u32) -> Self {
+    fn new(wanted: u32, network: Option<v1::Network>) -> Self {
         Self {
             wanted,
+            network,
             times_ms: Vec::new(),
             held: None,
             begun: None,
@@ -41,12 +43,17 @@ impl Starts {
         }
     }
 
-    /// Runs a framework that stays and starts this number of tasks, one by one.
+    /// Runs a framework that stays and starts this number of tasks, one by one, in this network or
+    /// in the default one.
     ///
     /// # Errors
     /// If one is rejected, ends early, or does not start.
-    pub(crate) async fn resident(masters: &Masters, wanted: u32) -> Result<Self> {
-        let mut starts = Self::new(wanted);
+    pub(crate) async fn resident(
+        masters: &Masters,
+        wanted: u32,
+        network: Option<v1::Network>,
+    ) -> Result<Self> {
+        let mut starts = Self::new(wanted, network);
         let mut config = config(masters, "bench-starts");
         config.tick = PAUSE;
         Runner::new(config)
@@ -133,7 +140,8 @@ impl Scheduler for Starts {
             && self.times_ms.len() < self.wanted as usize
             && let Some(offer) = self.held.take()
         {
-            let task = task(format!("task-{}", self.times_ms.len()), COMMAND);
+            let name = format!("task-{}", self.times_ms.len());
+            let task = task(name, COMMAND, self.network.as_ref());
             self.begun = Some(Instant::now());
             drop(driver.accept(&offer, vec![task]));
         }
@@ -142,6 +150,7 @@ impl Scheduler for Starts {
 
 /// A framework that registers, waits for an offer, launches on it and exits.
 struct Visitor {
+    network: Option<v1::Network>,
     begun: Instant,
     launched: bool,
     time_ms: Option<f64>,
@@ -155,7 +164,10 @@ impl Scheduler for Visitor {
                 driver.decline(&offer, None);
             } else {
                 self.launched = true;
-                drop(driver.accept(&offer, vec![task("task".into(), COMMAND)]));
+                drop(driver.accept(
+                    &offer,
+                    vec![task("task".into(), COMMAND, self.network.as_ref())],
+                ));
             }
         }
     }
@@ -177,12 +189,14 @@ impl Scheduler for Visitor {
     }
 }
 
-/// Returns the milliseconds from the first call to the masters until the only task is seen running.
+/// Returns the milliseconds from the first call to the masters until the only task is seen running,
+/// in this network or in the default one.
 ///
 /// # Errors
 /// If it does not run.
-pub(crate) async fn fresh_start(masters: &Masters) -> Result<f64> {
+pub(crate) async fn fresh_start(masters: &Masters, network: Option<v1::Network>) -> Result<f64> {
     let mut visitor = Visitor {
+        network,
         begun: Instant::now(),
         launched: false,
         time_ms: None,

@@ -85,14 +85,8 @@ impl Sleepers {
     }
 
     fn task(&self, number: u32) -> v1::TaskSpec {
-        let mut task = task(name(number), &["/bin/sleep", "1000000"]);
-        if self.network.is_some() {
-            task.container = Some(v1::ContainerSpec {
-                network: self.network.clone(),
-                ..Default::default()
-            });
-        }
-        task
+        let command = ["/bin/sleep", "1000000"];
+        task(name(number), &command, self.network.as_ref())
     }
 
     fn fail(&mut self, driver: &Driver, why: String) {

@@ -104,7 +104,7 @@ impl Scheduler for Drip {
     fn tick(&mut self, driver: &Driver) {
         if let Some(offer) = self.held.pop_front() {
             self.launched += 1;
-            let task = task(format!("task-{}", self.launched), &["/bin/true"]);
+            let task = task(format!("task-{}", self.launched), &["/bin/true"], None);
             drop(driver.accept(&offer, vec![task]));
         }
     }
