@@ -152,7 +152,7 @@ fn config(arguments: &AgentStart, address: String) -> Result<Config, Failure> {
     let subscribes = arguments.executor_registration_timeout;
     config.executor_registration_timeout_ms = subscribes.as_millis() as u64;
     config.host_paths.clone_from(&arguments.host_paths);
-    config.secret_folder.clone_from(&arguments.secret_folder);
+    config.secret_folder.clone_from(&arguments.secret_dir);
     config.sandbox_headroom_percent = arguments.disk_headroom;
     config.disk_floor_bytes = arguments.disk_floor;
     config.disk_enforcement = match arguments.disk_enforcement {
@@ -186,7 +186,7 @@ fn images(arguments: &AgentStart, images: &mut ImageSettings) {
     images
         .insecure_registries
         .clone_from(&arguments.insecure_registries);
-    images.folders.clone_from(&arguments.image_folders);
+    images.folders.clone_from(&arguments.image_dirs);
     images.pull = match arguments.image_pull {
         ImagePullName::IfAbsent => PullPolicy::IfAbsent,
         ImagePullName::Latest => PullPolicy::Latest,
@@ -211,13 +211,13 @@ fn check_folders(arguments: &AgentStart) -> Result<(), Failure> {
         .iter()
         .map(|path| ("--host-path", path));
     let folders = arguments
-        .image_folders
+        .image_dirs
         .iter()
-        .map(|path| ("--image-folder", path));
+        .map(|path| ("--image-dir", path));
     let secrets = arguments
-        .secret_folder
+        .secret_dir
         .iter()
-        .map(|path| ("--secret-folder", path));
+        .map(|path| ("--secret-dir", path));
     let fetched = arguments
         .fetch_dirs
         .iter()
@@ -258,10 +258,10 @@ fn devices(arguments: &AgentStart, config: &mut Config) -> Result<(), Failure> {
 fn networks(arguments: &AgentStart, settings: &mut NetworkSettings) {
     settings.subnet = arguments.network_subnet;
     settings.subnet6 = arguments.network_subnet6;
-    if arguments.network_open {
+    if arguments.network_inter_container {
         settings.between = Between::Open;
     }
-    settings.cni.lists.clone_from(&arguments.cni_config);
+    settings.cni.lists.clone_from(&arguments.cni_config_dir);
     settings.cni.plugins.clone_from(&arguments.cni_plugins);
 }
 

@@ -176,10 +176,10 @@ fn config(arguments: &MasterStart, places: &Places) -> Result<Config, Failure> {
     );
     config.host_names = listen::host_names(&places.listen, &arguments.allow_hosts);
     config.agent_timeout_ms = arguments.agent_timeout.as_millis() as u64;
-    config.framework_grace_ms = arguments.framework_grace.as_millis() as u64;
+    config.framework_grace_ms = arguments.framework_disconnect_timeout.as_millis() as u64;
     config.lost_agent_ms = arguments.forget_agents_after.as_millis() as u64;
     config.timing = match arguments.timing {
-        TimingName::Shipped => Timing::shipped(),
+        TimingName::Default => Timing::shipped(),
         TimingName::Testing => Timing::testing(),
         TimingName::Wan => Timing::wan(),
     };

@@ -162,3 +162,24 @@ fn the_doctor_finds_the_launcher_beside_the_program() {
     let mut launcher = launcher.filter(|finding| finding["check"] == "launcher");
     assert_eq!(launcher.next().unwrap()["verdict"], "ok");
 }
+
+#[test]
+fn a_variable_is_read_under_its_former_name_too_but_not_under_both() {
+    let folder = tempfile::tempdir().unwrap();
+    let started = |variables: &[(&str, &str)]| {
+        let mut command = argosy(&["agent", "start", "--listen", "127.0.0.1:0", "--data-dir"]);
+        command.arg(folder.path().join("agent"));
+        let (code, _, stderr) = split(command.envs(variables.iter().copied()).output().unwrap());
+        assert_eq!(code, 2, "{stderr}");
+        stderr
+    };
+    let (former, present) = ("ARGOSY_AGENT_SECRET_FOLDER", "ARGOSY_AGENT_SECRET_DIR");
+    for name in [former, present] {
+        let stderr = started(&[(name, "secrets")]);
+        let expected = "--secret-dir secrets is not an absolute path; begin it with /";
+        assert!(stderr.contains(expected), "{stderr}");
+    }
+    let stderr = started(&[(former, "/srv/a"), (present, "/srv/a")]);
+    let expected = format!("{present} and its former name {former} are both set");
+    assert!(stderr.contains(&expected), "{stderr}");
+}

@@ -126,7 +126,9 @@ impl Plugs {
         self.lists.get(name).ok_or_else(|| {
             let others: Vec<_> = self.lists.keys().map(String::as_str).collect();
             let others = match others.as_slice() {
-                [] => "none: its operator gives a directory of them with --cni-config".to_owned(),
+                [] => {
+                    "none: its operator gives a directory of them with --cni-config-dir".to_owned()
+                }
                 some => some.join(", "),
             };
             format!("this agent has no network {name:?}; it has {others}")
@@ -222,7 +224,7 @@ pub(super) fn wanted(start: &Start) -> Option<&v1::CniNetwork> {
 
 fn lists(cni: &Cni, folder: &Path) -> Result<BTreeMap<String, List>, RunError> {
     let wrong = |value: &Path, remedy: String| RunError::Config {
-        flag: "--cni-config",
+        flag: "--cni-config-dir",
         value: value.display().to_string(),
         remedy,
     };
@@ -298,7 +300,7 @@ mod tests {
         );
         let none = Plugs::open(&Paths::new(folder.path()), &CniSettings::default()).unwrap();
         let refused = none.list("red").unwrap_err();
-        assert!(refused.ends_with("with --cni-config"), "{refused}");
+        assert!(refused.ends_with("with --cni-config-dir"), "{refused}");
     }
 
     #[test]
@@ -321,6 +323,6 @@ mod tests {
             assert!(refused.contains(says), "{refused}");
         }
         let refused = opened(Path::new("/nonexistent")).map(drop).unwrap_err();
-        assert!(refused.contains("--cni-config"), "{refused}");
+        assert!(refused.contains("--cni-config-dir"), "{refused}");
     }
 }

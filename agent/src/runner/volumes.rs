@@ -56,7 +56,7 @@ pub(super) fn volumes(
 /// Returns the operator's secret of this name for the role, or the reason why it is unavailable.
 pub(crate) fn secret(name: &str, role: &str, folder: Option<&Path>) -> Result<Secret, String> {
     let Some(folder) = folder else {
-        let why = "this agent has no secrets; ask another agent, or start it with --secret-folder";
+        let why = "this agent has no secrets; ask another agent, or start it with --secret-dir";
         return Err(why.to_owned());
     };
     if name.is_empty() || name.contains('/') || name.starts_with('.') {
@@ -127,6 +127,6 @@ mod tests {
             assert!(text.contains("use * or a path"), "{text}");
         }
         let none = secret("db", "web", None).unwrap_err();
-        assert!(none.contains("--secret-folder"), "{none}");
+        assert!(none.contains("--secret-dir"), "{none}");
     }
 }

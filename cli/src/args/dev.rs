@@ -70,15 +70,15 @@ pub(crate) struct Dev {
     pub(crate) allow_hosts: Vec<String>,
     /// Directory with secrets for tasks as ROLE/NAME, accessible only to its user [default: no
     /// secrets]
-    #[arg(long, value_name = "DIR")]
-    pub(crate) secret_folder: Option<PathBuf>,
+    #[arg(long, alias = "secret-folder", value_name = "DIR")]
+    pub(crate) secret_dir: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) allowed_opt_outs: AllowedOptOuts,
     /// Time without a heartbeat after which an agent counts as unreachable
     #[arg(long, value_name = "TIME", default_value = "15s", value_parser = parsers::duration)]
     pub(crate) agent_timeout: Duration,
-    /// Raft timing: shipped, testing or wan
-    #[arg(long, value_enum, value_name = "PRESET", default_value_t = TimingName::Shipped, hide_possible_values = true)]
+    /// Raft timing: default, testing or wan
+    #[arg(long, value_enum, value_name = "PRESET", default_value_t = TimingName::Default, hide_possible_values = true)]
     pub(crate) timing: TimingName,
     /// Also write the cluster's record (addresses, processes, directories, command lines) to this
     /// file

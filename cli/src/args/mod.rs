@@ -8,6 +8,7 @@ mod attach;
 mod checks;
 mod dev;
 mod exec;
+mod former_names;
 mod group;
 mod limits;
 mod objects;
@@ -20,12 +21,14 @@ mod volumes;
 
 use clap::builder::Styles;
 use clap::builder::styling::{AnsiColor, Style};
+use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 pub(crate) use attach::Attach;
 pub(crate) use checks::Checks;
 pub(crate) use dev::Dev;
 pub(crate) use exec::Exec;
+pub(crate) use former_names::former as former_variable;
 pub(crate) use group::{Group, GroupKill, GroupList, GroupRun};
 pub(crate) use objects::{
     Agent, AgentStop, Explain, Framework, FrameworkList, FrameworkTeardown, Listing, Logs, Master,
@@ -255,7 +258,12 @@ pub(crate) fn command() -> clap::Command {
 
 /// Reads the command line, or exits with help (code 0) or a usage error (code 2).
 pub(crate) fn read() -> Arguments {
-    let matches = command().get_matches();
+    let variable = |name: &str| std::env::var_os(name);
+    let mut command = former_names::read(command(), &variable);
+    let matches = command.get_matches_mut();
+    if let Some(conflict) = former_names::conflict(&command, &matches, &variable) {
+        command.error(ErrorKind::ArgumentConflict, conflict).exit();
+    }
     Arguments::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
 }
 

@@ -126,13 +126,13 @@ pub(crate) struct MasterStart {
     #[arg(long, env = "ARGOSY_MASTER_AGENT_TIMEOUT", value_name = "TIME", default_value = "15s", value_parser = parsers::duration)]
     pub(crate) agent_timeout: Duration,
     /// Time without a stream after which a framework counts as disconnected
-    #[arg(long, env = "ARGOSY_MASTER_FRAMEWORK_GRACE", value_name = "TIME", default_value = "10s", value_parser = parsers::duration)]
-    pub(crate) framework_grace: Duration,
+    #[arg(long, alias = "framework-grace", env = "ARGOSY_MASTER_FRAMEWORK_DISCONNECT_TIMEOUT", value_name = "TIME", default_value = "10s", value_parser = parsers::duration)]
+    pub(crate) framework_disconnect_timeout: Duration,
     /// Time after which an unreachable or gone agent is forgotten, together with its tasks
     #[arg(long, env = "ARGOSY_MASTER_FORGET_AGENTS_AFTER", value_name = "TIME", default_value = "14d", value_parser = parsers::duration)]
     pub(crate) forget_agents_after: Duration,
-    /// Raft timing: shipped, testing (faster) or wan (slower); the same on all masters
-    #[arg(long, env = "ARGOSY_MASTER_TIMING", value_enum, value_name = "PRESET", default_value_t = TimingName::Shipped, hide_possible_values = true)]
+    /// Raft timing: default, testing (faster) or wan (slower); the same on all masters
+    #[arg(long, env = "ARGOSY_MASTER_TIMING", value_enum, value_name = "PRESET", default_value_t = TimingName::Default, hide_possible_values = true)]
     pub(crate) timing: TimingName,
     /// Seed of all random choices [default: random]
     #[arg(long, env = "ARGOSY_SEED", value_name = "NUMBER")]
@@ -174,7 +174,8 @@ pub(crate) struct MasterStart {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum TimingName {
     /// Heartbeat 60 ms, election 200 to 300 ms.
-    Shipped,
+    #[value(alias = "shipped")]
+    Default,
     /// Heartbeat 50 ms, election 150 to 250 ms.
     Testing,
     /// For masters with high latency between them.
@@ -235,8 +236,13 @@ pub(crate) struct AgentStart {
     pub(crate) host_paths: Vec<PathBuf>,
     /// Directory with secrets for tasks as ROLE/NAME, accessible only to root (to the agent's user
     /// if it is not started as root) [default: no secrets]
-    #[arg(long, env = "ARGOSY_AGENT_SECRET_FOLDER", value_name = "DIR")]
-    pub(crate) secret_folder: Option<PathBuf>,
+    #[arg(
+        long,
+        alias = "secret-folder",
+        env = "ARGOSY_AGENT_SECRET_DIR",
+        value_name = "DIR"
+    )]
+    pub(crate) secret_dir: Option<PathBuf>,
     /// Percentage of the disk to keep free of ended tasks' sandboxes and of unused images
     #[arg(long, env = "ARGOSY_AGENT_DISK_HEADROOM", value_name = "NUMBER", default_value_t = 10, value_parser = value_parser!(u64).range(0..=90))]
     pub(crate) disk_headroom: u64,
@@ -336,12 +342,13 @@ pub(crate) struct AgentStart {
     pub(crate) insecure_registries: Vec<InsecureRegistry>,
     /// Allow tasks to use image layouts and archives below this directory; may be repeated
     #[arg(
-        long = "image-folder",
-        env = "ARGOSY_AGENT_IMAGE_FOLDERS",
+        long = "image-dir",
+        alias = "image-folder",
+        env = "ARGOSY_AGENT_IMAGE_DIRS",
         value_delimiter = ',',
         value_name = "DIR"
     )]
-    pub(crate) image_folders: Vec<PathBuf>,
+    pub(crate) image_dirs: Vec<PathBuf>,
     /// IPv4 subnet of the tasks' bridge network
     #[arg(long, env = "ARGOSY_AGENT_NETWORK_SUBNET", value_name = "CIDR", default_value_t = Subnet::USUAL)]
     pub(crate) network_subnet: Subnet,
@@ -350,11 +357,20 @@ pub(crate) struct AgentStart {
     #[arg(long, env = "ARGOSY_AGENT_NETWORK_SUBNET6", value_name = "CIDR", default_value_t = TaskSubnet6::Generated)]
     pub(crate) network_subnet6: TaskSubnet6,
     /// Let tasks of the bridge network reach each other's addresses, not only published ports
-    #[arg(long, env = "ARGOSY_AGENT_NETWORK_OPEN")]
-    pub(crate) network_open: bool,
+    #[arg(
+        long,
+        alias = "network-open",
+        env = "ARGOSY_AGENT_NETWORK_INTER_CONTAINER"
+    )]
+    pub(crate) network_inter_container: bool,
     /// Directory of the CNI networks (files *.conflist) that tasks may name
-    #[arg(long, env = "ARGOSY_AGENT_CNI_CONFIG", value_name = "DIR")]
-    pub(crate) cni_config: Option<PathBuf>,
+    #[arg(
+        long,
+        alias = "cni-config",
+        env = "ARGOSY_AGENT_CNI_CONFIG_DIR",
+        value_name = "DIR"
+    )]
+    pub(crate) cni_config_dir: Option<PathBuf>,
     /// Directory of CNI plugins; may be repeated, the first that has a plugin is used
     #[arg(
         long,

@@ -1,7 +1,6 @@
 //! Tests of the command line: two examples per command, units, and suggestions for near misses.
 
 use clap::Parser;
-use clap::error::ErrorKind;
 use expect_test::expect_file;
 
 use super::*;
@@ -174,4 +173,175 @@ fn a_bare_number_of_memory_is_mib() {
     };
     assert_eq!(run.mem.0, 64_000);
     assert_eq!(run.command, ["true"]);
+}
+
+fn parsed(command: clap::Command, words: &[&str]) -> Arguments {
+    let words = std::iter::once(&"argosy").chain(words);
+    let matches = command.try_get_matches_from(words).unwrap();
+    Arguments::from_arg_matches(&matches).unwrap()
+}
+
+/// Former flags and values of each command, and what replaced them.
+const RENAMED: [(&[&str], &[&str]); 8] = [
+    (
+        &["master", "start", "--framework-grace", "3s"],
+        &["master", "start", "--framework-disconnect-timeout", "3s"],
+    ),
+    (
+        &["master", "start", "--timing", "shipped"],
+        &["master", "start", "--timing", "default"],
+    ),
+    (
+        &["dev", "--timing", "shipped"],
+        &["dev", "--timing", "default"],
+    ),
+    (
+        &["dev", "--secret-folder", "/srv/a"],
+        &["dev", "--secret-dir", "/srv/a"],
+    ),
+    (
+        &["agent", "start", "--secret-folder", "/srv/a"],
+        &["agent", "start", "--secret-dir", "/srv/a"],
+    ),
+    (
+        &[
+            "agent",
+            "start",
+            "--image-folder",
+            "/a",
+            "--image-dir",
+            "/b",
+        ],
+        &["agent", "start", "--image-dir", "/a", "--image-dir", "/b"],
+    ),
+    (
+        &["agent", "start", "--cni-config", "/etc/cni/net.d"],
+        &["agent", "start", "--cni-config-dir", "/etc/cni/net.d"],
+    ),
+    (
+        &["agent", "start", "--network-open"],
+        &["agent", "start", "--network-inter-container"],
+    ),
+];
+
+/// Values of the former variables, and the flags that do the same.
+const FORMER_VARIABLES: [(&str, &str, &[&str]); 5] = [
+    (
+        "ARGOSY_MASTER_FRAMEWORK_GRACE",
+        "3s",
+        &["master", "start", "--framework-disconnect-timeout", "3s"],
+    ),
+    (
+        "ARGOSY_AGENT_SECRET_FOLDER",
+        "/srv/a",
+        &["agent", "start", "--secret-dir", "/srv/a"],
+    ),
+    (
+        "ARGOSY_AGENT_IMAGE_FOLDERS",
+        "/a,/b",
+        &["agent", "start", "--image-dir", "/a", "--image-dir", "/b"],
+    ),
+    (
+        "ARGOSY_AGENT_CNI_CONFIG",
+        "/etc/cni/net.d",
+        &["agent", "start", "--cni-config-dir", "/etc/cni/net.d"],
+    ),
+    (
+        "ARGOSY_AGENT_NETWORK_OPEN",
+        "true",
+        &["agent", "start", "--network-inter-container"],
+    ),
+];
+
+#[test]
+fn former_flags_and_values_mean_what_replaced_them() {
+    for (former, present) in RENAMED {
+        let [former, present] = [former, present].map(|words| parsed(command(), words));
+        assert_eq!(format!("{former:?}"), format!("{present:?}"));
+    }
+}
+
+#[test]
+fn a_former_variable_is_read_unless_the_flag_is_given() {
+    assert_eq!(FORMER_VARIABLES.len(), former_names::VARIABLES.len());
+    for (former, value, flags) in FORMER_VARIABLES {
+        let variable = |name: &str| (name == former).then(|| value.into());
+        let from_variable = parsed(former_names::read(command(), &variable), &flags[..2]);
+        let from_flags = parsed(command(), flags);
+        assert_eq!(format!("{from_variable:?}"), format!("{from_flags:?}"));
+        let neither = parsed(command(), &flags[..2]);
+        assert_ne!(format!("{from_flags:?}"), format!("{neither:?}"));
+        if let [.., flag, _] = flags
+            && flag.starts_with("--secret")
+        {
+            let other = [&flags[..2], &[*flag, "/other"]].concat();
+            let both = parsed(former_names::read(command(), &variable), &other);
+            let flag_only = parsed(command(), &other);
+            assert_eq!(format!("{both:?}"), format!("{flag_only:?}"));
+        }
+    }
+}
+
+#[test]
+fn both_names_of_a_variable_are_refused_for_commands_that_read_it() {
+    for (former, present) in former_names::VARIABLES {
+        let variable = |name: &str| (name == former || name == present).then(|| "/srv/a".into());
+        let service = if former.starts_with("ARGOSY_MASTER") {
+            "master"
+        } else {
+            "agent"
+        };
+        let mut refusals = Vec::new();
+        for words in [
+            &["argosy", service, "start"][..],
+            &["argosy", service, "list"],
+        ] {
+            let mut command = command();
+            let matches = command.try_get_matches_from_mut(words).unwrap();
+            refusals.push(former_names::conflict(&command, &matches, &variable));
+        }
+        let expected =
+            format!("{present} and its former name {former} are both set: unset {former}");
+        assert_eq!(refusals, [Some(expected), None]);
+    }
+}
+
+#[test]
+fn help_and_completions_show_no_former_name() {
+    let set = |name: &str| {
+        let mut all = FORMER_VARIABLES.iter();
+        let found = all.find(|(former, ..)| *former == name);
+        found.map(|(_, value, _)| (*value).into())
+    };
+    let mut text = Vec::new();
+    every_command(&command(), "", &mut |_, found| {
+        let found = former_names::read(found.clone(), &set);
+        text.extend(found.clone().render_long_help().to_string().bytes());
+        text.extend(found.clone().render_help().to_string().bytes());
+    });
+    for shell in [
+        clap_complete::Shell::Bash,
+        clap_complete::Shell::Zsh,
+        clap_complete::Shell::Fish,
+    ] {
+        clap_complete::generate(shell, &mut command(), "argosy", &mut text);
+    }
+    let text = String::from_utf8(text).unwrap();
+    let flags = [
+        "--secret-folder",
+        "--image-folder",
+        "--framework-grace",
+        "--network-open",
+    ];
+    let variables = former_names::VARIABLES.map(|(former, _)| former);
+    for former in flags
+        .iter()
+        .chain(&variables)
+        .chain(&["--cni-config", "shipped"])
+    {
+        // A present name may begin with the former one.
+        let longer = ["-dir", "_DIR"].map(|end| format!("{former}{end}"));
+        let rest = text.replace(&longer[0], "").replace(&longer[1], "");
+        assert!(!rest.contains(former), "{former}");
+    }
 }

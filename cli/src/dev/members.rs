@@ -20,6 +20,7 @@ use tokio::process::{Child, ChildStdin, Command};
 use super::groups;
 use super::opened::INHERITED;
 use super::plan::{Kind, Member, Plan};
+use crate::args::former_variable;
 use crate::exit::Failure;
 use crate::pid_file;
 
@@ -267,5 +268,7 @@ async fn gone(processes: &mut Vec<Process>, patience: Duration) -> bool {
 /// Returns whether a member inherits this variable. Other `ARGOSY_` variables would contradict its
 /// command line.
 fn is_inherited(name: &str) -> bool {
-    LOGS.contains(&name) || INHERITED.iter().any(|(inherited, _)| *inherited == name)
+    let mut opening = INHERITED.iter().map(|(inherited, _)| *inherited);
+    LOGS.contains(&name)
+        || opening.any(|inherited| name == inherited || former_variable(inherited) == Some(name))
 }

@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 
 use super::plan::{Kind, Plan};
+use crate::args::former_variable;
 
 /// Flags of agents that open something to tasks or to other users.
 const OPENING: [&str; 15] = [
@@ -19,13 +20,13 @@ const OPENING: [&str; 15] = [
     "--host-path",
     "--insecure-registry",
     "--isolation",
-    "--secret-folder",
+    "--secret-dir",
     "--task-allow",
 ];
 /// Inherited variables with the same effect, and their flags.
 pub(super) const INHERITED: [(&str, &str); 3] = [
-    ("ARGOSY_AGENT_IMAGE_FOLDERS", "--image-folder"),
-    ("ARGOSY_AGENT_CNI_CONFIG", "--cni-config"),
+    ("ARGOSY_AGENT_IMAGE_DIRS", "--image-dir"),
+    ("ARGOSY_AGENT_CNI_CONFIG_DIR", "--cni-config-dir"),
     ("ARGOSY_AGENT_CNI_PLUGINS", "--cni-plugins"),
 ];
 
@@ -52,7 +53,8 @@ pub(super) fn opened(
         }
     }
     for (name, flag) in INHERITED {
-        if let Some(value) = variable(name).filter(|value| !value.is_empty()) {
+        let value = variable(name).or_else(|| variable(former_variable(name)?));
+        if let Some(value) = value.filter(|value| !value.is_empty()) {
             opened.push(format!("{flag} {}", value.to_string_lossy()));
         }
     }
@@ -85,7 +87,7 @@ mod tests {
             "--allow-files",
             "--api-user",
             "1001",
-            "--secret-folder",
+            "--secret-dir",
             "/srv/secrets",
             "--allow-capabilities",
             "CHOWN",
@@ -94,13 +96,12 @@ mod tests {
             "--allow-nested-user-namespaces",
         ]);
         plan.allow_host_network();
-        let mut opened = opened(&plan, |name| {
-            let value = match name {
-                "ARGOSY_AGENT_CNI_CONFIG" => "/etc/cni/net.d",
-                "ARGOSY_AGENT_CNI_PLUGINS" => "/opt/cni/bin",
-                _ => "/srv/images",
-            };
-            Some(value.into())
+        let mut opened = opened(&plan, |name| match name {
+            // It is set under its former name.
+            "ARGOSY_AGENT_CNI_CONFIG_DIR" => None,
+            "ARGOSY_AGENT_CNI_CONFIG" => Some("/etc/cni/net.d".into()),
+            "ARGOSY_AGENT_CNI_PLUGINS" => Some("/opt/cni/bin".into()),
+            _ => Some("/srv/images".into()),
         });
         opened.sort();
         assert_eq!(
@@ -114,15 +115,15 @@ mod tests {
                 "--allow-new-privileges",
                 "--allow-unconfined-seccomp",
                 "--api-user 1001",
-                "--cni-config /etc/cni/net.d",
+                "--cni-config-dir /etc/cni/net.d",
                 "--cni-plugins /opt/cni/bin",
                 "--fetch-allow 127.77.0.0/16",
                 "--fetch-dir /srv/files",
                 "--host-path /srv",
-                "--image-folder /srv/images",
+                "--image-dir /srv/images",
                 "--insecure-registry 127.0.0.1:5000",
                 "--isolation processes",
-                "--secret-folder /srv/secrets",
+                "--secret-dir /srv/secrets",
                 "--task-allow 5050",
             ]
         );

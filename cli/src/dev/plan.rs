@@ -228,8 +228,8 @@ fn agent_line(
     for name in &arguments.allow_hosts {
         flags.push(("--allow-host", name.clone()));
     }
-    if let Some(path) = &arguments.secret_folder {
-        flags.push(("--secret-folder", path.display().to_string()));
+    if let Some(path) = &arguments.secret_dir {
+        flags.push(("--secret-dir", path.display().to_string()));
     }
     let mut line = line(executable, "agent", flags);
     line.extend(arguments.allowed_opt_outs.flags());

@@ -14,7 +14,7 @@ const PLUGINS: &str = "/usr/lib/cni";
 fn is_reported(cluster: &Cluster, config: &Path) {
     let opened = cluster.record["opened"].as_array().unwrap();
     for flag in [
-        format!("--cni-config {}", config.display()),
+        format!("--cni-config-dir {}", config.display()),
         format!("--cni-plugins {PLUGINS}"),
     ] {
         assert!(
@@ -49,7 +49,10 @@ fn a_web_server_in_a_network_of_plugins_is_reached_by_its_published_port() {
         fs::write(folder.path().join("blue.conflist"), text).unwrap();
         let resources = ["--agent-resources", "cpus:2;mem:512;ports:[31000-31100]"];
         let variables = [
-            ("ARGOSY_AGENT_CNI_CONFIG", folder.path().to_str().unwrap()),
+            (
+                "ARGOSY_AGENT_CNI_CONFIG_DIR",
+                folder.path().to_str().unwrap(),
+            ),
             ("ARGOSY_AGENT_CNI_PLUGINS", PLUGINS),
         ];
         let mut cluster = Cluster::start_with(33, "1x1", &resources, &variables);

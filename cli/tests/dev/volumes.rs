@@ -28,7 +28,7 @@ fn with_secret(number: u32, folder: &Path, text: &str) -> Cluster {
     fs::set_permissions(folder, fs::Permissions::from_mode(0o700)).unwrap();
     fs::create_dir(folder.join("*")).unwrap();
     fs::write(folder.join("*/db"), text).unwrap();
-    let more = ["--secret-folder", folder.to_str().unwrap()];
+    let more = ["--secret-dir", folder.to_str().unwrap()];
     Cluster::start(number, "1x1", &more)
 }
 

@@ -171,13 +171,10 @@ fn serve(image: &str, folder: &Path) {
         20,
         "1x1",
         &[resources, registry::LISTED].concat(),
-        &[("ARGOSY_AGENT_IMAGE_FOLDERS", folders)],
+        &[("ARGOSY_AGENT_IMAGE_DIRS", folders)],
     );
     let opened = cluster.record["opened"].as_array().unwrap();
-    for flag in [
-        registry::LISTED.join(" "),
-        format!("--image-folder {folders}"),
-    ] {
+    for flag in [registry::LISTED.join(" "), format!("--image-dir {folders}")] {
         assert!(
             opened.iter().any(|word| *word == flag),
             "{flag}: {opened:?}"

@@ -19,7 +19,12 @@ const FROZEN: Duration = Duration::from_secs(60);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn masters_frozen_together_for_a_minute_expire_nobody() {
-    let more = ["--agent-timeout", "4s", "--framework-grace", "3s"];
+    let more = [
+        "--agent-timeout",
+        "4s",
+        "--framework-disconnect-timeout",
+        "3s",
+    ];
     let mut cluster = Cluster::start_with(1, &more).await;
     let mut config = argosy_client::SchedulerConfig::new(cluster.masters_list(), "patient");
     config.info.failover_timeout_ms = Some(0);

@@ -151,7 +151,7 @@ async fn all_are_connected(schedulers: &[Scheduler], operator: &OperatorClient) 
 #[tokio::test(flavor = "multi_thread")]
 async fn schedulers_that_return_while_their_disconnection_is_committed_are_connected() {
     let grace = format!("{}ms", GRACE.as_millis());
-    let mut cluster = Cluster::start_with(0, &["--framework-grace", &grace]).await;
+    let mut cluster = Cluster::start_with(0, &["--framework-disconnect-timeout", &grace]).await;
     cluster.share();
     let leader = cluster.leader().await;
     let url = format!("http://{}", cluster.masters[leader].api());

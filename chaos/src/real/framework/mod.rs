@@ -37,7 +37,7 @@ pub struct FrameworkArguments {
     #[arg(long)]
     name: String,
     /// Directory of the run
-    #[arg(long)]
+    #[arg(long = "dir")]
     folder: PathBuf,
     /// Seed of all choices
     #[arg(long)]

@@ -274,7 +274,7 @@ fn by_secrets_and_images(cluster: &Cluster, shared: &str, layout: &str) {
             cluster,
             &["--image", layout, "--user", "0", "--", "busybox", "true"],
         );
-        attack(ATTACKER, technique, "--image-folder", image(name), control);
+        attack(ATTACKER, technique, "--image-dir", image(name), control);
     }
 }
 
@@ -445,14 +445,14 @@ fn another_task_reaches_neither_its_host_nor_its_neighbours_nor_what_is_theirs()
             &allowed,
             "--host-path",
             &shared,
-            "--secret-folder",
+            "--secret-dir",
             &secrets,
             "--agent-resources",
             "cpus:4;mem:1024;disk:4096;ports:[31000-31100]",
         ];
         let (images, open) = (folders.of("images"), open_folder());
         let variables = [
-            ("ARGOSY_AGENT_IMAGE_FOLDERS", images.as_str()),
+            ("ARGOSY_AGENT_IMAGE_DIRS", images.as_str()),
             ("TMPDIR", open.path().to_str().unwrap()),
         ];
         let cluster = Cluster::start_with(43, "1x1", &flags, &variables);

@@ -108,7 +108,7 @@ async fn only_folders_that_the_operator_lists_are_looked_into() {
         .obtain(&named("oci", elsewhere.path(), ""), 1)
         .await
         .unwrap_err();
-    assert!(error.contains("--image-folder"), "{error}");
+    assert!(error.contains("--image-dir"), "{error}");
     let link = folder.path().join("link");
     symlink(elsewhere.path(), &link).unwrap();
     let up = folder
@@ -117,7 +117,7 @@ async fn only_folders_that_the_operator_lists_are_looked_into() {
         .join(elsewhere.path().file_name().unwrap());
     for path in [link, up] {
         let error = world.obtain(&named("oci", &path, ""), 1).await.unwrap_err();
-        assert!(error.contains("--image-folder"), "{error}");
+        assert!(error.contains("--image-dir"), "{error}");
     }
 }
 

@@ -165,7 +165,7 @@ codes! {
     ImageMalformed "image-malformed" "container.image: "
     ImageNotBrought "image-not-brought" "its image was not brought; launch it again"
     ImageFailed "image-failed" "cannot bring the image {}: "
-    ImageForbidden "image-forbidden" "{} is not below a folder that images may be taken from: the agent must be told of one by --image-folder"
+    ImageForbidden "image-forbidden" "{} is not below a folder that images may be taken from: the agent must be told of one by --image-dir"
     ImageUnread "image-unread" "cannot read {}: "
     ImageLayout "image-layout" "{} is no usable OCI image layout: "
     ImageUnwritten "image-unwritten" "cannot write {}; {}: "
