@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use argosy_proto::metric_names;
 use argosy_proto::server::callers::{Access, Part};
 use axum::extract::{Request, State};
 use axum::http::StatusCode;
@@ -93,7 +94,9 @@ async fn standing(State(shared): State<Shared>) -> Response {
 }
 
 async fn metrics(State(shared): State<Shared>) -> Response {
-    let rendered = shared.metrics.map(|metrics| metrics.render());
+    let rendered = shared
+        .metrics
+        .map(|metrics| metric_names::with_former_names(&metrics.render()));
     let mut text = rendered.unwrap_or_default();
     // An agent that is stopping or overloaded still reports its own metrics.
     let asked = tokio::time::timeout(ASKING, shared.asker.containers()).await;

@@ -55,12 +55,12 @@ pub(crate) fn describe() {
         "Clients that are attached to tasks' own commands."
     );
     describe_histogram!(
-        "argosy_agent_checkpoint_duration_seconds",
+        "argosy_agent_journal_sync_duration_seconds",
         "Time of one sync of the journal."
     );
     describe_counter!(
-        "argosy_agent_journal_damages_total",
-        "Damaged parts of the journal that were found at a start; the log has their offsets."
+        "argosy_agent_journal_corruptions_total",
+        "Corrupt parts of the journal that were found at a start; the log has their offsets."
     );
     describe_gauge!(
         "argosy_agent_limits_enforced",
@@ -123,7 +123,7 @@ fn describe_fetches() {
         "Files that were downloaded into the fetch cache."
     );
     describe_counter!(
-        "argosy_agent_fetch_cache_passed_by_total",
+        "argosy_agent_fetch_cache_bypassed_total",
         "Files that were downloaded and not cached, since pinned and used files left no space for them."
     );
     describe_gauge!(

@@ -241,7 +241,7 @@ pub(crate) fn is_reachable(directory: &Path, user: HostUser) -> Result<(), RunEr
 pub(crate) fn tell_damage(contents: &Contents, paths: &Paths) {
     let journal = paths.journal();
     let damages = contents.damage.len() + usize::from(contents.head_repaired);
-    metrics::counter!("argosy_agent_journal_damages_total").increment(damages as u64);
+    metrics::counter!("argosy_agent_journal_corruptions_total").increment(damages as u64);
     if contents.head_repaired {
         tracing::error!(
             journal = %journal.display(),

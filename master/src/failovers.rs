@@ -52,7 +52,7 @@ impl Failovers {
         };
         if former_term != self.term {
             failover("elected", &began, began.elected_ms);
-            failover("in-office", &began, now_ms);
+            failover("leading", &began, now_ms);
         }
         self.list.push_back(began);
         if self.list.len() > KEPT {

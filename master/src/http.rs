@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use argosy_proto::server::callers::{Access, Part};
 use argosy_proto::v1::operator_server::Operator as _;
-use argosy_proto::{convert, v1};
+use argosy_proto::{convert, metric_names, v1};
 use argosy_state::resources::{InvalidResources, Resources};
 use axum::Router;
 use axum::body::Body;
@@ -127,7 +127,7 @@ async fn show_metrics(State(http): State<Http>) -> Response {
     http.services.desk.reads.show();
     http.services.desk.changes.show();
     metrics.run_upkeep();
-    let text = metrics.render();
+    let text = metric_names::with_former_names(&metrics.render());
     share.fit(text.len());
     share.leave_to_answer();
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response()

@@ -119,7 +119,7 @@ impl Counts {
     pub(crate) fn show(&self) {
         let flag = |flag: bool| if flag { 1.0 } else { 0.0 };
         gauge!("argosy_raft_is_leader").set(flag(self.is_leader));
-        gauge!("argosy_raft_in_office").set(flag(self.in_office));
+        gauge!("argosy_master_is_active_leader").set(flag(self.in_office));
         gauge!("argosy_raft_has_leader").set(flag(self.has_leader));
         gauge!("argosy_raft_term").set(self.term as f64);
         gauge!("argosy_raft_epoch").set(self.epoch as f64);
@@ -209,7 +209,7 @@ impl Meters {
             checked: ["records", "offers", "left-out"]
                 .map(|what| counter!("argosy_invariant_checks_total", "what" => what)),
             lag: histogram!("argosy_runtime_loop_lag_seconds"),
-            inbox: gauge!("argosy_queue_depth", "queue" => "owner"),
+            inbox: gauge!("argosy_queue_depth", "queue" => "registry"),
         }
     }
 
@@ -361,7 +361,7 @@ const GAUGES: &[(&str, &str)] = &[
         "1 while this master leads its raft term",
     ),
     (
-        "argosy_raft_in_office",
+        "argosy_master_is_active_leader",
         "1 while this master acts as leader: its own epoch is the newest",
     ),
     (

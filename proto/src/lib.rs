@@ -6,7 +6,8 @@
 //! `convert`; `exec` defines frames outside gRPC; `transport` and `clock` are the environment that
 //! a process is started with, so that all of it can be simulated; `server` serves HTTP on a
 //! listener and limits the resources of its peers; `codec` encodes gRPC messages; `uri` hides the
-//! secrets in URIs; `versions` negotiates; `remedy` suggests remedies for errors of a host.
+//! secrets in URIs; `versions` negotiates; `remedy` suggests remedies for errors of a host;
+//! `metric_names` adds the former names of metrics.
 
 #![warn(missing_docs)]
 
@@ -21,6 +22,7 @@ pub mod clock;
 pub mod codec;
 pub mod convert;
 pub mod exec;
+pub mod metric_names;
 pub mod remedy;
 pub mod server;
 pub mod transport;

@@ -378,7 +378,7 @@ impl Writer {
             let begun = Instant::now();
             self.file.sync()?;
             crash_points::passed("journal.synced");
-            metrics::histogram!("argosy_agent_checkpoint_duration_seconds")
+            metrics::histogram!("argosy_agent_journal_sync_duration_seconds")
                 .record(begun.elapsed().as_secs_f64());
             self.dirty = false;
         }

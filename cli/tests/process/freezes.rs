@@ -100,7 +100,7 @@ async fn a_leader_without_its_followers_lets_agents_go_within_a_second() {
     let others: Vec<usize> = (0..3).filter(|place| *place != leader).collect();
     let in_office = async || {
         cluster.masters[leader]
-            .shows_one("argosy_raft_in_office")
+            .shows_one("argosy_master_is_active_leader")
             .await
     };
     let registered = async || cluster.agents[0].shows_one("argosy_agent_registered").await;

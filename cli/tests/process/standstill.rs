@@ -81,7 +81,7 @@ async fn another_leads(cluster: &Cluster, former: usize, began: Instant) -> Dura
     let others: Vec<_> = others.filter(|(place, _)| *place != former).collect();
     until("another master leads", LONG, async || {
         for (_, other) in &others {
-            if other.shows_one("argosy_raft_in_office").await == Some(true) {
+            if other.shows_one("argosy_master_is_active_leader").await == Some(true) {
                 return Some(began.elapsed());
             }
         }

@@ -207,7 +207,7 @@ impl Cache {
         };
         let staying: u64 = entries.total(stays);
         if staying.saturating_add(bytes) > self.capacity_bytes {
-            metrics::counter!("argosy_agent_fetch_cache_passed_by_total").increment(1);
+            metrics::counter!("argosy_agent_fetch_cache_bypassed_total").increment(1);
             let (is_pinned, capacity_bytes) = (self.pins.contains(&mark), self.capacity_bytes);
             let uri = ShownUri::of(uri);
             tracing::warn!(

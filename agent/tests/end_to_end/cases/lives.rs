@@ -15,7 +15,7 @@ use crate::master::{FRAMEWORK, Link, Master, is_terminal, shell};
 /// After this time the state of the agent is printed.
 const LONG: Duration = Duration::from_secs(10);
 /// The counter of damaged parts of a journal.
-const DAMAGES: &str = "argosy_agent_journal_damages_total";
+const DAMAGES: &str = "argosy_agent_journal_corruptions_total";
 
 pub(super) async fn a_task_outlives_its_agent_and_is_adopted_with_the_same_pid() {
     let (host, mut master) = (Host::new(), Master::start().await);
