@@ -93,9 +93,12 @@ pub(super) fn share(
     } else {
         folder.as_path()
     };
+    let seen = seen.to_string_lossy().into_owned();
     let told = [
         ("ARGOSY_GROUP_ID", id.to_string()),
-        ("ARGOSY_GROUP_FOLDER", seen.to_string_lossy().into_owned()),
+        ("ARGOSY_GROUP_DIR", seen.clone()),
+        // Its former name, for one more release.
+        ("ARGOSY_GROUP_FOLDER", seen),
     ];
     for (name, value) in told {
         spec.environment.retain(|(known, _)| known != name);

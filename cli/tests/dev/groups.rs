@@ -54,9 +54,9 @@ impl Scheduler for Pod {
                 ];
                 driver.launch_group(&offer, "pod", tasks);
             } else if self.states.is_empty() {
-                let writes = "echo hello > $ARGOSY_GROUP_FOLDER/word; exec sleep 600";
+                let writes = "echo hello > $ARGOSY_GROUP_DIR/word; exec sleep 600";
                 let reads =
-                    "until [ -s $ARGOSY_GROUP_FOLDER/word ]; do sleep 0.05; done; exec sleep 600";
+                    "until [ -s $ARGOSY_GROUP_DIR/word ]; do sleep 0.05; done; exec sleep 600";
                 let tasks = vec![
                     task("a", writes, "cpus:0.1;mem:32"),
                     task("b", reads, "cpus:0.1;mem:32"),

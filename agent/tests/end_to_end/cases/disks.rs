@@ -168,7 +168,7 @@ pub(super) async fn the_folder_of_a_group_is_on_the_file_system_of_its_first_tas
     let agent = host.agent_with(master.address, looped).await;
     let (mut link, _) = master.registered(true).await;
     // The first has no other files on its disk, and has ended before it is filled.
-    let fills = r#"until [ -e go ]; do sleep 0.02; done; cd "$ARGOSY_GROUP_FOLDER"
+    let fills = r#"until [ -e go ]; do sleep 0.02; done; cd "$ARGOSY_GROUP_DIR"
         head -c 100000000 /dev/zero > fill; echo full; rm fill; echo x > after && exit 7"#;
     link.launch(1, member(with_disk(shell("a", "true"), 8), 0, 2))
         .await;

@@ -17,9 +17,9 @@ const SERVER: &str = r#"exec perl -MIO::Socket::INET -e '
     my $door = IO::Socket::INET->new(Listen => 5, LocalAddr => "127.0.0.1", LocalPort => 80, Proto => "tcp") or die $!;
     while (my $caller = $door->accept) { print $caller "hello neighbour\n"; close $caller; }'"#;
 /// Calls it, and writes the answer to the group directory.
-const CALLER: &str = r#"until bash -c 'exec 3<>/dev/tcp/127.0.0.1/80 && cat <&3' > "$ARGOSY_GROUP_FOLDER/draft" 2>/dev/null
+const CALLER: &str = r#"until bash -c 'exec 3<>/dev/tcp/127.0.0.1/80 && cat <&3' > "$ARGOSY_GROUP_DIR/draft" 2>/dev/null
     do sleep 0.05; done
-    mv "$ARGOSY_GROUP_FOLDER/draft" "$ARGOSY_GROUP_FOLDER/heard"; exec sleep 600"#;
+    mv "$ARGOSY_GROUP_DIR/draft" "$ARGOSY_GROUP_DIR/heard"; exec sleep 600"#;
 
 /// Launches these as one group under the orders from `first` on.
 async fn launch(link: &mut Link, first: u64, network: Option<Mode>, tasks: &[(&str, &str)]) {
@@ -135,8 +135,9 @@ pub(super) async fn files_of_one_task_of_a_group_are_files_of_the_others() {
     let (host, mut master) = (Host::new(), Master::start().await);
     let agent = host.agent(master.address).await;
     let (mut link, _) = master.registered(true).await;
-    let write = r#"cd "$ARGOSY_GROUP_FOLDER" && umask 077 && echo mine > file && mv file given
+    let write = r#"cd "$ARGOSY_GROUP_DIR" && umask 077 && echo mine > file && mv file given
         until [ -e taken ]; do sleep 0.02; done"#;
+    // By the variable's former name.
     let read = r#"cd "$ARGOSY_GROUP_FOLDER" && until [ -e given ]; do sleep 0.02; done
         echo "$ARGOSY_GROUP_ID" >> given && cp given taken"#;
     launch(&mut link, 1, None, &[("a", write), ("b", read)]).await;
@@ -155,12 +156,12 @@ pub(super) async fn a_task_that_fails_ends_its_group_the_last_one_first() {
     let agent = host.agent(master.address).await;
     let (mut link, _) = master.registered(true).await;
     // Each records when it was killed; the last one delays its end.
-    let told = r#"trap 'echo NAME >> "$ARGOSY_GROUP_FOLDER/told"; sleep PAUSE; exit 0' TERM
-        echo > "$ARGOSY_GROUP_FOLDER/NAME"; while :; do sleep 0.02; done"#;
+    let told = r#"trap 'echo NAME >> "$ARGOSY_GROUP_DIR/told"; sleep PAUSE; exit 0' TERM
+        echo > "$ARGOSY_GROUP_DIR/NAME"; while :; do sleep 0.02; done"#;
     let [first, last] = [("a", "0"), ("c", "0.3")]
         .map(|(name, pause)| told.replace("NAME", name).replace("PAUSE", pause));
     let fails =
-        r#"cd "$ARGOSY_GROUP_FOLDER"; until [ -e a ] && [ -e c ]; do sleep 0.02; done; exit 7"#;
+        r#"cd "$ARGOSY_GROUP_DIR"; until [ -e a ] && [ -e c ]; do sleep 0.02; done; exit 7"#;
     launch(
         &mut link,
         1,
@@ -186,7 +187,7 @@ pub(super) async fn a_task_that_fails_ends_its_group_the_last_one_first() {
 
 /// Many files in the group directory, none of them large.
 const FILL: &str =
-    r#"cd "$ARGOSY_GROUP_FOLDER"; n=0; while n=$((n+1)); do head -c 1000000 /dev/zero > f$n; done"#;
+    r#"cd "$ARGOSY_GROUP_DIR"; n=0; while n=$((n+1)); do head -c 1000000 /dev/zero > f$n; done"#;
 
 pub(super) async fn the_folder_of_a_group_is_a_part_of_its_first_tasks_disk() {
     let (host, mut master) = (Host::new(), Master::start().await);
