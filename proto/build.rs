@@ -9,6 +9,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "agents",
         "executor",
         "operator",
+        "leadership",
         "reigns",
     ]
     .map(|name| format!("argosy/v1/{name}.proto"));

@@ -12,6 +12,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use argosy_proto::v1;
+use argosy_proto::v1::leadership_client::LeadershipClient;
 use argosy_proto::v1::reigns_client::ReignsClient;
 use tokio::sync::{Mutex, watch};
 use tokio::time::Instant;
@@ -226,8 +227,14 @@ impl Ear {
     }
 }
 
+/// Opens the watch. A master of an earlier release serves it under its former name.
 async fn watch(channel: Channel) -> Result<Streaming<v1::Reign>, Status> {
-    let mut client = ReignsClient::new(channel);
-    let response = client.watch(Request::new(v1::WatchReigns {})).await?;
-    Ok(response.into_inner())
+    let request = v1::WatchReigns {};
+    let mut client = LeadershipClient::new(channel.clone());
+    let mut opened = client.watch(Request::new(request)).await;
+    if matches!(&opened, Err(status) if status.code() == Code::Unimplemented) {
+        let mut former = ReignsClient::new(channel);
+        opened = former.watch(Request::new(request)).await;
+    }
+    Ok(opened?.into_inner())
 }

@@ -10,6 +10,7 @@ use argosy_proto::server::hosts::Hosts;
 use argosy_proto::server::{self, Limits as Connections};
 use argosy_proto::transport::Listener;
 use argosy_proto::v1::agents_server::AgentsServer;
+use argosy_proto::v1::leadership_server::LeadershipServer;
 use argosy_proto::v1::operator_server::OperatorServer;
 use argosy_proto::v1::reigns_server::ReignsServer;
 use argosy_proto::v1::scheduler_server::SchedulerServer;
@@ -426,6 +427,7 @@ async fn serve(
         )
         .add_service(AgentsServer::new(services.clone()).max_decoding_message_size(MESSAGE_BYTES))
         .add_service(OperatorServer::new(services.clone()).max_decoding_message_size(MESSAGE_BYTES))
+        .add_service(LeadershipServer::new(services.clone()))
         .add_service(ReignsServer::new(services.clone()))
         .add_service(health(services.desk.clone()));
     let router = routes

@@ -9,8 +9,8 @@ use std::time::Duration;
 use argosy_proto::v1;
 use argosy_proto::v1::agents_server::{Agents, AgentsServer};
 use argosy_proto::v1::from_agent::Message as FromAgent;
+use argosy_proto::v1::leadership_server::{Leadership, LeadershipServer};
 use argosy_proto::v1::network::Mode;
-use argosy_proto::v1::reigns_server::{Reigns, ReignsServer};
 use argosy_proto::v1::to_agent::Message as ToAgent;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
@@ -32,7 +32,7 @@ struct Service {
 }
 
 #[tonic::async_trait]
-impl Reigns for Service {
+impl Leadership for Service {
     type WatchStream = Pin<Box<dyn Stream<Item = Result<v1::Reign, Status>> + Send>>;
 
     async fn watch(
@@ -91,7 +91,7 @@ impl Master {
         };
         let server = tonic::transport::Server::builder()
             .add_service(AgentsServer::new(service.clone()))
-            .add_service(ReignsServer::new(service));
+            .add_service(LeadershipServer::new(service));
         tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
         Self {
             address,

@@ -19,9 +19,11 @@ use crate::work::Framework;
 
 const LONG: Duration = Duration::from_secs(30);
 
-const SERVICES: [&str; 3] = [
+const SERVICES: [&str; 5] = [
     "argosy.v1.Agents",
+    "argosy.v1.Leadership",
     "argosy.v1.Operator",
+    "argosy.v1.Reigns",
     "argosy.v1.Scheduler",
 ];
 

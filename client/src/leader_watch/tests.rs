@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use argosy_proto::v1;
 use argosy_proto::v1::agents_server::{Agents, AgentsServer};
-use argosy_proto::v1::reigns_server::{self, ReignsServer};
+use argosy_proto::v1::leadership_server::{Leadership, LeadershipServer};
+use argosy_proto::v1::reigns_server::{Reigns, ReignsServer};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream, WatchStream};
@@ -72,14 +73,13 @@ impl Agents for Service {
     }
 }
 
-#[tonic::async_trait]
-impl reigns_server::Reigns for Service {
-    type WatchStream = Pin<Box<dyn Stream<Item = Result<v1::Reign, Status>> + Send>>;
+type Told = Pin<Box<dyn Stream<Item = Result<v1::Reign, Status>> + Send>>;
 
-    async fn watch(
-        &self,
-        _: Request<v1::WatchReigns>,
-    ) -> Result<Response<Self::WatchStream>, Status> {
+#[tonic::async_trait]
+impl Leadership for Service {
+    type WatchStream = Told;
+
+    async fn watch(&self, _: Request<v1::WatchReigns>) -> Result<Response<Told>, Status> {
         self.listeners.fetch_add(1, Ordering::Relaxed);
         let reigns = WatchStream::new(self.reign.clone());
         let told = reigns.filter_map(|reign| reign.map(Ok));
@@ -87,8 +87,28 @@ impl reigns_server::Reigns for Service {
     }
 }
 
+#[tonic::async_trait]
+impl Reigns for Service {
+    type WatchStream = Told;
+
+    async fn watch(&self, request: Request<v1::WatchReigns>) -> Result<Response<Told>, Status> {
+        Leadership::watch(self, request).await
+    }
+}
+
+/// The name under which a master serves the watch.
+enum Watched {
+    Leadership,
+    /// As release 0.1.0 does.
+    Reigns,
+}
+
 impl Master {
     async fn start(serves: u64) -> Self {
+        Self::start_as(serves, Watched::Leadership).await
+    }
+
+    async fn start_as(serves: u64, watched: Watched) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let (reign, reign_seen) = watch::channel(None);
@@ -102,9 +122,12 @@ impl Master {
         };
         let refusals = Arc::clone(&service.refusals);
         let task = tokio::spawn(async move {
-            let server = tonic::transport::Server::builder()
-                .add_service(AgentsServer::new(service.clone()))
-                .add_service(ReignsServer::new(service));
+            let mut server = tonic::transport::Server::builder();
+            let server = server.add_service(AgentsServer::new(service.clone()));
+            let server = match watched {
+                Watched::Leadership => server.add_service(LeadershipServer::new(service)),
+                Watched::Reigns => server.add_service(ReignsServer::new(service)),
+            };
             let streams = TcpListenerStream::new(listener);
             server.serve_with_incoming(streams).await.unwrap();
         });
@@ -191,6 +214,21 @@ async fn the_stream_of_a_silent_leader_ends_when_another_master_tells_of_the_nex
     );
     let (link, first) = linked(&connector).await;
     assert_eq!((first.epoch, &link.address), (9, &next.address));
+}
+
+#[tokio::test]
+async fn a_master_of_an_earlier_release_tells_of_the_next_reign_too() {
+    let silent = Master::start(5).await;
+    let former = Master::start_as(9, Watched::Reigns).await;
+    let connector = connector(&[&silent, &former]);
+    connector.note_leader(&silent.address);
+    let (mut link, _) = linked(&connector).await;
+    former.tell(9, &former);
+    assert_eq!(
+        ends(&mut link).await,
+        format!("{} leads since epoch 9", former.address)
+    );
+    assert_eq!(former.listeners.load(Ordering::Relaxed), 1);
 }
 
 #[tokio::test]

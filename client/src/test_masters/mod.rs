@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use argosy_proto::v1;
-use argosy_proto::v1::reigns_server::ReignsServer;
+use argosy_proto::v1::leadership_server::LeadershipServer;
 use argosy_proto::v1::scheduler_server::SchedulerServer;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -240,7 +240,7 @@ async fn serve(
     let streams = TcpListenerStream::new(listener);
     let served = tonic::transport::Server::builder()
         .add_service(SchedulerServer::new(master.clone()))
-        .add_service(ReignsServer::new(master))
+        .add_service(LeadershipServer::new(master))
         .serve_with_incoming_shutdown(streams, stop.cancelled());
     if let Err(error) = served.await {
         tracing::warn!(%error, "a fake master ended");

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use argosy_proto::v1;
-use argosy_proto::v1::reigns_server::Reigns;
+use argosy_proto::v1::leadership_server::Leadership;
 use argosy_proto::v1::scheduler_server::Scheduler;
 use prost::Message;
 use tokio::sync::mpsc;
@@ -218,7 +218,7 @@ impl Scheduler for Master {
 }
 
 #[tonic::async_trait]
-impl Reigns for Master {
+impl Leadership for Master {
     type WatchStream = ReceiverStream<Result<v1::Reign, Status>>;
 
     async fn watch(&self, _: Request<v1::WatchReigns>) -> Answer<Self::WatchStream> {

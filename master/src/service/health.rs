@@ -45,10 +45,14 @@ fn subject(service: &str) -> Subject {
         v1::agents_server::AgentsServer::<Services>::NAME,
         v1::operator_server::OperatorServer::<Services>::NAME,
     ];
+    // Any master answers these with its own knowledge.
+    let independent = [
+        v1::leadership_server::LeadershipServer::<Services>::NAME,
+        v1::reigns_server::ReignsServer::<Services>::NAME,
+    ];
     match service {
         "" => Subject::Process,
-        // Any master answers with its own knowledge.
-        name if name == v1::reigns_server::ReignsServer::<Services>::NAME => Subject::Process,
+        name if independent.contains(&name) => Subject::Process,
         name if served.contains(&name) => Subject::LeaderDependent,
         _ => Subject::Unknown,
     }

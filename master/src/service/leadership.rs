@@ -1,10 +1,12 @@
-//! `argosy.v1.Reigns`: reports the leader, and each change of it immediately, to its subscribers.
+//! `argosy.v1.Leadership`: reports the leader, and each change of it immediately, to its
+//! subscribers. `argosy.v1.Reigns` is the same under its former name.
 //!
 //! It reports applied state only: an epoch is reported when it is committed.
 
 use std::pin::Pin;
 
 use argosy_proto::v1;
+use argosy_proto::v1::leadership_server::Leadership;
 use argosy_proto::v1::reigns_server::Reigns;
 use futures::{Stream, StreamExt, stream};
 use tokio::sync::watch;
@@ -16,13 +18,22 @@ use crate::inbox::Office;
 type Told = Pin<Box<dyn Stream<Item = Result<v1::Reign, Status>> + Send>>;
 
 #[tonic::async_trait]
-impl Reigns for Services {
+impl Leadership for Services {
     type WatchStream = Told;
 
     async fn watch(&self, _: Request<v1::WatchReigns>) -> Result<Response<Told>, Status> {
         let own = self.desk.own_address.clone();
         let told = reigns(self.desk.office.clone(), own).map(Ok);
         Ok(Response::new(told.boxed()))
+    }
+}
+
+#[tonic::async_trait]
+impl Reigns for Services {
+    type WatchStream = Told;
+
+    async fn watch(&self, request: Request<v1::WatchReigns>) -> Result<Response<Told>, Status> {
+        Leadership::watch(self, request).await
     }
 }
 

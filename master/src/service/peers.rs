@@ -185,7 +185,7 @@ impl Peers {
 #[cfg(test)]
 mod tests {
     use argosy_proto::v1;
-    use argosy_proto::v1::reigns_client::ReignsClient;
+    use argosy_proto::v1::leadership_client::LeadershipClient;
 
     use super::*;
 
@@ -265,7 +265,7 @@ mod tests {
         let lease = Peers::new(Dialer::tcp())
             .lease(&address, Use::Calls)
             .unwrap();
-        let mut client = ReignsClient::new(lease.channel());
+        let mut client = LeadershipClient::new(lease.channel());
         let call = client.watch(v1::WatchReigns {});
         let status = tokio::time::timeout(Duration::from_secs(30), call).await;
         let status = status.expect("it waits for ever").unwrap_err();

@@ -453,7 +453,7 @@ async fn reflection_lists_the_services_in_both_versions() {
         let Some(MessageResponse::ListServicesResponse(list)) = answer.message_response else {
             panic!("{version}: {answer:?}");
         };
-        for service in ["Agents", "Operator", "Scheduler"] {
+        for service in ["Agents", "Leadership", "Operator", "Reigns", "Scheduler"] {
             let name = format!("argosy.v1.{service}");
             let is_named = list.service.iter().any(|found| found.name == name);
             assert!(is_named, "{version}: {name} is not in {list:?}");
