@@ -21,7 +21,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     tonic_prost_build::configure()
         .bytes(".argosy.v1.Offer.token")
         .build_transport(false)
-        .codec_path("crate::codec::Codec")
+        .codec_path("crate::codec::MessageCodec")
         .compile_fds(descriptors)?;
     pbjson_build::Builder::new()
         .register_descriptors(&bytes)?

@@ -8,7 +8,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .bytes(".argosy.raft.v1.SnapshotPart")
         .bytes(".argosy.raft.v1.Commands")
         .extern_path(".argosy.raft.v1.Member", "crate::types::Member")
-        .codec_path("crate::transport::codec::Checked")
+        .codec_path("crate::transport::codec::ChecksumCodec")
         .build_transport(false)
         .compile_fds(descriptors)?;
     Ok(())

@@ -11,16 +11,16 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::broker::Broker;
+use crate::broker::BrokerClient;
 use crate::config::Config;
 use crate::core::{Core, Effect, Input};
-use crate::environment::{BootClock, Containers, Front, Ground, Onlooker};
+use crate::environment::{BootClock, ContainerRuntime, Environment, HttpSurface, MessageObserver};
 use crate::error::RunError;
 use crate::executors::ExecutorSockets;
-use crate::inbox::{Event, Question, Standing, WAITING};
-use crate::journal::{Journal, Lock, Progress, Request};
+use crate::inbox::{AgentQuery, Event, RegistrationStatus, WAITING};
+use crate::journal::{DirectoryLock, Journal, WriteRequest, WriterProgress};
 use crate::metrics;
-use crate::reach::Reach;
+use crate::reach::EgressRules;
 use crate::uplink::Uplink;
 
 /// Maximum number of events that are handled before the journal and the deadlines are checked
@@ -32,11 +32,11 @@ const PUBLISH_EVERY: Duration = Duration::from_secs(1);
 const END_ALL_LIMIT: Duration = Duration::from_secs(60);
 
 /// The dependencies of an agent.
-pub struct Parts {
+pub struct AgentDependencies {
     /// The listener of its API.
     pub api: Listener,
     /// Its journal, containers and clocks.
-    pub ground: Ground,
+    pub ground: Environment,
     /// The connector to masters: the dialer and the seed of its choices.
     pub connector: ConnectorConfig,
     /// Rendered at `/metrics`.
@@ -49,7 +49,11 @@ pub struct Parts {
 ///
 /// # Errors
 /// The reason why it could not start, or stopped: never a task, a master or a request.
-pub async fn run(config: Config, parts: Parts, stop: CancellationToken) -> Result<(), RunError> {
+pub async fn run(
+    config: Config,
+    parts: AgentDependencies,
+    stop: CancellationToken,
+) -> Result<(), RunError> {
     metrics::describe();
     let masters = Masters::new(&config.masters).map_err(|error| RunError::Config {
         flag: "--masters",
@@ -57,12 +61,15 @@ pub async fn run(config: Config, parts: Parts, stop: CancellationToken) -> Resul
         remedy: error.to_string(),
     })?;
     let (inbox, events) = mpsc::channel(WAITING);
-    let front = Front {
+    let front = HttpSurface {
         api: parts.api,
         metrics: parts.metrics,
     };
-    let has_threads = matches!(parts.ground, Ground::Machine(_) | Ground::Divided(_));
-    let footing = parts.ground.stand(&config, front, &inbox)?;
+    let has_threads = matches!(
+        parts.ground,
+        Environment::Machine(_) | Environment::Brokered(_)
+    );
+    let footing = parts.ground.open(&config, front, &inbox)?;
     let client = AgentUplink::new(Connector::new(masters, parts.connector));
     let agent = Agent {
         core: Core::new(footing.facts, footing.setup),
@@ -82,14 +89,14 @@ pub async fn run(config: Config, parts: Parts, stop: CancellationToken) -> Resul
         _lock: footing.lock,
     };
     match has_threads {
-        true => on_its_own_thread(agent, stop).await,
+        true => spawn_thread(agent, stop).await,
         false => agent.run(stop).await,
     }
 }
 
 /// Runs the loop and the connection to the leader on a separate thread, so that heartbeats are
 /// answered while other threads of the agent are blocked.
-async fn on_its_own_thread(agent: Agent, stop: CancellationToken) -> Result<(), RunError> {
+async fn spawn_thread(agent: Agent, stop: CancellationToken) -> Result<(), RunError> {
     let failed = |source| RunError::Thread { source };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -115,25 +122,25 @@ async fn on_its_own_thread(agent: Agent, stop: CancellationToken) -> Result<(), 
 struct Agent {
     core: Core,
     journal: Journal,
-    progress: watch::Receiver<Progress>,
-    containers: Box<dyn Containers>,
+    progress: watch::Receiver<WriterProgress>,
+    containers: Box<dyn ContainerRuntime>,
     clock: BootClock,
-    onlooker: Option<Box<dyn Onlooker>>,
-    broker: Option<Broker>,
+    onlooker: Option<Box<dyn MessageObserver>>,
+    broker: Option<BrokerClient>,
     sockets: ExecutorSockets,
     uplink: Uplink,
     events: mpsc::Receiver<Event>,
-    reach: Reach,
+    reach: EgressRules,
     helpers: JoinSet<Result<(), RunError>>,
     end_tasks: CancellationToken,
     ending: bool,
     /// Held while it runs.
-    _lock: Option<Lock>,
+    _lock: Option<DirectoryLock>,
 }
 
 impl Agent {
     async fn run(mut self, stop: CancellationToken) -> Result<(), RunError> {
-        let mut seen = Progress::default();
+        let mut seen = WriterProgress::default();
         if self.progress.borrow().is_full {
             // Before any container of an earlier run is started.
             seen = self.journal_moved(seen);
@@ -156,7 +163,7 @@ impl Agent {
                 () = self.end_tasks.cancelled(), if !self.ending => {
                     self.ending = true;
                     give_up = Some(tokio::time::Instant::now() + END_ALL_LIMIT);
-                    self.step(Input::EndAll);
+                    self.step(Input::KillAll);
                 }
                 () = sleep_until(give_up) => break Ok(()),
                 changed = self.progress.changed() => match changed {
@@ -194,10 +201,10 @@ impl Agent {
     }
 
     fn has_lost_its_broker(&self) -> bool {
-        self.broker.as_ref().is_some_and(Broker::is_lost)
+        self.broker.as_ref().is_some_and(BrokerClient::is_lost)
     }
 
-    fn journal_moved(&mut self, seen: Progress) -> Progress {
+    fn journal_moved(&mut self, seen: WriterProgress) -> WriterProgress {
         let progress = *self.progress.borrow_and_update();
         if progress.durable > seen.durable {
             self.step(Input::Durable {
@@ -216,18 +223,18 @@ impl Agent {
     fn event(&mut self, event: Event) {
         match event {
             Event::Core(input) => self.step(input),
-            Event::Linked {
+            Event::LinkOpened {
                 link,
                 sender,
                 address,
             } => {
-                self.reach.learn(&address);
+                self.reach.block_master(&address);
                 if self.uplink.linked(link, sender, address) {
                     ::metrics::counter!("argosy_agent_reconnects_total").increment(1);
                     self.step(Input::Connected { link });
                 }
             }
-            Event::ExecutorLinked {
+            Event::ExecutorConnected {
                 instance,
                 connection,
                 sender,
@@ -241,22 +248,24 @@ impl Agent {
                 });
             }
             // If the requester no longer waits, the answer is dropped.
-            Event::Ask(Question::Task(key, answer)) => {
-                drop(answer.send(self.core.whereabouts(&key)));
+            Event::Query(AgentQuery::Task(key, answer)) => {
+                drop(answer.send(self.core.locate(&key)));
             }
-            Event::Ask(Question::Containers(answer)) => drop(answer.send(self.core.containers())),
-            Event::Ask(Question::Standing(answer)) => drop(answer.send(self.standing())),
+            Event::Query(AgentQuery::Containers(answer)) => {
+                drop(answer.send(self.core.containers()))
+            }
+            Event::Query(AgentQuery::Registration(answer)) => drop(answer.send(self.standing())),
         }
     }
 
     fn step(&mut self, input: Input) {
         let mut inputs = vec![input];
         while let Some(input) = inputs.pop() {
-            let heard = self.overheard(&input);
+            let heard = self.notify_observer(&input);
             let effects = self.core.step(self.clock.now(), input);
             if let (Some(onlooker), Some(heard)) = (&mut self.onlooker, heard) {
                 let is_refused = |effect: &Effect| matches!(effect, Effect::Hangup { .. });
-                onlooker.heard(&heard, !effects.iter().any(is_refused));
+                onlooker.on_received(&heard, !effects.iter().any(is_refused));
             }
             for effect in effects {
                 inputs.extend(self.perform(effect));
@@ -265,7 +274,7 @@ impl Agent {
     }
 
     /// Returns a copy of a master's message, if there is an observer.
-    fn overheard(&self, input: &Input) -> Option<v1::ToAgent> {
+    fn notify_observer(&self, input: &Input) -> Option<v1::ToAgent> {
         match (&self.onlooker, input) {
             (Some(_), Input::Message { link, message }) if self.uplink.has(*link) => {
                 Some((**message).clone())
@@ -283,22 +292,22 @@ impl Agent {
                 sync,
             } => {
                 metrics::recorded(&record);
-                self.journal.request(Request::Append {
+                self.journal.request(WriteRequest::Append {
                     number,
                     record,
                     sync,
                 });
             }
-            Effect::Compact(records) => self.journal.request(Request::Compact(records)),
+            Effect::Compact(records) => self.journal.request(WriteRequest::Compact(records)),
             Effect::Dial { after_ms, hello } => {
                 if let Some(onlooker) = &mut self.onlooker {
-                    onlooker.dials();
+                    onlooker.on_dial();
                 }
                 self.uplink.dial(after_ms, *hello);
             }
             Effect::Send { link, message } => {
                 if let Some(onlooker) = &mut self.onlooker {
-                    onlooker.said(&message);
+                    onlooker.on_sent(&message);
                 }
                 return self.uplink.send(link, *message);
             }
@@ -308,11 +317,11 @@ impl Agent {
             }
             Effect::Listen(name) => self.sockets.listen(name),
             Effect::StopListening(name) => self.sockets.stop_listening(name),
-            Effect::TellExecutor {
+            Effect::SendToExecutor {
                 instance,
                 connection,
                 message,
-            } => self.sockets.tell(instance, connection, *message),
+            } => self.sockets.send(instance, connection, *message),
             Effect::Fetch(_)
             | Effect::CancelFetch(_)
             | Effect::Prepare(_)
@@ -322,8 +331,8 @@ impl Agent {
             | Effect::Kill { .. }
             | Effect::Renew { .. }
             | Effect::Limit { .. }
-            | Effect::Look { .. }
-            | Effect::StopLooking { .. }
+            | Effect::Probe { .. }
+            | Effect::CancelProbe { .. }
             | Effect::Measure { .. }
             | Effect::Destroy { .. }
             | Effect::DestroyGroup { .. } => unreachable!("the runner performs these"),
@@ -331,9 +340,9 @@ impl Agent {
         None
     }
 
-    fn standing(&self) -> Standing {
+    fn standing(&self) -> RegistrationStatus {
         let facts = self.core.facts();
-        Standing {
+        RegistrationStatus {
             agent_id: facts.identity.agent.map(|id| id.to_string()),
             cluster_id: facts.identity.cluster.map(|id| id.to_string()),
             registered: self.core.is_registered(),

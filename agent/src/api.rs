@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use argosy_proto::metric_names;
-use argosy_proto::server::callers::{Access, Part};
+use argosy_proto::server::callers::{ApiAccess, ApiPart};
 use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
@@ -14,11 +14,11 @@ use axum::{Json, Router};
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::sync::Semaphore;
 
-use crate::exec::{self, Door};
+use crate::exec::{self, ExecLimits};
 use crate::files;
-use crate::inbox::Asker;
+use crate::inbox::QueryHandle;
 use crate::paths::Paths;
-use crate::runner::Controls;
+use crate::runner::ContainerControls;
 use crate::statistics::Statistics;
 
 /// The time for which metrics wait for the loop's list of containers; then they are sent without
@@ -27,14 +27,14 @@ const ASKING: Duration = Duration::from_secs(1);
 
 /// The state of every call.
 #[derive(Clone)]
-pub(crate) struct Shared {
+pub(crate) struct ApiState {
     pub(crate) paths: Paths,
-    pub(crate) asker: Asker,
+    pub(crate) asker: QueryHandle,
     pub(crate) statistics: Statistics,
     /// Contains no container on a simulated host.
-    pub(crate) controls: Controls,
-    pub(crate) exec: Door,
-    pub(crate) access: Access,
+    pub(crate) controls: ContainerControls,
+    pub(crate) exec: ExecLimits,
+    pub(crate) access: ApiAccess,
     /// Limits concurrent directory listings: further requests are refused.
     pub(crate) listings: Arc<Semaphore>,
     pub(crate) followers: files::Followers,
@@ -46,8 +46,8 @@ pub(crate) fn listings() -> Arc<Semaphore> {
     Arc::new(Semaphore::new(files::LISTINGS))
 }
 
-pub(crate) fn router(shared: Shared) -> Router {
-    let Access {
+pub(crate) fn router(shared: ApiState) -> Router {
+    let ApiAccess {
         exec: may_exec,
         files: may_read,
     } = shared.access.clone();
@@ -59,8 +59,8 @@ pub(crate) fn router(shared: Shared) -> Router {
         .route("/v1/exec", get(exec::exec))
         .route("/v1/attach", get(exec::attach));
     may_read
-        .guard(Part::Files, "agent", files)
-        .merge(may_exec.guard(Part::Exec, "agent", commands))
+        .guard(ApiPart::Files, "agent", files)
+        .merge(may_exec.guard(ApiPart::Exec, "agent", commands))
         .route("/v1/containers", get(containers))
         .route("/v1/agent", get(standing))
         .route("/metrics", get(metrics))
@@ -70,7 +70,7 @@ pub(crate) fn router(shared: Shared) -> Router {
         .with_state(shared)
 }
 
-async fn containers(State(shared): State<Shared>) -> Response {
+async fn containers(State(shared): State<ApiState>) -> Response {
     let Some(containers) = shared.asker.containers().await else {
         return files::FilesError::Stopping.into_response();
     };
@@ -86,14 +86,14 @@ async fn containers(State(shared): State<Shared>) -> Response {
     Json(serde_json::json!({ "containers": seen })).into_response()
 }
 
-async fn standing(State(shared): State<Shared>) -> Response {
+async fn standing(State(shared): State<ApiState>) -> Response {
     match shared.asker.standing().await {
         Some(standing) => Json(standing).into_response(),
         None => files::FilesError::Stopping.into_response(),
     }
 }
 
-async fn metrics(State(shared): State<Shared>) -> Response {
+async fn metrics(State(shared): State<ApiState>) -> Response {
     let rendered = shared
         .metrics
         .map(|metrics| metric_names::with_former_names(&metrics.render()));
@@ -107,7 +107,7 @@ async fn metrics(State(shared): State<Shared>) -> Response {
 }
 
 /// Reports that the agent's loop runs; `/v1/agent` reports whether it is registered.
-async fn health(State(shared): State<Shared>) -> Response {
+async fn health(State(shared): State<ApiState>) -> Response {
     match shared.asker.standing().await {
         Some(_) => "ok\n".into_response(),
         None => files::FilesError::Stopping.into_response(),

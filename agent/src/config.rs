@@ -6,15 +6,15 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use argosy_isolation::{Isolation, OutputLimits, detect};
-use argosy_proto::server::callers::Access;
-use argosy_proto::server::hosts::Hosts;
+use argosy_proto::server::callers::ApiAccess;
+use argosy_proto::server::hosts::AllowedHosts;
 use argosy_state::resources::Resources;
-use argosy_state::task::{OptOuts, Sizes};
+use argosy_state::task::{SecurityOptions, Sizes};
 
 use crate::core::{ContainerName, DiskDefault};
 use crate::error::RunError;
 use crate::reach::TaskAllow;
-use crate::runner::limits::Defaults;
+use crate::runner::limits::DefaultLimits;
 use crate::runner::{Devices, NetworkSettings};
 use argosy_content::fetcher::FetchAllow;
 use argosy_content::images::ImageSettings;
@@ -134,14 +134,14 @@ pub struct Config {
     /// Host directories that tasks may request, with everything below them; empty means none.
     pub host_paths: Vec<PathBuf>,
     /// The permission for interactive access to tasks through its API.
-    pub access: Access,
+    pub access: ApiAccess,
     /// Host names that its API accepts in requests that could come from web pages, in addition to
     /// those of `address`, `host_name`, `localhost` and IP addresses.
     pub host_names: Vec<String>,
     /// The timeout after which a silent client of an interactive session is considered gone.
     pub session_silence: Duration,
     /// The security options that tasks may request.
-    pub allowed_opt_outs: OptOuts,
+    pub allowed_opt_outs: SecurityOptions,
     /// The largest sizes that its tasks may request.
     pub largest_sizes: Sizes,
     /// Seed of jitter and nonces; 0 takes one from the kernel. Two agents must not share one.
@@ -216,10 +216,10 @@ impl Config {
             isolation: IsolationMode::Detect,
             allow_missing_controllers: false,
             host_paths: Vec::new(),
-            access: Access::default(),
+            access: ApiAccess::default(),
             host_names: Vec::new(),
             session_silence: argosy_proto::exec::SILENCE_LIMIT,
-            allowed_opt_outs: OptOuts::default(),
+            allowed_opt_outs: SecurityOptions::default(),
             largest_sizes: LARGEST_SIZES,
             seed: 0,
             fetch_limit_bytes: FETCH_LIMIT_BYTES,
@@ -291,9 +291,9 @@ impl Config {
     }
 
     /// Returns the host names that its API accepts.
-    pub(crate) fn hosts(&self) -> Hosts {
+    pub(crate) fn hosts(&self) -> AllowedHosts {
         let own = [&self.address, &self.host_name];
-        Hosts::new(own.into_iter().chain(&self.host_names))
+        AllowedHosts::new(own.into_iter().chain(&self.host_names))
     }
 
     /// Returns the address given to tasks.
@@ -308,7 +308,7 @@ impl Config {
 
 /// The settings for the creation of containers.
 #[derive(Debug, Clone)]
-pub(crate) struct Settings {
+pub(crate) struct ContainerSettings {
     pub(crate) address: String,
     pub(crate) task_address: String,
     pub(crate) isolation: Isolation,
@@ -316,17 +316,17 @@ pub(crate) struct Settings {
     pub(crate) profile: bool,
     pub(crate) allow_missing_controllers: bool,
     pub(crate) secret_folder: Option<PathBuf>,
-    pub(crate) allowed_opt_outs: OptOuts,
+    pub(crate) allowed_opt_outs: SecurityOptions,
     pub(crate) largest_sizes: Sizes,
     pub(crate) devices: Devices,
-    pub(crate) defaults: Defaults,
+    pub(crate) defaults: DefaultLimits,
     pub(crate) disk_default: DiskDefault,
     pub(crate) disk_floor_bytes: Option<u64>,
     pub(crate) output: OutputLimits,
     pub(crate) seed: u64,
 }
 
-impl Settings {
+impl ContainerSettings {
     /// Returns a number that identifies a launch at its adoption. Names are unique on this host, so
     /// this only separates agents of two directories.
     pub(crate) fn nonce(&self, name: ContainerName) -> u64 {

@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use argosy_isolation::division::HostUser;
 use argosy_proto::clock::WallClock;
-use argosy_proto::server::hosts::Hosts;
-use argosy_proto::server::{self, Limits};
+use argosy_proto::server::hosts::AllowedHosts;
+use argosy_proto::server::{self, PortLimits};
 use argosy_proto::transport::Listener;
 use argosy_proto::v1;
 use argosy_state::ids::Timestamp;
@@ -18,19 +18,19 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::broker::{self, Broker, Link, Operations};
+use crate::broker::{self, BrokerClient, BrokerLink, PrivilegedOperations};
 use crate::config::Config;
-use crate::core::{ContainerName, Effect, Facts, Input, Setup};
-use crate::disk::Floor;
+use crate::core::{AgentState, ContainerName, CoreConfig, Effect, Input};
+use crate::disk::DiskFloor;
 use crate::error::RunError;
-use crate::exec::Door;
+use crate::exec::ExecLimits;
 use crate::files::Followers;
-use crate::inbox::{Asker, Event};
-use crate::journal::{self, Journal, Lock, MemoryDisk};
+use crate::inbox::{Event, QueryHandle};
+use crate::journal::{self, DirectoryLock, Journal, MemoryDisk};
 use crate::paths::Paths;
-use crate::reach::Reach;
+use crate::reach::EgressRules;
 use crate::runner::{self, HelperCommands, Runner};
-use crate::start::{self, Host};
+use crate::start::{self, HostFeatures};
 use crate::statistics::Statistics;
 use crate::{api, gc, metrics};
 
@@ -39,18 +39,18 @@ use crate::{api, gc, metrics};
 const API_CONNECTIONS: usize = 4_096;
 
 /// The provider of an agent's journal, containers and clocks.
-pub enum Ground {
+pub enum Environment {
     /// This machine, and the agent's helper processes. This process performs operations that need
     /// root, if it is root.
     Machine(HelperCommands),
     /// This machine. A broker performs operations that need root.
-    Divided(Link),
+    Brokered(BrokerLink),
     /// A simulated host.
-    MadeUp(MadeUp),
+    Simulated(SimulatedHost),
 }
 
 /// A simulated host: its boot, clocks, journal and containers.
-pub struct MadeUp {
+pub struct SimulatedHost {
     /// The id of its present boot.
     pub boot_id: String,
     /// The time since that boot.
@@ -60,25 +60,26 @@ pub struct MadeUp {
     /// The disk with the journal.
     pub disk: MemoryDisk,
     /// Creates its containers, given those that the journal knows: others are orphans, to be ended.
-    pub containers: Box<dyn FnOnce(Teller, Vec<ContainerName>) -> Box<dyn Containers> + Send>,
+    pub containers:
+        Box<dyn FnOnce(EventSender, Vec<ContainerName>) -> Box<dyn ContainerRuntime> + Send>,
     /// Observes the messages between this agent and its master.
-    pub onlooker: Box<dyn Onlooker>,
+    pub onlooker: Box<dyn MessageObserver>,
 }
 
 /// An observer of an agent's messages, which changes nothing.
-pub trait Onlooker: Send {
+pub trait MessageObserver: Send {
     /// The agent is about to open a link, and to register again under its id if it has one.
-    fn dials(&mut self);
+    fn on_dial(&mut self);
 
     /// The agent received this message; `is_obeyed` unless it ended the link because of it.
-    fn heard(&mut self, message: &v1::ToAgent, is_obeyed: bool);
+    fn on_received(&mut self, message: &v1::ToAgent, is_obeyed: bool);
 
     /// The agent sends this message to its master now.
-    fn said(&mut self, message: &v1::FromAgent);
+    fn on_sent(&mut self, message: &v1::FromAgent);
 }
 
 /// The containers of a host: performs the effects of the core, and reports events to it.
-pub trait Containers: Send {
+pub trait ContainerRuntime: Send {
     /// Performs an effect that concerns containers; returns all others.
     fn perform(&mut self, effect: Effect) -> Option<Effect>;
 
@@ -109,75 +110,87 @@ impl fmt::Debug for BootClock {
 
 /// The channel of containers to the agent's loop. Cheap to clone.
 #[derive(Clone)]
-pub struct Teller(pub(crate) mpsc::Sender<Event>);
+pub struct EventSender(pub(crate) mpsc::Sender<Event>);
 
-impl Teller {
+impl EventSender {
     /// Waits while the loop is busy.
-    pub async fn tell(&self, input: Input) {
+    pub async fn send(&self, input: Input) {
         // The loop ends only when the agent stops: then the next run discovers the state itself.
         let _ = self.0.send(Event::Core(input)).await;
     }
 }
 
 /// The result of opening an environment.
-pub(crate) struct Footing {
-    pub(crate) facts: Facts,
-    pub(crate) setup: Setup,
+pub(crate) struct Startup {
+    pub(crate) facts: AgentState,
+    pub(crate) setup: CoreConfig,
     pub(crate) journal: Journal,
-    pub(crate) containers: Box<dyn Containers>,
+    pub(crate) containers: Box<dyn ContainerRuntime>,
     pub(crate) clock: BootClock,
-    pub(crate) onlooker: Option<Box<dyn Onlooker>>,
+    pub(crate) onlooker: Option<Box<dyn MessageObserver>>,
     /// The endpoints to which its tasks cannot connect.
-    pub(crate) reach: Reach,
+    pub(crate) reach: EgressRules,
     /// `None` on a simulated host.
-    pub(crate) broker: Option<Broker>,
+    pub(crate) broker: Option<BrokerClient>,
     /// Background tasks next to the loop. None of them ends before the agent does.
     pub(crate) helpers: JoinSet<Result<(), RunError>>,
     /// Held while the agent runs.
-    pub(crate) lock: Option<Lock>,
+    pub(crate) lock: Option<DirectoryLock>,
 }
 
 /// The agent's HTTP surface.
-pub(crate) struct Front {
+pub(crate) struct HttpSurface {
     pub(crate) api: Listener,
     pub(crate) metrics: Option<PrometheusHandle>,
 }
 
-impl Ground {
-    pub(crate) fn stand(
+impl Environment {
+    pub(crate) fn open(
         self,
         config: &Config,
-        front: Front,
+        front: HttpSurface,
         inbox: &mpsc::Sender<Event>,
-    ) -> Result<Footing, RunError> {
+    ) -> Result<Startup, RunError> {
         match self {
-            Self::Machine(commands) => on_machine(config, Root::Here(commands), front, inbox),
-            Self::Divided(link) => on_machine(config, Root::Elsewhere(link), front, inbox),
-            Self::MadeUp(host) => host.stand(config, front, inbox),
+            Self::Machine(commands) => {
+                on_machine(config, PrivilegedProcess::Agent(commands), front, inbox)
+            }
+            Self::Brokered(link) => {
+                on_machine(config, PrivilegedProcess::Broker(link), front, inbox)
+            }
+            Self::Simulated(host) => host.open(config, front, inbox),
         }
     }
 }
 
 /// The process that performs operations that need root.
-enum Root {
-    Here(HelperCommands),
-    Elsewhere(Link),
+enum PrivilegedProcess {
+    Agent(HelperCommands),
+    Broker(BrokerLink),
 }
 
-impl Root {
+impl PrivilegedProcess {
     /// Opens the access to these operations. The result includes a notification of a broker's end.
     fn open(
         self,
         config: &Config,
-        lock: &Lock,
-    ) -> Result<(Broker, Host, Option<oneshot::Receiver<String>>), RunError> {
+        lock: &DirectoryLock,
+    ) -> Result<
+        (
+            BrokerClient,
+            HostFeatures,
+            Option<oneshot::Receiver<String>>,
+        ),
+        RunError,
+    > {
         match self {
-            Self::Here(commands) => {
-                let (operations, host) = Operations::open(config, commands, HostUser::own())?;
-                Ok((Broker::Here(Arc::new(operations)), host, None))
+            Self::Agent(commands) => {
+                let (operations, host) =
+                    PrivilegedOperations::open(config, commands, HostUser::own())?;
+                Ok((BrokerClient::Local(Arc::new(operations)), host, None))
             }
-            Self::Elsewhere(link) => {
-                let (broker, host, ended) = Broker::open(link, lock)?;
+            Self::Broker(link) => {
+                let (broker, host, ended) = BrokerClient::open(link, lock)?;
                 Ok((broker, host, Some(ended)))
             }
         }
@@ -193,17 +206,17 @@ async fn end_with(broker: oneshot::Receiver<String>) -> Result<(), RunError> {
 
 fn on_machine(
     config: &Config,
-    root: Root,
-    front: Front,
+    root: PrivilegedProcess,
+    front: HttpSurface,
     inbox: &mpsc::Sender<Event>,
-) -> Result<Footing, RunError> {
+) -> Result<Startup, RunError> {
     let paths = Paths::new(&config.directory);
-    if let Root::Here(_) = &root {
+    if let PrivilegedProcess::Agent(_) = &root {
         broker::prepare(&config.directory, HostUser::own())?;
     }
-    let lock = Lock::take(&paths.lock())?;
+    let lock = DirectoryLock::take(&paths.lock())?;
     let contents = journal::read(&paths.journal())?;
-    start::tell_damage(&contents, &paths);
+    start::log_damage(&contents, &paths);
     let seed = start::seed(config)?;
     let salt = seed.rotate_left(17);
     let journal = Journal::open(&paths.journal(), &paths.journal_next(), &contents, salt)?;
@@ -226,19 +239,19 @@ fn on_machine(
         inbox.clone(),
     )?;
     start::clear_orphans(&runner, &contents.facts)?;
-    let asker = Asker::new(inbox.clone());
+    let asker = QueryHandle::new(inbox.clone());
     let mut helpers = help(config, front, &runner, (paths, broker.clone()), asker);
     if let Some(ended) = ended {
         helpers.spawn(end_with(ended));
     }
-    Ok(Footing {
+    Ok(Startup {
         facts: contents.facts,
         setup,
         journal,
         containers: Box::new(runner),
         clock,
         onlooker: None,
-        reach: Reach::new(config, Some(broker.clone())),
+        reach: EgressRules::new(config, Some(broker.clone())),
         broker: Some(broker),
         helpers,
         lock: Some(lock),
@@ -248,20 +261,20 @@ fn on_machine(
 /// Serves the API, and collects garbage at intervals.
 fn help(
     config: &Config,
-    front: Front,
+    front: HttpSurface,
     runner: &Runner,
-    (paths, broker): (Paths, Broker),
-    asker: Asker,
+    (paths, broker): (Paths, BrokerClient),
+    asker: QueryHandle,
 ) -> JoinSet<Result<(), RunError>> {
     let mut helpers = serve(
         front.api,
         config.hosts(),
-        api::Shared {
+        api::ApiState {
             paths: paths.clone(),
             asker: asker.clone(),
             statistics: runner.statistics(),
             controls: runner.controls(),
-            exec: Door::new(config.session_silence),
+            exec: ExecLimits::new(config.session_silence),
             access: config.access.clone(),
             listings: api::listings(),
             followers: Followers::default(),
@@ -276,8 +289,8 @@ fn help(
 fn tidy(
     helpers: &mut JoinSet<Result<(), RunError>>,
     runner: &Runner,
-    (paths, broker): (Paths, Broker),
-    asker: Asker,
+    (paths, broker): (Paths, BrokerClient),
+    asker: QueryHandle,
     config: &Config,
 ) {
     if let Some(images) = runner.images() {
@@ -287,7 +300,7 @@ fn tidy(
             Ok(())
         });
     }
-    let floor = Floor::new(paths.sandboxes(), config.disk_floor_bytes);
+    let floor = DiskFloor::new(paths.sandboxes(), config.disk_floor_bytes);
     let headroom_percent = config.sandbox_headroom_percent;
     let ends = runner.ends();
     helpers.spawn(async move {
@@ -299,11 +312,11 @@ fn tidy(
 /// Serves the agent's API, with limits on its connections.
 pub(crate) fn serve(
     listener: Listener,
-    hosts: Hosts,
-    shared: api::Shared,
+    hosts: AllowedHosts,
+    shared: api::ApiState,
 ) -> JoinSet<Result<(), RunError>> {
     let mut helpers = JoinSet::new();
-    let limits = Limits::of_this_process("agent").at_most(API_CONNECTIONS);
+    let limits = PortLimits::of_this_process("agent").at_most(API_CONNECTIONS);
     // It ends with the helpers.
     let served = server::serve(
         listener,
@@ -318,40 +331,40 @@ pub(crate) fn serve(
     helpers
 }
 
-impl MadeUp {
-    fn stand(
+impl SimulatedHost {
+    fn open(
         self,
         config: &Config,
-        front: Front,
+        front: HttpSurface,
         inbox: &mpsc::Sender<Event>,
-    ) -> Result<Footing, RunError> {
+    ) -> Result<Startup, RunError> {
         let contents = journal::read_memory(&self.disk)?;
         let seed = start::seed(config)?;
         let journal = Journal::in_memory(&self.disk, &contents, seed.rotate_left(17))?;
         let offset = start::wall_offset_ms(&self.wall, &self.boot_clock);
-        let host = Host::made_up();
+        let host = HostFeatures::simulated();
         let setup = start::setup(config, &host, self.boot_id, &contents, seed, offset);
         let known = start::known(&contents.facts);
-        let containers = (self.containers)(Teller(inbox.clone()), known);
-        let shared = api::Shared {
+        let containers = (self.containers)(EventSender(inbox.clone()), known);
+        let shared = api::ApiState {
             paths: Paths::new(&config.directory),
-            asker: Asker::new(inbox.clone()),
-            statistics: Statistics::made_up(),
-            controls: runner::Controls::default(),
-            exec: Door::new(config.session_silence),
+            asker: QueryHandle::new(inbox.clone()),
+            statistics: Statistics::simulated(),
+            controls: runner::ContainerControls::default(),
+            exec: ExecLimits::new(config.session_silence),
             access: config.access.clone(),
             listings: api::listings(),
             followers: Followers::default(),
             metrics: front.metrics,
         };
-        Ok(Footing {
+        Ok(Startup {
             facts: contents.facts,
             setup,
             journal,
             containers,
             clock: self.boot_clock,
             onlooker: Some(self.onlooker),
-            reach: Reach::new(config, None),
+            reach: EgressRules::new(config, None),
             broker: None,
             helpers: serve(front.api, config.hosts(), shared),
             lock: None,

@@ -7,8 +7,8 @@ use argosy_isolation::network::cni::CniError;
 use argosy_isolation::{CgroupError, LaunchError};
 
 use crate::journal::{JournalError, LockError};
-use argosy_content::images::Fault;
-pub(crate) use argosy_content::sentence;
+pub(crate) use argosy_content::error_chain;
+use argosy_content::images::PullErrorKind;
 
 /// An unrequested end of the agent. Its tasks continue.
 #[derive(Debug, thiserror::Error)]
@@ -52,7 +52,7 @@ pub enum RunError {
     },
     /// The agent could not give up root.
     #[error("cannot divide the agent, which gives up root before it serves requests")]
-    Divide { source: io::Error },
+    SplitPrivileges { source: io::Error },
     /// The user that a divided agent runs as has no access to its directory.
     #[error(
         "user {user}, as which an agent without root runs, has no access to {directory}: {folder} is closed to other \
@@ -73,7 +73,7 @@ pub enum RunError {
     Cni(#[from] CniError),
     /// The image store could not be opened.
     #[error("cannot open the image store")]
-    Images { source: Fault },
+    Images { source: PullErrorKind },
     /// The thread of the agent's loop could not be started.
     #[error("cannot start a thread: raise the limits of processes and memory")]
     Thread { source: std::io::Error },

@@ -4,7 +4,7 @@ use argosy_proto::v1;
 use argosy_state::ids::TaskKey;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::core::{ContainerName, ExecutorSaid, Input, Instance};
+use crate::core::{ContainerName, ExecutorEvent, Input, Instance};
 use crate::executors::ExecutorSender;
 
 /// Capacity of the inbox. When it is full, senders wait: streams are read later, supervisors keep
@@ -16,7 +16,7 @@ pub(crate) enum Event {
     /// An input for the core.
     Core(Input),
     /// A stream is open.
-    Linked {
+    LinkOpened {
         link: u64,
         /// The channel into the stream.
         sender: mpsc::Sender<v1::FromAgent>,
@@ -24,27 +24,27 @@ pub(crate) enum Event {
         address: String,
     },
     /// An executor has presented its token on a new stream.
-    ExecutorLinked {
+    ExecutorConnected {
         instance: Instance,
         /// The number of the stream, over all executors.
         connection: u64,
         /// The channel into the stream.
         sender: ExecutorSender,
         /// Its first message.
-        said: ExecutorSaid,
+        said: ExecutorEvent,
     },
     /// A question of the API.
-    Ask(Question),
+    Query(AgentQuery),
 }
 
 /// A question; the answer is dropped if the requester no longer waits.
-pub(crate) enum Question {
+pub(crate) enum AgentQuery {
     /// The location of a task's newest instance, and whether it has ended.
     Task(TaskKey, oneshot::Sender<TaskView>),
     /// All containers.
     Containers(oneshot::Sender<Vec<ContainerView>>),
     /// Whether this agent is registered, and under which id.
-    Standing(oneshot::Sender<Standing>),
+    Registration(oneshot::Sender<RegistrationStatus>),
 }
 
 /// The loop's state of a task.
@@ -70,9 +70,9 @@ pub(crate) struct ContainerView {
     pub(crate) held: bool,
     /// The last reported results of its checks; empty without checks.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) healthy: Option<Told>,
+    pub(crate) healthy: Option<ReportedCheck>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) ready: Option<Told>,
+    pub(crate) ready: Option<ReportedCheck>,
     /// The tasks that it runs, if it is an executor's.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) tasks: Vec<String>,
@@ -85,7 +85,7 @@ pub(crate) struct ContainerView {
 
 /// The last reported result of a check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
-pub(crate) struct Told {
+pub(crate) struct ReportedCheck {
     /// Whether the check passed.
     passed: bool,
     /// The time since which this holds, in milliseconds since 1970; `None` if an older release has
@@ -93,7 +93,7 @@ pub(crate) struct Told {
     since_ms: Option<i64>,
 }
 
-impl Told {
+impl ReportedCheck {
     /// Returns `None` if nothing is known.
     pub(crate) fn of(passed: Option<bool>, since_ms: Option<i64>) -> Option<Self> {
         passed.map(|passed| Self { passed, since_ms })
@@ -102,7 +102,7 @@ impl Told {
 
 /// The agent's registration with the masters.
 #[derive(Debug, Clone, serde::Serialize)]
-pub(crate) struct Standing {
+pub(crate) struct RegistrationStatus {
     pub(crate) agent_id: Option<String>,
     pub(crate) cluster_id: Option<String>,
     pub(crate) registered: bool,
@@ -113,31 +113,31 @@ pub(crate) struct Standing {
 
 /// A sender of questions to the loop.
 #[derive(Clone)]
-pub(crate) struct Asker(mpsc::Sender<Event>);
+pub(crate) struct QueryHandle(mpsc::Sender<Event>);
 
-impl Asker {
+impl QueryHandle {
     pub(crate) fn new(inbox: mpsc::Sender<Event>) -> Self {
         Self(inbox)
     }
 
     /// Returns `None` when the agent stops.
     pub(crate) async fn task(&self, key: TaskKey) -> Option<TaskView> {
-        self.ask(|answer| Question::Task(key, answer)).await
+        self.query(|answer| AgentQuery::Task(key, answer)).await
     }
 
     /// Returns `None` when the agent stops.
     pub(crate) async fn containers(&self) -> Option<Vec<ContainerView>> {
-        self.ask(Question::Containers).await
+        self.query(AgentQuery::Containers).await
     }
 
     /// Returns `None` when the agent stops.
-    pub(crate) async fn standing(&self) -> Option<Standing> {
-        self.ask(Question::Standing).await
+    pub(crate) async fn standing(&self) -> Option<RegistrationStatus> {
+        self.query(AgentQuery::Registration).await
     }
 
-    async fn ask<T>(&self, question: impl FnOnce(oneshot::Sender<T>) -> Question) -> Option<T> {
+    async fn query<T>(&self, question: impl FnOnce(oneshot::Sender<T>) -> AgentQuery) -> Option<T> {
         let (sender, answer) = oneshot::channel();
-        self.0.send(Event::Ask(question(sender))).await.ok()?;
+        self.0.send(Event::Query(question(sender))).await.ok()?;
         answer.await.ok()
     }
 }

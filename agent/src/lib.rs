@@ -31,13 +31,15 @@ mod start;
 mod statistics;
 mod uplink;
 
-pub use agent::{Parts, run};
+pub use agent::{AgentDependencies, run};
 pub use argosy_content::fetcher::FetchAllow;
 pub use argosy_content::images;
 pub use argosy_content::service::{ServiceCommand, run_from_fd as serve_content};
-pub use broker::{Link, divide};
+pub use broker::{BrokerLink, separate_privileges};
 pub use config::{Config, DiskEnforcement, ImageRoots, IsolationMode};
-pub use environment::{BootClock, Containers, Ground, MadeUp, Onlooker, Teller};
+pub use environment::{
+    BootClock, ContainerRuntime, Environment, EventSender, MessageObserver, SimulatedHost,
+};
 pub use error::RunError;
 pub use reach::TaskAllow;
 pub use runner::{

@@ -3,8 +3,8 @@
 
 use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gauge};
 
-use crate::core::{Record, wire};
-use crate::inbox::{ContainerView, Standing};
+use crate::core::{JournalRecord, wire};
+use crate::inbox::{ContainerView, RegistrationStatus};
 
 /// Registers the descriptions of all metrics.
 pub(crate) fn describe() {
@@ -146,9 +146,9 @@ pub(crate) fn limits_enforced(missing: &[String]) {
 }
 
 /// Counts a new record of the journal.
-pub(crate) fn recorded(record: &Record) {
+pub(crate) fn recorded(record: &JournalRecord) {
     match record {
-        Record::Updated { update, .. } if wire::is_unhealthy(update) => {
+        JournalRecord::Updated { update, .. } if wire::is_unhealthy(update) => {
             counter!("argosy_agent_health_kills_total").increment(1);
         }
         _ => {}
@@ -156,7 +156,7 @@ pub(crate) fn recorded(record: &Record) {
 }
 
 /// Publishes the loop's present state.
-pub(crate) fn publish(standing: &Standing, containers: &[ContainerView]) {
+pub(crate) fn publish(standing: &RegistrationStatus, containers: &[ContainerView]) {
     gauge!("argosy_agent_registered").set(f64::from(u8::from(standing.registered)));
     // Epochs are log indexes: far below 2^53.
     gauge!("argosy_agent_epoch").set(standing.epoch as f64);

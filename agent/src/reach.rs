@@ -8,7 +8,7 @@ use argosy_content::fetcher::FetchAllow;
 use argosy_content::images::InsecureRegistry;
 use argosy_proto::CLUSTER_PORTS;
 
-use crate::broker::{Broker, ClosedReach};
+use crate::broker::{BlockedEndpoints, BrokerClient};
 use crate::config::Config;
 
 /// A cluster or host endpoint to which tasks may connect: one `--task-allow`.
@@ -35,9 +35,9 @@ impl FromStr for TaskAllow {
 }
 
 /// The closed endpoints, and the cgroups to which they are closed.
-pub(crate) struct Reach {
+pub(crate) struct EgressRules {
     /// Closes endpoints. `None` if nothing is closed.
-    broker: Option<Broker>,
+    broker: Option<BrokerClient>,
     allowed: BTreeSet<TaskAllow>,
     /// The settings of `--fetch-allow`: the service itself checks addresses against them, this is
     /// the second isolation layer.
@@ -47,9 +47,9 @@ pub(crate) struct Reach {
     ports: BTreeSet<u16>,
 }
 
-impl Reach {
+impl EgressRules {
     /// Returns the settings of the operator.
-    pub(crate) fn new(config: &Config, broker: Option<Broker>) -> Self {
+    pub(crate) fn new(config: &Config, broker: Option<BrokerClient>) -> Self {
         let mut ports: BTreeSet<u16> = CLUSTER_PORTS.collect();
         ports.extend(config.api_port);
         ports.extend(&config.task_deny);
@@ -65,7 +65,7 @@ impl Reach {
     }
 
     /// Adds a master's address: its port is closed from now on, whatever `--masters` contains.
-    pub(crate) fn learn(&mut self, master: &str) {
+    pub(crate) fn block_master(&mut self, master: &str) {
         let is_new = port(master).is_some_and(|port| self.ports.insert(port));
         let Some(broker) = self.broker.clone().filter(|_| is_new) else {
             return;
@@ -84,20 +84,20 @@ impl Reach {
         }
     }
 
-    pub(crate) fn closed(&self) -> ClosedReach {
+    pub(crate) fn closed(&self) -> BlockedEndpoints {
         let is_closed = |port: &u16| !self.allowed.contains(&TaskAllow::Port(*port));
-        ClosedReach {
+        BlockedEndpoints {
             ports: self.ports.iter().copied().filter(is_closed).collect(),
             metadata: !self.allowed.contains(&TaskAllow::Metadata),
         }
     }
 }
 
-impl Reach {
+impl EgressRules {
     /// Returns the endpoints closed to the content service. A port that the operator opens is open
     /// at every address here, and a network opens all ports: a filter by addresses would duplicate
     /// the check of the service.
-    pub(crate) fn closed_to_content(&self) -> ClosedReach {
+    pub(crate) fn closed_to_content(&self) -> BlockedEndpoints {
         let registries = || self.registries.iter().map(InsecureRegistry::server);
         let is_open = |port: &u16| {
             let mut allowed = self.fetch_allow.iter().chain(registries());
@@ -106,7 +106,7 @@ impl Reach {
                 FetchAllow::Server { port: open, .. } => open == port,
             })
         };
-        ClosedReach {
+        BlockedEndpoints {
             ports: self
                 .ports
                 .iter()
@@ -137,7 +137,7 @@ mod tests {
 
     #[test]
     fn ports_of_the_cluster_are_closed_unless_the_operator_opens_them() {
-        let closed = Reach::new(&config(), None).closed();
+        let closed = EgressRules::new(&config(), None).closed();
         assert_eq!(closed.ports, [5_050, 5_051, 5_052, 6_050, 6_051, 7_051]);
         assert!(closed.metadata);
         let mut config = config();
@@ -146,7 +146,7 @@ mod tests {
             .into();
         config.task_deny = vec![6_052];
         config.api_port = Some(7_052);
-        let closed = Reach::new(&config, None).closed();
+        let closed = EgressRules::new(&config, None).closed();
         assert_eq!(closed.ports, [5_051, 5_052, 6_050, 6_052, 7_051, 7_052]);
         assert!(!closed.metadata);
     }
@@ -155,7 +155,7 @@ mod tests {
     fn what_fetches_reaches_no_more_than_fetch_allow_opens() {
         let mut config = config();
         let closed = |config: &Config| {
-            let closed = Reach::new(config, None).closed_to_content();
+            let closed = EgressRules::new(config, None).closed_to_content();
             (closed.ports, closed.metadata)
         };
         let all = vec![5_050, 5_051, 5_052, 6_050, 6_051, 7_051];
@@ -178,9 +178,9 @@ mod tests {
 
     #[test]
     fn a_master_that_is_met_later_is_closed_too() {
-        let mut reach = Reach::new(&config(), None);
-        reach.learn("10.0.0.2:6050");
-        reach.learn("10.0.0.3:9050");
+        let mut reach = EgressRules::new(&config(), None);
+        reach.block_master("10.0.0.2:6050");
+        reach.block_master("10.0.0.3:9050");
         assert_eq!(reach.closed().ports.last(), Some(&9_050));
     }
 

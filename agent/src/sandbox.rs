@@ -5,12 +5,12 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Component, Path, PathBuf};
 
-use argosy_isolation::{HostPath, Owners, User, crash_points};
+use argosy_isolation::{ContainerUser, HostPath, OwnerMapping, crash_points};
 use argosy_proto::{remedy, v1};
 use nix::unistd::{Gid, Uid};
 use serde::{Deserialize, Serialize};
 
-use crate::broker::Above;
+use crate::broker::ParentDirMode;
 
 /// The reason why a sandbox cannot be created.
 #[derive(Debug, thiserror::Error)]
@@ -20,15 +20,19 @@ pub(crate) enum SandboxError {
         "cannot make the sandbox {path}: {source}; {}",
         remedy::of_failed_write(source)
     )]
-    Make { path: PathBuf, source: io::Error },
+    Create { path: PathBuf, source: io::Error },
     /// Tasks may not use the host path.
     #[error("host_paths {path:?} is not allowed here: {rule}")]
     HostPath { path: String, rule: String },
 }
 
 /// Creates the directory, accessible only to its user. An existing one is reused.
-pub(crate) fn make(path: &Path, owner: Option<&User>, above: Above) -> Result<(), SandboxError> {
-    let failed = |source| SandboxError::Make {
+pub(crate) fn make(
+    path: &Path,
+    owner: Option<&ContainerUser>,
+    above: ParentDirMode,
+) -> Result<(), SandboxError> {
+    let failed = |source| SandboxError::Create {
         path: path.to_owned(),
         source,
     };
@@ -52,7 +56,7 @@ pub(crate) fn make(path: &Path, owner: Option<&User>, above: Above) -> Result<()
 
 /// The properties of the container that uses host paths.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
-pub(crate) struct Viewer {
+pub(crate) struct HostPathUser {
     /// Whether it has its own view of the file system, not the host's.
     pub(crate) is_confined: bool,
     /// Whether a process in it is, or may become, root of the container.
@@ -66,7 +70,7 @@ pub(crate) fn host_paths(
     sandbox: &Path,
     wanted: &[v1::HostPath],
     allowed: &[PathBuf],
-    viewer: Viewer,
+    viewer: HostPathUser,
 ) -> Result<Vec<HostPath>, SandboxError> {
     let mut seen: Vec<HostPath> = Vec::new();
     for wanted in wanted {
@@ -76,8 +80,8 @@ pub(crate) fn host_paths(
             from: host,
             read_only: wanted.read_only,
             owners: match wanted.read_only && viewer.may_be_root {
-                true => Owners::Strangers,
-                false => Owners::Mapped,
+                true => OwnerMapping::Unmapped,
+                false => OwnerMapping::Mapped,
             },
         };
         if !seen.contains(&path) {
@@ -112,7 +116,7 @@ fn place(
     sandbox: &Path,
     wanted: &v1::HostPath,
     host: &Path,
-    viewer: Viewer,
+    viewer: HostPathUser,
 ) -> Result<PathBuf, SandboxError> {
     if wanted.read_only && !viewer.is_confined {
         let rule = "only an agent that isolates in full can keep a task from writing to it; ask for it without read_only, or for another agent";
@@ -148,7 +152,7 @@ fn place(
     match std::os::unix::fs::symlink(host, &link) {
         Ok(()) => {}
         Err(_) if fs::read_link(&link).is_ok_and(|target| target == host) => {}
-        Err(source) => return Err(SandboxError::Make { path: link, source }),
+        Err(source) => return Err(SandboxError::Create { path: link, source }),
     }
     Ok(host.to_owned())
 }
@@ -168,7 +172,7 @@ mod tests {
         ] {
             let path = PathBuf::from("/data/sandbox");
             let source = errno.into();
-            let text = SandboxError::Make { path, source }.to_string();
+            let text = SandboxError::Create { path, source }.to_string();
             assert!(text.contains(remedy), "{text}");
         }
     }
@@ -181,7 +185,7 @@ mod tests {
         }
     }
 
-    const CONFINED: Viewer = Viewer {
+    const CONFINED: HostPathUser = HostPathUser {
         is_confined: true,
         may_be_root: false,
     };
@@ -192,7 +196,7 @@ mod tests {
         let folder = fs::canonicalize(folder.path()).unwrap();
         let (allowed, sandbox) = (folder.join("allowed"), folder.join("sandbox"));
         fs::create_dir_all(allowed.join("inner")).unwrap();
-        make(&sandbox, None, Above::own()).unwrap();
+        make(&sandbox, None, ParentDirMode::own()).unwrap();
         let seen = |wanted: v1::HostPath| {
             host_paths(
                 &sandbox,
@@ -230,7 +234,7 @@ mod tests {
             from: allowed.join("inner"),
             to: "/conf".into(),
             read_only: false,
-            owners: Owners::Mapped,
+            owners: OwnerMapping::Mapped,
         };
         assert_eq!(moved, [expected]);
     }
@@ -246,19 +250,19 @@ mod tests {
             };
             host_paths(&path, &[wanted], std::slice::from_ref(&path), viewer)
         };
-        let root = Viewer {
+        let root = HostPathUser {
             may_be_root: true,
             ..CONFINED
         };
         let owners = |read_only, viewer| see(read_only, viewer).unwrap()[0].owners;
-        assert_eq!(owners(true, CONFINED), Owners::Mapped);
-        assert_eq!(owners(true, root), Owners::Strangers);
+        assert_eq!(owners(true, CONFINED), OwnerMapping::Mapped);
+        assert_eq!(owners(true, root), OwnerMapping::Unmapped);
         assert_eq!(
             owners(false, root),
-            Owners::Mapped,
+            OwnerMapping::Mapped,
             "for isolation to refuse"
         );
-        let bare = Viewer {
+        let bare = HostPathUser {
             is_confined: false,
             ..CONFINED
         };

@@ -10,30 +10,30 @@ use std::time::Duration;
 use argosy_content::fetcher::TaskSubnets;
 use argosy_isolation::division::HostUser;
 use argosy_isolation::{
-    ContainerId, Group, Isolation, Limits, OutputLimits, RemovalError, Tree, cgroup, crash_points,
-    sweep,
+    Cgroup, CgroupTree, ContainerId, Isolation, Limits, OutputLimits, RemovalError, cgroup,
+    clean_up_abandoned, crash_points,
 };
 use argosy_proto::clock::WallClock;
 use argosy_proto::v1;
 use argosy_state::capability::AgentCapability;
-use argosy_state::task::OptOuts;
+use argosy_state::task::SecurityOptions;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::config::{Config, Settings};
-use crate::core::{ContainerName, DiskDefault, Facts, Setup, group_name};
+use crate::config::{Config, ContainerSettings};
+use crate::core::{AgentState, ContainerName, CoreConfig, DiskDefault, group_name};
 use crate::environment::BootClock;
 use crate::error::RunError;
-use crate::journal::Contents;
+use crate::journal::JournalContents;
 use crate::paths::Paths;
-use crate::reach::Reach;
+use crate::reach::EgressRules;
 use crate::runner::Runner;
-use crate::runner::limits::Defaults;
+use crate::runner::limits::DefaultLimits;
 use crate::runner::sizes::largest;
 
 /// The capabilities of the host.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub(crate) struct Host {
+pub(crate) struct HostFeatures {
     pub(crate) isolation: Isolation,
     pub(crate) profile: bool,
     /// The agent's cgroup tree.
@@ -43,9 +43,9 @@ pub(crate) struct Host {
     pub(crate) task_subnets: Option<TaskSubnets>,
 }
 
-impl Host {
+impl HostFeatures {
     /// Returns a simulated host, without limits and without missing features.
-    pub(crate) fn made_up() -> Self {
+    pub(crate) fn simulated() -> Self {
         Self {
             isolation: Isolation::Processes,
             profile: false,
@@ -56,8 +56,8 @@ impl Host {
     }
 
     /// Returns the agent's cgroup tree, if it has one.
-    pub(crate) fn tree(&self) -> Option<Tree> {
-        self.tree.as_deref().map(Tree::at)
+    pub(crate) fn tree(&self) -> Option<CgroupTree> {
+        self.tree.as_deref().map(CgroupTree::at)
     }
 
     pub(crate) fn look(config: &Config, paths: &Paths) -> Result<Self, RunError> {
@@ -92,8 +92,8 @@ impl Host {
             missing,
             task_subnets: None,
         };
-        let tree =
-            cgroup::default_parent().and_then(|parent| Tree::create(&parent, &tree_name(paths)));
+        let tree = cgroup::default_parent()
+            .and_then(|parent| CgroupTree::create(&parent, &tree_name(paths)));
         let tree = match tree {
             Ok(tree) => tree,
             Err(error) if isolation == Isolation::Full => return Err(error.into()),
@@ -115,13 +115,13 @@ impl Host {
             task_subnets: None,
         };
         let mut host = Self::allowed(config, host, group)?;
-        host.tell_filters(&tree, &Reach::new(config, None));
+        host.log_filters(&tree, &EgressRules::new(config, None));
         Ok(host)
     }
 
     /// Adds filters that are second isolation layers: without them tasks run all the same, and they
     /// are reported like missing controllers.
-    fn tell_filters(&mut self, tree: &Tree, reach: &Reach) {
+    fn log_filters(&mut self, tree: &CgroupTree, reach: &EgressRules) {
         let closed = reach.closed().closed().apply(tree.root());
         let content = reach.closed_to_content().closed();
         if let Err(error) = closed.and_then(|()| content.apply(&tree.content())) {
@@ -163,14 +163,14 @@ impl Host {
 
 /// Protects the requested memory of tasks from reclaim by other processes: as far as their tree is
 /// protected.
-fn protect(tree: &Tree, config: &Config, missing: &[String]) {
+fn protect(tree: &CgroupTree, config: &Config, missing: &[String]) {
     if missing.iter().any(|name| name == "memory") {
         return;
     }
     let milli = config.resources.scalar_milli("mem");
     let bytes = u64::try_from(milli).unwrap_or(0).saturating_mul(1 << 20) / 1_000;
     if let Err(error) = tree.protect(bytes) {
-        let why = crate::error::sentence(&error);
+        let why = crate::error::error_chain(&error);
         tracing::warn!(why, "the requested memory of tasks is not protected");
     }
 }
@@ -201,10 +201,10 @@ pub fn remove_tree(directory: &Path, patience: Duration) -> Result<(), RemovalEr
     if !parent.join("argosy").join(name.as_str()).is_dir() {
         return Ok(());
     }
-    let tree = Tree::create(&parent, &name)?;
-    sweep(&tree, &BTreeSet::new(), patience)?;
-    Group::at(&tree.supervisors()).remove(patience)?;
-    Group::at(&tree.content()).remove(patience)?;
+    let tree = CgroupTree::create(&parent, &name)?;
+    clean_up_abandoned(&tree, &BTreeSet::new(), patience)?;
+    Cgroup::at(&tree.supervisors()).remove(patience)?;
+    Cgroup::at(&tree.content()).remove(patience)?;
     Ok(tree.remove()?)
 }
 
@@ -238,7 +238,7 @@ pub(crate) fn is_reachable(directory: &Path, user: HostUser) -> Result<(), RunEr
     Ok(())
 }
 
-pub(crate) fn tell_damage(contents: &Contents, paths: &Paths) {
+pub(crate) fn log_damage(contents: &JournalContents, paths: &Paths) {
     let journal = paths.journal();
     let damages = contents.damage.len() + usize::from(contents.head_repaired);
     metrics::counter!("argosy_agent_journal_corruptions_total").increment(damages as u64);
@@ -271,7 +271,7 @@ pub(crate) fn tell_damage(contents: &Contents, paths: &Paths) {
 
 /// Returns the containers that a journal knows, including those of executors, and the names of
 /// their groups.
-pub(crate) fn known(facts: &Facts) -> Vec<ContainerName> {
+pub(crate) fn known(facts: &AgentState) -> Vec<ContainerName> {
     let executors = facts.executors.keys();
     let executors = executors.filter_map(|instance| facts.executor_container(*instance));
     let names = facts.tasks.iter().flat_map(|(instance, task)| {
@@ -281,7 +281,7 @@ pub(crate) fn known(facts: &Facts) -> Vec<ContainerName> {
     names.flatten().chain(executors).collect()
 }
 
-pub(crate) fn clear_orphans(runner: &Runner, facts: &Facts) -> Result<(), RunError> {
+pub(crate) fn clear_orphans(runner: &Runner, facts: &AgentState) -> Result<(), RunError> {
     let known = known(facts);
     let removed = runner
         .clear_orphans(&known)
@@ -312,13 +312,13 @@ pub(crate) fn wall_offset_ms(wall: &WallClock, clock: &BootClock) -> i64 {
 
 pub(crate) fn setup(
     config: &Config,
-    host: &Host,
+    host: &HostFeatures,
     boot_id: String,
-    contents: &Contents,
+    contents: &JournalContents,
     seed: u64,
     wall_offset_ms: i64,
-) -> Setup {
-    Setup {
+) -> CoreConfig {
+    CoreConfig {
         info: v1::AgentInfo {
             host_name: config.host_name.clone(),
             address: config.address.clone(),
@@ -345,18 +345,18 @@ pub(crate) fn setup(
 }
 
 /// Returns the permitted security options: without the profile, only that of the host network.
-fn allowed(config: &Config, profile: bool) -> OptOuts {
+fn allowed(config: &Config, profile: bool) -> SecurityOptions {
     if profile {
         return config.allowed_opt_outs.clone();
     }
-    OptOuts {
+    SecurityOptions {
         host_network: config.allowed_opt_outs.host_network,
-        ..OptOuts::default()
+        ..SecurityOptions::default()
     }
 }
 
-pub(crate) fn settings(config: &Config, host: &Host, seed: u64) -> Settings {
-    Settings {
+pub(crate) fn settings(config: &Config, host: &HostFeatures, seed: u64) -> ContainerSettings {
+    ContainerSettings {
         address: config.address.clone(),
         task_address: config.task_address(),
         isolation: host.isolation,
@@ -366,7 +366,7 @@ pub(crate) fn settings(config: &Config, host: &Host, seed: u64) -> Settings {
         allowed_opt_outs: config.allowed_opt_outs.clone(),
         largest_sizes: largest(config.largest_sizes, host.profile),
         devices: config.devices.clone(),
-        defaults: Defaults {
+        defaults: DefaultLimits {
             pids_max: config.pids_max,
             memory_bytes: config.default_memory_bytes,
         },

@@ -8,12 +8,12 @@ mod exposition;
 use std::sync::Arc;
 
 use argosy_isolation::disk::DiskUsage;
-use argosy_isolation::network::Traffic;
-use argosy_isolation::{ContainerId, Stats, Tree};
+use argosy_isolation::network::LinkStats;
+use argosy_isolation::{CgroupStats, CgroupTree, ContainerId};
 use tokio::sync::Semaphore;
 
-use self::exposition::Sample;
-use crate::broker::Broker;
+use self::exposition::TaskSample;
+use crate::broker::BrokerClient;
 use crate::core::task_key;
 use crate::inbox::ContainerView;
 
@@ -22,12 +22,12 @@ const TASKS: usize = 500;
 
 /// The usage of one container.
 #[derive(Debug, Clone, PartialEq, Default, serde::Serialize)]
-pub(crate) struct Usage {
+pub(crate) struct ContainerUsage {
     /// The counters of its cgroup.
     #[serde(flatten)]
-    pub(crate) stats: Stats,
+    pub(crate) stats: CgroupStats,
     /// `None` if it has no private network.
-    pub(crate) network: Option<Traffic>,
+    pub(crate) network: Option<LinkStats>,
     /// `None` if the kernel does not limit its disk usage.
     pub(crate) disk: Option<DiskUsage>,
 }
@@ -36,25 +36,25 @@ pub(crate) struct Usage {
 #[derive(Clone)]
 pub(crate) struct Statistics {
     /// `None` on a simulated host, whose containers use nothing.
-    sources: Option<Arc<Sources>>,
+    sources: Option<Arc<StatisticsSources>>,
     /// One collection at a time: frequent requests use no more of the processors than one reader of
     /// files.
     turn: Arc<Semaphore>,
 }
 
-struct Sources {
-    tree: Option<Tree>,
-    broker: Broker,
+struct StatisticsSources {
+    tree: Option<CgroupTree>,
+    broker: BrokerClient,
 }
 
-impl Sources {
+impl StatisticsSources {
     /// Returns `None` without a cgroup of the container.
-    fn look(&self, view: &ContainerView) -> Option<Usage> {
+    fn look(&self, view: &ContainerView) -> Option<ContainerUsage> {
         let name = view.name;
         let id = ContainerId::new(name.to_string()).expect("digits and dashes make a name");
         let group = self.tree.as_ref()?.group(&id);
         let key = task_key(&view.framework_id, &view.task_id);
-        Some(Usage {
+        Some(ContainerUsage {
             stats: group.stats(),
             // Tasks of a group have one link.
             network: self.broker.traffic(view.group.unwrap_or(name)),
@@ -64,15 +64,15 @@ impl Sources {
 }
 
 impl Statistics {
-    pub(crate) fn of(tree: Option<Tree>, broker: Broker) -> Self {
-        let sources = Sources { tree, broker };
+    pub(crate) fn of(tree: Option<CgroupTree>, broker: BrokerClient) -> Self {
+        let sources = StatisticsSources { tree, broker };
         Self {
             sources: Some(Arc::new(sources)),
             turn: Arc::new(Semaphore::new(1)),
         }
     }
 
-    pub(crate) fn made_up() -> Self {
+    pub(crate) fn simulated() -> Self {
         Self {
             sources: None,
             turn: Arc::new(Semaphore::new(1)),
@@ -83,7 +83,7 @@ impl Statistics {
     pub(crate) async fn look(
         &self,
         containers: Vec<ContainerView>,
-    ) -> Vec<(ContainerView, Option<Usage>)> {
+    ) -> Vec<(ContainerView, Option<ContainerUsage>)> {
         let turn = self.turn.clone().acquire_owned().await;
         let sources = self.sources.clone();
         let look = move || {
@@ -107,7 +107,7 @@ impl Statistics {
         containers.truncate(TASKS);
         let looked = self.look(containers).await;
         let samples = looked.into_iter().filter_map(|(view, usage)| {
-            Some(Sample {
+            Some(TaskSample {
                 framework: view.framework_id,
                 task: view.task_id,
                 usage: usage?,

@@ -25,12 +25,12 @@ pub(crate) struct Uplink {
     client: AgentUplink,
     inbox: mpsc::Sender<Event>,
     dials: u64,
-    current: Option<Current>,
+    current: Option<CurrentStream>,
     /// Ends the tasks of the present stream, or the present search.
     guard: Option<DropGuard>,
 }
 
-struct Current {
+struct CurrentStream {
     link: u64,
     sender: mpsc::Sender<v1::FromAgent>,
     address: String,
@@ -53,7 +53,7 @@ impl Uplink {
         self.dials += 1;
         let token = CancellationToken::new();
         self.guard = Some(token.clone().drop_guard());
-        let stream = Stream {
+        let stream = UplinkStream {
             client: self.client.clone(),
             inbox: self.inbox.clone(),
             link: self.dials,
@@ -76,7 +76,7 @@ impl Uplink {
         if link != self.dials || self.guard.is_none() {
             return false;
         }
-        self.current = Some(Current {
+        self.current = Some(CurrentStream {
             link,
             sender,
             address,
@@ -112,27 +112,27 @@ impl Uplink {
     /// Ends a stream.
     pub(crate) fn hang_up(&mut self, link: u64) {
         if let Some(current) = self.current.take_if(|current| current.link == link) {
-            self.client.fell_silent(&current.address);
+            self.client.mark_silent(&current.address);
             self.guard = None;
         }
     }
 }
 
 /// One search for the leader and, if it succeeds, one stream.
-struct Stream {
+struct UplinkStream {
     client: AgentUplink,
     inbox: mpsc::Sender<Event>,
     link: u64,
 }
 
-impl Stream {
+impl UplinkStream {
     async fn run(self, after_ms: u64, hello: v1::Hello) {
         tokio::time::sleep(Duration::from_millis(after_ms)).await;
         let opened = match self.client.connect(hello, DIAL_DEADLINE).await {
             Ok(opened) => opened,
             Err(error) => {
                 tracing::warn!(
-                    why = crate::error::sentence(&error),
+                    why = crate::error::error_chain(&error),
                     "no leader found, retrying: check --masters, or start the masters"
                 );
                 self.tell(Event::Core(Input::DialFailed)).await;
@@ -140,7 +140,7 @@ impl Stream {
             }
         };
         let (sender, mut outbox) = mpsc::channel(OUTBOX);
-        let linked = Event::Linked {
+        let linked = Event::LinkOpened {
             link: self.link,
             sender,
             address: opened.address,
@@ -164,7 +164,7 @@ impl Stream {
                         let link = self.link;
                         self.tell(Event::Core(Input::Message { link, message }))
                             .await;
-                        if is_order && buggify::takes(Rare::LinkLost) {
+                        if is_order && buggify::occurs(Rare::LinkLost) {
                             return "the stream broke after an order".to_owned();
                         }
                     }

@@ -11,17 +11,17 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use argosy_client::connector::chance;
+use argosy_client::connector::random_seed;
 use argosy_client::{AgentUplink, Connector, ConnectorConfig, Masters};
 use argosy_proto::v1;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
 
-pub(crate) use emulated::Life;
+pub(crate) use emulated::TaskLifetime;
 
-use emulated::Emulated;
-use route::{Link, Way};
+use emulated::EmulatedAgent;
+use route::{Link, MasterRoute};
 use tonic::transport::Channel;
 
 /// Agents that share one connection: below what HTTP/2 servers allow in streams.
@@ -45,12 +45,12 @@ const PAUSE: (Duration, Duration) = (Duration::from_millis(10), Duration::from_s
 pub(crate) struct Agents {
     _links: JoinSet<()>,
     ids: Vec<String>,
-    counts: Arc<Counts>,
+    counts: Arc<LinkCounts>,
 }
 
 /// Totals over all links.
 #[derive(Debug, Default)]
-struct Counts {
+struct LinkCounts {
     closed: AtomicU64,
     registered: AtomicU64,
     listed: AtomicU64,
@@ -62,7 +62,7 @@ impl Agents {
     /// # Errors
     /// If they are not registered in time.
     pub(crate) async fn start(masters: &Masters, count: u32, resources: &str) -> Result<Self> {
-        Self::start_with(masters, count, resources, Life::Ends).await
+        Self::start_with(masters, count, resources, TaskLifetime::Ends).await
     }
 
     /// The same, with tasks that get as far as `life` states.
@@ -73,14 +73,14 @@ impl Agents {
         masters: &Masters,
         count: u32,
         resources: &str,
-        life: Life,
+        life: TaskLifetime,
     ) -> Result<Self> {
         let mut connector = Connector::new(masters.clone(), ConnectorConfig::default());
         let ways = (0..count).map(|number| {
             if number > 0 && number % PER_CONNECTION == 0 {
                 connector = Connector::new(masters.clone(), ConnectorConfig::default());
             }
-            Way::ToTheLeader(AgentUplink::new(connector.clone()))
+            MasterRoute::Leader(AgentUplink::new(connector.clone()))
         });
         Self::start_by(ways.collect(), resources, life).await
     }
@@ -95,20 +95,20 @@ impl Agents {
         resources: &str,
     ) -> Result<Self> {
         let ways = ways.iter().cycle().take(count as usize);
-        let ways = ways.cloned().map(Way::Through);
-        Self::start_by(ways.collect(), resources, Life::Ends).await
+        let ways = ways.cloned().map(MasterRoute::Fixed);
+        Self::start_by(ways.collect(), resources, TaskLifetime::Ends).await
     }
 
-    async fn start_by(ways: Vec<Way>, resources: &str, life: Life) -> Result<Self> {
+    async fn start_by(ways: Vec<MasterRoute>, resources: &str, life: TaskLifetime) -> Result<Self> {
         let resources = Arc::new(argosy_client::resources::resources(resources)?);
         let count = ways.len();
         // Room for all of them: no agent waits.
         let (registered, mut progress) = mpsc::channel(count.max(1));
         let mut links = JoinSet::new();
-        let counts = Arc::new(Counts::default());
+        let counts = Arc::new(LinkCounts::default());
         let starting = Arc::new(Semaphore::new(STARTING));
         for (number, way) in (0..).zip(ways) {
-            let agent = Emulated::new(number, &resources, life);
+            let agent = EmulatedAgent::new(number, &resources, life);
             let registered = registered.clone();
             let (starting, counts) = (starting.clone(), counts.clone());
             links.spawn(async move {
@@ -169,7 +169,7 @@ impl Agents {
 /// The progress of one agent, as the run observes it.
 struct AgentProgress {
     registered: mpsc::Sender<String>,
-    counts: Arc<Counts>,
+    counts: Arc<LinkCounts>,
     /// Released with the first registration, so that another agent starts.
     first: Option<OwnedSemaphorePermit>,
     /// The pause before the next link.
@@ -188,18 +188,18 @@ impl AgentProgress {
 }
 
 /// Opens one link after the other until it is dropped.
-async fn live(mut agent: Emulated, way: Way, mut progress: AgentProgress) {
+async fn live(mut agent: EmulatedAgent, way: MasterRoute, mut progress: AgentProgress) {
     loop {
         // A failed attempt includes a pause.
         if let Some(mut link) = way.open(agent.hello()).await {
-            let ended = speak(&mut agent, &mut link, &mut progress).await;
+            let ended = run_link(&mut agent, &mut link, &mut progress).await;
             progress.counts.closed.fetch_add(1, Ordering::Relaxed);
-            if ended == Ended::Silent {
+            if ended == LinkEnd::Silent {
                 way.fell_silent(&link);
             }
             // Half of it at random, so that agents that were cut off together do not return
             // together.
-            let random = (chance() % 1_000) as f64 / 2_000.0;
+            let random = (random_seed() % 1_000) as f64 / 2_000.0;
             tokio::time::sleep(progress.pause.mul_f64(0.5 + random)).await;
             progress.pause = (2 * progress.pause).min(PAUSE.1);
         }
@@ -207,12 +207,16 @@ async fn live(mut agent: Emulated, way: Way, mut progress: AgentProgress) {
 }
 
 #[derive(Debug, PartialEq, Eq)]
-enum Ended {
+enum LinkEnd {
     Closed,
     Silent,
 }
 
-async fn speak(agent: &mut Emulated, link: &mut Link, progress: &mut AgentProgress) -> Ended {
+async fn run_link(
+    agent: &mut EmulatedAgent,
+    link: &mut Link,
+    progress: &mut AgentProgress,
+) -> LinkEnd {
     // An agent that waits for its registration sends no heartbeats: the only tick comes when it
     // gives up.
     let mut pings = renewed(REGISTRATION);
@@ -222,7 +226,7 @@ async fn speak(agent: &mut Emulated, link: &mut Link, progress: &mut AgentProgre
     loop {
         tokio::select! {
             message = link.message() => {
-                let Ok(Some(message)) = message else { return Ended::Closed };
+                let Ok(Some(message)) = message else { return LinkEnd::Closed };
                 heard = Instant::now();
                 if let Some(v1::to_agent::Message::Registered(welcome)) = &message.message {
                     progress.registered(&welcome.agent_id);
@@ -235,18 +239,18 @@ async fn speak(agent: &mut Emulated, link: &mut Link, progress: &mut AgentProgre
                 }
                 for answer in agent.take(message) {
                     if link.sender.send(answer).await.is_err() {
-                        return Ended::Closed;
+                        return LinkEnd::Closed;
                     }
                 }
             }
             _ = pings.tick() => {
                 if heard.elapsed() >= patience {
-                    return Ended::Silent;
+                    return LinkEnd::Silent;
                 }
                 serial += 1;
                 let ping = v1::FromAgent { message: Some(v1::from_agent::Message::Ping(v1::Ping { serial })) };
                 if link.sender.send(ping).await.is_err() {
-                    return Ended::Closed;
+                    return LinkEnd::Closed;
                 }
             }
         }

@@ -10,14 +10,14 @@ mod naive;
 use std::fmt;
 use std::time::Instant;
 
-use argosy_master::allocator::Budget;
+use argosy_master::allocator::TurnBudget;
 use serde::Serialize;
 
-use fixture::Scene;
+use fixture::AllocatorFixture;
 
 /// The extent of the measurement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Form {
+pub(crate) enum GridExtent {
     /// Up to 20,000 agents; seconds.
     Short,
     /// The whole grid; minutes.
@@ -26,7 +26,7 @@ pub(crate) enum Form {
 
 /// A point of the grid.
 #[derive(Debug, Clone, Copy, Serialize)]
-struct Size {
+struct GridPoint {
     agents: u64,
     frameworks: u64,
     roles: u64,
@@ -34,8 +34,8 @@ struct Size {
 
 /// The times of one point of the grid.
 #[derive(Debug, Clone, Serialize)]
-pub(crate) struct Row {
-    size: Size,
+pub(crate) struct GridRow {
+    size: GridPoint,
     /// A new leader without a cache, until everything is offered.
     cold_ms: f64,
     /// Everything becomes free at the same time under a leader with a full cache; median of
@@ -47,9 +47,9 @@ pub(crate) struct Row {
     idle_ms: f64,
     /// As `full_ms`, while nine of ten pairs are filtered; absent where that is not measured.
     filtered_ms: Option<f64>,
-    event_us: Event,
+    event_us: EventLatency,
     /// Events, while nine of ten pairs are filtered.
-    filtered_event_us: Option<Event>,
+    filtered_event_us: Option<EventLatency>,
     /// The naive allocator on the same cluster, with everything free.
     naive_ms: f64,
     /// Number of agents that the naive allocator was timed on; the time is scaled to all.
@@ -61,23 +61,23 @@ pub(crate) struct Row {
 /// The times of one event: an offer is declined and offered to the next framework (decline, filter,
 /// decision, new offer).
 #[derive(Debug, Clone, Copy, Serialize)]
-struct Event {
+struct EventLatency {
     p50: f64,
     p99: f64,
 }
 
 /// The grid, and its goals.
 #[derive(Debug, Clone, Serialize)]
-pub(crate) struct Report {
+pub(crate) struct AllocatorReport {
     workload: &'static str,
     /// Goal for the full round of 20,000 agents and 2,000 frameworks, in milliseconds.
     goal_full_ms: f64,
     /// Goal for the median event, in microseconds.
     goal_event_us: f64,
-    rows: Vec<Row>,
+    rows: Vec<GridRow>,
 }
 
-const GRID: [Size; 6] = [
+const GRID: [GridPoint; 6] = [
     size(1_000, 100, 1),
     size(5_000, 500, 1),
     size(10_000, 1_000, 1),
@@ -91,8 +91,8 @@ const MOST_FILTERS: u64 = 40_000_000;
 const EVENTS: u64 = 10_000;
 const ROUNDS: usize = 5;
 
-const fn size(agents: u64, frameworks: u64, roles: u64) -> Size {
-    Size {
+const fn size(agents: u64, frameworks: u64, roles: u64) -> GridPoint {
+    GridPoint {
         agents,
         frameworks,
         roles,
@@ -100,13 +100,13 @@ const fn size(agents: u64, frameworks: u64, roles: u64) -> Size {
 }
 
 /// Measures the grid.
-pub(crate) fn run(form: Form) -> Report {
+pub(crate) fn run(form: GridExtent) -> AllocatorReport {
     let points = match form {
-        Form::Short => &GRID[..5],
-        Form::Long => &GRID[..],
+        GridExtent::Short => &GRID[..5],
+        GridExtent::Long => &GRID[..],
     };
     let rows = points.iter().map(|size| row(*size, form)).collect();
-    Report {
+    AllocatorReport {
         workload: "allocator",
         goal_full_ms: 50.0,
         goal_event_us: 20.0,
@@ -114,8 +114,8 @@ pub(crate) fn run(form: Form) -> Report {
     }
 }
 
-fn row(size: Size, form: Form) -> Row {
-    let mut scene = Scene::new(size.agents, size.frameworks, size.roles);
+fn row(size: GridPoint, form: GridExtent) -> GridRow {
+    let mut scene = AllocatorFixture::new(size.agents, size.frameworks, size.roles);
     let mut turns = Vec::new();
     let cold_ms = timed(&mut scene, &mut turns, size.agents);
     let full_ms = full_rounds(&mut scene, &mut turns, size);
@@ -125,8 +125,8 @@ fn row(size: Size, form: Form) -> Row {
 
     let pairs = size.agents * size.frameworks;
     let most = match form {
-        Form::Short => MOST_FILTERS / 4,
-        Form::Long => MOST_FILTERS,
+        GridExtent::Short => MOST_FILTERS / 4,
+        GridExtent::Long => MOST_FILTERS,
     };
     let (mut filtered_ms, mut filtered_event_us) = (None, None);
     if pairs / 10 * 9 <= most {
@@ -136,7 +136,7 @@ fn row(size: Size, form: Form) -> Row {
     }
     drop(scene);
     let naive = naive::round(size.agents, size.frameworks);
-    Row {
+    GridRow {
         size,
         cold_ms,
         full_ms,
@@ -151,7 +151,7 @@ fn row(size: Size, form: Form) -> Row {
     }
 }
 
-fn full_rounds(scene: &mut Scene, turns: &mut Vec<f64>, size: Size) -> f64 {
+fn full_rounds(scene: &mut AllocatorFixture, turns: &mut Vec<f64>, size: GridPoint) -> f64 {
     let mut times = [0.0; ROUNDS];
     for time in &mut times {
         scene.withdraw_all();
@@ -162,12 +162,12 @@ fn full_rounds(scene: &mut Scene, turns: &mut Vec<f64>, size: Size) -> f64 {
 }
 
 /// Runs turns until no work is left. They must have made the expected number of offers.
-fn timed(scene: &mut Scene, turns: &mut Vec<f64>, expected: u64) -> f64 {
+fn timed(scene: &mut AllocatorFixture, turns: &mut Vec<f64>, expected: u64) -> f64 {
     let mut all = 0.0;
     let mut offers = 0;
     loop {
         let begin = Instant::now();
-        let round = scene.step(Budget::TURN);
+        let round = scene.step(TurnBudget::TURN);
         let ms = begin.elapsed().as_secs_f64() * 1e3;
         turns.push(ms);
         all += ms;
@@ -182,13 +182,13 @@ fn timed(scene: &mut Scene, turns: &mut Vec<f64>, expected: u64) -> f64 {
     }
 }
 
-fn events(scene: &mut Scene) -> Event {
+fn events(scene: &mut AllocatorFixture) -> EventLatency {
     let mut times = Vec::with_capacity(EVENTS as usize);
     for at in 0..EVENTS {
         let offer = scene.some_offer(at);
         let begin = Instant::now();
         scene.decline(&offer);
-        let round = scene.step(Budget::TURN);
+        let round = scene.step(TurnBudget::TURN);
         times.push(begin.elapsed().as_secs_f64() * 1e6);
         assert!(
             !round.more && round.offers.len() <= 1,
@@ -196,13 +196,13 @@ fn events(scene: &mut Scene) -> Event {
         );
     }
     times.sort_by(f64::total_cmp);
-    Event {
+    EventLatency {
         p50: times[times.len() / 2],
         p99: times[times.len() / 100 * 99],
     }
 }
 
-impl Report {
+impl AllocatorReport {
     /// Returns what falls short of its goal, as text.
     pub(crate) fn shortfalls(&self) -> Vec<String> {
         let mut all = Vec::new();
@@ -235,7 +235,7 @@ impl Report {
     }
 }
 
-impl fmt::Display for Report {
+impl fmt::Display for AllocatorReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,

@@ -11,10 +11,10 @@ use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::arguments::{Arguments, Extent, Peer, Workload};
-use crate::cluster::{Ground, check_build, etcd_version};
-use crate::cpu::Moment;
-use crate::machine::{Machine, Probes};
-use crate::report::{Cell, Kill, Report, Run, Sample, Side, VOID_LOAD};
+use crate::cluster::{BenchEnvironment, check_build, etcd_version};
+use crate::cpu::CpuBaseline;
+use crate::machine::{MachineInfo, Probes};
+use crate::report::{Cell, Kill, Sample, Side, SideRun, VOID_LOAD, WorkloadReport};
 use crate::tasks::hyperqueue_version;
 use crate::{
     allocator, containers, crowd, failover, flood, idle, latency, registry, scale, slow_disk,
@@ -42,21 +42,21 @@ const WORKLOADS: &[Workload] = &[
 
 /// The environment of the workloads.
 pub(crate) struct Bench {
-    pub(crate) ground: Ground,
+    pub(crate) ground: BenchEnvironment,
     pub(crate) extent: Extent,
     sides: Vec<Side>,
-    machine: Machine,
+    machine: MachineInfo,
     versions: Vec<String>,
 }
 
 /// The results of a run.
 #[derive(Debug, Default)]
-pub(crate) struct Findings {
+pub(crate) struct Measurements {
     samples: Vec<Sample>,
     pub(crate) kills: Vec<Kill>,
 }
 
-impl Findings {
+impl Measurements {
     pub(crate) fn note(&mut self, cell: impl Into<String>, value: f64) {
         self.samples.push(Sample {
             cell: cell.into(),
@@ -107,19 +107,19 @@ async fn measure_all(arguments: &Arguments) -> Result<ExitCode> {
     for workload in wanted {
         let found = if workload == Workload::Allocator {
             let form = if arguments.short {
-                allocator::Form::Short
+                allocator::GridExtent::Short
             } else {
-                allocator::Form::Long
+                allocator::GridExtent::Long
             };
             // It computes for minutes, so it runs on a separate thread from the loop that waits for
             // an interruption.
-            Found::Allocator(
+            WorkloadResult::Allocator(
                 tokio::task::spawn_blocking(move || allocator::run(form))
                     .await
                     .context("the allocator panicked")?,
             )
         } else {
-            Found::Cluster(Bench::new(arguments, workload)?.measure(workload).await?)
+            WorkloadResult::Cluster(Bench::new(arguments, workload)?.measure(workload).await?)
         };
         println!("{found}");
         shortfalls.extend(found.shortfalls());
@@ -142,12 +142,12 @@ async fn measure_all(arguments: &Arguments) -> Result<ExitCode> {
 /// The results of a workload.
 #[derive(Serialize)]
 #[serde(untagged)]
-enum Found {
-    Cluster(Report),
-    Allocator(allocator::Report),
+enum WorkloadResult {
+    Cluster(WorkloadReport),
+    Allocator(allocator::AllocatorReport),
 }
 
-impl Found {
+impl WorkloadResult {
     fn shortfalls(&self) -> Vec<String> {
         match self {
             Self::Cluster(report) => report.shortfalls(),
@@ -156,7 +156,7 @@ impl Found {
     }
 }
 
-impl fmt::Display for Found {
+impl fmt::Display for WorkloadResult {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Cluster(report) => report.fmt(f),
@@ -169,7 +169,7 @@ impl Bench {
     fn new(arguments: &Arguments, workload: Workload) -> Result<Self> {
         let argosy = match &arguments.argosy {
             Some(path) => path.clone(),
-            None => beside()?,
+            None => find_executable()?,
         };
         let mut sides = Vec::new();
         let mut versions = Vec::new();
@@ -177,7 +177,7 @@ impl Bench {
             sides.push(Side::Argosy);
             versions.push(check_build(&argosy)?);
         }
-        if arguments.peer == Peer::Etcd && beside_etcd(workload) {
+        if arguments.peer == Peer::Etcd && compares_with_etcd(workload) {
             sides.push(Side::Etcd);
             versions.push(etcd_version()?);
         }
@@ -191,7 +191,7 @@ impl Bench {
                 workload.name()
             );
         }
-        let machine = Machine::here(&arguments.directory);
+        let machine = MachineInfo::of_this_host(&arguments.directory);
         if machine.file_system == "tmpfs" {
             bail!(
                 "{} is in memory: name a directory on a disk with --directory",
@@ -199,7 +199,7 @@ impl Bench {
             );
         }
         Ok(Self {
-            ground: Ground::new(argosy, &arguments.directory, arguments.keep)?,
+            ground: BenchEnvironment::new(argosy, &arguments.directory, arguments.keep)?,
             extent: arguments.extent(),
             sides,
             machine,
@@ -207,7 +207,7 @@ impl Bench {
         })
     }
 
-    async fn measure(&self, workload: Workload) -> Result<Report> {
+    async fn measure(&self, workload: Workload) -> Result<WorkloadReport> {
         match workload {
             Workload::Registry => registry::single(self).await,
             Workload::RegistryBatch => registry::batched(self).await,
@@ -230,8 +230,13 @@ impl Bench {
     }
 
     /// Returns a report of this workload, without runs.
-    pub(crate) fn report(&self, workload: Workload, about: &[&str], cells: Vec<Cell>) -> Report {
-        Report {
+    pub(crate) fn report(
+        &self,
+        workload: Workload,
+        about: &[&str],
+        cells: Vec<Cell>,
+    ) -> WorkloadReport {
+        WorkloadReport {
             workload: workload.name(),
             about: about.iter().map(|line| (*line).to_owned()).collect(),
             machine: self.machine.clone(),
@@ -245,23 +250,23 @@ impl Bench {
     ///
     /// # Errors
     /// The first error of a run.
-    pub(crate) async fn alternate(
+    pub(crate) async fn run_alternately(
         &self,
-        report: &mut Report,
+        report: &mut WorkloadReport,
         runs: u32,
-        work: impl AsyncFn(Side, &mut Findings) -> Result<()>,
+        work: impl AsyncFn(Side, &mut Measurements) -> Result<()>,
     ) -> Result<()> {
         for number in 1..=runs {
             for side in self.sides.iter().copied() {
                 eprintln!("{}: {side}, run {number} of {runs}", report.workload);
                 let probes = Probes::take(self.ground.directory.path())?;
-                let begun = Moment::now();
-                let mut findings = Findings::default();
+                let begun = CpuBaseline::now();
+                let mut findings = Measurements::default();
                 work(side, &mut findings)
                     .await
                     .with_context(|| format!("{} with {side}, run {number}", report.workload))?;
                 let other_load = begun.other_load();
-                report.runs.push(Run {
+                report.runs.push(SideRun {
                     side,
                     number,
                     probes,
@@ -276,7 +281,7 @@ impl Bench {
     }
 }
 
-fn beside_etcd(workload: Workload) -> bool {
+fn compares_with_etcd(workload: Workload) -> bool {
     match workload {
         Workload::Registry
         | Workload::RegistryBatch
@@ -298,7 +303,7 @@ fn beside_etcd(workload: Workload) -> bool {
 }
 
 /// Returns the `argosy` in the directory of this program.
-fn beside() -> Result<PathBuf> {
+fn find_executable() -> Result<PathBuf> {
     let own = std::env::current_exe().context("cannot find this program")?;
     Ok(own
         .parent()

@@ -16,11 +16,11 @@ use tempfile::TempDir;
 use tokio::time::Instant;
 use tonic::transport::{Channel, Endpoint};
 
-use crate::processes::{Process, Recipe, last_lines};
+use crate::processes::{Process, ProcessSpec, last_lines};
 use crate::report::Side;
 
 pub(crate) use agent::{AgentKind, RealAgent};
-pub(crate) use argosy::{Wire, check_build};
+pub(crate) use argosy::{MasterClient, check_build};
 pub(crate) use etcd::{version as etcd_version, wire as etcd_wire};
 
 /// Members of a cluster.
@@ -32,7 +32,7 @@ const CAUGHT_UP: u64 = 4;
 
 /// The executable and the directory of all clusters of a run.
 #[derive(Debug)]
-pub(crate) struct Ground {
+pub(crate) struct BenchEnvironment {
     /// The executable that is measured.
     pub(crate) argosy: PathBuf,
     /// Where the data of all clusters of a run is kept until the run ends. A cluster does not
@@ -41,13 +41,13 @@ pub(crate) struct Ground {
     pub(crate) directory: TempDir,
 }
 
-impl Ground {
+impl BenchEnvironment {
     /// # Errors
     /// If nothing can be made in `parent`.
     pub(crate) fn new(argosy: PathBuf, parent: &Path, keep: bool) -> Result<Self> {
         let directory = tempfile::Builder::new()
             .prefix("argosy-bench-")
-            .permissions(passable())
+            .permissions(searchable())
             .disable_cleanup(keep)
             .tempdir_in(parent)
             .with_context(|| format!("cannot make a directory in {}", parent.display()))?;
@@ -56,17 +56,17 @@ impl Ground {
 }
 
 /// Agents that have given up root pass through to their own.
-fn passable() -> std::fs::Permissions {
+fn searchable() -> std::fs::Permissions {
     std::os::unix::fs::PermissionsExt::from_mode(0o711)
 }
 
 /// One member.
-pub(crate) struct Member {
+pub(crate) struct ClusterMember {
     /// Address of its API, `host:port`.
     pub(crate) api: String,
     /// To its API; connects by itself, again after a restart.
     pub(crate) channel: Channel,
-    recipe: Recipe,
+    recipe: ProcessSpec,
     process: Option<Process>,
 }
 
@@ -74,13 +74,13 @@ pub(crate) struct Member {
 pub(crate) struct Cluster {
     pub(crate) side: Side,
     // Before the directory: processes end first.
-    pub(crate) members: Vec<Member>,
+    pub(crate) members: Vec<ClusterMember>,
     directory: TempDir,
 }
 
 /// The state of the group as one member reports it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Standing {
+struct MemberStatus {
     /// Place of the leader among the members, if one is known.
     leader: Option<usize>,
     /// Members that vote.
@@ -96,7 +96,7 @@ impl Cluster {
     ///
     /// # Errors
     /// If a member ends or they do not agree within a minute.
-    pub(crate) async fn start(side: Side, ground: &Ground) -> Result<Self> {
+    pub(crate) async fn start(side: Side, ground: &BenchEnvironment) -> Result<Self> {
         Self::start_with(side, ground, &[]).await
     }
 
@@ -104,10 +104,14 @@ impl Cluster {
     ///
     /// # Errors
     /// As for `start`.
-    pub(crate) async fn start_with(side: Side, ground: &Ground, more: &[&str]) -> Result<Self> {
+    pub(crate) async fn start_with(
+        side: Side,
+        ground: &BenchEnvironment,
+        more: &[&str],
+    ) -> Result<Self> {
         let directory = tempfile::Builder::new()
             .prefix(&format!("{side}-"))
-            .permissions(passable())
+            .permissions(searchable())
             .disable_cleanup(true)
             .tempdir_in(&ground.directory)
             .with_context(|| {
@@ -126,7 +130,7 @@ impl Cluster {
             (recipe.arguments).extend(more.iter().map(|argument| (*argument).to_owned()));
             let process = Some(Process::start(&recipe)?);
             let channel = channel(&api)?.connect_lazy();
-            members.push(Member {
+            members.push(ClusterMember {
                 api,
                 channel,
                 recipe,
@@ -204,7 +208,7 @@ impl Cluster {
             }
             let mut standings = Vec::with_capacity(MEMBERS);
             for place in 0..self.members.len() {
-                standings.push(self.standing(place).await);
+                standings.push(self.member_status(place).await);
             }
             if let Some(leader) = agreed(&standings) {
                 return Ok(leader);
@@ -213,7 +217,7 @@ impl Cluster {
                 bail!(
                     "{} does not agree after {SETTLING:?}{}",
                     self.side,
-                    self.told(&standings)
+                    self.describe(&standings)
                 );
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
@@ -221,8 +225,8 @@ impl Cluster {
     }
 
     /// The last report of each member, on its port and in its log.
-    fn told(&self, standings: &[Result<Standing>]) -> String {
-        let one = |(member, standing): (&Member, &Result<Standing>)| {
+    fn describe(&self, standings: &[Result<MemberStatus>]) -> String {
+        let one = |(member, standing): (&ClusterMember, &Result<MemberStatus>)| {
             let said = match standing {
                 Ok(standing) => format!("{standing:?}"),
                 Err(error) => format!("{error:#}"),
@@ -240,7 +244,7 @@ impl Cluster {
     pub(crate) async fn applied(&self) -> Result<u64> {
         let mut newest = 0;
         for place in 0..self.members.len() {
-            newest = newest.max(self.standing(place).await?.applied);
+            newest = newest.max(self.member_status(place).await?.applied);
         }
         Ok(newest)
     }
@@ -250,7 +254,7 @@ impl Cluster {
     /// # Errors
     /// If it does not answer.
     pub(crate) async fn applied_by(&self, place: usize) -> Result<u64> {
-        Ok(self.standing(place).await?.applied)
+        Ok(self.member_status(place).await?.applied)
     }
 
     /// The newest term that any member knows.
@@ -260,17 +264,17 @@ impl Cluster {
     pub(crate) async fn term(&self) -> Result<u64> {
         let mut newest = 0;
         for place in 0..self.members.len() {
-            newest = newest.max(self.standing(place).await?.term);
+            newest = newest.max(self.member_status(place).await?.term);
         }
         Ok(newest)
     }
 
-    async fn standing(&self, place: usize) -> Result<Standing> {
+    async fn member_status(&self, place: usize) -> Result<MemberStatus> {
         let channel = self.members[place].channel.clone();
         let asked = async {
             match self.side {
-                Side::Argosy => argosy::standing(channel, &self.members).await,
-                Side::Etcd => etcd::standing(channel, &self.members).await,
+                Side::Argosy => argosy::member_status(channel, &self.members).await,
+                Side::Etcd => etcd::member_status(channel, &self.members).await,
                 Side::Hyperqueue => bail!("HyperQueue has no members"),
             }
         };
@@ -280,14 +284,14 @@ impl Cluster {
     }
 }
 
-fn agreed(standings: &[Result<Standing>]) -> Option<usize> {
-    let standings: Vec<&Standing> = standings
+fn agreed(standings: &[Result<MemberStatus>]) -> Option<usize> {
+    let standings: Vec<&MemberStatus> = standings
         .iter()
         .map(|standing| standing.as_ref().ok())
         .collect::<Option<_>>()?;
     let leader = standings.first()?.leader?;
     let newest = standings.iter().map(|standing| standing.applied).max()?;
-    let agree = |standing: &&Standing| {
+    let agree = |standing: &&MemberStatus| {
         standing.leader == Some(leader)
             && standing.voters == MEMBERS
             && newest - standing.applied <= CAUGHT_UP
@@ -322,8 +326,8 @@ fn free_addresses(host: &str, count: usize) -> Result<Vec<String>> {
 mod tests {
     use super::*;
 
-    fn standing(leader: usize, applied: u64) -> Result<Standing> {
-        Ok(Standing {
+    fn standing(leader: usize, applied: u64) -> Result<MemberStatus> {
+        Ok(MemberStatus {
             leader: Some(leader),
             voters: 3,
             applied,

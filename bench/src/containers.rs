@@ -7,12 +7,12 @@ use anyhow::{Context, Result, bail};
 use argosy_proto::v1;
 
 use crate::arguments::Workload;
-use crate::bench::{Bench, Findings};
+use crate::bench::{Bench, Measurements};
 use crate::cluster::{AgentKind, Cluster, RealAgent};
-use crate::cpu::{below, process_seconds};
+use crate::cpu::{descendants, process_seconds};
 use crate::framework::sleepers;
 use crate::registry::masters;
-use crate::report::{Cell, Goal, Report, Side, median};
+use crate::report::{Cell, RatioGoal, Side, WorkloadReport, median};
 
 /// Pause before processor time is counted.
 const REST: Duration = Duration::from_secs(3);
@@ -33,7 +33,7 @@ const AGENT_RSS: &str = "empty agent, resident";
 const LAUNCHER_RSS: &str = "launcher, resident";
 
 /// Measures sleeping tasks with the full default profile.
-pub(crate) async fn measure(bench: &Bench) -> Result<Report> {
+pub(crate) async fn measure(bench: &Bench) -> Result<WorkloadReport> {
     if !nix::unistd::geteuid().is_root() {
         bail!("containers needs root: tasks with the full default profile do");
     }
@@ -44,25 +44,25 @@ pub(crate) async fn measure(bench: &Bench) -> Result<Report> {
     ];
     let about: Vec<&str> = about.iter().map(String::as_str).collect();
     let cells = vec![
-        Cell::new(LAUNCHED, "s", Goal::OwnAtMost(3.0)),
-        Cell::new(DESTROYED, "s", Goal::OwnAtMost(1.0)),
-        Cell::new(LAUNCHED_ALONE, "s", Goal::OwnAtMost(3.0)),
-        Cell::new(DESTROYED_ALONE, "s", Goal::OwnAtMost(1.0)),
-        Cell::new(IDLE, "% of a core", Goal::OwnAtMost(2.0)),
-        Cell::new(PRIVATE, "MiB", Goal::OwnAtMost(1.5)),
-        Cell::new(ADOPTED, "s", Goal::OwnAtMost(2.0)),
-        Cell::new(MASTER_RSS, "MiB", Goal::OwnAtMost(60.0)),
-        Cell::new(AGENT_RSS, "MiB", Goal::OwnAtMost(25.0)),
-        Cell::new(LAUNCHER_RSS, "MiB", Goal::OwnAtMost(4.0)),
+        Cell::new(LAUNCHED, "s", RatioGoal::OwnAtMost(3.0)),
+        Cell::new(DESTROYED, "s", RatioGoal::OwnAtMost(1.0)),
+        Cell::new(LAUNCHED_ALONE, "s", RatioGoal::OwnAtMost(3.0)),
+        Cell::new(DESTROYED_ALONE, "s", RatioGoal::OwnAtMost(1.0)),
+        Cell::new(IDLE, "% of a core", RatioGoal::OwnAtMost(2.0)),
+        Cell::new(PRIVATE, "MiB", RatioGoal::OwnAtMost(1.5)),
+        Cell::new(ADOPTED, "s", RatioGoal::OwnAtMost(2.0)),
+        Cell::new(MASTER_RSS, "MiB", RatioGoal::OwnAtMost(60.0)),
+        Cell::new(AGENT_RSS, "MiB", RatioGoal::OwnAtMost(25.0)),
+        Cell::new(LAUNCHER_RSS, "MiB", RatioGoal::OwnAtMost(4.0)),
     ];
     let mut report = bench.report(Workload::Containers, &about, cells);
-    let work = async |_, findings: &mut Findings| {
+    let work = async |_, findings: &mut Measurements| {
         together(bench, count, findings).await?;
-        alone(bench, count, findings).await?;
+        measure_without_network(bench, count, findings).await?;
         adopted(bench, count / 2, findings).await
     };
     bench
-        .alternate(&mut report, bench.extent.runs, work)
+        .run_alternately(&mut report, bench.extent.runs, work)
         .await?;
     Ok(report)
 }
@@ -71,7 +71,7 @@ fn room_for(count: u32) -> String {
     format!("cpus:{count};mem:{};disk:1024", count * 32)
 }
 
-async fn together(bench: &Bench, count: u32, findings: &mut Findings) -> Result<()> {
+async fn together(bench: &Bench, count: u32, findings: &mut Measurements) -> Result<()> {
     let mut cluster = Cluster::start(Side::Argosy, &bench.ground).await?;
     let agent =
         RealAgent::start(&cluster, &bench.ground, &room_for(count), AgentKind::Full).await?;
@@ -80,7 +80,7 @@ async fn together(bench: &Bench, count: u32, findings: &mut Findings) -> Result<
         findings.note(MASTER_RSS, memory(pid, &["Rss:"])?);
     }
     findings.note(AGENT_RSS, memory(agent.pid(), &["Rss:"])?);
-    for pid in below(agent.pid(), LAUNCHER) {
+    for pid in descendants(agent.pid(), LAUNCHER) {
         findings.note(LAUNCHER_RSS, memory(pid, &["Rss:"])?);
     }
     let asleep = sleepers(&masters(&cluster)?, count, None).await?;
@@ -92,7 +92,7 @@ async fn together(bench: &Bench, count: u32, findings: &mut Findings) -> Result<
     let share = (seconds()? - before) / bench.extent.idle.as_secs_f64();
     findings.note(IDLE, share * 100.0);
     let private = ["Private_Clean:", "Private_Dirty:"];
-    let supervisors = below(agent.pid(), SUPERVISOR);
+    let supervisors = descendants(agent.pid(), SUPERVISOR);
     if supervisors.len() != count as usize {
         bail!("{} supervisors for {count} containers", supervisors.len());
     }
@@ -106,7 +106,11 @@ async fn together(bench: &Bench, count: u32, findings: &mut Findings) -> Result<
 }
 
 /// Measures the time without the network's share.
-async fn alone(bench: &Bench, count: u32, findings: &mut Findings) -> Result<()> {
+async fn measure_without_network(
+    bench: &Bench,
+    count: u32,
+    findings: &mut Measurements,
+) -> Result<()> {
     let mut cluster = Cluster::start(Side::Argosy, &bench.ground).await?;
     let _agent =
         RealAgent::start(&cluster, &bench.ground, &room_for(count), AgentKind::Full).await?;
@@ -120,7 +124,7 @@ async fn alone(bench: &Bench, count: u32, findings: &mut Findings) -> Result<()>
     Ok(())
 }
 
-async fn adopted(bench: &Bench, count: u32, findings: &mut Findings) -> Result<()> {
+async fn adopted(bench: &Bench, count: u32, findings: &mut Measurements) -> Result<()> {
     let cluster = Cluster::start(Side::Argosy, &bench.ground).await?;
     let mut agent =
         RealAgent::start(&cluster, &bench.ground, &room_for(count), AgentKind::Full).await?;

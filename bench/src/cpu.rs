@@ -43,14 +43,14 @@ pub(crate) fn process_seconds(pid: u32) -> Option<f64> {
 
 /// Processor time and context switches of processes since their start.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub(crate) struct Usage {
+pub(crate) struct CpuUsage {
     /// Seconds of a core.
     pub(crate) seconds: f64,
     /// Context switches, voluntary or not, of the threads that still exist.
     pub(crate) switches: u64,
 }
 
-impl Usage {
+impl CpuUsage {
     /// Returns the sum over these processes. An exited process adds nothing.
     pub(crate) fn of(pids: &[u32]) -> Self {
         Self {
@@ -108,12 +108,12 @@ pub(crate) fn resident_bytes(pid: u32) -> Option<u64> {
 /// It uses the times of processes, not the kernel's totals. Those are sampled at clock ticks, and
 /// overstate programs that wake often and briefly.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Moment {
+pub(crate) struct CpuBaseline {
     at: std::time::Instant,
     others_seconds: f64,
 }
 
-impl Moment {
+impl CpuBaseline {
     pub(crate) fn now() -> Self {
         let (ours, others): (Vec<_>, Vec<_>) = split(std::process::id());
         debug_assert!(!ours.is_empty(), "this process is running");
@@ -137,7 +137,7 @@ pub(crate) fn tree_seconds(root: u32) -> f64 {
 }
 
 /// Returns the processes of this name below a process, at any depth.
-pub(crate) fn below(root: u32, name: &str) -> Vec<u32> {
+pub(crate) fn descendants(root: u32, name: &str) -> Vec<u32> {
     let named = |pid: i32| {
         let found = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
         u32::try_from(pid).ok().filter(|_| found.trim_end() == name)
@@ -205,20 +205,20 @@ mod tests {
     #[test]
     fn a_process_that_works_and_waits_uses_seconds_and_switches() {
         let own = [std::process::id()];
-        let begun = Usage::of(&own);
+        let begun = CpuUsage::of(&own);
         let until = std::time::Instant::now() + std::time::Duration::from_millis(50);
         while std::time::Instant::now() < until {
             std::thread::sleep(std::time::Duration::from_micros(100));
             std::hint::black_box((0..100_000).sum::<u64>());
         }
-        let used = Usage::of(&own).since(begun);
+        let used = CpuUsage::of(&own).since(begun);
         assert!(used.seconds > 0.0 && used.switches > 10, "{used:?}");
-        assert_eq!(Usage::of(&[u32::MAX]), Usage::default());
+        assert_eq!(CpuUsage::of(&[u32::MAX]), CpuUsage::default());
     }
 
     #[test]
     fn what_is_ours_is_no_load_of_others() {
-        let begun = Moment::now();
+        let begun = CpuBaseline::now();
         let spin = "i=0; while [ $i -lt 300000 ]; do i=$((i+1)); done";
         let ours = std::process::Command::new("sh").args(["-c", spin]).status();
         assert!(ours.unwrap().success());

@@ -11,10 +11,10 @@ use tonic::transport::Channel;
 
 use crate::agents::Agents;
 use crate::arguments::Workload;
-use crate::bench::{Bench, Findings};
+use crate::bench::{Bench, Measurements};
 use crate::cluster::{Cluster, channel};
 use crate::cpu::resident_bytes;
-use crate::report::{Cell, Goal, Report, Side, quantile};
+use crate::report::{Cell, RatioGoal, Side, WorkloadReport, quantile};
 use crate::turns::{self, Turns};
 use crate::writer::{Target, Writer};
 
@@ -37,31 +37,31 @@ const SLOWEST: &str = "call through a master, slowest";
 const RESIDENT: &str = "leader, resident";
 
 /// Measures three masters with a crowd of peers.
-pub(crate) async fn measure(bench: &Bench) -> Result<Report> {
+pub(crate) async fn measure(bench: &Bench) -> Result<WorkloadReport> {
     let (agents, schedulers) = (bench.extent.crowd_agents, bench.extent.crowd_schedulers);
     let about = format!(
         "{agents} emulated agents and {schedulers} schedulers, a third of each connected to each of three masters, {PER_CONNECTION} streams per connection, for {:?}. A change of an attribute goes through each master every {CALL:?}.",
         bench.extent.crowd
     );
     let cells = vec![
-        Cell::new(CONNECTED, "s", Goal::None),
-        Cell::new(BROKEN, "streams", Goal::OwnAtMost(0.0)),
-        Cell::new(MEDIAN, "ms", Goal::None),
-        Cell::new(SLOW, "ms", Goal::None),
-        Cell::new(SLOWEST, "ms", Goal::OwnAtMost(100.0)),
-        Cell::new(turns::LONG, "per 1,000", Goal::None),
-        Cell::new(turns::BUSY, "per 1,000", Goal::OwnAtMost(0.0)),
-        Cell::new(RESIDENT, "MiB", Goal::None),
+        Cell::new(CONNECTED, "s", RatioGoal::None),
+        Cell::new(BROKEN, "streams", RatioGoal::OwnAtMost(0.0)),
+        Cell::new(MEDIAN, "ms", RatioGoal::None),
+        Cell::new(SLOW, "ms", RatioGoal::None),
+        Cell::new(SLOWEST, "ms", RatioGoal::OwnAtMost(100.0)),
+        Cell::new(turns::LONG, "per 1,000", RatioGoal::None),
+        Cell::new(turns::BUSY, "per 1,000", RatioGoal::OwnAtMost(0.0)),
+        Cell::new(RESIDENT, "MiB", RatioGoal::None),
     ];
     let mut report = bench.report(Workload::Crowd, &[&about], cells);
-    let work = async |_, findings: &mut Findings| one_run(bench, findings).await;
+    let work = async |_, findings: &mut Measurements| one_run(bench, findings).await;
     bench
-        .alternate(&mut report, bench.extent.runs, work)
+        .run_alternately(&mut report, bench.extent.runs, work)
         .await?;
     Ok(report)
 }
 
-async fn one_run(bench: &Bench, findings: &mut Findings) -> Result<()> {
+async fn one_run(bench: &Bench, findings: &mut Measurements) -> Result<()> {
     let mut cluster = Cluster::start(Side::Argosy, &bench.ground).await?;
     let begun = Instant::now();
     let ways = connections(&cluster, bench.extent.crowd_agents)?;
@@ -102,7 +102,7 @@ async fn calls(cluster: &Cluster, agent: &str, time: Duration) -> Result<Vec<f64
     let writers: Vec<Writer> = cluster
         .members
         .iter()
-        .map(|member| Writer::one(member.channel.clone()))
+        .map(|member| Writer::unary(member.channel.clone()))
         .collect();
     let target = Target {
         client: 0,

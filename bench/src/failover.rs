@@ -5,25 +5,25 @@ mod kills;
 use anyhow::Result;
 
 use crate::arguments::Workload;
-use crate::bench::{Bench, Findings};
+use crate::bench::{Bench, Measurements};
 use crate::cluster::Cluster;
-use crate::report::{Cell, Goal, Kill, Report, Side};
+use crate::report::{Cell, Kill, RatioGoal, Side, WorkloadReport};
 
-use kills::{Fault, Scene};
+use kills::{LeaderFault, LoadedCluster};
 
 /// Kills of one load in one run, before the turn of the other side.
 const A_RUN: u32 = 5;
 
 /// The load during the failover.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Load {
+pub(crate) enum LoadLevel {
     /// 500 writes per second.
     Quiet,
     /// As much as 192 clients can write.
     Saturated,
 }
 
-impl Load {
+impl LoadLevel {
     fn name(self) -> &'static str {
         match self {
             Self::Quiet => "quiet",
@@ -49,56 +49,67 @@ const PHASES: [&str; 5] = [
 ];
 
 /// Measures failovers after SIGKILL.
-pub(crate) async fn crash(bench: &Bench) -> Result<Report> {
-    let goals = [Goal::AtMost(0.04), Goal::AtMost(0.5), Goal::AtMost(0.12)];
-    measure(bench, Workload::FailoverCrash, Fault::Kill, goals).await
+pub(crate) async fn crash(bench: &Bench) -> Result<WorkloadReport> {
+    let goals = [
+        RatioGoal::AtMost(0.04),
+        RatioGoal::AtMost(0.5),
+        RatioGoal::AtMost(0.12),
+    ];
+    measure(bench, Workload::FailoverCrash, LeaderFault::Kill, goals).await
 }
 
 /// Measures failovers after SIGSTOP.
-pub(crate) async fn freeze(bench: &Bench) -> Result<Report> {
-    let goals = [Goal::AtMost(0.5), Goal::None, Goal::None];
-    measure(bench, Workload::FailoverFreeze, Fault::Freeze, goals).await
+pub(crate) async fn freeze(bench: &Bench) -> Result<WorkloadReport> {
+    let goals = [RatioGoal::AtMost(0.5), RatioGoal::None, RatioGoal::None];
+    measure(bench, Workload::FailoverFreeze, LeaderFault::Freeze, goals).await
 }
 
 async fn measure(
     bench: &Bench,
     workload: Workload,
-    fault: Fault,
-    goals: [Goal; 3],
-) -> Result<Report> {
+    fault: LeaderFault,
+    goals: [RatioGoal; 3],
+) -> Result<WorkloadReport> {
     let about = [
         "From the signal to the first successful write at a survivor: a fresh write to each every 10 ms, 1 s deadline each.",
         "quiet: 500 writes a second over all members; saturated: 192 closed-loop clients over all members. etcd: default settings.",
         "argosy also runs a framework and an agent: phases are milliseconds after the signal, as reported by the next leader.",
     ];
     let mut cells = vec![
-        Cell::new(Load::Quiet.gap(), "ms", goals[0]),
-        Cell::new(Load::Quiet.longest(), "ms", goals[1]),
-        Cell::new(Load::Saturated.gap(), "ms", goals[2]),
-        Cell::new(Load::Saturated.longest(), "ms", Goal::None),
+        Cell::new(LoadLevel::Quiet.gap(), "ms", goals[0]),
+        Cell::new(LoadLevel::Quiet.longest(), "ms", goals[1]),
+        Cell::new(LoadLevel::Saturated.gap(), "ms", goals[2]),
+        Cell::new(LoadLevel::Saturated.longest(), "ms", RatioGoal::None),
     ];
-    for load in [Load::Quiet, Load::Saturated] {
+    for load in [LoadLevel::Quiet, LoadLevel::Saturated] {
         cells.extend(
-            PHASES.map(|phase| Cell::new(format!("{} {phase}", load.name()), "ms", Goal::None)),
+            PHASES
+                .map(|phase| Cell::new(format!("{} {phase}", load.name()), "ms", RatioGoal::None)),
         );
     }
     let mut report = bench.report(workload, &about, cells);
-    let kills = if fault == Fault::Freeze {
+    let kills = if fault == LeaderFault::Freeze {
         bench.extent.kills.div_ceil(2)
     } else {
         bench.extent.kills
     };
-    let work = async |side, findings: &mut Findings| one_run(bench, side, fault, findings).await;
+    let work =
+        async |side, findings: &mut Measurements| one_run(bench, side, fault, findings).await;
     bench
-        .alternate(&mut report, kills.div_ceil(A_RUN), work)
+        .run_alternately(&mut report, kills.div_ceil(A_RUN), work)
         .await?;
     Ok(report)
 }
 
-async fn one_run(bench: &Bench, side: Side, fault: Fault, findings: &mut Findings) -> Result<()> {
+async fn one_run(
+    bench: &Bench,
+    side: Side,
+    fault: LeaderFault,
+    findings: &mut Measurements,
+) -> Result<()> {
     let cluster = Cluster::start(side, &bench.ground).await?;
-    let mut scene = Scene::set(cluster).await?;
-    for load in [Load::Quiet, Load::Saturated] {
+    let mut scene = LoadedCluster::set(cluster).await?;
+    for load in [LoadLevel::Quiet, LoadLevel::Saturated] {
         let mut longest: f64 = 0.0;
         for _ in 0..A_RUN {
             let kill = scene.kill(fault, load).await?;
@@ -112,7 +123,7 @@ async fn one_run(bench: &Bench, side: Side, fault: Fault, findings: &mut Finding
     Ok(())
 }
 
-fn note_phases(findings: &mut Findings, load: Load, kill: &Kill) {
+fn note_phases(findings: &mut Measurements, load: LoadLevel, kill: &Kill) {
     let Some(phases) = kill.phases else { return };
     let times = [
         phases.dead_seen_ms,

@@ -14,12 +14,12 @@ use tokio::time::Instant;
 
 use crate::agents::Agents;
 use crate::arguments::Workload;
-use crate::bench::{Bench, Findings};
-use crate::cluster::{Cluster, Wire, channel};
+use crate::bench::{Bench, Measurements};
+use crate::cluster::{Cluster, MasterClient, channel};
 use crate::cpu::resident_bytes;
-use crate::framework::{Gaps, Trickle, flood};
+use crate::framework::{LongestGap, Trickle, flood};
 use crate::registry::masters;
-use crate::report::{Cell, Goal, Report, Side};
+use crate::report::{Cell, RatioGoal, Side, WorkloadReport};
 use crate::turns::{self, Turns};
 
 use readers::Readers;
@@ -45,33 +45,33 @@ const DURING: &str = "leader during, resident at most";
 const LATER: &str = "leader 15 s after, resident";
 
 /// Measures a leader under a flood of reads.
-pub(crate) async fn measure(bench: &Bench) -> Result<Report> {
+pub(crate) async fn measure(bench: &Bench) -> Result<WorkloadReport> {
     let (connections, length) = (bench.extent.flood_connections, bench.extent.flood);
     let about = format!(
         "{connections} connections to the leader for {length:?}, half of them gRPC with 20 calls in flight and half HTTP with one: pages of up to 10,000 of {TASKS} ended tasks and the new ones. {AGENTS} emulated agents are connected, and a framework launches 50 tasks a second.",
     );
     let cells = vec![
-        Cell::new(LEADER_GAP, "ms", Goal::OwnAtMost(1_000.0)),
-        Cell::new(FRAMEWORK_GAP, "ms", Goal::OwnAtMost(2_000.0)),
-        Cell::new(LOST, "agents", Goal::OwnAtMost(0.0)),
-        Cell::new(EPOCHS, "", Goal::OwnAtMost(0.0)),
-        Cell::new(turns::LONG, "per 1,000", Goal::None),
-        Cell::new(turns::BUSY, "per 1,000", Goal::OwnAtMost(0.0)),
-        Cell::new(ANSWERS, "pages/s", Goal::None),
-        Cell::new(REFUSED, "calls/s", Goal::None),
-        Cell::new(BEFORE, "MiB", Goal::None),
-        Cell::new(DURING, "MiB", Goal::OwnAtMost(512.0)),
-        Cell::new(LATER, "MiB", Goal::OwnAtMost(384.0)),
+        Cell::new(LEADER_GAP, "ms", RatioGoal::OwnAtMost(1_000.0)),
+        Cell::new(FRAMEWORK_GAP, "ms", RatioGoal::OwnAtMost(2_000.0)),
+        Cell::new(LOST, "agents", RatioGoal::OwnAtMost(0.0)),
+        Cell::new(EPOCHS, "", RatioGoal::OwnAtMost(0.0)),
+        Cell::new(turns::LONG, "per 1,000", RatioGoal::None),
+        Cell::new(turns::BUSY, "per 1,000", RatioGoal::OwnAtMost(0.0)),
+        Cell::new(ANSWERS, "pages/s", RatioGoal::None),
+        Cell::new(REFUSED, "calls/s", RatioGoal::None),
+        Cell::new(BEFORE, "MiB", RatioGoal::None),
+        Cell::new(DURING, "MiB", RatioGoal::OwnAtMost(512.0)),
+        Cell::new(LATER, "MiB", RatioGoal::OwnAtMost(384.0)),
     ];
     let mut report = bench.report(Workload::Flood, &[&about], cells);
-    let work = async |_, findings: &mut Findings| one_run(bench, findings).await;
+    let work = async |_, findings: &mut Measurements| one_run(bench, findings).await;
     bench
-        .alternate(&mut report, bench.extent.runs, work)
+        .run_alternately(&mut report, bench.extent.runs, work)
         .await?;
     Ok(report)
 }
 
-async fn one_run(bench: &Bench, findings: &mut Findings) -> Result<()> {
+async fn one_run(bench: &Bench, findings: &mut Measurements) -> Result<()> {
     let mut cluster = Cluster::start(Side::Argosy, &bench.ground).await?;
     let masters = masters(&cluster)?;
     let _agents = Agents::start(&masters, AGENTS, AGENT).await?;
@@ -88,9 +88,9 @@ async fn one_run(bench: &Bench, findings: &mut Findings) -> Result<()> {
     trickle.gaps().restart();
     let turns = Turns::of(&api).await?;
     let readers = Readers::start(&api, bench.extent.flood_connections)?;
-    let mut seen = Seen::default();
+    let mut seen = WorstValues::default();
     let mut client = wire(&api)?;
-    let answers = Gaps::default();
+    let answers = LongestGap::default();
     let end = Instant::now() + bench.extent.flood;
     while Instant::now() < end {
         // Also while no answer arrives.
@@ -121,7 +121,7 @@ async fn one_run(bench: &Bench, findings: &mut Findings) -> Result<()> {
 
 /// The worst measured values.
 #[derive(Default)]
-struct Seen {
+struct WorstValues {
     lost: u32,
     resident_mib: f64,
 }
@@ -132,13 +132,13 @@ fn lost(cluster: &v1::Cluster) -> u32 {
         .max(AGENTS.saturating_sub(cluster.agents))
 }
 
-fn wire(api: &str) -> Result<Wire> {
-    Ok(Wire::new(channel(api)?.connect_lazy()))
+fn wire(api: &str) -> Result<MasterClient> {
+    Ok(MasterClient::new(channel(api)?.connect_lazy()))
 }
 
 /// Requests the cluster's summary from the leader: a read that waits in the same queue as the
 /// flood.
-async fn probe(client: &mut Wire) -> Result<v1::Cluster> {
+async fn probe(client: &mut MasterClient) -> Result<v1::Cluster> {
     let request = v1::GetClusterRequest {
         consistency: v1::Consistency::Local.into(),
     };

@@ -7,9 +7,9 @@ mod sleepers;
 mod trickle;
 
 pub(crate) use flood::flood;
-pub(crate) use single::{Starts, fresh_start};
+pub(crate) use single::{StartScheduler, fresh_start};
 pub(crate) use sleepers::sleepers;
-pub(crate) use trickle::{Gaps, Trickle};
+pub(crate) use trickle::{LongestGap, Trickle};
 
 use argosy_client::Masters;
 use argosy_client::scheduler::SchedulerConfig;

@@ -6,17 +6,17 @@ use anyhow::Result;
 
 use crate::agents::Agents;
 use crate::arguments::Workload;
-use crate::bench::{Bench, Findings};
+use crate::bench::{Bench, Measurements};
 use crate::cluster::Cluster;
 use crate::cpu::{process_seconds, resident_bytes, written_bytes};
 use crate::registry::masters;
-use crate::report::{Cell, Goal, Report, Side};
+use crate::report::{Cell, RatioGoal, Side, WorkloadReport};
 
 /// Pause after a start, before counting.
 const REST: Duration = Duration::from_secs(3);
 
 /// Measures an empty cluster, then one with idle agents.
-pub(crate) async fn measure(bench: &Bench) -> Result<Report> {
+pub(crate) async fn measure(bench: &Bench) -> Result<WorkloadReport> {
     let agents = bench.extent.idle_agents;
     let about = format!(
         "Watched for {:?} each: three members alone, then with {agents} idle agents (emulated, on the same machine).",
@@ -28,26 +28,30 @@ pub(crate) async fn measure(bench: &Bench) -> Result<Report> {
         cells.push(Cell::new(
             format!("CPU of a member{with}"),
             "% of a core",
-            if alone { Goal::AtMost(1.2) } else { Goal::None },
+            if alone {
+                RatioGoal::AtMost(1.2)
+            } else {
+                RatioGoal::None
+            },
         ));
         cells.push(Cell::new(
             format!("log entries{with}"),
             "entries",
-            Goal::OwnAtMost(0.0),
+            RatioGoal::OwnAtMost(0.0),
         ));
         cells.push(Cell::new(
             format!("written by a member{with}"),
             "bytes",
-            Goal::OwnAtMost(0.0),
+            RatioGoal::OwnAtMost(0.0),
         ));
         cells.push(Cell::new(
             format!("memory of the largest member{with}"),
             "MiB",
-            Goal::None,
+            RatioGoal::None,
         ));
     }
     let mut report = bench.report(Workload::Idle, &[&about], cells);
-    let work = async |side, findings: &mut Findings| {
+    let work = async |side, findings: &mut Measurements| {
         let cluster = Cluster::start(side, &bench.ground).await?;
         watch(bench, &cluster, "", findings).await?;
         if side == Side::Argosy {
@@ -57,7 +61,7 @@ pub(crate) async fn measure(bench: &Bench) -> Result<Report> {
         Ok(())
     };
     bench
-        .alternate(&mut report, bench.extent.runs, work)
+        .run_alternately(&mut report, bench.extent.runs, work)
         .await?;
     Ok(report)
 }
@@ -70,7 +74,7 @@ async fn watch(
     bench: &Bench,
     cluster: &Cluster,
     with: &str,
-    findings: &mut Findings,
+    findings: &mut Measurements,
 ) -> Result<()> {
     tokio::time::sleep(REST).await;
     let seconds = || -> Vec<f64> {

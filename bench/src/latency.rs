@@ -3,11 +3,11 @@
 use anyhow::Result;
 
 use crate::arguments::Workload;
-use crate::bench::{Bench, Findings};
+use crate::bench::{Bench, Measurements};
 use crate::cluster::{AgentKind, Cluster, RealAgent};
-use crate::framework::{Starts, fresh_start};
+use crate::framework::{StartScheduler, fresh_start};
 use crate::registry::masters;
-use crate::report::{Cell, Goal, Report, Side, quantile};
+use crate::report::{Cell, RatioGoal, Side, WorkloadReport, quantile};
 
 const RESIDENT: &str = "held offer accepted to RUNNING";
 const RESIDENT_P99: &str = "held offer accepted to RUNNING, p99";
@@ -16,33 +16,33 @@ const FRESH: &str = "new framework to RUNNING";
 const VISITS: u32 = 10;
 
 /// Measures starts, one at a time.
-pub(crate) async fn measure(bench: &Bench) -> Result<Report> {
+pub(crate) async fn measure(bench: &Bench) -> Result<WorkloadReport> {
     let about = [
         "Three masters, one agent, tasks in five namespaces, a cgroup and the network of their host, one at a time.",
         "held offer: a framework that stays accepts an offer it holds. new framework: connects, waits for an offer, launches.",
     ];
     let cells = vec![
-        Cell::new(RESIDENT, "ms", Goal::None)
+        Cell::new(RESIDENT, "ms", RatioGoal::None)
             .quoting("HyperQueue 6, Slurm's srun 1,180 (another run)"),
-        Cell::new(RESIDENT_P99, "ms", Goal::OwnAtMost(20.0)),
-        Cell::new(FRESH, "ms", Goal::None)
+        Cell::new(RESIDENT_P99, "ms", RatioGoal::OwnAtMost(20.0)),
+        Cell::new(FRESH, "ms", RatioGoal::None)
             .quoting("HyperQueue 6, Slurm's srun 1,180 (another run)"),
     ];
     let mut report = bench.report(Workload::Latency, &about, cells);
-    let work = async |_, findings: &mut Findings| one_run(bench, findings).await;
+    let work = async |_, findings: &mut Measurements| one_run(bench, findings).await;
     bench
-        .alternate(&mut report, bench.extent.runs, work)
+        .run_alternately(&mut report, bench.extent.runs, work)
         .await?;
     Ok(report)
 }
 
-async fn one_run(bench: &Bench, findings: &mut Findings) -> Result<()> {
+async fn one_run(bench: &Bench, findings: &mut Measurements) -> Result<()> {
     let cluster = Cluster::start(Side::Argosy, &bench.ground).await?;
     let kind = AgentKind::Namespaces;
     let _agent =
         RealAgent::start(&cluster, &bench.ground, "cpus:4;mem:1024;disk:1024", kind).await?;
     let masters = masters(&cluster)?;
-    let starts = Starts::resident(&masters, bench.extent.starts, kind.network()).await?;
+    let starts = StartScheduler::resident(&masters, bench.extent.starts, kind.network()).await?;
     for time_ms in &starts.times_ms {
         findings.note(RESIDENT, *time_ms);
     }

@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::cpu::Usage;
+use crate::cpu::CpuUsage;
 use crate::report::quantile;
 use crate::writer::{Target, Writer};
 
@@ -24,7 +24,7 @@ const AFTER_ERROR: Duration = Duration::from_millis(10);
 
 /// One closed-loop client.
 #[derive(Clone)]
-pub(crate) struct Client {
+pub(crate) struct LoopClient {
     pub(crate) writer: Writer,
     pub(crate) target: Target,
 }
@@ -42,7 +42,7 @@ pub(crate) struct Window {
 
 /// The results of a closed loop.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Rate {
+pub(crate) struct LoopResult {
     /// Writes answered in the window, per second.
     pub(crate) per_second: f64,
     pub(crate) p50_ms: f64,
@@ -59,10 +59,10 @@ pub(crate) struct Rate {
 /// # Errors
 /// The first error of a client: a healthy cluster refuses nothing here.
 pub(crate) async fn closed_loop(
-    clients: Vec<Client>,
+    clients: Vec<LoopClient>,
     window: Window,
     members: Vec<u32>,
-) -> Result<Rate> {
+) -> Result<LoopResult> {
     let begin = Instant::now() + window.warm_up;
     let end = begin + window.measured;
     let mut loops = JoinSet::new();
@@ -83,7 +83,7 @@ pub(crate) async fn closed_loop(
     }
     let used = used.await.context("the count of what was used ended")?;
     let writes = times_ms.len() as f64;
-    Ok(Rate {
+    Ok(LoopResult {
         per_second: writes / window.measured.as_secs_f64(),
         p50_ms: quantile(&times_ms, 0.5),
         p99_ms: quantile(&times_ms, 0.99),
@@ -93,16 +93,16 @@ pub(crate) async fn closed_loop(
 }
 
 /// Returns the usage of the processes from `begin` to `end`.
-async fn usage(pids: Vec<u32>, begin: Instant, end: Instant) -> Usage {
+async fn usage(pids: Vec<u32>, begin: Instant, end: Instant) -> CpuUsage {
     tokio::time::sleep_until(begin.into()).await;
-    let begun = Usage::of(&pids);
+    let begun = CpuUsage::of(&pids);
     tokio::time::sleep_until(end.into()).await;
-    Usage::of(&pids).since(begun)
+    CpuUsage::of(&pids).since(begun)
 }
 
 /// Milliseconds of each write answered in the window.
 async fn one_loop(
-    client: Client,
+    client: LoopClient,
     (begin, end): (Instant, Instant),
     window: Window,
 ) -> Result<Vec<f64>> {
@@ -131,7 +131,7 @@ async fn one_loop(
 
 /// The behaviour of clients while a leader dies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Pace {
+pub(crate) enum WriteRate {
     /// All clients together so many writes a second.
     PerSecond(u32),
     /// Each client writes again as soon as it is answered.
@@ -140,30 +140,30 @@ pub(crate) enum Pace {
 
 /// Clients that continue after errors, each at its own member first, the next one after an error.
 /// They end with the value.
-pub(crate) struct Persistent {
+pub(crate) struct PersistentClients {
     _clients: JoinSet<()>,
     answered: Arc<AtomicU64>,
 }
 
-impl Persistent {
+impl PersistentClients {
     /// `writers`: one a member.
-    pub(crate) fn start(writers: &[Writer], targets: &[Target], pace: Pace) -> Self {
+    pub(crate) fn start(writers: &[Writer], targets: &[Target], pace: WriteRate) -> Self {
         let answered = Arc::new(AtomicU64::new(0));
         let mut clients = JoinSet::new();
         for (number, target) in targets.iter().enumerate() {
-            let client = Walker {
+            let client = FailoverClient {
                 writers: writers.to_vec(),
                 place: number % writers.len(),
                 target: target.clone(),
                 answered: answered.clone(),
             };
             let interval = match pace {
-                Pace::PerSecond(all) => {
+                WriteRate::PerSecond(all) => {
                     Some(Duration::from_secs(1) * u32::try_from(targets.len()).unwrap_or(1) / all)
                 }
-                Pace::Saturated => None,
+                WriteRate::Saturated => None,
             };
-            clients.spawn(client.walk(interval));
+            clients.spawn(client.run(interval));
         }
         Self {
             _clients: clients,
@@ -177,15 +177,15 @@ impl Persistent {
     }
 }
 
-struct Walker {
+struct FailoverClient {
     writers: Vec<Writer>,
     place: usize,
     target: Target,
     answered: Arc<AtomicU64>,
 }
 
-impl Walker {
-    async fn walk(mut self, interval: Option<Duration>) {
+impl FailoverClient {
+    async fn run(mut self, interval: Option<Duration>) {
         let mut ticks = interval.map(tokio::time::interval);
         if let Some(ticks) = &mut ticks {
             ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);

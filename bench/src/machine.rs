@@ -18,7 +18,7 @@ const SPAWNS: usize = 60;
 
 /// The properties that affect measurements most.
 #[derive(Debug, Clone, Serialize)]
-pub(crate) struct Machine {
+pub(crate) struct MachineInfo {
     /// Cores that this process may use.
     pub(crate) cores: usize,
     /// Name of the processor, from the kernel.
@@ -40,8 +40,8 @@ pub(crate) struct Probes {
     pub(crate) spawn_us: f64,
 }
 
-impl Machine {
-    pub(crate) fn here(directory: &Path) -> Self {
+impl MachineInfo {
+    pub(crate) fn of_this_host(directory: &Path) -> Self {
         let line = |file: &str, name: &str| {
             let text = fs::read_to_string(file).unwrap_or_default();
             let line = text

@@ -16,7 +16,7 @@ const GOODBYE: Duration = Duration::from_secs(10);
 
 /// The way to end a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Ending {
+pub(crate) enum StopMethod {
     /// By SIGKILL.
     Killed,
     /// By the end of its standard input, or by SIGKILL after a timeout.
@@ -25,12 +25,12 @@ pub(crate) enum Ending {
 
 /// The command to start, which can be repeated after the process has exited.
 #[derive(Debug, Clone)]
-pub(crate) struct Recipe {
+pub(crate) struct ProcessSpec {
     pub(crate) program: PathBuf,
     pub(crate) arguments: Vec<String>,
     /// File for standard output and standard error.
     pub(crate) log: PathBuf,
-    pub(crate) ending: Ending,
+    pub(crate) ending: StopMethod,
 }
 
 /// A running process.
@@ -38,17 +38,17 @@ pub(crate) struct Recipe {
 pub(crate) struct Process {
     child: Child,
     log: PathBuf,
-    ending: Ending,
+    ending: StopMethod,
 }
 
 impl Process {
     /// # Errors
     /// If it cannot be started.
-    pub(crate) fn start(recipe: &Recipe) -> Result<Self> {
+    pub(crate) fn start(recipe: &ProcessSpec) -> Result<Self> {
         let log = File::options().create(true).append(true).open(&recipe.log);
         let log = log.with_context(|| format!("cannot write {}", recipe.log.display()))?;
         let mut command = match recipe.ending {
-            Ending::Killed => {
+            StopMethod::Killed => {
                 let mut command = Command::new("setpriv");
                 command
                     .args(["--pdeathsig", "KILL", "--"])
@@ -56,7 +56,7 @@ impl Process {
                     .stdin(Stdio::null());
                 command
             }
-            Ending::InputClosed => {
+            StopMethod::InputClosed => {
                 let mut command = Command::new(&recipe.program);
                 command.stdin(Stdio::piped());
                 command
@@ -99,7 +99,7 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        if self.ending == Ending::InputClosed {
+        if self.ending == StopMethod::InputClosed {
             drop(self.child.stdin.take());
             let end = Instant::now() + GOODBYE;
             while Instant::now() < end && matches!(self.child.try_wait(), Ok(None)) {
@@ -123,8 +123,8 @@ pub(crate) fn last_lines(log: &Path) -> String {
 mod tests {
     use super::*;
 
-    fn recipe(directory: &Path, script: &str, ending: Ending) -> Recipe {
-        Recipe {
+    fn recipe(directory: &Path, script: &str, ending: StopMethod) -> ProcessSpec {
+        ProcessSpec {
             program: "/bin/sh".into(),
             arguments: vec!["-c".into(), script.into()],
             log: directory.join("log"),
@@ -139,7 +139,7 @@ mod tests {
     #[test]
     fn a_process_ends_with_its_handle_even_when_it_is_frozen() {
         let directory = tempfile::tempdir().unwrap();
-        let sleeper = recipe(directory.path(), "exec sleep 1000", Ending::Killed);
+        let sleeper = recipe(directory.path(), "exec sleep 1000", StopMethod::Killed);
         let process = Process::start(&sleeper).unwrap();
         let pid = process.pid();
         process.signal(Signal::SIGSTOP).unwrap();
@@ -150,7 +150,7 @@ mod tests {
     #[test]
     fn a_process_that_ends_early_leaves_its_last_words() {
         let directory = tempfile::tempdir().unwrap();
-        let short = recipe(directory.path(), "echo no disk; exit 3", Ending::Killed);
+        let short = recipe(directory.path(), "echo no disk; exit 3", StopMethod::Killed);
         let mut process = Process::start(&short).unwrap();
         let end = Instant::now() + Duration::from_secs(10);
         let error = loop {
@@ -165,7 +165,11 @@ mod tests {
     #[test]
     fn a_process_may_say_goodbye_when_its_input_ends() {
         let directory = tempfile::tempdir().unwrap();
-        let polite = recipe(directory.path(), "cat; echo goodbye", Ending::InputClosed);
+        let polite = recipe(
+            directory.path(),
+            "cat; echo goodbye",
+            StopMethod::InputClosed,
+        );
         drop(Process::start(&polite).unwrap());
         assert_eq!(last_lines(&directory.path().join("log")), "goodbye");
     }

@@ -8,11 +8,11 @@ use argosy_client::Masters;
 
 use crate::agents::Agents;
 use crate::arguments::Workload;
-use crate::bench::{Bench, Findings};
+use crate::bench::{Bench, Measurements};
 use crate::cluster::{Cluster, channel};
-use crate::load::{Client, Rate, Window, closed_loop};
-use crate::report::{Cell, Goal, Report, Side};
-use crate::writer::{Lane, Target, Writer};
+use crate::load::{LoopClient, LoopResult, Window, closed_loop};
+use crate::report::{Cell, RatioGoal, Side, WorkloadReport};
+use crate::writer::{BatchStream, Target, Writer};
 
 /// Clients, connections, and the goals: messages on streams, and unary calls.
 const CLIENTS: [(usize, usize, f64, f64); 4] = [
@@ -34,7 +34,7 @@ const TRANSACTION: usize = 128;
 const RESOURCES: &str = "cpus:1;mem:64";
 
 /// Measures one change per message.
-pub(crate) async fn single(bench: &Bench) -> Result<Report> {
+pub(crate) async fn single(bench: &Bench) -> Result<WorkloadReport> {
     let about = [
         "Closed-loop clients, each changes a value of 128 bytes: an attribute of a separate agent, or a separate key.",
         "argosy: messages on streams (Operator.Write), one stream per connection, shared by clients. etcd: unary Put.",
@@ -48,13 +48,13 @@ pub(crate) async fn single(bench: &Bench) -> Result<Report> {
         }
     }
     let mut report = bench.report(Workload::Registry, &about, cells);
-    let work = async |side, findings: &mut Findings| match side {
+    let work = async |side, findings: &mut Measurements| match side {
         Side::Argosy => single_argosy(bench, findings).await,
         Side::Etcd => single_etcd(bench, findings).await,
         Side::Hyperqueue => bail!("HyperQueue keeps no registry"),
     };
     bench
-        .alternate(&mut report, bench.extent.runs, work)
+        .run_alternately(&mut report, bench.extent.runs, work)
         .await?;
     Ok(report)
 }
@@ -69,19 +69,19 @@ fn unary(name: &str) -> String {
 
 fn cells_of(name: &str, clients: usize, goal: f64) -> [Cell; 5] {
     let switches = match clients {
-        1 => Goal::OwnAtMost(SWITCHES),
-        _ => Goal::None,
+        1 => RatioGoal::OwnAtMost(SWITCHES),
+        _ => RatioGoal::None,
     };
     [
-        Cell::new(name, "op/s", Goal::AtLeast(goal)),
-        Cell::new(format!("{name}, p50"), "ms", Goal::None),
-        Cell::new(format!("{name}, p99"), "ms", Goal::AtMost(0.5)),
-        Cell::new(format!("{name}, CPU"), "us/op", Goal::None),
+        Cell::new(name, "op/s", RatioGoal::AtLeast(goal)),
+        Cell::new(format!("{name}, p50"), "ms", RatioGoal::None),
+        Cell::new(format!("{name}, p99"), "ms", RatioGoal::AtMost(0.5)),
+        Cell::new(format!("{name}, CPU"), "us/op", RatioGoal::None),
         Cell::new(format!("{name}, switches"), "1/op", switches),
     ]
 }
 
-fn note(findings: &mut Findings, name: &str, found: Rate) {
+fn note(findings: &mut Measurements, name: &str, found: LoopResult) {
     findings.note(name, found.per_second);
     findings.note(format!("{name}, p50"), found.p50_ms);
     findings.note(format!("{name}, p99"), found.p99_ms);
@@ -110,7 +110,7 @@ pub(crate) fn masters(cluster: &Cluster) -> Result<Masters> {
     )?)
 }
 
-async fn single_argosy(bench: &Bench, findings: &mut Findings) -> Result<()> {
+async fn single_argosy(bench: &Bench, findings: &mut Measurements) -> Result<()> {
     let mut cluster = Cluster::start(Side::Argosy, &bench.ground).await?;
     let masters = masters(&cluster)?;
     // Agents are added and never removed: no agent must become unreachable during other
@@ -129,14 +129,14 @@ async fn single_argosy(bench: &Bench, findings: &mut Findings) -> Result<()> {
         let mut writers = Vec::new();
         for _ in 0..connections {
             writers.push(Writer::Stream(Arc::new(
-                Lane::open(&masters, &target(0)).await?,
+                BatchStream::open(&masters, &target(0)).await?,
             )));
         }
         let load = clients_of(&writers, clients, target);
         let streamed = closed_loop(load, window(bench), cluster.pids()).await?;
         note(findings, &rate(clients), streamed);
         let leader = cluster.settled().await?;
-        let writers = connections_to(&cluster, leader, connections, Writer::one).await?;
+        let writers = connections_to(&cluster, leader, connections, Writer::unary).await?;
         let load = clients_of(&writers, clients, target);
         let one = closed_loop(load, window(bench), cluster.pids()).await?;
         note(findings, &unary(&rate(clients)), one);
@@ -145,7 +145,7 @@ async fn single_argosy(bench: &Bench, findings: &mut Findings) -> Result<()> {
     Ok(())
 }
 
-async fn single_etcd(bench: &Bench, findings: &mut Findings) -> Result<()> {
+async fn single_etcd(bench: &Bench, findings: &mut Measurements) -> Result<()> {
     let mut cluster = Cluster::start(Side::Etcd, &bench.ground).await?;
     for (clients, connections, ..) in wanted(bench) {
         let found = puts(bench, &mut cluster, clients, connections).await?;
@@ -161,7 +161,7 @@ async fn puts(
     cluster: &mut Cluster,
     clients: usize,
     connections: usize,
-) -> Result<Rate> {
+) -> Result<LoopResult> {
     let leader = cluster.settled().await?;
     let writers = connections_to(cluster, leader, connections, Writer::put).await?;
     let load = clients_of(&writers, clients, keys);
@@ -194,8 +194,8 @@ pub(crate) fn clients_of(
     writers: &[Writer],
     count: usize,
     target: impl Fn(usize) -> Target,
-) -> Vec<Client> {
-    let client = |number: usize| Client {
+) -> Vec<LoopClient> {
+    let client = |number: usize| LoopClient {
         writer: writers[number % writers.len()].clone(),
         target: target(number),
     };
@@ -207,29 +207,29 @@ const AGAINST_BATCHED: &str = "beside transactions of 128 puts";
 const BATCH_P50: &str = "a batch, p50";
 
 /// Measures many changes per message.
-pub(crate) async fn batched(bench: &Bench) -> Result<Report> {
+pub(crate) async fn batched(bench: &Bench) -> Result<WorkloadReport> {
     let about = [
         "argosy: 8 streams, messages of 256 operations, 4 messages in flight on each.",
         "etcd: single puts of 256 clients on 8 connections; and transactions of 128 puts (its default limit), 32 clients on 8 connections.",
     ];
     let cells = vec![
-        Cell::new(AGAINST_SINGLE, "op/s", Goal::AtLeast(12.0)),
-        Cell::new(AGAINST_BATCHED, "op/s", Goal::None),
-        Cell::new(BATCH_P50, "ms", Goal::None),
+        Cell::new(AGAINST_SINGLE, "op/s", RatioGoal::AtLeast(12.0)),
+        Cell::new(AGAINST_BATCHED, "op/s", RatioGoal::None),
+        Cell::new(BATCH_P50, "ms", RatioGoal::None),
     ];
     let mut report = bench.report(Workload::RegistryBatch, &about, cells);
-    let work = async |side, findings: &mut Findings| match side {
+    let work = async |side, findings: &mut Measurements| match side {
         Side::Argosy => batched_argosy(bench, findings).await,
         Side::Etcd => batched_etcd(bench, findings).await,
         Side::Hyperqueue => bail!("HyperQueue keeps no registry"),
     };
     bench
-        .alternate(&mut report, bench.extent.runs, work)
+        .run_alternately(&mut report, bench.extent.runs, work)
         .await?;
     Ok(report)
 }
 
-async fn batched_argosy(bench: &Bench, findings: &mut Findings) -> Result<()> {
+async fn batched_argosy(bench: &Bench, findings: &mut Measurements) -> Result<()> {
     let mut cluster = Cluster::start(Side::Argosy, &bench.ground).await?;
     let masters = masters(&cluster)?;
     let agents = Agents::start(&masters, u32::try_from(BATCH)?, RESOURCES).await?;
@@ -241,7 +241,7 @@ async fn batched_argosy(bench: &Bench, findings: &mut Findings) -> Result<()> {
     let mut writers = Vec::new();
     for _ in 0..STREAMS {
         writers.push(Writer::Stream(Arc::new(
-            Lane::open(&masters, &target(0)).await?,
+            BatchStream::open(&masters, &target(0)).await?,
         )));
     }
     let load = clients_of(&writers, STREAMS * AHEAD, target);
@@ -254,7 +254,7 @@ async fn batched_argosy(bench: &Bench, findings: &mut Findings) -> Result<()> {
     Ok(())
 }
 
-async fn batched_etcd(bench: &Bench, findings: &mut Findings) -> Result<()> {
+async fn batched_etcd(bench: &Bench, findings: &mut Measurements) -> Result<()> {
     let mut cluster = Cluster::start(Side::Etcd, &bench.ground).await?;
     let single = puts(bench, &mut cluster, 256, STREAMS).await?;
     findings.note(AGAINST_SINGLE, single.per_second);

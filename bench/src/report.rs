@@ -10,7 +10,7 @@ use std::fmt;
 
 use serde::Serialize;
 
-use crate::machine::{Machine, Probes};
+use crate::machine::{MachineInfo, Probes};
 
 pub(crate) use figures::{Spread, grouped, median, quantile};
 
@@ -41,7 +41,7 @@ impl fmt::Display for Side {
 /// The goal of the ratio of the medians, Argosy's to the peer's.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub(crate) enum Goal {
+pub(crate) enum RatioGoal {
     /// Shown, without a verdict.
     None,
     /// At least this.
@@ -59,14 +59,14 @@ pub(crate) struct Cell {
     pub(crate) name: String,
     /// The unit of its values.
     pub(crate) unit: &'static str,
-    pub(crate) goal: Goal,
+    pub(crate) goal: RatioGoal,
     /// A published figure of another project, measured in another run; it never affects the
     /// verdict.
     pub(crate) quoted: Option<&'static str>,
 }
 
 impl Cell {
-    pub(crate) fn new(name: impl Into<String>, unit: &'static str, goal: Goal) -> Self {
+    pub(crate) fn new(name: impl Into<String>, unit: &'static str, goal: RatioGoal) -> Self {
         Self {
             name: name.into(),
             unit,
@@ -92,7 +92,7 @@ pub(crate) struct Sample {
 
 /// One run of one side.
 #[derive(Debug, Clone, Serialize)]
-pub(crate) struct Run {
+pub(crate) struct SideRun {
     pub(crate) side: Side,
     /// The number of the run, from 1 for each side.
     pub(crate) number: u32,
@@ -105,7 +105,7 @@ pub(crate) struct Run {
     pub(crate) kills: Vec<Kill>,
 }
 
-impl Run {
+impl SideRun {
     fn values(&self, cell: &str) -> Vec<f64> {
         let samples = self.samples.iter().filter(|sample| sample.cell == cell);
         samples.map(|sample| sample.value).collect()
@@ -138,20 +138,20 @@ pub(crate) struct Phases {
 
 /// All results of one workload.
 #[derive(Debug, Clone, Serialize)]
-pub(crate) struct Report {
+pub(crate) struct WorkloadReport {
     pub(crate) workload: &'static str,
     /// Description of the measurement.
     pub(crate) about: Vec<String>,
-    pub(crate) machine: Machine,
+    pub(crate) machine: MachineInfo,
     /// Programs and their versions.
     pub(crate) versions: Vec<String>,
     pub(crate) cells: Vec<Cell>,
-    pub(crate) runs: Vec<Run>,
+    pub(crate) runs: Vec<SideRun>,
 }
 
-impl Report {
+impl WorkloadReport {
     /// Returns the valid runs of one side, or all if none is valid.
-    fn valid(&self, side: Side) -> impl Iterator<Item = &Run> {
+    fn valid(&self, side: Side) -> impl Iterator<Item = &SideRun> {
         let of_side = move || self.runs.iter().filter(move |run| run.side == side);
         let all_void = of_side().all(|run| run.void);
         of_side().filter(move |run| all_void || !run.void)
@@ -178,7 +178,7 @@ impl Report {
             return None;
         }
         let whole = ours.median / theirs;
-        let of_pair = |run: &Run| {
+        let of_pair = |run: &SideRun| {
             let mut peers = self.valid(peer);
             let peer = peers.find(|peer| peer.number == run.number)?;
             let ratio = median(&run.values(cell)) / median(&peer.values(cell));
@@ -205,10 +205,10 @@ impl Report {
         let ratio = || Some(self.ratio(&cell.name)?.median);
         let own = || Some(Spread::of(&self.values(&cell.name, Side::Argosy))?.median);
         let (value, bound, is_short) = match cell.goal {
-            Goal::None => return None,
-            Goal::AtLeast(goal) => (ratio()?, goal, ratio()? < goal * (1.0 - TOLERANCE)),
-            Goal::AtMost(goal) => (ratio()?, goal, ratio()? > goal * (1.0 + TOLERANCE)),
-            Goal::OwnAtMost(goal) => (own()?, goal, own()? > goal * (1.0 + TOLERANCE)),
+            RatioGoal::None => return None,
+            RatioGoal::AtLeast(goal) => (ratio()?, goal, ratio()? < goal * (1.0 - TOLERANCE)),
+            RatioGoal::AtMost(goal) => (ratio()?, goal, ratio()? > goal * (1.0 + TOLERANCE)),
+            RatioGoal::OwnAtMost(goal) => (own()?, goal, own()? > goal * (1.0 + TOLERANCE)),
         };
         let words = format!(
             "{} {}: {value:.2}, the goal is {bound}",
@@ -218,7 +218,7 @@ impl Report {
     }
 }
 
-impl fmt::Display for Report {
+impl fmt::Display for WorkloadReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         table::write(self, f)
     }

@@ -7,14 +7,14 @@ use anyhow::{Context, Result};
 use nix::sys::signal::Signal;
 use tokio::time::Instant;
 
-use crate::agents::{Agents, Life};
+use crate::agents::{Agents, TaskLifetime};
 use crate::arguments::Workload;
-use crate::bench::{Bench, Findings};
+use crate::bench::{Bench, Measurements};
 use crate::cluster::Cluster;
 use crate::cpu::{process_seconds, resident_bytes};
 use crate::framework::sleepers;
 use crate::registry::masters;
-use crate::report::{Cell, Goal, Report, Side};
+use crate::report::{Cell, RatioGoal, Side, WorkloadReport};
 
 /// Rest after the last task runs, before anything is counted.
 const REST: Duration = Duration::from_secs(10);
@@ -44,45 +44,46 @@ const FAILOVER_ENTRIES: &str = "log entries from a kill until then";
 const LISTED: &str = "agents asked for their tasks";
 
 /// Measures three masters with agents that hold tasks.
-pub(crate) async fn measure(bench: &Bench) -> Result<Report> {
+pub(crate) async fn measure(bench: &Bench) -> Result<WorkloadReport> {
     let (agents, each) = (bench.extent.scale_agents, bench.extent.tasks_per_agent);
     let about = format!(
         "{agents} emulated agents with {each} running tasks each at three masters. They rest for {:?}; then the leader is killed, and the next one has verified an agent when it has accepted its registration. From {MANY} agents on the masters have {}, so that each agent sends a heartbeat every 15 s.",
         bench.extent.idle,
         AGENT_TIMEOUT.join(" "),
     );
-    let gib = Goal::OwnAtMost(1024.0);
+    let gib = RatioGoal::OwnAtMost(1024.0);
     let cells = vec![
-        Cell::new(REGISTERED, "s", Goal::None),
-        Cell::new(RUNNING, "s", Goal::None),
-        Cell::new(EXPIRED, "calls", Goal::None),
+        Cell::new(REGISTERED, "s", RatioGoal::None),
+        Cell::new(RUNNING, "s", RatioGoal::None),
+        Cell::new(EXPIRED, "calls", RatioGoal::None),
         Cell::new(LEADER, "MiB", gib),
         Cell::new(FOLLOWER, "MiB", gib),
         Cell::new(LATER, "MiB", gib),
         Cell::new(NEXT, "MiB", gib),
-        Cell::new(CPU, "% of a core", Goal::OwnAtMost(10.0)),
-        Cell::new(CPU_FOLLOWER, "% of a core", Goal::OwnAtMost(10.0)),
-        Cell::new(ENTRIES, "entries", Goal::OwnAtMost(0.0)),
-        Cell::new(VERIFIED, "s", Goal::OwnAtMost(8.0)),
-        Cell::new(FAILOVER_ENTRIES, "entries", Goal::None),
-        Cell::new(LISTED, "agents", Goal::OwnAtMost(0.0)),
+        Cell::new(CPU, "% of a core", RatioGoal::OwnAtMost(10.0)),
+        Cell::new(CPU_FOLLOWER, "% of a core", RatioGoal::OwnAtMost(10.0)),
+        Cell::new(ENTRIES, "entries", RatioGoal::OwnAtMost(0.0)),
+        Cell::new(VERIFIED, "s", RatioGoal::OwnAtMost(8.0)),
+        Cell::new(FAILOVER_ENTRIES, "entries", RatioGoal::None),
+        Cell::new(LISTED, "agents", RatioGoal::OwnAtMost(0.0)),
     ];
     let mut report = bench.report(Workload::Scale, &[&about], cells);
-    let work = async |_, findings: &mut Findings| one_run(bench, findings).await;
+    let work = async |_, findings: &mut Measurements| one_run(bench, findings).await;
     bench
-        .alternate(&mut report, bench.extent.runs, work)
+        .run_alternately(&mut report, bench.extent.runs, work)
         .await?;
     Ok(report)
 }
 
-async fn one_run(bench: &Bench, findings: &mut Findings) -> Result<()> {
+async fn one_run(bench: &Bench, findings: &mut Measurements) -> Result<()> {
     let (count, each) = (bench.extent.scale_agents, bench.extent.tasks_per_agent);
     let arguments: &[&str] = if count < MANY { &[] } else { &AGENT_TIMEOUT };
     let mut cluster = Cluster::start_with(Side::Argosy, &bench.ground, arguments).await?;
     let masters = masters(&cluster)?;
     let begun = Instant::now();
     let resources = format!("cpus:{each};mem:{}", 32 * each);
-    let agents = Agents::start_with(&masters, count, &resources, Life::RunsOn).await?;
+    let agents =
+        Agents::start_with(&masters, count, &resources, TaskLifetime::RunsUntilKilled).await?;
     findings.note(REGISTERED, begun.elapsed().as_secs_f64());
     let asleep = sleepers(&masters, count * each, None).await?;
     findings.note(RUNNING, asleep.took.as_secs_f64());
@@ -100,7 +101,7 @@ async fn rest(
     bench: &Bench,
     cluster: &Cluster,
     leader: usize,
-    findings: &mut Findings,
+    findings: &mut Measurements,
 ) -> Result<()> {
     let seconds = || -> Result<Vec<f64>> {
         let used = |pid| process_seconds(pid).context("a master is gone");
@@ -128,7 +129,7 @@ async fn rest(
 async fn kill(
     cluster: &mut Cluster,
     (leader, agents, count): (usize, &Agents, u32),
-    findings: &mut Findings,
+    findings: &mut Measurements,
 ) -> Result<()> {
     let survivor = (leader + 1) % cluster.members.len();
     let entries = cluster.applied_by(survivor).await?;
@@ -153,7 +154,7 @@ async fn kill(
     Ok(())
 }
 
-fn note_memory(cluster: &Cluster, leader: usize, findings: &mut Findings) -> Result<()> {
+fn note_memory(cluster: &Cluster, leader: usize, findings: &mut Measurements) -> Result<()> {
     findings.note(LEADER, resident(cluster, leader)?);
     let mut largest: f64 = 0.0;
     for place in (0..cluster.members.len()).filter(|place| *place != leader) {

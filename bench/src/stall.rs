@@ -6,11 +6,11 @@ use anyhow::{Context, Result, bail};
 
 use crate::agents::Agents;
 use crate::arguments::Workload;
-use crate::bench::{Bench, Findings};
-use crate::cluster::{Cluster, Member};
-use crate::load::{Pace, Persistent};
+use crate::bench::{Bench, Measurements};
+use crate::cluster::{Cluster, ClusterMember};
+use crate::load::{PersistentClients, WriteRate};
 use crate::registry::masters;
-use crate::report::{Cell, Goal, Report, Side};
+use crate::report::{Cell, RatioGoal, Side, WorkloadReport};
 use crate::slow_disk::SlowDisk;
 use crate::writer::{Target, Writer};
 
@@ -31,7 +31,7 @@ const GAP: &str = "longest gap of commits";
 const WRITES: &str = "writes";
 
 /// Measures with both followers at 400 ms per sync.
-pub(crate) async fn measure(bench: &Bench) -> Result<Report> {
+pub(crate) async fn measure(bench: &Bench) -> Result<WorkloadReport> {
     let about = [
         format!(
             "Each sync of both followers takes {SYNC:?} longer (strace delays it), for {:?}, with {CLIENTS} closed-loop clients.",
@@ -43,20 +43,20 @@ pub(crate) async fn measure(bench: &Bench) -> Result<Report> {
     ];
     let about: Vec<&str> = about.iter().map(String::as_str).collect();
     let cells = vec![
-        Cell::new(LINKS, "links", Goal::OwnAtMost(0.0)),
-        Cell::new(ELECTIONS, "elections", Goal::OwnAtMost(0.0)),
-        Cell::new(GAP, "ms", Goal::None),
-        Cell::new(WRITES, "op/s", Goal::None),
+        Cell::new(LINKS, "links", RatioGoal::OwnAtMost(0.0)),
+        Cell::new(ELECTIONS, "elections", RatioGoal::OwnAtMost(0.0)),
+        Cell::new(GAP, "ms", RatioGoal::None),
+        Cell::new(WRITES, "op/s", RatioGoal::None),
     ];
     let mut report = bench.report(Workload::Stall, &about, cells);
-    let work = async |side, findings: &mut Findings| one_run(bench, side, findings).await;
+    let work = async |side, findings: &mut Measurements| one_run(bench, side, findings).await;
     bench
-        .alternate(&mut report, bench.extent.runs, work)
+        .run_alternately(&mut report, bench.extent.runs, work)
         .await?;
     Ok(report)
 }
 
-async fn one_run(bench: &Bench, side: Side, findings: &mut Findings) -> Result<()> {
+async fn one_run(bench: &Bench, side: Side, findings: &mut Measurements) -> Result<()> {
     let mut cluster = Cluster::start(side, &bench.ground).await?;
     let agents = match side {
         Side::Argosy => {
@@ -98,9 +98,9 @@ async fn one_run(bench: &Bench, side: Side, findings: &mut Findings) -> Result<(
     Ok(())
 }
 
-fn load(cluster: &Cluster, agents: Option<&Agents>) -> Persistent {
-    let writer = |member: &Member| match cluster.side {
-        Side::Argosy => Writer::one(member.channel.clone()),
+fn load(cluster: &Cluster, agents: Option<&Agents>) -> PersistentClients {
+    let writer = |member: &ClusterMember| match cluster.side {
+        Side::Argosy => Writer::unary(member.channel.clone()),
         Side::Etcd | Side::Hyperqueue => Writer::put(member.channel.clone()),
     };
     let writers: Vec<Writer> = cluster.members.iter().map(writer).collect();
@@ -114,11 +114,11 @@ fn load(cluster: &Cluster, agents: Option<&Agents>) -> Persistent {
             .collect(),
     };
     let targets: Vec<Target> = (0..CLIENTS).map(target).collect();
-    Persistent::start(&writers, &targets, Pace::Saturated)
+    PersistentClients::start(&writers, &targets, WriteRate::Saturated)
 }
 
 /// Returns the longest time in which no write was answered, including the one at the end.
-async fn longest_gap(load: &Persistent, time: Duration) -> Duration {
+async fn longest_gap(load: &PersistentClients, time: Duration) -> Duration {
     let begun = Instant::now();
     let (mut last, mut answered) = (begun, load.answered());
     let mut longest = Duration::ZERO;

@@ -15,9 +15,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 
 use crate::arguments::Workload;
-use crate::bench::{Bench, Findings};
-use crate::report::{Cell, Goal, Report, median, quantile};
-use ours::Ours;
+use crate::bench::{Bench, Measurements};
+use crate::report::{Cell, RatioGoal, WorkloadReport, median, quantile};
+use ours::ArgosyContainers;
 use runtimes::Runtimes;
 
 /// The only program of the root, which is statically linked.
@@ -27,16 +27,20 @@ const WARM_UP: u32 = 5;
 
 /// The network of the containers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Net {
+enum ContainerNetwork {
     Host,
     Own,
     /// As `Own`, but Argosy's network is created in advance, as an agent keeps some ready.
     Ready,
 }
 
-const NETS: [Net; 3] = [Net::Host, Net::Own, Net::Ready];
+const NETS: [ContainerNetwork; 3] = [
+    ContainerNetwork::Host,
+    ContainerNetwork::Own,
+    ContainerNetwork::Ready,
+];
 
-impl Net {
+impl ContainerNetwork {
     fn name(self) -> &'static str {
         match self {
             Self::Host => "the host's network",
@@ -60,7 +64,7 @@ const PEERS: [(&str, usize, f64); 2] = [("crun", 2, 0.40), ("runc", 3, 0.15)];
 
 /// Measures a container from the request to the exec, until the agent knows how it ended, and until
 /// it is completely removed.
-pub(crate) async fn measure(bench: &Bench) -> Result<Report> {
+pub(crate) async fn measure(bench: &Bench) -> Result<WorkloadReport> {
     if !nix::unistd::geteuid().is_root() {
         bail!("start needs root: containers with the default profile do");
     }
@@ -75,23 +79,23 @@ pub(crate) async fn measure(bench: &Bench) -> Result<Report> {
     let mut cells = Vec::new();
     for net in NETS {
         for kind in KINDS {
-            cells.push(Cell::new(name(kind, net, "p50"), "ms", Goal::None));
-            cells.push(Cell::new(name(kind, net, "p99"), "ms", Goal::None));
-            cells.push(Cell::new(name(kind, net, USED), "core-us", Goal::None));
+            cells.push(Cell::new(name(kind, net, "p50"), "ms", RatioGoal::None));
+            cells.push(Cell::new(name(kind, net, "p99"), "ms", RatioGoal::None));
+            cells.push(Cell::new(name(kind, net, USED), "core-us", RatioGoal::None));
         }
         for stage in STAGES {
-            cells.push(Cell::new(name(KINDS[1], net, stage), "ms", Goal::None));
+            cells.push(Cell::new(name(KINDS[1], net, stage), "ms", RatioGoal::None));
         }
         for (peer, _, goal) in PEERS {
-            let goal = Goal::OwnAtMost(goal);
+            let goal = RatioGoal::OwnAtMost(goal);
             cells.push(Cell::new(ratio("reaped", peer, net), "x", goal));
-            cells.push(Cell::new(ratio("removed", peer, net), "x", Goal::None));
+            cells.push(Cell::new(ratio("removed", peer, net), "x", RatioGoal::None));
         }
     }
     let mut report = bench.report(Workload::Start, &about, cells);
     let directory = bench.ground.directory.path();
     let argosy = &bench.ground.argosy;
-    let work = async |_, findings: &mut Findings| {
+    let work = async |_, findings: &mut Measurements| {
         let (argosy, directory) = (argosy.clone(), directory.to_owned());
         let round = move || all(&argosy, &directory, starts);
         let found = tokio::task::spawn_blocking(round)
@@ -103,16 +107,16 @@ pub(crate) async fn measure(bench: &Bench) -> Result<Report> {
         Ok(())
     };
     bench
-        .alternate(&mut report, bench.extent.runs, work)
+        .run_alternately(&mut report, bench.extent.runs, work)
         .await?;
     Ok(report)
 }
 
-fn name(kind: &str, net: Net, what: &str) -> String {
+fn name(kind: &str, net: ContainerNetwork, what: &str) -> String {
     format!("{kind}, {}: {what}", net.name())
 }
 
-fn ratio(until: &str, peer: &str, net: Net) -> String {
+fn ratio(until: &str, peer: &str, net: ContainerNetwork) -> String {
     format!("argosy, image, until {until} / {peer}, {}", net.name())
 }
 
@@ -132,7 +136,7 @@ fn root(directory: &Path) -> Result<PathBuf> {
 fn all(argosy: &Path, directory: &Path, starts: u32) -> Result<Vec<(String, f64)>> {
     let directory = tempfile::tempdir_in(directory).context("cannot make a directory")?;
     let root = root(directory.path())?;
-    let mut ours = Ours::start(argosy, directory.path(), &root)?;
+    let mut ours = ArgosyContainers::start(argosy, directory.path(), &root)?;
     let mut found = Vec::new();
     for net in NETS {
         let runtimes = Runtimes::start(directory.path(), &root, net)?;

@@ -10,19 +10,19 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use tokio::time::Instant;
 
-use crate::agents::{Agents, Life};
+use crate::agents::{Agents, TaskLifetime};
 use crate::arguments::Workload;
-use crate::bench::{Bench, Findings};
+use crate::bench::{Bench, Measurements};
 use crate::cluster::Cluster;
 use crate::cpu::{process_seconds, resident_bytes};
 use crate::framework::sleepers;
-use crate::load::{Rate, Window, closed_loop};
+use crate::load::{LoopResult, Window, closed_loop};
 use crate::registry::{clients_of, connections_to, masters};
-use crate::report::{Cell, Goal, Report, Side, median, quantile};
+use crate::report::{Cell, RatioGoal, Side, WorkloadReport, median, quantile};
 use crate::turns::{self, Turns};
 use crate::writer::{Target, Writer};
 
-use pollers::{Lists, Pollers};
+use pollers::{ListResults, Pollers};
 
 /// Pollers, spread over the masters.
 const POLLERS: usize = 20;
@@ -52,50 +52,50 @@ const BEFORE: &str = "leader before, resident";
 const AFTER: &str = "leader after, resident";
 
 /// Measures writers without and with pollers.
-pub(crate) async fn measure(bench: &Bench) -> Result<Report> {
+pub(crate) async fn measure(bench: &Bench) -> Result<WorkloadReport> {
     let (agents, each) = (bench.extent.state_agents, bench.extent.tasks_per_agent);
     let about = format!(
         "{agents} emulated agents with {each} running tasks each. {POLLERS} pollers, spread over three masters, read all agents and all tasks in pages of 1,000, and begin again {EVERY:?} after they began, on threads that get a processor when nothing else wants it, as programs on other machines. {WRITERS} writers at the leader change an attribute each, first as fast as they are answered, then {PACED} a second together. Alone and beside pollers, {} times in turn.",
         bench.extent.state_rounds
     );
     let cells = vec![
-        Cell::new(LOADED, "s", Goal::None),
-        Cell::new(ALONE, "op/s", Goal::None),
-        Cell::new(BESIDE, "op/s", Goal::None),
-        Cell::new(COST, "%", Goal::None),
-        Cell::new(PACED_COST, "%", Goal::OwnAtMost(5.0)),
-        Cell::new(PACED_ALONE, "ms", Goal::None),
-        Cell::new(PACED_BESIDE, "ms", Goal::None),
-        Cell::new(CPU_ALONE, "cores", Goal::None),
-        Cell::new(CPU_BESIDE, "cores", Goal::None),
-        Cell::new(LISTS, "1/s", Goal::None),
-        Cell::new(MEAN, "ms", Goal::OwnAtMost(100.0)),
-        Cell::new(PAGE, "ms", Goal::OwnAtMost(10.0)),
-        Cell::new(PAGE_SLOW, "ms", Goal::None),
-        Cell::new(RECORDS, "1/s", Goal::None),
-        Cell::new(turns::LONG, "per 1,000", Goal::None),
-        Cell::new(turns::BUSY, "per 1,000", Goal::OwnAtMost(0.0)),
-        Cell::new(BEFORE, "MiB", Goal::None),
-        Cell::new(AFTER, "MiB", Goal::None),
+        Cell::new(LOADED, "s", RatioGoal::None),
+        Cell::new(ALONE, "op/s", RatioGoal::None),
+        Cell::new(BESIDE, "op/s", RatioGoal::None),
+        Cell::new(COST, "%", RatioGoal::None),
+        Cell::new(PACED_COST, "%", RatioGoal::OwnAtMost(5.0)),
+        Cell::new(PACED_ALONE, "ms", RatioGoal::None),
+        Cell::new(PACED_BESIDE, "ms", RatioGoal::None),
+        Cell::new(CPU_ALONE, "cores", RatioGoal::None),
+        Cell::new(CPU_BESIDE, "cores", RatioGoal::None),
+        Cell::new(LISTS, "1/s", RatioGoal::None),
+        Cell::new(MEAN, "ms", RatioGoal::OwnAtMost(100.0)),
+        Cell::new(PAGE, "ms", RatioGoal::OwnAtMost(10.0)),
+        Cell::new(PAGE_SLOW, "ms", RatioGoal::None),
+        Cell::new(RECORDS, "1/s", RatioGoal::None),
+        Cell::new(turns::LONG, "per 1,000", RatioGoal::None),
+        Cell::new(turns::BUSY, "per 1,000", RatioGoal::OwnAtMost(0.0)),
+        Cell::new(BEFORE, "MiB", RatioGoal::None),
+        Cell::new(AFTER, "MiB", RatioGoal::None),
     ];
     let mut report = bench.report(Workload::StateRead, &[&about], cells);
-    let work = async |_, findings: &mut Findings| one_run(bench, findings).await;
+    let work = async |_, findings: &mut Measurements| one_run(bench, findings).await;
     bench
-        .alternate(&mut report, bench.extent.runs, work)
+        .run_alternately(&mut report, bench.extent.runs, work)
         .await?;
     Ok(report)
 }
 
 /// The results of writers in one condition, by round.
 #[derive(Default)]
-struct Written {
+struct WriterResults {
     fast: Vec<f64>,
     paced: Vec<f64>,
     p99_ms: Vec<f64>,
     cores: Vec<f64>,
 }
 
-impl Written {
+impl WriterResults {
     /// The part of a rate that is missing compared with `alone`, in per cent; of what was written
     /// in all rounds.
     fn missing(beside: &[f64], alone: &[f64]) -> f64 {
@@ -104,13 +104,14 @@ impl Written {
     }
 }
 
-async fn one_run(bench: &Bench, findings: &mut Findings) -> Result<()> {
+async fn one_run(bench: &Bench, findings: &mut Measurements) -> Result<()> {
     let mut cluster = Cluster::start(Side::Argosy, &bench.ground).await?;
     let masters = masters(&cluster)?;
     let (agents, each) = (bench.extent.state_agents, bench.extent.tasks_per_agent);
     let begun = Instant::now();
     let resources = format!("cpus:{each};mem:{}", 32 * each);
-    let all = Agents::start_with(&masters, agents, &resources, Life::RunsOn).await?;
+    let all =
+        Agents::start_with(&masters, agents, &resources, TaskLifetime::RunsUntilKilled).await?;
     let _asleep = sleepers(&masters, agents * each, None).await?;
     findings.note(LOADED, begun.elapsed().as_secs_f64());
     let leader = cluster.settled().await?;
@@ -121,14 +122,14 @@ async fn one_run(bench: &Bench, findings: &mut Findings) -> Result<()> {
         Ok::<_, anyhow::Error>(bytes as f64 / f64::from(1 << 20))
     };
     findings.note(BEFORE, resident()?);
-    let writers = connections_to(&cluster, leader, CONNECTIONS, Writer::one).await?;
+    let writers = connections_to(&cluster, leader, CONNECTIONS, Writer::unary).await?;
     let ids = all.ids();
     let target = |client: usize| Target {
         client,
         agents: Arc::new([ids[client % ids.len()].clone()]),
     };
-    let (mut alone, mut beside) = (Written::default(), Written::default());
-    let mut lists = Lists::default();
+    let (mut alone, mut beside) = (WriterResults::default(), WriterResults::default());
+    let mut lists = ListResults::default();
     let turns = Turns::of(&api).await?;
     for _ in 0..bench.extent.state_rounds {
         write(bench, (&writers, &target, pid), &mut alone).await?;
@@ -150,7 +151,7 @@ async fn one_run(bench: &Bench, findings: &mut Findings) -> Result<()> {
 async fn write(
     bench: &Bench,
     (writers, target, pid): (&[Writer], &impl Fn(usize) -> Target, u32),
-    written: &mut Written,
+    written: &mut WriterResults,
 ) -> Result<()> {
     let clients = || clients_of(writers, WRITERS, target);
     let window = Window {
@@ -159,7 +160,7 @@ async fn write(
         measured: bench.extent.measured.max(EVERY),
         pace: Duration::ZERO,
     };
-    let Rate { per_second, .. } = closed_loop(clients(), window, vec![pid]).await?;
+    let LoopResult { per_second, .. } = closed_loop(clients(), window, vec![pid]).await?;
     written.fast.push(per_second);
     let pace = Duration::from_secs(1) * u32::try_from(WRITERS)? / PACED;
     let (began, cpu) = (Instant::now(), process_seconds(pid).unwrap_or_default());
@@ -172,11 +173,19 @@ async fn write(
     Ok(())
 }
 
-fn note(findings: &mut Findings, alone: &Written, beside: &Written, lists: &Lists) {
+fn note(
+    findings: &mut Measurements,
+    alone: &WriterResults,
+    beside: &WriterResults,
+    lists: &ListResults,
+) {
     findings.note(ALONE, median(&alone.fast));
     findings.note(BESIDE, median(&beside.fast));
-    findings.note(COST, Written::missing(&beside.fast, &alone.fast));
-    findings.note(PACED_COST, Written::missing(&beside.paced, &alone.paced));
+    findings.note(COST, WriterResults::missing(&beside.fast, &alone.fast));
+    findings.note(
+        PACED_COST,
+        WriterResults::missing(&beside.paced, &alone.paced),
+    );
     findings.note(PACED_ALONE, median(&alone.p99_ms));
     findings.note(PACED_BESIDE, median(&beside.p99_ms));
     findings.note(CPU_ALONE, median(&alone.cores));

@@ -3,48 +3,48 @@
 mod hyperqueue;
 
 use anyhow::{Context, Result};
-use argosy_isolation::{Group, cgroup};
+use argosy_isolation::{Cgroup, cgroup};
 
 use crate::arguments::Workload;
-use crate::bench::{Bench, Findings};
+use crate::bench::{Bench, Measurements};
 use crate::cluster::{AgentKind, Cluster, RealAgent};
 use crate::cpu::{process_seconds, tree_seconds};
 use crate::framework::flood;
 use crate::registry::masters;
-use crate::report::{Cell, Goal, Report, Side};
+use crate::report::{Cell, RatioGoal, Side, WorkloadReport};
 
 pub(crate) use hyperqueue::version as hyperqueue_version;
 
 /// Slots, kind of agent, goal, and reference.
-const CASES: [(u32, AgentKind, Goal, Option<&str>); 5] = [
+const CASES: [(u32, AgentKind, RatioGoal, Option<&str>); 5] = [
     (
         64,
         AgentKind::Namespaces,
-        Goal::AtLeast(1.0),
+        RatioGoal::AtLeast(1.0),
         Some("HyperQueue 0.26.2: 1,540 (another run)"),
     ),
     (
         64,
         AgentKind::Full,
-        Goal::AtLeast(0.6),
+        RatioGoal::AtLeast(0.6),
         Some("HyperQueue 0.26.2: 1,540 (another run)"),
     ),
     (
         2,
         AgentKind::Namespaces,
-        Goal::AtLeast(0.7),
+        RatioGoal::AtLeast(0.7),
         Some("HyperQueue 0.26.2: 924 (another run)"),
     ),
     (
         64,
         AgentKind::Plain,
-        Goal::AtLeast(1.2),
+        RatioGoal::AtLeast(1.2),
         Some("HyperQueue 0.26.2: 1,540 (another run)"),
     ),
     (
         2,
         AgentKind::Plain,
-        Goal::None,
+        RatioGoal::None,
         Some("HyperQueue 0.26.2: 924 (another run)"),
     ),
 ];
@@ -59,7 +59,7 @@ const WHO: [&str; 4] = [
 ];
 
 /// Measures tasks from submission to the last end seen.
-pub(crate) async fn measure(bench: &Bench) -> Result<Report> {
+pub(crate) async fn measure(bench: &Bench) -> Result<WorkloadReport> {
     let tasks = bench.extent.tasks;
     let about = [
         format!("{tasks} tasks of /bin/true on one agent, three masters: from before the framework's first call until its last FINISHED."),
@@ -74,16 +74,26 @@ pub(crate) async fn measure(bench: &Bench) -> Result<Report> {
         cells.push(quoted.map_or(cell.clone(), |quoted| cell.quoting(quoted)));
     }
     for (slots, kind, _, _) in cases.clone() {
-        cells.push(Cell::new(refused(slots, kind), "tasks", Goal::None));
-        cells.push(Cell::new(entries(slots, kind), "entries/task", Goal::None));
-        cells.extend(WHO.map(|who| Cell::new(share(slots, kind, who), "core-ms/task", Goal::None)));
+        cells.push(Cell::new(refused(slots, kind), "tasks", RatioGoal::None));
+        cells.push(Cell::new(
+            entries(slots, kind),
+            "entries/task",
+            RatioGoal::None,
+        ));
+        cells.extend(
+            WHO.map(|who| Cell::new(share(slots, kind, who), "core-ms/task", RatioGoal::None)),
+        );
         let containers = share(slots, kind, CONTAINERS);
-        cells.push(Cell::new(containers, "core-ms/task", Goal::None));
-        cells.push(Cell::new(whole(slots, kind), "core-ms/task", Goal::None));
+        cells.push(Cell::new(containers, "core-ms/task", RatioGoal::None));
+        cells.push(Cell::new(
+            whole(slots, kind),
+            "core-ms/task",
+            RatioGoal::None,
+        ));
     }
     let mut report = bench.report(Workload::Tasks, &about, cells);
-    let work = async |side, findings: &mut Findings| match side {
-        Side::Hyperqueue => theirs(bench, &cases, findings).await,
+    let work = async |side, findings: &mut Measurements| match side {
+        Side::Hyperqueue => measure_hyperqueue(bench, &cases, findings).await,
         Side::Argosy | Side::Etcd => {
             for (slots, kind, _, _) in cases.clone() {
                 one_case(bench, slots, kind, findings).await?;
@@ -92,13 +102,13 @@ pub(crate) async fn measure(bench: &Bench) -> Result<Report> {
         }
     };
     bench
-        .alternate(&mut report, bench.extent.runs, work)
+        .run_alternately(&mut report, bench.extent.runs, work)
         .await?;
     Ok(report)
 }
 
 /// Only root can give a task the full profile.
-fn cases() -> Vec<(u32, AgentKind, Goal, Option<&'static str>)> {
+fn cases() -> Vec<(u32, AgentKind, RatioGoal, Option<&'static str>)> {
     let mut cases = CASES.to_vec();
     if !nix::unistd::geteuid().is_root() {
         eprintln!("tasks: SKIPPED with the full profile, it needs root");
@@ -131,10 +141,10 @@ fn entries(slots: u32, kind: AgentKind) -> String {
 }
 
 /// Measures once for each number of slots, and records the result for every kind of agent.
-async fn theirs(
+async fn measure_hyperqueue(
     bench: &Bench,
-    cases: &[(u32, AgentKind, Goal, Option<&str>)],
-    findings: &mut Findings,
+    cases: &[(u32, AgentKind, RatioGoal, Option<&str>)],
+    findings: &mut Measurements,
 ) -> Result<()> {
     for wanted in [64, 2] {
         let directory = bench.ground.directory.path().to_owned();
@@ -159,7 +169,7 @@ async fn one_case(
     bench: &Bench,
     slots: u32,
     kind: AgentKind,
-    findings: &mut Findings,
+    findings: &mut Measurements,
 ) -> Result<()> {
     let mut cluster = Cluster::start(Side::Argosy, &bench.ground).await?;
     let resources = format!("cpus:{slots};mem:{};disk:1024", slots * 64);
@@ -197,5 +207,5 @@ async fn one_case(
 /// `None` where there are none.
 fn containers_us() -> Option<u64> {
     let parent = cgroup::default_parent().ok()?;
-    Group::at(&parent.join("argosy")).stats().cpu_us
+    Cgroup::at(&parent.join("argosy")).stats().cpu_us
 }

@@ -19,10 +19,10 @@ const BUDGET: &str = "0.005";
 
 /// Turns so far, by both clocks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Turns([Counted; 2]);
+pub(crate) struct Turns([TurnCounts; 2]);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Counted {
+struct TurnCounts {
     all: u64,
     within: u64,
 }
@@ -44,7 +44,7 @@ impl Turns {
     }
 
     fn read(text: &str) -> Option<Self> {
-        let [long, busy] = METRICS.map(|metric| Counted::read(text, metric));
+        let [long, busy] = METRICS.map(|metric| TurnCounts::read(text, metric));
         Some(Self([long?, busy?]))
     }
 
@@ -60,7 +60,7 @@ impl Turns {
     }
 }
 
-impl Counted {
+impl TurnCounts {
     fn read(text: &str, metric: &str) -> Option<Self> {
         let value = |name: &str| {
             let mut values = text.lines().filter_map(|line| line.strip_prefix(name));

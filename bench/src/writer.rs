@@ -14,7 +14,7 @@ use tokio_util::task::AbortOnDropHandle;
 use tonic::transport::Channel;
 use tonic::{Request, Streaming};
 
-use crate::cluster::{Wire, etcd_wire};
+use crate::cluster::{MasterClient, etcd_wire};
 
 /// Bytes of a value, on both sides.
 pub(crate) const VALUE_BYTES: usize = 128;
@@ -38,9 +38,9 @@ pub(crate) enum Writer {
     /// A transaction of this number of puts at etcd.
     Transaction(etcd_wire::kv_client::KvClient<Channel>, usize),
     /// A unary WriteOne.
-    One(Wire),
+    Unary(MasterClient),
     /// A message on a stream of batches, shared with other clients.
-    Stream(Arc<Lane>),
+    Stream(Arc<BatchStream>),
 }
 
 impl Writer {
@@ -50,8 +50,8 @@ impl Writer {
     }
 
     /// Returns a writer of unary calls to a master, over this connection.
-    pub(crate) fn one(channel: Channel) -> Self {
-        Self::One(Wire::new(channel))
+    pub(crate) fn unary(channel: Channel) -> Self {
+        Self::Unary(MasterClient::new(channel))
     }
 
     /// Writes once; `serial` makes each value distinct.
@@ -81,7 +81,7 @@ impl Writer {
                     bail!("a transaction did nothing");
                 }
             }
-            Self::One(client) => done(
+            Self::Unary(client) => done(
                 client
                     .clone()
                     .write_one(batch(target, serial))
@@ -111,7 +111,7 @@ impl Writer {
                         .put(limited(put(target, serial), limit))
                         .await?;
                 }
-                Self::One(client) => {
+                Self::Unary(client) => {
                     let reply = client
                         .clone()
                         .write_one(limited(batch(target, serial), limit))
@@ -171,21 +171,21 @@ fn done(reply: &v1::WriteReply) -> Result<()> {
 }
 
 /// One stream of batches, shared by clients: replies arrive in the order of the batches.
-pub(crate) struct Lane {
+pub(crate) struct BatchStream {
     // A lock, since many clients send: a batch and its waiter are queued together. Never held
     // across an await.
-    ends: Mutex<Ends>,
+    ends: Mutex<StreamEnds>,
     _reader: AbortOnDropHandle<()>,
 }
 
-struct Ends {
+struct StreamEnds {
     /// Full means more clients than the capacity of a lane: an error, not a wait.
     sender: mpsc::Sender<v1::WriteBatch>,
     /// Waiters of the batches in flight, limited by the clients, each of which waits for its own.
     waiting: Arc<Mutex<VecDeque<oneshot::Sender<v1::WriteReply>>>>,
 }
 
-impl Lane {
+impl BatchStream {
     /// Opens a connection and a stream to the leader with the client library.
     ///
     /// # Errors
@@ -199,7 +199,7 @@ impl Lane {
         let waiting = Arc::new(Mutex::new(VecDeque::new()));
         let reader = tokio::spawn(read(replies, waiting.clone()));
         Ok(Self {
-            ends: Mutex::new(Ends { sender, waiting }),
+            ends: Mutex::new(StreamEnds { sender, waiting }),
             _reader: AbortOnDropHandle::new(reader),
         })
     }

@@ -7,15 +7,15 @@ use std::path::PathBuf;
 use argosy_state::bugs::{Bug, UnknownBug};
 use clap::{Args, ValueEnum};
 
-use crate::bugs::Planted;
-use crate::rng::Chance;
+use crate::bugs::PlantedBug;
+use crate::rng::Rng;
 
 /// Searches for planted bugs, one after the other
 #[derive(Debug, Args)]
 pub struct ProveArguments {
     /// The harness that searches for the bugs
-    #[arg(long, value_enum, value_name = "PLACE", default_value_t = Where::Simulation)]
-    pub place: Where,
+    #[arg(long, value_enum, value_name = "PLACE", default_value_t = HarnessName::Simulation)]
+    pub place: HarnessName,
     /// Only these bugs [default: all bugs of the harness]
     #[arg(long, value_name = "BUG", value_delimiter = ',')]
     pub only: Vec<String>,
@@ -51,7 +51,7 @@ pub struct ProveArguments {
 
 /// The harness that searches for bugs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Where {
+pub enum HarnessName {
     /// In simulations
     Simulation,
     /// Under real processes; needs root
@@ -75,13 +75,13 @@ pub fn prove(arguments: &ProveArguments) -> u8 {
         }
         return 0;
     }
-    look(arguments, &planted)
+    search(arguments, &planted)
 }
 
-fn chosen(arguments: &ProveArguments) -> Result<Vec<Planted>, UnknownBug> {
+fn chosen(arguments: &ProveArguments) -> Result<Vec<PlantedBug>, UnknownBug> {
     let mut planted = match arguments.place {
-        Where::Simulation => crate::bugs::simulated(),
-        Where::Processes => crate::bugs::real(),
+        HarnessName::Simulation => crate::bugs::simulated(),
+        HarnessName::Processes => crate::bugs::real(),
     };
     if !arguments.only.is_empty() {
         let named = arguments.only.iter().map(|name| name.parse());
@@ -90,7 +90,7 @@ fn chosen(arguments: &ProveArguments) -> Result<Vec<Planted>, UnknownBug> {
     }
     if let Some(count) = arguments.random {
         planted.retain(|planted| !crate::bugs::is_slow(planted.bug));
-        let mut chance = Chance::new(arguments.random_seed);
+        let mut chance = Rng::new(arguments.random_seed);
         while planted.len() > count {
             let out = chance.below(planted.len() as u64);
             planted.remove(usize::try_from(out).unwrap_or(0));
@@ -100,7 +100,7 @@ fn chosen(arguments: &ProveArguments) -> Result<Vec<Planted>, UnknownBug> {
 }
 
 #[cfg(not(feature = "testing"))]
-fn look(_arguments: &ProveArguments, _planted: &[crate::bugs::Planted]) -> u8 {
+fn search(_arguments: &ProveArguments, _planted: &[crate::bugs::PlantedBug]) -> u8 {
     eprintln!(
         "argosy-chaos: no bug can be planted in this executable: cargo build -p argosy-chaos --features testing"
     );
@@ -119,21 +119,21 @@ mod real;
 mod seed_search;
 
 #[cfg(feature = "testing")]
-use seed_search::look;
+use seed_search::search;
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[derive(Debug, clap::Parser)]
-    struct Line {
+    struct TestArguments {
         #[command(flatten)]
         arguments: ProveArguments,
     }
 
     fn choose(words: &[&str]) -> Result<Vec<Bug>, UnknownBug> {
         let words = ["prove"].iter().chain(words);
-        let line: Line = clap::Parser::parse_from(words);
+        let line: TestArguments = clap::Parser::parse_from(words);
         let chosen = chosen(&line.arguments)?;
         Ok(chosen.into_iter().map(|planted| planted.bug).collect())
     }

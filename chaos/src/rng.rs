@@ -2,9 +2,9 @@
 
 /// A sequence of choices (SplitMix64).
 #[derive(Debug, Clone)]
-pub(crate) struct Chance(u64);
+pub(crate) struct Rng(u64);
 
-impl Chance {
+impl Rng {
     pub(crate) fn new(seed: u64) -> Self {
         Self(seed)
     }
@@ -71,7 +71,7 @@ mod tests {
     #[test]
     fn a_seed_fixes_all_choices_and_another_makes_others() {
         let draw = |seed| {
-            let mut chance = Chance::new(seed);
+            let mut chance = Rng::new(seed);
             (0..50).map(|_| chance.between(3, 9)).collect::<Vec<_>>()
         };
         assert_eq!(draw(7), draw(7));
@@ -81,7 +81,7 @@ mod tests {
 
     #[test]
     fn weights_are_kept_and_a_weight_of_nothing_is_never_picked() {
-        let mut chance = Chance::new(1);
+        let mut chance = Rng::new(1);
         let kinds = [("often", 9), ("seldom", 1), ("never", 0)];
         let mut often = 0;
         for _ in 0..1_000 {

@@ -4,9 +4,10 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use argosy_chaos::history::{
-    self, CallName, Fault, FaultKind, Launch, Operation, Outcome, Process, Recorder, TaskFact,
+    self, CallName, Fault, FaultKind, LaunchedTask, Operation, OperationResponse, ProcessName,
+    Recorder, TaskFact,
 };
-use argosy_chaos::invariants::{Minimum, Rule, judge};
+use argosy_chaos::invariants::{Minimum, Rule, check_history};
 use argosy_state::ids::{Epoch, FrameworkId, OfferId, TaskId, TaskKey};
 
 fn key(task: &str) -> TaskKey {
@@ -27,12 +28,12 @@ fn accept(recorder: &Recorder, number: u64, task: &str) {
         number,
     };
     let resources = "cpus:1".parse().unwrap();
-    let launch = Launch {
+    let launch = LaunchedTask {
         task: key(task),
         resources,
     };
     let call = recorder.invoke(
-        Process::new("greedy-1"),
+        ProcessName::new("greedy-1"),
         Operation::Accept {
             name,
             offers: vec![offer],
@@ -41,7 +42,7 @@ fn accept(recorder: &Recorder, number: u64, task: &str) {
         },
     );
     let refused = Vec::new();
-    recorder.ok(call, Outcome::Accepted { refused }, None);
+    recorder.ok(call, OperationResponse::Accepted { refused }, None);
 }
 
 fn started(recorder: &Recorder, line: &str) {
@@ -66,10 +67,10 @@ fn a_second_start_is_found_in_the_file_of_a_run() {
     let read = history::read_file(&path).unwrap();
     assert_eq!(read.hash(), kept.hash());
 
-    let verdict = judge(&read);
-    assert_eq!(verdict, judge(&kept));
+    let verdict = check_history(&read);
+    assert_eq!(verdict, check_history(&kept));
     let rules: Vec<Rule> = verdict.violations.iter().map(|found| found.rule).collect();
-    assert_eq!(rules, [Rule::T1]);
+    assert_eq!(rules, [Rule::SingleStart]);
     let shown: Vec<u64> = verdict.violations[0]
         .events
         .iter()

@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use argosy_chaos::ledger::{self, Git, GitError, Version};
+use argosy_chaos::ledger::{self, FileVersion, GitError, GitRepository};
 
 const LINES: &str = "docs/chaos-ledger.jsonl";
 const RELEASES: &str = "releases.txt";
@@ -35,8 +35,8 @@ fn the_page_is_what_the_lines_add_up_to() {
 
 /// Returns the whole history; `None` with a skip if there is none. Any other git error fails the
 /// test.
-fn history() -> Option<Git> {
-    match Git::open(&root()) {
+fn history() -> Option<GitRepository> {
+    match GitRepository::open(&root()) {
         Ok(git) => Some(git),
         Err(GitError::Absent { why }) => {
             argosy_testing::skip(&format!("git history is not available: {why}"));
@@ -53,7 +53,7 @@ fn no_line_that_was_ever_committed_is_changed_removed_or_moved() {
     };
     let versions = git.versions(LINES, APPEND_ONLY_SINCE).unwrap();
     let now = lines();
-    for Version { commit, text } in versions {
+    for FileVersion { commit, text } in versions {
         if let Err(line) = ledger::is_kept(&text, &now) {
             panic!("{LINES} lacks a line of {commit}, or has it elsewhere: {line}");
         }
@@ -66,7 +66,7 @@ fn every_harness_has_a_line_that_is_new_enough() {
         return;
     };
     let lines = ledger::read(&lines()).unwrap();
-    let newest = ledger::newest(&lines, |commit| git.knows(commit));
+    let newest = ledger::newest(&lines, |commit| git.contains(commit));
     let stale = ledger::stale(&newest, |commit| git.distance(commit)).unwrap();
     assert!(stale.is_empty(), "\n{}\n", stale.join("\n"));
 }

@@ -5,7 +5,7 @@
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use argosy_chaos::ledger::{self, Line};
+use argosy_chaos::ledger::{self, LedgerLine};
 
 fn sim(words: &[&str]) -> String {
     let output = Command::new(env!("CARGO_BIN_EXE_argosy-chaos"))
@@ -64,7 +64,7 @@ fn a_batch_that_is_killed_leaves_its_first_line_in_the_ledger() {
     };
     batch.kill().unwrap();
     batch.wait().unwrap();
-    let [Line::Start(start)] = &ledger::read(&text).unwrap()[..] else {
+    let [LedgerLine::Start(start)] = &ledger::read(&text).unwrap()[..] else {
         panic!("{text}");
     };
     assert_eq!((start.tier.as_str(), start.seeds), ("sim-raft", 900));

@@ -9,14 +9,14 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use argosy_agent::images::{ImageSettings, PullPolicy};
 use argosy_agent::{
-    Config, DiskEnforcement, Ground, HelperCommands, ImageRoots, IsolationMode, NetworkSettings,
-    Parts,
+    AgentDependencies, Config, DiskEnforcement, Environment, HelperCommands, ImageRoots,
+    IsolationMode, NetworkSettings,
 };
 use argosy_client::connector::ConnectorConfig;
-use argosy_isolation::Process;
-use argosy_isolation::network::Between;
+use argosy_isolation::ProcessId;
+use argosy_isolation::network::InterContainerTraffic;
 use argosy_proto::server::callers;
-use argosy_state::resources::{Identity, Resource, Resources, Value};
+use argosy_state::resources::{Resource, ResourceIdentity, Resources, Value};
 use argosy_state::task::Sizes;
 use nix::sys::signal::Signal;
 use tokio::runtime::Builder;
@@ -26,12 +26,12 @@ use crate::args::{
     AgentStart, AgentStop, DiskEnforcementName, ImagePullName, ImageRootsName, IsolationName,
     OrphanTasks,
 };
-use crate::exit::{Code, DONE, Ended, Failure};
-use crate::launcher::Chosen;
+use crate::exit::{DONE, Failure, FailureCode, VerbResult};
+use crate::launcher::LauncherProgram;
 use crate::master::advertised;
 use crate::output::note;
 use crate::pid_file::{self, PidFile};
-use crate::shutdown::{self, Until};
+use crate::shutdown::{self, StopCondition};
 use crate::{containers, launcher, listen, logging, metrics, parsers, random};
 
 /// The signal that makes an agent end its tasks and then exit. TERM leaves the tasks running.
@@ -39,7 +39,7 @@ pub(crate) const END_TASKS: Signal = Signal::SIGUSR1;
 /// Interval at which process exits are polled.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
-pub(crate) fn start(arguments: &AgentStart) -> Ended {
+pub(crate) fn start(arguments: &AgentStart) -> VerbResult {
     logging::install(&arguments.logging)?;
     let resolved = listen::resolve(&arguments.listen, "--listen")?;
     listen::guard(resolved, "--listen", arguments.insecure_plaintext)?;
@@ -66,7 +66,7 @@ pub(crate) fn start(arguments: &AgentStart) -> Ended {
         .as_deref()
         .map(PidFile::write)
         .transpose()?;
-    let (ground, _pid_file) = ground(&config, &launcher, pid_file)?;
+    let (ground, _pid_file) = environment(&config, &launcher, pid_file)?;
     let (stop, end_tasks) = (CancellationToken::new(), CancellationToken::new());
     let runtime = Builder::new_multi_thread()
         .enable_all()
@@ -74,14 +74,14 @@ pub(crate) fn start(arguments: &AgentStart) -> Ended {
         .context("cannot start threads")?;
     let ended = runtime.block_on(async {
         let until = match arguments.stop_with_stdin {
-            None => Until::Signals(&stop),
-            Some(OrphanTasks::Leave) => Until::SignalsOrInput(&stop, &stop),
-            Some(OrphanTasks::End) => Until::SignalsOrInput(&stop, &end_tasks),
+            None => StopCondition::Signals(&stop),
+            Some(OrphanTasks::Leave) => StopCondition::SignalsOrInput(&stop, &stop),
+            Some(OrphanTasks::End) => StopCondition::SignalsOrInput(&stop, &end_tasks),
         };
         shutdown::watch(until)?;
         shutdown::watch_for_end_of_tasks(end_tasks.clone())?;
-        tokio::spawn(metrics::keep(recorder.clone(), stop.clone()));
-        let parts = Parts {
+        tokio::spawn(metrics::run(recorder.clone(), stop.clone()));
+        let parts = AgentDependencies {
             api: listen::connections(api).context("cannot use the API's socket")?,
             ground,
             connector: ConnectorConfig::default(),
@@ -98,23 +98,24 @@ pub(crate) fn start(arguments: &AgentStart) -> Ended {
 
 /// Returns the agent's environment. The process is divided if it is root and isolates in full,
 /// before it has threads.
-fn ground(
+fn environment(
     config: &Config,
-    launcher: &Chosen,
+    launcher: &LauncherProgram,
     pid_file: Option<PidFile>,
-) -> Result<(Ground, Option<PidFile>), Failure> {
+) -> Result<(Environment, Option<PidFile>), Failure> {
     let commands = HelperCommands {
         launcher: launcher.command.clone(),
         content: launcher::content(),
     };
-    callers::keep_knowing();
+    callers::keep_caller_sources();
     let kept = launcher.file();
     let kept: Vec<_> = kept.iter().map(AsFd::as_fd).collect();
     let mut pid_file = pid_file;
-    let link = argosy_agent::divide(config, &commands, &kept, || drop(pid_file.take()));
+    let link =
+        argosy_agent::separate_privileges(config, &commands, &kept, || drop(pid_file.take()));
     match link.map_err(|error| Failure::of(&error))? {
-        Some(link) => Ok((Ground::Divided(link), None)),
-        None => Ok((Ground::Machine(commands), pid_file)),
+        Some(link) => Ok((Environment::Brokered(link), None)),
+        None => Ok((Environment::Machine(commands), pid_file)),
     }
 }
 
@@ -244,7 +245,7 @@ fn devices(arguments: &AgentStart, config: &mut Config) -> Result<(), Failure> {
     }
     let names = config.devices.keys().map(|name| name.as_str().into());
     let devices = Resource {
-        identity: Identity::plain("devices"),
+        identity: ResourceIdentity::plain("devices"),
         value: Value::Set(names.collect()),
     };
     let devices = Resources::collect([devices]);
@@ -259,7 +260,7 @@ fn networks(arguments: &AgentStart, settings: &mut NetworkSettings) {
     settings.subnet = arguments.network_subnet;
     settings.subnet6 = arguments.network_subnet6;
     if arguments.network_inter_container {
-        settings.between = Between::Open;
+        settings.between = InterContainerTraffic::Open;
     }
     settings.cni.lists.clone_from(&arguments.cni_config_dir);
     settings.cni.plugins.clone_from(&arguments.cni_plugins);
@@ -267,11 +268,11 @@ fn networks(arguments: &AgentStart, settings: &mut NetworkSettings) {
 
 /// Stops the agent that holds this directory. Its tasks keep running unless `--kill-tasks` is
 /// given.
-pub(crate) fn stop(arguments: &AgentStop) -> Ended {
+pub(crate) fn stop(arguments: &AgentStop) -> VerbResult {
     let directory = &arguments.data_dir;
     if !directory.is_dir() {
         return Err(Failure::new(
-            Code::NotFound,
+            FailureCode::NotFound,
             format!("there is no directory {}", directory.display()),
         )
         .advise("name the agent's directory with --data-dir"));
@@ -306,7 +307,7 @@ pub(crate) fn stop(arguments: &AgentStop) -> Ended {
 }
 
 /// Returns the process that holds the agent's lock, if any.
-fn holder(directory: &Path) -> Result<Option<Process>, Failure> {
+fn holder(directory: &Path) -> Result<Option<ProcessId>, Failure> {
     if containers::lock(directory)?.is_some() {
         return Ok(None);
     }
@@ -318,7 +319,7 @@ fn holder(directory: &Path) -> Result<Option<Process>, Failure> {
         .next()
         .and_then(|word| word.parse().ok())
         .with_context(|| format!("{} names no process", path.display()))?;
-    let process = Process::of(pid).with_context(|| {
+    let process = ProcessId::of(pid).with_context(|| {
         format!(
             "cannot inspect process {pid}, which holds {}",
             path.display()
@@ -328,7 +329,7 @@ fn holder(directory: &Path) -> Result<Option<Process>, Failure> {
 }
 
 fn end(
-    process: Process,
+    process: ProcessId,
     signal: Signal,
     timeout: Duration,
     directory: &Path,
@@ -338,7 +339,7 @@ fn end(
     };
     pid_file::signal(process, signal).map_err(failed)?;
     let deadline = Instant::now() + timeout;
-    while pid_file::lives(process) || containers::lock(directory)?.is_none() {
+    while pid_file::is_alive(process) || containers::lock(directory)?.is_none() {
         if Instant::now() >= deadline {
             let waited = crate::output::span_ms(timeout.as_millis() as u64);
             return Err(Failure::failed(format!(

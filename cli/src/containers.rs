@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use argosy_isolation::{Adoption, Container, Process, adopt, destroy};
+use argosy_isolation::{Adoption, Container, ProcessId, adopt, destroy};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 
@@ -62,7 +62,7 @@ fn holder_lives(path: &Path) -> bool {
     let Some(pid) = pid.and_then(|word| word.parse().ok()) else {
         return true;
     };
-    Process::of(pid).is_ok_and(pid_file::lives)
+    ProcessId::of(pid).is_ok_and(pid_file::is_alive)
 }
 
 /// Ends all containers of this directory: TERM, and KILL after `grace`. Returns how many were

@@ -24,23 +24,23 @@ use tokio_util::sync::CancellationToken;
 
 use crate::agent::END_TASKS;
 use crate::args::{Dev, Format, IsolationName};
-use crate::exit::{DONE, Ended, Failure, chain};
-use crate::operator::{Operator, quote};
+use crate::exit::{DONE, Failure, VerbResult, chain};
+use crate::operator::{ClusterClient, quote};
 use crate::output::{self, note};
 use crate::{containers, listen};
 
-use members::Members;
+use members::DevMembers;
 use opened::opened;
-use plan::{Kind, Plan};
-use record::Record;
+use plan::{DevPlan, MemberKind};
+use record::DevRecord;
 
 /// Time between TERM and KILL for the tasks of a temporary cluster.
 const TASK_GRACE: Duration = Duration::from_secs(1);
 
-pub(crate) async fn run(arguments: &Dev) -> Ended {
-    let home = Home::new(arguments)?;
+pub(crate) async fn run(arguments: &Dev) -> VerbResult {
+    let home = DevDirectory::new(arguments)?;
     let executable = std::env::current_exe().context("cannot find this very executable")?;
-    let mut plan = Plan::new(arguments, home.path(), &executable);
+    let mut plan = DevPlan::new(arguments, home.path(), &executable);
     let no_networks = why_no_networks(arguments);
     if no_networks.is_some() && !arguments.allowed_opt_outs.host_network {
         plan.allow_host_network();
@@ -51,7 +51,7 @@ pub(crate) async fn run(arguments: &Dev) -> Ended {
         return Err(failure);
     }
     let stop = stop_at_signals()?;
-    let mut members = Members::new(&plan);
+    let mut members = DevMembers::new(&plan);
     let ended = cluster(
         arguments,
         &plan,
@@ -65,7 +65,7 @@ pub(crate) async fn run(arguments: &Dev) -> Ended {
     ended.and(cleared)
 }
 
-fn addresses_are_free(plan: &Plan) -> Result<(), Failure> {
+fn addresses_are_free(plan: &DevPlan) -> Result<(), Failure> {
     for (address, member) in plan.addresses() {
         listen::is_free(&address, "--base").map_err(|failure| Failure {
             message: format!("{member} cannot start: {}", failure.message),
@@ -78,18 +78,18 @@ fn addresses_are_free(plan: &Plan) -> Result<(), Failure> {
 /// Runs the cluster, from the start of the first process to the signal that ends it.
 async fn cluster(
     arguments: &Dev,
-    plan: &Plan,
+    plan: &DevPlan,
     no_networks: Option<&str>,
-    home: &Home,
-    members: &mut Members,
-    stop: &Stop,
-) -> Ended {
+    home: &DevDirectory,
+    members: &mut DevMembers,
+    stop: &StopSignal,
+) -> VerbResult {
     members.start(plan, home.keeps())?;
     let opened = opened(plan, std::env::var_os);
-    let mut record = Record::new(plan, home.path(), opened);
+    let mut record = DevRecord::new(plan, home.path(), opened);
     record.note_processes(members);
     record.write(arguments)?;
-    let operator = Operator::to(plan.masters(), Duration::from_secs(2));
+    let operator = ClusterClient::to(plan.masters(), Duration::from_secs(2));
     let found = tokio::select! {
         found = ready::wait(plan, members, &operator, arguments.timeout) => found?,
         () = stop.first.cancelled() => return Ok(DONE),
@@ -125,20 +125,20 @@ fn why_no_networks(arguments: &Dev) -> Option<String> {
 }
 
 fn banner(
-    plan: &Plan,
+    plan: &DevPlan,
     no_networks: Option<&str>,
-    home: &Home,
-    found: &ready::Found,
+    home: &DevDirectory,
+    found: &ready::ReadyCluster,
     opened: &[String],
 ) {
     let kept = match home {
-        Home::Kept(path) => format!("kept in {}", path.display()),
-        Home::Forgotten(_) => "removed on exit (--keep DIR keeps it)".to_owned(),
+        DevDirectory::Persistent(path) => format!("kept in {}", path.display()),
+        DevDirectory::Temporary(_) => "removed on exit (--keep DIR keeps it)".to_owned(),
     };
     note(&format!(
         "Argosy {}, dev cluster: {}, {kept}",
         env!("CARGO_PKG_VERSION"),
-        plan.size_in_words()
+        plan.size_text()
     ));
     if !found.missing_controllers.is_empty() {
         note(&format!(
@@ -170,7 +170,12 @@ fn banner(
 }
 
 /// Stops and removes everything. Continues after a failure and returns the first one.
-async fn clear(plan: &Plan, home: &Home, members: &mut Members, arguments: &Dev) -> Ended {
+async fn clear(
+    plan: &DevPlan,
+    home: &DevDirectory,
+    members: &mut DevMembers,
+    arguments: &Dev,
+) -> VerbResult {
     note("stopping");
     members.find_trees();
     let signal = if home.keeps() {
@@ -178,12 +183,12 @@ async fn clear(plan: &Plan, home: &Home, members: &mut Members, arguments: &Dev)
     } else {
         END_TASKS
     };
-    let mut first = members.stop(Kind::Agent, signal).await.err();
+    let mut first = members.stop(MemberKind::Agent, signal).await.err();
     if !home.keeps() {
         for member in plan
             .members
             .iter()
-            .filter(|member| member.kind == Kind::Agent)
+            .filter(|member| member.kind == MemberKind::Agent)
         {
             let directory = member.directory.clone();
             let ended =
@@ -202,7 +207,7 @@ async fn clear(plan: &Plan, home: &Home, members: &mut Members, arguments: &Dev)
     {
         first.get_or_insert_with(|| Failure::from(error));
     }
-    if let Err(failure) = members.stop(Kind::Master, Signal::SIGTERM).await {
+    if let Err(failure) = members.stop(MemberKind::Master, Signal::SIGTERM).await {
         first.get_or_insert(failure);
     }
     if let Some(path) = &arguments.record {
@@ -220,14 +225,14 @@ async fn clear(plan: &Plan, home: &Home, members: &mut Members, arguments: &Dev)
 }
 
 /// The directory of the cluster.
-enum Home {
+enum DevDirectory {
     /// Named by the user; it is kept.
-    Kept(PathBuf),
+    Persistent(PathBuf),
     /// Temporary; it is removed with the cluster.
-    Forgotten(PathBuf),
+    Temporary(PathBuf),
 }
 
-impl Home {
+impl DevDirectory {
     fn new(arguments: &Dev) -> anyhow::Result<Self> {
         match &arguments.keep {
             Some(path) => {
@@ -236,7 +241,7 @@ impl Home {
                 let path = path
                     .canonicalize()
                     .with_context(|| format!("cannot use the directory {}", path.display()))?;
-                Ok(Self::Kept(path))
+                Ok(Self::Persistent(path))
             }
             None => {
                 // Short, because the paths of sockets below it are limited to 107 bytes.
@@ -246,24 +251,24 @@ impl Home {
                 // Agents without root privileges must be able to traverse it to their directories.
                 fs::set_permissions(&path, fs::Permissions::from_mode(0o711))
                     .with_context(|| format!("cannot open {}", path.display()))?;
-                Ok(Self::Forgotten(path))
+                Ok(Self::Temporary(path))
             }
         }
     }
 
     fn path(&self) -> &Path {
         match self {
-            Self::Kept(path) | Self::Forgotten(path) => path,
+            Self::Persistent(path) | Self::Temporary(path) => path,
         }
     }
 
     fn keeps(&self) -> bool {
-        matches!(self, Self::Kept(_))
+        matches!(self, Self::Persistent(_))
     }
 
     /// Removes the directory before anything is stored in it.
     fn discard(&self) {
-        if let Self::Forgotten(path) = self {
+        if let Self::Temporary(path) = self {
             // It is empty and temporary, so a failed removal does no harm.
             let _ = fs::remove_dir(path);
         }
@@ -271,7 +276,7 @@ impl Home {
 
     fn leave(&self) -> anyhow::Result<()> {
         match self {
-            Self::Kept(path) => {
+            Self::Persistent(path) => {
                 // The directory does not store size, host paths and the like.
                 note(&format!(
                     "kept in {}; tasks keep running, and the same command resumes the cluster: {}",
@@ -283,18 +288,18 @@ impl Home {
                 ));
                 Ok(())
             }
-            Self::Forgotten(path) => fs::remove_dir_all(path)
+            Self::Temporary(path) => fs::remove_dir_all(path)
                 .with_context(|| format!("cannot remove {}", path.display())),
         }
     }
 }
 
 /// The signal that stops the cluster in order.
-struct Stop {
+struct StopSignal {
     first: CancellationToken,
 }
 
-fn stop_at_signals() -> anyhow::Result<Stop> {
+fn stop_at_signals() -> anyhow::Result<StopSignal> {
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
     let mut hang_up = signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?;
@@ -313,5 +318,5 @@ fn stop_at_signals() -> anyhow::Result<Stop> {
             token.cancel();
         }
     });
-    Ok(Stop { first })
+    Ok(StopSignal { first })
 }

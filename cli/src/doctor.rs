@@ -11,13 +11,13 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use crate::args::{Doctor, Format};
-use crate::exit::{DONE, Ended, Failure};
+use crate::exit::{DONE, Failure, VerbResult};
 use crate::output::{self, Row, palette};
 
 /// The result of a check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub(crate) enum Verdict {
+pub(crate) enum CheckStatus {
     Ok,
     /// It works, with limitations.
     Warning,
@@ -29,7 +29,7 @@ pub(crate) enum Verdict {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct Finding {
     pub(crate) check: &'static str,
-    pub(crate) verdict: Verdict,
+    pub(crate) verdict: CheckStatus,
     pub(crate) found: String,
     /// The remedy, empty if there is none.
     pub(crate) fix: String,
@@ -37,12 +37,12 @@ pub(crate) struct Finding {
 
 impl Finding {
     fn ok(check: &'static str, found: impl Into<String>) -> Self {
-        Self::new(check, Verdict::Ok, found, "")
+        Self::new(check, CheckStatus::Ok, found, "")
     }
 
     fn new(
         check: &'static str,
-        verdict: Verdict,
+        verdict: CheckStatus,
         found: impl Into<String>,
         fix: impl Into<String>,
     ) -> Self {
@@ -61,9 +61,9 @@ impl Row for Finding {
 
     fn cells(&self) -> Vec<String> {
         let verdict = match self.verdict {
-            Verdict::Ok => "ok",
-            Verdict::Warning => "warning",
-            Verdict::Failed => "failed",
+            CheckStatus::Ok => "ok",
+            CheckStatus::Warning => "warning",
+            CheckStatus::Failed => "failed",
         };
         vec![
             self.check.to_owned(),
@@ -82,7 +82,7 @@ impl Row for Finding {
     }
 }
 
-pub(crate) fn examine(arguments: &Doctor) -> Ended {
+pub(crate) fn run(arguments: &Doctor) -> VerbResult {
     let directory = arguments.data_dir.clone().unwrap_or_else(default_directory);
     let findings = checks::all(&directory);
     match arguments.show.output {
@@ -93,7 +93,7 @@ pub(crate) fn examine(arguments: &Doctor) -> Ended {
     };
     let failed = findings
         .iter()
-        .filter(|finding| finding.verdict == Verdict::Failed)
+        .filter(|finding| finding.verdict == CheckStatus::Failed)
         .count();
     match failed {
         0 => Ok(DONE),
@@ -126,9 +126,9 @@ fn text(findings: &[Finding]) -> String {
     let mut text = String::new();
     for finding in findings {
         let verdict = match finding.verdict {
-            Verdict::Ok => palette.good("ok     "),
-            Verdict::Warning => palette.doubtful("warning"),
-            Verdict::Failed => palette.bad("failed "),
+            CheckStatus::Ok => palette.good("ok     "),
+            CheckStatus::Warning => palette.warning("warning"),
+            CheckStatus::Failed => palette.bad("failed "),
         };
         text.push_str(&format!(
             "{verdict}  {:width$}  {}\n",

@@ -5,7 +5,7 @@
 use std::fmt;
 
 /// The result of a command. A success carries its exit code.
-pub(crate) type Ended = Result<u8, Failure>;
+pub(crate) type VerbResult = Result<u8, Failure>;
 
 /// The exit code of a success.
 pub(crate) const DONE: u8 = 0;
@@ -14,7 +14,7 @@ pub(crate) const NEVER_STARTED: u8 = 125;
 
 /// The closed set of exit codes for failures, which is part of the interface.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Code {
+pub(crate) enum FailureCode {
     /// The attempt failed.
     Failed = 1,
     /// The command line is invalid.
@@ -29,7 +29,7 @@ pub(crate) enum Code {
     NotPlaced = 6,
 }
 
-impl Code {
+impl FailureCode {
     /// Returns the identifier in JSON errors.
     pub(crate) fn reason(self) -> &'static str {
         match self {
@@ -46,13 +46,13 @@ impl Code {
 /// A failure for display: what happened, then one next step per line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Failure {
-    pub(crate) code: Code,
+    pub(crate) code: FailureCode,
     pub(crate) message: String,
     pub(crate) advice: Vec<String>,
 }
 
 impl Failure {
-    pub(crate) fn new(code: Code, message: impl Into<String>) -> Self {
+    pub(crate) fn new(code: FailureCode, message: impl Into<String>) -> Self {
         Self {
             code,
             message: message.into(),
@@ -61,11 +61,11 @@ impl Failure {
     }
 
     pub(crate) fn failed(message: impl Into<String>) -> Self {
-        Self::new(Code::Failed, message)
+        Self::new(FailureCode::Failed, message)
     }
 
     pub(crate) fn usage(message: impl Into<String>) -> Self {
-        Self::new(Code::Usage, message)
+        Self::new(FailureCode::Usage, message)
     }
 
     /// Adds a next step.
@@ -118,12 +118,12 @@ mod tests {
     #[test]
     fn exit_codes_are_the_documented_ones() {
         let codes = [
-            Code::Failed,
-            Code::Usage,
-            Code::NotFound,
-            Code::Refused,
-            Code::Unavailable,
-            Code::NotPlaced,
+            FailureCode::Failed,
+            FailureCode::Usage,
+            FailureCode::NotFound,
+            FailureCode::Refused,
+            FailureCode::Unavailable,
+            FailureCode::NotPlaced,
         ];
         assert_eq!(codes.map(|code| code as u8), [1, 2, 3, 4, 5, 6]);
     }

@@ -22,7 +22,7 @@ const AFTER_END: Duration = Duration::from_secs(5);
 
 /// The location of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Place {
+pub(crate) struct FileLocation {
     pub(crate) agent_id: String,
     /// Such as `tasks/framework-1/web/stdout`.
     pub(crate) path: String,
@@ -30,7 +30,7 @@ pub(crate) struct Place {
     pub(crate) shared: bool,
 }
 
-impl Place {
+impl FileLocation {
     /// Returns a file in the sandbox of a task's newest instance.
     pub(crate) fn of_task(agent_id: &str, framework_id: &str, task_id: &str, file: &str) -> Self {
         Self {
@@ -63,7 +63,7 @@ pub(crate) fn executor_of(task: &v1::Task) -> Option<&str> {
 pub(crate) enum ReadError {
     /// The file does not exist, or not yet.
     #[error("{0}")]
-    Absent(String),
+    NotFound(String),
     /// The master or agent rejected the request.
     #[error("{0}")]
     Refused(String),
@@ -77,7 +77,7 @@ pub(crate) enum ReadError {
 
 /// The progress of a read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Reached {
+struct ReadProgress {
     /// The number of bytes at the time of the request.
     size: u64,
     /// Whether the task has ended and all bytes were read.
@@ -86,13 +86,13 @@ struct Reached {
 
 /// Whether to wait for more data at the current end of the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Wait {
-    ForMore,
-    No,
+enum FollowMode {
+    Follow,
+    Stop,
 }
 
 /// A reader with its own connections and a position in the list of masters.
-pub(crate) struct Files {
+pub(crate) struct FileReader {
     http: reqwest::Client,
     masters: Vec<String>,
     next: usize,
@@ -100,14 +100,14 @@ pub(crate) struct Files {
 
 /// The pieces of a file, in order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Piece<'a> {
+pub(crate) enum FileChunk<'a> {
     /// The next bytes.
     Bytes(&'a [u8]),
     /// The number of bytes that are no longer kept.
     Missing(u64),
 }
 
-impl Piece<'_> {
+impl FileChunk<'_> {
     /// Returns the message about missing bytes of this file.
     pub(crate) fn missing(count: u64, file: &str) -> String {
         format!(
@@ -117,9 +117,9 @@ impl Piece<'_> {
 }
 
 /// The destination of output. It is called with one piece after the other.
-pub(crate) type Sink<'a> = &'a mut (dyn FnMut(Piece<'_>) -> io::Result<()> + Send);
+pub(crate) type ChunkSink<'a> = &'a mut (dyn FnMut(FileChunk<'_>) -> io::Result<()> + Send);
 
-impl Files {
+impl FileReader {
     pub(crate) fn new(masters: &[String]) -> anyhow::Result<Self> {
         // No proxy: cluster addresses are never reached through the environment's proxy. No
         // certificates: nothing here is encrypted, and a host may have none to load.
@@ -137,13 +137,17 @@ impl Files {
     }
 
     /// Passes on all bytes that are available now.
-    pub(crate) async fn read(&mut self, place: &Place, sink: Sink<'_>) -> Result<(), ReadError> {
+    pub(crate) async fn read(
+        &mut self,
+        place: &FileLocation,
+        sink: ChunkSink<'_>,
+    ) -> Result<(), ReadError> {
         let mut offset = 0;
         let mut there = None;
         let mut attempts = self.masters.len().max(1) * 2;
         loop {
             let before = offset;
-            match self.once(place, &mut offset, Wait::No, sink).await {
+            match self.once(place, &mut offset, FollowMode::Stop, sink).await {
                 // An answer has a limit, and the answer after a missing piece is a separate one.
                 // Bytes that are written in the meantime are not requested, because that might
                 // never end.
@@ -162,26 +166,26 @@ impl Files {
     /// Passes on the bytes that are available now from one offset to another.
     pub(crate) async fn read_part(
         &mut self,
-        place: &Place,
+        place: &FileLocation,
         begin: u64,
         end: u64,
-        sink: Sink<'_>,
+        sink: ChunkSink<'_>,
     ) -> Result<(), ReadError> {
         let (mut offset, mut seen) = (begin, begin);
-        let mut bounded = |piece: Piece<'_>| match piece {
-            Piece::Bytes(bytes) => {
+        let mut bounded = |piece: FileChunk<'_>| match piece {
+            FileChunk::Bytes(bytes) => {
                 let room = usize::try_from(end.saturating_sub(seen)).unwrap_or(usize::MAX);
                 seen += bytes.len() as u64;
-                sink(Piece::Bytes(&bytes[..bytes.len().min(room)]))
+                sink(FileChunk::Bytes(&bytes[..bytes.len().min(room)]))
             }
-            Piece::Missing(count) => {
+            FileChunk::Missing(count) => {
                 seen += count;
-                sink(Piece::Missing(count))
+                sink(FileChunk::Missing(count))
             }
         };
         while offset < end {
             let before = offset;
-            self.once(place, &mut offset, Wait::No, &mut bounded)
+            self.once(place, &mut offset, FollowMode::Stop, &mut bounded)
                 .await?;
             if offset == before {
                 break;
@@ -195,23 +199,23 @@ impl Files {
     /// is known to have ended: from then on, failures end the follow after a while.
     pub(crate) async fn follow(
         &mut self,
-        place: &Place,
+        place: &FileLocation,
         over: &CancellationToken,
-        sink: Sink<'_>,
+        sink: ChunkSink<'_>,
     ) -> Result<(), ReadError> {
         let mut offset = 0;
         let mut last_chance: Option<Instant> = None;
         loop {
             let wait = if over.is_cancelled() {
-                Wait::No
+                FollowMode::Stop
             } else {
-                Wait::ForMore
+                FollowMode::Follow
             };
             let before = offset;
             let outcome = tokio::select! {
                 outcome = self.once(place, &mut offset, wait, sink) => outcome,
                 // Requests the same range without waiting: no more bytes will be written.
-                () = over.cancelled(), if wait == Wait::ForMore => {
+                () = over.cancelled(), if wait == FollowMode::Follow => {
                     last_chance = Some(Instant::now() + AFTER_END);
                     continue;
                 }
@@ -219,12 +223,14 @@ impl Files {
             match outcome {
                 Ok(reached) if reached.complete => return Ok(()),
                 // What others write from now on does not belong to the task.
-                Ok(reached) if place.shared && wait == Wait::No && offset >= reached.size => {
+                Ok(reached)
+                    if place.shared && wait == FollowMode::Stop && offset >= reached.size =>
+                {
                     return Ok(());
                 }
                 // As long as bytes arrive, waiting continues.
                 Ok(_) if offset > before => last_chance = None,
-                Ok(_) | Err(ReadError::Absent(_)) => tokio::time::sleep(TRY_AGAIN).await,
+                Ok(_) | Err(ReadError::NotFound(_)) => tokio::time::sleep(TRY_AGAIN).await,
                 Err(ReadError::Broken(_)) => {
                     self.next += 1;
                     tokio::time::sleep(TRY_AGAIN).await;
@@ -246,13 +252,13 @@ impl Files {
     /// reported as missing.
     async fn once(
         &mut self,
-        place: &Place,
+        place: &FileLocation,
         offset: &mut u64,
-        wait: Wait,
-        sink: Sink<'_>,
-    ) -> Result<Reached, ReadError> {
+        wait: FollowMode,
+        sink: ChunkSink<'_>,
+    ) -> Result<ReadProgress, ReadError> {
         let master = &self.masters[self.next % self.masters.len().max(1)];
-        let follow = if wait == Wait::ForMore {
+        let follow = if wait == FollowMode::Follow {
             "&follow=true"
         } else {
             ""
@@ -270,9 +276,9 @@ impl Files {
         };
         let status = response.status();
         if !status.is_success() {
-            let text = sentence(&response.text().await.unwrap_or_default());
+            let text = response_message(&response.text().await.unwrap_or_default());
             return Err(match status.as_u16() {
-                404 => ReadError::Absent(text),
+                404 => ReadError::NotFound(text),
                 400..=499 => ReadError::Refused(text),
                 _ => ReadError::Broken(text),
             });
@@ -289,13 +295,13 @@ impl Files {
         let size = number("x-argosy-size");
         let begin = number("x-argosy-offset").unwrap_or(*offset);
         if begin > *offset {
-            sink(Piece::Missing(begin - *offset)).map_err(ReadError::Sink)?;
+            sink(FileChunk::Missing(begin - *offset)).map_err(ReadError::Sink)?;
             *offset = begin;
         }
         loop {
             match tokio::time::timeout(SILENCE_LIMIT, response.chunk()).await {
                 Ok(Ok(Some(bytes))) => {
-                    sink(Piece::Bytes(&bytes)).map_err(ReadError::Sink)?;
+                    sink(FileChunk::Bytes(&bytes)).map_err(ReadError::Sink)?;
                     *offset += bytes.len() as u64;
                 }
                 Ok(Ok(None)) => break,
@@ -304,7 +310,7 @@ impl Files {
             }
         }
         let size = size.unwrap_or(*offset);
-        Ok(Reached {
+        Ok(ReadProgress {
             size,
             complete: ended && *offset >= size,
         })
@@ -321,7 +327,7 @@ pub(crate) fn no_web_page() -> HeaderMap {
 }
 
 /// Returns the message in an error's body: the `message` of JSON, else the text itself.
-pub(crate) fn sentence(body: &str) -> String {
+pub(crate) fn response_message(body: &str) -> String {
     let parsed: Option<serde_json::Value> = serde_json::from_str(body).ok();
     let found = parsed
         .as_ref()

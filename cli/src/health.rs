@@ -15,7 +15,7 @@ const SILENT_MS: u64 = 2_000;
 
 /// The levels of `argosy status`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Level {
+pub(crate) enum HealthLevel {
     /// Nothing is missing.
     Healthy,
     /// Everything works, with less redundancy than configured.
@@ -27,16 +27,16 @@ pub(crate) enum Level {
 /// The level with its explanation. The first line begins with the level's word.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Health {
-    pub(crate) level: Level,
+    pub(crate) level: HealthLevel,
     pub(crate) sentences: Vec<String>,
 }
 
 /// The masters that did not answer a direct request: by id, the reason. Masters that answered are
 /// not included.
-pub(crate) type Unanswered = BTreeMap<String, String>;
+pub(crate) type UnreachableMasters = BTreeMap<String, String>;
 
 /// Computes the health. `cluster` may be a local answer from a master that knows no leader.
-pub(crate) fn judge(cluster: &v1::Cluster, unanswered: &Unanswered) -> Health {
+pub(crate) fn assess(cluster: &v1::Cluster, unanswered: &UnreachableMasters) -> Health {
     let voters: Vec<_> = cluster
         .masters
         .iter()
@@ -54,11 +54,11 @@ pub(crate) fn judge(cluster: &v1::Cluster, unanswered: &Unanswered) -> Health {
     let alive = voters.len() - silent.len();
     let spare = alive.saturating_sub(needed);
     let mut sentences = Vec::new();
-    let mut level = Level::Healthy;
+    let mut level = HealthLevel::Healthy;
     if silent.is_empty() {
         sentences.push(format!("healthy: {}", all_masters(voters.len(), spare)));
     } else {
-        level = Level::Degraded;
+        level = HealthLevel::Degraded;
         let losses = match spare {
             0 => "one more loss stops changes".to_owned(),
             1 => "two more losses stop changes".to_owned(),
@@ -76,8 +76,8 @@ pub(crate) fn judge(cluster: &v1::Cluster, unanswered: &Unanswered) -> Health {
     }
     if cluster.agents_unreachable > 0 {
         let all = cluster.agents.max(cluster.agents_unreachable);
-        if level == Level::Healthy {
-            level = Level::Degraded;
+        if level == HealthLevel::Healthy {
+            level = HealthLevel::Degraded;
             sentences[0] = sentences[0].replacen("healthy: ", "degraded: ", 1);
         }
         sentences.push(format!(
@@ -106,7 +106,7 @@ fn all_masters(voters: usize, spare: usize) -> String {
 }
 
 /// Uses the leader's report if there is one, else whether the master answered this client.
-fn is_silent(cluster: &v1::Cluster, unanswered: &Unanswered, master: &v1::Master) -> bool {
+fn is_silent(cluster: &v1::Cluster, unanswered: &UnreachableMasters, master: &v1::Master) -> bool {
     let leads = master.role == "leader" || master.node_id == cluster.leader;
     match master.last_contact_ms {
         Some(ms) => !leads && ms > SILENT_MS,
@@ -114,7 +114,7 @@ fn is_silent(cluster: &v1::Cluster, unanswered: &Unanswered, master: &v1::Master
     }
 }
 
-fn silence(master: &v1::Master, unanswered: &Unanswered) -> String {
+fn silence(master: &v1::Master, unanswered: &UnreachableMasters) -> String {
     let name = format!("{} ({})", master.node_id, master.api_address);
     match (master.last_contact_ms, unanswered.get(&master.node_id)) {
         (Some(ms), _) => format!("{name} silent for {}", span_ms(ms)),
@@ -125,7 +125,7 @@ fn silence(master: &v1::Master, unanswered: &Unanswered) -> String {
 
 fn without_quorum(
     cluster: &v1::Cluster,
-    unanswered: &Unanswered,
+    unanswered: &UnreachableMasters,
     voters: usize,
     needed: usize,
 ) -> Health {
@@ -164,7 +164,7 @@ fn without_quorum(
         sentences.insert(1, down.join(", "));
     }
     Health {
-        level: Level::NoQuorum,
+        level: HealthLevel::NoQuorum,
         sentences,
     }
 }
@@ -192,8 +192,11 @@ mod tests {
 
     #[test]
     fn all_masters_up_is_healthy() {
-        let health = judge(&cluster([Some(20), None, Some(30)]), &Unanswered::new());
-        assert_eq!(health.level, Level::Healthy);
+        let health = assess(
+            &cluster([Some(20), None, Some(30)]),
+            &UnreachableMasters::new(),
+        );
+        assert_eq!(health.level, HealthLevel::Healthy);
         assert_eq!(
             health.sentences,
             ["healthy: 3 of 3 masters, any one may be lost"]
@@ -202,11 +205,11 @@ mod tests {
 
     #[test]
     fn a_silent_master_is_never_healthy() {
-        let health = judge(
+        let health = assess(
             &cluster([Some(20), None, Some(240_000)]),
-            &Unanswered::new(),
+            &UnreachableMasters::new(),
         );
-        assert_eq!(health.level, Level::Degraded);
+        assert_eq!(health.level, HealthLevel::Degraded);
         assert_eq!(
             health.sentences,
             [
@@ -217,8 +220,8 @@ mod tests {
 
     #[test]
     fn a_master_that_does_not_answer_is_down_even_if_the_leader_says_nothing() {
-        let unanswered = Unanswered::from([("master-3".to_owned(), "refused".to_owned())]);
-        let health = judge(&cluster([None, None, None]), &unanswered);
+        let unanswered = UnreachableMasters::from([("master-3".to_owned(), "refused".to_owned())]);
+        let health = assess(&cluster([None, None, None]), &unanswered);
         assert_eq!(
             health.sentences,
             [
@@ -226,16 +229,16 @@ mod tests {
             ]
         );
         // The leader has contact to it; only this client does not reach it.
-        let health = judge(&cluster([Some(20), None, Some(30)]), &unanswered);
-        assert_eq!(health.level, Level::Healthy);
+        let health = assess(&cluster([Some(20), None, Some(30)]), &unanswered);
+        assert_eq!(health.level, HealthLevel::Healthy);
     }
 
     #[test]
     fn an_unreachable_agent_degrades() {
         let mut cluster = cluster([Some(20), None, Some(30)]);
         cluster.agents_unreachable = 1;
-        let health = judge(&cluster, &Unanswered::new());
-        assert_eq!(health.level, Level::Degraded);
+        let health = assess(&cluster, &UnreachableMasters::new());
+        assert_eq!(health.level, HealthLevel::Degraded);
         assert!(health.sentences[0].starts_with("degraded: 3 of 3 masters"));
         assert_eq!(
             health.sentences[1],
@@ -245,8 +248,8 @@ mod tests {
 
     #[test]
     fn masters_that_have_just_started_are_not_counted() {
-        let health = judge(&v1::Cluster::default(), &Unanswered::new());
-        assert_eq!(health.level, Level::NoQuorum);
+        let health = assess(&v1::Cluster::default(), &UnreachableMasters::new());
+        assert_eq!(health.level, HealthLevel::NoQuorum);
         assert_eq!(
             health.sentences[0],
             "no quorum: no leader; the masters have not found each other yet"
@@ -259,8 +262,8 @@ mod tests {
         cluster.without_leader_ms = 12_000;
         cluster.answered_by = "10.0.0.1:5050".to_owned();
         cluster.applied_index = 41;
-        let health = judge(&cluster, &Unanswered::new());
-        assert_eq!(health.level, Level::NoQuorum);
+        let health = assess(&cluster, &UnreachableMasters::new());
+        assert_eq!(health.level, HealthLevel::NoQuorum);
         assert_eq!(
             health.sentences[0],
             "no quorum: no leader for 12 s; 2 of 3 masters must be up and reach each other"

@@ -31,13 +31,13 @@ pub(crate) fn content() -> ServiceCommand {
 
 /// The chosen launcher program.
 #[derive(Debug)]
-pub(crate) struct Chosen {
+pub(crate) struct LauncherProgram {
     pub(crate) command: LauncherCommand,
     /// The file that the command names. It must stay open as long as the command may be executed.
     file: Option<File>,
 }
 
-impl Chosen {
+impl LauncherProgram {
     /// Returns the file that must be open where the command is executed.
     pub(crate) fn file(&self) -> Option<&File> {
         self.file.as_ref()
@@ -46,7 +46,7 @@ impl Chosen {
 
 /// The reason why the separate launcher program is not used.
 #[derive(Debug, PartialEq, Eq)]
-enum Unfit {
+enum LauncherProgramError {
     /// The file does not exist.
     Missing,
     /// Another reason, as text.
@@ -54,25 +54,25 @@ enum Unfit {
 }
 
 /// Chooses the launcher for this very program, and logs why the separate one is not used.
-pub(crate) fn choose() -> Chosen {
-    match beside() {
+pub(crate) fn choose() -> LauncherProgram {
+    match find_program() {
         Ok((file, command)) => {
-            return Chosen {
+            return LauncherProgram {
                 command,
                 file: Some(file),
             };
         }
-        Err(Unfit::Missing) => tracing::info!(
+        Err(LauncherProgramError::Missing) => tracing::info!(
             program = PROGRAM,
             "not installed next to this program, which is its own launcher: containers cost more to start"
         ),
-        Err(Unfit::Other(why)) => tracing::warn!(
+        Err(LauncherProgramError::Other(why)) => tracing::warn!(
             program = PROGRAM,
             why,
             "cannot be used: install it with this program, of the same release"
         ),
     }
-    Chosen {
+    LauncherProgram {
         command: LauncherCommand {
             program: "/proc/self/exe".into(),
             arguments: vec![VERB.into()],
@@ -83,32 +83,32 @@ pub(crate) fn choose() -> Chosen {
 
 /// Checks whether an agent of this very program would use the separate launcher; returns the reason
 /// if not.
-pub(crate) fn look() -> Result<(), String> {
-    match beside() {
+pub(crate) fn check() -> Result<(), String> {
+    match find_program() {
         Ok(_) => Ok(()),
-        Err(Unfit::Missing) => Err("not next to this program".to_owned()),
-        Err(Unfit::Other(why)) => Err(why),
+        Err(LauncherProgramError::Missing) => Err("not next to this program".to_owned()),
+        Err(LauncherProgramError::Other(why)) => Err(why),
     }
 }
 
-fn beside() -> Result<(File, LauncherCommand), Unfit> {
-    let own = std::env::current_exe().map_err(in_words)?;
+fn find_program() -> Result<(File, LauncherCommand), LauncherProgramError> {
+    let own = std::env::current_exe().map_err(describe)?;
     open(&own.with_file_name(PROGRAM))
 }
 
 /// Opens the program and checks its release with `--version`.
-fn open(path: &Path) -> Result<(File, LauncherCommand), Unfit> {
+fn open(path: &Path) -> Result<(File, LauncherCommand), LauncherProgramError> {
     let (file, command) = hold(path)?;
     let mut asked = Command::new(&command.program);
     asked.arg("--version").env_clear().stdin(Stdio::null());
-    let answer = asked.output().map_err(in_words)?.stdout;
+    let answer = asked.output().map_err(describe)?.stdout;
     let wanted = format!("{PROGRAM} {}", env!("CARGO_PKG_VERSION"));
     let found = String::from_utf8_lossy(&answer);
     if found.trim_end() == wanted {
         Ok((file, command))
     } else {
         let found: String = found.trim_end().chars().take(80).collect();
-        Err(Unfit::Other(format!(
+        Err(LauncherProgramError::Other(format!(
             "it reports {found:?}, not {wanted:?}"
         )))
     }
@@ -116,10 +116,10 @@ fn open(path: &Path) -> Result<(File, LauncherCommand), Unfit> {
 
 /// Returns a command that names the open descriptor, which every child has when it executes. It
 /// stays the same file even if the path is replaced.
-fn hold(path: &Path) -> Result<(File, LauncherCommand), Unfit> {
+fn hold(path: &Path) -> Result<(File, LauncherCommand), LauncherProgramError> {
     let file = File::open(path).map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound => Unfit::Missing,
-        _ => in_words(error),
+        io::ErrorKind::NotFound => LauncherProgramError::Missing,
+        _ => describe(error),
     })?;
     let command = LauncherCommand {
         program: format!("/proc/self/fd/{}", file.as_raw_fd()).into(),
@@ -128,8 +128,8 @@ fn hold(path: &Path) -> Result<(File, LauncherCommand), Unfit> {
     Ok((file, command))
 }
 
-fn in_words(error: io::Error) -> Unfit {
-    Unfit::Other(error.to_string())
+fn describe(error: io::Error) -> LauncherProgramError {
+    LauncherProgramError::Other(error.to_string())
 }
 
 #[cfg(test)]
@@ -151,7 +151,7 @@ mod tests {
 
     fn why(path: &Path) -> String {
         match open(path) {
-            Err(Unfit::Other(why)) => why,
+            Err(LauncherProgramError::Other(why)) => why,
             other => panic!("{other:?}"),
         }
     }
@@ -173,7 +173,7 @@ mod tests {
     #[test]
     fn without_one_this_program_is_the_launcher() {
         let (_folder, path) = place();
-        assert_eq!(open(&path).unwrap_err(), Unfit::Missing);
+        assert_eq!(open(&path).unwrap_err(), LauncherProgramError::Missing);
         // The directory of the test program contains no launcher.
         let chosen = choose();
         assert_eq!(chosen.command.program, Path::new("/proc/self/exe"));

@@ -38,8 +38,11 @@ use clap::CommandFactory;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::runtime::{Builder, Runtime};
 
-use args::{Agent, Arguments, Framework, Group, Master, Offer, Task, Verb};
-use exit::{DONE, Ended, Failure};
+use args::{
+    AgentCommand, Arguments, FrameworkCommand, GroupCommand, MasterCommand, OfferCommand,
+    TaskCommand, Verb,
+};
+use exit::{DONE, Failure, VerbResult};
 
 /// Runs the whole program: reads the command line, executes it, returns the exit code.
 pub fn main() -> ExitCode {
@@ -59,7 +62,7 @@ pub fn main() -> ExitCode {
     let arguments = args::read();
     output::choose(arguments.color);
     let as_json = wants_json(&arguments.verb);
-    match perform(&arguments.verb) {
+    match run_verb(&arguments.verb) {
         Ok(code) => ExitCode::from(code),
         Err(failure) => {
             output::failure(&failure, as_json);
@@ -88,24 +91,26 @@ fn helped<E: std::error::Error + Send + Sync + 'static>(ended: Result<(), E>) ->
     }
 }
 
-fn perform(verb: &Verb) -> Ended {
+fn run_verb(verb: &Verb) -> VerbResult {
     match verb {
         Verb::Master(master) => masters(master),
         Verb::Agent(agent) => agents(agent),
         Verb::Task(task) => tasks(task),
         Verb::Group(group) => groups(group),
         Verb::Framework(framework) => frameworks(framework),
-        Verb::Offer(Offer::List(list)) => asking()?.block_on(commands::offers::list(list)),
-        Verb::Dev(arguments) => asking()?.block_on(dev::run(arguments)),
+        Verb::Offer(OfferCommand::List(list)) => {
+            client_runtime()?.block_on(commands::offers::list(list))
+        }
+        Verb::Dev(arguments) => client_runtime()?.block_on(dev::run(arguments)),
         Verb::Run(arguments) => two_threads()?.block_on(run::run(arguments)),
-        Verb::Ps(arguments) => asking()?.block_on(commands::tasks::ps(arguments)),
-        Verb::Logs(arguments) => asking()?.block_on(commands::logs::show(arguments)),
+        Verb::Ps(arguments) => client_runtime()?.block_on(commands::tasks::ps(arguments)),
+        Verb::Logs(arguments) => client_runtime()?.block_on(commands::logs::show(arguments)),
         Verb::Exec(arguments) => in_a_task(commands::exec::run(arguments)),
         Verb::Attach(arguments) => in_a_task(commands::attach::run(arguments)),
-        Verb::Update(arguments) => asking()?.block_on(commands::update::run(arguments)),
-        Verb::Status(arguments) => asking()?.block_on(commands::status::show(arguments)),
-        Verb::Explain(arguments) => asking()?.block_on(commands::explain::show(arguments)),
-        Verb::Doctor(arguments) => doctor::examine(arguments),
+        Verb::Update(arguments) => client_runtime()?.block_on(commands::update::run(arguments)),
+        Verb::Status(arguments) => client_runtime()?.block_on(commands::status::show(arguments)),
+        Verb::Explain(arguments) => client_runtime()?.block_on(commands::explain::show(arguments)),
+        Verb::Doctor(arguments) => doctor::run(arguments),
         Verb::Version(arguments) => version::show(arguments),
         Verb::Completions(arguments) => completions(arguments.shell),
         Verb::Launcher | Verb::Content => {
@@ -114,7 +119,7 @@ fn perform(verb: &Verb) -> Ended {
     }
 }
 
-fn in_a_task(verb: impl Future<Output = Ended>) -> Ended {
+fn in_a_task(verb: impl Future<Output = VerbResult>) -> VerbResult {
     let runtime = two_threads()?;
     let ended = runtime.block_on(verb);
     // A thread may block without end on a terminal that accepts no output.
@@ -122,57 +127,71 @@ fn in_a_task(verb: impl Future<Output = Ended>) -> Ended {
     ended
 }
 
-fn masters(master: &Master) -> Ended {
+fn masters(master: &MasterCommand) -> VerbResult {
     match master {
-        Master::Start(arguments) => master::start(arguments),
-        Master::List(list) => asking()?.block_on(commands::masters::list(list)),
-        Master::Join(arguments) => asking()?.block_on(commands::masters::join(arguments)),
-        Master::Remove(arguments) => asking()?.block_on(commands::masters::remove(arguments)),
-        Master::Transfer(arguments) => asking()?.block_on(commands::masters::transfer(arguments)),
-        Master::RaiseLevel(arguments) => {
-            asking()?.block_on(commands::masters::raise_level(arguments))
+        MasterCommand::Start(arguments) => master::start(arguments),
+        MasterCommand::List(list) => client_runtime()?.block_on(commands::masters::list(list)),
+        MasterCommand::Join(arguments) => {
+            client_runtime()?.block_on(commands::masters::join(arguments))
         }
-        Master::Rejoin(arguments) => rejoin::rejoin(arguments),
+        MasterCommand::Remove(arguments) => {
+            client_runtime()?.block_on(commands::masters::remove(arguments))
+        }
+        MasterCommand::Transfer(arguments) => {
+            client_runtime()?.block_on(commands::masters::transfer(arguments))
+        }
+        MasterCommand::RaiseLevel(arguments) => {
+            client_runtime()?.block_on(commands::masters::raise_level(arguments))
+        }
+        MasterCommand::Rejoin(arguments) => rejoin::rejoin(arguments),
     }
 }
 
-fn agents(agent: &Agent) -> Ended {
+fn agents(agent: &AgentCommand) -> VerbResult {
     match agent {
-        Agent::Start(arguments) => agent::start(arguments),
-        Agent::Stop(arguments) => agent::stop(arguments),
-        Agent::List(list) => asking()?.block_on(commands::agents::list(list)),
-        Agent::Show(named) => asking()?.block_on(commands::agents::show(named)),
+        AgentCommand::Start(arguments) => agent::start(arguments),
+        AgentCommand::Stop(arguments) => agent::stop(arguments),
+        AgentCommand::List(list) => client_runtime()?.block_on(commands::agents::list(list)),
+        AgentCommand::Show(named) => client_runtime()?.block_on(commands::agents::show(named)),
     }
 }
 
-fn tasks(task: &Task) -> Ended {
+fn tasks(task: &TaskCommand) -> VerbResult {
     match task {
-        Task::List(list) => asking()?.block_on(commands::tasks::list(list)),
-        Task::Show(named) => asking()?.block_on(commands::tasks::show(named)),
-        Task::Kill(arguments) => asking()?.block_on(commands::tasks::kill(arguments)),
+        TaskCommand::List(list) => client_runtime()?.block_on(commands::tasks::list(list)),
+        TaskCommand::Show(named) => client_runtime()?.block_on(commands::tasks::show(named)),
+        TaskCommand::Kill(arguments) => {
+            client_runtime()?.block_on(commands::tasks::kill(arguments))
+        }
     }
 }
 
-fn groups(group: &Group) -> Ended {
+fn groups(group: &GroupCommand) -> VerbResult {
     match group {
-        Group::Run(arguments) => two_threads()?.block_on(run::run_group(arguments)),
-        Group::List(list) => asking()?.block_on(commands::groups::list(list)),
-        Group::Kill(arguments) => asking()?.block_on(commands::groups::kill(arguments)),
+        GroupCommand::Run(arguments) => two_threads()?.block_on(run::run_group(arguments)),
+        GroupCommand::List(list) => client_runtime()?.block_on(commands::groups::list(list)),
+        GroupCommand::Kill(arguments) => {
+            client_runtime()?.block_on(commands::groups::kill(arguments))
+        }
     }
 }
 
-fn frameworks(framework: &Framework) -> Ended {
+fn frameworks(framework: &FrameworkCommand) -> VerbResult {
     match framework {
-        Framework::List(list) => asking()?.block_on(commands::frameworks::list(list)),
-        Framework::Show(named) => asking()?.block_on(commands::frameworks::show(named)),
-        Framework::Teardown(arguments) => {
-            asking()?.block_on(commands::frameworks::teardown(arguments))
+        FrameworkCommand::List(list) => {
+            client_runtime()?.block_on(commands::frameworks::list(list))
+        }
+        FrameworkCommand::Show(named) => {
+            client_runtime()?.block_on(commands::frameworks::show(named))
+        }
+        FrameworkCommand::Teardown(arguments) => {
+            client_runtime()?.block_on(commands::frameworks::teardown(arguments))
         }
     }
 }
 
 /// Creates a runtime for a few calls.
-fn asking() -> anyhow::Result<Runtime> {
+fn client_runtime() -> anyhow::Result<Runtime> {
     Builder::new_current_thread()
         .enable_all()
         .build()
@@ -189,7 +208,7 @@ fn two_threads() -> anyhow::Result<Runtime> {
         .context("cannot start threads")
 }
 
-fn completions(shell: clap_complete::Shell) -> Ended {
+fn completions(shell: clap_complete::Shell) -> VerbResult {
     let mut script = Vec::new();
     clap_complete::generate(
         shell,
@@ -206,26 +225,28 @@ fn completions(shell: clap_complete::Shell) -> Ended {
 fn wants_json(verb: &Verb) -> bool {
     let show = match verb {
         Verb::Master(master) => match &**master {
-            Master::Start(_) => None,
-            Master::List(list) => Some(list.show),
-            Master::Join(arguments) => Some(arguments.show),
-            Master::Remove(arguments) => Some(arguments.show),
-            Master::Transfer(arguments) => Some(arguments.show),
-            Master::RaiseLevel(arguments) => Some(arguments.show),
-            Master::Rejoin(arguments) => Some(arguments.show),
+            MasterCommand::Start(_) => None,
+            MasterCommand::List(list) => Some(list.show),
+            MasterCommand::Join(arguments) => Some(arguments.show),
+            MasterCommand::Remove(arguments) => Some(arguments.show),
+            MasterCommand::Transfer(arguments) => Some(arguments.show),
+            MasterCommand::RaiseLevel(arguments) => Some(arguments.show),
+            MasterCommand::Rejoin(arguments) => Some(arguments.show),
         },
         Verb::Agent(agent) => match &**agent {
-            Agent::Start(_) | Agent::Stop(_) => None,
-            Agent::List(list) => Some(list.show),
-            Agent::Show(named) => Some(named.show),
+            AgentCommand::Start(_) | AgentCommand::Stop(_) => None,
+            AgentCommand::List(list) => Some(list.show),
+            AgentCommand::Show(named) => Some(named.show),
         },
-        Verb::Task(Task::List(list)) => Some(list.show),
-        Verb::Task(Task::Show(named)) | Verb::Framework(Framework::Show(named)) => Some(named.show),
-        Verb::Task(Task::Kill(_)) | Verb::Framework(Framework::Teardown(_)) => None,
-        Verb::Group(Group::List(list)) => Some(list.show),
-        Verb::Group(Group::Run(_) | Group::Kill(_)) => None,
-        Verb::Framework(Framework::List(list)) => Some(list.show),
-        Verb::Offer(Offer::List(list)) => Some(list.show),
+        Verb::Task(TaskCommand::List(list)) => Some(list.show),
+        Verb::Task(TaskCommand::Show(named)) | Verb::Framework(FrameworkCommand::Show(named)) => {
+            Some(named.show)
+        }
+        Verb::Task(TaskCommand::Kill(_)) | Verb::Framework(FrameworkCommand::Teardown(_)) => None,
+        Verb::Group(GroupCommand::List(list)) => Some(list.show),
+        Verb::Group(GroupCommand::Run(_) | GroupCommand::Kill(_)) => None,
+        Verb::Framework(FrameworkCommand::List(list)) => Some(list.show),
+        Verb::Offer(OfferCommand::List(list)) => Some(list.show),
         Verb::Dev(arguments) => Some(arguments.show),
         Verb::Ps(arguments) => Some(arguments.show),
         Verb::Status(arguments) => Some(arguments.show),

@@ -8,7 +8,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, ToSocketAddrs};
 use std::path::Path;
 
-use argosy_proto::server::callers::{Access, Callers};
+use argosy_proto::server::callers::{AllowedCallers, ApiAccess};
 use argosy_proto::transport::Listener;
 
 use crate::exit::Failure;
@@ -55,13 +55,13 @@ pub(crate) fn guard(address: SocketAddr, flag: &str, accepted: bool) -> Result<(
 
 /// Returns the clients that may access tasks: these users of this host, or all clients where the
 /// operator allows it.
-pub(crate) fn access(users: &[u32], allow_exec: bool, allow_files: bool) -> Access {
-    let mut access = Access::of_users(users.iter().copied());
+pub(crate) fn access(users: &[u32], allow_exec: bool, allow_files: bool) -> ApiAccess {
+    let mut access = ApiAccess::of_users(users.iter().copied());
     if allow_exec {
-        access.exec = Callers::Everybody;
+        access.exec = AllowedCallers::All;
     }
     if allow_files {
-        access.files = Callers::Everybody;
+        access.files = AllowedCallers::All;
     }
     access
 }
@@ -104,14 +104,14 @@ pub(crate) fn is_free(address: &str, flag: &str) -> Result<(), Failure> {
 
 /// The process that holds an address.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Owner {
+pub(crate) struct AddressOwner {
     /// The process id.
     pub(crate) pid: i32,
     /// The command line, truncated.
     pub(crate) command: String,
 }
 
-impl std::fmt::Display for Owner {
+impl std::fmt::Display for AddressOwner {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(formatter, "process {} ({})", self.pid, self.command)
     }
@@ -119,7 +119,7 @@ impl std::fmt::Display for Owner {
 
 /// Returns the process that listens at `address`, or at its port on all addresses. Returns `None`
 /// if the process is not visible: it belongs to another user, or to another network namespace.
-pub(crate) fn owner(address: SocketAddr) -> Option<Owner> {
+pub(crate) fn owner(address: SocketAddr) -> Option<AddressOwner> {
     let tables = ["/proc/net/tcp", "/proc/net/tcp6"]
         .map(|path| fs::read_to_string(path).unwrap_or_default());
     let inodes: BTreeSet<_> = tables
@@ -131,7 +131,7 @@ pub(crate) fn owner(address: SocketAddr) -> Option<Owner> {
     }
     fs::read_dir("/proc").ok()?.flatten().find_map(|entry| {
         let pid: i32 = entry.file_name().to_str()?.parse().ok()?;
-        holds(&entry.path(), &inodes).then(|| Owner {
+        holds(&entry.path(), &inodes).then(|| AddressOwner {
             pid,
             command: command(&entry.path()),
         })
@@ -247,7 +247,7 @@ mod tests {
     #[test]
     fn a_name_that_does_not_exist_is_a_usage_error() {
         let failure = bind("no-such-host.invalid:5050", "--listen").unwrap_err();
-        assert_eq!(failure.code, crate::exit::Code::Usage);
+        assert_eq!(failure.code, crate::exit::FailureCode::Usage);
     }
 
     #[test]
@@ -272,19 +272,19 @@ mod tests {
 
     #[test]
     fn each_part_is_opened_by_its_own_flag() {
-        let users = Callers::users([1_001]);
-        let closed = Access {
+        let users = AllowedCallers::users([1_001]);
+        let closed = ApiAccess {
             exec: users.clone(),
             files: users,
         };
         assert_eq!(access(&[1_001], false, false), closed);
-        let opened = Access {
-            exec: Callers::Everybody,
+        let opened = ApiAccess {
+            exec: AllowedCallers::All,
             ..closed.clone()
         };
         assert_eq!(access(&[1_001], true, false), opened);
-        let opened = Access {
-            files: Callers::Everybody,
+        let opened = ApiAccess {
+            files: AllowedCallers::All,
             ..closed
         };
         assert_eq!(access(&[1_001], false, true), opened);

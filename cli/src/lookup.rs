@@ -2,7 +2,7 @@
 //!
 //! Pure. An ambiguous word lists the candidates, an unknown word lists similar ones.
 
-use crate::exit::{Code, Failure};
+use crate::exit::{Failure, FailureCode};
 
 /// Maximum number of names in a message.
 const LISTED: usize = 8;
@@ -70,7 +70,7 @@ fn unknown(noun: &str, wanted: &str, candidates: &[Candidate]) -> Failure {
     if !near.is_empty() {
         message.push_str(&format!("; did you mean {}?", near.join(", ")));
     }
-    let failure = Failure::new(Code::NotFound, message);
+    let failure = Failure::new(FailureCode::NotFound, message);
     match noun {
         "task" if near.is_empty() => {
             failure.advise("argosy task list --all shows them, finished ones too")
@@ -141,14 +141,14 @@ mod tests {
     #[test]
     fn ambiguity_lists_the_candidates() {
         let failure = find("task", "web", &tasks(&["web-1", "web-2", "db-1"])).unwrap_err();
-        assert_eq!(failure.code, Code::Usage);
+        assert_eq!(failure.code, FailureCode::Usage);
         assert_eq!(failure.message, "\"web\" matches 2 tasks: web-1, web-2");
     }
 
     #[test]
     fn an_unknown_word_gets_the_nearest() {
         let failure = find("task", "web-4", &tasks(&["web-1", "web-9x", "db"])).unwrap_err();
-        assert_eq!(failure.code, Code::NotFound);
+        assert_eq!(failure.code, FailureCode::NotFound);
         assert_eq!(
             failure.message,
             "no task \"web-4\"; did you mean web-1, web-9x?"
@@ -168,7 +168,7 @@ mod tests {
     fn an_empty_word_matches_nothing() {
         assert_eq!(
             find("task", "", &tasks(&["web-1"])).unwrap_err().code,
-            Code::NotFound
+            FailureCode::NotFound
         );
     }
 

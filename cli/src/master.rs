@@ -5,20 +5,20 @@ use std::net::SocketAddr;
 use std::thread::JoinHandle;
 
 use anyhow::Context;
-use argosy_master::{Config, Parts, RunError};
-use argosy_raft::{StartError, Surroundings, Timing};
+use argosy_master::{MasterConfig, MasterError, MasterParts};
+use argosy_raft::{NodeEnvironment, StartError, Timing};
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio_util::sync::CancellationToken;
 
 use crate::args::{MasterStart, TimingName};
-use crate::exit::{DONE, Ended, Failure};
+use crate::exit::{DONE, Failure, VerbResult};
 use crate::pid_file::PidFile;
-use crate::shutdown::{self, Until};
+use crate::shutdown::{self, StopCondition};
 use crate::{listen, logging, metrics, parsers, random};
 
-pub(crate) fn start(arguments: &MasterStart) -> Ended {
+pub(crate) fn start(arguments: &MasterStart) -> VerbResult {
     logging::install(&arguments.logging)?;
-    let Prepared {
+    let BoundMaster {
         places,
         api,
         raft,
@@ -26,16 +26,16 @@ pub(crate) fn start(arguments: &MasterStart) -> Ended {
         raft_runtime,
         readers,
         runtime,
-    } = Prepared::new(arguments)?;
+    } = BoundMaster::new(arguments)?;
     let recorder = metrics::install()?;
     let stop = CancellationToken::new();
     let ended = runtime.block_on(async {
-        let until = if arguments.stop_with_stdin { Until::SignalsOrInput(&stop, &stop) } else { Until::Signals(&stop) };
+        let until = if arguments.stop_with_stdin { StopCondition::SignalsOrInput(&stop, &stop) } else { StopCondition::Signals(&stop) };
         shutdown::watch(until)?;
-        tokio::spawn(metrics::keep(recorder.clone(), stop.clone()));
-        let parts = Parts {
+        tokio::spawn(metrics::run(recorder.clone(), stop.clone()));
+        let parts = MasterParts {
             api: listen::connections(api).context("cannot use the API's socket")?,
-            raft: raft_runtime.surroundings(raft)?,
+            raft: raft_runtime.environment(raft)?,
             raft_runtime: raft_runtime.handle.clone(),
             readers: readers.handle().clone(),
             memory: None,
@@ -51,25 +51,25 @@ pub(crate) fn start(arguments: &MasterStart) -> Ended {
     readers.shutdown_background();
     raft_runtime.end();
     match ended? {
-        Ok(()) | Err(RunError::Start(StartError::Stopped)) => Ok(DONE),
+        Ok(()) | Err(MasterError::Start(StartError::Stopped)) => Ok(DONE),
         Err(error) => Err(Failure::of(&error)),
     }
 }
 
 /// A master before it runs: its addresses are bound, its directory is not read.
-pub(crate) struct Prepared {
-    pub(crate) places: Places,
+pub(crate) struct BoundMaster {
+    pub(crate) places: MasterAddresses,
     pub(crate) api: std::net::TcpListener,
     pub(crate) raft: std::net::TcpListener,
-    pub(crate) config: Config,
+    pub(crate) config: MasterConfig,
     pub(crate) raft_runtime: RaftRuntime,
     pub(crate) readers: Runtime,
     pub(crate) runtime: Runtime,
 }
 
-impl Prepared {
+impl BoundMaster {
     pub(crate) fn new(arguments: &MasterStart) -> Result<Self, Failure> {
-        let places = Places::new(arguments)?;
+        let places = MasterAddresses::new(arguments)?;
         let api = listen::bind(&places.listen, "--listen")?;
         let raft = listen::bind(&places.raft_listen, "--raft-listen")?;
         let config = config(arguments, &places)?;
@@ -92,14 +92,14 @@ impl Prepared {
 }
 
 /// Addresses to listen on, and addresses that are advertised.
-pub(crate) struct Places {
+pub(crate) struct MasterAddresses {
     pub(crate) listen: String,
     pub(crate) raft_listen: String,
     advertise: String,
     raft_advertise: String,
 }
 
-impl Places {
+impl MasterAddresses {
     fn new(arguments: &MasterStart) -> Result<Self, Failure> {
         let listen = arguments.listen.clone();
         let host = listen
@@ -147,7 +147,7 @@ pub(crate) fn advertised(
     }
 }
 
-fn config(arguments: &MasterStart, places: &Places) -> Result<Config, Failure> {
+fn config(arguments: &MasterStart, places: &MasterAddresses) -> Result<MasterConfig, Failure> {
     if arguments.agent_timeout.is_zero() {
         return Err(Failure::usage(
             "--agent-timeout 0: every agent would be unreachable immediately; the default is 15s",
@@ -158,7 +158,7 @@ fn config(arguments: &MasterStart, places: &Places) -> Result<Config, Failure> {
             "--forget-agents-after 0: an agent and its tasks would be forgotten as soon as it is unreachable; the default is 14d",
         ));
     }
-    let mut config = Config::new(
+    let mut config = MasterConfig::new(
         arguments.data_dir.clone(),
         places.advertise.clone(),
         places.raft_advertise.clone(),
@@ -179,7 +179,7 @@ fn config(arguments: &MasterStart, places: &Places) -> Result<Config, Failure> {
     config.framework_grace_ms = arguments.framework_disconnect_timeout.as_millis() as u64;
     config.lost_agent_ms = arguments.forget_agents_after.as_millis() as u64;
     config.timing = match arguments.timing {
-        TimingName::Default => Timing::shipped(),
+        TimingName::Default => Timing::lan(),
         TimingName::Testing => Timing::testing(),
         TimingName::Wan => Timing::wan(),
     };
@@ -225,13 +225,13 @@ impl RaftRuntime {
     }
 
     /// The Raft sockets belong to the threads of Raft.
-    pub(crate) fn surroundings(
+    pub(crate) fn environment(
         &self,
         socket: std::net::TcpListener,
-    ) -> anyhow::Result<Surroundings> {
+    ) -> anyhow::Result<NodeEnvironment> {
         let _inside = self.handle.enter();
         let listener = tokio::net::TcpListener::from_std(socket);
-        Ok(Surroundings::tcp(
+        Ok(NodeEnvironment::tcp(
             listener.context("cannot use raft's socket")?,
         ))
     }

@@ -29,19 +29,19 @@ pub(crate) fn install() -> anyhow::Result<PrometheusHandle> {
     gauge!(
         "argosy_build_info",
         "version" => env!("CARGO_PKG_VERSION"),
-        "protocol" => argosy_proto::versions::Versions::OWN.newest.to_string()
+        "protocol" => argosy_proto::versions::VersionRange::OWN.newest.to_string()
     )
     .set(1.0);
     describe_process();
     // A process installs the recorder at its start.
     let started = SystemTime::now().duration_since(UNIX_EPOCH);
     gauge!("process_start_time_seconds").set(started.unwrap_or_default().as_secs_f64());
-    look();
+    sample();
     Ok(handle)
 }
 
 /// Drains the recorder until the stop.
-pub(crate) async fn keep(handle: PrometheusHandle, stop: CancellationToken) {
+pub(crate) async fn run(handle: PrometheusHandle, stop: CancellationToken) {
     while stop
         .run_until_cancelled(tokio::time::sleep(UPKEEP))
         .await
@@ -49,7 +49,7 @@ pub(crate) async fn keep(handle: PrometheusHandle, stop: CancellationToken) {
     {
         handle.run_upkeep();
         // The kernel counts descriptors by listing them, which may take a while.
-        if tokio::task::spawn_blocking(look).await.is_err() {
+        if tokio::task::spawn_blocking(sample).await.is_err() {
             return;
         }
     }
@@ -77,7 +77,7 @@ fn describe_process() {
 
 /// Measures this process. Values that the kernel does not report stay as they were.
 #[allow(clippy::cast_precision_loss, reason = "gauges are floating point")]
-fn look() {
+fn sample() {
     if let Ok(usage) = getrusage(UsageWho::RUSAGE_SELF) {
         let (user, system) = (usage.user_time(), usage.system_time());
         let micros = user.tv_usec() + system.tv_usec();
@@ -116,7 +116,7 @@ mod tests {
             .collect();
         metrics::with_local_recorder(&recorder, || {
             describe_process();
-            look();
+            sample();
         });
         let text = handle.render();
         let figure = |name: &str| {

@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 
 use argosy_client::connector::ConnectorConfig;
 use argosy_client::{CallError, Connector, Masters, OperatorClient};
-use argosy_proto::v1;
 use argosy_proto::v1::write_operation::Operation;
+use argosy_proto::v1::{self, FrameworkPage};
 
-use crate::args::Reach;
+use crate::args::ConnectionArguments;
 use crate::exit::Failure;
 use crate::lookup::{self, Candidate};
 use crate::random;
@@ -34,7 +34,7 @@ const ELECTION_PAUSE: Duration = Duration::from_millis(100);
 const LOCAL_PROBE: Duration = Duration::from_millis(200);
 
 /// Client for calls to the masters.
-pub(crate) struct Operator {
+pub(crate) struct ClusterClient {
     client: OperatorClient,
     timeout: Duration,
 }
@@ -59,8 +59,8 @@ pub(crate) fn masters_or_default(named: Option<&Masters>) -> Masters {
     named.cloned().unwrap_or_else(default_masters)
 }
 
-impl Operator {
-    pub(crate) fn open(reach: &Reach) -> Self {
+impl ClusterClient {
+    pub(crate) fn open(reach: &ConnectionArguments) -> Self {
         Self::to(masters_or_default(reach.masters.as_ref()), reach.timeout)
     }
 
@@ -143,7 +143,7 @@ impl Operator {
     }
 
     /// Returns all agents, with gone ones if `ended` includes them.
-    pub(crate) async fn agents(&self, ended: Ended) -> Result<v1::AgentPage, Failure> {
+    pub(crate) async fn agents(&self, ended: EndedObjects) -> Result<v1::AgentPage, Failure> {
         let mut all = v1::AgentPage::default();
         let mut request = request(ended, &[]);
         loop {
@@ -161,7 +161,7 @@ impl Operator {
         }
     }
 
-    pub(crate) async fn frameworks(&self, ended: Ended) -> Result<v1::FrameworkPage, Failure> {
+    pub(crate) async fn frameworks(&self, ended: EndedObjects) -> Result<FrameworkPage, Failure> {
         let mut all = v1::FrameworkPage::default();
         let mut request = request(ended, &[]);
         loop {
@@ -183,7 +183,7 @@ impl Operator {
     pub(crate) async fn tasks(
         &self,
         framework_id: Option<&str>,
-        ended: Ended,
+        ended: EndedObjects,
     ) -> Result<v1::TaskPage, Failure> {
         let filter: Vec<_> = framework_id
             .iter()
@@ -208,7 +208,7 @@ impl Operator {
 
     pub(crate) async fn offers(&self) -> Result<v1::OfferPage, Failure> {
         let mut all = v1::OfferPage::default();
-        let mut request = request(Ended::LeftOut, &[]);
+        let mut request = request(EndedObjects::Excluded, &[]);
         loop {
             let page = self
                 .client
@@ -255,7 +255,7 @@ impl Operator {
 
     /// Returns the agent that the user names.
     pub(crate) async fn find_agent(&self, wanted: &str) -> Result<v1::Agent, Failure> {
-        let mut agents = self.agents(Ended::Included).await?.agents;
+        let mut agents = self.agents(EndedObjects::Included).await?.agents;
         let candidates: Vec<_> = agents.iter().map(agent_candidate).collect();
         let at = lookup::find("agent", wanted, &candidates)?;
         Ok(agents.swap_remove(at))
@@ -269,7 +269,7 @@ impl Operator {
         {
             return Ok(framework);
         }
-        let mut frameworks = self.frameworks(Ended::Included).await?.frameworks;
+        let mut frameworks = self.frameworks(EndedObjects::Included).await?.frameworks;
         // Names are reused, so a live framework takes precedence over a removed one.
         let live = frameworks
             .iter()
@@ -297,7 +297,7 @@ impl Operator {
             return Ok(task);
         }
         let mut tasks = self
-            .tasks(framework_id.as_deref(), Ended::Included)
+            .tasks(framework_id.as_deref(), EndedObjects::Included)
             .await?
             .tasks;
         let live = |task: &v1::Task| !is_terminal(task.state);
@@ -376,17 +376,17 @@ impl Operator {
 
 /// Whether a list includes ended objects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Ended {
+pub(crate) enum EndedObjects {
     /// Live objects only.
-    LeftOut,
+    Excluded,
     /// Finished tasks, removed frameworks and gone agents too.
     Included,
 }
 
-impl Ended {
+impl EndedObjects {
     /// Converts the flag `--all`.
     pub(crate) fn from_flag(all: bool) -> Self {
-        if all { Self::Included } else { Self::LeftOut }
+        if all { Self::Included } else { Self::Excluded }
     }
 }
 
@@ -430,14 +430,14 @@ fn unconfirmed(mut cluster: v1::Cluster) -> v1::Cluster {
     cluster
 }
 
-fn request(ended: Ended, filter: &[(&str, &str)]) -> v1::ListRequest {
+fn request(ended: EndedObjects, filter: &[(&str, &str)]) -> v1::ListRequest {
     v1::ListRequest {
         page_size: PAGE,
         filter: filter
             .iter()
             .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
             .collect(),
-        include_ended: ended == Ended::Included,
+        include_ended: ended == EndedObjects::Included,
         ..v1::ListRequest::default()
     }
 }

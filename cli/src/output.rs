@@ -14,21 +14,21 @@ use std::io::{self, Write};
 use serde::Serialize;
 
 use crate::args::Format;
-use crate::exit::{Code, Ended, Failure};
+use crate::exit::{Failure, FailureCode, VerbResult};
 
 pub(crate) use amounts::{bytes, milli, resources, scalar, span_ms};
 pub(crate) use colour::{choose, palette};
 pub(crate) use columns::{
-    exit_word, framework_state, group_of, mode_word, reason_word, standing_words, state_word,
+    check_results_text, exit_word, framework_state, group_of, mode_word, reason_word, state_word,
 };
-pub(crate) use limits::{limits_status, limits_words};
+pub(crate) use limits::{limits_status, limits_text};
 pub(crate) use table::{Row, plain, table};
 
 /// Prints a page of records: the whole page as JSON, or its rows.
-pub(crate) fn list<P: Serialize, R: Row>(format: Format, page: &P, rows: &[R]) -> Ended {
+pub(crate) fn list<P: Serialize, R: Row>(format: Format, page: &P, rows: &[R]) -> VerbResult {
     let text = match format {
-        Format::Table => table(rows, table::Width::Usual, palette()),
-        Format::Wide => table(rows, table::Width::Wide, palette()),
+        Format::Table => table(rows, table::ColumnSet::Usual, palette()),
+        Format::Wide => table(rows, table::ColumnSet::Wide, palette()),
         Format::Json => json(page)?,
         Format::Ndjson => rows.iter().map(line).collect::<Result<String, Failure>>()?,
         Format::Name => rows.iter().map(|row| row.name() + "\n").collect(),
@@ -37,7 +37,7 @@ pub(crate) fn list<P: Serialize, R: Row>(format: Format, page: &P, rows: &[R]) -
 }
 
 /// Prints one record, as JSON or as lines of `name: value`.
-pub(crate) fn one<R: Row>(format: Format, record: &R, details: &[(&str, String)]) -> Ended {
+pub(crate) fn one<R: Row>(format: Format, record: &R, details: &[(&str, String)]) -> VerbResult {
     let text = match format {
         Format::Table | Format::Wide => plain(details),
         Format::Json => json(record)?,
@@ -60,7 +60,7 @@ pub(crate) fn line<T: Serialize>(value: &T) -> Result<String, Failure> {
 }
 
 /// Writes data to standard output. A closed pipe is not a failure.
-pub(crate) fn print(text: &str) -> Ended {
+pub(crate) fn print(text: &str) -> VerbResult {
     let mut stdout = io::stdout().lock();
     let written = stdout
         .write_all(text.as_bytes())
@@ -93,9 +93,11 @@ pub(crate) fn failure(failure: &Failure, as_json: bool) {
     }
     let palette = colour::for_stderr();
     let sign = match failure.code {
-        Code::Failed | Code::Usage | Code::NotFound | Code::Refused => "error:",
-        Code::Unavailable => "unavailable:",
-        Code::NotPlaced => "not placed:",
+        FailureCode::Failed | FailureCode::Usage | FailureCode::NotFound | FailureCode::Refused => {
+            "error:"
+        }
+        FailureCode::Unavailable => "unavailable:",
+        FailureCode::NotPlaced => "not placed:",
     };
     note(&format!("{} {failure}", palette.bad(sign)));
 }

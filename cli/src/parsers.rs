@@ -10,11 +10,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use argosy_client::{InvalidMasters, Masters};
-use argosy_proto::uri::ShownUri;
+use argosy_proto::uri::RedactedUri;
 use argosy_proto::v1;
 use argosy_state::resources::scalar_milli;
 
-pub(crate) use volumes::{Mount, secret, tmpfs, volume};
+pub(crate) use volumes::{VolumeMount, secret, tmpfs, volume};
 
 /// The port of a master's API.
 pub(crate) const API_PORT: u16 = 5050;
@@ -216,7 +216,7 @@ pub(crate) fn uri(text: &str) -> Result<v1::Uri, String> {
     let (value, sha256) = value.rsplit_once("#sha256=").unwrap_or((value, ""));
     let known = ["/", "file:///", "http://", "https://"];
     if !known.iter().any(|start| value.starts_with(start)) {
-        let shown = ShownUri::of(value);
+        let shown = RedactedUri::of(value);
         return Err(format!(
             "{shown:?} is not a URI; write an absolute path on the agents' hosts, file:///…, http://… or https://…"
         ));

@@ -7,7 +7,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use argosy_isolation::Process;
+use argosy_isolation::ProcessId;
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -23,7 +23,7 @@ pub(crate) struct PidFile {
 impl PidFile {
     /// Writes the file: a line with process id and start time.
     pub(crate) fn write(path: &Path) -> anyhow::Result<Self> {
-        let own = Process::of(std::process::id() as i32).context("cannot read /proc/self")?;
+        let own = ProcessId::of(std::process::id() as i32).context("cannot read /proc/self")?;
         let text = format!("{} {}\n", own.pid, own.start_ticks);
         let fresh = path.with_extension("new");
         fs::write(&fresh, text)
@@ -50,7 +50,7 @@ impl Drop for PidFile {
 }
 
 /// Returns the process named in the file, if it is running.
-pub(crate) fn read(path: &Path) -> io::Result<Option<Process>> {
+pub(crate) fn read(path: &Path) -> io::Result<Option<ProcessId>> {
     let text = match fs::read_to_string(path) {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -62,18 +62,18 @@ pub(crate) fn read(path: &Path) -> io::Result<Option<Process>> {
     let (Some(pid), Some(start_ticks)) = (pid, start_ticks) else {
         return Ok(None);
     };
-    let process = Process { pid, start_ticks };
-    Ok(lives(process).then_some(process))
+    let process = ProcessId { pid, start_ticks };
+    Ok(is_alive(process).then_some(process))
 }
 
 /// Returns whether this very process still runs.
-pub(crate) fn lives(process: Process) -> bool {
+pub(crate) fn is_alive(process: ProcessId) -> bool {
     process.open().ok().flatten().is_some()
 }
 
 /// Sends a signal if this very process still runs, and returns whether it did.
-pub(crate) fn signal(process: Process, signal: Signal) -> io::Result<bool> {
-    if !lives(process) {
+pub(crate) fn signal(process: ProcessId, signal: Signal) -> io::Result<bool> {
+    if !is_alive(process) {
         return Ok(false);
     }
     match kill(Pid::from_raw(process.pid), signal) {

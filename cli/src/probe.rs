@@ -6,13 +6,13 @@ use std::time::Duration;
 use argosy_proto::v1;
 use futures::future::join_all;
 
-use crate::health::Unanswered;
+use crate::health::UnreachableMasters;
 
 /// Timeout of one master.
 const LIMIT: Duration = Duration::from_secs(1);
 
 /// Requests all masters concurrently, and returns for those that do not answer the reason.
-pub(crate) async fn masters(masters: &[v1::Master]) -> anyhow::Result<Unanswered> {
+pub(crate) async fn masters(masters: &[v1::Master]) -> anyhow::Result<UnreachableMasters> {
     // No proxy: cluster addresses are never reached through the environment's proxy. No
     // certificates: nothing here is encrypted, and a host may have none to load.
     let http = reqwest::Client::builder()
@@ -25,13 +25,13 @@ pub(crate) async fn masters(masters: &[v1::Master]) -> anyhow::Result<Unanswered
         async move {
             // Any answer counts; health is not checked here.
             let error = request.send().await.err()?;
-            Some((master.node_id.clone(), in_words(&error)))
+            Some((master.node_id.clone(), describe(&error)))
         }
     });
     Ok(join_all(asked).await.into_iter().flatten().collect())
 }
 
-fn in_words(error: &reqwest::Error) -> String {
+fn describe(error: &reqwest::Error) -> String {
     if error.is_timeout() {
         return format!("does not answer within {} s", LIMIT.as_secs());
     }

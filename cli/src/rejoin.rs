@@ -8,19 +8,19 @@
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use argosy_master::{Config, Parts, RunError};
+use argosy_master::{MasterConfig, MasterError, MasterParts};
 use argosy_proto::v1;
-use argosy_raft::Discarding;
+use argosy_raft::LockedDirectory;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::args::MasterRejoin;
 use crate::commands::confirm;
-use crate::exit::{Code, DONE, Ended, Failure};
-use crate::master::{Places, Prepared, RaftRuntime};
-use crate::operator::Operator;
+use crate::exit::{DONE, Failure, FailureCode, VerbResult};
+use crate::master::{BoundMaster, MasterAddresses, RaftRuntime};
+use crate::operator::ClusterClient;
 use crate::output::{self, note};
-use crate::shutdown::{self, Until};
+use crate::shutdown::{self, StopCondition};
 use crate::{listen, logging, random};
 
 /// Time for the new master to become a voter, including its snapshot.
@@ -31,7 +31,7 @@ const REMOVING: Duration = Duration::from_secs(40);
 /// Pause between two attempts.
 const PAUSE: Duration = Duration::from_millis(200);
 
-pub(crate) fn rejoin(arguments: &MasterRejoin) -> Ended {
+pub(crate) fn rejoin(arguments: &MasterRejoin) -> VerbResult {
     let start = &arguments.start;
     if start.bootstrap {
         return Err(Failure::usage(
@@ -44,10 +44,10 @@ pub(crate) fn rejoin(arguments: &MasterRejoin) -> Ended {
     }
     logging::install(&start.logging)?;
     // First, because a running master keeps its directory and its addresses.
-    let stopped = Discarding::open(&start.data_dir).map_err(|error| {
+    let stopped = LockedDirectory::open(&start.data_dir).map_err(|error| {
         Failure::of(&error).advise("nothing was changed; stop that master first if it is this one")
     })?;
-    let Prepared {
+    let BoundMaster {
         places,
         api,
         raft,
@@ -56,17 +56,17 @@ pub(crate) fn rejoin(arguments: &MasterRejoin) -> Ended {
         runtime,
         // A master that is being filled serves no lists.
         readers: _,
-    } = Prepared::new(start)?;
+    } = BoundMaster::new(start)?;
     // The addresses were free. Until the master runs, calls to them must be refused and not wait.
     drop((api, raft));
     let ended = runtime.block_on(async {
         let stop = CancellationToken::new();
-        shutdown::watch(Until::Signals(&stop))?;
-        let operator = Operator::open(&arguments.reach);
-        if !give_up_data(arguments, &operator, &config, stopped).await? {
+        shutdown::watch(StopCondition::Signals(&stop))?;
+        let operator = ClusterClient::open(&arguments.reach);
+        if !discard_data(arguments, &operator, &config, stopped).await? {
             return Ok(DONE);
         }
-        let host = Host {
+        let host = RejoinEnvironment {
             places: &places,
             raft_runtime: &raft_runtime,
         };
@@ -80,16 +80,16 @@ pub(crate) fn rejoin(arguments: &MasterRejoin) -> Ended {
 }
 
 /// Makes the group remove the former member, then discards its data. Returns false on a dry run.
-async fn give_up_data(
+async fn discard_data(
     arguments: &MasterRejoin,
-    operator: &Operator,
-    config: &Config,
-    stopped: Discarding,
+    operator: &ClusterClient,
+    config: &MasterConfig,
+    stopped: LockedDirectory,
 ) -> Result<bool, Failure> {
     let cluster = operator.cluster(v1::Consistency::Linearizable).await;
     let cluster = cluster.map_err(unchanged)?;
     let former = former(&cluster.masters, &config.raft_address, &config.peers)?;
-    let what = in_words(arguments, &former);
+    let what = describe(arguments, &former);
     if arguments.dry_run {
         note(&format!("would be done: {what}"));
         return Ok(false);
@@ -107,12 +107,12 @@ async fn give_up_data(
 
 /// Makes the group remove a member. The group makes one change at a time, so a change of an earlier
 /// attempt ends first.
-async fn remove(operator: &Operator, id: &str) -> Result<(), Failure> {
+async fn remove(operator: &ClusterClient, id: &str) -> Result<(), Failure> {
     let begun = Instant::now();
     loop {
         match operator.remove_master(id.to_owned()).await {
             Ok(_) => return Ok(()),
-            Err(failure) if failure.code == Code::Refused && begun.elapsed() < REMOVING => {
+            Err(failure) if failure.code == FailureCode::Refused && begun.elapsed() < REMOVING => {
                 tracing::info!(why = %failure.message, "not removed yet");
             }
             Err(failure) => return Err(failure),
@@ -122,24 +122,24 @@ async fn remove(operator: &Operator, id: &str) -> Result<(), Failure> {
 }
 
 /// The environment of the empty master until it has joined.
-struct Host<'a> {
-    places: &'a Places,
+struct RejoinEnvironment<'a> {
+    places: &'a MasterAddresses,
     raft_runtime: &'a RaftRuntime,
 }
 
-impl Host<'_> {
+impl RejoinEnvironment<'_> {
     /// Runs an empty master until it is a voter, and stops it.
     async fn take_data(
         &self,
-        operator: &Operator,
-        config: Config,
+        operator: &ClusterClient,
+        config: MasterConfig,
         stop: &CancellationToken,
     ) -> Result<v1::MembershipReply, Failure> {
         let api = listen::bind(&self.places.listen, "--listen")?;
         let raft = listen::bind(&self.places.raft_listen, "--raft-listen")?;
-        let parts = Parts {
+        let parts = MasterParts {
             api: listen::connections(api).context("cannot use the API's socket")?,
-            raft: self.raft_runtime.surroundings(raft)?,
+            raft: self.raft_runtime.environment(raft)?,
             raft_runtime: self.raft_runtime.handle.clone(),
             readers: tokio::runtime::Handle::current(),
             memory: None,
@@ -180,7 +180,7 @@ fn former<'a>(
     let mut others = masters.iter().filter(is_other);
     if !others.any(|master| peers.contains(&master.raft_address)) {
         return Err(Failure::new(
-            Code::Refused,
+            FailureCode::Refused,
             "no other master of --peers belongs to the group that answers at --masters",
         )
         .advise("nothing was changed; name the other masters of this group with --masters"));
@@ -189,7 +189,7 @@ fn former<'a>(
     Ok(own.collect())
 }
 
-fn in_words(arguments: &MasterRejoin, former: &[&v1::Master]) -> String {
+fn describe(arguments: &MasterRejoin, former: &[&v1::Master]) -> String {
     let ids: Vec<&str> = former
         .iter()
         .map(|master| master.node_id.as_str())
@@ -206,9 +206,9 @@ fn in_words(arguments: &MasterRejoin, former: &[&v1::Master]) -> String {
 
 /// Calls the group until the running, empty master is a voter.
 async fn join(
-    operator: &Operator,
+    operator: &ClusterClient,
     raft_address: &str,
-    running: &mut JoinHandle<Result<(), RunError>>,
+    running: &mut JoinHandle<Result<(), MasterError>>,
     stop: &CancellationToken,
 ) -> Result<v1::MembershipReply, Failure> {
     let begun = Instant::now();
@@ -235,7 +235,10 @@ async fn join(
 
 /// Makes one attempt. A change whose answer was lost may have happened: the repeated call is then
 /// rejected, and the member list shows why.
-async fn try_join(operator: &Operator, raft_address: &str) -> Result<v1::MembershipReply, Failure> {
+async fn try_join(
+    operator: &ClusterClient,
+    raft_address: &str,
+) -> Result<v1::MembershipReply, Failure> {
     let cluster = operator.cluster(v1::Consistency::Linearizable).await?;
     let mut masters = cluster.masters.iter();
     if masters.any(|master| master.voter && master.raft_address == raft_address) {
@@ -287,12 +290,12 @@ mod tests {
     fn another_cluster_is_never_joined_and_a_group_of_one_has_nobody_to_take_from() {
         let others = [master(1, "x:1"), master(2, "y:1")];
         let failure = former(&others, "b:1", &peers()).unwrap_err();
-        assert_eq!(failure.code, Code::Refused);
+        assert_eq!(failure.code, FailureCode::Refused);
         assert!(failure.to_string().contains("nothing was changed"));
         let alone = [master(2, "b:1")];
         let failure = former(&alone, "b:1", &peers()).unwrap_err();
-        assert_eq!(failure.code, Code::Refused);
+        assert_eq!(failure.code, FailureCode::Refused);
         let failure = former(&others, "d:1", &peers()).unwrap_err();
-        assert_eq!(failure.code, Code::Usage);
+        assert_eq!(failure.code, FailureCode::Usage);
     }
 }

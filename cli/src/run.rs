@@ -21,21 +21,23 @@ use std::time::{Duration, Instant};
 
 use argosy_client::Masters;
 use argosy_client::connector::ConnectorConfig;
-use argosy_client::scheduler::{Acknowledge, Driver, Runner, SchedulerConfig, SchedulerError};
+use argosy_client::scheduler::{
+    AcknowledgeMode, SchedulerConfig, SchedulerDriver, SchedulerError, SchedulerRunner,
+};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::args::{GroupRun, Run};
-use crate::exit::{Code, Ended, Failure};
-use crate::operator::{self, Operator};
+use crate::exit::{Failure, FailureCode, VerbResult};
+use crate::operator::{self, ClusterClient};
 use crate::output::note;
 use crate::random;
 
-use attached::Attached;
-use file::File;
+use attached::AttachedRun;
+use file::GroupFile;
 use job::Job;
-use scheduler::{Event, Placer};
+use scheduler::{JobScheduler, RunEvent};
 
 /// Capacity of the event channel from the scheduler. The few events of one job never fill it. If
 /// they did, newer ones would be dropped; the newest state comes again with the next event.
@@ -46,7 +48,7 @@ const FIRST_CONTACT: Duration = Duration::from_secs(30);
 const ASK_WHY: Duration = Duration::from_secs(3);
 
 /// Options of a job that do not concern its content.
-struct Manner {
+struct RunOptions {
     detach: bool,
     quiet: bool,
     timeout: Option<Duration>,
@@ -57,9 +59,9 @@ struct Manner {
     tty: bool,
 }
 
-pub(crate) async fn run(arguments: &Run) -> Ended {
+pub(crate) async fn run(arguments: &Run) -> VerbResult {
     let job = Job::new(arguments, random::number()?)?;
-    let manner = Manner {
+    let manner = RunOptions {
         detach: arguments.detach,
         quiet: arguments.quiet,
         timeout: arguments.timeout,
@@ -71,7 +73,7 @@ pub(crate) async fn run(arguments: &Run) -> Ended {
 }
 
 /// Runs the tasks of a file as one group.
-pub(crate) async fn run_group(arguments: &GroupRun) -> Ended {
+pub(crate) async fn run_group(arguments: &GroupRun) -> VerbResult {
     let path = arguments.file.display().to_string();
     let read = match path.as_str() {
         "-" => std::io::read_to_string(std::io::stdin()),
@@ -79,13 +81,13 @@ pub(crate) async fn run_group(arguments: &GroupRun) -> Ended {
     };
     let text =
         read.map_err(|error| Failure::usage(format!("{path}: it cannot be read: {error}")))?;
-    let file = File::read(&path, &text)?;
+    let file = GroupFile::read(&path, &text)?;
     let job = Job::of_group(&file.group, &file.tasks, &arguments.role);
     let job = job.map_err(|failure| Failure {
         message: format!("{path}: {}", failure.message),
         ..failure
     })?;
-    let manner = Manner {
+    let manner = RunOptions {
         detach: arguments.detach,
         quiet: arguments.quiet,
         timeout: arguments.timeout,
@@ -96,13 +98,18 @@ pub(crate) async fn run_group(arguments: &GroupRun) -> Ended {
     perform(job, manner, &arguments.role, arguments.masters.as_ref()).await
 }
 
-async fn perform(job: Job, manner: Manner, role: &str, masters: Option<&Masters>) -> Ended {
+async fn perform(
+    job: Job,
+    manner: RunOptions,
+    role: &str,
+    masters: Option<&Masters>,
+) -> VerbResult {
     let masters = operator::masters_or_default(masters);
     let (sender, events) = mpsc::channel(EVENTS);
     let config = SchedulerConfig {
         connector: ConnectorConfig::default(),
         info: job.framework(role, manner.detach),
-        acknowledge: Acknowledge::AfterCallback,
+        acknowledge: AcknowledgeMode::AfterCallback,
         tick: Duration::ZERO,
         first_subscription: Some(
             manner
@@ -112,9 +119,9 @@ async fn perform(job: Job, manner: Manner, role: &str, masters: Option<&Masters>
         ),
         ..SchedulerConfig::new(masters.clone(), job.name())
     };
-    let runner = Runner::new(config);
+    let runner = SchedulerRunner::new(config);
     let driver = runner.driver();
-    let mut placer = Placer::new(job.clone(), sender);
+    let mut placer = JobScheduler::new(job.clone(), sender);
     // A separate task: writing output may block the current one, and the session must continue.
     let session =
         tokio::spawn(async move { runner.run(&mut placer, CancellationToken::new()).await });
@@ -124,14 +131,16 @@ async fn perform(job: Job, manner: Manner, role: &str, masters: Option<&Masters>
         ended: session,
         begun: Instant::now(),
     };
-    let operator = Operator::to(masters, ASK_WHY);
-    Attached::new(job, session, operator, manner).finish().await
+    let operator = ClusterClient::to(masters, ASK_WHY);
+    AttachedRun::new(job, session, operator, manner)
+        .finish()
+        .await
 }
 
 /// A running scheduler session.
 struct Session {
-    driver: Driver,
-    events: mpsc::Receiver<Event>,
+    driver: SchedulerDriver,
+    events: mpsc::Receiver<RunEvent>,
     ended: JoinHandle<Result<(), SchedulerError>>,
     begun: Instant,
 }
@@ -144,17 +153,17 @@ fn session_failure(error: &SchedulerError, name: &str) -> Failure {
             operator::refusal_failure(refusal.code, refusal.message.clone())
         }
         SchedulerError::Removed(why) => Failure::new(
-            Code::Failed,
+            FailureCode::Failed,
             format!("{name} was removed while it ran, and its task is killed: {why}"),
         ),
         SchedulerError::Superseded(why) => {
-            Failure::new(Code::Failed, format!("{name} was taken over: {why}"))
+            Failure::new(FailureCode::Failed, format!("{name} was taken over: {why}"))
         }
     }
 }
 
 /// Prints a line about the task unless `--quiet` is set.
-fn tell(manner: &Manner, name: &str, text: &str) {
+fn print_note(manner: &RunOptions, name: &str, text: &str) {
     if !manner.quiet {
         note(&format!("{name:<12} {text}"));
     }

@@ -11,7 +11,7 @@ use crate::agent::END_TASKS;
 
 /// Events outside the process that stop it, and the tokens that they cancel.
 #[derive(Debug, Clone, Copy)]
-pub(crate) enum Until<'a> {
+pub(crate) enum StopCondition<'a> {
     /// Signals only.
     Signals(&'a CancellationToken),
     /// Signals cancel the first token. The end of standard input means that the parent process is
@@ -26,15 +26,17 @@ const FORCED: i32 = 130;
 
 /// Cancels when the process is asked to stop. A second signal or a timeout ends the process
 /// immediately.
-pub(crate) fn watch(until: Until<'_>) -> anyhow::Result<()> {
+pub(crate) fn watch(until: StopCondition<'_>) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
     // A closed terminal does not stop a service.
     let mut hang_up = signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?;
     tokio::spawn(async move { while hang_up.recv().await.is_some() {} });
     let (stop, at_input_end) = match until {
-        Until::Signals(stop) => (stop.clone(), None),
-        Until::SignalsOrInput(stop, at_input_end) => (stop.clone(), Some(at_input_end.clone())),
+        StopCondition::Signals(stop) => (stop.clone(), None),
+        StopCondition::SignalsOrInput(stop, at_input_end) => {
+            (stop.clone(), Some(at_input_end.clone()))
+        }
     };
     tokio::spawn(async move {
         tokio::select! {

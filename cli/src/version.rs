@@ -1,13 +1,13 @@
 //! `argosy version`: release, protocol, features and platform.
 
 use crate::args::Version;
-use crate::exit::Ended;
+use crate::exit::VerbResult;
 use crate::output;
 
 /// Optional features that are compiled in.
 const FEATURES: &[&str] = &["rocksdb"];
 
-pub(crate) fn show(arguments: &Version) -> Ended {
+pub(crate) fn show(arguments: &Version) -> VerbResult {
     let mut text = format!("argosy {}\n", env!("CARGO_PKG_VERSION"));
     if arguments.verbose {
         let build = if cfg!(debug_assertions) {
@@ -18,7 +18,7 @@ pub(crate) fn show(arguments: &Version) -> Ended {
         text.push_str(&output::plain(&[
             (
                 "protocol",
-                format!("argosy.v1, {}", argosy_proto::versions::Versions::OWN),
+                format!("argosy.v1, {}", argosy_proto::versions::VersionRange::OWN),
             ),
             ("features", FEATURES.join(", ")),
             ("build", build.to_owned()),

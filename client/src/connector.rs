@@ -15,12 +15,12 @@ use tonic::metadata::MetadataMap;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Response, Status};
 
-pub use argosy_proto::transport::{Connection, Dialer, Expected, PeerIdentity};
-use argosy_proto::versions::{self, Versions};
+pub use argosy_proto::transport::{Connection, Dialer, ExpectedPeer, PeerIdentity};
+use argosy_proto::versions::{self, VersionRange};
 
-use crate::failure::{CallError, Failed, Refusal, judge};
-use crate::leader::{Cause, NoMaster, Search, Step, next_random};
-use crate::leader_watch::{Reign, Reigns};
+use crate::failure::{AttemptError, CallError, MasterRejection, classify};
+use crate::leader::{LeaderSearch, LeaderSearchStep, MasterFailure, NoMaster, next_random};
+use crate::leader_watch::{LeaderEpoch, LeaderWatch};
 use crate::masters::Masters;
 
 /// Name of the reply header in which every master names the leader's API address.
@@ -56,14 +56,14 @@ impl Default for ConnectorConfig {
     fn default() -> Self {
         Self {
             dialer: Dialer::tcp(),
-            seed: chance(),
+            seed: random_seed(),
         }
     }
 }
 
 /// Whether a call may be sent again after it was sent once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Repeat {
+pub(crate) enum RepeatPolicy {
     /// The call reads, or its number or request id makes repeats harmless.
     Always,
     /// Only as long as no master can have received it.
@@ -79,12 +79,12 @@ pub struct Connector {
 struct Inner {
     masters: Masters,
     dialer: Dialer,
-    reigns: Reigns,
+    reigns: LeaderWatch,
     // A lock, because calls run concurrently on many tasks; it is never held across an await.
-    known: Mutex<Known>,
+    known: Mutex<KnownMasters>,
 }
 
-struct Known {
+struct KnownMasters {
     likely: Option<String>,
     // One entry for each address that is on the list or was named by a master. Entries of unlisted
     // addresses are evicted, which bounds the map.
@@ -99,7 +99,7 @@ impl Connector {
     /// Creates a connector without opening connections.
     #[must_use]
     pub fn new(masters: Masters, config: ConnectorConfig) -> Self {
-        let known = Known {
+        let known = KnownMasters {
             likely: None,
             channels: HashMap::new(),
             avoided: HashMap::new(),
@@ -110,7 +110,7 @@ impl Connector {
             inner: Arc::new(Inner {
                 masters,
                 dialer: config.dialer,
-                reigns: Reigns::new(),
+                reigns: LeaderWatch::new(),
                 known: Mutex::new(known),
             }),
         }
@@ -131,13 +131,13 @@ impl Connector {
     /// Records that nothing was received from `address` for too long. The network may have failed,
     /// so no connection that is open now is used for later calls: another dead one would cost as
     /// long again.
-    pub(crate) fn fell_silent(&self, address: &str) {
-        self.distrust(address);
+    pub(crate) fn mark_silent(&self, address: &str) {
+        self.drop_connection(address);
         self.known(|known| known.channels.clear());
     }
 
     /// Drops the connection to `address` for later calls, and calls other masters first.
-    pub(crate) fn distrust(&self, address: &str) {
+    pub(crate) fn drop_connection(&self, address: &str) {
         self.known(|known| {
             known.channels.remove(address);
             known.heard.remove(address);
@@ -155,7 +155,7 @@ impl Connector {
 
     /// Records that a master has reported a new epoch. Its leader exists, so an earlier failure to
     /// reach it no longer counts.
-    pub(crate) fn note_reign(&self, leader: &str) {
+    pub(crate) fn note_epoch(&self, leader: &str) {
         self.known(|known| {
             known.avoided.remove(leader);
             known.likely = Some(leader.to_owned());
@@ -172,14 +172,14 @@ impl Connector {
     ) -> impl Future<Output = String> + Send + use<> {
         let connector = self.clone();
         if let Some(epoch) = epoch {
-            self.inner.reigns.learn(epoch, &address);
+            self.inner.reigns.record(epoch, &address);
         }
         async move {
             let reigns = &connector.inner.reigns;
             let epoch = epoch.unwrap_or_else(|| reigns.epoch());
             let news = reigns.after(epoch, &address, (&connector, Duration::ZERO));
             let news = news.await;
-            connector.distrust(&address);
+            connector.drop_connection(&address);
             replaced(&news)
         }
     }
@@ -188,9 +188,9 @@ impl Connector {
     pub(crate) async fn call<T, F, Fut>(
         &self,
         deadline: Duration,
-        repeat: Repeat,
+        repeat: RepeatPolicy,
         ask: F,
-    ) -> Result<Answer<T>, CallError>
+    ) -> Result<MasterAnswer<T>, CallError>
     where
         F: Fn(Channel, Duration) -> Fut,
         Fut: Future<Output = Result<Response<T>, Status>>,
@@ -211,28 +211,30 @@ impl Connector {
                 return Err(out_of_time(deadline, was_sent, search.causes()));
             }
             let address = match search.next() {
-                Step::Ask(address) => address,
-                Step::Pause(ms) => {
+                LeaderSearchStep::Call(address) => address,
+                LeaderSearchStep::Pause(ms) => {
                     tokio::time::sleep(left.min(Duration::from_millis(ms))).await;
                     continue;
                 }
             };
             // A call that cannot be repeated gets all the remaining time.
             let limit = match repeat {
-                Repeat::Always if search.is_first_round() && !self.has_heard(&address) => {
+                RepeatPolicy::Always if search.is_first_round() && !self.has_heard(&address) => {
                     left.min(FIRST_ATTEMPT)
                 }
-                Repeat::Always => left.min(ATTEMPT_TIMEOUT),
-                Repeat::OnlyUnsent => left,
+                RepeatPolicy::Always => left.min(ATTEMPT_TIMEOUT),
+                RepeatPolicy::OnlyUnsent => left,
             };
             match self.attempt(&address, limit, (repeat, epoch), &ask).await {
                 Ok(answer) => return Ok(answer),
-                Err((Failed::Refused(refusal), _)) => return Err(CallError::Refused(refusal)),
-                Err((Failed::Elsewhere { cause, sent }, hint)) => {
+                Err((AttemptError::Refused(refusal), _)) => {
+                    return Err(CallError::Refused(refusal));
+                }
+                Err((AttemptError::TryNext { cause, sent }, hint)) => {
                     tracing::debug!(address, %cause, hint, "trying another master");
                     was_sent |= sent;
                     search.failed(&address, cause, hint);
-                    if sent && repeat == Repeat::OnlyUnsent {
+                    if sent && repeat == RepeatPolicy::OnlyUnsent {
                         return Err(out_of_time(begun.elapsed(), true, search.causes()));
                     }
                 }
@@ -244,9 +246,9 @@ impl Connector {
         &self,
         address: &str,
         limit: Duration,
-        (repeat, epoch): (Repeat, u64),
+        (repeat, epoch): (RepeatPolicy, u64),
         ask: &F,
-    ) -> Result<Answer<T>, (Failed, Option<String>)>
+    ) -> Result<MasterAnswer<T>, (AttemptError, Option<String>)>
     where
         F: Fn(Channel, Duration) -> Fut,
         Fut: Future<Output = Result<Response<T>, Status>>,
@@ -254,7 +256,7 @@ impl Connector {
         let limit_ms = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
         let channel = self
             .channel(address)
-            .map_err(|cause| (Failed::Elsewhere { cause, sent: false }, None))?;
+            .map_err(|cause| (AttemptError::TryNext { cause, sent: false }, None))?;
         let reigns = &self.inner.reigns;
         let outcome = tokio::select! {
             biased;
@@ -263,21 +265,21 @@ impl Connector {
                 Err(_) => Err(Status::deadline_exceeded("no answer in time")),
             },
             // A master that is frozen, or knows no leader, keeps a caller waiting.
-            news = reigns.after(epoch, address, (self, QUIET)), if repeat == Repeat::Always => {
-                let cause = Cause::Unavailable(replaced(&news));
-                return Err((Failed::Elsewhere { cause, sent: true }, Some(news.leader)));
+            news = reigns.after(epoch, address, (self, QUIET)), if repeat == RepeatPolicy::Always => {
+                let cause = MasterFailure::Unavailable(replaced(&news));
+                return Err((AttemptError::TryNext { cause, sent: true }, Some(news.leader)));
             }
         };
         match outcome {
             Ok(response) => {
                 if let Err(why) = common_version(response.metadata()) {
                     self.note_heard(address);
-                    return Err((Failed::Refused(why), None));
+                    return Err((AttemptError::Refused(why), None));
                 }
                 let leader = leader_of(response.metadata()).unwrap_or_else(|| address.to_owned());
                 self.note_heard(address);
                 self.note_leader(&leader);
-                Ok(Answer {
+                Ok(MasterAnswer {
                     body: response.into_inner(),
                     address: address.to_owned(),
                 })
@@ -285,28 +287,30 @@ impl Connector {
             Err(status) => {
                 let hint = leader_of(status.metadata())
                     .filter(|hint| hint != address && !self.avoids(hint));
-                let failed = judge(&status, limit_ms);
+                let failed = classify(&status, limit_ms);
                 match &failed {
-                    Failed::Refused(_) => self.note_heard(address),
-                    Failed::Elsewhere { cause, .. } => self.note_failure(address, cause),
+                    AttemptError::Refused(_) => self.note_heard(address),
+                    AttemptError::TryNext { cause, .. } => self.note_failure(address, cause),
                 }
                 Err((failed, hint))
             }
         }
     }
 
-    fn note_failure(&self, address: &str, cause: &Cause) {
+    fn note_failure(&self, address: &str, cause: &MasterFailure) {
         match cause {
-            Cause::TimedOut(_) => self.fell_silent(address),
-            Cause::NoHost(_) => self.distrust(address),
-            Cause::Refused | Cause::Broken(_) | Cause::Unavailable(_) => self.known(|known| {
-                if known.likely.as_deref() == Some(address) {
-                    known.likely = None;
-                }
-                known.heard.remove(address);
-            }),
+            MasterFailure::TimedOut(_) => self.mark_silent(address),
+            MasterFailure::NoHost(_) => self.drop_connection(address),
+            MasterFailure::Refused | MasterFailure::Broken(_) | MasterFailure::Unavailable(_) => {
+                self.known(|known| {
+                    if known.likely.as_deref() == Some(address) {
+                        known.likely = None;
+                    }
+                    known.heard.remove(address);
+                })
+            }
         }
-        if matches!(cause, Cause::Unavailable(_)) {
+        if matches!(cause, MasterFailure::Unavailable(_)) {
             self.note_heard(address);
         }
     }
@@ -335,18 +339,18 @@ impl Connector {
         self.known(|known| known.avoids(address))
     }
 
-    fn search(&self) -> Search {
+    fn search(&self) -> LeaderSearch {
         self.known(|known| {
             let seed = next_random(&mut known.random);
             let likely = known.likely.clone().filter(|likely| !known.avoids(likely));
             let masters = &self.inner.masters;
             let unheard = masters.addresses().iter();
             let unheard = unheard.filter(|address| !known.heard.contains(*address));
-            Search::new(masters, likely, unheard.cloned().collect(), seed)
+            LeaderSearch::new(masters, likely, unheard.cloned().collect(), seed)
         })
     }
 
-    pub(crate) fn channel(&self, address: &str) -> Result<Channel, Cause> {
+    pub(crate) fn channel(&self, address: &str) -> Result<Channel, MasterFailure> {
         if let Some(channel) = self.known(|known| known.channels.get(address).cloned()) {
             return Ok(channel);
         }
@@ -366,7 +370,7 @@ impl Connector {
         })
     }
 
-    fn known<T>(&self, look: impl FnOnce(&mut Known) -> T) -> T {
+    fn known<T>(&self, look: impl FnOnce(&mut KnownMasters) -> T) -> T {
         let mut known = self
             .inner
             .known
@@ -376,7 +380,7 @@ impl Connector {
     }
 }
 
-impl Known {
+impl KnownMasters {
     fn note_leader(&mut self, address: &str) {
         if !self.avoids(address) && self.likely.as_deref() != Some(address) {
             self.likely = Some(address.to_owned());
@@ -391,7 +395,7 @@ impl Known {
 }
 
 /// A successful answer, and the master that gave it.
-pub(crate) struct Answer<T> {
+pub(crate) struct MasterAnswer<T> {
     pub(crate) body: T,
     pub(crate) address: String,
 }
@@ -407,20 +411,20 @@ fn out_of_time(waited: Duration, was_sent: bool, causes: NoMaster) -> CallError 
     }
 }
 
-fn replaced(news: &Reign) -> String {
+fn replaced(news: &LeaderEpoch) -> String {
     format!("{} leads since epoch {}", news.leader, news.epoch)
 }
 
 /// Checks the versions that a master names; a master of release 0.1.0 names none.
-fn common_version(metadata: &MetadataMap) -> Result<(), Refusal> {
+fn common_version(metadata: &MetadataMap) -> Result<(), MasterRejection> {
     let named = metadata.get(versions::HEADER);
     let named = named.and_then(|named| named.to_str().ok()?.parse().ok());
     let Some(theirs) = named else {
         return Ok(());
     };
-    match Versions::OWN.common(theirs, "the master") {
+    match VersionRange::OWN.common(theirs, "the master") {
         Ok(_) => Ok(()),
-        Err(why) => Err(Refusal::of_versions(&why)),
+        Err(why) => Err(MasterRejection::of_versions(&why)),
     }
 }
 
@@ -430,21 +434,22 @@ fn leader_of(metadata: &MetadataMap) -> Option<String> {
     Some(Masters::new([address]).ok()?.addresses()[0].clone())
 }
 
-fn open(address: &str, dialer: &Dialer) -> Result<Channel, Cause> {
+fn open(address: &str, dialer: &Dialer) -> Result<Channel, MasterFailure> {
     let endpoint = Endpoint::from_shared(format!("http://{address}"))
-        .map_err(|error| Cause::NoHost(error.to_string()))?
+        .map_err(|error| MasterFailure::NoHost(error.to_string()))?
         .http2_keep_alive_interval(Duration::from_secs(10))
         .keep_alive_timeout(Duration::from_secs(5))
         .keep_alive_while_idle(true)
         .http2_adaptive_window(false)
         .initial_stream_window_size(1024 * 1024)
         .initial_connection_window_size(8 * 1024 * 1024);
-    Ok(endpoint.connect_with_connector_lazy(dialer.connector(CONNECT_TIMEOUT, Expected::MASTER)))
+    Ok(endpoint
+        .connect_with_connector_lazy(dialer.connector(CONNECT_TIMEOUT, ExpectedPeer::MASTER)))
 }
 
 /// Returns a random number that is never 0, and that no other process is likely to have drawn.
 #[must_use]
-pub fn chance() -> u64 {
+pub fn random_seed() -> u64 {
     use std::hash::{BuildHasher, Hasher};
     // The operating system's randomness seeds each `RandomState`.
     let mut hasher = std::collections::hash_map::RandomState::new().build_hasher();

@@ -9,12 +9,12 @@ use argosy_proto::versions::{self, NoCommonVersion};
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
-use crate::leader::{Cause, NoMaster};
+use crate::leader::{MasterFailure, NoMaster};
 
 /// A master's rejection, with its reason.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
-pub struct Refusal {
+pub struct MasterRejection {
     /// The gRPC code.
     pub code: Code,
     /// Machine-readable code of a closed set, such as "offer-used"; empty if the master gave none.
@@ -25,7 +25,7 @@ pub struct Refusal {
     pub details: BTreeMap<String, String>,
 }
 
-impl Refusal {
+impl MasterRejection {
     /// Returns the rejection of a master that supports none of this program's versions.
     pub(crate) fn of_versions(why: &NoCommonVersion) -> Self {
         Self {
@@ -61,7 +61,7 @@ impl Refusal {
 pub enum CallError {
     /// A master rejected the call: it had no effect.
     #[error(transparent)]
-    Refused(Refusal),
+    Refused(MasterRejection),
     /// No master could be called in time: the call had no effect.
     #[error("{0}")]
     NoMaster(NoMaster),
@@ -77,15 +77,15 @@ pub enum CallError {
 
 /// The meaning of a failed attempt for the search.
 #[derive(Debug)]
-pub(crate) enum Failed {
+pub(crate) enum AttemptError {
     /// The master's own answer.
-    Refused(Refusal),
+    Refused(MasterRejection),
     /// Another master is to be called. `sent`: the request may have reached a master.
-    Elsewhere { cause: Cause, sent: bool },
+    TryNext { cause: MasterFailure, sent: bool },
 }
 
 /// Classifies the status of an attempt that was given `timeout_ms`.
-pub(crate) fn judge(status: &Status, timeout_ms: u64) -> Failed {
+pub(crate) fn classify(status: &Status, timeout_ms: u64) -> AttemptError {
     // A status that the local transport created has a source; one that a master sent has none.
     let local = status.source().is_some();
     match status.code() {
@@ -93,30 +93,32 @@ pub(crate) fn judge(status: &Status, timeout_ms: u64) -> Failed {
             let cause = cause_of(status, timeout_ms);
             // A connection that was never established has carried nothing.
             let sent = !never_connected(status);
-            Failed::Elsewhere { cause, sent }
+            AttemptError::TryNext { cause, sent }
         }
         // A numbered call or one with a request id is repeated unchanged, so "sent" is harmless. A
         // master that reports that it knows no leader has done nothing.
-        Code::Unavailable => Failed::Elsewhere {
-            cause: Cause::Unavailable(short(status.message())),
-            sent: Refusal::from_status(status).reason != "no-leader",
+        Code::Unavailable => AttemptError::TryNext {
+            cause: MasterFailure::Unavailable(short(status.message())),
+            sent: MasterRejection::from_status(status).reason != "no-leader",
         },
         // The call had no effect, and another master may have room.
-        Code::ResourceExhausted if Refusal::from_status(status).reason == "too-many-reads" => {
-            Failed::Elsewhere {
-                cause: Cause::Unavailable(short(status.message())),
+        Code::ResourceExhausted
+            if MasterRejection::from_status(status).reason == "too-many-reads" =>
+        {
+            AttemptError::TryNext {
+                cause: MasterFailure::Unavailable(short(status.message())),
                 sent: false,
             }
         }
-        Code::DeadlineExceeded | Code::Cancelled => Failed::Elsewhere {
-            cause: Cause::TimedOut(timeout_ms),
+        Code::DeadlineExceeded | Code::Cancelled => AttemptError::TryNext {
+            cause: MasterFailure::TimedOut(timeout_ms),
             sent: true,
         },
-        _ if local => Failed::Elsewhere {
+        _ if local => AttemptError::TryNext {
             cause: cause_of(status, timeout_ms),
             sent: true,
         },
-        _ => Failed::Refused(Refusal::from_status(status)),
+        _ => AttemptError::Refused(MasterRejection::from_status(status)),
     }
 }
 
@@ -132,27 +134,30 @@ fn never_connected(status: &Status) -> bool {
 }
 
 /// Returns the innermost cause of an error as a cause of the search.
-pub(crate) fn cause_of(error: &(dyn std::error::Error + 'static), timeout_ms: u64) -> Cause {
+pub(crate) fn cause_of(
+    error: &(dyn std::error::Error + 'static),
+    timeout_ms: u64,
+) -> MasterFailure {
     let mut last = error.to_string();
     let mut next = Some(error);
     while let Some(error) = next {
         if let Some(io) = error.downcast_ref::<std::io::Error>() {
             match io.kind() {
-                std::io::ErrorKind::ConnectionRefused => return Cause::Refused,
-                std::io::ErrorKind::TimedOut => return Cause::TimedOut(timeout_ms),
+                std::io::ErrorKind::ConnectionRefused => return MasterFailure::Refused,
+                std::io::ErrorKind::TimedOut => return MasterFailure::TimedOut(timeout_ms),
                 _ if io.to_string().contains("failed to lookup address") => {
-                    return Cause::NoHost(short(&io.to_string()));
+                    return MasterFailure::NoHost(short(&io.to_string()));
                 }
                 _ => {}
             }
         }
         if error.is::<tokio::time::error::Elapsed>() {
-            return Cause::TimedOut(timeout_ms);
+            return MasterFailure::TimedOut(timeout_ms);
         }
         last = error.to_string();
         next = error.source();
     }
-    Cause::Broken(short(&last))
+    MasterFailure::Broken(short(&last))
 }
 
 fn short(text: &str) -> String {
@@ -170,7 +175,7 @@ mod tests {
         let details = ErrorDetails::with_error_info("offer-used", "argosy", numbers);
         let status =
             Status::with_error_details(Code::FailedPrecondition, "offer 12.7 is used", details);
-        let Failed::Refused(refusal) = judge(&status, 10) else {
+        let AttemptError::Refused(refusal) = classify(&status, 10) else {
             panic!("not a refusal");
         };
         assert_eq!(refusal.reason, "offer-used");
@@ -182,16 +187,16 @@ mod tests {
     fn a_master_without_a_leader_has_done_nothing() {
         let details = ErrorDetails::with_error_info("no-leader", "argosy", []);
         let status = Status::with_error_details(Code::Unavailable, "there is no leader", details);
-        let judged = judge(&status, 10);
-        assert!(matches!(judged, Failed::Elsewhere { sent: false, .. }));
+        let judged = classify(&status, 10);
+        assert!(matches!(judged, AttemptError::TryNext { sent: false, .. }));
     }
 
     #[test]
     fn a_deadline_means_unknown_and_never_no() {
         for code in [Code::DeadlineExceeded, Code::Unavailable, Code::Cancelled] {
-            let judged = judge(&Status::new(code, "x"), 10);
+            let judged = classify(&Status::new(code, "x"), 10);
             assert!(
-                matches!(judged, Failed::Elsewhere { sent: true, .. }),
+                matches!(judged, AttemptError::TryNext { sent: true, .. }),
                 "{code:?}"
             );
         }

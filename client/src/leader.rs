@@ -14,7 +14,7 @@ const LONGEST_PAUSE_MS: u64 = 1_000;
 
 /// The reason for which one master could not serve the call.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Cause {
+pub enum MasterFailure {
     /// No process listens at the address.
     Refused,
     /// No answer within this number of milliseconds.
@@ -27,7 +27,7 @@ pub enum Cause {
     Unavailable(String),
 }
 
-impl fmt::Display for Cause {
+impl fmt::Display for MasterFailure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Refused => f.write_str("refused"),
@@ -44,7 +44,7 @@ impl fmt::Display for Cause {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct NoMaster {
     /// The newest cause of each address, in the order of the list.
-    pub causes: Vec<(String, Cause)>,
+    pub causes: Vec<(String, MasterFailure)>,
 }
 
 impl fmt::Display for NoMaster {
@@ -52,7 +52,7 @@ impl fmt::Display for NoMaster {
         let answered = self
             .causes
             .iter()
-            .any(|(_, cause)| matches!(cause, Cause::Unavailable(_)));
+            .any(|(_, cause)| matches!(cause, MasterFailure::Unavailable(_)));
         f.write_str(if answered {
             "no leader answers: "
         } else {
@@ -70,9 +70,9 @@ impl std::error::Error for NoMaster {}
 
 /// The next step of a search.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Step {
+pub(crate) enum LeaderSearchStep {
     /// Call this address.
-    Ask(String),
+    Call(String),
     /// All were called: wait this number of milliseconds, then continue.
     Pause(u64),
 }
@@ -80,19 +80,19 @@ pub(crate) enum Step {
 /// One search: rounds over the list with growing pauses between them. The likeliest address comes
 /// first, and masters that have never answered come last.
 #[derive(Debug)]
-pub(crate) struct Search {
+pub(crate) struct LeaderSearch {
     masters: Vec<String>,
     queue: VecDeque<String>,
     asked: Vec<String>,
     rounds: u32,
-    causes: BTreeMap<String, Cause>,
+    causes: BTreeMap<String, MasterFailure>,
     likely: Option<String>,
     last: BTreeSet<String>,
     pause_ms: u64,
     random: u64,
 }
 
-impl Search {
+impl LeaderSearch {
     pub(crate) fn new(
         masters: &Masters,
         likely: Option<String>,
@@ -140,16 +140,16 @@ impl Search {
         self.queue.push_front(address);
     }
 
-    pub(crate) fn next(&mut self) -> Step {
+    pub(crate) fn next(&mut self) -> LeaderSearchStep {
         if let Some(address) = self.queue.pop_front() {
             self.asked.push(address.clone());
-            return Step::Ask(address);
+            return LeaderSearchStep::Call(address);
         }
         self.begin_round();
         let pause_ms = self.pause_ms;
         self.pause_ms = (pause_ms * 2).min(LONGEST_PAUSE_MS);
         let jitter = next_random(&mut self.random) % (pause_ms / 2 + 1);
-        Step::Pause(pause_ms / 2 + jitter)
+        LeaderSearchStep::Pause(pause_ms / 2 + jitter)
     }
 
     /// Calls a newly reported leader next, even if it was called before it led.
@@ -159,7 +159,7 @@ impl Search {
     }
 
     /// Records the failure of `address`. A leader that it names is called next, once in each round.
-    pub(crate) fn failed(&mut self, address: &str, cause: Cause, hint: Option<String>) {
+    pub(crate) fn failed(&mut self, address: &str, cause: MasterFailure, hint: Option<String>) {
         self.causes.insert(address.to_owned(), cause);
         if self.likely.as_deref() == Some(address) {
             self.likely = None;
@@ -199,9 +199,9 @@ pub(crate) fn next_random(state: &mut u64) -> u64 {
 mod tests {
     use super::*;
 
-    fn search(likely: Option<&str>) -> Search {
+    fn search(likely: Option<&str>) -> LeaderSearch {
         let masters = "a:1,b:1,c:1".parse().unwrap();
-        Search::new(&masters, likely.map(str::to_owned), BTreeSet::new(), 7)
+        LeaderSearch::new(&masters, likely.map(str::to_owned), BTreeSet::new(), 7)
     }
 
     #[test]
@@ -209,7 +209,7 @@ mod tests {
         let masters = "a:1,b:1,c:1,d:1,e:1".parse().unwrap();
         for seed in 0..20 {
             let last = ["b:1", "d:1"].map(str::to_owned).into();
-            let mut search = Search::new(&masters, None, last, seed);
+            let mut search = LeaderSearch::new(&masters, None, last, seed);
             let round: Vec<_> = (0..5).map(|_| ask(&mut search)).collect();
             let mut late = round[3..].to_vec();
             late.sort();
@@ -217,10 +217,10 @@ mod tests {
         }
     }
 
-    fn ask(search: &mut Search) -> String {
+    fn ask(search: &mut LeaderSearch) -> String {
         match search.next() {
-            Step::Ask(address) => address,
-            Step::Pause(ms) => panic!("paused for {ms} ms"),
+            LeaderSearchStep::Call(address) => address,
+            LeaderSearchStep::Pause(ms) => panic!("paused for {ms} ms"),
         }
     }
 
@@ -231,7 +231,7 @@ mod tests {
         assert_eq!(round[0], "b:1");
         round.sort();
         assert_eq!(round, ["a:1", "b:1", "c:1"]);
-        assert!(matches!(search.next(), Step::Pause(_)));
+        assert!(matches!(search.next(), LeaderSearchStep::Pause(_)));
         assert_eq!(ask(&mut search), "b:1");
     }
 
@@ -241,26 +241,26 @@ mod tests {
         let first = ask(&mut search);
         search.failed(
             &first,
-            Cause::Unavailable("no leader".into()),
+            MasterFailure::Unavailable("no leader".into()),
             Some("d:1".into()),
         );
         assert_eq!(ask(&mut search), "d:1");
         // Two masters that name each other cannot prolong the search endlessly.
-        search.failed("d:1", Cause::Refused, Some("a:1".into()));
+        search.failed("d:1", MasterFailure::Refused, Some("a:1".into()));
         let rest = [ask(&mut search), ask(&mut search)];
         assert!(rest.contains(&"b:1".into()) && rest.contains(&"c:1".into()));
-        assert!(matches!(search.next(), Step::Pause(_)));
+        assert!(matches!(search.next(), LeaderSearchStep::Pause(_)));
     }
 
     #[test]
     fn who_leads_by_now_is_asked_again_in_the_same_round() {
         let mut search = search(Some("a:1"));
         let first = ask(&mut search);
-        search.failed(&first, Cause::Unavailable("no leader".into()), None);
+        search.failed(&first, MasterFailure::Unavailable("no leader".into()), None);
         search.prefer("a:1".into());
         let round: Vec<_> = (0..3).map(|_| ask(&mut search)).collect();
         assert_eq!(round[0], "a:1");
-        assert!(matches!(search.next(), Step::Pause(_)));
+        assert!(matches!(search.next(), LeaderSearchStep::Pause(_)));
     }
 
     #[test]
@@ -268,7 +268,7 @@ mod tests {
         let mut search = search(None);
         let mut pauses = Vec::new();
         while pauses.len() < 12 {
-            if let Step::Pause(ms) = search.next() {
+            if let LeaderSearchStep::Pause(ms) = search.next() {
                 pauses.push(ms);
             }
         }
@@ -279,13 +279,17 @@ mod tests {
     #[test]
     fn the_last_words_name_each_address_and_its_cause() {
         let mut search = search(None);
-        search.failed("b:1", Cause::TimedOut(2_000), None);
-        search.failed("a:1", Cause::Refused, None);
+        search.failed("b:1", MasterFailure::TimedOut(2_000), None);
+        search.failed("a:1", MasterFailure::Refused, None);
         assert_eq!(
             search.causes().to_string(),
             "no master answers: a:1 refused, b:1 timed out after 2 s"
         );
-        search.failed("c:1", Cause::Unavailable("no leader is known".into()), None);
+        search.failed(
+            "c:1",
+            MasterFailure::Unavailable("no leader is known".into()),
+            None,
+        );
         assert!(
             search
                 .causes()

@@ -36,7 +36,7 @@ const UNKNOWN_PAUSE_MS: u64 = 30_000;
 
 /// An epoch that a master has reported.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub(crate) struct Reign {
+pub(crate) struct LeaderEpoch {
     /// The epoch; 0 if none was reported yet.
     pub(crate) epoch: u64,
     /// API address of its leader.
@@ -44,15 +44,15 @@ pub(crate) struct Reign {
 }
 
 /// The newest epoch that any master reported, and the program's shared listener.
-pub(crate) struct Reigns {
-    newest: watch::Sender<Reign>,
+pub(crate) struct LeaderWatch {
+    newest: watch::Sender<LeaderEpoch>,
     // Held while listening, by one caller for all: the others wait for `newest`, or for the lock.
-    ear: Mutex<Ear>,
+    ear: Mutex<WatchListener>,
 }
 
 #[derive(Default)]
-struct Ear {
-    open: Option<Open>,
+struct WatchListener {
+    open: Option<EpochStream>,
     failures: u32,
     /// Whether the last master that was called does not support the watch.
     is_unknown: bool,
@@ -60,13 +60,13 @@ struct Ear {
     failed: HashMap<String, Instant>,
 }
 
-struct Open {
+struct EpochStream {
     address: String,
     stream: Streaming<v1::Reign>,
     has_spoken: bool,
 }
 
-impl Open {
+impl EpochStream {
     async fn next(&mut self) -> Option<v1::Reign> {
         let message = self.stream.message();
         let told = if self.has_spoken {
@@ -80,10 +80,10 @@ impl Open {
     }
 }
 
-impl Reigns {
+impl LeaderWatch {
     pub(crate) fn new() -> Self {
         Self {
-            newest: watch::Sender::new(Reign::default()),
+            newest: watch::Sender::new(LeaderEpoch::default()),
             ear: Mutex::default(),
         }
     }
@@ -94,7 +94,7 @@ impl Reigns {
     }
 
     /// Returns the newest reported epoch, if it is after `epoch`.
-    pub(crate) fn newer(&self, epoch: u64) -> Option<Reign> {
+    pub(crate) fn newer(&self, epoch: u64) -> Option<LeaderEpoch> {
         let newest = self.newest.borrow();
         (newest.epoch > epoch).then(|| newest.clone())
     }
@@ -106,10 +106,10 @@ impl Reigns {
         epoch: u64,
         address: &str,
         (connector, quiet): (&Connector, Duration),
-    ) -> Reign {
+    ) -> LeaderEpoch {
         let mut newest = self.newest.subscribe();
         let listen_from = Instant::now() + quiet;
-        let is_news = |reign: &Reign| reign.epoch > epoch && reign.leader != address;
+        let is_news = |reign: &LeaderEpoch| reign.epoch > epoch && reign.leader != address;
         loop {
             let listened = async {
                 tokio::time::sleep_until(listen_from).await;
@@ -140,10 +140,10 @@ impl Reigns {
         } else {
             ear.failures = 0;
         }
-        self.heard(&reign, connector);
+        self.handle_message(&reign, connector);
     }
 
-    fn heard(&self, reign: &v1::Reign, connector: &Connector) {
+    fn handle_message(&self, reign: &v1::Reign, connector: &Connector) {
         // An invalid address is useless.
         let Ok(leader) = Masters::new([&reign.leader_address]) else {
             return;
@@ -151,13 +151,13 @@ impl Reigns {
         let leader = leader.addresses()[0].clone();
         // A master that lags reports an old epoch.
         if self.epoch() < reign.epoch {
-            connector.note_reign(&leader);
-            self.learn(reign.epoch, &leader);
+            connector.note_epoch(&leader);
+            self.record(reign.epoch, &leader);
         }
     }
 
     /// Records an epoch from any source.
-    pub(crate) fn learn(&self, epoch: u64, leader: &str) {
+    pub(crate) fn record(&self, epoch: u64, leader: &str) {
         self.newest.send_if_modified(|newest| {
             let is_newer = newest.epoch < epoch;
             if is_newer {
@@ -168,7 +168,7 @@ impl Reigns {
     }
 }
 
-impl Ear {
+impl WatchListener {
     async fn open(&mut self, connector: &Connector) {
         let Some(address) = self.next(connector) else {
             // There is only one master, so no other could report a new leader, unless one is named
@@ -193,7 +193,7 @@ impl Ear {
         self.is_unknown = matches!(&opened, Err(why) if why.code() == Code::Unimplemented);
         match opened {
             Ok(stream) => {
-                self.open = Some(Open {
+                self.open = Some(EpochStream {
                     address,
                     stream,
                     has_spoken: false,

@@ -20,12 +20,12 @@ pub mod scheduler;
 pub mod test_masters;
 pub mod uplink;
 
-pub use connector::{Connector, ConnectorConfig, Dialer, Expected, PeerIdentity};
-pub use failure::{CallError, Refusal};
+pub use connector::{Connector, ConnectorConfig, Dialer, ExpectedPeer, PeerIdentity};
+pub use failure::{CallError, MasterRejection};
 pub use leader::NoMaster;
 pub use masters::{InvalidMasters, Masters};
 pub use operator::OperatorClient;
-pub use scheduler::{Driver, Scheduler, SchedulerConfig};
+pub use scheduler::{Scheduler, SchedulerConfig, SchedulerDriver};
 pub use uplink::AgentUplink;
 // Frameworks use the same arithmetic as the masters, and depend on this crate only.
 pub use argosy_state::resources::{InvalidResources, Resources};

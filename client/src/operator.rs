@@ -9,14 +9,14 @@ use std::time::Duration;
 
 use argosy_proto::v1;
 use argosy_proto::v1::operator_client::OperatorClient as Stub;
-use argosy_proto::versions::{self, Versions};
+use argosy_proto::versions::{self, VersionRange};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::connector::{Connector, DEFAULT_DEADLINE, MESSAGE_BYTES, Repeat, chance};
-use crate::failure::{CallError, Refusal};
+use crate::connector::{Connector, DEFAULT_DEADLINE, MESSAGE_BYTES, RepeatPolicy, random_seed};
+use crate::failure::{CallError, MasterRejection};
 
 /// Capacity for batches to be sent on a write stream. When it is full, `send` waits.
 const WRITES_AHEAD: usize = 64;
@@ -26,10 +26,10 @@ const WRITES_AHEAD: usize = 64;
 pub struct OperatorClient {
     connector: Connector,
     deadline: Duration,
-    requests: Arc<Requests>,
+    requests: Arc<RequestIds>,
 }
 
-struct Requests {
+struct RequestIds {
     prefix: u64,
     next: AtomicU64,
 }
@@ -41,7 +41,7 @@ macro_rules! reads {
         /// # Errors
         /// [`CallError`]; a read is repeated until the deadline.
         pub async fn $name(&self, request: $request) -> Result<$reply, CallError> {
-            self.ask(Repeat::Always, request, |mut stub, request| async move { stub.$name(request).await }).await
+            self.ask(RepeatPolicy::Always, request, |mut stub, request| async move { stub.$name(request).await }).await
         }
     )*};
 }
@@ -54,7 +54,7 @@ macro_rules! changes {
         /// [`CallError`]. The call is sent once. If it is unanswered, check the state before a
         /// retry.
         pub async fn $name(&self, request: $request) -> Result<$reply, CallError> {
-            self.ask(Repeat::OnlyUnsent, request, |mut stub, request| async move { stub.$name(request).await }).await
+            self.ask(RepeatPolicy::OnlyUnsent, request, |mut stub, request| async move { stub.$name(request).await }).await
         }
     )*};
 }
@@ -63,8 +63,8 @@ impl OperatorClient {
     /// Creates a client on the connections of `connector`; each call has [`DEFAULT_DEADLINE`].
     #[must_use]
     pub fn new(connector: Connector) -> Self {
-        let requests = Requests {
-            prefix: chance(),
+        let requests = RequestIds {
+            prefix: random_seed(),
             next: AtomicU64::new(1),
         };
         Self {
@@ -137,7 +137,7 @@ impl OperatorClient {
         if batch.request_id.is_empty() {
             batch.request_id = self.new_request_id();
         }
-        self.ask(Repeat::Always, batch, |mut stub, batch| async move {
+        self.ask(RepeatPolicy::Always, batch, |mut stub, batch| async move {
             stub.write_one(batch).await
         })
         .await
@@ -159,7 +159,7 @@ impl OperatorClient {
         };
         let reply = self.write(batch).await?;
         match reply.outcomes.into_iter().next() {
-            Some(outcome) if !outcome.done => Err(CallError::Refused(Refusal {
+            Some(outcome) if !outcome.done => Err(CallError::Refused(MasterRejection {
                 code: tonic::Code::FailedPrecondition,
                 reason: outcome.code,
                 message: outcome.message,
@@ -177,21 +177,25 @@ impl OperatorClient {
     pub async fn write_stream(&self) -> Result<WriteStream, CallError> {
         let answer = self
             .connector
-            .call(self.deadline, Repeat::Always, |channel, _| async move {
-                let (sender, outbox) = mpsc::channel(WRITES_AHEAD);
-                let response = stub(channel).write(ReceiverStream::new(outbox)).await?;
-                let (metadata, replies, extensions) = response.into_parts();
-                Ok(Response::from_parts(
-                    metadata,
-                    WriteStream { sender, replies },
-                    extensions,
-                ))
-            })
+            .call(
+                self.deadline,
+                RepeatPolicy::Always,
+                |channel, _| async move {
+                    let (sender, outbox) = mpsc::channel(WRITES_AHEAD);
+                    let response = stub(channel).write(ReceiverStream::new(outbox)).await?;
+                    let (metadata, replies, extensions) = response.into_parts();
+                    Ok(Response::from_parts(
+                        metadata,
+                        WriteStream { sender, replies },
+                        extensions,
+                    ))
+                },
+            )
             .await?;
         Ok(answer.body)
     }
 
-    async fn ask<Q, R, F, Fut>(&self, repeat: Repeat, body: Q, ask: F) -> Result<R, CallError>
+    async fn ask<Q, R, F, Fut>(&self, repeat: RepeatPolicy, body: Q, ask: F) -> Result<R, CallError>
     where
         Q: Clone,
         F: Fn(Stub<Channel>, Request<Q>) -> Fut,
@@ -200,7 +204,7 @@ impl OperatorClient {
         let call = |channel, limit| {
             let mut request = Request::new(body.clone());
             request.set_timeout(limit);
-            let own = Versions::OWN.header();
+            let own = VersionRange::OWN.header();
             let own = own.try_into().expect("digits and a hyphen are a value");
             request.metadata_mut().insert(versions::HEADER, own);
             ask(stub(channel), request)

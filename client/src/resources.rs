@@ -7,7 +7,8 @@ use std::collections::BTreeMap;
 use argosy_proto::v1;
 use argosy_state::ids::Role;
 use argosy_state::resources::{
-    Identity, InvalidResources, Range, Reservation, Resource, Resources, Value, Volume,
+    InvalidResources, Range, Reservation, Resource, ResourceIdentity, Resources, Value,
+    VolumeIdentity,
 };
 
 /// Parses `cpus:0.1;mem:32;ports:[31000-31001]`.
@@ -80,11 +81,11 @@ fn one_from_wire(resource: &v1::Resource) -> Option<Resource> {
             Value::Set(set.item.iter().map(|item| item.as_str().into()).collect())
         }
     };
-    let mut identity = Identity::plain(&resource.name);
+    let mut identity = ResourceIdentity::plain(&resource.name);
     identity.revocable = resource.revocable;
     identity.shared = resource.shared;
     identity.volume = resource.volume.as_ref().map(|volume| {
-        Box::new(Volume {
+        Box::new(VolumeIdentity {
             id: volume.id.clone(),
             container_path: volume.container_path.clone(),
         })
@@ -123,7 +124,7 @@ impl Remainder {
 
     /// Takes the lowest unreserved port that is left.
     pub fn take_port(&mut self) -> Option<u16> {
-        let plain = Identity::plain("ports");
+        let plain = ResourceIdentity::plain("ports");
         let ports = self.0.iter().find(|resource| resource.identity == plain)?;
         let Value::Ranges(ranges) = &ports.value else {
             return None;
@@ -149,7 +150,7 @@ pub fn port_resource(port: u64) -> Resources {
         begin: port,
         end: port,
     }]);
-    let identity = Identity::plain("ports");
+    let identity = ResourceIdentity::plain("ports");
     Resources::collect([Resource { identity, value }]).expect("one port is in normal form")
 }
 

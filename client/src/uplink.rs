@@ -18,7 +18,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::metadata::MetadataValue;
 use tonic::{Request, Status, Streaming};
 
-use crate::connector::{Connector, LEADER_HEADER, MESSAGE_BYTES, Repeat};
+use crate::connector::{Connector, LEADER_HEADER, MESSAGE_BYTES, RepeatPolicy};
 use crate::failure::CallError;
 
 /// Capacity for messages to be sent. When it is full, the agent's sending waits: unsent messages
@@ -67,7 +67,7 @@ impl AgentUplink {
         // A hello may be repeated: a new one drops the former link.
         let answer = self
             .connector
-            .call(deadline, Repeat::Always, |channel, _| {
+            .call(deadline, RepeatPolicy::Always, |channel, _| {
                 let first = first.clone();
                 let is_referred = Arc::clone(&is_referred);
                 async move {
@@ -107,8 +107,8 @@ impl AgentUplink {
     }
 
     /// Records that a stream fell silent: no connection that is open now is used again.
-    pub fn fell_silent(&self, address: &str) {
-        self.connector.fell_silent(address);
+    pub fn mark_silent(&self, address: &str) {
+        self.connector.mark_silent(address);
     }
 }
 
@@ -151,12 +151,12 @@ impl Inbound {
     }
 }
 
-type Ends = (mpsc::Sender<v1::FromAgent>, Streaming<v1::ToAgent>);
+type StreamHalves = (mpsc::Sender<v1::FromAgent>, Streaming<v1::ToAgent>);
 
 fn with_sender(
     response: tonic::Response<Streaming<v1::ToAgent>>,
     sender: mpsc::Sender<v1::FromAgent>,
-) -> tonic::Response<Ends> {
+) -> tonic::Response<StreamHalves> {
     let (metadata, inbound, extensions) = response.into_parts();
     tonic::Response::from_parts(metadata, (sender, inbound), extensions)
 }

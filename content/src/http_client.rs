@@ -12,10 +12,10 @@ pub(crate) struct HttpClient {
     settings: Box<dyn Fn() -> ClientBuilder + Send + Sync>,
     /// What a host without certificate authorities cannot do, for the log.
     lost: &'static str,
-    made: OnceLock<Made>,
+    built: OnceLock<BuiltClient>,
 }
 
-struct Made {
+struct BuiltClient {
     client: Client,
     has_authorities: bool,
 }
@@ -28,32 +28,32 @@ impl HttpClient {
         Self {
             settings: Box::new(settings),
             lost,
-            made: OnceLock::new(),
+            built: OnceLock::new(),
         }
     }
 
     /// Returns the client, which is created on the first call.
     pub(crate) fn client(&self) -> &Client {
-        &self.made().client
+        &self.built().client
     }
 
     /// Whether the host has certificate authorities, without which no https server can be trusted.
     /// A client that has none on the first call still works for everything else.
     pub(crate) fn has_authorities(&self) -> bool {
-        self.made().has_authorities
+        self.built().has_authorities
     }
 
-    fn made(&self) -> &Made {
-        self.made.get_or_init(|| match (self.settings)().build() {
-            Ok(client) => Made {
+    fn built(&self) -> &BuiltClient {
+        self.built.get_or_init(|| match (self.settings)().build() {
+            Ok(client) => BuiltClient {
                 client,
                 has_authorities: true,
             },
             Err(error) => {
-                let (why, lost) = (crate::sentence(&error), self.lost);
+                let (why, lost) = (crate::error_chain(&error), self.lost);
                 tracing::warn!(why, "{lost}: install ca-certificates");
                 let plain = (self.settings)().tls_certs_only([]).build();
-                Made {
+                BuiltClient {
                     client: plain.expect("a client that loads no certificates can be made"),
                     has_authorities: false,
                 }
@@ -64,7 +64,7 @@ impl HttpClient {
 
 impl fmt::Debug for HttpClient {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let is_made = self.made.get().is_some();
+        let is_made = self.built.get().is_some();
         let mut shown = formatter.debug_struct("HttpClient");
         shown.field("is_made", &is_made).finish_non_exhaustive()
     }

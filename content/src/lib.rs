@@ -12,7 +12,7 @@ use std::error::Error;
 
 /// Formats an error with all its causes as one message.
 #[must_use]
-pub fn sentence(error: &dyn Error) -> String {
+pub fn error_chain(error: &dyn Error) -> String {
     match (error.to_string(), sources(error)) {
         (own, sources) if sources.is_empty() => own,
         (own, sources) => format!("{own}: {sources}"),

@@ -12,24 +12,24 @@ use futures::future::{BoxFuture, Shared, WeakShared};
 use tokio::sync::watch;
 
 /// Work in progress, by key.
-pub(crate) struct Flights<K, V: Clone, P> {
-    going: Mutex<Going<K, V, P>>,
+pub(crate) struct Singleflight<K, V: Clone, P> {
+    in_flight: Mutex<InFlight<K, V, P>>,
 }
 
 /// Bounded by the requesters: work without a requester is removed.
-struct Going<K, V: Clone, P> {
+struct InFlight<K, V: Clone, P> {
     serial: u64,
-    flights: BTreeMap<K, Flight<V, P>>,
+    flights: BTreeMap<K, SharedWork<V, P>>,
 }
 
-struct Flight<V: Clone, P> {
+struct SharedWork<V: Clone, P> {
     serial: u64,
     work: WeakShared<BoxFuture<'static, V>>,
     progress: watch::Receiver<P>,
 }
 
 /// A requester's share of an execution. The work continues while one of them is awaited.
-pub(crate) struct Seat<V: Clone, P> {
+pub(crate) struct Waiter<V: Clone, P> {
     pub(crate) work: Shared<BoxFuture<'static, V>>,
     pub(crate) progress: watch::Receiver<P>,
     /// Whether the work was started for it.
@@ -37,15 +37,15 @@ pub(crate) struct Seat<V: Clone, P> {
 }
 
 /// Removes work from the list when it ends, fails or is cancelled.
-struct Departure<K: Ord + Clone, V: Clone, P> {
-    flights: Arc<Flights<K, V, P>>,
+struct RemoveOnDrop<K: Ord + Clone, V: Clone, P> {
+    flights: Arc<Singleflight<K, V, P>>,
     key: K,
     serial: u64,
 }
 
-impl<K: Ord + Clone, V: Clone, P> Drop for Departure<K, V, P> {
+impl<K: Ord + Clone, V: Clone, P> Drop for RemoveOnDrop<K, V, P> {
     fn drop(&mut self) {
-        let mut going = self.flights.going();
+        let mut going = self.flights.in_flight();
         let listed = going.flights.get(&self.key);
         if listed.is_some_and(|flight| flight.serial == self.serial) {
             going.flights.remove(&self.key);
@@ -53,19 +53,19 @@ impl<K: Ord + Clone, V: Clone, P> Drop for Departure<K, V, P> {
     }
 }
 
-impl<K, V, P> Flights<K, V, P>
+impl<K, V, P> Singleflight<K, V, P>
 where
     K: Ord + Clone + Send + 'static,
     V: Clone + Send + Sync + 'static,
     P: Default + Send + Sync + 'static,
 {
     pub(crate) fn new() -> Arc<Self> {
-        let going = Going {
+        let going = InFlight {
             serial: 0,
             flights: BTreeMap::new(),
         };
         Arc::new(Self {
-            going: Mutex::new(going),
+            in_flight: Mutex::new(going),
         })
     }
 
@@ -74,16 +74,16 @@ where
         self: &Arc<Self>,
         key: K,
         begin: impl FnOnce(watch::Sender<P>) -> F,
-    ) -> Seat<V, P>
+    ) -> Waiter<V, P>
     where
         F: Future<Output = V> + Send + 'static,
     {
-        let mut going = self.going();
+        let mut going = self.in_flight();
         if let Some(flight) = going.flights.get(&key)
             && let Some(work) = flight.work.upgrade()
         {
             let progress = flight.progress.clone();
-            return Seat {
+            return Waiter {
                 work,
                 progress,
                 is_first: false,
@@ -91,7 +91,7 @@ where
         }
         going.serial += 1;
         let serial = going.serial;
-        let departure = Departure {
+        let departure = RemoveOnDrop {
             flights: Arc::clone(self),
             key: key.clone(),
             serial,
@@ -103,7 +103,7 @@ where
             work.await
         };
         let work = work.boxed().shared();
-        let flight = Flight {
+        let flight = SharedWork {
             serial,
             work: work
                 .downgrade()
@@ -112,7 +112,7 @@ where
         };
         // The replaced work was cancelled, and has nothing left to drop.
         going.flights.insert(key, flight);
-        Seat {
+        Waiter {
             work,
             progress,
             is_first: true,
@@ -120,10 +120,12 @@ where
     }
 }
 
-impl<K, V: Clone, P> Flights<K, V, P> {
-    fn going(&self) -> MutexGuard<'_, Going<K, V, P>> {
+impl<K, V: Clone, P> Singleflight<K, V, P> {
+    fn in_flight(&self) -> MutexGuard<'_, InFlight<K, V, P>> {
         // Every change under the lock is one step, so that a panic leaves nothing half-done.
-        self.going.lock().unwrap_or_else(PoisonError::into_inner)
+        self.in_flight
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -135,26 +137,26 @@ mod tests {
 
     use super::*;
 
-    type Answer = Result<u32, &'static str>;
+    type WorkResult = Result<u32, &'static str>;
 
-    struct World {
-        flights: Arc<Flights<&'static str, Answer, u32>>,
+    struct WorkFixture {
+        flights: Arc<Singleflight<&'static str, WorkResult, u32>>,
         begun: Arc<AtomicU32>,
         ended: Arc<AtomicU32>,
     }
 
-    impl World {
+    impl WorkFixture {
         fn new() -> Self {
             Self {
-                flights: Flights::new(),
+                flights: Singleflight::new(),
                 begun: Arc::default(),
                 ended: Arc::default(),
             }
         }
 
-        fn join(&self, answer: oneshot::Receiver<Answer>) -> Seat<Answer, u32> {
-            struct End(Arc<AtomicU32>);
-            impl Drop for End {
+        fn join(&self, answer: oneshot::Receiver<WorkResult>) -> Waiter<WorkResult, u32> {
+            struct CountOnDrop(Arc<AtomicU32>);
+            impl Drop for CountOnDrop {
                 fn drop(&mut self) {
                     self.0.fetch_add(1, Ordering::SeqCst);
                 }
@@ -162,7 +164,7 @@ mod tests {
             let (begun, ended) = (Arc::clone(&self.begun), Arc::clone(&self.ended));
             self.flights.join("layer", move |progress| {
                 // Created only for work that is started.
-                let end = End(ended);
+                let end = CountOnDrop(ended);
                 async move {
                     let _end = end;
                     begun.fetch_add(1, Ordering::SeqCst);
@@ -173,7 +175,7 @@ mod tests {
         }
 
         fn counts(&self) -> (u32, u32, usize) {
-            let listed = self.flights.going().flights.len();
+            let listed = self.flights.in_flight().flights.len();
             let (begun, ended) = (&self.begun, &self.ended);
             (
                 begun.load(Ordering::SeqCst),
@@ -183,13 +185,13 @@ mod tests {
         }
     }
 
-    fn unused() -> oneshot::Receiver<Answer> {
+    fn unused() -> oneshot::Receiver<WorkResult> {
         oneshot::channel().1
     }
 
     #[tokio::test]
     async fn who_comes_in_between_joins_and_sees_how_far_it_is() {
-        let world = World::new();
+        let world = WorkFixture::new();
         let (answer, wanted) = oneshot::channel();
         let first = tokio::spawn(world.join(wanted).work);
         tokio::task::yield_now().await;
@@ -203,7 +205,7 @@ mod tests {
 
     #[tokio::test]
     async fn all_who_wait_fail_alike_and_the_next_tries_anew() {
-        let world = World::new();
+        let world = WorkFixture::new();
         let (answer, wanted) = oneshot::channel();
         let (first, second) = (world.join(wanted), world.join(unused()));
         answer.send(Err("broken")).unwrap();
@@ -218,7 +220,7 @@ mod tests {
 
     #[tokio::test]
     async fn it_goes_on_without_who_began_it_and_ends_with_the_last_who_leaves() {
-        let world = World::new();
+        let world = WorkFixture::new();
         let (answer, wanted) = oneshot::channel();
         let first = tokio::spawn(world.join(wanted).work);
         tokio::task::yield_now().await;

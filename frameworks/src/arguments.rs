@@ -1,13 +1,13 @@
 //! Arguments that all frameworks of this crate share, and their end on a signal.
 
-use argosy_client::scheduler::Driver;
+use argosy_client::scheduler::SchedulerDriver;
 use argosy_client::{Masters, SchedulerConfig};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 /// The address of the cluster, and the role of the framework.
 #[derive(Debug, Clone, clap::Args)]
-pub struct Cluster {
+pub struct ClusterArguments {
     /// API addresses of the masters, as 10.0.0.1:5050,10.0.0.2:5050
     #[arg(long, env = "ARGOSY_MASTERS", value_name = "ADDRESSES")]
     pub masters: Masters,
@@ -16,7 +16,7 @@ pub struct Cluster {
     pub role: String,
 }
 
-impl Cluster {
+impl ClusterArguments {
     /// Returns a configuration for a framework called `name` whose tasks outlive it for
     /// `failover_timeout_ms`.
     #[must_use]
@@ -33,7 +33,7 @@ impl Cluster {
 ///
 /// # Errors
 /// If signals cannot be watched.
-pub fn teardown_on_signal(driver: Driver) -> anyhow::Result<CancellationToken> {
+pub fn teardown_on_signal(driver: SchedulerDriver) -> anyhow::Result<CancellationToken> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let stop = CancellationToken::new();

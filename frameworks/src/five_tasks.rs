@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 
 use argosy_client::resources::{Remainder, resources};
-use argosy_client::scheduler::{Answer, Driver, Scheduler, is_terminal};
+use argosy_client::scheduler::{CallResult, Scheduler, SchedulerDriver, is_terminal};
 use argosy_proto::v1;
 
 /// A framework that runs five tasks of one kind.
@@ -47,7 +47,7 @@ impl FiveTasks {
 }
 
 impl Scheduler for FiveTasks {
-    fn offers(&mut self, driver: &Driver, offers: Vec<v1::Offer>) {
+    fn offers(&mut self, driver: &SchedulerDriver, offers: Vec<v1::Offer>) {
         let one = "cpus:0.1;mem:32".parse().expect("it is written right");
         for offer in offers {
             let mut rest = Remainder::of(&offer);
@@ -65,14 +65,14 @@ impl Scheduler for FiveTasks {
         }
     }
 
-    fn answered(&mut self, _: &Driver, answer: &Answer) {
+    fn answered(&mut self, _: &SchedulerDriver, answer: &CallResult) {
         for (task_id, why) in answer.not_launched() {
             println!("{task_id} was not launched ({why}); it is launched with the next offer");
             self.to_launch.insert(task_id.to_owned());
         }
     }
 
-    fn update(&mut self, driver: &Driver, status: &v1::TaskStatus) {
+    fn update(&mut self, driver: &SchedulerDriver, status: &v1::TaskStatus) {
         println!(
             "{} is {} {}",
             status.task_id,

@@ -17,7 +17,7 @@ use crate::text::is_text;
 
 /// A file to be counted.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Input {
+pub struct InputFile {
     /// The path of the file.
     pub path: PathBuf,
     /// The size in bytes.
@@ -27,7 +27,7 @@ pub struct Input {
 /// A file or directory that cannot be read.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot read {path}")]
-pub struct Unreadable {
+pub struct UnreadablePath {
     /// The path of the file or directory.
     pub path: PathBuf,
     /// The cause.
@@ -37,8 +37,8 @@ pub struct Unreadable {
 /// Collects the input by the rule above; `limit` is in bytes.
 ///
 /// # Errors
-/// [`Unreadable`] names the first file or directory that cannot be read.
-pub fn collect(roots: &[PathBuf], limit: u64) -> Result<Vec<Input>, Unreadable> {
+/// [`UnreadablePath`] names the first file or directory that cannot be read.
+pub fn collect(roots: &[PathBuf], limit: u64) -> Result<Vec<InputFile>, UnreadablePath> {
     let mut files = Vec::new();
     for root in roots {
         walk(root, &mut files)?;
@@ -47,7 +47,7 @@ pub fn collect(roots: &[PathBuf], limit: u64) -> Result<Vec<Input>, Unreadable> 
     files.dedup_by(|a, b| a.0 == b.0);
     let (mut chosen, mut total) = (Vec::new(), 0_u64);
     for (path, size) in files {
-        let is_text = is_text(&path).map_err(|source| Unreadable {
+        let is_text = is_text(&path).map_err(|source| UnreadablePath {
             path: path.clone(),
             source,
         })?;
@@ -58,13 +58,13 @@ pub fn collect(roots: &[PathBuf], limit: u64) -> Result<Vec<Input>, Unreadable> 
         if total > limit {
             break;
         }
-        chosen.push(Input { path, size });
+        chosen.push(InputFile { path, size });
     }
     Ok(chosen)
 }
 
-fn walk(path: &Path, files: &mut Vec<(PathBuf, u64)>) -> Result<(), Unreadable> {
-    let unreadable = |source| Unreadable {
+fn walk(path: &Path, files: &mut Vec<(PathBuf, u64)>) -> Result<(), UnreadablePath> {
+    let unreadable = |source| UnreadablePath {
         path: path.to_owned(),
         source,
     };
@@ -133,7 +133,7 @@ mod tests {
         std::os::unix::fs::symlink(root, root.join("a/loop")).unwrap();
         let names = |limit| {
             let inputs = collect(&[root.to_owned()], limit).unwrap();
-            let name = |input: Input| {
+            let name = |input: InputFile| {
                 input
                     .path
                     .strip_prefix(root)

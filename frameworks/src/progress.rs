@@ -6,7 +6,7 @@ use serde::Serialize;
 
 /// The format of progress output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
-pub enum Style {
+pub enum ProgressFormat {
     /// Human-readable lines.
     #[default]
     Text,
@@ -16,9 +16,9 @@ pub enum Style {
     None,
 }
 
-impl Style {
+impl ProgressFormat {
     /// Prints one event. A closed output is not a failure.
-    pub fn say(self, event: &impl Serialize, text: &str) {
+    pub fn print(self, event: &impl Serialize, text: &str) {
         let line = match self {
             Self::Text => text.to_owned(),
             Self::Json => serde_json::to_string(event).unwrap_or_default(),

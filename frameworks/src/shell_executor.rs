@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::process::Stdio;
 use std::time::Duration;
 
-use argosy_client::executor::{Driver, Executor, News, TaskName};
+use argosy_client::executor::{Executor, ExecutorDriver, TaskName, TaskStateChange};
 use argosy_proto::v1;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -23,7 +23,7 @@ pub struct ShellExecutor {
 }
 
 impl Executor for ShellExecutor {
-    fn launch(&mut self, name: TaskName, spec: v1::TaskSpec, driver: &Driver) {
+    fn launch(&mut self, name: TaskName, spec: v1::TaskSpec, driver: &ExecutorDriver) {
         let (wish, wished) = mpsc::channel(1);
         self.running.retain(|_, wish| !wish.is_closed());
         self.running.insert(name.clone(), wish);
@@ -33,11 +33,11 @@ impl Executor for ShellExecutor {
     }
 
     /// Echoes a message.
-    fn message(&mut self, data: Vec<u8>, driver: &Driver) {
+    fn message(&mut self, data: Vec<u8>, driver: &ExecutorDriver) {
         driver.message(data);
     }
 
-    fn kill(&mut self, name: &TaskName, grace: Duration, _: &Driver) {
+    fn kill(&mut self, name: &TaskName, grace: Duration, _: &ExecutorDriver) {
         if let Some(wish) = self.running.get(name) {
             // A full channel means that the task is being ended, a closed one that it has ended.
             let _ = wish.try_send(grace);
@@ -49,7 +49,7 @@ async fn run(
     name: TaskName,
     spec: v1::TaskSpec,
     mut wished: mpsc::Receiver<Duration>,
-    driver: &Driver,
+    driver: &ExecutorDriver,
 ) {
     let mut command = match spec.argv.split_first() {
         Some((program, arguments)) => {
@@ -74,7 +74,7 @@ async fn run(
         Err(error) => {
             let text = format!("its command cannot be started: {error}");
             let failed = v1::TaskState::Failed;
-            return driver.tell(news(name, failed, text, None)).await;
+            return driver.report(update(name, failed, text, None)).await;
         }
     };
     driver.running(name.clone()).await;
@@ -82,7 +82,7 @@ async fn run(
         ended = child.wait() => (ended, false),
         Some(grace) = wished.recv() => (end(&mut child, grace).await, true),
     };
-    driver.tell(told(name, ended)).await;
+    driver.report(wait_for_exit(name, ended)).await;
 }
 
 /// Sends TERM, and KILL after the grace period, to the whole process group.
@@ -105,16 +105,16 @@ fn signal(child: &Child, signal: Signal) {
     }
 }
 
-fn told(
+fn wait_for_exit(
     name: TaskName,
     (ended, killed): (std::io::Result<std::process::ExitStatus>, bool),
-) -> News {
+) -> TaskStateChange {
     use std::os::unix::process::ExitStatusExt;
     let status = match ended {
         Ok(status) => status,
         Err(error) => {
             let text = format!("its result is unknown: {error}");
-            return news(name, v1::TaskState::Failed, text, None);
+            return update(name, v1::TaskState::Failed, text, None);
         }
     };
     let how = match (status.code(), status.signal()) {
@@ -128,11 +128,16 @@ fn told(
         (false, false) => v1::TaskState::Failed,
     };
     let exit = how.map(|how| v1::Exit { how: Some(how) });
-    news(name, state, status.to_string(), exit)
+    update(name, state, status.to_string(), exit)
 }
 
-fn news(name: TaskName, state: v1::TaskState, text: String, exit: Option<v1::Exit>) -> News {
-    News {
+fn update(
+    name: TaskName,
+    state: v1::TaskState,
+    text: String,
+    exit: Option<v1::Exit>,
+) -> TaskStateChange {
+    TaskStateChange {
         name,
         state,
         text,

@@ -7,11 +7,13 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use argosy_client::resources::{Remainder, from_wire, port_resource, to_wire};
-use argosy_client::scheduler::{Answer, Driver, Outcome, Scheduler, Subscription, is_replaceable};
+use argosy_client::scheduler::{
+    CallOutcome, CallResult, Scheduler, SchedulerDriver, Subscription, is_replaceable,
+};
 use argosy_proto::v1;
 use serde::Serialize;
 
-use crate::progress::Style;
+use crate::progress::ProgressFormat;
 
 /// Time after its launch within which the end of a copy counts as a failure.
 const SHORT_LIFE: Duration = Duration::from_secs(2);
@@ -20,7 +22,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
 /// The definition of the copies.
 #[derive(Debug, Clone, Default)]
-pub struct Copies {
+pub struct CopySpec {
     /// The number of copies.
     pub number: usize,
     /// Whether each gets a port of its host, as PORT0 in its environment. Only agents that allow
@@ -31,13 +33,13 @@ pub struct Copies {
 }
 
 #[derive(Debug, Clone, PartialEq)]
-enum State {
-    Wanted {
+enum CopyState {
+    Pending {
         not_before: Option<Instant>,
     },
     Launched {
         task_id: String,
-        place: Place,
+        place: CopyLocation,
         at: Instant,
         state: v1::TaskState,
     },
@@ -45,7 +47,7 @@ enum State {
 
 /// The location of a copy.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
-pub struct Place {
+pub struct CopyLocation {
     /// API address of its agent.
     pub agent: String,
     /// Address part of `agent`, where the copy's port is.
@@ -55,32 +57,32 @@ pub struct Place {
 }
 
 #[derive(Debug, Clone)]
-struct Slot {
-    state: State,
+struct CopySlot {
+    state: CopyState,
     attempt: u32,
     failures: u32,
 }
 
 #[derive(Serialize)]
-struct Told<'a> {
+struct CopyEvent<'a> {
     event: &'static str,
     copy: usize,
     task: &'a str,
     state: &'a str,
     message: &'a str,
     #[serde(flatten)]
-    place: &'a Place,
+    place: &'a CopyLocation,
 }
 
 /// The scheduler.
 pub struct Steady {
-    copies: Copies,
+    copies: CopySpec,
     // Part of every task id, so that a second run of a framework under the same id uses new ones.
     prefix: String,
-    slots: Vec<Slot>,
+    slots: Vec<CopySlot>,
     by_task: BTreeMap<String, usize>,
     is_suppressed: bool,
-    progress: Style,
+    progress: ProgressFormat,
     /// Number of copies that ended and were replaced.
     pub replaced: u64,
 }
@@ -88,9 +90,9 @@ pub struct Steady {
 impl Steady {
     /// Creates the scheduler; nothing is launched yet. `prefix` begins every task id.
     #[must_use]
-    pub fn new(copies: Copies, prefix: &str, progress: Style) -> Self {
-        let slot = Slot {
-            state: State::Wanted { not_before: None },
+    pub fn new(copies: CopySpec, prefix: &str, progress: ProgressFormat) -> Self {
+        let slot = CopySlot {
+            state: CopyState::Pending { not_before: None },
             attempt: 0,
             failures: 0,
         };
@@ -107,23 +109,23 @@ impl Steady {
 
     /// Returns the running copies, each with its location.
     #[must_use]
-    pub fn running(&self) -> Vec<(&str, &Place)> {
+    pub fn running(&self) -> Vec<(&str, &CopyLocation)> {
         self.slots
             .iter()
             .filter_map(|slot| match &slot.state {
-                State::Launched {
+                CopyState::Launched {
                     task_id,
                     place,
                     state,
                     ..
                 } if *state == v1::TaskState::Running => Some((task_id.as_str(), place)),
-                State::Launched { .. } | State::Wanted { .. } => None,
+                CopyState::Launched { .. } | CopyState::Pending { .. } => None,
             })
             .collect()
     }
 
     fn is_wanted(&self, now: Instant) -> bool {
-        let due = |slot: &Slot| matches!(slot.state, State::Wanted { not_before } if not_before.is_none_or(|at| at <= now));
+        let due = |slot: &CopySlot| matches!(slot.state, CopyState::Pending { not_before } if not_before.is_none_or(|at| at <= now));
         self.slots.iter().any(due)
     }
 
@@ -134,11 +136,11 @@ impl Steady {
         rest: &mut Remainder,
         now: Instant,
     ) -> Option<v1::TaskSpec> {
-        let due = |slot: &Slot| matches!(slot.state, State::Wanted { not_before } if not_before.is_none_or(|at| at <= now));
+        let due = |slot: &CopySlot| matches!(slot.state, CopyState::Pending { not_before } if not_before.is_none_or(|at| at <= now));
         let copy = self.slots.iter().position(due)?;
         let mut wanted = from_wire(&self.copies.template.resources)?;
         let before = rest.clone();
-        let mut place = Place {
+        let mut place = CopyLocation {
             agent: offer.agent_address.clone(),
             address: offer
                 .agent_address
@@ -172,7 +174,7 @@ impl Steady {
         slot.attempt += 1;
         spec.task_id = format!("{}-{copy}-{}", self.prefix, slot.attempt);
         self.by_task.insert(spec.task_id.clone(), copy);
-        slot.state = State::Launched {
+        slot.state = CopyState::Launched {
             task_id: spec.task_id.clone(),
             place,
             at: now,
@@ -187,8 +189,8 @@ impl Steady {
         };
         let slot = &mut self.slots[copy];
         let lived = match slot.state {
-            State::Launched { at, .. } => now.duration_since(at),
-            State::Wanted { .. } => return,
+            CopyState::Launched { at, .. } => now.duration_since(at),
+            CopyState::Pending { .. } => return,
         };
         slot.failures = if lived < SHORT_LIFE {
             slot.failures + 1
@@ -197,12 +199,12 @@ impl Steady {
         };
         let pause = Duration::from_millis(100) * 2_u32.pow(slot.failures.min(10));
         let not_before = (slot.failures > 1).then(|| now + pause.min(LONGEST_PAUSE));
-        slot.state = State::Wanted { not_before };
+        slot.state = CopyState::Pending { not_before };
         self.replaced += 1;
     }
 
     /// Requests offers exactly while a copy is missing.
-    fn ask_for_offers(&mut self, driver: &Driver) {
+    fn revive(&mut self, driver: &SchedulerDriver) {
         let wanted = self.is_wanted(Instant::now());
         if wanted && self.is_suppressed {
             driver.revive(Vec::new());
@@ -214,13 +216,13 @@ impl Steady {
 }
 
 impl Scheduler for Steady {
-    fn registered(&mut self, _: &Driver, subscription: &Subscription) {
+    fn registered(&mut self, _: &SchedulerDriver, subscription: &Subscription) {
         let id = &subscription.framework_id;
         let event = serde_json::json!({"event": "registered", "framework": id, "epoch": subscription.epoch});
-        self.progress.say(&event, &format!("registered as {id}"));
+        self.progress.print(&event, &format!("registered as {id}"));
     }
 
-    fn offers(&mut self, driver: &Driver, offers: Vec<v1::Offer>) {
+    fn offers(&mut self, driver: &SchedulerDriver, offers: Vec<v1::Offer>) {
         let now = Instant::now();
         for offer in offers {
             let mut rest = Remainder::of(&offer);
@@ -243,29 +245,29 @@ impl Scheduler for Steady {
                 ),
             }
         }
-        self.ask_for_offers(driver);
+        self.revive(driver);
     }
 
-    fn answered(&mut self, driver: &Driver, answer: &Answer) {
+    fn answered(&mut self, driver: &SchedulerDriver, answer: &CallResult) {
         for (task_id, why) in answer.not_launched() {
             tracing::info!(task_id, why, "a copy was not launched");
             self.ended(task_id, Instant::now());
         }
-        if matches!(answer.outcome, Outcome::Lost(_)) {
+        if matches!(answer.outcome, CallOutcome::Lost(_)) {
             driver.reconcile(answer.task_ids.clone());
         }
-        self.ask_for_offers(driver);
+        self.revive(driver);
     }
 
-    fn update(&mut self, driver: &Driver, status: &v1::TaskStatus) {
+    fn update(&mut self, driver: &SchedulerDriver, status: &v1::TaskStatus) {
         let Some(copy) = self.by_task.get(&status.task_id).copied() else {
             return;
         };
         let new = status.state();
-        if let State::Launched { state, place, .. } = &mut self.slots[copy].state {
+        if let CopyState::Launched { state, place, .. } = &mut self.slots[copy].state {
             *state = new;
             let name = new.as_str_name();
-            let told = Told {
+            let told = CopyEvent {
                 event: "copy",
                 copy,
                 task: &status.task_id,
@@ -277,21 +279,21 @@ impl Scheduler for Steady {
                 "{} {name} at {}:{} {}",
                 status.task_id, place.address, place.port, status.message
             );
-            self.progress.say(&told, text.trim_end());
+            self.progress.print(&told, text.trim_end());
         }
         if is_replaceable(status) || new == v1::TaskState::Unknown {
             self.ended(&status.task_id, Instant::now());
-            self.ask_for_offers(driver);
+            self.revive(driver);
         }
     }
 
-    fn tick(&mut self, driver: &Driver) {
-        self.ask_for_offers(driver);
+    fn tick(&mut self, driver: &SchedulerDriver) {
+        self.revive(driver);
     }
 
-    fn reconnected(&mut self, _: &Driver, subscription: &Subscription) {
+    fn reconnected(&mut self, _: &SchedulerDriver, subscription: &Subscription) {
         let epoch = subscription.epoch;
         let event = serde_json::json!({"event": "reconnected", "epoch": epoch});
-        self.progress.say(&event, "");
+        self.progress.print(&event, "");
     }
 }

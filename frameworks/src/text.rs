@@ -20,27 +20,27 @@ const BUFFER: usize = 96 * 1024;
 pub fn is_text(path: &Path) -> io::Result<bool> {
     let file = File::open(path)?;
     let size = file.metadata()?.len();
-    let mut file = HoleWatch { file, size };
-    judge(&mut file)
+    let mut file = FileSource { file, size };
+    check(&mut file)
 }
 
-trait Source: Read {
+trait TextSource: Read {
     /// Returns whether bytes after the first buffer are not stored, and so are NULs.
     fn has_hole(&mut self, read: usize) -> bool;
 }
 
-struct HoleWatch {
+struct FileSource {
     file: File,
     size: u64,
 }
 
-impl Read for HoleWatch {
+impl Read for FileSource {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         self.file.read(buffer)
     }
 }
 
-impl Source for HoleWatch {
+impl TextSource for FileSource {
     fn has_hole(&mut self, read: usize) -> bool {
         use std::os::unix::fs::MetadataExt;
         // Fewer blocks than bytes: grep finds the hole by seeking to it.
@@ -49,7 +49,7 @@ impl Source for HoleWatch {
     }
 }
 
-fn judge(source: &mut impl Source) -> io::Result<bool> {
+fn check(source: &mut impl TextSource) -> io::Result<bool> {
     let mut buffer = vec![0; BUFFER];
     let mut is_first = true;
     // Whether the line that continues in the next buffer has a character yet.

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use crate::paths::{escape, unescape};
 use crate::witness::Witness;
-use crate::words::{Counter, Counts, add_lines, partition, to_lines};
+use crate::words::{WordCounter, WordCounts, add_lines, partition, to_lines};
 
 /// A part of a file: bytes from `start` to before `end`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,12 +59,12 @@ pub const COUNTS: &str = "counts.tsv";
 /// With the path that cannot be read or written.
 pub fn map(segments: &[Segment], reduces: usize, folder: &Path) -> anyhow::Result<()> {
     use anyhow::Context;
-    let mut counter = Counter::default();
+    let mut counter = WordCounter::default();
     for segment in segments {
         count(&mut counter, segment)
             .with_context(|| format!("cannot read {}", segment.path.display()))?;
     }
-    let mut parts = vec![Counts::new(); reduces];
+    let mut parts = vec![WordCounts::new(); reduces];
     for (word, count) in counter.into_counts() {
         parts[partition(&word, reduces)].insert(word, count);
     }
@@ -76,7 +76,7 @@ pub fn map(segments: &[Segment], reduces: usize, folder: &Path) -> anyhow::Resul
     Ok(())
 }
 
-fn count(counter: &mut Counter, segment: &Segment) -> io::Result<()> {
+fn count(counter: &mut WordCounter, segment: &Segment) -> io::Result<()> {
     let mut file = File::open(&segment.path)?;
     let mut before = None;
     if let Some(at) = segment.start.checked_sub(1) {
@@ -94,7 +94,7 @@ fn count(counter: &mut Counter, segment: &Segment) -> io::Result<()> {
 /// If one is missing, cannot be read or is not a list of counts.
 pub fn reduce(maps: usize, folder: &Path) -> anyhow::Result<()> {
     use anyhow::{Context, anyhow, ensure};
-    let mut counts = Counts::new();
+    let mut counts = WordCounts::new();
     let mut seen = 0;
     for entry in fs::read_dir(folder).context("cannot list the sandbox")? {
         let path = entry.context("cannot list the sandbox")?.path();
@@ -209,7 +209,7 @@ mod tests {
             };
             map(&[segment], 3, &sandbox).unwrap();
         }
-        let mut all = Counts::new();
+        let mut all = WordCounts::new();
         for part in 0..3 {
             let sandbox = folder.path().join(format!("reduce-{part}"));
             fs::create_dir(&sandbox).unwrap();
@@ -224,7 +224,7 @@ mod tests {
             reduce(4, &sandbox).unwrap();
             add_lines(&mut all, &fs::read(sandbox.join(COUNTS)).unwrap()).unwrap();
         }
-        let mut counter = Counter::default();
+        let mut counter = WordCounter::default();
         counter.feed(text.as_bytes());
         assert_eq!(all, counter.into_counts());
     }

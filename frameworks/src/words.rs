@@ -7,16 +7,16 @@ use std::collections::HashMap;
 use std::io::{self, Read};
 
 /// Counts of words, in no order.
-pub type Counts = HashMap<Vec<u8>, u64>;
+pub type WordCounts = HashMap<Vec<u8>, u64>;
 
 /// A counter of words in a stream of chunks. A word may span chunks.
 #[derive(Debug, Default)]
-pub struct Counter {
-    counts: Counts,
+pub struct WordCounter {
+    counts: WordCounts,
     word: Vec<u8>,
 }
 
-impl Counter {
+impl WordCounter {
     /// Processes the next bytes.
     pub fn feed(&mut self, bytes: &[u8]) {
         for byte in bytes {
@@ -97,7 +97,7 @@ impl Counter {
 
     /// Returns the counts.
     #[must_use]
-    pub fn into_counts(mut self) -> Counts {
+    pub fn into_counts(mut self) -> WordCounts {
         self.end_word();
         self.counts
     }
@@ -116,7 +116,7 @@ pub fn partition(word: &[u8], parts: usize) -> usize {
 
 /// Returns `word<TAB>count` lines in the order of LC_ALL=C sort.
 #[must_use]
-pub fn to_lines(counts: &Counts) -> Vec<u8> {
+pub fn to_lines(counts: &WordCounts) -> Vec<u8> {
     let mut words: Vec<_> = counts.iter().collect();
     words.sort_unstable();
     let mut lines = Vec::new();
@@ -131,7 +131,7 @@ pub fn to_lines(counts: &Counts) -> Vec<u8> {
 ///
 /// # Errors
 /// The first invalid line, cut to 80 characters.
-pub fn add_lines(counts: &mut Counts, lines: &[u8]) -> Result<(), String> {
+pub fn add_lines(counts: &mut WordCounts, lines: &[u8]) -> Result<(), String> {
     for line in lines
         .split(|byte| *byte == b'\n')
         .filter(|line| !line.is_empty())
@@ -158,14 +158,14 @@ mod tests {
 
     use super::*;
 
-    fn count(bytes: &[u8]) -> Counts {
-        let mut counter = Counter::default();
+    fn count(bytes: &[u8]) -> WordCounts {
+        let mut counter = WordCounter::default();
         counter.feed(bytes);
         counter.into_counts()
     }
 
     /// Counts the words with coreutils.
-    fn coreutils(bytes: &[u8]) -> Counts {
+    fn coreutils(bytes: &[u8]) -> WordCounts {
         let script =
             "LC_ALL=C tr -cs A-Za-z '\\n' | LC_ALL=C tr A-Z a-z | LC_ALL=C sort | LC_ALL=C uniq -c";
         let mut child = Command::new("sh")
@@ -220,7 +220,7 @@ mod tests {
         let whole = count(&text);
         for first in 0..=text.len() {
             let second = (first + 37).min(text.len());
-            let mut counter = Counter::default();
+            let mut counter = WordCounter::default();
             for (start, end) in [(0, first), (first, second), (second, text.len())] {
                 let mut input = Cursor::new(&text);
                 input.seek(SeekFrom::Start(start as u64)).unwrap();
@@ -236,7 +236,7 @@ mod tests {
     #[test]
     fn a_word_longer_than_a_buffer_and_a_range_inside_one_are_right() {
         let text = [b" ".as_slice(), &[b'a'; 200_000], b" b"].concat();
-        let mut counter = Counter::default();
+        let mut counter = WordCounter::default();
         for (start, end) in [(0, 50_000), (50_000, 150_000), (150_000, text.len())] {
             let before = usize::checked_sub(start, 1).map(|at| text[at]);
             counter

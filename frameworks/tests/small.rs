@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use argosy_client::resources::resources;
-use argosy_client::scheduler::{Runner, SchedulerConfig};
-use argosy_client::test_masters::{FakeCluster, Fault, Received};
+use argosy_client::scheduler::{SchedulerConfig, SchedulerRunner};
+use argosy_client::test_masters::{CallFault, FakeCluster, ReceivedInput};
 use argosy_frameworks::five_tasks::FiveTasks;
-use argosy_frameworks::progress::Style;
-use argosy_frameworks::steady::{Copies, Steady};
+use argosy_frameworks::progress::ProgressFormat;
+use argosy_frameworks::steady::{CopySpec, Steady};
 use argosy_proto::v1;
 use argosy_proto::v1::TaskState;
 use tokio_util::sync::CancellationToken;
@@ -17,9 +17,9 @@ async fn five_tasks_finish_and_are_acknowledged_before_the_framework_leaves() {
     let cluster = FakeCluster::start(2).await;
     cluster.script(&[TaskState::Running, TaskState::Finished]);
     cluster.offer("agent-1", "cpus:0.3;mem:1024");
-    cluster.fault(Fault::LostReply, 1);
+    cluster.fault(CallFault::LostReply, 1);
     let mut scheduler = FiveTasks::new("true");
-    let runner = Runner::new(SchedulerConfig::new(cluster.masters(), "five-tasks"));
+    let runner = SchedulerRunner::new(SchedulerConfig::new(cluster.masters(), "five-tasks"));
     let run = async {
         tokio::join!(
             runner.run(&mut scheduler, CancellationToken::new()),
@@ -40,22 +40,22 @@ async fn five_tasks_finish_and_are_acknowledged_before_the_framework_leaves() {
     let received = cluster.received();
     let acknowledged = |task: &str| {
         received.iter().any(|one| match one {
-            Received::Acknowledged(list) => list.iter().any(|(id, _)| id == task),
+            ReceivedInput::Acknowledged(list) => list.iter().any(|(id, _)| id == task),
             _ => false,
         })
     };
     assert!((1..=5).all(|number| acknowledged(&format!("task-{number}"))));
     assert!(matches!(
         received.last(),
-        Some(Received::Called {
+        Some(ReceivedInput::Called {
             kind: "teardown",
             ..
         })
     ));
 }
 
-fn two_copies() -> Copies {
-    Copies {
+fn two_copies() -> CopySpec {
+    CopySpec {
         number: 2,
         with_port: true,
         template: v1::TaskSpec {
@@ -68,7 +68,7 @@ fn two_copies() -> Copies {
 
 async fn wait_for_call(cluster: &FakeCluster, wanted: &str) {
     let is_wanted =
-        |one: &Received| matches!(one, Received::Called { kind, .. } if *kind == wanted);
+        |one: &ReceivedInput| matches!(one, ReceivedInput::Called { kind, .. } if *kind == wanted);
     cluster.wait(wanted, |all| all.iter().any(is_wanted)).await;
 }
 
@@ -110,8 +110,8 @@ async fn a_copy_that_ends_is_replaced_and_one_that_is_away_is_not() {
     let cluster = FakeCluster::start(2).await;
     let mut config = SchedulerConfig::new(cluster.masters(), "steady");
     config.tick = Duration::from_millis(10);
-    let mut scheduler = Steady::new(two_copies(), "web", Style::None);
-    let runner = Runner::new(config);
+    let mut scheduler = Steady::new(two_copies(), "web", ProgressFormat::None);
+    let runner = SchedulerRunner::new(config);
     let driver = runner.driver();
     let script = async {
         let ids = lose_two_copies(&cluster).await;
@@ -140,8 +140,8 @@ async fn a_copy_that_stops_itself_is_replaced_once_it_has_stopped() {
     let mut copies = two_copies();
     copies.number = 1;
     copies.template.stop_after_ms = 10_000;
-    let mut scheduler = Steady::new(copies, "db", Style::None);
-    let runner = Runner::new(config);
+    let mut scheduler = Steady::new(copies, "db", ProgressFormat::None);
+    let runner = SchedulerRunner::new(config);
     let driver = runner.driver();
     let script = async {
         cluster.offer("agent-1", "cpus:1;mem:1024;ports:[31000-31001]");
@@ -155,10 +155,10 @@ async fn a_copy_that_stops_itself_is_replaced_once_it_has_stopped() {
         cluster.update(&first.task_id, TaskState::Unreachable);
         // Its answer arrives after the update: nothing was requested.
         driver.reconcile(Vec::new()).answer().await;
-        let asked = |all: &[Received]| {
-            let calls = all
-                .iter()
-                .filter(|one| matches!(one, Received::Called { kind, .. } if *kind == "revive"));
+        let asked = |all: &[ReceivedInput]| {
+            let calls = all.iter().filter(
+                |one| matches!(one, ReceivedInput::Called { kind, .. } if *kind == "revive"),
+            );
             calls.count()
         };
         assert_eq!(asked(&cluster.received()), 0);

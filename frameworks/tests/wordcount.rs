@@ -9,14 +9,14 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use argosy_client::scheduler::{Runner, SchedulerConfig};
-use argosy_client::test_masters::{FakeCluster, Fault};
+use argosy_client::scheduler::{SchedulerConfig, SchedulerRunner};
+use argosy_client::test_masters::{CallFault, FakeCluster};
 use argosy_frameworks::paths::collect as collect_inputs;
-use argosy_frameworks::progress::Style;
+use argosy_frameworks::progress::ProgressFormat;
 use argosy_frameworks::wordcount::WordCount;
 use argosy_frameworks::wordcount::collect::collect;
-use argosy_frameworks::wordcount::hold::Hold;
-use argosy_frameworks::wordcount::job::{Job, Settings};
+use argosy_frameworks::wordcount::hold::OfferHold;
+use argosy_frameworks::wordcount::job::{Job, TaskSettings};
 use argosy_frameworks::wordcount::split::split;
 use argosy_proto::v1;
 use argosy_proto::v1::TaskState;
@@ -26,12 +26,12 @@ use tokio_util::sync::CancellationToken;
 const MAPPER: &str = env!("CARGO_BIN_EXE_argosy-wordmap");
 
 /// Sandboxes, and a file API for them.
-struct Agent {
+struct FakeAgent {
     folder: PathBuf,
     address: String,
 }
 
-impl Agent {
+impl FakeAgent {
     fn start(folder: PathBuf) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap().to_string();
@@ -119,7 +119,7 @@ fn make_input(folder: &Path) {
 /// Runs the launched tasks until the scheduler is done, while faults are injected.
 async fn be_the_cluster(
     cluster: &FakeCluster,
-    agent: &Agent,
+    agent: &FakeAgent,
     witness: &Path,
     is_done: impl Fn() -> bool,
 ) {
@@ -143,7 +143,7 @@ async fn be_the_cluster(
         }
         if changes < 3 && ran >= (changes + 1) * 6 {
             changes += 1;
-            cluster.fault(Fault::LostReply, 1);
+            cluster.fault(CallFault::LostReply, 1);
             cluster.change_leader();
         }
         if cluster.open_offers().len() < 3 {
@@ -156,15 +156,13 @@ async fn be_the_cluster(
 #[tokio::test(flavor = "multi_thread")]
 async fn words_are_counted_right_through_failures_and_changes_of_leader() {
     let folder = tempfile::tempdir().unwrap();
-    let (input, output) = (
-        folder.path().join("input"),
-        folder.path().join("counts.tsv"),
-    );
+    let input = folder.path().join("input");
+    let output = folder.path().join("counts.tsv");
     make_input(&input);
-    let agent = Agent::start(folder.path().join("sandboxes"));
+    let agent = FakeAgent::start(folder.path().join("sandboxes"));
     let cluster = FakeCluster::start(3).await;
     cluster.set_agent_address(&agent.address);
-    let settings = Settings {
+    let settings = TaskSettings {
         mapper: MAPPER.into(),
         witness: Some(folder.path().display().to_string()),
         resources: "cpus:0.1;mem:32".parse().unwrap(),
@@ -174,10 +172,11 @@ async fn words_are_counted_right_through_failures_and_changes_of_leader() {
     let inputs = collect_inputs(std::slice::from_ref(&input), u64::MAX).unwrap();
     let job = Job::new(settings, split(&inputs, 24), 4);
     let (sender, outcome) = oneshot::channel();
-    let mut scheduler = WordCount::new(job, Hold::new(Some(8_000)), 0, Style::None, sender);
+    let hold = OfferHold::new(Some(8_000));
+    let mut scheduler = WordCount::new(job, hold, 0, ProgressFormat::None, sender);
     let mut config = SchedulerConfig::new(cluster.masters(), "wordcount");
     config.tick = Duration::from_millis(20);
-    let runner = Runner::new(config);
+    let runner = SchedulerRunner::new(config);
     let driver = runner.driver();
     let path = output.clone();
     let writer = tokio::spawn(async move {

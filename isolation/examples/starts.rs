@@ -15,10 +15,11 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use argosy_isolation::profile::{COMMAND_ID, CONTAINER_IDS, FIRST_HOST_ID, Walls};
+use argosy_isolation::profile::{COMMAND_ID, CONTAINER_IDS, FIRST_HOST_ID, IsolationLayers};
 use argosy_isolation::{
-    Container, ContainerId, Group, Isolation, Launcher, Namespaces, Network, Outcome, Profile,
-    Program, Root, Spec, Tree, User, View, cgroup, launcher,
+    Cgroup, CgroupTree, CommandOutcome, Container, ContainerId, ContainerUser, Isolation,
+    IsolationProfile, LaunchSpec, Launcher, MountSpec, Namespaces, Network, Program, RootFs,
+    cgroup, launcher,
 };
 
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -34,7 +35,7 @@ fn main() -> Result<()> {
     let slots = slots.split(',').filter(|text| !text.is_empty());
     let slots: Vec<usize> = slots.map(str::parse).collect::<Result<_, _>>()?;
     let agent = ContainerId::new(format!("starts-{}", std::process::id()))?;
-    let tree = Tree::create(&cgroup::default_parent()?, &agent)?;
+    let tree = CgroupTree::create(&cgroup::default_parent()?, &agent)?;
     let work = std::env::temp_dir().join(agent.as_str());
     let mut command = launcher::own_executable()?;
     command.arg("launcher");
@@ -76,7 +77,7 @@ fn main() -> Result<()> {
 
 /// A row of the table.
 #[derive(Clone, Copy)]
-struct Kind {
+struct BenchCase {
     name: &'static str,
     isolation: Isolation,
     namespaces: Namespaces,
@@ -86,36 +87,36 @@ struct Kind {
     joins_network: bool,
 }
 
-const KINDS: [Kind; 5] = [
-    Kind {
+const KINDS: [BenchCase; 5] = [
+    BenchCase {
         name: "full profile",
         isolation: Isolation::Full,
         namespaces: Namespaces::ALL,
         profile: true,
         joins_network: false,
     },
-    Kind {
+    BenchCase {
         name: "networked full profile",
         isolation: Isolation::Full,
         namespaces: Namespaces::ALL,
         profile: true,
         joins_network: true,
     },
-    Kind {
+    BenchCase {
         name: "5 namespaces + cgroup",
         isolation: Isolation::Full,
         namespaces: Namespaces::ALL,
         profile: false,
         joins_network: false,
     },
-    Kind {
+    BenchCase {
         name: "cgroup only",
         isolation: Isolation::Full,
         namespaces: Namespaces::NONE,
         profile: false,
         joins_network: false,
     },
-    Kind {
+    BenchCase {
         name: "plain processes",
         isolation: Isolation::Processes,
         namespaces: Namespaces::NONE,
@@ -126,7 +127,7 @@ const KINDS: [Kind; 5] = [
 
 struct Bench {
     launcher: Launcher,
-    tree: Tree,
+    tree: CgroupTree,
     work: std::path::PathBuf,
     next: u64,
 }
@@ -134,36 +135,36 @@ struct Bench {
 impl Bench {
     /// Returns the processor time of the whole tree so far.
     fn used_us(&self) -> Result<u64> {
-        let used = Group::at(self.tree.root()).stats().cpu_us;
+        let used = Cgroup::at(self.tree.root()).stats().cpu_us;
         used.context("the tree's group does not count processor time")
     }
 
-    fn launch(&mut self, program: &str, kind: Kind) -> Result<(Container, Instant)> {
+    fn launch(&mut self, program: &str, kind: BenchCase) -> Result<(Container, Instant)> {
         self.next += 1;
         let id = ContainerId::new(format!("c{}", self.next))?;
         let folder = self.work.join(id.as_str());
         let sandbox = folder.join("sandbox");
         std::fs::create_dir_all(&sandbox)?;
         let program = Program::Arguments(program.split(' ').map(str::to_owned).collect());
-        let mut spec = Spec::new(id, &folder, &sandbox, program);
+        let mut spec = LaunchSpec::new(id, &folder, &sandbox, program);
         spec.isolation = kind.isolation;
         spec.namespaces = kind.namespaces;
         if kind.profile {
             let first_host_id = FIRST_HOST_ID + (self.next as u32 % 1000) * CONTAINER_IDS;
-            let view = View {
-                root: Root::Host,
+            let view = MountSpec {
+                root: RootFs::Host,
                 host_paths: Vec::new(),
                 volumes: Vec::new(),
                 tmp_bytes: 1 << 20,
                 shm_bytes: 1 << 20,
             };
-            spec.profile = Some(Profile {
+            spec.profile = Some(IsolationProfile {
                 first_host_id,
                 view,
-                walls: Walls::ALL,
+                walls: IsolationLayers::ALL,
             });
             let (uid, gid, groups) = (COMMAND_ID, COMMAND_ID, Vec::new());
-            spec.user = Some(User { uid, gid, groups });
+            spec.user = Some(ContainerUser { uid, gid, groups });
             let owner = Some(first_host_id + COMMAND_ID);
             std::os::unix::fs::chown(&sandbox, owner, owner)?;
         }
@@ -182,7 +183,7 @@ impl Bench {
         Ok((launched, start))
     }
 
-    fn one_by_one(&mut self, count: usize, kind: Kind) -> Result<(f64, f64)> {
+    fn one_by_one(&mut self, count: usize, kind: BenchCase) -> Result<(f64, f64)> {
         let mut times = Vec::new();
         for _ in 0..count {
             let (mut container, start) = self.launch("/bin/true", kind)?;
@@ -193,7 +194,7 @@ impl Bench {
         Ok((times[count / 2], times[count * 99 / 100]))
     }
 
-    fn in_flight(&mut self, count: usize, slots: usize, kind: Kind) -> Result<f64> {
+    fn in_flight(&mut self, count: usize, slots: usize, kind: BenchCase) -> Result<f64> {
         let start = Instant::now();
         let mut running = VecDeque::new();
         for _ in 0..count {
@@ -241,7 +242,7 @@ fn new_network() -> Result<File> {
 
 fn finish(container: &mut Container) -> Result<()> {
     let exit = container.wait(PATIENCE)?;
-    ensure!(exit.outcome == Outcome::Exited(0), "{}", exit.reason);
+    ensure!(exit.outcome == CommandOutcome::Exited(0), "{}", exit.reason);
     Ok(())
 }
 

@@ -11,12 +11,12 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
 
-use crate::cgroup::{CgroupError, Group};
+use crate::cgroup::{Cgroup, CgroupError};
 use crate::container::{Container, ContainerError};
 use crate::crash_points;
 use crate::messages::with_short_path;
 use crate::process::boot_id;
-use crate::state_dir::{Claim, Exit, HandOff, HandOffError, Handle};
+use crate::state_dir::{Exit, Handle, HandleFile, StateDirectory, StateDirectoryError};
 
 /// The time in which a supervisor must answer: it may still create its socket, or be about to exit.
 const ANSWER_LIMIT: Duration = Duration::from_secs(5);
@@ -43,10 +43,10 @@ pub enum Adoption {
 pub enum AdoptionError {
     /// A file of the state directory cannot be read or written.
     #[error(transparent)]
-    Files(#[from] HandOffError),
+    Files(#[from] StateDirectoryError),
     /// It cannot be determined whether the state directory exists.
     #[error("cannot check whether {directory} exists")]
-    Folder {
+    Directory {
         directory: PathBuf,
         source: io::Error,
     },
@@ -55,7 +55,7 @@ pub enum AdoptionError {
     Cgroup(#[from] CgroupError),
     /// The supervisor is alive but does not answer.
     #[error("the supervisor of the container in {directory} is alive but does not answer")]
-    Silent {
+    Unresponsive {
         directory: PathBuf,
         /// The error of the last attempt.
         source: io::Error,
@@ -79,8 +79,8 @@ pub enum AdoptionError {
 /// If the state files cannot be read, or a supervisor that is alive does not answer. Try again: its
 /// container may be running.
 pub fn adopt(directory: &Path) -> Result<Adoption, AdoptionError> {
-    let files = HandOff::at(directory);
-    let folder = |source| AdoptionError::Folder {
+    let files = StateDirectory::at(directory);
+    let folder = |source| AdoptionError::Directory {
         directory: directory.to_owned(),
         source,
     };
@@ -90,9 +90,11 @@ pub fn adopt(directory: &Path) -> Result<Adoption, AdoptionError> {
     if let Some(exit) = files.exit()? {
         return Ok(Adoption::Exited(exit));
     }
-    let handle = match files.void()? {
-        Claim::Held(handle) => *handle,
-        Claim::Void => return Ok(gone("it was never started, and the start is cancelled")),
+    let handle = match files.cancel()? {
+        HandleFile::Started(handle) => *handle,
+        HandleFile::Cancelled => {
+            return Ok(gone("it was never started, and the start is cancelled"));
+        }
     };
     crash_points::passed("adopt.claimed");
     let host = |source| AdoptionError::Host { source };
@@ -113,12 +115,12 @@ pub fn adopt(directory: &Path) -> Result<Adoption, AdoptionError> {
         match dial(&files) {
             Ok(connection) => {
                 crash_points::passed("adopt.connected");
-                if let Some(adoption) = recognise(&files, &handle, connection)? {
+                if let Some(adoption) = connect_supervisor(&files, &handle, connection)? {
                     return Ok(adoption);
                 }
             }
             Err(errno) if Instant::now() >= deadline => {
-                return Err(AdoptionError::Silent {
+                return Err(AdoptionError::Unresponsive {
                     directory: directory.to_owned(),
                     source: errno.into(),
                 });
@@ -134,7 +136,7 @@ fn gone(reason: &str) -> Adoption {
     Adoption::Gone { reason }
 }
 
-fn dial(files: &HandOff) -> Result<OwnedFd, Errno> {
+fn dial(files: &StateDirectory) -> Result<OwnedFd, Errno> {
     let flags = SockFlag::SOCK_CLOEXEC;
     let connection = socket(AddressFamily::Unix, SockType::SeqPacket, flags, None)?;
     with_short_path(files.directory(), "control", |path| {
@@ -144,8 +146,8 @@ fn dial(files: &HandOff) -> Result<OwnedFd, Errno> {
 }
 
 /// Returns `None` if the supervisor exited before it answered. Its status is then on disk.
-fn recognise(
-    files: &HandOff,
+fn connect_supervisor(
+    files: &StateDirectory,
     handle: &Handle,
     connection: OwnedFd,
 ) -> Result<Option<Adoption>, AdoptionError> {
@@ -169,7 +171,7 @@ fn recognise(
         // The order matters: an init that ends leaves its cgroup first, and its supervisor reports
         // the end.
         if init.open().map_err(host)?.is_some()
-            && !Group::at(path).contains(init.pid)?
+            && !Cgroup::at(path).contains(init.pid)?
             && !init.is_ending().map_err(host)?
         {
             let reason = format!(

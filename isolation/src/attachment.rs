@@ -20,9 +20,9 @@ use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, recv, sendmsg};
 
 use crate::exec::WindowSize;
-use crate::messages::{Order, Received, Wait, packet_pair, send_packet_with};
+use crate::messages::{ReceiveResult, SupervisorRequest, WaitMode, packet_pair, send_packet_with};
 use crate::output::StreamName;
-use crate::state_dir::{HandOff, HandOffError, Outcome};
+use crate::state_dir::{CommandOutcome, StateDirectory, StateDirectoryError};
 
 /// The maximum number of bytes of input in one message.
 pub const INPUT_LIMIT_BYTES: usize = 4 * 1024;
@@ -50,9 +50,9 @@ pub enum AttachmentNotice {
     /// client read.
     Missed(u64),
     /// The last input is taken: the client may send the next.
-    Taken,
+    InputConsumed,
     /// The command has ended. The last notice.
-    Ended(Outcome),
+    Ended(CommandOutcome),
 }
 
 /// An error of attaching, or of an attached session.
@@ -60,16 +60,16 @@ pub enum AttachmentNotice {
 pub enum AttachmentError {
     /// The container was started by an earlier release.
     #[error("it was started by an earlier release, which does not support attach")]
-    Early,
+    NotStarted,
     /// The supervisor does not accept the order or message: it has exited, or its queue is full.
     #[error("cannot reach the container's supervisor: it has exited, or its queue is full")]
-    Talk { source: io::Error },
+    Socket { source: io::Error },
     /// The supervisor has exited and left no exit status.
     #[error("the container's exit status is unknown: its supervisor has exited")]
     Lost,
     /// The exit status cannot be read.
     #[error(transparent)]
-    Files(#[from] HandOffError),
+    Files(#[from] StateDirectoryError),
 }
 
 /// An agent's session on the streams of a container's main command. Dropping it has no effect on
@@ -77,7 +77,7 @@ pub enum AttachmentError {
 #[derive(Debug)]
 pub struct Attachment {
     socket: OwnedFd,
-    files: HandOff,
+    files: StateDirectory,
     is_over: bool,
 }
 
@@ -86,13 +86,13 @@ impl Attachment {
     /// command's standard input.
     pub(crate) fn open(
         connection: BorrowedFd<'_>,
-        files: HandOff,
+        files: StateDirectory,
         stdin: bool,
     ) -> Result<Self, AttachmentError> {
-        let talk = |source| AttachmentError::Talk { source };
+        let talk = |source| AttachmentError::Socket { source };
         let (socket, theirs) = packet_pair().map_err(|errno| talk(errno.into()))?;
-        let order = Order::Attach { stdin };
-        send_packet_with(connection, &order, &[theirs.as_fd()], Wait::Return).map_err(talk)?;
+        let order = SupervisorRequest::Attach { stdin };
+        send_packet_with(connection, &order, &[theirs.as_fd()], WaitMode::Return).map_err(talk)?;
         Ok(Self {
             socket,
             files,
@@ -109,34 +109,34 @@ impl Attachment {
         while !self.is_over {
             let mut buffer = vec![0; PACKET_BYTES];
             match receive(self.socket.as_fd(), &mut buffer) {
-                Ok(Received::Message(length)) => {
+                Ok(ReceiveResult::Message(length)) => {
                     buffer.truncate(length);
-                    let notice = Said::decode(buffer);
+                    let notice = AttachMessage::decode(buffer);
                     self.is_over = matches!(notice, Some(AttachmentNotice::Refused { .. }));
                     if notice.is_some() {
                         return Ok(notice);
                     }
                 }
-                Ok(Received::Nothing) => return Ok(None),
+                Ok(ReceiveResult::Nothing) => return Ok(None),
                 // The supervisor writes the exit status before it exits.
-                Ok(Received::Closed) => {
+                Ok(ReceiveResult::Closed) => {
                     self.is_over = true;
                     let exit = self.files.exit()?.ok_or(AttachmentError::Lost)?;
                     return Ok(Some(AttachmentNotice::Ended(exit.outcome)));
                 }
-                Err(source) => return Err(AttachmentError::Talk { source }),
+                Err(source) => return Err(AttachmentError::Socket { source }),
             }
         }
         Ok(None)
     }
 
     /// Sends input of 1 to [`INPUT_LIMIT_BYTES`] bytes. Send the next only when
-    /// [`AttachmentNotice::Taken`] has arrived.
+    /// [`AttachmentNotice::InputConsumed`] has arrived.
     ///
     /// # Errors
     /// If the supervisor accepts no message for now.
     pub fn input(&self, bytes: &[u8]) -> Result<(), AttachmentError> {
-        self.say(Wish::INPUT, bytes)
+        self.say(AttachRequest::INPUT, bytes)
     }
 
     /// Sends the end of input, after the input sent before: no client's input reaches the command
@@ -145,7 +145,7 @@ impl Attachment {
     /// # Errors
     /// If the supervisor accepts no message for now.
     pub fn end_input(&self) -> Result<(), AttachmentError> {
-        self.say(Wish::END, &[])
+        self.say(AttachRequest::END, &[])
     }
 
     /// Sets the size of the command's terminal; without a terminal it has no effect.
@@ -154,7 +154,7 @@ impl Attachment {
     /// If the supervisor accepts no message for now.
     pub fn resize(&self, size: WindowSize) -> Result<(), AttachmentError> {
         let [rows, columns] = [size.rows, size.columns].map(u16::to_le_bytes);
-        self.say(Wish::SIZE, &[rows, columns].concat())
+        self.say(AttachRequest::SIZE, &[rows, columns].concat())
     }
 
     /// Sends a signal to the command's process group.
@@ -162,14 +162,14 @@ impl Attachment {
     /// # Errors
     /// If the supervisor accepts no message for now.
     pub fn signal(&self, signal: i32) -> Result<(), AttachmentError> {
-        self.say(Wish::SIGNAL, &signal.to_le_bytes())
+        self.say(AttachRequest::SIGNAL, &signal.to_le_bytes())
     }
 
     /// A session that has ended is not an error.
     fn say(&self, kind: u8, content: &[u8]) -> Result<(), AttachmentError> {
         match send(self.socket.as_fd(), kind, content) {
             Ok(()) | Err(Errno::EPIPE | Errno::ECONNRESET) => Ok(()),
-            Err(errno) => Err(AttachmentError::Talk {
+            Err(errno) => Err(AttachmentError::Socket {
                 source: errno.into(),
             }),
         }
@@ -192,16 +192,16 @@ impl AsRawFd for Attachment {
 
 /// A message of a supervisor, before it is encoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Said<'a> {
+pub(crate) enum AttachMessage<'a> {
     Attached([u64; 2]),
     Refused(&'a str),
     /// At most [`OUTPUT_LIMIT_BYTES`].
-    Wrote(StreamName, &'a [u8]),
+    Output(StreamName, &'a [u8]),
     Missed(u64),
-    Taken,
+    InputConsumed,
 }
 
-impl Said<'_> {
+impl AttachMessage<'_> {
     const ATTACHED: u8 = b'a';
     const REFUSED: u8 = b'r';
     const OUTPUT: u8 = b'o';
@@ -217,10 +217,10 @@ impl Said<'_> {
                 send(socket, Self::ATTACHED, &begins)
             }
             Self::Refused(reason) => send(socket, Self::REFUSED, reason.as_bytes()),
-            Self::Wrote(StreamName::Stdout, bytes) => send(socket, Self::OUTPUT, bytes),
-            Self::Wrote(StreamName::Stderr, bytes) => send(socket, Self::ERRORS, bytes),
+            Self::Output(StreamName::Stdout, bytes) => send(socket, Self::OUTPUT, bytes),
+            Self::Output(StreamName::Stderr, bytes) => send(socket, Self::ERRORS, bytes),
             Self::Missed(count) => send(socket, Self::MISSED, &count.to_le_bytes()),
-            Self::Taken => send(socket, Self::TAKEN, &[]),
+            Self::InputConsumed => send(socket, Self::TAKEN, &[]),
         }
     }
 
@@ -241,7 +241,7 @@ impl Said<'_> {
             Self::OUTPUT => Some(AttachmentNotice::Output(content)),
             Self::ERRORS => Some(AttachmentNotice::Errors(content)),
             Self::MISSED => Some(AttachmentNotice::Missed(number(0)?)),
-            Self::TAKEN => Some(AttachmentNotice::Taken),
+            Self::TAKEN => Some(AttachmentNotice::InputConsumed),
             _ => None,
         }
     }
@@ -249,30 +249,30 @@ impl Said<'_> {
 
 /// A request of an attached client.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Wish {
+pub(crate) enum AttachRequest {
     Input(Vec<u8>),
-    End,
-    Size(WindowSize),
+    EndInput,
+    Resize(WindowSize),
     Signal(i32),
 }
 
-impl Wish {
+impl AttachRequest {
     const INPUT: u8 = b'i';
     const END: u8 = b'x';
     const SIZE: u8 = b's';
     const SIGNAL: u8 = b'g';
 
     /// Returns the next request without blocking. Skips unknown and malformed messages.
-    pub(crate) fn receive(socket: BorrowedFd<'_>) -> io::Result<Received<Self>> {
+    pub(crate) fn receive(socket: BorrowedFd<'_>) -> io::Result<ReceiveResult<Self>> {
         loop {
             let mut buffer = [0; INPUT_LIMIT_BYTES + 1];
             let length = match receive(socket, &mut buffer)? {
-                Received::Message(length) => length,
-                Received::Nothing => return Ok(Received::Nothing),
-                Received::Closed => return Ok(Received::Closed),
+                ReceiveResult::Message(length) => length,
+                ReceiveResult::Nothing => return Ok(ReceiveResult::Nothing),
+                ReceiveResult::Closed => return Ok(ReceiveResult::Closed),
             };
             if let Some(wish) = Self::decode(&buffer[..length]) {
-                return Ok(Received::Message(wish));
+                return Ok(ReceiveResult::Message(wish));
             }
         }
     }
@@ -281,10 +281,10 @@ impl Wish {
         let (kind, content) = message.split_first()?;
         match *kind {
             Self::INPUT if !content.is_empty() => Some(Self::Input(content.to_vec())),
-            Self::END => Some(Self::End),
+            Self::END => Some(Self::EndInput),
             Self::SIZE => {
                 let (rows, columns) = content.split_at_checked(2)?;
-                Some(Self::Size(WindowSize {
+                Some(Self::Resize(WindowSize {
                     rows: u16::from_le_bytes(rows.try_into().ok()?),
                     columns: u16::from_le_bytes(columns.try_into().ok()?),
                 }))
@@ -306,12 +306,12 @@ fn send(socket: BorrowedFd<'_>, kind: u8, content: &[u8]) -> Result<(), Errno> {
 }
 
 /// Truncates a message that is longer than the buffer: no valid message is.
-fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<Received<usize>> {
+fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<ReceiveResult<usize>> {
     loop {
         match recv(socket.as_raw_fd(), buffer, MsgFlags::MSG_DONTWAIT) {
-            Ok(0) => return Ok(Received::Closed),
-            Ok(length) => return Ok(Received::Message(length)),
-            Err(Errno::EAGAIN) => return Ok(Received::Nothing),
+            Ok(0) => return Ok(ReceiveResult::Closed),
+            Ok(length) => return Ok(ReceiveResult::Message(length)),
+            Err(Errno::EAGAIN) => return Ok(ReceiveResult::Nothing),
             // Reported once when the peer closed with unread data: messages that it sent before
             // follow.
             Err(Errno::EINTR | Errno::ECONNRESET) => {}
@@ -330,24 +330,24 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let mut attachment = Attachment {
             socket: ours,
-            files: HandOff::at(folder.path()),
+            files: StateDirectory::at(folder.path()),
             is_over: false,
         };
         send(theirs.as_fd(), b'?', b"of a later release").unwrap();
         let long = vec![7; OUTPUT_LIMIT_BYTES];
         for each in [
-            Said::Attached([1, 2]),
-            Said::Missed(3),
-            Said::Taken,
-            Said::Wrote(StreamName::Stderr, &long),
-            Said::Wrote(StreamName::Stdout, b"x"),
+            AttachMessage::Attached([1, 2]),
+            AttachMessage::Missed(3),
+            AttachMessage::InputConsumed,
+            AttachMessage::Output(StreamName::Stderr, &long),
+            AttachMessage::Output(StreamName::Stdout, b"x"),
         ] {
             each.send(theirs.as_fd()).unwrap();
         }
         let mut next = || attachment.notice().unwrap();
         assert_eq!(next(), Some(AttachmentNotice::Attached([1, 2])));
         assert_eq!(next(), Some(AttachmentNotice::Missed(3)));
-        assert_eq!(next(), Some(AttachmentNotice::Taken));
+        assert_eq!(next(), Some(AttachmentNotice::InputConsumed));
         assert_eq!(next(), Some(AttachmentNotice::Errors(long.clone())));
         assert_eq!(next(), Some(AttachmentNotice::Output(b"x".to_vec())));
         assert_eq!(next(), None);
@@ -361,7 +361,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let attachment = Attachment {
             socket: ours,
-            files: HandOff::at(folder.path()),
+            files: StateDirectory::at(folder.path()),
             is_over: false,
         };
         let size = WindowSize {
@@ -369,18 +369,21 @@ mod tests {
             columns: 300,
         };
         attachment.input(b"ls\n").unwrap();
-        attachment.say(Wish::SIZE, b"x").unwrap();
+        attachment.say(AttachRequest::SIZE, b"x").unwrap();
         attachment.resize(size).unwrap();
         attachment.signal(0).unwrap();
         attachment.signal(15).unwrap();
         attachment.end_input().unwrap();
-        let next = || Wish::receive(theirs.as_fd()).unwrap();
-        assert_eq!(next(), Received::Message(Wish::Input(b"ls\n".to_vec())));
-        assert_eq!(next(), Received::Message(Wish::Size(size)));
-        assert_eq!(next(), Received::Message(Wish::Signal(15)));
-        assert_eq!(next(), Received::Message(Wish::End));
-        assert_eq!(next(), Received::Nothing);
+        let next = || AttachRequest::receive(theirs.as_fd()).unwrap();
+        assert_eq!(
+            next(),
+            ReceiveResult::Message(AttachRequest::Input(b"ls\n".to_vec()))
+        );
+        assert_eq!(next(), ReceiveResult::Message(AttachRequest::Resize(size)));
+        assert_eq!(next(), ReceiveResult::Message(AttachRequest::Signal(15)));
+        assert_eq!(next(), ReceiveResult::Message(AttachRequest::EndInput));
+        assert_eq!(next(), ReceiveResult::Nothing);
         drop(attachment);
-        assert_eq!(next(), Received::Closed);
+        assert_eq!(next(), ReceiveResult::Closed);
     }
 }

@@ -15,10 +15,10 @@ use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-pub use self::group::Group;
+pub use self::group::Cgroup;
 pub(crate) use self::stats::LastUsage;
-pub use self::stats::{Io, Pressure, Stall, Stats};
-use crate::limits::{Limits, Missing};
+pub use self::stats::{CgroupStats, IoStats, Pressure, StallShares};
+use crate::limits::{Limits, MissingControllers};
 use crate::spec::ContainerId;
 
 /// The group of the launcher and the supervisors, a sibling of the container groups.
@@ -130,11 +130,11 @@ pub fn default_parent() -> Result<PathBuf, CgroupError> {
 
 /// The groups of one agent.
 #[derive(Debug, Clone)]
-pub struct Tree {
+pub struct CgroupTree {
     root: PathBuf,
 }
 
-impl Tree {
+impl CgroupTree {
     /// Creates `<parent>/argosy/<agent>`, delegates the available controllers, and creates the
     /// groups of supervisors and of content. Where the kernel counts huge pages of hugetlbfs, the
     /// tree gets none: a limit on the whole tree adds no cost per container. Idempotent.
@@ -189,15 +189,15 @@ impl Tree {
 
     /// Returns a container's group. It need not exist.
     #[must_use]
-    pub fn group(&self, id: &ContainerId) -> Group {
-        Group::at(&self.root.join(id.as_str()))
+    pub fn group(&self, id: &ContainerId) -> Cgroup {
+        Cgroup::at(&self.root.join(id.as_str()))
     }
 
     /// Returns the controllers that containers of this tree would lack for these limits.
     ///
     /// # Errors
     /// If the tree does not exist or cannot be read.
-    pub fn missing(&self, limits: &Limits) -> Result<Missing, CgroupError> {
+    pub fn missing(&self, limits: &Limits) -> Result<MissingControllers, CgroupError> {
         Ok(limits.missing(&read_controllers(&self.supervisors())?))
     }
 
@@ -385,7 +385,7 @@ mod tests {
         }
         fs::write(ours.join("memory.low"), "0\n").unwrap();
         let root = ours.join("mine");
-        let tree = Tree { root };
+        let tree = CgroupTree { root };
         tree.protect(8192).unwrap();
         tree.protect(8192).unwrap();
         let low = |group: &Path| fs::read_to_string(group.join("memory.low")).unwrap();

@@ -12,7 +12,7 @@ use std::time::Duration;
 use rustix::fs::{MemfdFlags, memfd_create};
 
 use crate::process::has_ended;
-use crate::spawner::{self, Execution, Spawned, Streams};
+use crate::spawner::{self, ProgramCall, SpawnedProgram, StandardStreams};
 use crate::sys;
 
 /// The time in which a killed child must end before another thread waits for it.
@@ -21,7 +21,7 @@ const KILL_LIMIT: Duration = Duration::from_secs(1);
 const TEXT_LIMIT_BYTES: u64 = 1024 * 1024;
 
 /// The result of a program that ended.
-pub(crate) struct Ran {
+pub(crate) struct ProgramOutput {
     pub(crate) status: ExitStatus,
     /// Its standard error.
     pub(crate) complaint: String,
@@ -29,37 +29,37 @@ pub(crate) struct Ran {
 
 /// A program that this process executed, or that the spawner executed for it ([`crate::spawner`]).
 #[derive(Debug)]
-pub struct Process(Made);
+pub struct ChildProcess(ChildHandle);
 
 #[derive(Debug)]
-enum Made {
-    Here(Child),
-    Elsewhere(Spawned),
+enum ChildHandle {
+    Local(Child),
+    Spawner(SpawnedProgram),
 }
 
-impl Process {
-    pub(crate) fn execute(execution: &Execution, streams: Streams) -> io::Result<Self> {
+impl ChildProcess {
+    pub(crate) fn execute(execution: &ProgramCall, streams: StandardStreams) -> io::Result<Self> {
         if let Some(spawned) = spawner::spawn(execution, &streams)? {
-            return Ok(Self(Made::Elsewhere(spawned)));
+            return Ok(Self(ChildHandle::Spawner(spawned)));
         }
         let child = execution.command(streams).spawn()?;
-        Ok(Self(Made::Here(child)))
+        Ok(Self(ChildHandle::Local(child)))
     }
 
     /// Returns the process id.
     #[must_use]
     pub fn id(&self) -> u32 {
         match &self.0 {
-            Made::Here(child) => child.id(),
-            Made::Elsewhere(spawned) => spawned.pid,
+            ChildHandle::Local(child) => child.id(),
+            ChildHandle::Spawner(spawned) => spawned.pid,
         }
     }
 
     /// Waits for the end of the process. Returns `None` if it has not ended in time.
     pub(crate) fn reaped(&mut self, limit: Duration) -> io::Result<Option<ExitStatus>> {
         match &mut self.0 {
-            Made::Elsewhere(spawned) => spawned.reaped(limit),
-            Made::Here(child) => {
+            ChildHandle::Spawner(spawned) => spawned.reaped(limit),
+            ChildHandle::Local(child) => {
                 let handle = sys::pidfd_open(child.id() as i32)?;
                 match has_ended(&handle, limit)? {
                     true => child.try_wait(),
@@ -74,13 +74,13 @@ impl Process {
         match &mut self.0 {
             // The process id cannot be reused until it is reaped. The process may have ended by
             // now.
-            Made::Here(child) => drop(child.kill()),
-            Made::Elsewhere(spawned) => spawned.kill(),
+            ChildHandle::Local(child) => drop(child.kill()),
+            ChildHandle::Spawner(spawned) => spawned.kill(),
         }
         if matches!(self.reaped(KILL_LIMIT), Ok(Some(_))) {
             return;
         }
-        if let Made::Here(mut child) = self.0 {
+        if let ChildHandle::Local(mut child) = self.0 {
             let reaper = std::thread::Builder::new().name("reaper".to_owned());
             // Without a thread it stays a zombie until this process exits.
             let _ = reaper.spawn(move || child.wait());
@@ -92,21 +92,21 @@ impl Process {
 ///
 /// # Errors
 /// If it cannot be run. [`io::ErrorKind::TimedOut`] if it has not ended in time: it is then killed.
-pub(crate) fn run(command: &Command, input: &str, limit: Duration) -> io::Result<Ran> {
+pub(crate) fn run(command: &Command, input: &str, limit: Duration) -> io::Result<ProgramOutput> {
     // Files, not pipes: a program that does not read, or a child that it leaves behind, cannot
     // block this process.
     let mut text = scratch()?;
     text.write_all(input.as_bytes())?;
     text.rewind()?;
     let mut complaint = scratch()?;
-    let streams = Streams {
+    let streams = StandardStreams {
         input: text.into(),
         output: null()?,
         error: Some(complaint.try_clone()?.into()),
     };
-    let mut child = Process::execute(&Execution::of(command), streams)?;
+    let mut child = ChildProcess::execute(&ProgramCall::of(command), streams)?;
     match child.reaped(limit) {
-        Ok(Some(status)) => Ok(Ran {
+        Ok(Some(status)) => Ok(ProgramOutput {
             status,
             complaint: all_of(&mut complaint)?,
         }),
@@ -144,7 +144,7 @@ pub(crate) fn all_of(file: &mut File) -> io::Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::process::Process;
+    use crate::process::ProcessId;
 
     fn shell(line: &str) -> Command {
         let mut command = Command::new("/bin/sh");
@@ -178,7 +178,7 @@ mod tests {
         // It may have been killed before it wrote that.
         let pid = std::fs::read_to_string(path).unwrap_or_default();
         if let Ok(pid) = pid.trim().parse() {
-            assert!(Process::of(pid).is_err(), "it is reaped");
+            assert!(ProcessId::of(pid).is_err(), "it is reaped");
         }
     }
 }

@@ -11,31 +11,31 @@ use nix::sys::resource::setrlimit;
 use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
 
 use crate::drop_privileges::Confinement;
-use crate::image::Root;
-use crate::seccomp::Filter;
-use crate::spec::{Program, Spec};
+use crate::image::RootFs;
+use crate::seccomp::SeccompFilter;
+use crate::spec::{LaunchSpec, Program};
 use crate::sys::{self, ExecPointers};
 
 /// The search path of commands whose environment has no `PATH`.
 const USUAL_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// The reason why a command cannot be executed, as text.
-pub(crate) type Refusal = String;
+pub(crate) type ExecuteError = String;
 
 /// Everything that the last step needs, prepared in advance so that the step allocates nothing and
 /// adds no errors.
-pub(crate) struct Command<'a> {
-    spec: &'a Spec,
+pub(crate) struct PreparedCommand<'a> {
+    spec: &'a LaunchSpec,
     shown: String,
     candidates: Vec<CString>,
     pointers: ExecPointers,
     confinement: Option<Confinement>,
 }
 
-impl<'a> Command<'a> {
+impl<'a> PreparedCommand<'a> {
     /// Prepares a validated request. Without a working directory the process stays in its current
     /// one.
-    pub(crate) fn prepare(spec: &'a Spec, filter: &Filter) -> Self {
+    pub(crate) fn prepare(spec: &'a LaunchSpec, filter: &SeccompFilter) -> Self {
         let plain = |text: &str| CString::new(text).expect("the request was checked for NUL bytes");
         let arguments: Vec<String> = match &spec.program {
             Program::Shell(line) => vec!["/bin/sh".into(), "-c".into(), line.clone()],
@@ -65,7 +65,7 @@ impl<'a> Command<'a> {
     /// streams and `kept` open.
     ///
     /// The change is permanent: call it in the process that becomes the command.
-    pub(crate) fn settle(&self, kept: Option<BorrowedFd<'_>>) -> Result<(), Refusal> {
+    pub(crate) fn settle(&self, kept: Option<BorrowedFd<'_>>) -> Result<(), ExecuteError> {
         let words = |what: &str, errno: Errno| format!("cannot {what}: {}", errno.desc());
         for limit in &self.spec.resource_limits {
             let resource = crate::limits::resource(&limit.name).expect("the request was checked");
@@ -83,7 +83,7 @@ impl<'a> Command<'a> {
         }
         if let Some(confinement) = &self.confinement {
             let uid = self.spec.user.as_ref().map_or(0, |user| user.uid);
-            confinement.put_up_walls(uid)?;
+            confinement.apply_layers(uid)?;
         }
         sys::close_all_but(kept).map_err(|errno| words("close what init has open", errno))?;
         // As the user, who may not enter every directory. No open descriptor leads back to another
@@ -104,11 +104,11 @@ impl<'a> Command<'a> {
 
     fn has_image(&self) -> bool {
         let profile = self.spec.profile.as_ref();
-        profile.is_some_and(|profile| profile.view.root != Root::Host)
+        profile.is_some_and(|profile| profile.view.root != RootFs::Host)
     }
 
     /// Returns only if it cannot be executed.
-    pub(crate) fn execute(&self) -> Refusal {
+    pub(crate) fn execute(&self) -> ExecuteError {
         let mut worst = Errno::ENOENT;
         for candidate in &self.candidates {
             match sys::execute(candidate, &self.pointers) {

@@ -12,19 +12,21 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::attachment::{Attachment, AttachmentError};
-use crate::cgroup::{Group, Stats};
-use crate::exec::{EntryError, EntryRequest, Session};
-use crate::messages::{Notice, Order, Received, Wait, receive_packet, send_packet};
+use crate::cgroup::{Cgroup, CgroupStats};
+use crate::exec::{ExecRequest, ExecSession, ExecSessionError};
+use crate::messages::{
+    ReceiveResult, SupervisorNotice, SupervisorRequest, WaitMode, receive_packet, send_packet,
+};
 use crate::process::BootTime;
 use crate::removal::{RemovalError, destroy};
-use crate::spec::Spec;
-use crate::state_dir::{Exit, HandOff, HandOffError, Handle};
+use crate::spec::LaunchSpec;
+use crate::state_dir::{Exit, Handle, StateDirectory, StateDirectoryError};
 
 /// A container that was launched or adopted.
 #[derive(Debug)]
 pub struct Container {
     connection: OwnedFd,
-    files: HandOff,
+    files: StateDirectory,
     cgroup: Option<PathBuf>,
     handle: Option<Box<Handle>>,
     exit: Option<Box<Exit>>,
@@ -39,7 +41,7 @@ pub enum ContainerError {
     Lost { directory: PathBuf },
     /// The call timed out.
     #[error("the container in {directory} has not {awaited} within {waited_ms} ms")]
-    Late {
+    Timeout {
         directory: PathBuf,
         /// The awaited event.
         awaited: &'static str,
@@ -48,20 +50,20 @@ pub enum ContainerError {
     },
     /// The supervisor cannot be reached.
     #[error("cannot reach the supervisor of the container in {directory}")]
-    Talk {
+    Socket {
         directory: PathBuf,
         source: io::Error,
     },
     /// A file of the state directory cannot be read.
     #[error(transparent)]
-    Files(#[from] HandOffError),
+    Files(#[from] StateDirectoryError),
 }
 
 impl Container {
-    pub(crate) fn launched(spec: &Spec, connection: OwnedFd) -> Self {
+    pub(crate) fn launched(spec: &LaunchSpec, connection: OwnedFd) -> Self {
         Self {
             connection,
-            files: HandOff::at(&spec.directory),
+            files: StateDirectory::at(&spec.directory),
             cgroup: spec.cgroup.clone(),
             handle: None,
             exit: None,
@@ -79,7 +81,7 @@ impl Container {
     ) -> Self {
         Self {
             connection,
-            files: HandOff::at(directory),
+            files: StateDirectory::at(directory),
             cgroup,
             handle: handle.map(Box::new),
             exit: None,
@@ -92,7 +94,11 @@ impl Container {
         self.connection
     }
 
-    pub(crate) fn adopted(files: HandOff, cgroup: Option<PathBuf>, connection: OwnedFd) -> Self {
+    pub(crate) fn adopted(
+        files: StateDirectory,
+        cgroup: Option<PathBuf>,
+        connection: OwnedFd,
+    ) -> Self {
         Self {
             connection,
             files,
@@ -108,35 +114,35 @@ impl Container {
         self.files.directory()
     }
 
-    /// Returns the handle of the container's processes; known once [`Notice::Started`] was read.
-    /// Always known after an adoption.
+    /// Returns the handle of the container's processes; known once [`SupervisorNotice::Started`]
+    /// was read. Always known after an adoption.
     #[must_use]
     pub fn handle(&self) -> Option<&Handle> {
         self.handle.as_deref()
     }
 
-    /// Returns the exit status; known once [`Notice::Exited`] was read.
+    /// Returns the exit status; known once [`SupervisorNotice::Exited`] was read.
     #[must_use]
     pub fn exit(&self) -> Option<&Exit> {
         self.exit.as_deref()
     }
 
     /// Returns the next notice, or `None` if there is none now. Call it when the descriptor is
-    /// readable; after [`Notice::Exited`] there are no more.
+    /// readable; after [`SupervisorNotice::Exited`] there are no more.
     ///
     /// # Errors
     /// If the connection is lost and the state directory holds no exit status: adopt the container
     /// again.
-    pub fn notice(&mut self) -> Result<Option<Notice>, ContainerError> {
+    pub fn notice(&mut self) -> Result<Option<SupervisorNotice>, ContainerError> {
         if self.exit.is_some() {
             return Ok(None);
         }
-        let notice = match receive_packet(&self.connection, Wait::Return) {
-            Ok(Received::Message(notice)) => notice,
-            Ok(Received::Nothing) => return Ok(None),
+        let notice = match receive_packet(&self.connection, WaitMode::Return) {
+            Ok(ReceiveResult::Message(notice)) => notice,
+            Ok(ReceiveResult::Nothing) => return Ok(None),
             // The supervisor exited between connect and accept, or died.
-            Ok(Received::Closed) => match self.files.exit()? {
-                Some(exit) => Notice::Exited(Box::new(exit)),
+            Ok(ReceiveResult::Closed) => match self.files.exit()? {
+                Some(exit) => SupervisorNotice::Exited(Box::new(exit)),
                 None => {
                     let directory = self.files.directory().to_owned();
                     return Err(ContainerError::Lost { directory });
@@ -145,25 +151,25 @@ impl Container {
             Err(source) => return Err(self.talk(source)),
         };
         match &notice {
-            Notice::Started(handle) => self.handle = Some(handle.clone()),
-            Notice::Exited(exit) => self.exit = Some(exit.clone()),
+            SupervisorNotice::Started(handle) => self.handle = Some(handle.clone()),
+            SupervisorNotice::Exited(exit) => self.exit = Some(exit.clone()),
         }
         Ok(Some(notice))
     }
 
     /// Whether the supervisor has closed its connection, which happens only when it exits. Call it
-    /// when the descriptor is readable, after [`Notice::Exited`].
+    /// when the descriptor is readable, after [`SupervisorNotice::Exited`].
     #[must_use]
     pub fn is_closed(&self) -> bool {
-        let received = receive_packet::<Notice>(&self.connection, Wait::Return);
-        matches!(received, Ok(Received::Closed))
+        let received = receive_packet::<SupervisorNotice>(&self.connection, WaitMode::Return);
+        matches!(received, Ok(ReceiveResult::Closed))
     }
 
     /// Blocks until the command is executed (`Ok`), or cannot be executed or has already ended (the
     /// exit).
     ///
     /// # Errors
-    /// As [`Container::notice`], and [`ContainerError::Late`] after the timeout `patience`.
+    /// As [`Container::notice`], and [`ContainerError::Timeout`] after the timeout `patience`.
     pub fn wait_started(
         &mut self,
         patience: Duration,
@@ -180,7 +186,7 @@ impl Container {
     /// Blocks until the container has ended.
     ///
     /// # Errors
-    /// As [`Container::notice`], and [`ContainerError::Late`] after the timeout `patience`.
+    /// As [`Container::notice`], and [`ContainerError::Timeout`] after the timeout `patience`.
     pub fn wait(&mut self, patience: Duration) -> Result<Exit, ContainerError> {
         self.wait_until("ended", patience, |container| container.exit().cloned())
     }
@@ -201,7 +207,7 @@ impl Container {
             }
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                return Err(ContainerError::Late {
+                return Err(ContainerError::Timeout {
                     directory: self.files.directory().to_owned(),
                     awaited,
                     waited_ms: patience.as_millis(),
@@ -221,7 +227,7 @@ impl Container {
     /// # Errors
     /// If the connection is lost, except because the container has ended.
     pub fn signal(&self, signal: i32) -> Result<(), ContainerError> {
-        self.order(Order::Signal { signal })
+        self.order(SupervisorRequest::Signal { signal })
     }
 
     /// Sends TERM to the command's process group and, after the grace period (in milliseconds),
@@ -231,7 +237,7 @@ impl Container {
     /// # Errors
     /// If the connection is lost, except because the container has ended.
     pub fn kill(&self, grace_ms: u64) -> Result<(), ContainerError> {
-        self.order(Order::Kill { grace_ms })
+        self.order(SupervisorRequest::Kill { grace_ms })
     }
 
     /// Extends the `stop_after` deadline. It never moves back, so late renewals are harmless.
@@ -239,7 +245,7 @@ impl Container {
     /// # Errors
     /// If the connection is lost, except because the container has ended.
     pub fn renew(&self, deadline: BootTime) -> Result<(), ContainerError> {
-        self.order(Order::Renew { deadline })
+        self.order(SupervisorRequest::Renew { deadline })
     }
 
     /// Starts an exec session: another command in the container, with the same confinement, for as
@@ -248,8 +254,8 @@ impl Container {
     ///
     /// # Errors
     /// If the request is too long, or the connection is lost or its queue is full.
-    pub fn enter(&self, request: &EntryRequest) -> Result<Session, EntryError> {
-        Session::open(self.connection.as_fd(), request)
+    pub fn enter(&self, request: &ExecRequest) -> Result<ExecSession, ExecSessionError> {
+        ExecSession::open(self.connection.as_fd(), request)
     }
 
     /// Attaches to the main command's streams: its output from this moment on, and with `stdin` its
@@ -265,14 +271,14 @@ impl Container {
             .as_ref()
             .is_some_and(|handle| !handle.attachable)
         {
-            return Err(AttachmentError::Early);
+            return Err(AttachmentError::NotStarted);
         }
         Attachment::open(self.connection.as_fd(), self.files.clone(), stdin)
     }
 
     /// Sends an order. A container that has ended needs none, so that case is not an error.
-    fn order(&self, order: Order) -> Result<(), ContainerError> {
-        match send_packet(&self.connection, &order, Wait::Return) {
+    fn order(&self, order: SupervisorRequest) -> Result<(), ContainerError> {
+        match send_packet(&self.connection, &order, WaitMode::Return) {
             Ok(()) => Ok(()),
             Err(error) if error.raw_os_error() == Some(libc::EPIPE) => Ok(()),
             Err(error) if error.raw_os_error() == Some(libc::ECONNRESET) => Ok(()),
@@ -282,8 +288,8 @@ impl Container {
 
     /// Returns the current usage; all fields are `None` without a cgroup.
     #[must_use]
-    pub fn stats(&self) -> Stats {
-        let group = self.cgroup.as_deref().map(Group::at);
+    pub fn stats(&self) -> CgroupStats {
+        let group = self.cgroup.as_deref().map(Cgroup::at);
         group.map(|group| group.stats()).unwrap_or_default()
     }
 
@@ -296,7 +302,7 @@ impl Container {
     }
 
     fn talk(&self, source: io::Error) -> ContainerError {
-        ContainerError::Talk {
+        ContainerError::Socket {
             directory: self.files.directory().to_owned(),
             source,
         }

@@ -129,15 +129,15 @@ pub const STEPS: &[&str] = &[
 
 /// The effect of a crash point.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum End {
+enum CrashEffect {
     Killed,
     Panic,
     Stopped,
 }
 
 /// The crash point at which this process dies, panics or stops.
-struct Armed {
-    end: End,
+struct ArmedCrashPoint {
+    end: CrashEffect,
     step: String,
     /// The number of passes of the step, in a file that all copies of this process share.
     passes: &'static AtomicU32,
@@ -145,7 +145,7 @@ struct Armed {
 }
 
 /// Set once, before the first crash point is passed.
-static ARMED: OnceLock<Armed> = OnceLock::new();
+static ARMED: OnceLock<ArmedCrashPoint> = OnceLock::new();
 
 /// Arms `step`: the process, or copy of it, that passes it for the `at`-th time (1 is the first)
 /// ends immediately, as if killed. `witness` is a file that counts the passes, also across
@@ -154,7 +154,7 @@ static ARMED: OnceLock<Armed> = OnceLock::new();
 /// # Errors
 /// If this build cannot arm steps, a step is already armed, or the witness cannot be created.
 pub fn arm(step: &str, at: u32, witness: &Path) -> io::Result<()> {
-    arm_with(End::Killed, step, at, witness)
+    arm_with(CrashEffect::Killed, step, at, witness)
 }
 
 /// Arms `step` so that the thread that passes it panics.
@@ -162,7 +162,7 @@ pub fn arm(step: &str, at: u32, witness: &Path) -> io::Result<()> {
 /// # Errors
 /// As [`arm`].
 pub fn arm_panic(step: &str, at: u32, witness: &Path) -> io::Result<()> {
-    arm_with(End::Panic, step, at, witness)
+    arm_with(CrashEffect::Panic, step, at, witness)
 }
 
 /// Arms `step` so that the process stops (SIGSTOP) until it is continued or killed.
@@ -170,10 +170,10 @@ pub fn arm_panic(step: &str, at: u32, witness: &Path) -> io::Result<()> {
 /// # Errors
 /// As [`arm`].
 pub fn arm_stop(step: &str, at: u32, witness: &Path) -> io::Result<()> {
-    arm_with(End::Stopped, step, at, witness)
+    arm_with(CrashEffect::Stopped, step, at, witness)
 }
 
-fn arm_with(end: End, step: &str, at: u32, witness: &Path) -> io::Result<()> {
+fn arm_with(end: CrashEffect, step: &str, at: u32, witness: &Path) -> io::Result<()> {
     if !IS_ON {
         return Err(io::Error::other("this build has no crash points"));
     }
@@ -181,7 +181,7 @@ fn arm_with(end: End, step: &str, at: u32, witness: &Path) -> io::Result<()> {
     options.read(true).write(true).create(true).truncate(false);
     let file = options.open(witness)?;
     file.set_len(size_of::<u32>() as u64)?;
-    let armed = Armed {
+    let armed = ArmedCrashPoint {
         end,
         step: step.to_owned(),
         passes: sys::shared_counter(&file)?,
@@ -210,19 +210,19 @@ pub fn passed(step: &'static str) {
     }
 }
 
-impl Armed {
+impl ArmedCrashPoint {
     fn pass(&self, step: &str) {
         if self.step != step || self.passes.fetch_add(1, Ordering::SeqCst) + 1 != self.at {
             return;
         }
         match self.end {
-            End::Panic => panic!("a test has this thread panic at {step}"),
-            End::Stopped => {
+            CrashEffect::Panic => panic!("a test has this thread panic at {step}"),
+            CrashEffect::Stopped => {
                 // The first process of a pid namespace does not stop at a signal that it sends to
                 // itself.
                 let _ = raise(Signal::SIGSTOP);
             }
-            End::Killed => {
+            CrashEffect::Killed => {
                 // A signal that it sends to itself does not kill the first process of a pid
                 // namespace; the exit below does.
                 let _ = raise(Signal::SIGKILL);
@@ -284,8 +284,8 @@ mod tests {
         assert_eq!(passes(&witness).unwrap(), 3);
         assert!(arm("nowhere", 1, &witness).is_err(), "only once");
         let passed = AtomicU32::new(0);
-        let panics = Armed {
-            end: End::Panic,
+        let panics = ArmedCrashPoint {
+            end: CrashEffect::Panic,
             step: "nowhere".to_owned(),
             passes: Box::leak(Box::new(passed)),
             at: 2,

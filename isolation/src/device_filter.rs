@@ -10,21 +10,21 @@ use std::os::fd::BorrowedFd;
 use nix::errno::Errno;
 
 use crate::ebpf::{
-    AND, ANSWER, COPY, JUMP_UNLESS_EQUAL, LOAD_WORD, Program, QUESTION, SET, SHIFT_RIGHT, answer,
-    exit, instruction,
+    AND, ANSWER, BpfProgram, COPY, JUMP_UNLESS_EQUAL, LOAD_WORD, QUESTION, SET, SHIFT_RIGHT,
+    answer, exit, instruction,
 };
 use crate::sys::bpf::ProgramKind;
 
 /// The device type: block or character.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub(crate) enum DeviceType {
     Block,
     Character,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Device {
-    pub(crate) kind: Kind,
+    pub(crate) kind: DeviceType,
     pub(crate) major: u32,
     pub(crate) minor: u32,
 }
@@ -60,7 +60,7 @@ const DEVICES: ProgramKind = ProgramKind {
 
 /// A loaded program, ready to be attached to cgroups.
 #[derive(Debug)]
-pub(crate) struct DeviceFilter(Program);
+pub(crate) struct DeviceFilter(BpfProgram);
 
 impl DeviceFilter {
     /// Loads a filter for containers that have these devices in addition to the usual ones.
@@ -68,13 +68,13 @@ impl DeviceFilter {
     /// # Errors
     /// If the kernel does not support such programs, or this process may not load any.
     pub(crate) fn load(own: &[Device]) -> Result<Self, Errno> {
-        Program::load(DEVICES, &program(own)).map(Self)
+        BpfProgram::load(DEVICES, &program(own)).map(Self)
     }
 
     /// Attaches the filter to a cgroup for the cgroup's lifetime. The filters of its ancestors
     /// apply as well.
     pub(crate) fn put_on(&self, group: BorrowedFd<'_>) -> Result<(), Errno> {
-        self.0.put_on(group)
+        self.0.attach(group)
     }
 }
 
@@ -105,8 +105,8 @@ fn program(own: &[Device]) -> Vec<u64> {
     let terminals = [(KIND_CHARACTER, TERMINALS, None)];
     let own = own.iter().map(|device| {
         let kind = match device.kind {
-            Kind::Block => KIND_BLOCK,
-            Kind::Character => KIND_CHARACTER,
+            DeviceType::Block => KIND_BLOCK,
+            DeviceType::Character => KIND_CHARACTER,
         };
         (kind, device.major, Some(device.minor))
     });
@@ -165,12 +165,12 @@ mod tests {
     fn its_own_devices_are_allowed_and_no_neighbours() {
         let own = [
             Device {
-                kind: Kind::Character,
+                kind: DeviceType::Character,
                 major: 195,
                 minor: 0,
             },
             Device {
-                kind: Kind::Block,
+                kind: DeviceType::Block,
                 major: 7,
                 minor: 1 << 19,
             },

@@ -4,8 +4,8 @@
 //! As with [`crate::crash_points`], only a call of the test program itself changes a launcher and
 //! the processes that it creates by copying: no flag, variable, message or request field does. In
 //! builds without debug assertions, such as all releases, every layer is enabled ([`IS_ON`] is
-//! constant). Layers that a request controls as data ([`crate::profile::Walls`], resource limits
-//! and its user) are left out by the tests in the request.
+//! constant). Layers that a request controls as data ([`crate::profile::IsolationLayers`], resource
+//! limits and its user) are left out by the tests in the request.
 
 use std::fs;
 use std::io;
@@ -14,24 +14,24 @@ use std::sync::OnceLock;
 use rustix::mount::MountAttrFlags;
 
 use crate::capabilities::Capabilities;
-use crate::spec::Spec;
+use crate::spec::LaunchSpec;
 
 /// Whether this build can disable layers.
 pub const IS_ON: bool = cfg!(debug_assertions);
 
 /// An isolation layer between a command and its host that a launch request cannot turn off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Wall {
+pub enum MandatoryLayer {
     /// The user namespace: the container's users have no rights on the host.
-    Users,
+    User,
     /// The pid namespace: hides the process ids of other processes.
-    Processes,
+    Pid,
     /// The ipc namespace: hides the queues and shared memory of other processes.
-    Queues,
+    Ipc,
     /// The uts namespace: a separate host name.
-    HostName,
+    Uts,
     /// The cgroup namespace: the container's cgroup is the root of what it sees.
-    Groups,
+    Cgroup,
     /// The command has no capability of its user namespace.
     Capabilities,
     /// The setting of its user namespace that allows no nested one.
@@ -39,9 +39,9 @@ pub enum Wall {
     /// Everything that the container may not change is mounted read-only.
     ReadOnly,
     /// `noexec` on scratch directories, `/dev` and `/proc`.
-    NoPrograms,
+    Noexec,
     /// `nodev`: device nodes have no effect.
-    NoDevices,
+    Nodev,
     /// Only the programs of the host's file system are visible.
     Files,
     /// The host's root is unmounted, not only hidden.
@@ -56,33 +56,33 @@ pub enum Wall {
     Ports,
 }
 
-pub const WALLS: &[Wall] = &[
-    Wall::Users,
-    Wall::Processes,
-    Wall::Queues,
-    Wall::HostName,
-    Wall::Groups,
-    Wall::Capabilities,
-    Wall::Nesting,
-    Wall::ReadOnly,
-    Wall::NoPrograms,
-    Wall::NoDevices,
-    Wall::Files,
-    Wall::Root,
-    Wall::Descriptors,
-    Wall::Init,
-    Wall::Devices,
-    Wall::Ports,
+pub const WALLS: &[MandatoryLayer] = &[
+    MandatoryLayer::User,
+    MandatoryLayer::Pid,
+    MandatoryLayer::Ipc,
+    MandatoryLayer::Uts,
+    MandatoryLayer::Cgroup,
+    MandatoryLayer::Capabilities,
+    MandatoryLayer::Nesting,
+    MandatoryLayer::ReadOnly,
+    MandatoryLayer::Noexec,
+    MandatoryLayer::Nodev,
+    MandatoryLayer::Files,
+    MandatoryLayer::Root,
+    MandatoryLayer::Descriptors,
+    MandatoryLayer::Init,
+    MandatoryLayer::Devices,
+    MandatoryLayer::Ports,
 ];
 
 /// Set once, before the first layer is applied.
-static BREACHED: OnceLock<Vec<Wall>> = OnceLock::new();
+static BREACHED: OnceLock<Vec<MandatoryLayer>> = OnceLock::new();
 
 /// Disables layers for everything that this process and its copies create.
 ///
 /// # Errors
 /// If this build cannot disable layers, or the set was already chosen.
-pub fn take_away(walls: Vec<Wall>) -> io::Result<()> {
+pub fn disable(walls: Vec<MandatoryLayer>) -> io::Result<()> {
     if !IS_ON {
         return Err(io::Error::other("this build cannot disable layers"));
     }
@@ -92,36 +92,36 @@ pub fn take_away(walls: Vec<Wall>) -> io::Result<()> {
 
 /// Whether a layer is enabled.
 #[inline]
-pub(crate) fn stands(wall: Wall) -> bool {
+pub(crate) fn is_enabled(wall: MandatoryLayer) -> bool {
     let breached = if IS_ON { BREACHED.get() } else { None };
     breached.is_none_or(|breached| !breached.contains(&wall))
 }
 
 /// Removes the namespaces of disabled layers from a validated request, which could not have
 /// requested fewer.
-pub(crate) fn apply(spec: &mut Spec) {
+pub(crate) fn apply(spec: &mut LaunchSpec) {
     let namespaces = &mut spec.namespaces;
-    namespaces.pid &= stands(Wall::Processes);
-    namespaces.ipc &= stands(Wall::Queues);
-    namespaces.uts &= stands(Wall::HostName);
-    namespaces.cgroup &= stands(Wall::Groups);
+    namespaces.pid &= is_enabled(MandatoryLayer::Pid);
+    namespaces.ipc &= is_enabled(MandatoryLayer::Ipc);
+    namespaces.uts &= is_enabled(MandatoryLayer::Uts);
+    namespaces.cgroup &= is_enabled(MandatoryLayer::Cgroup);
 }
 
 /// Returns the mount attributes of the enabled layers.
 pub(crate) fn standing(attributes: MountAttrFlags) -> MountAttrFlags {
     let each = [
-        (Wall::ReadOnly, MountAttrFlags::MOUNT_ATTR_RDONLY),
-        (Wall::NoPrograms, MountAttrFlags::MOUNT_ATTR_NOEXEC),
-        (Wall::NoDevices, MountAttrFlags::MOUNT_ATTR_NODEV),
+        (MandatoryLayer::ReadOnly, MountAttrFlags::MOUNT_ATTR_RDONLY),
+        (MandatoryLayer::Noexec, MountAttrFlags::MOUNT_ATTR_NOEXEC),
+        (MandatoryLayer::Nodev, MountAttrFlags::MOUNT_ATTR_NODEV),
     ];
-    let gone = each.into_iter().filter(|(wall, _)| !stands(*wall));
+    let gone = each.into_iter().filter(|(wall, _)| !is_enabled(*wall));
     gone.fold(attributes, |left, (_, gone)| left.difference(gone))
 }
 
 /// Returns the kernel mask of the capabilities that a command keeps: all capabilities of this
 /// process if the layer is disabled.
 pub(crate) fn kept(allowed: Capabilities) -> u64 {
-    if stands(Wall::Capabilities) {
+    if is_enabled(MandatoryLayer::Capabilities) {
         return allowed.mask();
     }
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
@@ -135,13 +135,13 @@ mod tests {
 
     #[test]
     fn every_wall_stands_until_a_test_takes_it_away_and_that_only_once() {
-        assert!(WALLS.iter().all(|wall| stands(*wall)));
+        assert!(WALLS.iter().all(|wall| is_enabled(*wall)));
         let all = MountAttrFlags::MOUNT_ATTR_RDONLY | MountAttrFlags::MOUNT_ATTR_NODEV;
         assert_eq!(standing(all), all);
         // Two layers that no other unit test of this program uses.
-        take_away(vec![Wall::NoDevices, Wall::Queues]).unwrap();
-        assert!(!stands(Wall::Queues) && stands(Wall::Users));
+        disable(vec![MandatoryLayer::Nodev, MandatoryLayer::Ipc]).unwrap();
+        assert!(!is_enabled(MandatoryLayer::Ipc) && is_enabled(MandatoryLayer::User));
         assert_eq!(standing(all), MountAttrFlags::MOUNT_ATTR_RDONLY);
-        assert!(take_away(Vec::new()).is_err());
+        assert!(disable(Vec::new()).is_err());
     }
 }

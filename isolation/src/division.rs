@@ -26,7 +26,7 @@ use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 
 use crate::capabilities::Capabilities;
 use crate::profile::{END_HOST_ID, FIRST_HOST_ID};
-use crate::seccomp::Filter;
+use crate::seccomp::SeccompFilter;
 use crate::service::SERVICE_HOST_ID;
 use crate::sys;
 
@@ -78,7 +78,7 @@ impl HostUser {
 
 /// A copy of a process, which is its child.
 #[derive(Debug)]
-pub struct Fork {
+pub struct ForkedChild {
     /// Its process id, in the caller's pid namespace.
     pub pid: u32,
     /// A pidfd for [`wait`].
@@ -91,7 +91,11 @@ pub struct Fork {
 ///
 /// # Errors
 /// If this process has threads, or the host refuses the fork.
-pub fn fork(name: &CStr, kept: &[BorrowedFd<'_>], serve: impl FnOnce() -> i32) -> io::Result<Fork> {
+pub fn fork(
+    name: &CStr,
+    kept: &[BorrowedFd<'_>],
+    serve: impl FnOnce() -> i32,
+) -> io::Result<ForkedChild> {
     one_thread()?;
     let copy = sys::clone_process(0, None, || {
         // It is safe to continue if any of these fails.
@@ -106,7 +110,7 @@ pub fn fork(name: &CStr, kept: &[BorrowedFd<'_>], serve: impl FnOnce() -> i32) -
         }
         serve()
     })?;
-    Ok(Fork {
+    Ok(ForkedChild {
         pid: copy.pid.unsigned_abs(),
         handle: copy.handle,
     })
@@ -196,8 +200,8 @@ pub fn confine() -> Result<(), String> {
     let words = |what: &'static str| move |errno: Errno| format!("cannot {what}: {}", errno.desc());
     one_thread().map_err(|error| error.to_string())?;
     nix::sys::prctl::set_no_new_privs().map_err(words("forbid new privileges"))?;
-    Filter::of_brokers()
-        .put_on()
+    SeccompFilter::of_brokers()
+        .install()
         .map_err(words("filter system calls"))
 }
 
@@ -248,10 +252,10 @@ mod tests {
 
     /// Returns a bit mask of what a copy of this process may do. Nothing here allocates, because
     /// other threads may hold locks.
-    fn possible(filter: Option<&Filter>) -> i32 {
+    fn possible(filter: Option<&SeccompFilter>) -> i32 {
         let copy = sys::clone_process(0, None, || {
             if let Some(filter) = filter
-                && (nix::sys::prctl::set_no_new_privs().is_err() || filter.put_on().is_err())
+                && (nix::sys::prctl::set_no_new_privs().is_err() || filter.install().is_err())
             {
                 return 255;
             }
@@ -280,7 +284,7 @@ mod tests {
     #[test]
     fn the_kernel_refuses_a_broker_what_it_does_not_need() {
         assert_eq!(possible(None), 0b1_1111, "so this test can fail");
-        assert_eq!(possible(Some(&Filter::of_brokers())), 0b111);
+        assert_eq!(possible(Some(&SeccompFilter::of_brokers())), 0b111);
     }
 
     #[test]

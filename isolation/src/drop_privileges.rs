@@ -14,11 +14,11 @@ use landlock::{
 use nix::sys::prctl::set_no_new_privs;
 
 use crate::disable_layer;
-use crate::image::Root;
+use crate::image::RootFs;
 use crate::mounts::{SANDBOX, SHARED};
 use crate::network::Network;
-use crate::profile::{Profile, Walls};
-use crate::seccomp::Filter;
+use crate::profile::{IsolationLayers, IsolationProfile};
+use crate::seccomp::SeccompFilter;
 use crate::sys;
 
 /// The newest Landlock version whose rights are used; an older kernel enforces the rights that it
@@ -29,14 +29,14 @@ const WRITABLE: [&str; 4] = ["/tmp", "/dev/shm", "/dev/mqueue", SHARED];
 
 /// The isolation layers that a command's process applies.
 pub(crate) struct Confinement {
-    walls: Walls,
+    walls: IsolationLayers,
     /// The kernel mask of the capabilities of its user namespace that the command keeps.
     kept: u64,
-    filter: Option<Filter>,
+    filter: Option<SeccompFilter>,
 }
 
 /// The reason why a layer cannot be applied, as text.
-type Refusal = String;
+type LayerError = String;
 
 /// Restricts this process and its descendants with Landlock. Init calls it after its mounts are in
 /// place.
@@ -44,7 +44,10 @@ type Refusal = String;
 /// The domain applies to init as well, whose privileges outside it were none. That commands share
 /// init's domain gives them no power over it: the kernel protects process 1 from their signals, and
 /// its memory is not dumpable.
-pub(crate) fn enter_domain(profile: &Profile, network: &Network) -> Result<(), Refusal> {
+pub(crate) fn enter_domain(
+    profile: &IsolationProfile,
+    network: &Network,
+) -> Result<(), LayerError> {
     if !profile.walls.landlock {
         return Ok(());
     }
@@ -57,7 +60,7 @@ pub(crate) fn enter_domain(profile: &Profile, network: &Network) -> Result<(), R
 }
 
 impl Confinement {
-    pub(crate) fn of(walls: Walls, filter: &Filter) -> Self {
+    pub(crate) fn of(walls: IsolationLayers, filter: &SeccompFilter) -> Self {
         Self {
             walls,
             kept: disable_layer::kept(walls.capabilities),
@@ -66,10 +69,10 @@ impl Confinement {
     }
 
     /// Must precede the change of user: only root of the namespace can empty the bounding set.
-    pub(crate) fn forgo_capabilities(&self) -> Result<(), Refusal> {
+    pub(crate) fn forgo_capabilities(&self) -> Result<(), LayerError> {
         if !self.walls.privileges {
             // A process that may gain privileges later can install a filter only while it has some.
-            self.put_on_filter()?;
+            self.install_filter()?;
         }
         let forgone = if self.kept != 0 || !self.walls.privileges {
             sys::bound_capabilities(self.kept)
@@ -81,7 +84,7 @@ impl Confinement {
     }
 
     /// Must follow the change to this user.
-    pub(crate) fn put_up_walls(&self, uid: u32) -> Result<(), Refusal> {
+    pub(crate) fn apply_layers(&self, uid: u32) -> Result<(), LayerError> {
         let kept = self.kept;
         let dropped = if uid == 0 {
             // Programs of root get root's capabilities. Nothing is inheritable: files could not
@@ -99,22 +102,22 @@ impl Confinement {
     }
 
     /// The last step: the filter forbids most of the earlier ones.
-    pub(crate) fn filter_system_calls(&self) -> Result<(), Refusal> {
+    pub(crate) fn filter_system_calls(&self) -> Result<(), LayerError> {
         if self.walls.privileges {
-            self.put_on_filter()
+            self.install_filter()
         } else {
             Ok(())
         }
     }
 
-    fn put_on_filter(&self) -> Result<(), Refusal> {
-        let put_on = self.filter.as_ref().map_or(Ok(()), Filter::put_on);
+    fn install_filter(&self) -> Result<(), LayerError> {
+        let put_on = self.filter.as_ref().map_or(Ok(()), SeccompFilter::install);
         put_on.map_err(|errno| format!("cannot filter system calls: {}", errno.desc()))
     }
 }
 
 /// Restricts file access to one directory tree, for a process that has its input open already.
-pub(crate) fn stay_below(folder: BorrowedFd<'_>) -> Result<(), landlock::RulesetError> {
+pub(crate) fn restrict_to_domain(folder: BorrowedFd<'_>) -> Result<(), landlock::RulesetError> {
     let all = AccessFs::from_all(LANDLOCK);
     let rules = Ruleset::default()
         .set_compatibility(CompatLevel::BestEffort)
@@ -162,7 +165,10 @@ pub(crate) fn knows_ports() -> bool {
 /// Builds a second layer behind the mounts. Everything may be read and executed, and little
 /// written. Signals and abstract sockets are limited to the container's processes. Of the host's
 /// ports only the container's may be bound.
-fn rules(profile: &Profile, network: &Network) -> Result<RulesetCreated, landlock::RulesetError> {
+fn rules(
+    profile: &IsolationProfile,
+    network: &Network,
+) -> Result<RulesetCreated, landlock::RulesetError> {
     let all = AccessFs::from_all(LANDLOCK);
     let read = AccessFs::from_read(LANDLOCK);
     let use_files = read | AccessFs::WriteFile | AccessFs::IoctlDev;
@@ -200,8 +206,8 @@ fn rules(profile: &Profile, network: &Network) -> Result<RulesetCreated, landloc
         .map(|path| (std::path::Path::new(path), use_files));
     // A container may change a separate root, but not that of the host's programs.
     let of_root = match &profile.view.root {
-        Root::Host => read,
-        Root::Image(_) | Root::Folder(_) => all,
+        RootFs::Host => read,
+        RootFs::Image(_) | RootFs::Directory(_) => all,
     };
     let seen = [(std::path::Path::new("/"), of_root)];
     for (path, access) in whole.chain(used).chain(seen) {

@@ -39,12 +39,12 @@ const EXIT: u8 = 0x95;
 
 /// A program that the kernel has verified, ready to be attached to cgroups.
 #[derive(Debug)]
-pub(crate) struct Program {
+pub(crate) struct BpfProgram {
     kind: ProgramKind,
     program: OwnedFd,
 }
 
-impl Program {
+impl BpfProgram {
     /// # Errors
     /// If the kernel does not support such programs, or this process may not load any.
     pub(crate) fn load(kind: ProgramKind, instructions: &[u64]) -> Result<Self, Errno> {
@@ -54,14 +54,24 @@ impl Program {
 
     /// Attaches the program to a cgroup for the cgroup's lifetime. The programs of its ancestors
     /// apply as well.
-    pub(crate) fn put_on(&self, group: BorrowedFd<'_>) -> Result<(), Errno> {
-        bpf::attach_program(self.kind, group, self.program.as_fd(), bpf::Attach::Beside)
+    pub(crate) fn attach(&self, group: BorrowedFd<'_>) -> Result<(), Errno> {
+        bpf::attach_program(
+            self.kind,
+            group,
+            self.program.as_fd(),
+            bpf::AttachMode::Multi,
+        )
     }
 
     /// Attaches the program in place of an earlier one. Child cgroups can then have no program of
     /// this kind.
-    pub(crate) fn replace_on(&self, group: BorrowedFd<'_>) -> Result<(), Errno> {
-        bpf::attach_program(self.kind, group, self.program.as_fd(), bpf::Attach::Alone)
+    pub(crate) fn replace(&self, group: BorrowedFd<'_>) -> Result<(), Errno> {
+        bpf::attach_program(
+            self.kind,
+            group,
+            self.program.as_fd(),
+            bpf::AttachMode::Exclusive,
+        )
     }
 }
 

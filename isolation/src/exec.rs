@@ -31,22 +31,22 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde::{Deserialize, Serialize};
 
-use crate::image::{self, Wanted};
+use crate::image::{self, UserSpec};
 use crate::messages::{
-    Order, PACKET_LIMIT_BYTES, Received, Wait, packet_pair, receive_packet_with, send_packet,
-    send_packet_with,
+    PACKET_LIMIT_BYTES, ReceiveResult, SupervisorRequest, WaitMode, packet_pair,
+    receive_packet_with, send_packet, send_packet_with,
 };
-use crate::spec::{Program, Spec, SpecError, User};
-use crate::state_dir::Outcome;
+use crate::spec::{ContainerUser, LaunchSpec, Program, SpecError};
+use crate::state_dir::CommandOutcome;
 pub(crate) use monitor::{keep, refuse};
-pub use probe::{Probe, ProbeKind, Scheme, Verdict};
+pub use probe::{Probe, ProbeKind, ProbeResult, Scheme};
 pub use terminal::{USUAL_SIZE, WindowSize};
 pub(crate) use terminal::{make as make_terminal, peer as terminal_peer};
 
 /// The work of an exec process.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Work {
+pub enum ExecAction {
     /// Executes a program of the container.
     Command(Program),
     /// Probes a port in the container's network; executes nothing.
@@ -55,12 +55,12 @@ pub enum Work {
 
 /// A request for an exec session. Its JSON form has at most 128 KiB.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct EntryRequest {
-    pub work: Work,
+pub struct ExecRequest {
+    pub work: ExecAction,
     /// Variables added to the container's environment; a variable of the same name is replaced.
     pub environment: Vec<(String, String)>,
     /// The user, in the ids of the container's command; `None`: the command's user.
-    pub user: Option<User>,
+    pub user: Option<ContainerUser>,
     /// The user by name, in place of `user`: `USER` or `USER:GROUP`, each a name in the container's
     /// `/etc/passwd` and `/etc/group` or a number.
     pub user_name: Option<String>,
@@ -70,11 +70,11 @@ pub struct EntryRequest {
     pub terminal: Option<WindowSize>,
 }
 
-impl EntryRequest {
+impl ExecRequest {
     /// Creates a request with the command's user, environment and working directory, and three
     /// pipes.
     #[must_use]
-    pub fn new(work: Work) -> Self {
+    pub fn new(work: ExecAction) -> Self {
         Self {
             work,
             environment: Vec::new(),
@@ -90,7 +90,7 @@ impl EntryRequest {
         let Some(name) = self.user_name.take() else {
             return Ok(());
         };
-        let wanted = Wanted::parse(&name).filter(|_| self.user.is_none());
+        let wanted = UserSpec::parse(&name).filter(|_| self.user.is_none());
         let wanted = wanted.ok_or_else(|| {
             let remedy = "give USER or USER:GROUP, each a name or a number, and no other user";
             SpecError::new("user_name", &name, remedy).to_string()
@@ -105,11 +105,11 @@ impl EntryRequest {
     ///
     /// # Errors
     /// The first invalid field.
-    fn applied_to(&self, spec: &Spec) -> Result<Spec, SpecError> {
+    fn applied_to(&self, spec: &LaunchSpec) -> Result<LaunchSpec, SpecError> {
         let mut applied = spec.clone();
         match &self.work {
-            Work::Command(program) => applied.program = program.clone(),
-            Work::Probe(probe) => probe.check()?,
+            ExecAction::Command(program) => applied.program = program.clone(),
+            ExecAction::Probe(probe) => probe.check()?,
         }
         let given = |name: &String| self.environment.iter().any(|(other, _)| other == name);
         applied.environment.retain(|(name, _)| !given(name));
@@ -127,7 +127,7 @@ impl EntryRequest {
 
 /// A message of the exec monitor over its session.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) enum Told {
+pub(crate) enum MonitorMessage {
     /// The command is executed; its streams come with this message.
     Started,
     /// Nothing was executed, with the reason.
@@ -135,19 +135,19 @@ pub(crate) enum Told {
     /// The command has ended, with the status as `wait(2)` encodes it.
     Ended { status: i32 },
     /// The result of a probe.
-    Probed(Verdict),
+    Probed(ProbeResult),
 }
 
 /// A request of the agent to the monitor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) enum Wish {
+pub(crate) enum MonitorRequest {
     /// Sends a signal to the command's process group.
     Signal(i32),
 }
 
 /// The agent's ends of an exec command's streams.
 #[derive(Debug)]
-pub enum Streams {
+pub enum ExecStreams {
     Pipes {
         /// Writable; closing it is the command's end of file.
         stdin: OwnedFd,
@@ -163,9 +163,9 @@ pub enum Streams {
 
 /// A notice of an exec session.
 #[derive(Debug)]
-pub enum EntryNotice {
+pub enum ExecNotice {
     /// The command is executed.
-    Started(Streams),
+    Started(ExecStreams),
     /// Nothing was executed. The last notice.
     Refused {
         /// The cause, as text.
@@ -173,21 +173,21 @@ pub enum EntryNotice {
     },
     /// The command has ended. The last notice; the command's remaining descendants are being
     /// killed.
-    Ended(Outcome),
+    Ended(CommandOutcome),
     /// The result of a probe. The only notice of its session.
-    Probed(Verdict),
+    Probed(ProbeResult),
 }
 
 /// An error of entering a container, or of an exec session.
 #[derive(Debug, thiserror::Error)]
-pub enum EntryError {
+pub enum ExecSessionError {
     /// The request is invalid.
     #[error(transparent)]
     Spec(#[from] SpecError),
     /// The supervisor does not accept the order, or the monitor the request: it has exited, or its
     /// queue is full.
     #[error("cannot exec in the container: it has ended, or its queue is full")]
-    Talk { source: io::Error },
+    Socket { source: io::Error },
     /// The session was lost before the command's end was reported.
     #[error(
         "the exit status of the exec command is unknown: it was killed, usually with its container"
@@ -195,13 +195,13 @@ pub enum EntryError {
     Lost,
     /// The monitor sent an invalid message.
     #[error("invalid message from the exec monitor: {what}")]
-    Garbled {
+    Malformed {
         /// The message.
         what: String,
     },
     /// The call timed out.
     #[error("no message from the exec monitor within {waited_ms} ms")]
-    Late {
+    Timeout {
         /// The time waited, in milliseconds.
         waited_ms: u128,
     },
@@ -209,19 +209,19 @@ pub enum EntryError {
 
 /// The agent's handle on one exec session. Dropping it kills the command with all its descendants.
 #[derive(Debug)]
-pub struct Session {
+pub struct ExecSession {
     socket: OwnedFd,
     over: bool,
 }
 
-impl Session {
+impl ExecSession {
     /// Sends the request over a new session and passes the session's other end to the supervisor
     /// behind `connection`.
     pub(crate) fn open(
         connection: BorrowedFd<'_>,
-        request: &EntryRequest,
-    ) -> Result<Self, EntryError> {
-        let talk = |source| EntryError::Talk { source };
+        request: &ExecRequest,
+    ) -> Result<Self, ExecSessionError> {
+        let talk = |source| ExecSessionError::Socket { source };
         let body = serde_json::to_vec(request).map_err(|error| talk(error.into()))?;
         if body.len() > PACKET_LIMIT_BYTES {
             let value = format!("{} bytes", body.len());
@@ -231,9 +231,15 @@ impl Session {
         let (ours, theirs) = packet_pair().map_err(|errno| talk(errno.into()))?;
         // The request waits in the session until the monitor reads it, so no other process needs to
         // hold it.
-        send_packet(&ours, request, Wait::Return).map_err(talk)?;
+        send_packet(&ours, request, WaitMode::Return).map_err(talk)?;
         let given = [theirs.as_fd()];
-        send_packet_with(connection, &Order::Enter, &given, Wait::Return).map_err(talk)?;
+        send_packet_with(
+            connection,
+            &SupervisorRequest::Exec,
+            &given,
+            WaitMode::Return,
+        )
+        .map_err(talk)?;
         Ok(Self {
             socket: ours,
             over: false,
@@ -245,33 +251,35 @@ impl Session {
     ///
     /// # Errors
     /// If the session is lost or its message is invalid: drop it.
-    pub fn notice(&mut self) -> Result<Option<EntryNotice>, EntryError> {
+    pub fn notice(&mut self) -> Result<Option<ExecNotice>, ExecSessionError> {
         if self.over {
             return Ok(None);
         }
-        let (told, descriptors) = match receive_packet_with(&self.socket, Wait::Return) {
-            Ok(Received::Message(message)) => message,
-            Ok(Received::Nothing) => return Ok(None),
-            Ok(Received::Closed) => return Err(EntryError::Lost),
+        let (told, descriptors) = match receive_packet_with(&self.socket, WaitMode::Return) {
+            Ok(ReceiveResult::Message(message)) => message,
+            Ok(ReceiveResult::Nothing) => return Ok(None),
+            Ok(ReceiveResult::Closed) => return Err(ExecSessionError::Lost),
             Err(error) => {
                 let what = error.to_string();
-                return Err(EntryError::Garbled { what });
+                return Err(ExecSessionError::Malformed { what });
             }
         };
-        self.over = told != Told::Started;
+        self.over = told != MonitorMessage::Started;
         Ok(Some(match told {
-            Told::Started => EntryNotice::Started(streams(descriptors)?),
-            Told::Refused { reason } => EntryNotice::Refused { reason },
-            Told::Ended { status } => EntryNotice::Ended(Outcome::of_status(status)),
-            Told::Probed(verdict) => EntryNotice::Probed(verdict),
+            MonitorMessage::Started => ExecNotice::Started(streams(descriptors)?),
+            MonitorMessage::Refused { reason } => ExecNotice::Refused { reason },
+            MonitorMessage::Ended { status } => {
+                ExecNotice::Ended(CommandOutcome::of_status(status))
+            }
+            MonitorMessage::Probed(verdict) => ExecNotice::Probed(verdict),
         }))
     }
 
     /// Blocks until the next notice.
     ///
     /// # Errors
-    /// As [`Session::notice`], and [`EntryError::Late`] after the timeout `patience`.
-    pub fn wait(&mut self, patience: Duration) -> Result<EntryNotice, EntryError> {
+    /// As [`ExecSession::notice`], and [`ExecSessionError::Timeout`] after the timeout `patience`.
+    pub fn wait(&mut self, patience: Duration) -> Result<ExecNotice, ExecSessionError> {
         let deadline = Instant::now() + patience;
         loop {
             if let Some(notice) = self.notice()? {
@@ -280,7 +288,7 @@ impl Session {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() || self.over {
                 let waited_ms = patience.as_millis();
-                return Err(EntryError::Late { waited_ms });
+                return Err(ExecSessionError::Timeout { waited_ms });
             }
             let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
             let mut watched = [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)];
@@ -288,7 +296,7 @@ impl Session {
                 Ok(_) | Err(Errno::EINTR) => {}
                 Err(errno) => {
                     let source = errno.into();
-                    return Err(EntryError::Talk { source });
+                    return Err(ExecSessionError::Socket { source });
                 }
             }
         }
@@ -298,26 +306,30 @@ impl Session {
     ///
     /// # Errors
     /// If the monitor's queue is full.
-    pub fn signal(&self, signal: i32) -> Result<(), EntryError> {
-        match send_packet(&self.socket, &Wish::Signal(signal), Wait::Return) {
+    pub fn signal(&self, signal: i32) -> Result<(), ExecSessionError> {
+        match send_packet(
+            &self.socket,
+            &MonitorRequest::Signal(signal),
+            WaitMode::Return,
+        ) {
             Ok(()) => Ok(()),
             Err(error) if matches!(error.raw_os_error(), Some(libc::EPIPE | libc::ECONNRESET)) => {
                 Ok(())
             }
-            Err(source) => Err(EntryError::Talk { source }),
+            Err(source) => Err(ExecSessionError::Socket { source }),
         }
     }
 }
 
-/// Readable when [`Session::notice`] has a notice.
-impl AsFd for Session {
+/// Readable when [`ExecSession::notice`] has a notice.
+impl AsFd for ExecSession {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
 }
 
 /// The same for runtimes that register raw descriptors. The session keeps ownership.
-impl AsRawFd for Session {
+impl AsRawFd for ExecSession {
     fn as_raw_fd(&self) -> RawFd {
         self.socket.as_raw_fd()
     }
@@ -325,20 +337,20 @@ impl AsRawFd for Session {
 
 /// The descriptors come from inside a container: only pipes and terminals that the kernel serves
 /// are accepted.
-fn streams(descriptors: Vec<OwnedFd>) -> Result<Streams, EntryError> {
+fn streams(descriptors: Vec<OwnedFd>) -> Result<ExecStreams, ExecSessionError> {
     let count = descriptors.len();
     let are_pipes = descriptors.iter().all(|each| is_pipe(each.as_fd()));
     let mut each = descriptors.into_iter();
     match (each.next(), each.next(), each.next()) {
-        (Some(stdin), Some(stdout), Some(stderr)) if are_pipes => Ok(Streams::Pipes {
+        (Some(stdin), Some(stdout), Some(stderr)) if are_pipes => Ok(ExecStreams::Pipes {
             stdin,
             stdout,
             stderr,
         }),
         (Some(master), None, None) if terminal::is_master(master.as_fd()) => {
-            Ok(Streams::Terminal(master))
+            Ok(ExecStreams::Terminal(master))
         }
-        _ => Err(EntryError::Garbled {
+        _ => Err(ExecSessionError::Malformed {
             what: format!("{count} descriptors that are neither three pipes nor a terminal"),
         }),
     }
@@ -356,16 +368,16 @@ mod tests {
     use super::*;
     use crate::spec::ContainerId;
 
-    fn spec() -> Spec {
+    fn spec() -> LaunchSpec {
         let (place, program) = (Path::new("/c"), Program::Shell("serve".into()));
-        let mut spec = Spec::new(ContainerId::new("c").unwrap(), place, place, program);
+        let mut spec = LaunchSpec::new(ContainerId::new("c").unwrap(), place, place, program);
         spec.cgroup = Some("/sys/fs/cgroup/c".into());
         spec.environment = vec![("A".into(), "1".into()), ("B".into(), "2".into())];
         spec
     }
 
-    fn request(line: &str) -> EntryRequest {
-        EntryRequest::new(Work::Command(Program::Shell(line.into())))
+    fn request(line: &str) -> ExecRequest {
+        ExecRequest::new(ExecAction::Command(Program::Shell(line.into())))
     }
 
     #[test]
@@ -401,7 +413,7 @@ mod tests {
         let mut plain = spec();
         plain.isolation = crate::Isolation::UserNamespaces;
         let mut as_other = request("ls");
-        as_other.user = Some(User {
+        as_other.user = Some(ContainerUser {
             uid: 7,
             gid: 7,
             groups: Vec::new(),
@@ -412,13 +424,13 @@ mod tests {
     #[test]
     fn only_pipes_and_terminals_are_taken_for_streams() {
         let (session, keeper) = packet_pair().unwrap();
-        let mut session = Session {
+        let mut session = ExecSession {
             socket: session,
             over: false,
         };
         let null = std::fs::File::open("/dev/null").unwrap();
         let given = [null.as_fd()];
-        send_packet_with(&keeper, &Told::Started, &given, Wait::Return).unwrap();
+        send_packet_with(&keeper, &MonitorMessage::Started, &given, WaitMode::Return).unwrap();
         let refused = session.notice().unwrap_err().to_string();
         assert!(refused.contains("neither three pipes"), "{refused}");
     }
@@ -426,24 +438,29 @@ mod tests {
     #[test]
     fn an_end_is_the_last_notice_and_a_break_before_it_is_an_error() {
         let (socket, keeper) = packet_pair().unwrap();
-        let mut session = Session {
+        let mut session = ExecSession {
             socket,
             over: false,
         };
         assert!(session.notice().unwrap().is_none());
-        send_packet(&keeper, &Told::Ended { status: 7 << 8 }, Wait::Return).unwrap();
+        send_packet(
+            &keeper,
+            &MonitorMessage::Ended { status: 7 << 8 },
+            WaitMode::Return,
+        )
+        .unwrap();
         drop(keeper);
         assert!(matches!(
             session.notice(),
-            Ok(Some(EntryNotice::Ended(Outcome::Exited(7))))
+            Ok(Some(ExecNotice::Ended(CommandOutcome::Exited(7))))
         ));
         assert!(session.notice().unwrap().is_none());
         let (socket, keeper) = packet_pair().unwrap();
         drop(keeper);
-        let mut session = Session {
+        let mut session = ExecSession {
             socket,
             over: false,
         };
-        assert!(matches!(session.notice(), Err(EntryError::Lost)));
+        assert!(matches!(session.notice(), Err(ExecSessionError::Lost)));
     }
 }

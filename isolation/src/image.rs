@@ -21,12 +21,12 @@ use rustix::mount::{
 use rustix::process::fchdir;
 use serde::{Deserialize, Serialize};
 
-use crate::mounts::{TAME, ViewError, attach, failed, make_folder, restrict, take};
-use crate::profile::Walls;
+use crate::mounts::{MountError, TAME, attach, failed, make_folder, restrict, take};
+use crate::profile::IsolationLayers;
 use crate::spec::SpecError;
-use crate::state_dir::{Exit, Outcome};
+use crate::state_dir::{CommandOutcome, Exit};
 use crate::sys;
-pub(crate) use accounts::{Wanted, home, user};
+pub(crate) use accounts::{UserSpec, home, user};
 
 /// The maximum number of layers of an image, the same as in other runtimes. Their names must fit
 /// into one mount option of 255 bytes: one byte each, plus separators, just fits.
@@ -48,13 +48,13 @@ const NO_OVERLAY: &str = "lay an overlay over the image's";
 /// copied instead ([`crate::unpack::copy_layers`]).
 #[must_use]
 pub fn lacks_overlay(exit: &Exit) -> bool {
-    exit.outcome == Outcome::NotStarted && exit.reason.contains(NO_OVERLAY)
+    exit.outcome == CommandOutcome::NotStarted && exit.reason.contains(NO_OVERLAY)
 }
 
 /// The root file system of a container.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Root {
+pub enum RootFs {
     /// The host's programs, read-only.
     #[default]
     Host,
@@ -63,7 +63,8 @@ pub enum Root {
     /// A host directory that no other container has, written in place. A file of the image's user n
     /// belongs to the host's user n there, so keep it where no host user has access. For images
     /// whose layers were copied into one ([`crate::unpack::copy_layers`]).
-    Folder(PathBuf),
+    #[serde(rename = "folder")]
+    Directory(PathBuf),
 }
 
 /// An image for one container.
@@ -79,12 +80,12 @@ pub struct Image {
     pub work: PathBuf,
 }
 
-impl Root {
+impl RootFs {
     /// Rejects what the kernel would reject later.
     pub(crate) fn check(&self) -> Result<(), SpecError> {
         let image = match self {
             Self::Host => return Ok(()),
-            Self::Folder(folder) => return check_plain("root", folder),
+            Self::Directory(folder) => return check_plain("root", folder),
             Self::Image(image) => image,
         };
         if !(1..=LAYERS_MAX).contains(&image.layers.len()) {
@@ -126,7 +127,7 @@ fn check_plain(field: &'static str, path: &Path) -> Result<(), SpecError> {
 }
 
 /// Mounts of a container's root that are not attached yet.
-pub(crate) enum RootParts {
+pub(crate) enum RootMounts {
     Image {
         layers: Vec<OwnedFd>,
         /// The directory that holds `upper` and `work`: both must be on one mount.
@@ -136,33 +137,33 @@ pub(crate) enum RootParts {
         /// The attributes of the overlay.
         attributes: MountAttrFlags,
     },
-    Folder(OwnedFd),
+    Directory(OwnedFd),
 }
 
-impl RootParts {
+impl RootMounts {
     /// Opens the mounts, as host root. Returns `None` for the host's programs, which need no such
     /// mount.
     pub(crate) fn take(
-        root: &Root,
+        root: &RootFs,
         first_host_id: u32,
-        walls: Walls,
-    ) -> Result<Option<Self>, ViewError> {
+        walls: IsolationLayers,
+    ) -> Result<Option<Self>, MountError> {
         let attributes = attributes(walls);
         let image = match root {
-            Root::Host => return Ok(None),
-            Root::Folder(folder) => {
+            RootFs::Host => return Ok(None),
+            RootFs::Directory(folder) => {
                 let tree = take(CWD, folder)?;
                 restrict(tree.as_fd(), attributes)?;
-                return Ok(Some(Self::Folder(tree)));
+                return Ok(Some(Self::Directory(tree)));
             }
-            Root::Image(image) => image,
+            RootFs::Image(image) => image,
         };
         let layers = image.layers.iter().map(|layer| {
             let tree = take(CWD, layer)?;
             restrict(tree.as_fd(), TAME | MountAttrFlags::MOUNT_ATTR_RDONLY)?;
             Ok(tree)
         });
-        let layers = layers.collect::<Result<_, ViewError>>()?;
+        let layers = layers.collect::<Result<_, MountError>>()?;
         let holder = image.upper.parent().expect("it was checked to have one");
         let own = take(CWD, holder)?;
         restrict(own.as_fd(), TAME)?;
@@ -194,10 +195,10 @@ impl RootParts {
 
     /// Maps the owners, so that a file of user n belongs to the container's user n. Called before
     /// init attaches the mounts.
-    pub(crate) fn map_owners(&self, users: BorrowedFd<'_>) -> Result<(), ViewError> {
+    pub(crate) fn map_owners(&self, users: BorrowedFd<'_>) -> Result<(), MountError> {
         let mapped = match self {
             Self::Image { layers, .. } => layers.as_slice(),
-            Self::Folder(folder) => std::slice::from_ref(folder),
+            Self::Directory(folder) => std::slice::from_ref(folder),
         };
         mapped.iter().try_for_each(|tree| {
             sys::map_owners(tree.as_fd(), users).map_err(failed(
@@ -211,10 +212,10 @@ impl RootParts {
     /// old root and becomes the working directory. The mounts there for the overlay, which clones
     /// them, are left to be covered: detaching each of them would make the kernel wait for all
     /// processors each time.
-    pub(crate) fn assemble(&self, scaffold: BorrowedFd<'_>) -> Result<OwnedFd, ViewError> {
+    pub(crate) fn assemble(&self, scaffold: BorrowedFd<'_>) -> Result<OwnedFd, MountError> {
         fchdir(scaffold).map_err(failed("enter the scaffold"))?;
         match self {
-            Self::Folder(folder) => folder.try_clone().map_err(failed("keep the root")),
+            Self::Directory(folder) => folder.try_clone().map_err(failed("keep the root")),
             Self::Image {
                 layers,
                 own,
@@ -234,7 +235,7 @@ fn overlay(
     own: &OwnedFd,
     (upper, work): (&str, &str),
     attributes: MountAttrFlags,
-) -> Result<OwnedFd, ViewError> {
+) -> Result<OwnedFd, MountError> {
     let names = layer_names(layers.len());
     for (layer, name) in layers.iter().zip(&names) {
         let place = make_folder(scaffold, Path::new(OsStr::from_bytes(name)))?;
@@ -273,7 +274,7 @@ fn overlay(
 }
 
 /// Returns the mount attributes: `nosuid`, unless the container has that security option.
-fn attributes(walls: Walls) -> MountAttrFlags {
+fn attributes(walls: IsolationLayers) -> MountAttrFlags {
     if walls.privileges {
         TAME
     } else {
@@ -323,7 +324,7 @@ mod tests {
         let check = |change: fn(&mut Image)| {
             let mut image = image(2);
             change(&mut image);
-            Root::Image(image).check().map_err(|error| error.field)
+            RootFs::Image(image).check().map_err(|error| error.field)
         };
         assert_eq!(check(|_| ()), Ok(()));
         assert_eq!(check(|image| image.layers.clear()), Err("layers"));
@@ -348,7 +349,7 @@ mod tests {
             Err("upper")
         );
         assert_eq!(check(|image| image.work = "/c/a,b".into()), Err("work"));
-        assert!(Root::Folder("/".into()).check().is_err());
-        assert!(Root::Folder("/c/root".into()).check().is_ok());
+        assert!(RootFs::Directory("/".into()).check().is_err());
+        assert!(RootFs::Directory("/c/root".into()).check().is_ok());
     }
 }

@@ -18,22 +18,22 @@ use nix::sys::signal::SigSet;
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::stat::Mode;
 
-use crate::command::{Command, Refusal};
+use crate::command::{ExecuteError, PreparedCommand};
 use crate::crash_points;
-use crate::disable_layer::{self, Wall};
+use crate::disable_layer::{self, MandatoryLayer};
 use crate::drop_privileges::enter_domain;
 use crate::exec;
 use crate::image;
 use crate::messages::{
-    Instruction, Received, Report, Wait, receive_packet, receive_packet_with, send_packet,
-    send_packet_with,
+    InitInstruction, InitReport, ReceiveResult, WaitMode, receive_packet, receive_packet_with,
+    send_packet, send_packet_with,
 };
-use crate::mounts::{Clones, Gift, Parts, SANDBOX};
+use crate::mounts::{ClonedMounts, PendingChown, PreparedMounts, SANDBOX};
 use crate::network::Network;
 use crate::process::{kill_descendants, send_signal_to_group};
-use crate::seccomp::Filter;
-use crate::spec::Spec;
-use crate::state_dir::Usage;
+use crate::seccomp::SeccompFilter;
+use crate::spec::LaunchSpec;
+use crate::state_dir::LifetimeUsage;
 use crate::sys;
 
 /// The maximum number of concurrent exec sessions of a container; a further one is refused with a
@@ -44,10 +44,10 @@ const ENTRIES: usize = 64;
 const HOME: &str = "HOME";
 
 /// The state that init inherits from the supervisor.
-pub(crate) struct Inherited<'a> {
-    pub(crate) spec: &'a Spec,
-    pub(crate) parts: Option<&'a Parts>,
-    pub(crate) filter: &'a Filter,
+pub(crate) struct InitContext<'a> {
+    pub(crate) spec: &'a LaunchSpec,
+    pub(crate) parts: Option<&'a PreparedMounts>,
+    pub(crate) filter: &'a SeccompFilter,
     pub(crate) channel: &'a OwnedFd,
     pub(crate) null: &'a OwnedFd,
     /// The command's standard input; `None`: empty.
@@ -57,14 +57,14 @@ pub(crate) struct Inherited<'a> {
 }
 
 /// Runs in the new process; returns its exit code. The command's status is sent over the channel.
-pub(crate) fn run(inherited: &Inherited<'_>, clones: Option<&Clones>) -> i32 {
+pub(crate) fn run(inherited: &InitContext<'_>, clones: Option<&ClonedMounts>) -> i32 {
     let channel = inherited.channel;
     // Fills in what is known only inside: the image's user.
     let mut spec = inherited.spec.clone();
     match start(inherited, clones, &mut spec) {
         Ok(Some(command)) => {
             // A missing supervisor is detected below.
-            let _ = send_packet(channel, &Report::Started, Wait::Block);
+            let _ = send_packet(channel, &InitReport::Started, WaitMode::Block);
             crash_points::passed("init.start-told");
             let init = Init {
                 inherited,
@@ -72,13 +72,13 @@ pub(crate) fn run(inherited: &Inherited<'_>, clones: Option<&Clones>) -> i32 {
                 command,
                 entries: Vec::new(),
             };
-            init.attend();
+            init.run();
         }
         Ok(None) => {}
         Err(reason) => drop(send_packet(
             channel,
-            &Report::Failed { reason },
-            Wait::Block,
+            &InitReport::Failed { reason },
+            WaitMode::Block,
         )),
     }
     if !spec.namespaces.pid {
@@ -90,10 +90,10 @@ pub(crate) fn run(inherited: &Inherited<'_>, clones: Option<&Clones>) -> i32 {
 
 /// Returns `None` if the supervisor exited before it released init.
 fn start(
-    inherited: &Inherited<'_>,
-    clones: Option<&Clones>,
-    spec: &mut Spec,
-) -> Result<Option<i32>, Refusal> {
+    inherited: &InitContext<'_>,
+    clones: Option<&ClonedMounts>,
+    spec: &mut LaunchSpec,
+) -> Result<Option<i32>, ExecuteError> {
     let words = |what: &str, errno: Errno| format!("cannot {what}: {}", errno.desc());
     for (source, target) in [
         (inherited.stdin.unwrap_or(inherited.null), 0),
@@ -106,7 +106,7 @@ fn start(
     // A name for process lists; nothing depends on it.
     let _ = nix::sys::prctl::set_name(c"argosy-init");
     crash_points::passed("init.begun");
-    if spec.has_user_namespace() && expect(inherited.channel) != Some(Instruction::Mapped) {
+    if spec.has_user_namespace() && expect(inherited.channel) != Some(InitInstruction::Mapped) {
         return Ok(None);
     }
     crash_points::passed("init.users-mapped");
@@ -125,8 +125,8 @@ fn start(
     }
     gifts
         .iter()
-        .try_for_each(|gift| gift.give(spec.user.as_ref()))
-        .map_err(|error| crate::supervisor::sentence(&error))?;
+        .try_for_each(|gift| gift.apply(spec.user.as_ref()))
+        .map_err(|error| crate::supervisor::error_chain(&error))?;
     drop(gifts);
     sys::close_all_but(Some(inherited.channel.as_fd()))
         .map_err(|errno| words("close what the agent has open", errno))?;
@@ -138,20 +138,20 @@ fn start(
         enter_domain(profile, &spec.network)?;
         crash_points::passed("init.domain-entered");
     }
-    let command = Command::prepare(spec, inherited.filter);
-    if expect(inherited.channel) != Some(Instruction::Go) {
+    let command = PreparedCommand::prepare(spec, inherited.filter);
+    if expect(inherited.channel) != Some(InitInstruction::Go) {
         return Ok(None);
     }
     crash_points::passed("init.leave-taken");
     let streams = if spec.tty {
         take_terminal(inherited.channel, spec)?;
-        Streams::Terminal
+        StdioKind::Terminal
     } else {
-        Streams::Others
+        StdioKind::Pipes
     };
     let pid = execute(&command, streams)?;
     crash_points::passed("init.command-made");
-    show_memory_if_breached()?;
+    expose_memory_if_disabled()?;
     // The pipes close with their last writer, which must not be init.
     let null = null()?;
     for target in 0..=2 {
@@ -163,8 +163,8 @@ fn start(
 
 /// Where tests disable that layer: the command's process, which shared init's memory, made it
 /// non-dumpable again when it changed its user.
-fn show_memory_if_breached() -> Result<(), Refusal> {
-    if disable_layer::stands(Wall::Init) {
+fn expose_memory_if_disabled() -> Result<(), ExecuteError> {
+    if disable_layer::is_enabled(MandatoryLayer::Init) {
         return Ok(());
     }
     nix::sys::prctl::set_dumpable(true)
@@ -172,8 +172,8 @@ fn show_memory_if_breached() -> Result<(), Refusal> {
 }
 
 /// Resolves a user in init's current root, gives it the sandbox, and sets HOME unless it is set.
-fn become_user_of_image(spec: &mut Spec, name: &str) -> Result<(), Refusal> {
-    let wanted = image::Wanted::parse(name).expect("the request was checked");
+fn become_user_of_image(spec: &mut LaunchSpec, name: &str) -> Result<(), ExecuteError> {
+    let wanted = image::UserSpec::parse(name).expect("the request was checked");
     let root = fs::File::open("/").map_err(|error| format!("cannot open the root: {error}"))?;
     let user = image::user(root.as_fd(), &wanted)?;
     let profile = spec.profile.as_ref();
@@ -201,14 +201,14 @@ fn become_user_of_image(spec: &mut Spec, name: &str) -> Result<(), Refusal> {
 
 /// The standard streams of this process.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Streams {
+enum StdioKind {
     Terminal,
-    Others,
+    Pipes,
 }
 
 /// Creates a terminal in the container and sends both ends to the supervisor. Its user owns the
 /// command's end, which becomes the standard streams of init.
-fn take_terminal(channel: &OwnedFd, spec: &Spec) -> Result<(), Refusal> {
+fn take_terminal(channel: &OwnedFd, spec: &LaunchSpec) -> Result<(), ExecuteError> {
     let words = |what: &str, errno: Errno| format!("cannot {what}: {}", errno.desc());
     let (master, command_side) = exec::make_terminal(exec::USUAL_SIZE)
         .map_err(|error| format!("cannot make a terminal: {error}"))?;
@@ -219,7 +219,7 @@ fn take_terminal(channel: &OwnedFd, spec: &Spec) -> Result<(), Refusal> {
             .map_err(|errno| words("give its user the terminal", errno))?;
     }
     let sides = [master.as_fd(), command_side.as_fd()];
-    send_packet_with(channel, &Report::Terminal, &sides, Wait::Block)
+    send_packet_with(channel, &InitReport::Terminal, &sides, WaitMode::Block)
         .map_err(|error| format!("cannot pass the terminal on: {error}"))?;
     for target in 0..=2 {
         sys::replace_descriptor(&command_side, target)
@@ -229,16 +229,16 @@ fn take_terminal(channel: &OwnedFd, spec: &Spec) -> Result<(), Refusal> {
 }
 
 /// Starts the container's command; returns its process id.
-fn execute(command: &Command<'_>, streams: Streams) -> Result<i32, Refusal> {
+fn execute(command: &PreparedCommand<'_>, streams: StdioKind) -> Result<i32, ExecuteError> {
     let mut refusal = None;
     let pid = sys::spawn_borrowing(&mut || {
         let session = nix::unistd::setsid();
         let settled = session
             .map_err(|errno| format!("cannot make a session: {}", errno.desc()))
             .and_then(|_| match streams {
-                Streams::Terminal => rustix::process::ioctl_tiocsctty(io::stdin())
+                StdioKind::Terminal => rustix::process::ioctl_tiocsctty(io::stdin())
                     .map_err(|error| format!("cannot take the terminal: {error}")),
-                Streams::Others => Ok(()),
+                StdioKind::Pipes => Ok(()),
             })
             .and_then(|()| command.settle(None));
         refusal = Some(match settled {
@@ -260,24 +260,24 @@ fn execute(command: &Command<'_>, streams: Streams) -> Result<i32, Refusal> {
     }
 }
 
-fn null() -> Result<fs::File, Refusal> {
+fn null() -> Result<fs::File, ExecuteError> {
     let mut options = fs::OpenOptions::new();
     let opened = options.read(true).write(true).open("/dev/null");
     opened.map_err(|error| format!("cannot open /dev/null: {error}"))
 }
 
-fn expect(channel: &OwnedFd) -> Option<Instruction> {
-    match receive_packet(channel, Wait::Block) {
-        Ok(Received::Message(instruction)) => Some(instruction),
-        Ok(Received::Nothing | Received::Closed) | Err(_) => None,
+fn expect(channel: &OwnedFd) -> Option<InitInstruction> {
+    match receive_packet(channel, WaitMode::Block) {
+        Ok(ReceiveResult::Message(instruction)) => Some(instruction),
+        Ok(ReceiveResult::Nothing | ReceiveResult::Closed) | Err(_) => None,
     }
 }
 
 /// Returns the file that the command's user must be given.
 fn enter_namespaces(
-    inherited: &Inherited<'_>,
-    clones: Option<&Clones>,
-) -> Result<Vec<Gift>, Refusal> {
+    inherited: &InitContext<'_>,
+    clones: Option<&ClonedMounts>,
+) -> Result<Vec<PendingChown>, ExecuteError> {
     let spec = inherited.spec;
     let words = |what: &str, errno: Errno| format!("cannot {what}: {}", errno.desc());
     let namespaces = spec.namespaces;
@@ -302,7 +302,7 @@ fn enter_namespaces(
     if let (Some(profile), Some(parts), Some(clones)) = (&spec.profile, inherited.parts, clones) {
         let (view, files, walls) = (&profile.view, &spec.files, profile.walls);
         gifts = crate::mounts::enter(view, parts, clones, files, walls, namespaces.cgroup)
-            .map_err(|error| crate::supervisor::sentence(&error))?;
+            .map_err(|error| crate::supervisor::error_chain(&error))?;
     } else if namespaces.mount && namespaces.pid {
         let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
         mount(Some("proc"), "/proc", Some("proc"), flags, None::<&str>)
@@ -322,8 +322,8 @@ fn enter_namespaces(
 
 /// Init while the container's command runs.
 struct Init<'a> {
-    inherited: &'a Inherited<'a>,
-    spec: &'a Spec,
+    inherited: &'a InitContext<'a>,
+    spec: &'a LaunchSpec,
     command: i32,
     /// The monitors of exec sessions.
     entries: Vec<i32>,
@@ -332,7 +332,7 @@ struct Init<'a> {
 impl Init<'_> {
     /// Reaps children, forwards signals, starts exec sessions, and reports the command's end.
     /// Returns then, or when the supervisor has exited.
-    fn attend(mut self) {
+    fn run(mut self) {
         let channel = self.inherited.channel;
         let mut children = SigSet::empty();
         children.add(nix::sys::signal::SIGCHLD);
@@ -345,13 +345,17 @@ impl Init<'_> {
             while let Ok(Some(ended)) = sys::wait_child(-1, false) {
                 if ended.pid == self.command {
                     crash_points::passed("init.command-reaped");
-                    let usage = Usage {
+                    let usage = LifetimeUsage {
                         cpu_ms: ended.cpu_ms,
                         peak_memory_bytes: Some(ended.peak_memory_bytes),
                     };
                     let status = ended.status;
                     // If the supervisor has exited, the report is not needed.
-                    let _ = send_packet(channel, &Report::Ended { status, usage }, Wait::Block);
+                    let _ = send_packet(
+                        channel,
+                        &InitReport::Ended { status, usage },
+                        WaitMode::Block,
+                    );
                     crash_points::passed("init.end-told");
                     return;
                 }
@@ -366,18 +370,18 @@ impl Init<'_> {
                 Err(_) => return,
             }
             while let Ok(Some(_)) = children.read_signal() {}
-            match receive_packet_with(channel, Wait::Return) {
-                Ok(Received::Message((Instruction::Signal(signal), _))) => {
+            match receive_packet_with(channel, WaitMode::Return) {
+                Ok(ReceiveResult::Message((InitInstruction::Signal(signal), _))) => {
                     send_signal_to_group(self.command, signal);
                 }
-                Ok(Received::Message((Instruction::Enter, descriptors))) => {
+                Ok(ReceiveResult::Message((InitInstruction::Exec, descriptors))) => {
                     descriptors
                         .into_iter()
                         .for_each(|session| self.admit(&session));
                 }
-                Ok(Received::Message((Instruction::Mapped | Instruction::Go, _)))
-                | Ok(Received::Nothing) => {}
-                Ok(Received::Closed) | Err(_) => return,
+                Ok(ReceiveResult::Message((InitInstruction::Mapped | InitInstruction::Go, _)))
+                | Ok(ReceiveResult::Nothing) => {}
+                Ok(ReceiveResult::Closed) | Err(_) => return,
             }
         }
     }

@@ -21,23 +21,23 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
 use nix::sys::socket::{ControlMessage, MsgFlags, recv, sendmsg};
 
-use crate::cgroup::{CgroupError, Group, Tree};
-use crate::child::{self, Process};
+use crate::cgroup::{Cgroup, CgroupError, CgroupTree};
+use crate::child::{self, ChildProcess};
 use crate::container::Container;
 use crate::crash_points;
 use crate::device_filter::DeviceFilter;
 use crate::messages::{LAUNCH_LIMIT_BYTES, packet_pair};
-use crate::mounts::Template;
+use crate::mounts::MountTemplate;
 use crate::network::Network;
 use crate::port_filter::PortFilter;
 use crate::process;
-use crate::seccomp::Filter;
-use crate::spawner::{Execution, Streams};
-use crate::spec::{ContainerId, Spec, SpecError};
-use crate::supervisor::{self, Host};
+use crate::seccomp::SeccompFilter;
+use crate::spawner::{ProgramCall, StandardStreams};
+use crate::spec::{ContainerId, LaunchSpec, SpecError};
+use crate::supervisor::{self, SupervisorContext};
 use crate::sys;
-use crate::unpack::{self, Job, Unpacking};
-use answers::Answers;
+use crate::unpack::{self, UnpackHandle, UnpackJob};
+use answers::PendingLaunches;
 
 /// The time for which the launcher may leave a request unread before it counts as stuck.
 const SEND_LIMIT: Duration = Duration::from_secs(10);
@@ -50,12 +50,12 @@ const DESCRIPTORS: usize = 2;
 /// The purpose of a request. Its number is the first byte, so that an unrelated peer on the socket
 /// is detected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Purpose {
+enum RequestKind {
     Launch = 0x4152_4731,
     Unpack = 0x4152_5531,
 }
 
-impl Purpose {
+impl RequestKind {
     fn of(number: u32) -> Option<Self> {
         let all = [Self::Launch, Self::Unpack];
         all.into_iter().find(|purpose| *purpose as u32 == number)
@@ -63,8 +63,8 @@ impl Purpose {
 }
 
 /// One request, as read.
-struct Request {
-    purpose: Purpose,
+struct LauncherRequest {
+    purpose: RequestKind,
     body: Vec<u8>,
     /// The socket on which the new process answers.
     agent: OwnedFd,
@@ -72,7 +72,7 @@ struct Request {
     namespace: Option<OwnedFd>,
 }
 
-impl Drop for Request {
+impl Drop for LauncherRequest {
     /// Erases the request. Environments and names of secrets are for the container's own
     /// supervisor; later supervisors are copies of this process.
     fn drop(&mut self) {
@@ -87,11 +87,11 @@ impl Drop for Request {
 #[derive(Debug)]
 pub struct Launcher {
     /// `None` once it is being dropped.
-    process: Option<Process>,
+    process: Option<ChildProcess>,
     pid: u32,
     socket: UnixStream,
     broken: bool,
-    answers: Answers,
+    answers: PendingLaunches,
 }
 
 /// An error that prevented a launch request from reaching a supervisor. Nothing was started.
@@ -122,7 +122,7 @@ impl Launcher {
     ///
     /// # Errors
     /// If the program cannot be executed, or the launcher cannot be put into the group.
-    pub fn spawn(command: &Command, tree: Option<&Tree>) -> Result<Self, LaunchError> {
+    pub fn spawn(command: &Command, tree: Option<&CgroupTree>) -> Result<Self, LaunchError> {
         let program = command.get_program().to_string_lossy().into_owned();
         let failed = |source| LaunchError::Spawn {
             program: program.clone(),
@@ -130,25 +130,25 @@ impl Launcher {
         };
         let (socket, theirs) = UnixStream::pair().map_err(failed)?;
         socket.set_write_timeout(Some(SEND_LIMIT)).map_err(failed)?;
-        let streams = Streams {
+        let streams = StandardStreams {
             input: theirs.into(),
             output: child::null().map_err(failed)?,
             error: None,
         };
         // The name in process lists, whatever the program is called.
-        let execution = Execution::of(command).called(Some("argosy-launcher"));
+        let execution = ProgramCall::of(command).called(Some("argosy-launcher"));
         let execution = execution.apart().without_environment();
-        let process = Process::execute(&execution, streams).map_err(failed)?;
+        let process = ChildProcess::execute(&execution, streams).map_err(failed)?;
         // From here on dropping `launcher` reaps the process.
         let launcher = Self {
             pid: process.id(),
             process: Some(process),
             socket,
             broken: false,
-            answers: Answers::new(),
+            answers: PendingLaunches::new(),
         };
         if let Some(tree) = tree {
-            Group::at(&tree.supervisors()).add(launcher.pid as i32)?;
+            Cgroup::at(&tree.supervisors()).add(launcher.pid as i32)?;
         }
         Ok(launcher)
     }
@@ -169,7 +169,7 @@ impl Launcher {
     }
 
     /// Returns the live supervisors that it has created since the last call.
-    pub fn supervisors(&mut self) -> Vec<(ContainerId, process::Process)> {
+    pub fn supervisors(&mut self) -> Vec<(ContainerId, process::ProcessId)> {
         self.count_answers();
         self.answers.supervisors()
     }
@@ -197,7 +197,7 @@ impl Launcher {
     ///
     /// # Errors
     /// If the request is invalid (nothing was started), or the launcher has exited.
-    pub fn launch(&mut self, spec: &Spec) -> Result<Container, LaunchError> {
+    pub fn launch(&mut self, spec: &LaunchSpec) -> Result<Container, LaunchError> {
         if spec.network == Network::Joined {
             let remedy = "launch it with the namespace that it is to be in";
             return Err(SpecError::new("network", "joined", remedy).into());
@@ -212,7 +212,7 @@ impl Launcher {
     /// As [`Launcher::launch`].
     pub fn launch_joined(
         &mut self,
-        spec: &Spec,
+        spec: &LaunchSpec,
         namespace: BorrowedFd<'_>,
     ) -> Result<Container, LaunchError> {
         if spec.network != Network::Joined {
@@ -224,7 +224,7 @@ impl Launcher {
 
     fn launch_in(
         &mut self,
-        spec: &Spec,
+        spec: &LaunchSpec,
         namespace: Option<BorrowedFd<'_>>,
     ) -> Result<Container, LaunchError> {
         spec.check()?;
@@ -240,7 +240,7 @@ impl Launcher {
         }
         let (ours, theirs) = packet_pair().map_err(|errno| gone(errno.into()))?;
         let container = Some(spec.id.clone());
-        self.request((Purpose::Launch, container), &body, &theirs, namespace)?;
+        self.request((RequestKind::Launch, container), &body, &theirs, namespace)?;
         crash_points::passed("agent.request-sent");
         Ok(Container::launched(spec, ours))
     }
@@ -255,25 +255,25 @@ impl Launcher {
     /// If the launcher has exited. Nothing was started.
     pub fn unpack(
         &mut self,
-        job: &Job,
+        job: &UnpackJob,
         archive: BorrowedFd<'_>,
         target: BorrowedFd<'_>,
-    ) -> Result<Unpacking, LaunchError> {
+    ) -> Result<UnpackHandle, LaunchError> {
         let gone = |source| LaunchError::Gone { source };
         if self.broken {
             return Err(gone(io::Error::other("an earlier request broke off")));
         }
         let body = serde_json::to_vec(job).map_err(|error| gone(error.into()))?;
         let (ours, theirs) = packet_pair().map_err(|errno| gone(errno.into()))?;
-        let unpacking = Unpacking::begin(ours, archive, target).map_err(gone)?;
-        self.request((Purpose::Unpack, None), &body, &theirs, None)?;
+        let unpacking = UnpackHandle::begin(ours, archive, target).map_err(gone)?;
+        self.request((RequestKind::Unpack, None), &body, &theirs, None)?;
         crash_points::passed("agent.unpacking-asked");
         Ok(unpacking)
     }
 
     fn request(
         &mut self,
-        (purpose, container): (Purpose, Option<ContainerId>),
+        (purpose, container): (RequestKind, Option<ContainerId>),
         body: &[u8],
         connection: &OwnedFd,
         namespace: Option<BorrowedFd<'_>>,
@@ -290,7 +290,7 @@ impl Launcher {
 
     fn send(
         &self,
-        purpose: Purpose,
+        purpose: RequestKind,
         body: &[u8],
         descriptors: [Option<BorrowedFd<'_>>; DESCRIPTORS],
     ) -> io::Result<()> {
@@ -373,15 +373,15 @@ pub fn run_from_fd() -> Result<(), LauncherError> {
         .read(true)
         .write(true)
         .open("/dev/null");
-    let host = Host {
+    let host = SupervisorContext {
         boot_id: crate::process::boot_id().map_err(prepare)?,
         null: null.map_err(prepare)?.into(),
-        filter: Filter::new(),
+        filter: SeccompFilter::new(),
         // Where the host refuses it, the other layers apply; the agent logs it.
         device_filter: DeviceFilter::load(&[]).ok(),
         port_filter: PortFilter::load().ok(),
         // Only containers with a profile need it: their launch is refused with this reason.
-        template: Template::make().map_err(|error| supervisor::sentence(&error)),
+        template: MountTemplate::make().map_err(|error| supervisor::error_chain(&error)),
     };
     sys::replace_descriptor(&host.null, 0).map_err(|errno| prepare(errno.into()))?;
     process::detect_features();
@@ -409,7 +409,7 @@ pub fn run_from_fd() -> Result<(), LauncherError> {
 }
 
 /// Returns `None` once the agent has closed the socket.
-fn read_request(socket: &mut Option<UnixStream>) -> Result<Option<Request>, LauncherError> {
+fn read_request(socket: &mut Option<UnixStream>) -> Result<Option<LauncherRequest>, LauncherError> {
     let socket = socket.as_mut().expect("only supervisors close it");
     let mut header = [0; 8];
     let (mut length, mut descriptors) = (0, Vec::new());
@@ -432,7 +432,7 @@ fn read_request(socket: &mut Option<UnixStream>) -> Result<Option<Request>, Laun
         u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]])
     };
     let size = word(4) as usize;
-    let purpose = Purpose::of(word(0)).filter(|_| size <= LAUNCH_LIMIT_BYTES);
+    let purpose = RequestKind::of(word(0)).filter(|_| size <= LAUNCH_LIMIT_BYTES);
     let purpose = purpose.ok_or(LauncherError::Garbled)?;
     let mut body = vec![0; size];
     match socket.read_exact(&mut body) {
@@ -442,7 +442,7 @@ fn read_request(socket: &mut Option<UnixStream>) -> Result<Option<Request>, Laun
         Err(source) => return Err(LauncherError::Socket { source }),
     }
     let mut descriptors = descriptors.into_iter();
-    Ok(Some(Request {
+    Ok(Some(LauncherRequest {
         purpose,
         body,
         agent: descriptors.next().ok_or(LauncherError::Garbled)?,
@@ -452,18 +452,22 @@ fn read_request(socket: &mut Option<UnixStream>) -> Result<Option<Request>, Laun
 
 /// Creates the process that the request asks for and returns its id; the new process answers the
 /// agent.
-fn serve(socket: &mut Option<UnixStream>, request: &Request, host: &Host) -> Option<i32> {
+fn serve(
+    socket: &mut Option<UnixStream>,
+    request: &LauncherRequest,
+    host: &SupervisorContext,
+) -> Option<i32> {
     crash_points::passed("launcher.request-read");
     let (body, agent) = (&request.body, &request.agent);
     let made = sys::clone_process(0, None, || {
         // Otherwise the agent would not detect the launcher's exit while a container runs.
         *socket = None;
         match (request.purpose, agent.try_clone()) {
-            (Purpose::Launch, Ok(agent)) => {
+            (RequestKind::Launch, Ok(agent)) => {
                 supervisor::run(body, agent, request.namespace.as_ref(), host)
             }
-            (Purpose::Unpack, _) => unpack::run(body, agent, host),
-            (Purpose::Launch, Err(_)) => 1,
+            (RequestKind::Unpack, _) => unpack::run(body, agent, host),
+            (RequestKind::Launch, Err(_)) => 1,
         }
     });
     crash_points::passed("launcher.supervisor-made");
@@ -472,11 +476,11 @@ fn serve(socket: &mut Option<UnixStream>, request: &Request, host: &Host) -> Opt
         Err(errno) => errno,
     };
     match request.purpose {
-        Purpose::Launch => {
+        RequestKind::Launch => {
             let reason = format!("cannot make the supervisor: {}", errno.desc());
             supervisor::refuse_unread(agent, &reason);
         }
-        Purpose::Unpack => {
+        RequestKind::Unpack => {
             let reason = format!("cannot make the unpacking process: {}", errno.desc());
             unpack::refuse(agent, reason);
         }

@@ -96,23 +96,28 @@ pub mod unpack;
 pub use adoption::{Adoption, AdoptionError, adopt};
 pub use attachment::{Attachment, AttachmentError, AttachmentNotice};
 pub use capabilities::Capabilities;
-pub use cgroup::{CgroupError, Group, Io, Pressure, Stall, Stats, Tree};
+pub use cgroup::{Cgroup, CgroupError, CgroupStats, CgroupTree, IoStats, Pressure, StallShares};
 pub use container::{Container, ContainerError};
 pub use exec::{
-    EntryError, EntryNotice, EntryRequest, Probe, ProbeKind, Scheme, Session, Streams, Verdict,
-    WindowSize, Work,
+    ExecAction, ExecNotice, ExecRequest, ExecSession, ExecSessionError, ExecStreams, Probe,
+    ProbeKind, ProbeResult, Scheme, WindowSize,
 };
-pub use image::{Image, LAYERS_MAX, Root};
+pub use image::{Image, LAYERS_MAX, RootFs};
 pub use launcher::{LaunchError, Launcher, LauncherError};
-pub use limits::{Limits, LimitsError, Missing, MissingPolicy};
-pub use messages::Notice;
-pub use mounts::{HostPath, Owners, Secret, SecretError, View, Volume, VolumeSource};
-pub use namespaces::{Detected, Isolation, Namespaces, detect};
+pub use limits::{Limits, LimitsError, MissingControllers, MissingPolicy};
+pub use messages::SupervisorNotice;
+pub use mounts::{
+    HostPath, MountSpec, OwnerMapping, SecretError, SecretFile, Volume, VolumeSource,
+};
+pub use namespaces::{DetectedModes, Isolation, Namespaces, detect};
 pub use network::{Network, NetworkError, Networks};
-pub use oom::{MemoryShortage, ShortOf};
+pub use oom::{OomKill, OomScope};
 pub use output::OutputLimits;
-pub use process::{BootTime, Process};
-pub use profile::Profile;
-pub use removal::{RemovalError, destroy, sweep, void};
-pub use spec::{ContainerId, OwnFile, Program, ResourceLimit, Spec, SpecError, StopAfter, User};
-pub use state_dir::{Exit, HandOffError, Handle, Outcome, Stop, Usage};
+pub use process::{BootTime, ProcessId};
+pub use profile::IsolationProfile;
+pub use removal::{RemovalError, cancel_start, clean_up_abandoned, destroy};
+pub use spec::{
+    ContainerId, ContainerUser, GeneratedFile, LaunchSpec, Program, ResourceLimit, SpecError,
+    StopAfter,
+};
+pub use state_dir::{CommandOutcome, Exit, Handle, LifetimeUsage, StateDirectoryError, StopReason};

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use nix::sys::resource::Resource;
 use serde::{Deserialize, Serialize};
 
-pub use self::missing::{Missing, MissingPolicy};
+pub use self::missing::{MissingControllers, MissingPolicy};
 use crate::cgroup::CgroupError;
 use missing::lacking;
 
@@ -30,7 +30,7 @@ pub struct Limits {
     /// The processors that it may run on, as the kernel counts them from 0.
     pub cpuset: Vec<u32>,
     /// Protected memory, in bytes: reclaimed only when nothing else on the host can be. It holds as
-    /// far as the tree itself is protected: see [`crate::Tree::protect`].
+    /// far as the tree itself is protected: see [`crate::CgroupTree::protect`].
     pub memory_low_bytes: Option<u64>,
     /// The threshold of memory, in bytes, above which the container is throttled and its memory
     /// reclaimed: page cache, since it has no swap.
@@ -81,10 +81,10 @@ impl IoMax {
 impl Limits {
     /// Returns the file and value of each limit, with its controller. The order lets memory be
     /// reclaimed before a lower limit kills for it.
-    fn settings(&self) -> Vec<Setting> {
+    fn settings(&self) -> Vec<CgroupSetting> {
         let mut settings = Vec::new();
         let mut set = |controller, file, value: String, without| {
-            settings.push(Setting {
+            settings.push(CgroupSetting {
                 controller,
                 file,
                 value,
@@ -96,48 +96,48 @@ impl Limits {
             let quota_us = millis.saturating_mul(CPU_PERIOD_US) / 1000;
             let quota_us = quota_us.max(CPU_QUOTA_MINIMUM_US);
             let quota = format!("{quota_us} {CPU_PERIOD_US}");
-            set("cpu", "cpu.max", quota, Without::Never);
+            set("cpu", "cpu.max", quota, IfMissing::Error);
         }
         if let Some(share) = self.cpu_weight {
             let share = weight(share).to_string();
-            set("cpu", "cpu.weight", share, Without::Never);
+            set("cpu", "cpu.weight", share, IfMissing::Error);
         }
         if !self.cpuset.is_empty() {
             let numbers: Vec<_> = self.cpuset.iter().map(u32::to_string).collect();
-            set("cpuset", "cpuset.cpus", numbers.join(","), Without::Never);
+            set("cpuset", "cpuset.cpus", numbers.join(","), IfMissing::Error);
         }
         if let Some(bytes) = self.memory_low_bytes {
-            set("memory", "memory.low", bytes.to_string(), Without::Never);
+            set("memory", "memory.low", bytes.to_string(), IfMissing::Error);
         }
         if let Some(bytes) = self.memory_high_bytes {
-            set("memory", "memory.high", bytes.to_string(), Without::Never);
+            set("memory", "memory.high", bytes.to_string(), IfMissing::Error);
         }
         if let Some(bytes) = self.memory_max_bytes {
             // Swap first, so that memory above the limit cannot be swapped out. A kernel without
             // swap accounting has no swap limit.
             let (none, whole) = ("0".to_owned(), "1".to_owned());
-            set("memory", "memory.swap.max", none, Without::Harmless);
-            set("memory", "memory.oom.group", whole, Without::Never);
-            set("memory", "memory.max", bytes.to_string(), Without::Never);
+            set("memory", "memory.swap.max", none, IfMissing::Ignore);
+            set("memory", "memory.oom.group", whole, IfMissing::Error);
+            set("memory", "memory.max", bytes.to_string(), IfMissing::Error);
         }
         if let Some(share) = self.io_weight {
             let share = weight(share);
-            set("io", "io.weight", share.to_string(), Without::Missing);
+            set("io", "io.weight", share.to_string(), IfMissing::Unenforced);
             let share = bfq_weight(share).to_string();
-            set("io", "io.bfq.weight", share, Without::Harmless);
+            set("io", "io.bfq.weight", share, IfMissing::Ignore);
         }
         for disk in &self.io_max {
-            set("io", "io.max", disk.line(), Without::Missing);
+            set("io", "io.max", disk.line(), IfMissing::Unenforced);
         }
         if let Some(count) = self.pids_max {
-            set("pids", "pids.max", count.to_string(), Without::Never);
+            set("pids", "pids.max", count.to_string(), IfMissing::Error);
         }
         settings
     }
 
     /// Returns the controllers that these limits need and that are not in `present`.
     #[must_use]
-    pub fn missing(&self, present: &[String]) -> Missing {
+    pub fn missing(&self, present: &[String]) -> MissingControllers {
         lacking(&self.settings(), present)
     }
 
@@ -151,10 +151,14 @@ impl Limits {
     /// # Errors
     /// If a controller is missing and the policy requires all: then nothing was written. Or if a
     /// limit cannot be written: the limits before it apply.
-    pub fn apply(&self, group: &Path, policy: MissingPolicy) -> Result<Missing, LimitsError> {
+    pub fn apply(
+        &self,
+        group: &Path,
+        policy: MissingPolicy,
+    ) -> Result<MissingControllers, LimitsError> {
         let settings = self.settings();
         if settings.is_empty() {
-            return Ok(Missing::default());
+            return Ok(MissingControllers::default());
         }
         let missing = check(&settings, group, policy)?;
         write(settings, group, &missing)?;
@@ -164,14 +168,14 @@ impl Limits {
 
 /// Returns which of these settings a group does not support.
 fn check(
-    settings: &[Setting],
+    settings: &[CgroupSetting],
     group: &Path,
     policy: MissingPolicy,
-) -> Result<Missing, LimitsError> {
+) -> Result<MissingControllers, LimitsError> {
     let present = crate::cgroup::read_controllers(group)?;
     let mut missing = lacking(settings, &present);
     for setting in settings {
-        if setting.without == Without::Missing
+        if setting.without == IfMissing::Unenforced
             && !missing.covers(setting)
             && !group.join(setting.file).exists()
         {
@@ -187,14 +191,18 @@ fn check(
     Ok(missing)
 }
 
-fn write(settings: Vec<Setting>, group: &Path, missing: &Missing) -> Result<(), LimitsError> {
+fn write(
+    settings: Vec<CgroupSetting>,
+    group: &Path,
+    missing: &MissingControllers,
+) -> Result<(), LimitsError> {
     for setting in settings {
         if missing.covers(&setting) {
             continue;
         }
         match crate::cgroup::write(group.join(setting.file), &setting.value) {
             Err(CgroupError::Write { source, .. })
-                if setting.without == Without::Harmless
+                if setting.without == IfMissing::Ignore
                     && source.kind() == io::ErrorKind::NotFound => {}
             other => other?,
         }
@@ -202,22 +210,22 @@ fn write(settings: Vec<Setting>, group: &Path, missing: &Missing) -> Result<(), 
     Ok(())
 }
 
-struct Setting {
+struct CgroupSetting {
     controller: &'static str,
     file: &'static str,
     value: String,
-    without: Without,
+    without: IfMissing,
 }
 
 /// The meaning of a missing file whose controller exists.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Without {
+enum IfMissing {
     /// Every kernel has the file.
-    Never,
+    Error,
     /// Some kernels do not have it; the limit is then not enforced.
-    Missing,
+    Unenforced,
     /// Some kernels do not have it; there is then nothing to enforce.
-    Harmless,
+    Ignore,
 }
 
 /// Converts the weight to bfq's range, which ends at 1,000 and has the same default.
@@ -255,7 +263,7 @@ pub enum LimitsError {
     },
     /// A change failed halfway, and not every written value could be restored.
     #[error("the change failed, and what was written to {left} could not be restored")]
-    Half {
+    Partial {
         /// The files that keep the new value.
         left: String,
         /// The error that made the change fail.
@@ -325,9 +333,9 @@ mod tests {
     }
 
     /// A fake group with the files of these controllers, to inspect after limits were written.
-    struct Group(tempfile::TempDir);
+    struct FakeCgroup(tempfile::TempDir);
 
-    impl Group {
+    impl FakeCgroup {
         fn with(controllers: &str) -> Self {
             let group = Self(tempfile::tempdir().unwrap());
             fs::write(group.0.path().join("cgroup.controllers"), controllers).unwrap();
@@ -342,7 +350,11 @@ mod tests {
             group
         }
 
-        fn apply(&self, limits: &Limits, policy: MissingPolicy) -> Result<Missing, LimitsError> {
+        fn apply(
+            &self,
+            limits: &Limits,
+            policy: MissingPolicy,
+        ) -> Result<MissingControllers, LimitsError> {
             limits.apply(self.0.path(), policy)
         }
 
@@ -357,7 +369,7 @@ mod tests {
 
     #[test]
     fn limits_are_written_where_the_controllers_are() {
-        let group = Group::with("cpu cpuset io memory pids");
+        let group = FakeCgroup::with("cpu cpuset io memory pids");
         let missing = group.apply(&all(), MissingPolicy::RequireAll).unwrap();
         assert!(missing.controllers.is_empty());
         for (file, value) in [
@@ -380,7 +392,7 @@ mod tests {
 
     #[test]
     fn repeated_limits_are_the_same_and_others_are_left_as_they_are() {
-        let group = Group::with("cpu cpuset io memory pids");
+        let group = FakeCgroup::with("cpu cpuset io memory pids");
         for _ in 0..2 {
             group.apply(&all(), MissingPolicy::RequireAll).unwrap();
         }
@@ -404,7 +416,7 @@ mod tests {
 
     #[test]
     fn a_missing_controller_is_refused_by_name_unless_allowed() {
-        let group = Group::with("cpu");
+        let group = FakeCgroup::with("cpu");
         let refused = group.apply(&all(), MissingPolicy::RequireAll).unwrap_err();
         assert!(
             refused.to_string().contains("cpuset, memory, io, pids"),
@@ -422,7 +434,7 @@ mod tests {
 
     #[test]
     fn a_kernel_whose_controller_cannot_do_it_is_refused_by_the_file() {
-        let group = Group::with("cpu cpuset io memory pids");
+        let group = FakeCgroup::with("cpu cpuset io memory pids");
         group.lacks("io.weight");
         let refused = group.apply(&all(), MissingPolicy::RequireAll).unwrap_err();
         assert!(refused.to_string().contains("io.weight"), "{refused}");
@@ -434,7 +446,7 @@ mod tests {
 
     #[test]
     fn a_kernel_without_swap_accounting_has_no_swap_to_limit() {
-        let group = Group::with("cpu cpuset io memory pids");
+        let group = FakeCgroup::with("cpu cpuset io memory pids");
         group.lacks("memory.swap.max");
         let missing = group.apply(&all(), MissingPolicy::RequireAll).unwrap();
         assert!(missing.controllers.is_empty());
@@ -457,7 +469,7 @@ mod tests {
 
     #[test]
     fn a_tiny_share_of_a_processor_is_what_the_kernel_takes_at_least() {
-        let group = Group::with("cpu");
+        let group = FakeCgroup::with("cpu");
         let limits = Limits {
             cpu_max_millis: Some(1),
             ..Limits::default()

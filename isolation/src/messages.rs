@@ -17,7 +17,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::process::BootTime;
-use crate::state_dir::{Exit, Handle, Usage};
+use crate::state_dir::{Exit, Handle, LifetimeUsage};
 use crate::sys;
 
 /// The maximum length of a launch request, in bytes as sent.
@@ -35,7 +35,7 @@ const ADDRESS_LIMIT_BYTES: usize = 108;
 /// A message of a supervisor to a connected agent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Notice {
+pub enum SupervisorNotice {
     /// The command is executed. The first message on every connection to a running container.
     Started(Box<Handle>),
     /// It has ended, or could not be started. The last message on every connection.
@@ -46,7 +46,7 @@ pub enum Notice {
 /// a new session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(crate) enum Order {
+pub(crate) enum SupervisorRequest {
     /// Sends a signal to the command's process group.
     Signal { signal: i32 },
     /// Sends the stop signal, and after the grace period KILL to everything.
@@ -54,14 +54,15 @@ pub(crate) enum Order {
     /// Extends the `stop_after` deadline; it never moves back.
     Renew { deadline: BootTime },
     /// Passes the accompanying session to init, for an exec command.
-    Enter,
+    #[serde(rename = "enter")]
+    Exec,
     /// Attaches the accompanying session to the command's streams.
     Attach { stdin: bool },
 }
 
 /// A message of a container's init to its supervisor.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) enum Report {
+pub(crate) enum InitReport {
     /// The command's terminal; both ends come with this message. Sent before the execution.
     Terminal,
     /// The command is executed.
@@ -69,12 +70,12 @@ pub(crate) enum Report {
     /// The command cannot be executed, with the reason.
     Failed { reason: String },
     /// It has ended, with the status as `wait(2)` encodes it.
-    Ended { status: i32, usage: Usage },
+    Ended { status: i32, usage: LifetimeUsage },
 }
 
 /// A message of a supervisor to a container's init.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) enum Instruction {
+pub(crate) enum InitInstruction {
     /// The user map of the user namespace is set.
     Mapped,
     /// The handle is on disk: execute the command.
@@ -82,12 +83,13 @@ pub(crate) enum Instruction {
     /// Sends a signal to the command's process group.
     Signal(i32),
     /// Starts an exec command for the accompanying session.
-    Enter,
+    #[serde(rename = "Enter")]
+    Exec,
 }
 
 /// The result of a read from a packet socket.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Received<T> {
+pub(crate) enum ReceiveResult<T> {
     Message(T),
     /// No message now.
     Nothing,
@@ -107,12 +109,12 @@ pub(crate) fn packet_pair() -> Result<(OwnedFd, OwnedFd), Errno> {
 
 /// Whether a call may block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Wait {
+pub(crate) enum WaitMode {
     Block,
     Return,
 }
 
-impl Wait {
+impl WaitMode {
     fn flags(self) -> MsgFlags {
         match self {
             Self::Block => MsgFlags::empty(),
@@ -128,7 +130,7 @@ impl Wait {
 pub(crate) fn send_packet<T: Serialize>(
     socket: impl AsFd,
     message: &T,
-    wait: Wait,
+    wait: WaitMode,
 ) -> io::Result<()> {
     let bytes = serde_json::to_vec(message)?;
     let flags = wait.flags() | MsgFlags::MSG_NOSIGNAL;
@@ -141,7 +143,7 @@ pub(crate) fn send_packet_with<T: Serialize>(
     socket: impl AsFd,
     message: &T,
     descriptors: &[BorrowedFd<'_>],
-    wait: Wait,
+    wait: WaitMode,
 ) -> io::Result<()> {
     let bytes = serde_json::to_vec(message)?;
     let numbers: Vec<_> = descriptors.iter().map(AsRawFd::as_raw_fd).collect();
@@ -156,32 +158,32 @@ pub(crate) fn send_packet_with<T: Serialize>(
 /// it are closed.
 pub(crate) fn receive_packet<T: DeserializeOwned>(
     socket: impl AsFd,
-    wait: Wait,
-) -> io::Result<Received<T>> {
+    wait: WaitMode,
+) -> io::Result<ReceiveResult<T>> {
     Ok(match receive_packet_with(socket, wait)? {
-        Received::Message((message, _)) => Received::Message(message),
-        Received::Nothing => Received::Nothing,
-        Received::Closed => Received::Closed,
+        ReceiveResult::Message((message, _)) => ReceiveResult::Message(message),
+        ReceiveResult::Nothing => ReceiveResult::Nothing,
+        ReceiveResult::Closed => ReceiveResult::Closed,
     })
 }
 
 /// The same with the descriptors that come with it.
 pub(crate) fn receive_packet_with<T: DeserializeOwned>(
     socket: impl AsFd,
-    wait: Wait,
-) -> io::Result<Received<(T, Vec<OwnedFd>)>> {
+    wait: WaitMode,
+) -> io::Result<ReceiveResult<(T, Vec<OwnedFd>)>> {
     let socket = socket.as_fd();
     // Reads the length first: a buffer of the maximum length would cost each small process its
     // pages.
     let look = wait.flags() | MsgFlags::MSG_PEEK | MsgFlags::MSG_TRUNC;
     let length = loop {
         match recv(socket.as_raw_fd(), &mut [], look) {
-            Ok(0) => return Ok(Received::Closed),
+            Ok(0) => return Ok(ReceiveResult::Closed),
             Ok(length) if length > PACKET_LIMIT_BYTES => {
                 return Err(io::Error::other(format!("a message of {length} bytes")));
             }
             Ok(length) => break length,
-            Err(Errno::EAGAIN) => return Ok(Received::Nothing),
+            Err(Errno::EAGAIN) => return Ok(ReceiveResult::Nothing),
             // Reported once when the peer closed with unread data: messages that it sent before
             // follow.
             Err(Errno::EINTR | Errno::ECONNRESET) => {}
@@ -197,7 +199,7 @@ pub(crate) fn receive_packet_with<T: DeserializeOwned>(
             Err(error) => return Err(error),
         }
     };
-    Ok(Received::Message((
+    Ok(ReceiveResult::Message((
         serde_json::from_slice(&buffer)?,
         descriptors,
     )))
@@ -229,36 +231,36 @@ mod tests {
     #[test]
     fn messages_arrive_whole_and_the_end_is_seen_after_the_last() {
         let (ours, theirs) = packet_pair().unwrap();
-        let order = Order::Kill { grace_ms: 5 };
+        let order = SupervisorRequest::Kill { grace_ms: 5 };
         assert_eq!(
-            receive_packet::<Order>(&theirs, Wait::Return).unwrap(),
-            Received::Nothing
+            receive_packet::<SupervisorRequest>(&theirs, WaitMode::Return).unwrap(),
+            ReceiveResult::Nothing
         );
-        send_packet(&ours, &order, Wait::Return).unwrap();
+        send_packet(&ours, &order, WaitMode::Return).unwrap();
         drop(ours);
         assert_eq!(
-            receive_packet(&theirs, Wait::Block).unwrap(),
-            Received::Message(order)
+            receive_packet(&theirs, WaitMode::Block).unwrap(),
+            ReceiveResult::Message(order)
         );
         assert_eq!(
-            receive_packet::<Order>(&theirs, Wait::Block).unwrap(),
-            Received::Closed
+            receive_packet::<SupervisorRequest>(&theirs, WaitMode::Block).unwrap(),
+            ReceiveResult::Closed
         );
     }
 
     #[test]
     fn what_was_said_by_a_side_that_left_something_unread_arrives() {
         let (ours, theirs) = packet_pair().unwrap();
-        send_packet(&ours, &Order::Enter, Wait::Return).unwrap();
-        send_packet(&theirs, &Order::Enter, Wait::Return).unwrap();
+        send_packet(&ours, &SupervisorRequest::Exec, WaitMode::Return).unwrap();
+        send_packet(&theirs, &SupervisorRequest::Exec, WaitMode::Return).unwrap();
         drop(theirs);
         assert_eq!(
-            receive_packet(&ours, Wait::Return).unwrap(),
-            Received::Message(Order::Enter)
+            receive_packet(&ours, WaitMode::Return).unwrap(),
+            ReceiveResult::Message(SupervisorRequest::Exec)
         );
         assert_eq!(
-            receive_packet::<Order>(&ours, Wait::Return).unwrap(),
-            Received::Closed
+            receive_packet::<SupervisorRequest>(&ours, WaitMode::Return).unwrap(),
+            ReceiveResult::Closed
         );
     }
 
@@ -268,7 +270,7 @@ mod tests {
         let garbage = IoSlice::new(b"\xff\x00{");
         let flags = MsgFlags::empty();
         sendmsg::<()>(ours.as_raw_fd(), &[garbage], &[], flags, None).unwrap();
-        assert!(receive_packet::<Order>(&theirs, Wait::Block).is_err());
+        assert!(receive_packet::<SupervisorRequest>(&theirs, WaitMode::Block).is_err());
     }
 
     #[test]
@@ -277,18 +279,18 @@ mod tests {
         let (reader, writer) = nix::unistd::pipe().unwrap();
         let given = [writer.as_fd()];
         for _ in 0..2 {
-            send_packet_with(&ours, &Order::Enter, &given, Wait::Return).unwrap();
+            send_packet_with(&ours, &SupervisorRequest::Exec, &given, WaitMode::Return).unwrap();
         }
         drop(writer);
-        let Ok(Received::Message((Order::Enter, descriptors))) =
-            receive_packet_with(&theirs, Wait::Return)
+        let Ok(ReceiveResult::Message((SupervisorRequest::Exec, descriptors))) =
+            receive_packet_with(&theirs, WaitMode::Return)
         else {
             panic!("it was sent")
         };
         assert_eq!(descriptors.len(), 1);
         nix::unistd::write(&descriptors[0], b"x").unwrap();
         drop(descriptors);
-        receive_packet::<Order>(&theirs, Wait::Return).unwrap();
+        receive_packet::<SupervisorRequest>(&theirs, WaitMode::Return).unwrap();
         let mut buffer = [0; 2];
         assert_eq!(nix::unistd::read(&reader, &mut buffer), Ok(1));
         assert_eq!(nix::unistd::read(&reader, &mut buffer), Ok(0), "closed");

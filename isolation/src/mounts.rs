@@ -14,9 +14,9 @@
 //! ```
 //! There are three steps. The launcher creates what all containers share (`template`). The
 //! supervisor, which sees the whole host, opens the sandbox and each host path once and creates
-//! unattached mounts of them (`Parts`). Init has root only in the container and starts in an empty
-//! root. It attaches these mounts and the rest (`enter`), and looks up no path that a container
-//! could have created.
+//! unattached mounts of them (`PreparedMounts`). Init has root only in the container and starts in
+//! an empty root. It attaches these mounts and the rest (`enter`), and looks up no path that a
+//! container could have created.
 
 mod change_root;
 mod devices;
@@ -40,22 +40,22 @@ use rustix::mount::{
 use rustix::process::chdir;
 
 use crate::crash_points;
-use crate::disable_layer::{self, Wall};
-use crate::image::{Root, RootParts};
-use crate::profile::{Profile, Walls};
-use crate::spec::OwnFile;
+use crate::disable_layer::{self, MandatoryLayer};
+use crate::image::{RootFs, RootMounts};
+use crate::profile::{IsolationLayers, IsolationProfile};
+use crate::spec::GeneratedFile;
 use crate::sys;
 pub(crate) use change_root::leave_for_nothing;
 use change_root::{enter_root, hide_base};
-pub(crate) use devices::OwnDevices;
+pub(crate) use devices::DeviceDirectory;
 use devices::show_own;
 use etc_files::show_own_files;
-pub use host_paths::{HostPath, Owners};
+pub use host_paths::{HostPath, OwnerMapping};
 use proc::make_proc;
-pub use secrets::{SECRET_BYTES, Secret, SecretError};
+pub use secrets::{SECRET_BYTES, SecretError, SecretFile};
 use template::show_programs;
-pub(crate) use template::{Clones, Template};
-pub(crate) use volumes::{Gift, check as check_volumes};
+pub(crate) use template::{ClonedMounts, MountTemplate};
+pub(crate) use volumes::{PendingChown, check as check_volumes};
 pub use volumes::{Volume, VolumeSource};
 
 /// The path of the sandbox in the container.
@@ -84,8 +84,8 @@ pub(crate) const TAME: MountAttrFlags =
 
 /// The part of the host that a container sees, in addition to the host's programs.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct View {
-    pub root: Root,
+pub struct MountSpec {
+    pub root: RootFs,
     /// The host paths that it sees.
     pub host_paths: Vec<HostPath>,
     /// Its volumes.
@@ -96,32 +96,32 @@ pub struct View {
     pub shm_bytes: u64,
 }
 
-impl View {
+impl MountSpec {
     /// Whether users of the container are users of the host on some host path.
     pub(crate) fn has_mapped_owners(&self) -> bool {
         let mut paths = self.host_paths.iter();
-        paths.any(|path| path.owners == Owners::Mapped)
+        paths.any(|path| path.owners == OwnerMapping::Mapped)
     }
 }
 
 /// An error of setting up the mounts.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot {what}")]
-pub(crate) struct ViewError {
+pub(crate) struct MountError {
     what: String,
     source: io::Error,
 }
 
-pub(crate) fn failed<E: Into<io::Error>>(what: impl Into<String>) -> impl FnOnce(E) -> ViewError {
+pub(crate) fn failed<E: Into<io::Error>>(what: impl Into<String>) -> impl FnOnce(E) -> MountError {
     let what = what.into();
-    move |source| ViewError {
+    move |source| MountError {
         what,
         source: source.into(),
     }
 }
 
 /// A mount of a host path that is not attached yet.
-struct Place {
+struct HostPathMount {
     tree: OwnedFd,
     /// The target path.
     to: PathBuf,
@@ -130,33 +130,33 @@ struct Place {
 }
 
 /// Mounts of host paths that are not attached yet.
-pub(crate) struct Parts {
+pub(crate) struct PreparedMounts {
     /// The container's directories, then host paths, outer ones first.
-    places: Vec<Place>,
+    places: Vec<HostPathMount>,
     /// `None`: the root is made of the host's programs.
-    root: Option<RootParts>,
+    root: Option<RootMounts>,
     /// The file system with its secrets, if it has any.
     vault: Option<OwnedFd>,
     /// Devices in addition to the usual ones.
-    pub(crate) devices: Option<OwnDevices>,
+    pub(crate) devices: Option<DeviceDirectory>,
 }
 
-impl Parts {
+impl PreparedMounts {
     /// Opens the sandbox, the shared directory, host paths and the parts of the root, and creates
     /// nodes of `devices`, as host root.
     pub(crate) fn take(
-        profile: &Profile,
+        profile: &IsolationProfile,
         sandbox: &Path,
         shared: Option<&Path>,
         devices: &[PathBuf],
-    ) -> Result<Self, ViewError> {
+    ) -> Result<Self, MountError> {
         let view = &profile.view;
         let own = [(sandbox, SANDBOX)].into_iter();
         let own = own.chain(shared.map(|folder| (folder, SHARED)));
         let own = own.map(|(from, to)| {
             let tree = take(CWD, from)?;
             restrict(tree.as_fd(), TAME)?;
-            Ok(Place {
+            Ok(HostPathMount {
                 tree,
                 to: to.into(),
                 is_mapped: false,
@@ -165,14 +165,14 @@ impl Parts {
         let mut paths: Vec<_> = view.host_paths.iter().collect();
         paths.sort_by(|one, other| one.to.cmp(&other.to));
         let places = own.chain(paths.into_iter().map(host_paths::take));
-        let places = places.collect::<Result<_, ViewError>>()?;
+        let places = places.collect::<Result<_, MountError>>()?;
         let vault = volumes::lock_secrets(&view.volumes, profile.first_host_id)?;
         crash_points::passed("start.secrets-locked");
         Ok(Self {
             places,
             vault,
-            root: RootParts::take(&view.root, profile.first_host_id, profile.walls)?,
-            devices: OwnDevices::make(devices, profile.first_host_id)?,
+            root: RootMounts::take(&view.root, profile.first_host_id, profile.walls)?,
+            devices: DeviceDirectory::make(devices, profile.first_host_id)?,
         })
     }
 
@@ -183,7 +183,7 @@ impl Parts {
 
     /// Maps the owners on host paths and in an image, so that the container's users have the same
     /// ids on disk. Called before init attaches the mounts.
-    pub(crate) fn map_owners(&self, users: BorrowedFd<'_>) -> Result<(), ViewError> {
+    pub(crate) fn map_owners(&self, users: BorrowedFd<'_>) -> Result<(), MountError> {
         let mut mapped = self.places.iter().filter(|place| place.is_mapped);
         mapped.try_for_each(|place| {
             let what = format!(
@@ -202,17 +202,17 @@ impl Parts {
 /// root of its user namespace, with separate namespaces of all kinds except network. Returns the
 /// file that the command's user must be given.
 pub(crate) fn enter(
-    view: &View,
-    parts: &Parts,
-    clones: &Clones,
-    files: &[OwnFile],
-    walls: Walls,
+    view: &MountSpec,
+    parts: &PreparedMounts,
+    clones: &ClonedMounts,
+    files: &[GeneratedFile],
+    walls: IsolationLayers,
     cgroups: bool,
-) -> Result<Vec<Gift>, ViewError> {
+) -> Result<Vec<PendingChown>, MountError> {
     let scaffold = file_system("tmpfs", &[("mode", "755"), ("size", "64k")], TAME)?;
     // The root is mounted over that of the base. The parts of an image's root must be below it,
     // where they are covered later.
-    let covered = match (&parts.root, disable_layer::stands(Wall::Root)) {
+    let covered = match (&parts.root, disable_layer::is_enabled(MandatoryLayer::Root)) {
         (None, true) => "/",
         (Some(_), true) => "/proc",
         (_, false) => "/tmp",
@@ -239,7 +239,7 @@ pub(crate) fn enter(
     let (secrets, mut gifts) = volumes::unlock_secrets(root, parts.vault.as_ref(), &view.volumes)?;
     crash_points::passed("init.secrets-unlocked");
     scratch(root, "tmp", view.tmp_bytes)?;
-    for Place { tree, to, .. } in &parts.places {
+    for HostPathMount { tree, to, .. } in &parts.places {
         let path = to.strip_prefix("/").expect("it was checked to be absolute");
         if to == Path::new(SANDBOX) {
             attach_in(tree.as_fd(), root, path)?;
@@ -267,14 +267,18 @@ pub(crate) fn enter(
 }
 
 /// Creates an unattached mount of one directory, without its submounts.
-pub(crate) fn take_folder(folder: BorrowedFd<'_>) -> Result<OwnedFd, ViewError> {
+pub(crate) fn take_folder(folder: BorrowedFd<'_>) -> Result<OwnedFd, MountError> {
     let tree = open_tree(folder, "", CLONE | OpenTreeFlags::AT_EMPTY_PATH)
         .map_err(failed("clone the mount of a directory"))?;
     restrict(tree.as_fd(), TAME)?;
     Ok(tree)
 }
 
-fn show_system(root: BorrowedFd<'_>, clones: &Clones, cgroups: bool) -> Result<(), ViewError> {
+fn show_system(
+    root: BorrowedFd<'_>,
+    clones: &ClonedMounts,
+    cgroups: bool,
+) -> Result<(), MountError> {
     let system = clones.system.as_fd();
     attach_in(system, root, Path::new("sys"))?;
     if cgroups {
@@ -287,12 +291,12 @@ fn show_system(root: BorrowedFd<'_>, clones: &Clones, cgroups: bool) -> Result<(
 }
 
 /// Creates and attaches a small writable file system for all users of the container.
-fn scratch(parent: BorrowedFd<'_>, name: &str, bytes: u64) -> Result<(), ViewError> {
+fn scratch(parent: BorrowedFd<'_>, name: &str, bytes: u64) -> Result<(), MountError> {
     attach_in(writable_memory(bytes)?.as_fd(), parent, Path::new(name))
 }
 
 /// Creates an unattached memory file system for all users of the container.
-fn writable_memory(bytes: u64) -> Result<OwnedFd, ViewError> {
+fn writable_memory(bytes: u64) -> Result<OwnedFd, MountError> {
     let size = bytes.to_string();
     // An empty file uses none of those bytes, but a kilobyte of kernel memory.
     let files = (bytes / BYTES_A_FILE).max(FEWEST_FILES).to_string();
@@ -305,7 +309,7 @@ fn file_system(
     kind: &str,
     settings: &[(&str, &str)],
     attributes: MountAttrFlags,
-) -> Result<OwnedFd, ViewError> {
+) -> Result<OwnedFd, MountError> {
     let make = || {
         let made = fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)?;
         for (key, value) in settings {
@@ -325,7 +329,7 @@ pub(crate) fn attach(
     tree: BorrowedFd<'_>,
     place: BorrowedFd<'_>,
     path: &str,
-) -> Result<(), ViewError> {
+) -> Result<(), MountError> {
     let mut flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
     if path.is_empty() {
         flags |= MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
@@ -335,7 +339,7 @@ pub(crate) fn attach(
 
 /// Attaches a mount at the directory of this name in `parent`, which is created if it does not
 /// exist. A link is not followed.
-fn attach_in(tree: BorrowedFd<'_>, parent: BorrowedFd<'_>, name: &Path) -> Result<(), ViewError> {
+fn attach_in(tree: BorrowedFd<'_>, parent: BorrowedFd<'_>, name: &Path) -> Result<(), MountError> {
     let words = || format!("create the directory {}", name.display());
     match mkdirat(parent, name, Mode::from_raw_mode(0o755)) {
         Ok(()) | Err(rustix::io::Errno::EXIST) => {}
@@ -345,7 +349,7 @@ fn attach_in(tree: BorrowedFd<'_>, parent: BorrowedFd<'_>, name: &Path) -> Resul
     match move_mount(tree, "", parent, name, flags) {
         Ok(()) => Ok(()),
         // The kernel's error for mounting a directory over a file or a link.
-        Err(rustix::io::Errno::INVAL) => Err(failed(words())(in_its_place())),
+        Err(rustix::io::Errno::INVAL) => Err(failed(words())(path_below())),
         Err(errno) => Err(failed(format!("attach a mount at {}", name.display()))(
             errno,
         )),
@@ -355,19 +359,19 @@ fn attach_in(tree: BorrowedFd<'_>, parent: BorrowedFd<'_>, name: &Path) -> Resul
 const CLONE: OpenTreeFlags = OpenTreeFlags::OPEN_TREE_CLONE.union(OpenTreeFlags::OPEN_TREE_CLOEXEC);
 
 /// Creates an unattached mount of one directory or file, without its submounts.
-pub(crate) fn take(parent: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd, ViewError> {
+pub(crate) fn take(parent: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd, MountError> {
     open_tree(parent, path, CLONE | OpenTreeFlags::AT_SYMLINK_NOFOLLOW)
         .map_err(failed(format!("clone the mount of {}", path.display())))
 }
 
 /// The same with its submounts.
-fn take_all(parent: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd, ViewError> {
+fn take_all(parent: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd, MountError> {
     let flags = CLONE | OpenTreeFlags::AT_RECURSIVE | OpenTreeFlags::AT_SYMLINK_NOFOLLOW;
     open_tree(parent, path, flags)
         .map_err(failed(format!("clone the mounts of {}", path.display())))
 }
 
-fn take_if_there(parent: BorrowedFd<'_>, path: &str) -> Result<Option<OwnedFd>, ViewError> {
+fn take_if_there(parent: BorrowedFd<'_>, path: &str) -> Result<Option<OwnedFd>, MountError> {
     match open_tree(parent, path, CLONE | OpenTreeFlags::AT_SYMLINK_NOFOLLOW) {
         Ok(tree) => Ok(Some(tree)),
         Err(rustix::io::Errno::NOENT) => Ok(None),
@@ -376,24 +380,24 @@ fn take_if_there(parent: BorrowedFd<'_>, path: &str) -> Result<Option<OwnedFd>, 
 }
 
 /// Sets attributes on a mount and its submounts.
-pub(crate) fn restrict(tree: BorrowedFd<'_>, attributes: MountAttrFlags) -> Result<(), ViewError> {
+pub(crate) fn restrict(tree: BorrowedFd<'_>, attributes: MountAttrFlags) -> Result<(), MountError> {
     let attributes = disable_layer::standing(attributes).bits();
     sys::add_mount_attributes(tree, attributes.into(), true).map_err(failed("restrict mounts"))
 }
 
 /// Sets attributes on one mount only.
-fn restrict_one(tree: BorrowedFd<'_>, attributes: MountAttrFlags) -> Result<(), ViewError> {
+fn restrict_one(tree: BorrowedFd<'_>, attributes: MountAttrFlags) -> Result<(), MountError> {
     let attributes = disable_layer::standing(attributes).bits();
     sys::add_mount_attributes(tree, attributes.into(), false).map_err(failed("restrict a mount"))
 }
 
-fn is_folder(file: BorrowedFd<'_>) -> Result<bool, ViewError> {
+fn is_folder(file: BorrowedFd<'_>) -> Result<bool, MountError> {
     let found = rustix::fs::fstat(file).map_err(failed("inspect the mount source"))?;
     Ok(rustix::fs::FileType::from_raw_mode(found.st_mode).is_dir())
 }
 
 /// Creates a directory to mount on, with its parents. Never leaves `parent`, never follows a link.
-pub(crate) fn make_folder(parent: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd, ViewError> {
+pub(crate) fn make_folder(parent: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd, MountError> {
     let words = || format!("create the directory {}", path.display());
     let mut made: Option<OwnedFd> = None;
     for part in path.components() {
@@ -409,7 +413,7 @@ pub(crate) fn make_folder(parent: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd
         made = match openat(above, part, flags, Mode::empty()) {
             Ok(folder) => Some(folder),
             Err(rustix::io::Errno::NOTDIR | rustix::io::Errno::LOOP) => {
-                return Err(failed(words())(in_its_place()));
+                return Err(failed(words())(path_below()));
             }
             Err(errno) => return Err(failed(words())(errno)),
         };
@@ -421,7 +425,7 @@ pub(crate) fn make_folder(parent: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd
 }
 
 /// Creates a file to mount on, open for writing if it is new.
-fn make_file(parent: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd, ViewError> {
+fn make_file(parent: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd, MountError> {
     let words = || format!("make the file {}", path.display());
     let name = path
         .file_name()
@@ -437,7 +441,7 @@ fn make_file(parent: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd, ViewError> 
             let file = openat(&folder, name, flags, Mode::empty()).map_err(failed(words()))?;
             let found = rustix::fs::fstat(&file).map_err(failed(words()))?;
             if !rustix::fs::FileType::from_raw_mode(found.st_mode).is_file() {
-                return Err(failed(words())(in_its_place()));
+                return Err(failed(words())(path_below()));
             }
             Ok(file)
         }
@@ -446,7 +450,7 @@ fn make_file(parent: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd, ViewError> 
 }
 
 /// Builds the error for a missing mount point, with its remedy.
-fn no_place(what: &str, path: &Path, error: ViewError) -> ViewError {
+fn no_place(what: &str, path: &Path, error: MountError) -> MountError {
     let path = path.display();
     let remedy = match error.source.kind() {
         io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied => {
@@ -459,7 +463,7 @@ fn no_place(what: &str, path: &Path, error: ViewError) -> ViewError {
 
 /// Returns the error for an image that has another file at a mount point: links are never followed,
 /// because the mount would land elsewhere.
-fn in_its_place() -> io::Error {
+fn path_below() -> io::Error {
     io::Error::other(
         "the image has another entry in its place, such as a link; build the image without it",
     )

@@ -88,7 +88,7 @@ impl Namespaces {
 
 /// The modes that this host allows this process; an `Err` is a message with the cause.
 #[derive(Debug, Clone)]
-pub struct Detected {
+pub struct DetectedModes {
     /// Namespaces and cgroups as root.
     pub full: Result<(), String>,
     /// The default profile in addition.
@@ -97,7 +97,7 @@ pub struct Detected {
     pub user_namespaces: Result<(), String>,
 }
 
-impl Detected {
+impl DetectedModes {
     /// Returns the strongest available mode. Plain processes are never chosen automatically.
     #[must_use]
     pub fn best(&self) -> Option<Isolation> {
@@ -113,7 +113,7 @@ impl Detected {
 /// Inspects this process and its host. User namespaces are tested by creating one. A security
 /// module can still forbid the rest, which only the first launch shows.
 #[must_use]
-pub fn detect() -> Detected {
+pub fn detect() -> DetectedModes {
     let mut found = detect_in(Path::new("/proc"), &crate::cgroup::mount_point().map(drop));
     if found.profile.is_ok() || found.user_namespaces.is_ok() {
         let trial = try_user_namespace();
@@ -140,7 +140,7 @@ fn try_user_namespace() -> Result<(), String> {
         })
 }
 
-fn detect_in(proc: &Path, cgroups: &Result<(), crate::cgroup::CgroupError>) -> Detected {
+fn detect_in(proc: &Path, cgroups: &Result<(), crate::cgroup::CgroupError>) -> DetectedModes {
     let read = |name: &str| fs::read_to_string(proc.join(name)).unwrap_or_default();
     let missing: Vec<_> = ["pid", "mnt", "ipc", "uts", "cgroup"]
         .into_iter()
@@ -192,7 +192,7 @@ fn detect_in(proc: &Path, cgroups: &Result<(), crate::cgroup::CgroupError>) -> D
         }
         Ok(())
     });
-    Detected {
+    DetectedModes {
         full,
         profile,
         user_namespaces,

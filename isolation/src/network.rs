@@ -42,7 +42,7 @@ use serde::{Deserialize, Serialize};
 
 pub use host::{is_own_address, why_no_ipv6};
 pub(crate) use link::raise_loopback;
-pub use link_stats::{Flow, Traffic};
+pub use link_stats::{LinkCounters, LinkStats};
 pub use networks::Networks;
 pub use published::PublishedPorts;
 pub use rules::DEVICES;
@@ -97,7 +97,7 @@ impl fmt::Display for Protocol {
 
 /// A published port: a port on all addresses of the host that leads to a container's port.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Publication {
+pub struct PortPublication {
     /// The task's name for the port; for messages.
     pub name: String,
     pub protocol: Protocol,
@@ -110,7 +110,7 @@ pub struct Publication {
 /// Whether containers of one agent reach each other without a published port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Between {
+pub enum InterContainerTraffic {
     /// No: tasks of different users share a host, and few of them expect connections from other
     /// tasks.
     Isolated,
@@ -120,7 +120,7 @@ pub enum Between {
 
 /// An operator's settings for an agent's networks.
 #[derive(Debug, Clone)]
-pub struct Settings {
+pub struct NetworkConfig {
     /// The agent's directory, absolute: its path identifies the owner of records. Records of an
     /// owner whose directory no longer exists are discarded.
     pub owner: PathBuf,
@@ -134,7 +134,7 @@ pub struct Settings {
     /// The number of namespaces in the pool: 0 to create each on demand.
     pub ready: usize,
     /// Whether containers reach each other.
-    pub between: Between,
+    pub between: InterContainerTraffic,
     /// TCP services elsewhere that no container may reach, such as the masters'. The host's
     /// services are denied anyway.
     pub denied: Vec<SocketAddr>,
@@ -142,7 +142,7 @@ pub struct Settings {
 
 /// A network namespace with an address, for one container or for several that share it.
 #[derive(Debug)]
-pub struct Joined {
+pub struct ContainerNamespace {
     /// The namespace for the launch. Drop it then: its containers hold it.
     pub namespace: OwnedFd,
     pub address: Ipv4Addr,
@@ -153,7 +153,7 @@ pub struct Joined {
 }
 
 /// Creates a network namespace with only a loopback device. It exists as long as a process holds
-/// it: the caller, and the containers that are launched with it ([`Network::Joined`]).
+/// it: the caller, and the containers that are launched with it ([`crate::Network::Joined`]).
 ///
 /// # Errors
 /// If the host refuses it.

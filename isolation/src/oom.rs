@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 /// The memory that was exhausted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum ShortOf {
+pub enum OomScope {
     /// The container's: it reached its limit.
     Container,
     /// That of its host, or of an ancestor cgroup.
@@ -16,9 +16,9 @@ pub enum ShortOf {
 
 /// The circumstances of an OOM kill.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct MemoryShortage {
+pub struct OomKill {
     /// The memory that was exhausted.
-    pub of: ShortOf,
+    pub of: OomScope,
     /// The container's limit, in bytes; `None` without a limit.
     pub limit_bytes: Option<u64>,
     /// Its peak usage, in bytes.
@@ -27,11 +27,11 @@ pub struct MemoryShortage {
     pub killed: u64,
 }
 
-impl fmt::Display for MemoryShortage {
+impl fmt::Display for OomKill {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(match self.of {
-            ShortOf::Container => "out of memory",
-            ShortOf::Host => "its host was out of memory",
+            OomScope::Container => "out of memory",
+            OomScope::Host => "its host was out of memory",
         })?;
         match (
             self.used_bytes.map(mebibytes),
@@ -64,8 +64,8 @@ pub fn mebibytes(bytes: u64) -> String {
 mod tests {
     use super::*;
 
-    const SHORTAGE: MemoryShortage = MemoryShortage {
-        of: ShortOf::Container,
+    const SHORTAGE: OomKill = OomKill {
+        of: OomScope::Container,
         limit_bytes: Some(128 << 20),
         used_bytes: Some(128 << 20),
         killed: 1,
@@ -73,12 +73,12 @@ mod tests {
 
     #[test]
     fn a_shortage_of_memory_is_told_with_its_figures() {
-        let told = |shortage: MemoryShortage| shortage.to_string();
+        let told = |shortage: OomKill| shortage.to_string();
         assert_eq!(
             told(SHORTAGE),
             "out of memory: used 128 MiB of 128 MiB; 1 process was killed"
         );
-        let several = MemoryShortage {
+        let several = OomKill {
             used_bytes: Some((64 << 20) - (100 << 10)),
             limit_bytes: Some(64 << 20),
             killed: 3,
@@ -88,7 +88,7 @@ mod tests {
             told(several),
             "out of memory: used 63.9 MiB of 64 MiB; 3 processes were killed"
         );
-        let uncounted = MemoryShortage {
+        let uncounted = OomKill {
             used_bytes: None,
             ..SHORTAGE
         };
@@ -96,8 +96,8 @@ mod tests {
             told(uncounted),
             "out of memory: its limit is 128 MiB; 1 process was killed"
         );
-        let of_host = MemoryShortage {
-            of: ShortOf::Host,
+        let of_host = OomKill {
+            of: OomScope::Host,
             limit_bytes: None,
             ..SHORTAGE
         };

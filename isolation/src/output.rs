@@ -29,10 +29,10 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::unistd::{Gid, Uid, fchown};
 use serde::{Deserialize, Serialize};
 
-use crate::spec::{Spec, User};
-use log::Log;
-pub use record::{FileId, Part, Record, Rotated, StreamName};
-use store::Store;
+use crate::spec::{ContainerUser, LaunchSpec};
+use log::OutputLog;
+pub use record::{FileId, OutputRecord, StreamFile, StreamFiles, StreamName};
+use store::OutputStore;
 
 /// The number of bytes moved at a time: first few, as most commands write little, then as much as a
 /// pipe holds.
@@ -76,34 +76,34 @@ pub(crate) struct OutputError {
 }
 
 #[derive(Debug)]
-struct Output {
+struct StreamOutput {
     pipe: Option<OwnedFd>,
-    log: Log,
+    log: OutputLog,
 }
 
 /// Both streams, and the store of their files.
 #[derive(Debug)]
-pub(crate) struct Outputs {
-    streams: [Output; 2],
-    store: Store,
+pub(crate) struct CommandOutput {
+    streams: [StreamOutput; 2],
+    store: OutputStore,
 }
 
-impl Outputs {
+impl CommandOutput {
     /// Creates the files in the sandbox. Returns the command's ends of the pipes, which belong to
     /// its user: programs reopen `/dev/stdout` by its path.
-    pub(crate) fn create(spec: &Spec) -> Result<(Self, [OwnedFd; 2]), OutputError> {
+    pub(crate) fn create(spec: &LaunchSpec) -> Result<(Self, [OwnedFd; 2]), OutputError> {
         let (sandbox, owner) = (spec.sandbox.as_path(), spec.host_user());
         let of = |stream: StreamName| {
             let path = sandbox.join(stream.name());
             |source: io::Error| OutputError { path, source }
         };
-        let mut store = Store::open(sandbox, &spec.output_record, spec.output)
+        let mut store = OutputStore::open(sandbox, &spec.output_record, spec.output)
             .map_err(of(StreamName::Stdout))?;
         let mut open = |stream| {
-            let log = Log::create(&mut store, stream).map_err(of(stream))?;
+            let log = OutputLog::create(&mut store, stream).map_err(of(stream))?;
             let (pipe, writer) = pipe(owner.as_ref()).map_err(of(stream))?;
             let pipe = Some(pipe);
-            Ok((Output { pipe, log }, writer))
+            Ok((StreamOutput { pipe, log }, writer))
         };
         let (stdout, stdout_writer) = open(StreamName::Stdout)?;
         let (stderr, stderr_writer) = open(StreamName::Stderr)?;
@@ -179,7 +179,7 @@ impl Outputs {
 }
 
 /// Returns a non-blocking pipe to read, and its other end.
-fn pipe(owner: Option<&User>) -> io::Result<(OwnedFd, OwnedFd)> {
+fn pipe(owner: Option<&ContainerUser>) -> io::Result<(OwnedFd, OwnedFd)> {
     let (pipe, writer) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
     fcntl(&pipe, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
     if let Some(user) = owner {
@@ -189,10 +189,10 @@ fn pipe(owner: Option<&User>) -> io::Result<(OwnedFd, OwnedFd)> {
     Ok((pipe, writer))
 }
 
-impl Output {
+impl StreamOutput {
     fn pump(
         &mut self,
-        store: &mut Store,
+        store: &mut OutputStore,
         buffer: &mut Vec<u8>,
         show: &mut dyn FnMut(StreamName, &[u8]),
     ) -> bool {

@@ -13,8 +13,8 @@ use std::os::fd::BorrowedFd;
 use nix::errno::Errno;
 
 use crate::ebpf::{
-    FROM_NETWORK, JUMP_IF_EQUAL, JUMP_IF_GREATER, JUMP_IF_LESS, JUMP_UNLESS_EQUAL, LOAD_PLACE,
-    LOAD_WORD, Program, QUESTION, answer, instruction,
+    BpfProgram, FROM_NETWORK, JUMP_IF_EQUAL, JUMP_IF_GREATER, JUMP_IF_LESS, JUMP_UNLESS_EQUAL,
+    LOAD_PLACE, LOAD_WORD, QUESTION, answer, instruction,
 };
 use crate::sys::bpf::ProgramKind;
 
@@ -69,22 +69,22 @@ const SOCKET: u8 = 3;
 /// Programs that are loaded once and attached to every cgroup.
 #[derive(Debug)]
 pub(crate) struct PortFilter {
-    sockets: Program,
-    none: Ports,
+    sockets: BpfProgram,
+    none: PortPrograms,
 }
 
 /// Programs for commands that may use these ports: one per address family, and one for incoming
 /// packets.
 #[derive(Debug)]
-struct Ports([Program; 3]);
+struct PortPrograms([BpfProgram; 3]);
 
 impl PortFilter {
     /// # Errors
     /// If the kernel does not support such programs, or this process may not load any.
     pub(crate) fn load() -> Result<Self, Errno> {
         Ok(Self {
-            sockets: Program::load(SOCKETS, &sockets())?,
-            none: Ports::load(&[])?,
+            sockets: BpfProgram::load(SOCKETS, &sockets())?,
+            none: PortPrograms::load(&[])?,
         })
     }
 
@@ -94,25 +94,25 @@ impl PortFilter {
         // Each program that can be attached is, even if another cannot.
         let ports = match ports {
             [] => self.none.put_on(group),
-            ports => Ports::load(ports).and_then(|ports| ports.put_on(group)),
+            ports => PortPrograms::load(ports).and_then(|ports| ports.put_on(group)),
         };
-        self.sockets.put_on(group).and(ports)
+        self.sockets.attach(group).and(ports)
     }
 }
 
-impl Ports {
+impl PortPrograms {
     fn load(ports: &[u16]) -> Result<Self, Errno> {
         let bound = binds(ports);
         let [four, six] = BINDS;
         Ok(Self([
-            Program::load(four, &bound)?,
-            Program::load(six, &bound)?,
-            Program::load(PACKETS, &packets(ports))?,
+            BpfProgram::load(four, &bound)?,
+            BpfProgram::load(six, &bound)?,
+            BpfProgram::load(PACKETS, &packets(ports))?,
         ]))
     }
 
     fn put_on(&self, group: BorrowedFd<'_>) -> Result<(), Errno> {
-        let put_on = self.0.iter().map(|program| program.put_on(group));
+        let put_on = self.0.iter().map(|program| program.attach(group));
         put_on.fold(Ok(()), Result::and)
     }
 }

@@ -18,20 +18,20 @@ const MS_A_TICK: u64 = 10;
 
 /// One process of one boot. A process id alone would mean another process after its reuse.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Process {
+pub struct ProcessId {
     /// Its process id, as seen by the agent.
     pub pid: i32,
     /// Its start time in clock ticks since boot, field 22 of `/proc/PID/stat`.
     pub start_ticks: u64,
 }
 
-impl Process {
+impl ProcessId {
     /// Returns the process that has this id now.
     ///
     /// # Errors
     /// If there is no such process, or `/proc` cannot be read.
     pub fn of(pid: i32) -> io::Result<Self> {
-        let stat = Stat::read(pid)?;
+        let stat = ProcStat::read(pid)?;
         Ok(Self {
             pid,
             start_ticks: stat.start_ticks,
@@ -40,7 +40,7 @@ impl Process {
 
     /// Returns the process that has this id now, if it is a child of `parent`.
     pub(crate) fn of_child(pid: i32, parent: u32) -> Option<Self> {
-        let stat = Stat::read(pid).ok()?;
+        let stat = ProcStat::read(pid).ok()?;
         (i64::from(stat.parent) == i64::from(parent)).then_some(Self {
             pid,
             start_ticks: stat.start_ticks,
@@ -68,7 +68,7 @@ impl Process {
         };
         // Read after the pidfd was opened: equal start times then prove that the pidfd is for this
         // process.
-        match Stat::read(self.pid) {
+        match ProcStat::read(self.pid) {
             Ok(stat) if stat.start_ticks == self.start_ticks && !stat.ended => Ok(Some(handle)),
             Ok(_) => Ok(None),
             Err(error) if is_gone(&error) => Ok(None),
@@ -79,7 +79,7 @@ impl Process {
     /// Whether it has ended or is exiting: a process leaves its cgroup before it has ended, and the
     /// first one of a pid namespace waits there for all others.
     pub(crate) fn is_ending(self) -> io::Result<bool> {
-        match Stat::read(self.pid) {
+        match ProcStat::read(self.pid) {
             Ok(stat) => Ok(stat.start_ticks != self.start_ticks || stat.ended || stat.is_exiting),
             Err(error) if is_gone(&error) => Ok(true),
             Err(error) => Err(error),
@@ -132,14 +132,14 @@ fn is_gone(error: &io::Error) -> bool {
 /// From linux/sched.h: the process is exiting.
 const PF_EXITING: u32 = 4;
 
-struct Stat {
+struct ProcStat {
     start_ticks: u64,
     parent: i32,
     ended: bool,
     is_exiting: bool,
 }
 
-impl Stat {
+impl ProcStat {
     fn read(pid: i32) -> io::Result<Self> {
         let mut text = [0; 1024];
         let length = File::open(format!("/proc/{pid}/stat"))?.read(&mut text)?;
@@ -182,7 +182,7 @@ pub(crate) fn children() -> Vec<i32> {
     };
     entries
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
-        .filter(|pid| Stat::read(*pid).is_ok_and(|stat| stat.parent == own))
+        .filter(|pid| ProcStat::read(*pid).is_ok_and(|stat| stat.parent == own))
         .collect()
 }
 
@@ -250,21 +250,21 @@ mod tests {
     #[test]
     fn a_process_name_full_of_fields_does_not_mislead() {
         let line = b"42 (a) R 1 (b) S 7 42 42 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 98765 1000 1";
-        let stat = Stat::parse(line).unwrap();
+        let stat = ProcStat::parse(line).unwrap();
         assert_eq!(
             (stat.parent, stat.start_ticks, stat.ended),
             (7, 98765, false)
         );
         assert!(!stat.is_exiting);
         let line = b"42 (a) S 7 42 42 0 -1 4194564 1 2 3 4 5 6 7 8 20 0 1 0 98765 1000 1";
-        assert!(Stat::parse(line).unwrap().is_exiting);
+        assert!(ProcStat::parse(line).unwrap().is_exiting);
     }
 
     #[test]
     fn a_number_with_another_start_time_is_another_process() {
-        let own = Process::of(std::process::id() as i32).unwrap();
+        let own = ProcessId::of(std::process::id() as i32).unwrap();
         assert!(own.open().unwrap().is_some());
-        let recycled = Process {
+        let recycled = ProcessId {
             start_ticks: own.start_ticks - 1,
             ..own
         };
@@ -276,7 +276,7 @@ mod tests {
         let before = BootTime::now();
         let mut child = std::process::Command::new("true").spawn().unwrap();
         let after = BootTime::now();
-        let started_at = Process::of(child.id() as i32).unwrap().started_at();
+        let started_at = ProcessId::of(child.id() as i32).unwrap().started_at();
         child.wait().unwrap();
         assert!(before <= started_at && started_at.0 <= after.0 + MS_A_TICK);
     }
@@ -284,7 +284,7 @@ mod tests {
     #[test]
     fn a_reaped_process_is_gone() {
         let mut child = std::process::Command::new("true").spawn().unwrap();
-        let process = Process {
+        let process = ProcessId {
             pid: child.id() as i32,
             start_ticks: 0,
         };

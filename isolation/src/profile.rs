@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::capabilities::Capabilities;
-use crate::mounts::View;
+use crate::mounts::MountSpec;
 
 /// The number of a container's users: its user n is the host's `first_host_id + n`.
 pub const CONTAINER_IDS: u32 = 65_536;
@@ -18,21 +18,21 @@ pub const COMMAND_ID: u32 = 65_534;
 /// The confinement of one container in addition to its namespaces. With none of it, a command has
 /// the rights that it would have outside.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Profile {
+pub struct IsolationProfile {
     /// The host id of its user 0; a multiple of [`CONTAINER_IDS`] from [`FIRST_HOST_ID`] to below
     /// [`END_HOST_ID`]. No two containers of a host may have the same at a time, unless they share
     /// files.
     pub first_host_id: u32,
     /// The part of the host's files that it sees.
-    pub view: View,
+    pub view: MountSpec,
     /// The isolation layers; each is enabled unless an operator allows tasks to disable it.
-    pub walls: Walls,
+    pub walls: IsolationLayers,
 }
 
 /// The isolation layers of a profile. They overlap: an attack that breaks one layer still meets the
 /// next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Walls {
+pub struct IsolationLayers {
     /// The capabilities of its user namespace that it keeps, for every user. Without any, all sets
     /// are empty and stay so.
     pub capabilities: Capabilities,
@@ -49,7 +49,7 @@ pub struct Walls {
     pub user_namespaces: bool,
 }
 
-impl Walls {
+impl IsolationLayers {
     /// All layers.
     pub const ALL: Self = Self {
         capabilities: Capabilities::NONE,
@@ -61,7 +61,7 @@ impl Walls {
     };
 
     /// Whether a process inside may become another user of the container, including root.
-    pub fn let_change_users(self) -> bool {
+    pub fn allows_user_change(self) -> bool {
         !self.capabilities.is_empty() || !self.privileges
     }
 }

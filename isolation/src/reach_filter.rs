@@ -12,9 +12,8 @@ use std::os::fd::AsFd;
 use std::path::Path;
 
 use crate::ebpf::{
-    AND, CALL, COPY, FROM_NETWORK, JUMP, JUMP_IF_EQUAL, JUMP_IF_GREATER, JUMP_IF_LESS,
-    JUMP_UNLESS_EQUAL_32, JUMP_UNLESS_SAME, LOAD_WORD, Program, QUESTION, answer, instruction,
-    load_long,
+    AND, BpfProgram, CALL, COPY, FROM_NETWORK, JUMP, JUMP_IF_EQUAL, JUMP_IF_GREATER, JUMP_IF_LESS,
+    JUMP_UNLESS_EQUAL_32, JUMP_UNLESS_SAME, LOAD_WORD, QUESTION, answer, instruction, load_long,
 };
 use crate::port_filter::ranges;
 use crate::sys;
@@ -22,7 +21,7 @@ use crate::sys::bpf::ProgramKind;
 
 /// The destinations that are closed to all tasks of an agent.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Closed {
+pub struct BlockedDestinations {
     /// Ports, at every address; a container with a separate network may use them on its own
     /// loopback.
     pub ports: Vec<u16>,
@@ -69,16 +68,16 @@ const HOST: u8 = 3;
 
 /// Words of an address that a rule compares: offset in the context, mask and value, in the kernel's
 /// memory format.
-type Words = Vec<(i16, u32, u32)>;
+type AddressWords = Vec<(i16, u32, u32)>;
 
 /// An address family: the form of its addresses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Family {
-    Four,
-    Six,
+enum IpFamily {
+    V4,
+    V6,
 }
 
-impl Closed {
+impl BlockedDestinations {
     /// Closes these destinations to the processes of a cgroup and of its descendants. Replaces an
     /// earlier set.
     ///
@@ -87,7 +86,7 @@ impl Closed {
     pub fn apply(&self, group: &Path) -> io::Result<()> {
         let host = sys::netns_cookie()?;
         let group = std::fs::File::open(group)?;
-        for (family, places) in [(Family::Four, PLACES_4), (Family::Six, PLACES_6)] {
+        for (family, places) in [(IpFamily::V4, PLACES_4), (IpFamily::V6, PLACES_6)] {
             let instructions = self.instructions(family, host);
             for place in places {
                 let kind = ProgramKind {
@@ -95,14 +94,14 @@ impl Closed {
                     expected: place,
                     place,
                 };
-                Program::load(kind, &instructions)?.replace_on(group.as_fd())?;
+                BpfProgram::load(kind, &instructions)?.replace(group.as_fd())?;
             }
         }
         Ok(())
     }
 
     /// `host` is the cookie of the network namespace in which loopback is not the container's own.
-    fn instructions(&self, family: Family, host: u64) -> Vec<u64> {
+    fn instructions(&self, family: IpFamily, host: u64) -> Vec<u64> {
         let mut program = vec![
             instruction(COPY, KEPT, QUESTION, 0, 0),
             instruction(LOAD_WORD, ASKED, KEPT, PORT, 0),
@@ -117,7 +116,7 @@ impl Closed {
             for address in METADATA {
                 let forms = match address {
                     IpAddr::V4(address) => family.forms_of_4(address, 32),
-                    IpAddr::V6(address) if family == Family::Six => vec![words_6(address)],
+                    IpAddr::V6(address) if family == IpFamily::V6 => vec![words_6(address)],
                     IpAddr::V6(_) => Vec::new(),
                 };
                 for words in forms {
@@ -147,35 +146,35 @@ impl Closed {
     }
 }
 
-impl Family {
+impl IpFamily {
     /// Returns the words of an IPv4 network with this prefix length: 8, 16 or 32.
-    fn network_4(self, address: Ipv4Addr, bits: u8) -> Words {
+    fn network_4(self, address: Ipv4Addr, bits: u8) -> AddressWords {
         let mask = (!0_u32 << (32 - u32::from(bits))).to_be();
         let value = u32::from_ne_bytes(address.octets()) & mask;
         match self {
-            Self::Four => vec![(ADDRESS_4, mask, value)],
-            Self::Six => behind(Ipv4Addr::UNSPECIFIED.to_ipv6_mapped(), mask, value),
+            Self::V4 => vec![(ADDRESS_4, mask, value)],
+            Self::V6 => behind(Ipv4Addr::UNSPECIFIED.to_ipv6_mapped(), mask, value),
         }
     }
 
     /// Returns the same in each form of this family that leads there: for IPv6 also through a
     /// translator (RFC 6052).
-    fn forms_of_4(self, address: Ipv4Addr, bits: u8) -> Vec<Words> {
+    fn forms_of_4(self, address: Ipv4Addr, bits: u8) -> Vec<AddressWords> {
         let mut forms = vec![self.network_4(address, bits)];
-        if self == Self::Six {
-            let (_, mask, value) = Self::Four.network_4(address, bits)[0];
+        if self == Self::V6 {
+            let (_, mask, value) = Self::V4.network_4(address, bits)[0];
             forms.push(behind(NAT64, mask, value));
         }
         forms
     }
 
     /// Returns a container's own addresses: loopback, and the unspecified one, which stands for it.
-    fn own(self) -> Vec<Words> {
+    fn own(self) -> Vec<AddressWords> {
         let mut own = vec![
             self.network_4(Ipv4Addr::LOCALHOST, 8),
             self.network_4(Ipv4Addr::UNSPECIFIED, 32),
         ];
-        if self == Self::Six {
+        if self == Self::V6 {
             own.push(words_6(Ipv6Addr::LOCALHOST));
             own.push(words_6(Ipv6Addr::UNSPECIFIED));
         }
@@ -184,14 +183,14 @@ impl Family {
 }
 
 /// Returns the words of an IPv4 address in IPv6 form, with this prefix of 96 bits.
-fn behind(prefix: Ipv6Addr, mask: u32, value: u32) -> Words {
+fn behind(prefix: Ipv6Addr, mask: u32, value: u32) -> AddressWords {
     let mut words = words_6(prefix);
     words.pop();
     words.push((ADDRESS_6 + 12, mask, value));
     words
 }
 
-fn words_6(address: Ipv6Addr) -> Words {
+fn words_6(address: Ipv6Addr) -> AddressWords {
     let octets = address.octets();
     let words = octets.chunks_exact(4).zip(0_i16..);
     let word = |(four, at): (&[u8], i16)| {
@@ -202,7 +201,7 @@ fn words_6(address: Ipv6Addr) -> Words {
 }
 
 /// Runs `then` if the address has these words, and continues after it otherwise.
-fn at(words: &Words, then: Vec<u64>) -> Vec<u64> {
+fn at(words: &AddressWords, then: Vec<u64>) -> Vec<u64> {
     let mut program = then;
     for (place, mask, value) in words.iter().rev() {
         let mut compare = vec![instruction(LOAD_WORD, TAKEN, KEPT, *place, 0)];
@@ -227,28 +226,28 @@ mod tests {
     const HOSTS: u64 = 1;
     const OTHER: u64 = 4_711;
 
-    fn may_connect(closed: &Closed, to: &str, namespace: u64) -> bool {
+    fn may_connect(closed: &BlockedDestinations, to: &str, namespace: u64) -> bool {
         let to: SocketAddr = to.parse().unwrap();
         let mut question = [0_u32; 16];
         question[PORT as usize / 4] = to.port().to_be().into();
         let family = match to.ip() {
             IpAddr::V4(address) => {
                 question[1] = u32::from_ne_bytes(address.octets());
-                Family::Four
+                IpFamily::V4
             }
             IpAddr::V6(address) => {
                 for (word, four) in question[2..].iter_mut().zip(address.octets().chunks(4)) {
                     *word = u32::from_ne_bytes(four.try_into().unwrap());
                 }
-                Family::Six
+                IpFamily::V6
             }
         };
         let program = closed.instructions(family, HOSTS);
         run_in(&program, &question, namespace) == 1
     }
 
-    fn usual() -> Closed {
-        Closed {
+    fn usual() -> BlockedDestinations {
+        BlockedDestinations {
             ports: vec![5_050, 5_051, 5_052, 40_123],
             metadata: true,
         }
@@ -296,7 +295,7 @@ mod tests {
 
     #[test]
     fn metadata_services_are_closed_unless_they_are_opened() {
-        let open = Closed {
+        let open = BlockedDestinations {
             metadata: false,
             ..usual()
         };
@@ -336,7 +335,7 @@ mod tests {
 
     #[test]
     fn nothing_that_is_closed_means_that_all_is_open() {
-        let none = Closed {
+        let none = BlockedDestinations {
             ports: Vec::new(),
             metadata: false,
         };

@@ -10,11 +10,11 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::cgroup::{CgroupError, Group, Tree};
+use crate::cgroup::{Cgroup, CgroupError, CgroupTree};
 use crate::crash_points;
-use crate::process::{Process, boot_id, has_ended};
+use crate::process::{ProcessId, boot_id, has_ended};
 use crate::spec::ContainerId;
-use crate::state_dir::{Claim, HandOff, HandOffError, Handle};
+use crate::state_dir::{Handle, HandleFile, StateDirectory, StateDirectoryError};
 
 /// An error that may leave a part of a container behind. Trying again is always correct.
 #[derive(Debug, thiserror::Error)]
@@ -24,7 +24,7 @@ pub enum RemovalError {
     Cgroup(#[from] CgroupError),
     /// Its state files cannot be read or written.
     #[error(transparent)]
-    Files(#[from] HandOffError),
+    Files(#[from] StateDirectoryError),
     /// One of its processes did not end.
     #[error("process {pid} of the container in {directory} has not ended within {waited_ms} ms")]
     Alive {
@@ -57,11 +57,11 @@ pub fn destroy(
     cgroup: Option<&Path>,
     patience: Duration,
 ) -> Result<(), RemovalError> {
-    let files = HandOff::at(directory);
+    let files = StateDirectory::at(directory);
     let handle = if directory.exists() {
-        match files.void()? {
-            Claim::Held(handle) => Some(*handle),
-            Claim::Void => None,
+        match files.cancel()? {
+            HandleFile::Started(handle) => Some(*handle),
+            HandleFile::Cancelled => None,
         }
     } else {
         None
@@ -76,7 +76,7 @@ pub fn destroy(
     let this_boot = boot_id().map_err(kill)?;
     let handle = handle.filter(|handle| handle.boot_id == this_boot);
     let group = handle.as_ref().and_then(|handle| handle.cgroup.as_deref());
-    let group = group.or(cgroup).map(Group::at);
+    let group = group.or(cgroup).map(Cgroup::at);
     if let Some(group) = &group {
         group.kill()?;
         crash_points::passed("destroy.group-killed");
@@ -111,7 +111,7 @@ fn end_processes(
         directory: directory.to_owned(),
         source,
     };
-    let late = |process: Process| RemovalError::Alive {
+    let late = |process: ProcessId| RemovalError::Alive {
         pid: process.pid,
         directory: directory.to_owned(),
         waited_ms: patience.as_millis(),
@@ -143,8 +143,8 @@ fn end_processes(
 ///
 /// # Errors
 /// If the state files cannot be read or written, as without the container's directory.
-pub fn void(directory: &Path) -> Result<bool, HandOffError> {
-    Ok(HandOff::at(directory).void()? == Claim::Void)
+pub fn cancel_start(directory: &Path) -> Result<bool, StateDirectoryError> {
+    Ok(StateDirectory::at(directory).cancel()? == HandleFile::Cancelled)
 }
 
 /// Removes the remains of containers that are not known, in the agent's tree only; returns their
@@ -154,8 +154,8 @@ pub fn void(directory: &Path) -> Result<bool, HandOffError> {
 ///
 /// # Errors
 /// The first removal that failed, or the tree if it cannot be read.
-pub fn sweep(
-    tree: &Tree,
+pub fn clean_up_abandoned(
+    tree: &CgroupTree,
     known: &BTreeSet<ContainerId>,
     patience: Duration,
 ) -> Result<Vec<ContainerId>, RemovalError> {

@@ -35,7 +35,7 @@ pub fn remove_folder(path: &Path) -> io::Result<()> {
 /// Calls `remove` for every entry; returns false if there was none.
 fn empty(
     folder: BorrowedFd<'_>,
-    remove: &mut dyn FnMut(&Entry<'_>) -> io::Result<()>,
+    remove: &mut dyn FnMut(&TreeEntry<'_>) -> io::Result<()>,
 ) -> io::Result<bool> {
     let mut some = false;
     for entry in Dir::read_from(folder)? {
@@ -52,20 +52,20 @@ fn empty(
             }
             known => known.is_dir(),
         };
-        remove(&Entry { name, is_folder })?;
+        remove(&TreeEntry { name, is_folder })?;
     }
     Ok(some)
 }
 
 /// An entry of a directory.
-struct Entry<'a> {
+struct TreeEntry<'a> {
     name: &'a std::ffi::CStr,
     is_folder: bool,
 }
 
 /// Removes an entry of the top. Directories in it are moved to the top, where a later pass finds
 /// them.
-fn dispose(top: BorrowedFd<'_>, entry: &Entry<'_>, moved: &mut u64) -> io::Result<()> {
+fn dispose(top: BorrowedFd<'_>, entry: &TreeEntry<'_>, moved: &mut u64) -> io::Result<()> {
     if !entry.is_folder {
         return Ok(rustix::fs::unlinkat(top, entry.name, AtFlags::empty())?);
     }
@@ -74,7 +74,7 @@ fn dispose(top: BorrowedFd<'_>, entry: &Entry<'_>, moved: &mut u64) -> io::Resul
         other => return Ok(other?),
     }
     let folder = open(top, entry.name)?;
-    let mut raise = |inner: &Entry<'_>| {
+    let mut raise = |inner: &TreeEntry<'_>| {
         if inner.is_folder {
             move_up(folder.as_fd(), inner, top, moved)
         } else {
@@ -87,7 +87,7 @@ fn dispose(top: BorrowedFd<'_>, entry: &Entry<'_>, moved: &mut u64) -> io::Resul
 
 fn move_up(
     folder: BorrowedFd<'_>,
-    entry: &Entry<'_>,
+    entry: &TreeEntry<'_>,
     top: BorrowedFd<'_>,
     moved: &mut u64,
 ) -> io::Result<()> {

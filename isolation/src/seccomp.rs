@@ -16,8 +16,8 @@ mod table;
 use libc::sock_filter;
 use nix::errno::Errno;
 
-use self::program::{Verdict, compile};
-use crate::profile::Walls;
+use self::program::{SyscallAction, compile};
+use crate::profile::IsolationLayers;
 use crate::sys;
 
 /// All `CLONE_NEW*` flags that `clone` can combine with a signal number. Commands may create no
@@ -39,13 +39,13 @@ const PERSONALITIES: [u32; 5] = [0, 0x0008, 0x2_0000, 0x2_0008, 0xffff_ffff];
 
 /// A condition on the lower half of an argument.
 #[derive(Debug, Clone, Copy)]
-struct Test {
+struct ArgumentTest {
     argument: u32,
-    holds: Holds,
+    holds: ArgumentComparison,
 }
 
 #[derive(Debug, Clone, Copy)]
-enum Holds {
+enum ArgumentComparison {
     Is(u32),
     IsNot(u32),
     /// None of these bits is set.
@@ -55,13 +55,13 @@ enum Holds {
 }
 
 /// A call with its alternatives: all tests of one alternative must hold.
-type Condition = (libc::c_long, Vec<Vec<Test>>);
+type SyscallRule = (libc::c_long, Vec<Vec<ArgumentTest>>);
 
 /// A filter, ready for the kernel.
 #[derive(Clone)]
-pub(crate) struct Filter(Vec<sock_filter>);
+pub(crate) struct SeccompFilter(Vec<sock_filter>);
 
-impl Filter {
+impl SeccompFilter {
     /// Builds the filter of commands without security options. Built once.
     pub(crate) fn new() -> Self {
         Self::with(&[], conditions().into())
@@ -69,7 +69,7 @@ impl Filter {
 
     /// Returns the same filter with the calls that only commands with certain security options
     /// need.
-    pub(crate) fn widened(&self, walls: Walls) -> Self {
+    pub(crate) fn widened(&self, walls: IsolationLayers) -> Self {
         let mut calls: Vec<libc::c_long> = Vec::new();
         let mut conditions = Vec::from(conditions());
         if walls.capabilities.has("SYS_CHROOT") {
@@ -84,8 +84,8 @@ impl Filter {
                 .iter_mut()
                 .filter(|(call, _)| *call == libc::SYS_socket);
             for (_, alternatives) in sockets {
-                let packets = Holds::Is(libc::AF_PACKET as u32);
-                alternatives.push(vec![Test {
+                let packets = ArgumentComparison::Is(libc::AF_PACKET as u32);
+                alternatives.push(vec![ArgumentTest {
                     argument: 0,
                     holds: packets,
                 }]);
@@ -96,24 +96,24 @@ impl Filter {
         Self::with(&calls, conditions)
     }
 
-    fn with(more: &[libc::c_long], conditions: Vec<Condition>) -> Self {
+    fn with(more: &[libc::c_long], conditions: Vec<SyscallRule>) -> Self {
         let listed = table::ALWAYS.iter().copied().chain([table::LEGACY]);
-        let mut rules = vec![Verdict::Refused; table::NEWEST as usize + 1];
+        let mut rules = vec![SyscallAction::Deny; table::NEWEST as usize + 1];
         for call in listed.flatten().chain(more) {
-            rules[*call as usize] = Verdict::Allowed;
+            rules[*call as usize] = SyscallAction::Allow;
         }
-        rules[libc::SYS_clone3 as usize] = Verdict::Absent;
+        rules[libc::SYS_clone3 as usize] = SyscallAction::NotImplemented;
         for (call, alternatives) in conditions {
-            rules[call as usize] = Verdict::AllowedIf(alternatives);
+            rules[call as usize] = SyscallAction::AllowedIf(alternatives);
         }
         Self(compile(&rules))
     }
 
     /// Returns a filter that allows these calls with any arguments, and refuses all others.
     pub(crate) fn only(calls: &[libc::c_long]) -> Self {
-        let mut rules = vec![Verdict::Refused; table::NEWEST as usize + 1];
+        let mut rules = vec![SyscallAction::Deny; table::NEWEST as usize + 1];
         for call in calls {
-            rules[*call as usize] = Verdict::Allowed;
+            rules[*call as usize] = SyscallAction::Allow;
         }
         Self(compile(&rules))
     }
@@ -122,77 +122,77 @@ impl Filter {
     /// without calls that create processes, execute, access other processes or accept connections.
     /// It may create threads.
     pub(crate) fn of_services() -> Self {
-        Self::of_ours(table::NOT_FOR_SERVICES, &[], conditions().into())
+        Self::for_helpers(table::NOT_FOR_SERVICES, &[], conditions().into())
     }
 
     /// Returns the filter of the broker, which performs an agent's root operations: as for a
     /// command, without calls that execute, create processes or accept connections, but with
     /// mounts, quotas, eBPF programs of cgroups, and network namespaces.
     pub(crate) fn of_brokers() -> Self {
-        let is = |argument, value: i32| Test {
+        let is = |argument, value: i32| ArgumentTest {
             argument,
-            holds: Holds::Is(value as u32),
+            holds: ArgumentComparison::Is(value as u32),
         };
         // It also needs internet sockets: it binds one to check whether a port of the host is free.
         let mut conditions = Vec::from(conditions());
         // No namespaces other than network namespaces are created or entered.
         conditions.push((libc::SYS_unshare, vec![vec![is(0, libc::CLONE_NEWNET)]]));
         conditions.push((libc::SYS_setns, vec![vec![is(1, libc::CLONE_NEWNET)]]));
-        Self::of_ours(table::NOT_FOR_BROKERS, table::FOR_BROKERS, conditions)
+        Self::for_helpers(table::NOT_FOR_BROKERS, table::FOR_BROKERS, conditions)
     }
 
     /// Returns the filter of commands without the calls `refused` and with the calls `more`. The
     /// process may create threads, but no processes.
-    fn of_ours(
+    fn for_helpers(
         refused: &[&[libc::c_long]],
         more: &[libc::c_long],
-        conditions: Vec<Condition>,
+        conditions: Vec<SyscallRule>,
     ) -> Self {
         let listed = table::ALWAYS.iter().copied().chain([table::LEGACY, more]);
-        let mut rules = vec![Verdict::Refused; table::NEWEST as usize + 1];
+        let mut rules = vec![SyscallAction::Deny; table::NEWEST as usize + 1];
         for call in listed.flatten() {
-            rules[*call as usize] = Verdict::Allowed;
+            rules[*call as usize] = SyscallAction::Allow;
         }
-        rules[libc::SYS_clone3 as usize] = Verdict::Absent;
+        rules[libc::SYS_clone3 as usize] = SyscallAction::NotImplemented;
         for (call, alternatives) in conditions {
-            rules[call as usize] = Verdict::AllowedIf(alternatives);
+            rules[call as usize] = SyscallAction::AllowedIf(alternatives);
         }
-        let is_thread = Test {
+        let is_thread = ArgumentTest {
             argument: 0,
-            holds: Holds::HasSome(libc::CLONE_THREAD as u32),
+            holds: ArgumentComparison::HasSome(libc::CLONE_THREAD as u32),
         };
-        rules[libc::SYS_clone as usize] = Verdict::AllowedIf(vec![vec![is_thread]]);
+        rules[libc::SYS_clone as usize] = SyscallAction::AllowedIf(vec![vec![is_thread]]);
         for call in refused.iter().copied().flatten() {
-            rules[*call as usize] = Verdict::Refused;
+            rules[*call as usize] = SyscallAction::Deny;
         }
         Self(compile(&rules))
     }
 
     /// Installs the filter permanently for this thread and its descendants. The thread must have
     /// set `no_new_privs`.
-    pub(crate) fn put_on(&self) -> Result<(), Errno> {
+    pub(crate) fn install(&self) -> Result<(), Errno> {
         sys::filter_system_calls(&self.0)
     }
 }
 
 /// Calls that depend on their arguments: allowed when all tests of one alternative hold.
-fn conditions() -> [Condition; 5] {
-    let is = |argument, value: i32| Test {
+fn conditions() -> [SyscallRule; 5] {
+    let is = |argument, value: i32| ArgumentTest {
         argument,
-        holds: Holds::Is(value as u32),
+        holds: ArgumentComparison::Is(value as u32),
     };
     let families = [libc::AF_UNIX, libc::AF_INET, libc::AF_INET6];
     let mut sockets: Vec<_> = families.map(|family| vec![is(0, family)]).into();
     // Programs look up interfaces and addresses there; everything else of netlink is for
     // administrators.
     sockets.push(vec![is(0, libc::AF_NETLINK), is(2, libc::NETLINK_ROUTE)]);
-    let no_namespace = Test {
+    let no_namespace = ArgumentTest {
         argument: 0,
-        holds: Holds::HasNone(NAMESPACE_FLAGS),
+        holds: ArgumentComparison::HasNone(NAMESPACE_FLAGS),
     };
-    let no_typing = [TIOCSTI, TIOCLINUX].map(|request| Test {
+    let no_typing = [TIOCSTI, TIOCLINUX].map(|request| ArgumentTest {
         argument: 1,
-        holds: Holds::IsNot(request),
+        holds: ArgumentComparison::IsNot(request),
     });
     let personalities = PERSONALITIES.map(|personality| vec![is(0, personality as i32)]);
     [

@@ -24,15 +24,15 @@ use nix::sys::socket::{Shutdown, SockType, getsockopt, shutdown, sockopt};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::cgroup::{CgroupError, Group};
+use crate::cgroup::{Cgroup, CgroupError};
 use crate::child;
-pub use crate::child::Process;
+pub use crate::child::ChildProcess;
 use crate::drop_privileges;
-use crate::messages::{self, Received, Wait};
+use crate::messages::{self, ReceiveResult, WaitMode};
 use crate::process::has_ended;
 use crate::profile::{CONTAINER_IDS, END_HOST_ID};
-use crate::seccomp::Filter;
-use crate::spawner::{Execution, Streams};
+use crate::seccomp::SeccompFilter;
+use crate::spawner::{ProgramCall, StandardStreams};
 use crate::sys;
 
 /// Its user and group on the host if the agent is root. The id is after those of layers' owners
@@ -48,7 +48,7 @@ const END_LIMIT: Duration = Duration::from_secs(1);
 
 /// One end of the socket between an agent and its service.
 #[derive(Debug)]
-pub struct Packets(OwnedFd);
+pub struct PacketSocket(OwnedFd);
 
 /// A packet from the peer.
 #[derive(Debug)]
@@ -59,7 +59,7 @@ pub enum Packet<T> {
     Closed,
 }
 
-impl Packets {
+impl PacketSocket {
     /// Returns two connected ends.
     ///
     /// # Errors
@@ -91,15 +91,15 @@ impl Packets {
         message: &T,
         descriptors: &[BorrowedFd<'_>],
     ) -> io::Result<()> {
-        messages::send_packet_with(&self.0, message, descriptors, Wait::Block)
+        messages::send_packet_with(&self.0, message, descriptors, WaitMode::Block)
     }
 
     /// Sends a message unless the socket is full; returns whether it was sent.
     ///
     /// # Errors
-    /// As [`Packets::send`].
+    /// As [`PacketSocket::send`].
     pub fn offer<T: Serialize>(&self, message: &T) -> io::Result<bool> {
-        match messages::send_packet(&self.0, message, Wait::Return) {
+        match messages::send_packet(&self.0, message, WaitMode::Return) {
             Ok(()) => Ok(true),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
             Err(error) => Err(error),
@@ -112,12 +112,12 @@ impl Packets {
     /// If the packet is not a valid message.
     pub fn receive<T: DeserializeOwned>(&self) -> io::Result<Packet<T>> {
         loop {
-            return match messages::receive_packet_with(&self.0, Wait::Block)? {
-                Received::Message((message, descriptors)) => {
+            return match messages::receive_packet_with(&self.0, WaitMode::Block)? {
+                ReceiveResult::Message((message, descriptors)) => {
                     Ok(Packet::Message(message, descriptors))
                 }
-                Received::Closed => Ok(Packet::Closed),
-                Received::Nothing => continue,
+                ReceiveResult::Closed => Ok(Packet::Closed),
+                ReceiveResult::Nothing => continue,
             };
         }
     }
@@ -130,14 +130,14 @@ impl Packets {
         has_ended(&self.0, limit)
     }
 
-    /// Closes the connection for both ends, and wakes a thread in [`Packets::receive`].
+    /// Closes the connection for both ends, and wakes a thread in [`PacketSocket::receive`].
     pub fn close(&self) {
         // Fails only if it is closed.
         let _ = shutdown(self.0.as_raw_fd(), Shutdown::Both);
     }
 }
 
-impl AsFd for Packets {
+impl AsFd for PacketSocket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
     }
@@ -154,32 +154,32 @@ pub fn spawn(
     name: Option<&str>,
     kept: &[&str],
     group: Option<&Path>,
-) -> Result<(Process, Packets), SpawnError> {
+) -> Result<(ChildProcess, PacketSocket), SpawnError> {
     let program = command.get_program().to_string_lossy().into_owned();
     let failed = |source| SpawnError::Spawn {
         program: program.clone(),
         source,
     };
     let (ours, theirs) = messages::packet_pair().map_err(|errno| failed(errno.into()))?;
-    let streams = Streams {
+    let streams = StandardStreams {
         input: theirs,
         output: child::null().map_err(failed)?,
         error: None,
     };
-    let execution = Execution::of(command).called(name).apart();
+    let execution = ProgramCall::of(command).called(name).apart();
     let execution = execution.without_environment().with_ours(kept);
-    let process = Process::execute(&execution, streams).map_err(failed)?;
+    let process = ChildProcess::execute(&execution, streams).map_err(failed)?;
     if let Some(group) = group
-        && let Err(error) = Group::at(group).add(process.id() as i32)
+        && let Err(error) = Cgroup::at(group).add(process.id() as i32)
     {
         process.end();
         return Err(error.into());
     }
-    Ok((process, Packets(ours)))
+    Ok((process, PacketSocket(ours)))
 }
 
 /// Ends a service whose socket was closed: kills it if it has not exited within a second.
-pub fn end(mut process: Process) {
+pub fn end(mut process: ChildProcess) {
     if !matches!(process.reaped(END_LIMIT), Ok(Some(_))) {
         process.end();
     }
@@ -201,7 +201,7 @@ pub enum SpawnError {
 ///
 /// # Errors
 /// If this process has threads already, or its standard input is not a socket.
-pub fn connection() -> io::Result<Packets> {
+pub fn connection() -> io::Result<PacketSocket> {
     let threads = fs::read_dir("/proc/self/task")?.count();
     if threads != 1 {
         let why = format!("a service must begin before any thread; this process has {threads}");
@@ -216,7 +216,7 @@ pub fn connection() -> io::Result<Packets> {
     sys::close_all_but(Some(socket.as_fd()))?;
     let null = fs::OpenOptions::new().read(true).open("/dev/null")?;
     sys::replace_descriptor(&null, 0)?;
-    Ok(Packets(socket))
+    Ok(PacketSocket(socket))
 }
 
 /// Drops everything that a service does not need, permanently and for all later threads. Open files
@@ -255,7 +255,7 @@ pub fn confine(readable: &[PathBuf], largest_bytes: u64) -> Result<(), String> {
     nix::sys::prctl::set_no_new_privs().map_err(words("forbid new privileges"))?;
     drop_privileges::only_read(readable)
         .map_err(|error| format!("cannot enforce Landlock: {error}"))?;
-    Filter::of_services()
-        .put_on()
+    SeccompFilter::of_services()
+        .install()
         .map_err(words("filter system calls"))
 }

@@ -27,7 +27,7 @@ use rustix::process::{Signal, pidfd_send_signal};
 use serde::{Deserialize, Serialize};
 
 use crate::division;
-use crate::messages::{self, Received, Wait, packet_pair};
+use crate::messages::{self, ReceiveResult, WaitMode, packet_pair};
 use crate::process::has_ended;
 use crate::sys;
 
@@ -52,15 +52,15 @@ static SPAWNER: OnceLock<OwnedFd> = OnceLock::new();
 
 /// The programs that a spawner executes.
 #[derive(Debug, Clone, Default)]
-pub struct Programs {
+pub struct AllowedPrograms {
     /// Programs by exactly these names.
     pub files: Vec<PathBuf>,
     /// All programs in these directories.
     pub folders: Vec<PathBuf>,
 }
 
-impl Programs {
-    fn have(&self, program: &OsStr) -> bool {
+impl AllowedPrograms {
+    fn contains(&self, program: &OsStr) -> bool {
         let program = Path::new(program);
         let is_plain = !program.components().any(|part| part.as_os_str() == "..");
         let folder = program.parent().filter(|_| is_plain);
@@ -71,7 +71,7 @@ impl Programs {
 
 /// A program to execute, with its parameters.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub(crate) struct Execution {
+pub(crate) struct ProgramCall {
     program: OsString,
     arguments: Vec<OsString>,
     /// Its name in process lists, if not the program's.
@@ -83,7 +83,7 @@ pub(crate) struct Execution {
 }
 
 /// Standard input, output and error. Without the last, it writes to this process's standard error.
-pub(crate) struct Streams {
+pub(crate) struct StandardStreams {
     pub(crate) input: OwnedFd,
     pub(crate) output: OwnedFd,
     pub(crate) error: Option<OwnedFd>,
@@ -91,7 +91,7 @@ pub(crate) struct Streams {
 
 /// A program that a spawner has executed.
 #[derive(Debug)]
-pub(crate) struct Spawned {
+pub(crate) struct SpawnedProgram {
     pub(crate) pid: u32,
     handle: OwnedFd,
     /// The socket that reports its end.
@@ -99,7 +99,7 @@ pub(crate) struct Spawned {
 }
 
 #[derive(Debug, Serialize, Deserialize)]
-enum Answer {
+enum SpawnerReply {
     /// Comes with a pidfd of the process.
     Started {
         pid: u32,
@@ -114,7 +114,7 @@ enum Answer {
     },
 }
 
-impl Execution {
+impl ProgramCall {
     /// Takes program, arguments and environment of `command`, but not its streams and directory.
     pub(crate) fn of(command: &Command) -> Self {
         let environment = command.get_envs();
@@ -161,7 +161,7 @@ impl Execution {
         self.without_our_environment()
     }
 
-    pub(crate) fn command(&self, streams: Streams) -> Command {
+    pub(crate) fn command(&self, streams: StandardStreams) -> Command {
         let mut command = Command::new(&self.program);
         if let Some(name) = &self.name {
             command.arg0(name);
@@ -185,7 +185,7 @@ impl Execution {
 ///
 /// # Errors
 /// If the host refuses it, or this process has a spawner already.
-pub fn begin(programs: Programs, kept: &[BorrowedFd<'_>]) -> io::Result<OwnedFd> {
+pub fn begin(programs: AllowedPrograms, kept: &[BorrowedFd<'_>]) -> io::Result<OwnedFd> {
     let (ours, theirs) = packet_pair()?;
     let mut all = vec![theirs.as_fd()];
     all.extend_from_slice(kept);
@@ -207,8 +207,8 @@ pub fn begin(programs: Programs, kept: &[BorrowedFd<'_>]) -> io::Result<OwnedFd>
 pub fn wait(watched: &OwnedFd) {
     // No data is ever sent there.
     while matches!(
-        messages::receive_packet::<Answer>(watched, Wait::Block),
-        Ok(Received::Nothing)
+        messages::receive_packet::<SpawnerReply>(watched, WaitMode::Block),
+        Ok(ReceiveResult::Nothing)
     ) {}
 }
 
@@ -217,7 +217,10 @@ pub fn wait(watched: &OwnedFd) {
 ///
 /// # Errors
 /// The reason why it cannot be executed, as if this process had tried.
-pub(crate) fn spawn(execution: &Execution, streams: &Streams) -> io::Result<Option<Spawned>> {
+pub(crate) fn spawn(
+    execution: &ProgramCall,
+    streams: &StandardStreams,
+) -> io::Result<Option<SpawnedProgram>> {
     match SPAWNER.get() {
         Some(spawner) => order(spawner.as_fd(), execution, streams, RESPONSE_LIMIT).map(Some),
         None => Ok(None),
@@ -226,10 +229,10 @@ pub(crate) fn spawn(execution: &Execution, streams: &Streams) -> io::Result<Opti
 
 fn order(
     spawner: BorrowedFd<'_>,
-    execution: &Execution,
-    streams: &Streams,
+    execution: &ProgramCall,
+    streams: &StandardStreams,
     limit: Duration,
-) -> io::Result<Spawned> {
+) -> io::Result<SpawnedProgram> {
     let bytes = serde_json::to_vec(execution)?;
     if bytes.len() > ORDER_LIMIT_BYTES {
         let why = "its arguments and environment are longer than 64 KiB";
@@ -264,25 +267,25 @@ fn order(
     if !has_ended(&ours, limit)? {
         return Err(stopped());
     }
-    match messages::receive_packet_with(&ours, Wait::Block)? {
-        Received::Message((Answer::Started { pid }, mut handles)) => {
+    match messages::receive_packet_with(&ours, WaitMode::Block)? {
+        ReceiveResult::Message((SpawnerReply::Started { pid }, mut handles)) => {
             let handle = handles.pop();
-            Ok(Spawned {
+            Ok(SpawnedProgram {
                 pid,
                 handle: handle.ok_or_else(|| io::Error::other("a process without a handle"))?,
                 ended: ours,
             })
         }
-        Received::Message((
-            Answer::Failed {
+        ReceiveResult::Message((
+            SpawnerReply::Failed {
                 errno: Some(errno), ..
             },
             _,
         )) => Err(io::Error::from_raw_os_error(errno)),
-        Received::Message((Answer::Failed { why, .. }, _)) => Err(io::Error::other(why)),
-        Received::Message((Answer::Ended { .. }, _)) | Received::Nothing | Received::Closed => {
-            Err(gone())
-        }
+        ReceiveResult::Message((SpawnerReply::Failed { why, .. }, _)) => Err(io::Error::other(why)),
+        ReceiveResult::Message((SpawnerReply::Ended { .. }, _))
+        | ReceiveResult::Nothing
+        | ReceiveResult::Closed => Err(gone()),
     }
 }
 
@@ -294,7 +297,7 @@ fn gone() -> io::Error {
     io::Error::other("the spawner of this agent has exited")
 }
 
-impl Spawned {
+impl SpawnedProgram {
     /// Returns its exit status; `None` if it has not ended in time.
     pub(crate) fn reaped(&self, limit: Duration) -> io::Result<Option<ExitStatus>> {
         if !has_ended(&self.handle, limit)? {
@@ -303,11 +306,13 @@ impl Spawned {
         if !has_ended(&self.ended, TELL_LIMIT)? {
             return Err(stopped());
         }
-        match messages::receive_packet(&self.ended, Wait::Return)? {
-            Received::Message(Answer::Ended { status }) => Ok(Some(ExitStatus::from_raw(status))),
-            Received::Message(Answer::Started { .. } | Answer::Failed { .. })
-            | Received::Nothing
-            | Received::Closed => Err(gone()),
+        match messages::receive_packet(&self.ended, WaitMode::Return)? {
+            ReceiveResult::Message(SpawnerReply::Ended { status }) => {
+                Ok(Some(ExitStatus::from_raw(status)))
+            }
+            ReceiveResult::Message(SpawnerReply::Started { .. } | SpawnerReply::Failed { .. })
+            | ReceiveResult::Nothing
+            | ReceiveResult::Closed => Err(gone()),
         }
     }
 
@@ -318,7 +323,7 @@ impl Spawned {
 }
 
 /// The main loop of the spawner: runs until its owner has exited.
-fn serve(owner: BorrowedFd<'_>, programs: &Programs) {
+fn serve(owner: BorrowedFd<'_>, programs: &AllowedPrograms) {
     static COUNT: AtomicUsize = AtomicUsize::new(0);
     let mut buffer = vec![0; ORDER_LIMIT_BYTES];
     loop {
@@ -342,13 +347,13 @@ fn serve(owner: BorrowedFd<'_>, programs: &Programs) {
         }
         let refuse = |why: String| {
             // The requester may have exited.
-            let _ = say(&answers, &Answer::Failed { errno: None, why });
+            let _ = send_reply(&answers, &SpawnerReply::Failed { errno: None, why });
         };
-        let Ok(execution) = serde_json::from_slice::<Execution>(&buffer[..length]) else {
+        let Ok(execution) = serde_json::from_slice::<ProgramCall>(&buffer[..length]) else {
             refuse("an order is invalid".to_owned());
             continue;
         };
-        if !programs.have(&execution.program) {
+        if !programs.contains(&execution.program) {
             let program = execution.program.to_string_lossy().into_owned();
             refuse(format!(
                 "{program} is not a program that an agent may execute"
@@ -360,7 +365,7 @@ fn serve(owner: BorrowedFd<'_>, programs: &Programs) {
             refuse(format!("{RUNNING} programs of this agent run already"));
             continue;
         }
-        let streams = Streams {
+        let streams = StandardStreams {
             input,
             output,
             error: Some(error),
@@ -378,7 +383,7 @@ fn serve(owner: BorrowedFd<'_>, programs: &Programs) {
     }
 }
 
-fn run(execution: &Execution, streams: Streams, namespace: &OwnedFd, answers: &OwnedFd) {
+fn run(execution: &ProgramCall, streams: StandardStreams, namespace: &OwnedFd, answers: &OwnedFd) {
     let begun = setns(namespace, CloneFlags::CLONE_NEWNET).map_err(io::Error::from);
     let begun = begun.and_then(|()| {
         let mut child = execution.command(streams).spawn()?;
@@ -394,26 +399,27 @@ fn run(execution: &Execution, streams: Streams, namespace: &OwnedFd, answers: &O
     // The requester may have exited: the program continues, and is reaped.
     match begun {
         Ok((mut child, handle)) => {
-            let started = Answer::Started { pid: child.id() };
-            let _ = messages::send_packet_with(answers, &started, &[handle.as_fd()], Wait::Return);
+            let started = SpawnerReply::Started { pid: child.id() };
+            let _ =
+                messages::send_packet_with(answers, &started, &[handle.as_fd()], WaitMode::Return);
             drop(handle);
             if let Ok(status) = child.wait() {
                 let status = status.into_raw();
-                let _ = say(answers, &Answer::Ended { status });
+                let _ = send_reply(answers, &SpawnerReply::Ended { status });
             }
         }
         Err(error) => {
-            let failed = Answer::Failed {
+            let failed = SpawnerReply::Failed {
                 errno: error.raw_os_error(),
                 why: error.to_string(),
             };
-            let _ = say(answers, &failed);
+            let _ = send_reply(answers, &failed);
         }
     }
 }
 
-fn say(answers: &OwnedFd, answer: &Answer) -> io::Result<()> {
-    messages::send_packet(answers, answer, Wait::Return)
+fn send_reply(answers: &OwnedFd, answer: &SpawnerReply) -> io::Result<()> {
+    messages::send_packet(answers, answer, WaitMode::Return)
 }
 
 #[cfg(test)]

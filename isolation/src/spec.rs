@@ -10,13 +10,13 @@ use std::path::{Path, PathBuf};
 use nix::sched::CloneFlags;
 use serde::{Deserialize, Serialize};
 
-use crate::disable_layer::{self, Wall};
+use crate::disable_layer::{self, MandatoryLayer};
 use crate::limits::{Limits, MissingPolicy};
 use crate::namespaces::{Isolation, Namespaces};
 use crate::network::Network;
 use crate::output::OutputLimits;
 use crate::process::BootTime;
-use crate::profile::Profile;
+use crate::profile::IsolationProfile;
 pub use rules::SpecError;
 
 /// The kernel's maximum length of a single argument or variable, in bytes without its terminator.
@@ -89,7 +89,7 @@ pub enum Program {
 
 /// The user of a command.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct User {
+pub struct ContainerUser {
     /// User id: with a profile in the container's user namespace, else on the host.
     pub uid: u32,
     /// Id of the main group.
@@ -98,7 +98,7 @@ pub struct User {
     pub groups: Vec<u32>,
 }
 
-impl User {
+impl ContainerUser {
     /// Whether it is root, or in root's group.
     pub fn is_of_root(&self) -> bool {
         self.uid == 0 || self.gid == 0 || self.groups.contains(&0)
@@ -174,7 +174,7 @@ pub struct StopAfter {
 
 /// A generated file that a container sees in place of the one in its root at this path.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct OwnFile {
+pub struct GeneratedFile {
     /// The absolute path. An image that has no file or link of this name gets one; the host's
     /// programs must have it. Readable for all, writable for none.
     pub path: PathBuf,
@@ -183,7 +183,7 @@ pub struct OwnFile {
 
 /// A launch request: everything the supervisor needs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Spec {
+pub struct LaunchSpec {
     pub id: ContainerId,
     /// A random number that the caller generates for this launch; the handle contains it.
     pub nonce: u64,
@@ -203,7 +203,7 @@ pub struct Spec {
     /// The command's whole environment: nothing of the agent's is added.
     pub environment: Vec<(String, String)>,
     /// The user of the command; `None`: the agent's user.
-    pub user: Option<User>,
+    pub user: Option<ContainerUser>,
     /// The user by the names of its image, in place of `user`: `USER` or `USER:GROUP`, each a name
     /// in the image's `/etc/passwd` and `/etc/group` or a number; empty for its root. Its sandbox
     /// must belong to the container's root, and is given to that user.
@@ -213,12 +213,12 @@ pub struct Spec {
     /// The namespaces of the container.
     pub namespaces: Namespaces,
     /// The confinement in addition to its namespaces; `None`: none. Only with full isolation.
-    pub profile: Option<Profile>,
+    pub profile: Option<IsolationProfile>,
     /// The network of the container.
     pub network: Network,
     /// Generated files that it sees in place of those of its root, such as `/etc/hosts`. Only with
     /// a profile.
-    pub files: Vec<OwnFile>,
+    pub files: Vec<GeneratedFile>,
     /// Its host name in a separate uts namespace; `None` keeps the host's.
     pub hostname: Option<String>,
     /// The container's cgroup, as from `Tree::group`. `None` only without cgroups.
@@ -235,10 +235,10 @@ pub struct Spec {
     /// The limits on the stored `stdout` and `stderr`; see `output`.
     pub output: OutputLimits,
     /// The path of the record of stream offsets, written once there is more than one file
-    /// ([`Record`]). Absolute; in a directory that the command cannot write to, so that a reader
-    /// can rely on it.
+    /// ([`OutputRecord`]). Absolute; in a directory that the command cannot write to, so that a
+    /// reader can rely on it.
     ///
-    /// [`Record`]: crate::output::Record
+    /// [`OutputRecord`]: crate::output::OutputRecord
     pub output_record: PathBuf,
     /// The renewable deadline of the container.
     pub stop_after: Option<StopAfter>,
@@ -253,10 +253,10 @@ pub struct Spec {
     pub stdin: bool,
 }
 
-impl Spec {
+impl LaunchSpec {
     /// Whether it gets a user namespace.
     pub(crate) fn has_user_namespace(&self) -> bool {
-        let own_users = self.profile.is_some() && disable_layer::stands(Wall::Users);
+        let own_users = self.profile.is_some() && disable_layer::is_enabled(MandatoryLayer::User);
         own_users || self.isolation == Isolation::UserNamespaces
     }
 
@@ -272,14 +272,14 @@ impl Spec {
     /// Returns the host user of its command, if it is not the agent's. A user that an image names
     /// is known only inside: until then it is the container's root.
     #[must_use]
-    pub fn host_user(&self) -> Option<User> {
+    pub fn host_user(&self) -> Option<ContainerUser> {
         let first = self
             .profile
             .as_ref()
             .map_or(0, |profile| profile.first_host_id);
         if self.image_user.is_some() {
             let (uid, gid, groups) = (0, 0, Vec::new());
-            return Some(User { uid, gid, groups }.on_host(first));
+            return Some(ContainerUser { uid, gid, groups }.on_host(first));
         }
         let user = self.user.as_ref()?;
         Some(user.on_host(first))

@@ -25,9 +25,9 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::crash_points;
-use crate::limits::Missing;
-use crate::oom::MemoryShortage;
-use crate::process::Process;
+use crate::limits::MissingControllers;
+use crate::oom::OomKill;
+use crate::process::ProcessId;
 use crate::spec::ContainerId;
 
 /// A started container, with the data by which another process can find it again.
@@ -41,12 +41,12 @@ pub struct Handle {
     /// The boot in which all process ids below are valid.
     pub boot_id: String,
     /// The process that holds the container's stdio and exit status.
-    pub supervisor: Process,
+    pub supervisor: ProcessId,
     /// The container's first process; the command is its child.
-    pub init: Process,
+    pub init: ProcessId,
     pub cgroup: Option<PathBuf>,
     /// Limits that are not enforced because a controller is missing.
-    pub missing: Missing,
+    pub missing: MissingControllers,
     /// Wall clock at the start, in milliseconds since 1970; for display only.
     pub started_at_ms: u64,
     /// Whether clients can attach to the command: supervisors of earlier releases do not support
@@ -58,7 +58,7 @@ pub struct Handle {
 /// How the command ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Outcome {
+pub enum CommandOutcome {
     /// It exited with this code, 0 to 255.
     Exited(i32),
     /// This signal ended it.
@@ -67,7 +67,7 @@ pub enum Outcome {
     NotStarted,
 }
 
-impl Outcome {
+impl CommandOutcome {
     /// Decodes a status of `wait(2)`.
     pub(crate) fn of_status(status: i32) -> Self {
         if libc::WIFSIGNALED(status) {
@@ -81,7 +81,7 @@ impl Outcome {
 /// The reason why the supervisor ended a running container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Stop {
+pub enum StopReason {
     /// The agent ordered it.
     Ordered,
     /// The deadline `stop_after` passed without a renewal.
@@ -90,7 +90,7 @@ pub enum Stop {
 
 /// Resource usage of the container over its lifetime.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct Usage {
+pub struct LifetimeUsage {
     /// Processor time, in milliseconds.
     pub cpu_ms: u64,
     /// Peak memory, in bytes: of the group where the host counts it, else of the command's largest
@@ -103,16 +103,16 @@ pub struct Usage {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Exit {
     /// How the command ended.
-    pub outcome: Outcome,
+    pub outcome: CommandOutcome,
     /// The same as text.
     pub reason: String,
     /// Set if the supervisor ended it.
-    pub stop: Option<Stop>,
+    pub stop: Option<StopReason>,
     /// Whether processes of the container were OOM killed.
     pub out_of_memory: bool,
     /// The figures of the OOM kill; `None` from a supervisor of a release without them.
     #[serde(default)]
-    pub memory_shortage: Option<MemoryShortage>,
+    pub memory_shortage: Option<OomKill>,
     /// Whether the last lines of its output report an operation that needs a capability that it
     /// lacks: changing the owner of a file, or its user or groups.
     #[serde(default)]
@@ -121,7 +121,7 @@ pub struct Exit {
     /// group is removed, and it has no socket. Set only in a notice, never in a file.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub nothing_left: bool,
-    pub usage: Usage,
+    pub usage: LifetimeUsage,
     /// Wall clock at the end, in milliseconds since 1970; for display only.
     pub finished_at_ms: u64,
 }
@@ -135,11 +135,13 @@ impl fmt::Display for Exit {
 /// The content of `handle.json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(crate) enum Claim {
+pub(crate) enum HandleFile {
     /// A supervisor has started it.
-    Held(Box<Handle>),
+    #[serde(rename = "held")]
+    Started(Box<Handle>),
     /// An agent has cancelled the start.
-    Void,
+    #[serde(rename = "void")]
+    Cancelled,
 }
 
 /// Whether a file must survive a power cut.
@@ -151,7 +153,7 @@ pub(crate) enum Durability {
 
 /// The error for a state file that cannot be read or written.
 #[derive(Debug, thiserror::Error)]
-pub enum HandOffError {
+pub enum StateDirectoryError {
     #[error("cannot read {path}")]
     Read { path: PathBuf, source: io::Error },
     #[error("cannot write {path}")]
@@ -160,11 +162,11 @@ pub enum HandOffError {
 
 /// One container's state directory.
 #[derive(Debug, Clone)]
-pub(crate) struct HandOff {
+pub(crate) struct StateDirectory {
     directory: PathBuf,
 }
 
-impl HandOff {
+impl StateDirectory {
     pub(crate) fn at(directory: &Path) -> Self {
         Self {
             directory: directory.to_owned(),
@@ -183,7 +185,7 @@ impl HandOff {
         &self,
         exit: &Exit,
         durability: Durability,
-    ) -> Result<(), HandOffError> {
+    ) -> Result<(), StateDirectoryError> {
         self.replace("exit.json", exit, durability)?;
         crash_points::passed("handoff.exit-written");
         Ok(())
@@ -191,7 +193,7 @@ impl HandOff {
 
     /// Returns the exit status, or `None` if there is none. A file that a power cut left empty or
     /// truncated counts as none.
-    pub(crate) fn exit(&self) -> Result<Option<Exit>, HandOffError> {
+    pub(crate) fn exit(&self) -> Result<Option<Exit>, StateDirectoryError> {
         self.read("exit.json")
     }
 
@@ -199,15 +201,15 @@ impl HandOff {
     ///
     /// Checks first: a container that ends has been claimed, and creating and removing a draft
     /// costs a disk as much as everything else at its end.
-    pub(crate) fn void(&self) -> Result<Claim, HandOffError> {
+    pub(crate) fn cancel(&self) -> Result<HandleFile, StateDirectoryError> {
         match self.claimed()? {
             Some(claimed) => Ok(claimed),
-            None => self.claim(&Claim::Void),
+            None => self.claim(&HandleFile::Cancelled),
         }
     }
 
     /// Creates `handle.json`, or returns the existing claim.
-    pub(crate) fn claim(&self, claim: &Claim) -> Result<Claim, HandOffError> {
+    pub(crate) fn claim(&self, claim: &HandleFile) -> Result<HandleFile, StateDirectoryError> {
         let path = self.directory.join("handle.json");
         let draft = self.draft("handle.json", claim, Durability::Cached)?;
         crash_points::passed("handoff.claim-drafted");
@@ -227,26 +229,26 @@ impl HandOff {
                 let _ = fs::remove_file(&draft);
                 if errno != Errno::EEXIST {
                     let source = errno.into();
-                    return Err(HandOffError::Write { path, source });
+                    return Err(StateDirectoryError::Write { path, source });
                 }
                 // It is created atomically, so it is unreadable only if a power cut truncated it:
                 // the processes of that boot no longer exist.
-                Ok(self.claimed()?.unwrap_or(Claim::Void))
+                Ok(self.claimed()?.unwrap_or(HandleFile::Cancelled))
             }
         }
     }
 
     /// Returns the content of `handle.json`, if it exists.
-    pub(crate) fn claimed(&self) -> Result<Option<Claim>, HandOffError> {
+    pub(crate) fn claimed(&self) -> Result<Option<HandleFile>, StateDirectoryError> {
         self.read("handle.json")
     }
 
-    fn read<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, HandOffError> {
+    fn read<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, StateDirectoryError> {
         let path = self.directory.join(name);
         match fs::read(&path) {
             Ok(bytes) => Ok(serde_json::from_slice(&bytes).ok()),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(source) => Err(HandOffError::Read { path, source }),
+            Err(source) => Err(StateDirectoryError::Read { path, source }),
         }
     }
 
@@ -255,14 +257,14 @@ impl HandOff {
         name: &str,
         value: &T,
         durability: Durability,
-    ) -> Result<(), HandOffError> {
+    ) -> Result<(), StateDirectoryError> {
         let draft = self.draft(name, value, durability)?;
         let path = self.directory.join(name);
         let renamed = fs::rename(&draft, &path).and_then(|()| match durability {
             Durability::Synced => File::open(&self.directory)?.sync_all(),
             Durability::Cached => Ok(()),
         });
-        renamed.map_err(|source| HandOffError::Write { path, source })
+        renamed.map_err(|source| StateDirectoryError::Write { path, source })
     }
 
     /// Writes the whole content under a name that only this process uses.
@@ -271,7 +273,7 @@ impl HandOff {
         name: &str,
         value: &T,
         durability: Durability,
-    ) -> Result<PathBuf, HandOffError> {
+    ) -> Result<PathBuf, StateDirectoryError> {
         let path = self
             .directory
             .join(format!(".{name}.{}", std::process::id()));
@@ -288,7 +290,7 @@ impl HandOff {
         };
         match write() {
             Ok(()) => Ok(path),
-            Err(source) => Err(HandOffError::Write { path, source }),
+            Err(source) => Err(StateDirectoryError::Write { path, source }),
         }
     }
 }
@@ -296,10 +298,10 @@ impl HandOff {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::oom::ShortOf;
+    use crate::oom::OomScope;
 
     fn handle() -> Handle {
-        let process = Process {
+        let process = ProcessId {
             pid: 7,
             start_ticks: 8,
         };
@@ -311,7 +313,7 @@ mod tests {
             supervisor: process,
             init: process,
             cgroup: None,
-            missing: Missing::default(),
+            missing: MissingControllers::default(),
             started_at_ms: 1,
             attachable: true,
         }
@@ -319,14 +321,14 @@ mod tests {
 
     fn exit() -> Exit {
         Exit {
-            outcome: Outcome::Exited(7),
+            outcome: CommandOutcome::Exited(7),
             reason: "exited with code 7".into(),
             stop: None,
             out_of_memory: false,
             memory_shortage: None,
             lacks_capability: false,
             nothing_left: false,
-            usage: Usage::default(),
+            usage: LifetimeUsage::default(),
             finished_at_ms: 2,
         }
     }
@@ -334,24 +336,26 @@ mod tests {
     #[test]
     fn a_start_is_claimed_once_and_the_first_claim_stands() {
         let folder = tempfile::tempdir().unwrap();
-        let files = HandOff::at(folder.path());
+        let files = StateDirectory::at(folder.path());
         assert_eq!(files.claimed().unwrap(), None);
-        let held = Claim::Held(Box::new(handle()));
+        let held = HandleFile::Started(Box::new(handle()));
         assert_eq!(files.claim(&held).unwrap(), held);
-        assert_eq!(files.claim(&Claim::Void).unwrap(), held);
-        assert_eq!(files.void().unwrap(), held);
+        assert_eq!(files.claim(&HandleFile::Cancelled).unwrap(), held);
+        assert_eq!(files.cancel().unwrap(), held);
         assert_eq!(files.claimed().unwrap(), Some(held));
     }
 
     #[test]
     fn a_claimed_start_is_found_so_without_a_file_being_made() {
         let folder = tempfile::tempdir().unwrap();
-        let files = HandOff::at(folder.path());
-        files.claim(&Claim::Held(Box::new(handle()))).unwrap();
+        let files = StateDirectory::at(folder.path());
+        files
+            .claim(&HandleFile::Started(Box::new(handle())))
+            .unwrap();
         let opened = File::open(folder.path()).unwrap();
         let long_ago = std::time::UNIX_EPOCH + std::time::Duration::from_secs(1);
         opened.set_modified(long_ago).unwrap();
-        files.void().unwrap();
+        files.cancel().unwrap();
         let changed = opened.metadata().unwrap().modified().unwrap();
         assert_eq!(changed, long_ago, "the folder was written to");
     }
@@ -359,11 +363,11 @@ mod tests {
     #[test]
     fn a_voided_start_cannot_be_claimed_later() {
         let folder = tempfile::tempdir().unwrap();
-        let files = HandOff::at(folder.path());
-        assert_eq!(files.void().unwrap(), Claim::Void);
-        assert_eq!(files.void().unwrap(), Claim::Void);
-        let late = Claim::Held(Box::new(handle()));
-        assert_eq!(files.claim(&late).unwrap(), Claim::Void);
+        let files = StateDirectory::at(folder.path());
+        assert_eq!(files.cancel().unwrap(), HandleFile::Cancelled);
+        assert_eq!(files.cancel().unwrap(), HandleFile::Cancelled);
+        let late = HandleFile::Started(Box::new(handle()));
+        assert_eq!(files.claim(&late).unwrap(), HandleFile::Cancelled);
         assert_eq!(
             fs::read_dir(folder.path()).unwrap().count(),
             1,
@@ -374,7 +378,7 @@ mod tests {
     #[test]
     fn an_exit_is_read_back_and_a_torn_one_counts_as_none() {
         let folder = tempfile::tempdir().unwrap();
-        let files = HandOff::at(folder.path());
+        let files = StateDirectory::at(folder.path());
         assert_eq!(files.exit().unwrap(), None);
         files.write_exit(&exit(), Durability::Synced).unwrap();
         assert_eq!(files.exit().unwrap(), Some(exit()));
@@ -384,10 +388,10 @@ mod tests {
 
     #[test]
     fn a_status_is_told_as_it_was() {
-        assert_eq!(Outcome::of_status(7 << 8), Outcome::Exited(7));
-        assert_eq!(Outcome::of_status(9), Outcome::Signaled(9));
-        let with_core_dump = Outcome::of_status(6 | 0x80);
-        assert_eq!(with_core_dump, Outcome::Signaled(6));
+        assert_eq!(CommandOutcome::of_status(7 << 8), CommandOutcome::Exited(7));
+        assert_eq!(CommandOutcome::of_status(9), CommandOutcome::Signaled(9));
+        let with_core_dump = CommandOutcome::of_status(6 | 0x80);
+        assert_eq!(with_core_dump, CommandOutcome::Signaled(6));
     }
 
     #[test]
@@ -398,28 +402,28 @@ mod tests {
         assert_eq!((read.out_of_memory, read.memory_shortage), (true, None));
         assert!(!read.lacks_capability);
         #[derive(Debug, serde::Deserialize)]
-        struct Earlier {
+        struct EarlierExit {
             out_of_memory: bool,
-            usage: Usage,
+            usage: LifetimeUsage,
         }
         let mut now = exit();
-        now.memory_shortage = Some(MemoryShortage {
-            of: ShortOf::Container,
+        now.memory_shortage = Some(OomKill {
+            of: OomScope::Container,
             limit_bytes: None,
             used_bytes: Some(1),
             killed: 1,
         });
         let told = serde_json::to_string(&now).unwrap();
         assert_eq!(serde_json::from_str::<Exit>(&told).unwrap(), now);
-        let read: Earlier = serde_json::from_str(&told).unwrap();
+        let read: EarlierExit = serde_json::from_str(&told).unwrap();
         assert_eq!((read.out_of_memory, read.usage), (false, now.usage));
     }
 
     #[test]
     fn a_removed_folder_takes_no_claim() {
         let folder = tempfile::tempdir().unwrap();
-        let files = HandOff::at(&folder.path().join("gone"));
-        let error = files.claim(&Claim::Void).unwrap_err();
+        let files = StateDirectory::at(&folder.path().join("gone"));
+        let error = files.claim(&HandleFile::Cancelled).unwrap_err();
         assert!(error.to_string().starts_with("cannot write"), "{error}");
     }
 }

@@ -21,27 +21,27 @@ use nix::sys::socket::{
 use nix::sys::time::TimeSpec;
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 
-use crate::cgroup::Group;
+use crate::cgroup::Cgroup;
 use crate::crash_points;
 use crate::device_filter::DeviceFilter;
 use crate::disable_layer;
 use crate::exec;
 use crate::messages::{
-    Instruction, Notice, Order, Received, Report, Wait, receive_packet_with, send_packet,
-    send_packet_with,
+    InitInstruction, InitReport, ReceiveResult, SupervisorNotice, SupervisorRequest, WaitMode,
+    receive_packet_with, send_packet, send_packet_with,
 };
-use crate::mounts::Template;
+use crate::mounts::MountTemplate;
 use crate::namespaces::Isolation;
-use crate::output::Outputs;
+use crate::output::CommandOutput;
 use crate::port_filter::PortFilter;
 use crate::process::{BootTime, kill_descendants};
-use crate::seccomp::Filter;
-use crate::spec::Spec;
-use crate::state_dir::{HandOff, Handle, Usage};
-use crate::sys::{self, Child};
-use crate::termination::{Action, Course};
-use attached::{Attached, Input};
-pub(crate) use ending::{refuse_unread, sentence};
+use crate::seccomp::SeccompFilter;
+use crate::spec::LaunchSpec;
+use crate::state_dir::{Handle, LifetimeUsage, StateDirectory};
+use crate::sys::{self, ClonedChild};
+use crate::termination::{Termination, TerminationAction};
+use attached::{AttachedClients, CommandInput};
+pub(crate) use ending::{error_chain, refuse_unread};
 
 /// The maximum number of connected agents; a further one is disconnected immediately and tries
 /// again. One is usual, two when an agent was replaced before its end was detected.
@@ -51,22 +51,27 @@ const CONNECTIONS: usize = 8;
 const LOOK_AGAIN_MS: u16 = 1000;
 
 /// State that all supervisors of a launcher share.
-pub(crate) struct Host {
+pub(crate) struct SupervisorContext {
     pub(crate) boot_id: String,
     pub(crate) null: OwnedFd,
     /// Compiled once for all commands.
-    pub(crate) filter: Filter,
+    pub(crate) filter: SeccompFilter,
     /// For all containers without extra devices; `None` if this host allows no such filter.
     pub(crate) device_filter: Option<DeviceFilter>,
     /// For all commands in the host's network; `None` if this host allows no such filter.
     pub(crate) port_filter: Option<PortFilter>,
     /// The mounts that all containers share; the cause as text, where this process may not create
     /// them.
-    pub(crate) template: Result<Template, String>,
+    pub(crate) template: Result<MountTemplate, String>,
 }
 
 /// Runs in the new process; returns its exit code, which is not used.
-pub(crate) fn run(request: &[u8], agent: OwnedFd, namespace: Option<&OwnedFd>, host: &Host) -> i32 {
+pub(crate) fn run(
+    request: &[u8],
+    agent: OwnedFd,
+    namespace: Option<&OwnedFd>,
+    host: &SupervisorContext,
+) -> i32 {
     sys::expect_children();
     // It is safe to continue if any of these fails.
     let _ = nix::unistd::setsid();
@@ -75,7 +80,7 @@ pub(crate) fn run(request: &[u8], agent: OwnedFd, namespace: Option<&OwnedFd>, h
     for target in 0..=2 {
         let _ = sys::replace_descriptor(&host.null, target);
     }
-    let mut spec: Spec = match serde_json::from_slice(request) {
+    let mut spec: LaunchSpec = match serde_json::from_slice(request) {
         Ok(spec) => spec,
         Err(error) => {
             refuse_unread(&agent, &format!("the launch request is invalid: {error}"));
@@ -88,11 +93,11 @@ pub(crate) fn run(request: &[u8], agent: OwnedFd, namespace: Option<&OwnedFd>, h
     }
     disable_layer::apply(&mut spec);
     crash_points::passed("supervisor.request-read");
-    let files = HandOff::at(&spec.directory);
+    let files = StateDirectory::at(&spec.directory);
     match start::start(&spec, &files, namespace, host) {
         Ok(started) => {
             let mut supervisor = Supervisor::new(&spec, files, agent, started);
-            supervisor.attend();
+            supervisor.run();
             supervisor.finish();
             0
         }
@@ -104,7 +109,7 @@ pub(crate) fn run(request: &[u8], agent: OwnedFd, namespace: Option<&OwnedFd>, h
 }
 
 /// Listens at the path that adopting agents connect to.
-fn listen_at(files: &HandOff) -> Result<OwnedFd, Errno> {
+fn listen_at(files: &StateDirectory) -> Result<OwnedFd, Errno> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let listener = socket(AddressFamily::Unix, SockType::SeqPacket, flags, None)?;
     crate::messages::with_short_path(files.directory(), "control", |path| {
@@ -115,22 +120,22 @@ fn listen_at(files: &HandOff) -> Result<OwnedFd, Errno> {
 }
 
 struct Supervisor<'a> {
-    spec: &'a Spec,
-    files: HandOff,
+    spec: &'a LaunchSpec,
+    files: StateDirectory,
     handle: Handle,
-    group: Option<Group>,
-    init: Child,
+    group: Option<Cgroup>,
+    init: ClonedChild,
     channel: OwnedFd,
     /// Holds the container's mounts, so that the end of its last process need not wait for their
     /// release. They are released when the supervisor exits, after it has reported the end.
     mounts: Option<OwnedFd>,
-    outputs: Outputs,
-    attached: Attached,
+    outputs: CommandOutput,
+    attached: AttachedClients,
     /// The socket for agents that adopt the container: created once the launching agent has exited,
     /// which most containers do not outlive.
     listener: Option<OwnedFd>,
     connections: Vec<OwnedFd>,
-    course: Course,
+    course: Termination,
     timer: Option<TimerFd>,
     /// The deadline that the timer is set to.
     armed: Option<BootTime>,
@@ -138,12 +143,12 @@ struct Supervisor<'a> {
     /// Whether init was ordered to kill everything, where its end does not do so.
     init_told: bool,
     refusal: Option<String>,
-    ended: Option<(i32, Usage)>,
+    ended: Option<(i32, LifetimeUsage)>,
     buffer: Vec<u8>,
 }
 
 /// The watched descriptors that are ready.
-struct Ready {
+struct ReadyDescriptors {
     init: bool,
     channel: bool,
     listener: bool,
@@ -154,7 +159,12 @@ struct Ready {
 }
 
 impl<'a> Supervisor<'a> {
-    fn new(spec: &'a Spec, files: HandOff, agent: OwnedFd, started: start::Started) -> Self {
+    fn new(
+        spec: &'a LaunchSpec,
+        files: StateDirectory,
+        agent: OwnedFd,
+        started: start::StartedContainer,
+    ) -> Self {
         Self {
             spec,
             files,
@@ -164,10 +174,10 @@ impl<'a> Supervisor<'a> {
             init: started.init,
             channel: started.channel,
             outputs: started.outputs,
-            attached: Attached::new(started.input, spec.stdin),
+            attached: AttachedClients::new(started.input, spec.stdin),
             listener: None,
             connections: vec![agent],
-            course: Course::new(spec.stop_after, spec.stop_signal),
+            course: Termination::new(spec.stop_after, spec.stop_signal),
             timer: None,
             armed: None,
             executed: false,
@@ -179,10 +189,10 @@ impl<'a> Supervisor<'a> {
     }
 
     /// Serves until the container's init has ended.
-    fn attend(&mut self) {
+    fn run(&mut self) {
         loop {
             self.arm();
-            self.be_found();
+            self.listen();
             let Ok(ready) = self.wait() else {
                 // Without poll the supervisor cannot work; init sees the channel close and exits.
                 return;
@@ -191,7 +201,7 @@ impl<'a> Supervisor<'a> {
             self.pump(ready.outputs);
             if ready.attached {
                 for signal in self.attached.serve() {
-                    self.perform(Action::Signal(signal));
+                    self.perform(TerminationAction::Signal(signal));
                 }
             }
             if ready.channel {
@@ -210,7 +220,7 @@ impl<'a> Supervisor<'a> {
         }
     }
 
-    fn wait(&self) -> Result<Ready, Errno> {
+    fn wait(&self) -> Result<ReadyDescriptors, Errno> {
         let input = |fd| PollFd::new(fd, PollFlags::POLLIN);
         let mut watched = vec![input(self.init.handle.as_fd()), input(self.channel.as_fd())];
         watched.extend(self.timer.as_ref().map(|timer| input(timer.as_fd())));
@@ -248,7 +258,7 @@ impl<'a> Supervisor<'a> {
             next += usize::from(pipe.is_some());
             pipe.is_some() && has(next - 1)
         });
-        Ok(Ready {
+        Ok(ReadyDescriptors {
             init: has(0),
             channel: has(1),
             listener: self.listener.is_some() && has(listener_at),
@@ -284,22 +294,24 @@ impl<'a> Supervisor<'a> {
 
     fn read_reports(&mut self) {
         loop {
-            match receive_packet_with(&self.channel, Wait::Return) {
-                Ok(Received::Message((Report::Terminal, sides))) => self.take_terminal(sides),
-                Ok(Received::Message((Report::Started, _))) => {
+            match receive_packet_with(&self.channel, WaitMode::Return) {
+                Ok(ReceiveResult::Message((InitReport::Terminal, sides))) => {
+                    self.take_terminal(sides)
+                }
+                Ok(ReceiveResult::Message((InitReport::Started, _))) => {
                     self.executed = true;
-                    self.tell(&Notice::Started(Box::new(self.handle.clone())));
+                    self.send_notice(&SupervisorNotice::Started(Box::new(self.handle.clone())));
                     crash_points::passed("supervisor.start-told");
                 }
-                Ok(Received::Message((Report::Failed { reason }, _))) => {
+                Ok(ReceiveResult::Message((InitReport::Failed { reason }, _))) => {
                     self.refusal = Some(reason);
                 }
-                Ok(Received::Message((Report::Ended { status, usage }, _))) => {
+                Ok(ReceiveResult::Message((InitReport::Ended { status, usage }, _))) => {
                     self.ended = Some((status, usage));
                 }
-                Ok(Received::Nothing) => return,
+                Ok(ReceiveResult::Nothing) => return,
                 // Init is about to exit, or its message is invalid: its exit decides.
-                Ok(Received::Closed) | Err(_) => return self.wait_for_init(),
+                Ok(ReceiveResult::Closed) | Err(_) => return self.wait_for_init(),
             }
         }
     }
@@ -315,7 +327,7 @@ impl<'a> Supervisor<'a> {
         };
         // Without a descriptor for it the command's output is still read.
         let input = master.try_clone().map_err(|_| Errno::EMFILE);
-        if let Ok(input) = input.and_then(|master| Input::terminal(master, command_side)) {
+        if let Ok(input) = input.and_then(|master| CommandInput::terminal(master, command_side)) {
             self.attached.give_terminal(input);
         }
         self.outputs.come_from_terminal(master);
@@ -340,7 +352,7 @@ impl<'a> Supervisor<'a> {
 
     /// Listens once no agent is connected. An error (a full disk) may be temporary, so it is
     /// retried.
-    fn be_found(&mut self) {
+    fn listen(&mut self) {
         if self.is_unreachable() {
             self.listener = listen_at(&self.files).ok();
             crash_points::passed("supervisor.listening");
@@ -360,8 +372,8 @@ impl<'a> Supervisor<'a> {
                 continue;
             }
             if self.executed {
-                let started = Notice::Started(Box::new(self.handle.clone()));
-                if send_packet(&connection, &started, Wait::Return).is_err() {
+                let started = SupervisorNotice::Started(Box::new(self.handle.clone()));
+                if send_packet(&connection, &started, WaitMode::Return).is_err() {
                     continue;
                 }
             }
@@ -372,9 +384,9 @@ impl<'a> Supervisor<'a> {
 
     /// Sends a notice to every agent. An agent that does not drain its socket is disconnected, and
     /// adopts again.
-    fn tell(&mut self, notice: &Notice) -> bool {
+    fn send_notice(&mut self, notice: &SupervisorNotice) -> bool {
         self.connections
-            .retain(|connection| send_packet(connection, notice, Wait::Return).is_ok());
+            .retain(|connection| send_packet(connection, notice, WaitMode::Return).is_ok());
         !self.connections.is_empty()
     }
 
@@ -385,21 +397,25 @@ impl<'a> Supervisor<'a> {
             if ready.next() != Some(&true) {
                 return true;
             }
-            match receive_packet_with::<Order>(connection, Wait::Return) {
-                Ok(Received::Message(order)) => orders.push(order),
-                Ok(Received::Nothing) => {}
-                Ok(Received::Closed) | Err(_) => return false,
+            match receive_packet_with::<SupervisorRequest>(connection, WaitMode::Return) {
+                Ok(ReceiveResult::Message(order)) => orders.push(order),
+                Ok(ReceiveResult::Nothing) => {}
+                Ok(ReceiveResult::Closed) | Err(_) => return false,
             }
             true
         });
         for (order, descriptors) in orders {
             crash_points::passed("supervisor.ordered");
             match order {
-                Order::Enter => descriptors.iter().for_each(|session| self.let_in(session)),
-                Order::Attach { stdin } => descriptors
+                SupervisorRequest::Exec => descriptors
+                    .iter()
+                    .for_each(|session| self.start_exec(session)),
+                SupervisorRequest::Attach { stdin } => descriptors
                     .into_iter()
                     .for_each(|session| self.attach(session, stdin)),
-                Order::Signal { .. } | Order::Kill { .. } | Order::Renew { .. } => {}
+                SupervisorRequest::Signal { .. }
+                | SupervisorRequest::Kill { .. }
+                | SupervisorRequest::Renew { .. } => {}
             }
             if let Some(action) = self.course.order(BootTime::now(), order) {
                 self.perform(action);
@@ -418,27 +434,31 @@ impl<'a> Supervisor<'a> {
     /// Passes the session to init, which starts the command and holds the session. Its data does
     /// not pass through the supervisor, which stays small, and the command gets its confinement
     /// from the same process as the main command.
-    fn let_in(&self, session: &OwnedFd) {
+    fn start_exec(&self, session: &OwnedFd) {
         if !self.executed {
             let reason = "the container's main command has not been started yet: try again";
             return exec::refuse(session, reason.to_owned());
         }
         let descriptors = [session.as_fd()];
-        let (enter, wait) = (Instruction::Enter, Wait::Return);
+        let (enter, wait) = (InitInstruction::Exec, WaitMode::Return);
         if send_packet_with(&self.channel, &enter, &descriptors, wait).is_err() {
             let reason = "the container is ending, or has too many exec requests: try again";
             exec::refuse(session, reason.to_owned());
         }
     }
 
-    fn perform(&mut self, action: Action) {
+    fn perform(&mut self, action: TerminationAction) {
         match action {
             // If init has exited, or its queue is full of signals, the kill that follows needs
             // neither.
-            Action::Signal(signal) => {
-                let _ = send_packet(&self.channel, &Instruction::Signal(signal), Wait::Return);
+            TerminationAction::Signal(signal) => {
+                let _ = send_packet(
+                    &self.channel,
+                    &InitInstruction::Signal(signal),
+                    WaitMode::Return,
+                );
             }
-            Action::KillAll => self.kill_all(),
+            TerminationAction::KillAll => self.kill_all(),
         }
     }
 
@@ -450,7 +470,7 @@ impl<'a> Supervisor<'a> {
             // the supervisor dies. If it has not finished by the next round, it is killed itself,
             // and the supervisor kills the rest.
             self.init_told = true;
-            return self.perform(Action::Signal(libc::SIGKILL));
+            return self.perform(TerminationAction::Signal(libc::SIGKILL));
         }
         if let Some(group) = &self.group {
             let _ = group.kill();

@@ -19,13 +19,13 @@ use std::sync::atomic::AtomicU32;
 use nix::errno::Errno;
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, SockFlag, accept4, recvmsg};
 
-use crate::disable_layer::{self, Wall};
+use crate::disable_layer::{self, MandatoryLayer};
 
 /// The flag of `clone3` for which libc has too narrow a type.
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 
 /// A child created by [`clone_process`].
-pub(crate) struct Child {
+pub(crate) struct ClonedChild {
     /// Its process id in the caller's pid namespace.
     pub(crate) pid: i32,
     /// A pidfd, which never refers to a later process with the same id.
@@ -41,7 +41,7 @@ pub(crate) fn clone_process(
     flags: c_int,
     cgroup: Option<BorrowedFd<'_>>,
     child: impl FnOnce() -> i32,
-) -> Result<Child, Errno> {
+) -> Result<ClonedChild, Errno> {
     let mut handle: RawFd = -1;
     // SAFETY: `clone_args` is plain integers, for which all zeroes is a valid value.
     let mut arguments: libc::clone_args = unsafe { mem::zeroed() };
@@ -70,7 +70,7 @@ pub(crate) fn clone_process(
     }
     // SAFETY: the kernel has just created this descriptor for this process; nothing else owns it.
     let handle = unsafe { OwnedFd::from_raw_fd(handle) };
-    Ok(Child { pid, handle })
+    Ok(ClonedChild { pid, handle })
 }
 
 /// Runs `child` in a process that shares this process's memory, while this process is suspended,
@@ -120,7 +120,7 @@ pub(crate) fn shared_counter(file: impl AsFd) -> Result<&'static AtomicU32, Errn
 
 /// Closes every descriptor above the standard streams, except `kept`.
 pub(crate) fn close_all_but(kept: Option<BorrowedFd<'_>>) -> Result<(), Errno> {
-    match disable_layer::stands(Wall::Descriptors) {
+    match disable_layer::is_enabled(MandatoryLayer::Descriptors) {
         true => close_all_but_these(kept.as_slice()),
         false => Ok(()),
     }
@@ -169,7 +169,7 @@ pub(crate) fn pidfd_send_signal(process: BorrowedFd<'_>, signal: c_int) -> Resul
 }
 
 /// The result of [`wait_child`] for a child that ended.
-pub(crate) struct Ended {
+pub(crate) struct ExitedChild {
     pub(crate) pid: i32,
     /// As `wait(2)` encodes it.
     pub(crate) status: c_int,
@@ -178,7 +178,7 @@ pub(crate) struct Ended {
 }
 
 /// Reaps a child: `pid`, or any for −1. With `block` false it returns `None` when none has ended.
-pub(crate) fn wait_child(pid: i32, block: bool) -> Result<Option<Ended>, Errno> {
+pub(crate) fn wait_child(pid: i32, block: bool) -> Result<Option<ExitedChild>, Errno> {
     let mut status = 0;
     // SAFETY: `rusage` is plain integers, for which all zeroes is a valid value.
     let mut usage: libc::rusage = unsafe { mem::zeroed() };
@@ -188,7 +188,7 @@ pub(crate) fn wait_child(pid: i32, block: bool) -> Result<Option<Ended>, Errno> 
     let milliseconds = |time: libc::timeval| time.tv_sec as u64 * 1000 + time.tv_usec as u64 / 1000;
     match Errno::result(returned)? {
         0 => Ok(None),
-        pid => Ok(Some(Ended {
+        pid => Ok(Some(ExitedChild {
             pid,
             status,
             cpu_ms: milliseconds(usage.ru_utime) + milliseconds(usage.ru_stime),

@@ -2,17 +2,17 @@
 
 use std::time::Duration;
 
-use crate::messages::Order;
+use crate::messages::SupervisorRequest;
 use crate::process::BootTime;
 use crate::spec::StopAfter;
-use crate::state_dir::Stop;
+use crate::state_dir::StopReason;
 
 /// The interval after a KILL before it is repeated, if the first was not enough.
 const KILL_AGAIN: Duration = Duration::from_secs(1);
 
 /// The next action on the container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Action {
+pub(crate) enum TerminationAction {
     /// Sends this signal to the command's process group.
     Signal(i32),
     /// Kill everything in the container.
@@ -21,15 +21,15 @@ pub(crate) enum Action {
 
 /// The progress of a container's termination.
 #[derive(Debug)]
-pub(crate) struct Course {
+pub(crate) struct Termination {
     stop_after: Option<StopAfter>,
     /// The stop signal.
     signal: i32,
-    stop: Option<Stop>,
+    stop: Option<StopReason>,
     kill_at: Option<BootTime>,
 }
 
-impl Course {
+impl Termination {
     pub(crate) fn new(stop_after: Option<StopAfter>, signal: Option<i32>) -> Self {
         Self {
             stop_after,
@@ -40,30 +40,34 @@ impl Course {
     }
 
     /// Returns the reason why the container is being ended, if it is.
-    pub(crate) fn stop(&self) -> Option<Stop> {
+    pub(crate) fn stop(&self) -> Option<StopReason> {
         self.stop
     }
 
-    /// Returns when to call [`Course::tick`] next.
+    /// Returns when to call [`Termination::tick`] next.
     pub(crate) fn next(&self) -> Option<BootTime> {
         match self.stop {
-            Some(_) => self.kill_at.into_iter().chain(self.lapse()).min(),
+            Some(_) => self.kill_at.into_iter().chain(self.expire()).min(),
             None => self.stop_after.map(|stop_after| stop_after.deadline),
         }
     }
 
     /// Returns the time after which nothing may run, regardless of any ordered grace period: other
     /// nodes rely on it.
-    fn lapse(&self) -> Option<BootTime> {
+    fn expire(&self) -> Option<BootTime> {
         let stop_after = self.stop_after?;
         Some(stop_after.deadline + Duration::from_millis(stop_after.grace_ms))
     }
 
-    pub(crate) fn order(&mut self, now: BootTime, order: Order) -> Option<Action> {
+    pub(crate) fn order(
+        &mut self,
+        now: BootTime,
+        order: SupervisorRequest,
+    ) -> Option<TerminationAction> {
         match order {
-            Order::Signal { signal } => Some(Action::Signal(signal)),
-            Order::Kill { grace_ms } => self.end(now, Stop::Ordered, grace_ms),
-            Order::Renew { deadline } => {
+            SupervisorRequest::Signal { signal } => Some(TerminationAction::Signal(signal)),
+            SupervisorRequest::Kill { grace_ms } => self.end(now, StopReason::Ordered, grace_ms),
+            SupervisorRequest::Renew { deadline } => {
                 if let Some(stop_after) = &mut self.stop_after {
                     // A late or reordered renewal must not take back a newer one.
                     stop_after.deadline = stop_after.deadline.max(deadline);
@@ -71,11 +75,11 @@ impl Course {
                 None
             }
             // For init and its streams: neither delays the end of a container.
-            Order::Enter | Order::Attach { .. } => None,
+            SupervisorRequest::Exec | SupervisorRequest::Attach { .. } => None,
         }
     }
 
-    pub(crate) fn tick(&mut self, now: BootTime) -> Option<Action> {
+    pub(crate) fn tick(&mut self, now: BootTime) -> Option<TerminationAction> {
         if self.next().is_none_or(|next| now < next) {
             return None;
         }
@@ -84,17 +88,17 @@ impl Course {
             let late = Duration::from_millis(now.0.saturating_sub(stop_after.deadline.0));
             let grace = Duration::from_millis(stop_after.grace_ms).saturating_sub(late);
             let grace_ms = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
-            return self.end(now, Stop::StopAfter, grace_ms);
+            return self.end(now, StopReason::StopAfter, grace_ms);
         }
         // From here on it is killed repeatedly; renewals have no effect.
         self.stop_after = None;
         self.kill_at = Some(now + KILL_AGAIN);
-        Some(Action::KillAll)
+        Some(TerminationAction::KillAll)
     }
 
     /// Handles an order to end. The first one sends the stop signal and its reason stands; a later
     /// one can only shorten the grace period.
-    fn end(&mut self, now: BootTime, stop: Stop, grace_ms: u64) -> Option<Action> {
+    fn end(&mut self, now: BootTime, stop: StopReason, grace_ms: u64) -> Option<TerminationAction> {
         let kill_at = now + Duration::from_millis(grace_ms);
         let first = self.stop.is_none();
         self.stop.get_or_insert(stop);
@@ -102,7 +106,7 @@ impl Course {
         if grace_ms == 0 {
             return self.tick(now);
         }
-        first.then_some(Action::Signal(self.signal))
+        first.then_some(TerminationAction::Signal(self.signal))
     }
 }
 
@@ -114,52 +118,58 @@ mod tests {
         BootTime(milliseconds)
     }
 
-    fn kill(grace_ms: u64) -> Order {
-        Order::Kill { grace_ms }
+    fn kill(grace_ms: u64) -> SupervisorRequest {
+        SupervisorRequest::Kill { grace_ms }
     }
 
-    const TERM: Option<Action> = Some(Action::Signal(libc::SIGTERM));
+    const TERM: Option<TerminationAction> = Some(TerminationAction::Signal(libc::SIGTERM));
 
     #[test]
     fn a_command_is_asked_to_end_by_the_signal_that_it_wants() {
-        let mut course = Course::new(None, Some(libc::SIGQUIT));
+        let mut course = Termination::new(None, Some(libc::SIGQUIT));
         let asked = course.order(at(0), kill(1_000));
-        assert_eq!(asked, Some(Action::Signal(libc::SIGQUIT)));
-        assert_eq!(course.tick(at(1_000)), Some(Action::KillAll));
+        assert_eq!(asked, Some(TerminationAction::Signal(libc::SIGQUIT)));
+        assert_eq!(course.tick(at(1_000)), Some(TerminationAction::KillAll));
     }
 
     #[test]
     fn a_kill_says_term_and_kills_after_the_grace() {
-        let mut course = Course::new(None, None);
+        let mut course = Termination::new(None, None);
         assert_eq!(course.next(), None);
         assert_eq!(course.order(at(100), kill(50)), TERM);
         assert_eq!(course.next(), Some(at(150)));
         assert_eq!(course.tick(at(149)), None);
-        assert_eq!(course.tick(at(150)), Some(Action::KillAll));
+        assert_eq!(course.tick(at(150)), Some(TerminationAction::KillAll));
         assert_eq!(course.tick(at(151)), None);
         assert_eq!(
             course.tick(at(1150)),
-            Some(Action::KillAll),
+            Some(TerminationAction::KillAll),
             "until it works"
         );
-        assert_eq!(course.stop(), Some(Stop::Ordered));
+        assert_eq!(course.stop(), Some(StopReason::Ordered));
     }
 
     #[test]
     fn without_grace_there_is_no_term() {
-        let mut course = Course::new(None, None);
-        assert_eq!(course.order(at(100), kill(0)), Some(Action::KillAll));
+        let mut course = Termination::new(None, None);
+        assert_eq!(
+            course.order(at(100), kill(0)),
+            Some(TerminationAction::KillAll)
+        );
     }
 
     #[test]
     fn a_repeated_kill_says_nothing_and_only_shortens_the_grace() {
-        let mut course = Course::new(None, None);
+        let mut course = Termination::new(None, None);
         assert_eq!(course.order(at(0), kill(1000)), TERM);
         assert_eq!(course.order(at(10), kill(5000)), None);
         assert_eq!(course.next(), Some(at(1000)));
         assert_eq!(course.order(at(20), kill(100)), None);
         assert_eq!(course.next(), Some(at(120)));
-        assert_eq!(course.order(at(30), kill(0)), Some(Action::KillAll));
+        assert_eq!(
+            course.order(at(30), kill(0)),
+            Some(TerminationAction::KillAll)
+        );
     }
 
     #[test]
@@ -168,23 +178,23 @@ mod tests {
             deadline: at(100),
             grace_ms: 10,
         };
-        let mut course = Course::new(Some(stop_after), None);
+        let mut course = Termination::new(Some(stop_after), None);
         assert_eq!(
-            course.order(at(50), Order::Renew { deadline: at(200) }),
+            course.order(at(50), SupervisorRequest::Renew { deadline: at(200) }),
             None
         );
         assert_eq!(
-            course.order(at(60), Order::Renew { deadline: at(150) }),
+            course.order(at(60), SupervisorRequest::Renew { deadline: at(150) }),
             None
         );
         assert_eq!(course.tick(at(199)), None);
         assert_eq!(course.tick(at(200)), TERM);
         assert_eq!(
-            course.order(at(201), Order::Renew { deadline: at(900) }),
+            course.order(at(201), SupervisorRequest::Renew { deadline: at(900) }),
             None
         );
-        assert_eq!(course.tick(at(210)), Some(Action::KillAll));
-        assert_eq!(course.stop(), Some(Stop::StopAfter));
+        assert_eq!(course.tick(at(210)), Some(TerminationAction::KillAll));
+        assert_eq!(course.stop(), Some(StopReason::StopAfter));
     }
 
     #[test]
@@ -193,14 +203,14 @@ mod tests {
             deadline: at(100),
             grace_ms: 10,
         };
-        let mut course = Course::new(Some(stop_after), None);
+        let mut course = Termination::new(Some(stop_after), None);
         assert_eq!(course.order(at(50), kill(60_000)), TERM);
         // After the renewal, its grace period may last longer.
-        course.order(at(60), Order::Renew { deadline: at(200) });
+        course.order(at(60), SupervisorRequest::Renew { deadline: at(200) });
         assert_eq!(course.next(), Some(at(210)));
         assert_eq!(course.tick(at(209)), None);
-        assert_eq!(course.tick(at(210)), Some(Action::KillAll));
-        assert_eq!(course.stop(), Some(Stop::Ordered));
+        assert_eq!(course.tick(at(210)), Some(TerminationAction::KillAll));
+        assert_eq!(course.stop(), Some(StopReason::Ordered));
         assert_eq!(course.next(), Some(at(1210)), "until it works");
     }
 
@@ -210,21 +220,24 @@ mod tests {
             deadline: at(100),
             grace_ms: 50,
         };
-        let mut course = Course::new(Some(stop_after), None);
+        let mut course = Termination::new(Some(stop_after), None);
         assert_eq!(course.tick(at(120)), TERM);
         assert_eq!(course.next(), Some(at(150)));
-        let mut course = Course::new(Some(stop_after), None);
+        let mut course = Termination::new(Some(stop_after), None);
         assert_eq!(
             course.tick(at(150)),
-            Some(Action::KillAll),
+            Some(TerminationAction::KillAll),
             "too late for a grace"
         );
     }
 
     #[test]
     fn a_renewal_of_what_has_no_deadline_changes_nothing() {
-        let mut course = Course::new(None, None);
-        assert_eq!(course.order(at(0), Order::Renew { deadline: at(1) }), None);
+        let mut course = Termination::new(None, None);
+        assert_eq!(
+            course.order(at(0), SupervisorRequest::Renew { deadline: at(1) }),
+            None
+        );
         assert_eq!(course.next(), None);
     }
 }

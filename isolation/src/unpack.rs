@@ -1,10 +1,10 @@
 //! Unpacking of untrusted archives: fetched ones and the layers of images.
 //!
-//! It makes one pass over the entries, and checks each against [`Rules`] before anything of it is
-//! written. Everything is opened below the target's descriptor without following links (`tree`), so
-//! a path that `path_policy` wrongly accepted still cannot escape. The origin of archives and the
-//! fate of the target are out of scope: the caller creates a new directory, and renames it on
-//! success or removes it.
+//! It makes one pass over the entries, and checks each against [`UnpackLimits`] before anything of
+//! it is written. Everything is opened below the target's descriptor without following links
+//! (`tree`), so a path that `path_policy` wrongly accepted still cannot escape. The origin of
+//! archives and the fate of the target are out of scope: the caller creates a new directory, and
+//! renames it on success or removes it.
 //!
 //! Reading order: `path_policy` (paths), `tree` (writing), `stream` (decoders and their limits),
 //! `tarball` and `zipfile`; then `job` and `process`, which do all this in a process without access
@@ -38,14 +38,14 @@ use std::rc::Rc;
 
 use serde::{Deserialize, Serialize};
 
-use error::{Fault, Stopped};
-pub use error::{Rule, UnpackError};
+pub use error::{ArchiveRule, UnpackError};
+use error::{EntryWriteError, UnpackCancelled};
 pub use flatten::{CopyError, copy_layers};
-pub use job::{Blame, Failure, Job, Owner, Report, Unpacking};
-use path_policy::Place;
+pub use job::{FailureOrigin, HostOwner, UnpackFailure, UnpackHandle, UnpackJob, UnpackReport};
+use path_policy::EntryPath;
 pub(crate) use process::{refuse, run};
-use stream::Counts;
-use tree::Tree;
+use stream::ByteCounts;
+use tree::TargetTree;
 
 /// The unpacked size that is allowed for every archive, in bytes: small ones are often mostly
 /// padding.
@@ -56,7 +56,7 @@ const PROGRESS_STEP_BYTES: u64 = 1 << 20;
 /// The purpose of an archive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Source {
+pub enum ArchivePurpose {
     /// Files for a task. They belong to the unpacking user; links may not lead outside; devices and
     /// pipes are refused.
     Archive,
@@ -68,9 +68,9 @@ pub enum Source {
 
 /// The limits of an archive.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Rules {
+pub struct UnpackLimits {
     /// Its purpose.
-    pub source: Source,
+    pub source: ArchivePurpose,
     /// Maximum unpacked size, in bytes: includes the headers of a tar file, and counts holes as
     /// full.
     pub bytes_max: u64,
@@ -82,13 +82,13 @@ pub struct Rules {
     pub depth_max: u32,
 }
 
-impl Rules {
+impl UnpackLimits {
     /// Returns the limits of fetched archives: 16 GiB, 1,000,000 entries, 200 times its size, a
     /// depth of 128 directories.
     #[must_use]
     pub const fn archive() -> Self {
         Self {
-            source: Source::Archive,
+            source: ArchivePurpose::Archive,
             bytes_max: 16 << 30,
             entries_max: 1_000_000,
             ratio_max: 200,
@@ -100,7 +100,7 @@ impl Rules {
     #[must_use]
     pub const fn layer() -> Self {
         Self {
-            source: Source::Layer,
+            source: ArchivePurpose::Layer,
             ..Self::archive()
         }
     }
@@ -110,7 +110,7 @@ impl Rules {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[expect(missing_docs, reason = "the names say it")]
-pub enum Format {
+pub enum ArchiveFormat {
     Tar,
     TarGzip,
     TarZstd,
@@ -118,7 +118,7 @@ pub enum Format {
     Zip,
 }
 
-impl Format {
+impl ArchiveFormat {
     /// Detects the format from the first bytes of an archive; 262 are enough. `None`: unknown.
     #[must_use]
     pub fn of(beginning: &[u8]) -> Option<Self> {
@@ -151,7 +151,7 @@ impl Format {
 
 /// The progress of unpacking.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct Progress {
+pub struct UnpackProgress {
     /// Bytes of the archive that were read. Those of a zip file may be read more than once.
     pub read_bytes: u64,
     /// Bytes of files that were written.
@@ -162,9 +162,9 @@ pub struct Progress {
 
 /// The result of unpacking.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Unpacked {
+pub struct UnpackResult {
     /// The totals.
-    pub progress: Progress,
+    pub progress: UnpackProgress,
     /// Entries of a layer that were left out: devices, pipes, and private files of tools.
     pub skipped: u64,
     /// SHA-256 of a layer after decompression, which images call its diff id. `None` for archives.
@@ -182,15 +182,15 @@ pub struct Unpacked {
 /// incomplete.
 pub fn unpack(
     archive: File,
-    format: Format,
+    format: ArchiveFormat,
     target: BorrowedFd<'_>,
-    rules: &Rules,
-    progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
-) -> Result<Unpacked, UnpackError> {
-    let fault = |fault: Fault| fault.of(format.name(), b"");
+    rules: &UnpackLimits,
+    progress: &mut dyn FnMut(UnpackProgress) -> ControlFlow<()>,
+) -> Result<UnpackResult, UnpackError> {
+    let fault = |fault: EntryWriteError| fault.of(format.name(), b"");
     let length = archive
         .metadata()
-        .map_err(|error| fault(Fault::Read(error)))?
+        .map_err(|error| fault(EntryWriteError::Read(error)))?
         .len();
     let grown = rules
         .ratio_max
@@ -199,36 +199,36 @@ pub fn unpack(
     let (most, rule) = if grown < rules.bytes_max {
         (
             grown,
-            Rule::Ratio {
+            ArchiveRule::Ratio {
                 most: rules.ratio_max,
             },
         )
     } else {
         (
             rules.bytes_max,
-            Rule::Bytes {
+            ArchiveRule::Bytes {
                 most: rules.bytes_max,
             },
         )
     };
-    let mut work = Work {
+    let mut work = UnpackBudget {
         rules,
         most,
         rule,
-        counts: Rc::new(Counts::default()),
+        counts: Rc::new(ByteCounts::default()),
         written: 0,
         told: 0,
         entries: 0,
         skipped: 0,
         progress,
     };
-    let mut tree = Tree::at(target, rules).map_err(fault)?;
+    let mut tree = TargetTree::at(target, rules).map_err(fault)?;
     let digest = match format {
-        Format::Zip => zipfile::unpack(archive, &mut tree, &mut work).map(|()| None)?,
+        ArchiveFormat::Zip => zipfile::unpack(archive, &mut tree, &mut work).map(|()| None)?,
         format => tarball::unpack(archive, format, &mut tree, &mut work)?,
     };
     tree.finish().map_err(fault)?;
-    Ok(Unpacked {
+    Ok(UnpackResult {
         progress: work.so_far(),
         skipped: work.skipped,
         digest,
@@ -236,24 +236,24 @@ pub fn unpack(
 }
 
 /// One checked entry.
-struct Entry {
-    place: Place,
-    kind: Kind,
-    attributes: Attributes,
+struct ArchiveEntry {
+    place: EntryPath,
+    kind: EntryKind,
+    attributes: EntryAttributes,
 }
 
-enum Kind {
+enum EntryKind {
     File,
-    Folder,
-    Link(OsString),
-    HardLink(Place),
+    Directory,
+    Symlink(OsString),
+    HardLink(EntryPath),
     /// A device, pipe or socket.
     Special(String),
 }
 
 /// The attributes of a file.
 #[derive(Debug, Clone, Copy)]
-struct Attributes {
+struct EntryAttributes {
     /// Permissions; neither set-user-id nor set-group-id.
     mode: u32,
     /// User and group; `None` keeps the creating user.
@@ -263,42 +263,44 @@ struct Attributes {
 }
 
 /// The totals of one archive, and their limits.
-struct Work<'a> {
-    rules: &'a Rules,
+struct UnpackBudget<'a> {
+    rules: &'a UnpackLimits,
     /// The maximum number of bytes, and the rule behind it.
     most: u64,
-    rule: Rule,
-    counts: Rc<Counts>,
+    rule: ArchiveRule,
+    counts: Rc<ByteCounts>,
     written: u64,
     /// The number of bytes at the last progress report.
     told: u64,
     entries: u64,
     skipped: u64,
-    progress: &'a mut dyn FnMut(Progress) -> ControlFlow<()>,
+    progress: &'a mut dyn FnMut(UnpackProgress) -> ControlFlow<()>,
 }
 
-impl Work<'_> {
-    fn so_far(&self) -> Progress {
-        Progress {
+impl UnpackBudget<'_> {
+    fn so_far(&self) -> UnpackProgress {
+        UnpackProgress {
             read_bytes: self.counts.read.get(),
             written_bytes: self.written,
             entries: self.entries,
         }
     }
 
-    fn tell(&mut self) -> Result<(), Fault> {
+    fn tell(&mut self) -> Result<(), EntryWriteError> {
         self.told = self.written;
         let so_far = self.so_far();
         match (self.progress)(so_far) {
             ControlFlow::Continue(()) => Ok(()),
-            ControlFlow::Break(()) => Err(Fault::Read(std::io::Error::other(Stopped))),
+            ControlFlow::Break(()) => Err(EntryWriteError::Read(std::io::Error::other(
+                UnpackCancelled,
+            ))),
         }
     }
 
     /// Counts another entry of this declared size.
-    fn begin(&mut self, bytes: u64) -> Result<(), Fault> {
+    fn begin(&mut self, bytes: u64) -> Result<(), EntryWriteError> {
         if self.entries == self.rules.entries_max {
-            return Err(Rule::Entries {
+            return Err(ArchiveRule::Entries {
                 most: self.rules.entries_max,
             }
             .into());
@@ -308,7 +310,7 @@ impl Work<'_> {
         self.tell()
     }
 
-    fn judge_bytes(&self, more: u64) -> Result<(), Fault> {
+    fn judge_bytes(&self, more: u64) -> Result<(), EntryWriteError> {
         match self.written.checked_add(more) {
             Some(sum) if sum <= self.most => Ok(()),
             _ => Err(self.rule.clone().into()),
@@ -316,19 +318,20 @@ impl Work<'_> {
     }
 
     /// Copies the actual content of `from`, whatever size was declared.
-    fn copy(&mut self, from: &mut dyn Read, mut to: Option<&File>) -> Result<(), Fault> {
+    fn copy(&mut self, from: &mut dyn Read, mut to: Option<&File>) -> Result<(), EntryWriteError> {
         let mut buffer = vec![0; 64 * 1024];
         loop {
             let length = match from.read(&mut buffer) {
                 Ok(0) => return Ok(()),
                 Ok(length) => length,
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
-                Err(error) => return Err(Fault::Read(error)),
+                Err(error) => return Err(EntryWriteError::Read(error)),
             };
             self.judge_bytes(length as u64)?;
             self.written += length as u64;
             if let Some(file) = &mut to {
-                file.write_all(&buffer[..length]).map_err(Fault::Write)?;
+                file.write_all(&buffer[..length])
+                    .map_err(EntryWriteError::Write)?;
             }
             if self.written - self.told >= PROGRESS_STEP_BYTES {
                 self.tell()?;

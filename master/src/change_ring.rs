@@ -15,14 +15,14 @@ use metrics::gauge;
 
 /// The capacity of the ring.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Bounds {
+pub(crate) struct RingBounds {
     /// Maximum number of changes.
     pub(crate) records: usize,
     /// Maximum bytes of keys and records, with [`OVERHEAD`] for each.
     pub(crate) bytes: usize,
 }
 
-impl Default for Bounds {
+impl Default for RingBounds {
     fn default() -> Self {
         Self {
             records: 100_000,
@@ -35,7 +35,7 @@ impl Default for Bounds {
 const OVERHEAD: usize = 128;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Change {
+pub(crate) struct RecordChange {
     pub(crate) revision: Revision,
     /// The stored form of the key: [`argosy_state::encode::key`].
     pub(crate) key: Bytes,
@@ -44,13 +44,13 @@ pub(crate) struct Change {
 }
 
 /// The changes of one entry, in the order of their positions. Never empty.
-type OfEntry = Arc<[Change]>;
+type EntryChanges = Arc<[RecordChange]>;
 
 /// Changes after a revision.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Page {
+pub(crate) struct ChangePage {
     /// Whole entries, in the order of the log.
-    pub(crate) entries: Vec<OfEntry>,
+    pub(crate) entries: Vec<EntryChanges>,
     /// The log index up to which nothing is missing: the start of the next page.
     pub(crate) upto: u64,
 }
@@ -65,8 +65,8 @@ pub(crate) struct HistoryLost {
 
 #[derive(Debug)]
 struct Ring {
-    bounds: Bounds,
-    entries: VecDeque<OfEntry>,
+    bounds: RingBounds,
+    entries: VecDeque<EntryChanges>,
     records: usize,
     bytes: usize,
     /// The ring holds nothing up to and including this log index.
@@ -76,7 +76,7 @@ struct Ring {
 }
 
 impl Ring {
-    fn new(bounds: Bounds, floor: u64) -> Self {
+    fn new(bounds: RingBounds, floor: u64) -> Self {
         Self {
             bounds,
             entries: VecDeque::new(),
@@ -96,12 +96,12 @@ impl Ring {
         if writes.is_empty() {
             return;
         }
-        let changes = (0..).zip(writes).map(|(position, write)| Change {
+        let changes = (0..).zip(writes).map(|(position, write)| RecordChange {
             revision: Revision { index, position },
             key: write.key.clone(),
             value: write.value.clone(),
         });
-        let entry: OfEntry = changes.collect();
+        let entry: EntryChanges = changes.collect();
         self.records += entry.len();
         self.bytes += size(&entry);
         self.entries.push_back(entry);
@@ -115,14 +115,14 @@ impl Ring {
         }
     }
 
-    fn since(&self, after: u64, most: usize) -> Result<Page, HistoryLost> {
+    fn since(&self, after: u64, most: usize) -> Result<ChangePage, HistoryLost> {
         if after < self.floor {
             return Err(HistoryLost { oldest: self.floor });
         }
         let first = self
             .entries
             .partition_point(|entry| entry[0].revision.index <= after);
-        let entries: Vec<OfEntry> = self
+        let entries: Vec<EntryChanges> = self
             .entries
             .range(first..)
             .take(most.max(1))
@@ -133,13 +133,14 @@ impl Ring {
             Some(last) if !is_last => last[0].revision.index,
             Some(_) | None => self.newest.max(after),
         };
-        Ok(Page { entries, upto })
+        Ok(ChangePage { entries, upto })
     }
 }
 
-fn size(entry: &[Change]) -> usize {
-    let bytes =
-        |change: &Change| OVERHEAD + change.key.len() + change.value.as_ref().map_or(0, Bytes::len);
+fn size(entry: &[RecordChange]) -> usize {
+    let bytes = |change: &RecordChange| {
+        OVERHEAD + change.key.len() + change.value.as_ref().map_or(0, Bytes::len)
+    };
     entry.iter().map(bytes).sum()
 }
 
@@ -153,7 +154,7 @@ pub(crate) struct ChangeRing(
 
 impl ChangeRing {
     /// Creates an empty ring for a registry in which everything up to `floor` is applied.
-    pub(crate) fn new(bounds: Bounds, floor: u64) -> Self {
+    pub(crate) fn new(bounds: RingBounds, floor: u64) -> Self {
         Self(Arc::new(Mutex::new(Ring::new(bounds, floor))))
     }
 
@@ -181,7 +182,7 @@ impl ChangeRing {
         dead_code,
         reason = "the ring is there before the public feed; its tests read it"
     )]
-    pub(crate) fn since(&self, after: u64, most: usize) -> Result<Page, HistoryLost> {
+    pub(crate) fn since(&self, after: u64, most: usize) -> Result<ChangePage, HistoryLost> {
         self.ring().since(after, most)
     }
 
@@ -215,11 +216,11 @@ mod tests {
     }
 
     fn changes(records: usize, bytes: usize, floor: u64) -> ChangeRing {
-        ChangeRing::new(Bounds { records, bytes }, floor)
+        ChangeRing::new(RingBounds { records, bytes }, floor)
     }
 
     /// Formats each change as "index.position key=value"; a removal has no value.
-    fn read(page: &Page) -> Vec<String> {
+    fn read(page: &ChangePage) -> Vec<String> {
         let changes = page.entries.iter().flat_map(|entry| entry.iter());
         let text = |bytes: &Bytes| String::from_utf8(bytes.to_vec()).unwrap();
         changes

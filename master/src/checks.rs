@@ -5,7 +5,7 @@
 //! `OfferBook::check_slice`.
 
 use argosy_state::Registry;
-use argosy_state::check::Round;
+use argosy_state::check::CheckRound;
 use argosy_state::ids::OfferId;
 
 use crate::offers::OfferBook;
@@ -20,14 +20,14 @@ const BUSY_TICKS: u32 = 10;
 
 /// Whether other work waits for the owner.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Load {
+pub(crate) enum OwnerLoad {
     Idle,
     Busy,
 }
 
 /// The result of one slice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) struct Checked {
+pub(crate) struct SliceSummary {
     pub(crate) records: usize,
     pub(crate) offers: usize,
     /// Agents and frameworks with too many tasks for a slice.
@@ -36,8 +36,8 @@ pub(crate) struct Checked {
 
 /// Progress of the checks.
 #[derive(Debug, Default)]
-pub(crate) struct Checks {
-    round: Round,
+pub(crate) struct CheckProgress {
+    round: CheckRound,
     /// The offer that was checked last; `None` starts over.
     offer: Option<OfferId>,
     /// Whether this round is complete for the registry, and for the book.
@@ -52,7 +52,7 @@ pub(crate) struct Checks {
     settled_at: Option<u64>,
 }
 
-impl Checks {
+impl CheckProgress {
     /// Checks the next slice, if one is due at this tick. `book` is the leader's, if this master
     /// leads.
     ///
@@ -60,28 +60,28 @@ impl Checks {
     /// Names the invariant that is broken.
     pub(crate) fn tick(
         &mut self,
-        load: Load,
+        load: OwnerLoad,
         registry: &Registry,
         book: Option<&OfferBook>,
-    ) -> Result<Checked, String> {
+    ) -> Result<SliceSummary, String> {
         self.ticks = self.ticks.saturating_add(1);
         self.busy = match load {
-            Load::Idle => 0,
-            Load::Busy => self.busy.wrapping_add(1),
+            OwnerLoad::Idle => 0,
+            OwnerLoad::Busy => self.busy.wrapping_add(1),
         };
         if !self.busy.is_multiple_of(BUSY_TICKS) {
-            return Ok(Checked::default());
+            return Ok(SliceSummary::default());
         }
         if self.is_done == [true, true] {
             if self.began_at == registry.applied() {
                 self.settled_at = Some(self.began_at);
             }
             if self.ticks < TICKS_PER_ROUND || self.settled_at == Some(registry.applied()) {
-                return Ok(Checked::default());
+                return Ok(SliceSummary::default());
             }
             self.begin(registry.applied());
         }
-        let mut checked = Checked::default();
+        let mut checked = SliceSummary::default();
         if !self.is_done[0] {
             let slice = registry
                 .check_slice(&mut self.round, SLICE)
@@ -121,22 +121,27 @@ fn broken_rule(what: &str, registry: &Registry, broken: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use argosy_state::command::Promise;
+    use argosy_state::command::OfferTerms;
     use argosy_state::ids::{Role, Timestamp};
     use argosy_state::testing::{World, amounts};
 
     use super::*;
 
     /// Returns the number of ticks until a round examines records again.
-    fn ticks_to_records(checks: &mut Checks, registry: &Registry) -> Option<u32> {
-        (1..=3 * TICKS_PER_ROUND)
-            .find(|_| checks.tick(Load::Idle, registry, None).unwrap().records > 0)
+    fn ticks_to_records(checks: &mut CheckProgress, registry: &Registry) -> Option<u32> {
+        (1..=3 * TICKS_PER_ROUND).find(|_| {
+            checks
+                .tick(OwnerLoad::Idle, registry, None)
+                .unwrap()
+                .records
+                > 0
+        })
     }
 
     #[test]
     fn a_round_is_made_at_most_every_hundred_ticks_and_none_while_nothing_is_applied() {
         let mut world = World::with_running_task("web");
-        let mut checks = Checks::default();
+        let mut checks = CheckProgress::default();
         assert_eq!(ticks_to_records(&mut checks, &world.registry), Some(1));
         world.register("cpus:1");
         let again = ticks_to_records(&mut checks, &world.registry);
@@ -150,9 +155,9 @@ mod tests {
     #[test]
     fn an_owner_that_is_never_idle_checks_a_slice_a_second() {
         let world = World::with_running_task("web");
-        let mut checks = Checks::default();
+        let mut checks = CheckProgress::default();
         let mut records = |load| checks.tick(load, &world.registry, None).unwrap().records > 0;
-        let first = (1..=3 * BUSY_TICKS).find(|_| records(Load::Busy));
+        let first = (1..=3 * BUSY_TICKS).find(|_| records(OwnerLoad::Busy));
         assert_eq!(first, Some(BUSY_TICKS));
     }
 
@@ -162,7 +167,7 @@ mod tests {
         let agent = world.register("cpus:4;mem:64");
         let framework = world.subscribe("web");
         let mut book = OfferBook::new(world.registry.epoch());
-        let promise = Promise {
+        let promise = OfferTerms {
             id: OfferId {
                 epoch: world.registry.epoch(),
                 serial: 0,
@@ -176,14 +181,18 @@ mod tests {
             expires: Timestamp(99_999),
         };
         book.open(promise);
-        let mut checks = Checks::default();
+        let mut checks = CheckProgress::default();
         let checked = checks
-            .tick(Load::Idle, &world.registry, Some(&book))
+            .tick(OwnerLoad::Idle, &world.registry, Some(&book))
             .unwrap();
         assert_eq!(checked.offers, 1);
         world.launch(framework, agent, "big", "cpus:2");
         let found = (0..2 * TICKS_PER_ROUND)
-            .find_map(|_| checks.tick(Load::Idle, &world.registry, Some(&book)).err())
+            .find_map(|_| {
+                checks
+                    .tick(OwnerLoad::Idle, &world.registry, Some(&book))
+                    .err()
+            })
             .expect("it is found");
         assert!(found.contains("cpus:3 is offered and"), "{found}");
         assert!(found.contains("check of the offer book failed"), "{found}");

@@ -10,12 +10,12 @@ use tokio::time::Instant;
 const LONGEST_GAP: Duration = Duration::from_secs(1);
 
 /// Cluster time, and the time of the last reading.
-pub(crate) struct Clock {
+pub(crate) struct ClusterClock {
     now: Timestamp,
     looked: Instant,
 }
 
-impl Clock {
+impl ClusterClock {
     pub(crate) fn new(now: Timestamp) -> Self {
         let looked = Instant::now();
         Self { now, looked }
@@ -28,11 +28,11 @@ impl Clock {
 
     /// Advances the clock, if it runs. Returns the gap if it was a pause, which must not count as
     /// silence of an agent or framework.
-    pub(crate) fn look(&mut self, runs: bool) -> Option<Duration> {
-        self.look_at(Instant::now(), runs)
+    pub(crate) fn advance(&mut self, runs: bool) -> Option<Duration> {
+        self.advance_to(Instant::now(), runs)
     }
 
-    fn look_at(&mut self, present: Instant, runs: bool) -> Option<Duration> {
+    fn advance_to(&mut self, present: Instant, runs: bool) -> Option<Duration> {
         let gap = present.saturating_duration_since(self.looked);
         self.looked = present;
         if !runs {
@@ -58,39 +58,39 @@ mod tests {
 
     #[test]
     fn many_short_looks_lose_no_time() {
-        let mut clock = Clock::new(Timestamp(500));
+        let mut clock = ClusterClock::new(Timestamp(500));
         let begin = clock.looked;
         for look in 1..=10_000 {
-            assert_eq!(clock.look_at(after(begin, look * 300), true), None);
+            assert_eq!(clock.advance_to(after(begin, look * 300), true), None);
         }
         assert_eq!(clock.now(), Timestamp(3_500));
     }
 
     #[test]
     fn a_pause_counts_as_a_second_and_is_told() {
-        let mut clock = Clock::new(Timestamp(0));
+        let mut clock = ClusterClock::new(Timestamp(0));
         let begin = clock.looked;
-        let pause = clock.look_at(after(begin, 60_000_000), true);
+        let pause = clock.advance_to(after(begin, 60_000_000), true);
         assert_eq!(pause, Some(Duration::from_secs(60)));
         assert_eq!(clock.now(), Timestamp(1_000));
-        assert_eq!(clock.look_at(after(begin, 61_000_000), true), None);
+        assert_eq!(clock.advance_to(after(begin, 61_000_000), true), None);
         assert_eq!(clock.now(), Timestamp(2_000));
     }
 
     #[test]
     fn it_stands_still_while_nobody_leads_here() {
-        let mut clock = Clock::new(Timestamp(7));
+        let mut clock = ClusterClock::new(Timestamp(7));
         let begin = clock.looked;
-        assert_eq!(clock.look_at(after(begin, 9_000_000), false), None);
-        clock.look_at(after(begin, 9_010_000), true);
+        assert_eq!(clock.advance_to(after(begin, 9_000_000), false), None);
+        clock.advance_to(after(begin, 9_010_000), true);
         assert_eq!(clock.now(), Timestamp(17));
     }
 
     #[test]
     fn a_look_that_is_not_later_changes_nothing() {
-        let mut clock = Clock::new(Timestamp(7));
+        let mut clock = ClusterClock::new(Timestamp(7));
         let begin = clock.looked;
-        clock.look_at(begin - Duration::from_millis(5), true);
+        clock.advance_to(begin - Duration::from_millis(5), true);
         assert_eq!(clock.now(), Timestamp(7));
     }
 }

@@ -6,11 +6,11 @@
 
 use std::collections::VecDeque;
 
-use argosy_raft::{Committed, RecordWrite};
+use argosy_raft::{CommittedEntry, RecordWrite};
 use argosy_state::Registry;
 use argosy_state::actor::Actor;
-use argosy_state::apply::Applied;
-use argosy_state::command::{Command, CompareDigest, Entry, Proposed};
+use argosy_state::apply::AppliedProposal;
+use argosy_state::command::{Command, CompareDigest, LogEntry, ProposedCommand};
 use argosy_state::encode::{self, DecodeError};
 use argosy_state::event::Event;
 use argosy_state::ids::{Epoch, Ticket, Timestamp};
@@ -40,17 +40,17 @@ pub struct Divergence {
 
 /// The result for one digest in the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Compared {
+pub(crate) enum ComparisonResult {
     /// Both registries were equal after that entry.
     Equal,
     /// This master does not have its digest for that entry: it has installed a snapshot or has just
     /// started.
-    NotKnown,
+    Unknown,
 }
 
 /// The digests after the newest entries that were applied here.
 #[derive(Debug)]
-pub(crate) struct Comparison {
+pub(crate) struct DigestComparison {
     /// The index of the oldest entry whose digest is kept; the digests follow without gaps.
     first: u64,
     digests: VecDeque<u128>,
@@ -59,7 +59,7 @@ pub(crate) struct Comparison {
     logged_in: Epoch,
 }
 
-impl Comparison {
+impl DigestComparison {
     /// Starts with a registry that was loaded.
     pub(crate) fn of(registry: &Registry) -> Self {
         Self {
@@ -78,9 +78,9 @@ impl Comparison {
     pub(crate) fn applied(
         &mut self,
         registry: &Registry,
-        all: &[Applied],
-    ) -> Result<Vec<Compared>, Divergence> {
-        self.remember(registry.applied(), registry.digest());
+        all: &[AppliedProposal],
+    ) -> Result<Vec<ComparisonResult>, Divergence> {
+        self.push(registry.applied(), registry.digest());
         let events = all.iter().flat_map(|applied| &applied.events);
         let mut compared = Vec::new();
         for event in events {
@@ -91,12 +91,12 @@ impl Comparison {
         Ok(compared)
     }
 
-    fn compare(&self, index: u64, logged: u128) -> Result<Compared, Divergence> {
+    fn compare(&self, index: u64, logged: u128) -> Result<ComparisonResult, Divergence> {
         let place = index.checked_sub(self.first);
         let place = place.and_then(|place| usize::try_from(place).ok());
         match place.and_then(|place| self.digests.get(place)) {
-            None => Ok(Compared::NotKnown),
-            Some(own) if *own == logged => Ok(Compared::Equal),
+            None => Ok(ComparisonResult::Unknown),
+            Some(own) if *own == logged => Ok(ComparisonResult::Equal),
             Some(own) => Err(Divergence {
                 index,
                 logged,
@@ -105,7 +105,7 @@ impl Comparison {
         }
     }
 
-    fn remember(&mut self, index: u64, digest: u128) {
+    fn push(&mut self, index: u64, digest: u128) {
         if index != self.first + self.digests.len() as u64 {
             self.first = index;
             self.digests.clear();
@@ -119,7 +119,7 @@ impl Comparison {
 
     /// Returns the command that a leader proposes at a tick, if its digest is due. Every master
     /// then compares its registry with the leader's current one.
-    pub(crate) fn due(&mut self, registry: &Registry) -> Option<Proposed> {
+    pub(crate) fn due(&mut self, registry: &Registry) -> Option<ProposedCommand> {
         let (index, epoch) = (registry.applied(), registry.epoch());
         let has_digests = registry.level() >= Level::RELEASE_0_2;
         let is_due = has_digests && (epoch != self.logged_in || index >= self.logged_at + EVERY);
@@ -129,7 +129,7 @@ impl Comparison {
             // No caller waits for the outcome.
             let ticket = Ticket { epoch, serial: 0 };
             let command = Command::CompareDigest(CompareDigest { index, digest });
-            Proposed {
+            ProposedCommand {
                 ticket,
                 actor: Actor::Cluster,
                 command,
@@ -160,31 +160,31 @@ pub(crate) fn readable(command: &[u8]) -> Result<(), DecodeError> {
 /// If a command cannot be decoded: it is of a newer release, and continuing would diverge.
 pub(crate) fn apply_quietly(
     registry: &mut Registry,
-    committed: &Committed,
+    committed: &CommittedEntry,
     writes: &mut Vec<RecordWrite>,
-) -> Result<Vec<Applied>, String> {
-    Ok(Unapplied::read(committed)?.apply(registry, writes))
+) -> Result<Vec<AppliedProposal>, String> {
+    Ok(UnappliedEntry::read(committed)?.apply(registry, writes))
 }
 
 /// An entry that was decoded and is not applied yet.
-pub(crate) struct Unapplied {
+pub(crate) struct UnappliedEntry {
     index: u64,
-    entry: Entry,
+    entry: LogEntry,
 }
 
-impl Unapplied {
+impl UnappliedEntry {
     /// # Errors
     /// As [`apply_quietly`].
-    pub(crate) fn read(committed: &Committed) -> Result<Self, String> {
+    pub(crate) fn read(committed: &CommittedEntry) -> Result<Self, String> {
         let index = committed.index;
         let commands = committed
             .commands
             .iter()
             .map(|bytes| encode::read_command(bytes))
-            .collect::<Result<Vec<Proposed>, _>>();
+            .collect::<Result<Vec<ProposedCommand>, _>>();
         let commands = commands.map_err(|why| format!("entry {index} cannot be read: {why}"))?;
         let at = Timestamp(committed.at_ms);
-        let entry = Entry { at, commands };
+        let entry = LogEntry { at, commands };
         Ok(Self { index, entry })
     }
 
@@ -197,7 +197,7 @@ impl Unapplied {
         &self,
         registry: &mut Registry,
         writes: &mut Vec<RecordWrite>,
-    ) -> Vec<Applied> {
+    ) -> Vec<AppliedProposal> {
         let applied = registry.apply(self.index, &self.entry);
         let changes = registry.take_changes();
         writes.extend(changes.into_iter().map(|write| RecordWrite {
@@ -210,24 +210,24 @@ impl Unapplied {
 
 #[cfg(test)]
 mod tests {
-    use argosy_state::apply::Applied;
+    use argosy_state::apply::AppliedProposal;
     use argosy_state::testing::World;
 
     use super::*;
 
     /// Applies the proposals of `log` as one entry.
-    fn commit(world: &mut World, proposed: Proposed) -> Vec<Applied> {
-        let entry = Entry {
+    fn commit(world: &mut World, proposed: ProposedCommand) -> Vec<AppliedProposal> {
+        let entry = LogEntry {
             at: world.now,
             commands: vec![proposed],
         };
-        world.feed(&entry).0
+        world.apply_entry(&entry).0
     }
 
     #[test]
     fn a_digest_is_compared_with_that_after_its_entry_and_not_with_the_newest_one() {
         let mut world = World::new();
-        let mut comparison = Comparison::of(&world.registry);
+        let mut comparison = DigestComparison::of(&world.registry);
         let logged = comparison.due(&world.registry).unwrap();
         // Other entries come between the proposal and its commit.
         for _ in 0..3 {
@@ -237,13 +237,13 @@ mod tests {
         }
         let all = commit(&mut world, logged);
         let compared = comparison.applied(&world.registry, &all).unwrap();
-        assert_eq!(compared, [Compared::Equal]);
+        assert_eq!(compared, [ComparisonResult::Equal]);
     }
 
     #[test]
     fn another_digest_is_a_divergence_that_names_the_entry_both_digests_and_the_remedy() {
         let mut world = World::new();
-        let mut comparison = Comparison::of(&world.registry);
+        let mut comparison = DigestComparison::of(&world.registry);
         let mut logged = comparison.due(&world.registry).unwrap();
         let (index, own) = (world.registry.applied(), world.registry.digest());
         let wrong = own ^ 1;
@@ -267,27 +267,27 @@ mod tests {
     #[test]
     fn a_digest_of_what_this_master_has_not_applied_one_by_one_is_not_compared() {
         let mut world = World::new();
-        let mut leader = Comparison::of(&world.registry);
+        let mut leader = DigestComparison::of(&world.registry);
         let logged = leader.due(&world.registry).unwrap();
         world.register("cpus:1");
         // The master starts here, or has installed a snapshot of this index.
-        let mut comparison = Comparison::of(&world.registry);
+        let mut comparison = DigestComparison::of(&world.registry);
         let all = commit(&mut world, logged);
         let compared = comparison.applied(&world.registry, &all).unwrap();
-        assert_eq!(compared, [Compared::NotKnown]);
+        assert_eq!(compared, [ComparisonResult::Unknown]);
         // The digest that was loaded counts: it detects a record that changed on the disk.
-        let mut loaded = Comparison::of(&world.registry);
-        let mut leader = Comparison::of(&world.registry);
+        let mut loaded = DigestComparison::of(&world.registry);
+        let mut leader = DigestComparison::of(&world.registry);
         let logged = leader.due(&world.registry).unwrap();
         let all = commit(&mut world, logged);
         let compared = loaded.applied(&world.registry, &all).unwrap();
-        assert_eq!(compared, [Compared::Equal]);
+        assert_eq!(compared, [ComparisonResult::Equal]);
     }
 
     #[test]
     fn what_is_remembered_is_bounded_and_the_oldest_goes_first() {
         let mut world = World::new();
-        let mut comparison = Comparison::of(&world.registry);
+        let mut comparison = DigestComparison::of(&world.registry);
         let first = comparison.due(&world.registry).unwrap();
         for _ in 0..REMEMBERED {
             world.pass(1);
@@ -297,13 +297,13 @@ mod tests {
         assert_eq!(comparison.digests.len(), REMEMBERED);
         let all = commit(&mut world, first);
         let compared = comparison.applied(&world.registry, &all).unwrap();
-        assert_eq!(compared, [Compared::NotKnown]);
+        assert_eq!(compared, [ComparisonResult::Unknown]);
     }
 
     #[test]
     fn a_leader_logs_its_digest_once_an_epoch_and_every_thousand_entries() {
         let mut world = World::new();
-        let mut comparison = Comparison::of(&world.registry);
+        let mut comparison = DigestComparison::of(&world.registry);
         let logged = comparison.due(&world.registry).expect("the epoch is new");
         let begun = world.registry.applied();
         commit(&mut world, logged);
@@ -322,19 +322,19 @@ mod tests {
     fn a_command_that_nobody_could_read_is_noticed_before_it_is_proposed() {
         let world = World::new();
         let ticket = Ticket::default();
-        let mut proposed = Comparison::of(&world.registry)
+        let mut proposed = DigestComparison::of(&world.registry)
             .due(&world.registry)
             .unwrap();
         assert_eq!(readable(&encode::command(&proposed, Level::NEWEST)), Ok(()));
-        let task = argosy_state::ids::TaskId::unchecked("a/b");
-        let kill = argosy_state::command::Operation::KillTask {
+        let task = argosy_state::ids::TaskId::new_unchecked("a/b");
+        let kill = argosy_state::command::OperatorOperation::KillTask {
             key: argosy_state::ids::TaskKey {
                 framework: argosy_state::ids::FrameworkId(1),
                 task,
             },
             grace_ms: None,
         };
-        proposed = Proposed {
+        proposed = ProposedCommand {
             ticket,
             actor: Actor::default(),
             command: Command::Operate(argosy_state::command::Operate {

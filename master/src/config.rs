@@ -3,14 +3,14 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use argosy_proto::server::callers::Access;
-use argosy_proto::server::hosts::Hosts;
+use argosy_proto::server::callers::ApiAccess;
+use argosy_proto::server::hosts::AllowedHosts;
 use argosy_raft::{SnapshotPolicy, Timing};
 use argosy_state::level::Level;
 
 /// Settings of one master.
 #[derive(Debug, Clone)]
-pub struct Config {
+pub struct MasterConfig {
     /// Directory of the log, the registry and the snapshots.
     pub directory: PathBuf,
     /// API address of this master, as clients and other masters reach it, `host:port`.
@@ -43,7 +43,7 @@ pub struct Config {
     /// earlier level.
     pub founding_level: Level,
     /// Which clients may enter tasks through the API, by way of the agents.
-    pub access: Access,
+    pub access: ApiAccess,
     /// Host names that the API accepts in requests that could come from web pages, in addition to
     /// that of `api_address`, `localhost` and IP addresses.
     pub host_names: Vec<String>,
@@ -51,7 +51,7 @@ pub struct Config {
     pub seed: u64,
 }
 
-impl Config {
+impl MasterConfig {
     /// Returns the defaults for everything except directory and addresses.
     #[must_use]
     pub fn new(directory: PathBuf, api_address: String, raft_address: String) -> Self {
@@ -61,7 +61,7 @@ impl Config {
             raft_address,
             peers: Vec::new(),
             bootstrap: false,
-            timing: Timing::shipped(),
+            timing: Timing::lan(),
             snapshot: SnapshotPolicy::default(),
             agent_timeout_ms: 15_000,
             framework_timeout_ms: 15_000,
@@ -69,20 +69,20 @@ impl Config {
             lost_agent_ms: argosy_state::limits::LOST_AGENT_MS,
             office_lease_ms: None,
             founding_level: Level::NEWEST,
-            access: Access::default(),
+            access: ApiAccess::default(),
             host_names: Vec::new(),
             seed: 0,
         }
     }
 
     /// Returns the host names that the API accepts.
-    pub(crate) fn hosts(&self) -> Hosts {
+    pub(crate) fn hosts(&self) -> AllowedHosts {
         let own = std::iter::once(&self.api_address);
-        Hosts::new(own.chain(&self.host_names))
+        AllowedHosts::new(own.chain(&self.host_names))
     }
 
     /// Returns the maximum age of a quorum's last acknowledgement while this master acts as leader.
-    pub(crate) fn office_lease(&self) -> Duration {
+    pub(crate) fn leader_lease(&self) -> Duration {
         let lease_ms = self.office_lease_ms;
         Duration::from_millis(lease_ms.unwrap_or(self.timing.election_max_ms))
     }
@@ -90,7 +90,7 @@ impl Config {
 
 /// Time limits of a leader, in milliseconds of cluster time.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Limits {
+pub(crate) struct LeaderTimeouts {
     /// Time after which a silent agent becomes unreachable.
     pub(crate) agent_timeout_ms: u64,
     /// Time after which the stream of a silent scheduler that sends heartbeats is closed.

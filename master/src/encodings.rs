@@ -27,15 +27,15 @@ const UNREAD_SWEEPS: u32 = 6;
 
 /// The encodings of one master. Clones share them.
 #[derive(Debug, Clone)]
-pub(crate) struct Encodings(
+pub(crate) struct EncodingCache(
     // A lock, because readers may be on several threads. It is held for a part of a page, and never
     // by the owner.
-    Arc<Mutex<Kept>>,
+    Arc<Mutex<CachedEncodings>>,
 );
 
 /// The locked encodings.
 #[derive(Debug)]
-pub(crate) struct Kept {
+pub(crate) struct CachedEncodings {
     entries: HashMap<usize, Encoding>,
     bytes: usize,
     limit: usize,
@@ -50,15 +50,15 @@ struct Encoding {
     read: u32,
 }
 
-impl Default for Encodings {
+impl Default for EncodingCache {
     fn default() -> Self {
         Self::bounded(BYTES)
     }
 }
 
-impl Encodings {
+impl EncodingCache {
     fn bounded(limit: usize) -> Self {
-        Self(Arc::new(Mutex::new(Kept {
+        Self(Arc::new(Mutex::new(CachedEncodings {
             entries: HashMap::new(),
             bytes: 0,
             limit,
@@ -66,7 +66,7 @@ impl Encodings {
         })))
     }
 
-    pub(crate) fn lock(&self) -> MutexGuard<'_, Kept> {
+    pub(crate) fn lock(&self) -> MutexGuard<'_, CachedEncodings> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -81,7 +81,7 @@ impl Encodings {
     }
 }
 
-impl Kept {
+impl CachedEncodings {
     /// Returns the encoding of `record` by `show`, which must depend on the record alone and be the
     /// same for all records of this type.
     pub(crate) fn encoded<R, M>(
@@ -146,7 +146,7 @@ mod tests {
     }
 
     /// Returns the encoding, and whether it was made by this call.
-    fn read(encodings: &Encodings, record: &Arc<String>) -> (Vec<u8>, bool) {
+    fn read(encodings: &EncodingCache, record: &Arc<String>) -> (Vec<u8>, bool) {
         let mut made = false;
         let mut kept = encodings.lock();
         let bytes = kept.encoded(record, |text| {
@@ -158,7 +158,7 @@ mod tests {
 
     #[test]
     fn a_record_is_encoded_once_until_it_is_changed() {
-        let encodings = Encodings::default();
+        let encodings = EncodingCache::default();
         let mut one = record("one");
         let expected = "one".to_owned().encode_to_vec();
         assert_eq!(read(&encodings, &one), (expected.clone(), true));
@@ -174,7 +174,7 @@ mod tests {
 
     #[test]
     fn beyond_the_bound_nothing_is_kept_and_everything_is_answered() {
-        let encodings = Encodings::bounded(10 * (ENTRY_BYTES + 8));
+        let encodings = EncodingCache::bounded(10 * (ENTRY_BYTES + 8));
         let records: Vec<_> = (0..100)
             .map(|number| record(&format!("r-{number:04}")))
             .collect();
@@ -190,7 +190,7 @@ mod tests {
 
     #[test]
     fn what_is_not_read_for_a_minute_or_outdated_is_dropped() {
-        let encodings = Encodings::default();
+        let encodings = EncodingCache::default();
         let (read_on, unread, outdated) = (record("a"), record("b"), record("c"));
         for record in [&read_on, &unread, &outdated] {
             read(&encodings, record);

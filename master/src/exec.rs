@@ -22,7 +22,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 use tonic::Status;
 
-use crate::http::{Http, Segments, address_of, passed_on, problem};
+use crate::http::{Http, PathSegments, address_of, problem, stream_response};
 
 /// Maximum number of concurrent streams of one master; further ones are rejected.
 pub(crate) const STREAMS: usize = 1024;
@@ -52,12 +52,12 @@ const ANSWERED: [HeaderName; 5] = [
 
 /// Limit of concurrent streams.
 #[derive(Clone)]
-pub(crate) struct Door {
+pub(crate) struct StreamLimit {
     room: Arc<Semaphore>,
     streams: usize,
 }
 
-impl Door {
+impl StreamLimit {
     pub(crate) fn new(streams: usize) -> Self {
         let room = Arc::new(Semaphore::new(streams));
         Self { room, streams }
@@ -78,7 +78,7 @@ impl Door {
 /// `GET /v1/agents/{id}/exec?…`: forwards the agent's answer.
 pub(crate) async fn exec(
     State(http): State<Http>,
-    Segments(id): Segments<String>,
+    PathSegments(id): PathSegments<String>,
     request: Parts,
 ) -> Response {
     pass_to_agent(http, &id, "exec", request).await
@@ -87,7 +87,7 @@ pub(crate) async fn exec(
 /// `GET /v1/agents/{id}/attach?…`: forwards the agent's answer.
 pub(crate) async fn attach(
     State(http): State<Http>,
-    Segments(id): Segments<String>,
+    PathSegments(id): PathSegments<String>,
     request: Parts,
 ) -> Response {
     pass_to_agent(http, &id, "attach", request).await
@@ -104,7 +104,7 @@ async fn pass_to_agent(http: Http, id: &str, what: &str, mut request: Parts) -> 
         Err(status) => return problem(&status),
     };
     if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
-        return passed_on(answer, None);
+        return stream_response(answer, None);
     }
     let Some(ours) = ours else {
         let text = "this needs a connection of HTTP/1.1 that can become a WebSocket";
@@ -234,7 +234,7 @@ mod tests {
 
     #[test]
     fn a_full_door_says_what_to_do() {
-        let door = Door::new(7);
+        let door = StreamLimit::new(7);
         let held: Vec<_> = (0..7).map(|_| door.admit().unwrap()).collect();
         let full = door.admit().unwrap_err();
         assert_eq!(full.code(), tonic::Code::ResourceExhausted);

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use argosy_proto::v1;
-use argosy_raft::Phases;
+use argosy_raft::FailoverPhases;
 use argosy_state::ids::Epoch;
 
 use crate::metrics::failover;
@@ -33,13 +33,19 @@ impl Failovers {
     }
 
     /// Records that an epoch of any master has begun. Returns the term of the previous one.
-    pub(crate) fn reign(&mut self, term: u64) -> u64 {
+    pub(crate) fn record_epoch(&mut self, term: u64) -> u64 {
         std::mem::replace(&mut self.term, term)
     }
 
     /// Records that this master's epoch has begun. A leader failure that was detected before the
     /// previous epoch does not belong to this change.
-    pub(crate) fn begin(&mut self, epoch: Epoch, former_term: u64, phases: Phases, now_ms: i64) {
+    pub(crate) fn begin(
+        &mut self,
+        epoch: Epoch,
+        former_term: u64,
+        phases: FailoverPhases,
+        now_ms: i64,
+    ) {
         let ms = |us: u64| i64::try_from(us / 1_000).unwrap_or(0);
         let seen = (former_term..self.term).contains(&phases.dead_term);
         let began = v1::Failover {
@@ -83,18 +89,18 @@ impl Failovers {
 mod tests {
     use super::*;
 
-    fn seen_dead(dead_term: u64) -> Phases {
-        Phases {
+    fn seen_dead(dead_term: u64) -> FailoverPhases {
+        FailoverPhases {
             dead_term,
             dead_seen_us: 5_000,
             elected_us: 9_000,
-            ..Phases::default()
+            ..FailoverPhases::default()
         }
     }
 
     fn began(former: u64, term: u64, dead_term: u64) -> i64 {
         let mut failovers = Failovers::new(former);
-        let former = failovers.reign(term);
+        let former = failovers.record_epoch(term);
         failovers.begin(Epoch(7), former, seen_dead(dead_term), 10);
         failovers.list()[0].dead_seen_ms
     }
@@ -115,8 +121,8 @@ mod tests {
     fn first_moments_stay_as_they_were_noted_first() {
         let mut failovers = Failovers::new(0);
         failovers.first_offer(1);
-        failovers.reign(1);
-        failovers.begin(Epoch(1), 0, Phases::default(), 10);
+        failovers.record_epoch(1);
+        failovers.begin(Epoch(1), 0, FailoverPhases::default(), 10);
         for now in [20, 30] {
             failovers.first_offer(now);
             failovers.first_launch(now + 1);

@@ -8,7 +8,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use argosy_proto::server::hosts::Hosts;
+use argosy_proto::server::hosts::AllowedHosts;
 use argosy_proto::transport::PeerIdentity;
 use axum::Router;
 use axum::extract::Request;
@@ -16,28 +16,28 @@ use axum::response::Response;
 use tokio::time::Instant;
 
 use crate::metrics::{CALLS, CallTimes};
-use crate::owner_handle::Desk;
-use crate::service::{self, Named};
+use crate::owner_handle::OwnerHandle;
+use crate::service::{self, ReplyHeaders};
 use crate::{http, reads};
 
 /// The routes with the checks and headers that apply to each of them. Cheap to clone.
 #[derive(Clone)]
-pub(crate) struct Front {
+pub(crate) struct ApiRouter {
     routes: Router,
     shared: Arc<Shared>,
 }
 
 struct Shared {
-    desk: Desk,
-    hosts: Hosts,
-    named: Named,
+    desk: OwnerHandle,
+    hosts: AllowedHosts,
+    named: ReplyHeaders,
     times: CallTimes,
 }
 
-impl Front {
-    pub(crate) fn new(routes: Router, desk: Desk, hosts: Hosts) -> Self {
+impl ApiRouter {
+    pub(crate) fn new(routes: Router, desk: OwnerHandle, hosts: AllowedHosts) -> Self {
         let shared = Shared {
-            named: Named::new(&desk.own_address),
+            named: ReplyHeaders::new(&desk.own_address),
             times: CallTimes::default(),
             desk,
             hosts,
@@ -92,7 +92,7 @@ impl Shared {
     }
 }
 
-impl tonic::codegen::Service<Request> for Front {
+impl tonic::codegen::Service<Request> for ApiRouter {
     type Response = Response;
     type Error = Infallible;
     type Future = Pin<Box<dyn Future<Output = Result<Response, Infallible>> + Send>>;

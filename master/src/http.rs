@@ -9,7 +9,7 @@ mod parameters;
 use std::sync::Arc;
 use std::time::Duration;
 
-use argosy_proto::server::callers::{Access, Part};
+use argosy_proto::server::callers::{ApiAccess, ApiPart};
 use argosy_proto::v1::operator_server::Operator as _;
 use argosy_proto::{convert, metric_names, v1};
 use argosy_state::resources::{InvalidResources, Resources};
@@ -25,15 +25,15 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::{Code, Status};
 
-use crate::service::{self, List, Services, choices, on_readers_thread};
+use crate::service::{self, ListKind, Services, choices, on_readers_thread};
 use crate::{exec, reads};
 
-use caller::Caller;
+use caller::RequestPeer;
 #[cfg(test)]
 pub(crate) use index::PATHS;
 pub(crate) use index::{too_long, unknown};
-use parameters::Parameters;
-pub(crate) use parameters::Segments;
+pub(crate) use parameters::PathSegments;
+use parameters::QueryParameters;
 
 /// Memory reserved for the text of `/metrics`. A longer text reserves more if there is room, and is
 /// returned in any case.
@@ -49,7 +49,7 @@ const FILES: usize = 256;
 pub(crate) struct Http {
     pub(crate) services: Services,
     metrics: Option<PrometheusHandle>,
-    pub(crate) exec: exec::Door,
+    pub(crate) exec: exec::StreamLimit,
     /// Client for requests to agents.
     pub(crate) agents: reqwest::Client,
     /// Permits for file responses in progress, each with a connection to an agent.
@@ -60,8 +60,8 @@ pub(crate) struct Http {
 pub(crate) fn router(
     services: Services,
     metrics: Option<PrometheusHandle>,
-    exec: exec::Door,
-    access: Access,
+    exec: exec::StreamLimit,
+    access: ApiAccess,
 ) -> Router {
     let client = reqwest::Client::builder()
         .no_proxy()
@@ -74,9 +74,9 @@ pub(crate) fn router(
     let commands = Router::new()
         .route("/v1/agents/{id}/exec", get(exec::exec))
         .route("/v1/agents/{id}/attach", get(exec::attach));
-    let commands = access.exec.guard(Part::Exec, "master", commands);
+    let commands = access.exec.guard(ApiPart::Exec, "master", commands);
     let files = Router::new().route("/v1/agents/{id}/files/{verb}", get(agent_files));
-    let files = access.files.guard(Part::Files, "master", files);
+    let files = access.files.guard(ApiPart::Files, "master", files);
     Router::new()
         .merge(commands)
         .merge(files)
@@ -129,11 +129,11 @@ async fn show_metrics(State(http): State<Http>) -> Response {
     metrics.run_upkeep();
     let text = metric_names::with_former_names(&metrics.render());
     share.fit(text.len());
-    share.leave_to_answer();
+    share.attach_to_answer();
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response()
 }
 
-async fn cluster(State(http): State<Http>, parameters: Parameters) -> Response {
+async fn cluster(State(http): State<Http>, parameters: QueryParameters) -> Response {
     let consistency = parameters.only(&["consistency"]);
     match consistency.and_then(|()| parameters.consistency()) {
         Ok(consistency) => json(service::cluster(&http.services.desk, consistency).await),
@@ -141,16 +141,20 @@ async fn cluster(State(http): State<Http>, parameters: Parameters) -> Response {
     }
 }
 
-async fn agents(State(http): State<Http>, caller: Caller, parameters: Parameters) -> Response {
-    let request = list(parameters, History::None);
-    listed::<v1::AgentPage>(&http, List::Agents, caller, request).await
+async fn agents(
+    State(http): State<Http>,
+    caller: RequestPeer,
+    parameters: QueryParameters,
+) -> Response {
+    let request = list(parameters, HistoryFilter::Excluded);
+    listed::<v1::AgentPage>(&http, ListKind::Agents, caller, request).await
 }
 
 async fn agent(
     State(http): State<Http>,
-    caller: Caller,
-    Segments(id): Segments<String>,
-    parameters: Parameters,
+    caller: RequestPeer,
+    PathSegments(id): PathSegments<String>,
+    parameters: QueryParameters,
 ) -> Response {
     match one(id, &parameters) {
         Ok(request) => json(answer(http.services.get_agent(caller.asks(request)).await)),
@@ -158,16 +162,20 @@ async fn agent(
     }
 }
 
-async fn frameworks(State(http): State<Http>, caller: Caller, parameters: Parameters) -> Response {
-    let request = list(parameters, History::Kept);
-    listed::<v1::FrameworkPage>(&http, List::Frameworks, caller, request).await
+async fn frameworks(
+    State(http): State<Http>,
+    caller: RequestPeer,
+    parameters: QueryParameters,
+) -> Response {
+    let request = list(parameters, HistoryFilter::Included);
+    listed::<v1::FrameworkPage>(&http, ListKind::Frameworks, caller, request).await
 }
 
 async fn framework(
     State(http): State<Http>,
-    caller: Caller,
-    Segments(id): Segments<String>,
-    parameters: Parameters,
+    caller: RequestPeer,
+    PathSegments(id): PathSegments<String>,
+    parameters: QueryParameters,
 ) -> Response {
     match one(id, &parameters) {
         Ok(request) => json(answer(
@@ -181,9 +189,9 @@ async fn framework(
 /// `wanted=cpus:1;mem:64`.
 async fn explain(
     State(http): State<Http>,
-    caller: Caller,
-    Segments(framework_id): Segments<String>,
-    parameters: Parameters,
+    caller: RequestPeer,
+    PathSegments(framework_id): PathSegments<String>,
+    parameters: QueryParameters,
 ) -> Response {
     match explain_request(framework_id, &parameters) {
         Ok(request) => json(answer(http.services.explain(caller.asks(request)).await)),
@@ -193,7 +201,7 @@ async fn explain(
 
 fn explain_request(
     framework_id: String,
-    parameters: &Parameters,
+    parameters: &QueryParameters,
 ) -> Result<v1::ExplainRequest, Status> {
     parameters.only(&["wanted", "consistency"])?;
     // The leader answers in any case.
@@ -212,16 +220,20 @@ fn explain_request(
     })
 }
 
-async fn tasks(State(http): State<Http>, caller: Caller, parameters: Parameters) -> Response {
-    let request = list(parameters, History::Kept);
-    listed::<v1::TaskPage>(&http, List::Tasks, caller, request).await
+async fn tasks(
+    State(http): State<Http>,
+    caller: RequestPeer,
+    parameters: QueryParameters,
+) -> Response {
+    let request = list(parameters, HistoryFilter::Included);
+    listed::<v1::TaskPage>(&http, ListKind::Tasks, caller, request).await
 }
 
 async fn task(
     State(http): State<Http>,
-    caller: Caller,
-    Segments((framework_id, id)): Segments<(String, String)>,
-    parameters: Parameters,
+    caller: RequestPeer,
+    PathSegments((framework_id, id)): PathSegments<(String, String)>,
+    parameters: QueryParameters,
 ) -> Response {
     let request = one(id, &parameters).map(|request| v1::GetRequest {
         framework_id,
@@ -233,15 +245,19 @@ async fn task(
     }
 }
 
-async fn offers(State(http): State<Http>, caller: Caller, parameters: Parameters) -> Response {
-    let request = list(parameters, History::None);
-    listed::<v1::OfferPage>(&http, List::Offers, caller, request).await
+async fn offers(
+    State(http): State<Http>,
+    caller: RequestPeer,
+    parameters: QueryParameters,
+) -> Response {
+    let request = list(parameters, HistoryFilter::Excluded);
+    listed::<v1::OfferPage>(&http, ListKind::Offers, caller, request).await
 }
 
 /// Forwards a file request to the agent that has the files, and streams its response back.
 async fn agent_files(
     State(http): State<Http>,
-    Segments((id, verb)): Segments<(String, String)>,
+    PathSegments((id, verb)): PathSegments<(String, String)>,
     RawQuery(query): RawQuery,
 ) -> Response {
     if !["browse", "read", "download"].contains(&verb.as_str()) {
@@ -267,7 +283,7 @@ async fn agent_files(
         query.unwrap_or_default()
     );
     match http.agents.get(url).send().await {
-        Ok(answer) => passed_on(answer, Some(place)),
+        Ok(answer) => stream_response(answer, Some(place)),
         Err(why) => problem(&Status::unavailable(format!(
             "{id} at {address} does not answer: {why}"
         ))),
@@ -288,7 +304,7 @@ pub(crate) async fn address_of(http: &Http, request: v1::GetRequest) -> Result<S
 }
 
 /// Streams an agent's response; it keeps its permit until its end.
-pub(crate) fn passed_on(
+pub(crate) fn stream_response(
     answer: reqwest::Response,
     place: Option<OwnedSemaphorePermit>,
 ) -> Response {
@@ -322,7 +338,7 @@ fn answer<T>(answer: Result<tonic::Response<T>, Status>) -> Result<T, Status> {
 }
 
 /// Builds the request for one record.
-fn one(id: String, parameters: &Parameters) -> Result<v1::GetRequest, Status> {
+fn one(id: String, parameters: &QueryParameters) -> Result<v1::GetRequest, Status> {
     parameters.only(&["consistency", "min_revision"])?;
     Ok(v1::GetRequest {
         id,
@@ -334,14 +350,14 @@ fn one(id: String, parameters: &Parameters) -> Result<v1::GetRequest, Status> {
 
 /// Whether a list includes records that have ended.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum History {
-    Kept,
-    None,
+enum HistoryFilter {
+    Included,
+    Excluded,
 }
 
 /// Builds a list request: known parameters control the page; every other one is a field to filter
 /// by.
-fn list(parameters: Parameters, history: History) -> Result<v1::ListRequest, Status> {
+fn list(parameters: QueryParameters, history: HistoryFilter) -> Result<v1::ListRequest, Status> {
     let mut request = v1::ListRequest {
         consistency: parameters.consistency()?,
         page_size: parameters.number("page_size")?.unwrap_or_default(),
@@ -352,7 +368,7 @@ fn list(parameters: Parameters, history: History) -> Result<v1::ListRequest, Sta
         match name.as_str() {
             "consistency" | "page_size" | "min_revision" => {}
             "page_token" => request.page_token = value,
-            "include_ended" if history == History::Kept => {
+            "include_ended" if history == HistoryFilter::Included => {
                 request.include_ended = choices::flag(&name, &value)?;
             }
             _ => drop(request.filter.insert(name, value)),
@@ -365,8 +381,8 @@ fn list(parameters: Parameters, history: History) -> Result<v1::ListRequest, Sta
 /// it.
 async fn listed<T: prost::Message + Default + serde::Serialize>(
     http: &Http,
-    list: List,
-    caller: Caller,
+    list: ListKind,
+    caller: RequestPeer,
     request: Result<v1::ListRequest, Status>,
 ) -> Response {
     let page = match request {
@@ -422,7 +438,7 @@ mod tests {
     #[test]
     fn a_demand_to_be_explained_is_written_as_resources_are() {
         let ask = |name: &str, value: &str| {
-            let parameters = Parameters([(name.to_owned(), value.to_owned())].into());
+            let parameters = QueryParameters([(name.to_owned(), value.to_owned())].into());
             explain_request("framework-1".to_owned(), &parameters)
         };
         let request = ask("wanted", "cpus:1.5;mem:64").unwrap();

@@ -5,15 +5,15 @@ use std::collections::VecDeque;
 use argosy_proto::v1;
 use argosy_state::Registry;
 use argosy_state::ids::Timestamp;
-use argosy_state::registry::Snapshot;
+use argosy_state::registry::RegistrySnapshot;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use crate::leader::{Answer, Input, Leader, LeaderSight};
+use crate::leader::{Input, Leader, LeaderReply, LeaderView};
 use crate::links::{LinkId, LinkSender, RequestId};
 
 /// Messages from services to the owner.
-pub(crate) enum Message {
+pub(crate) enum OwnerMessage {
     /// An input for which no caller waits.
     Input(Input),
     /// An input for which a caller waits. Dropping the sender reports that this master does not
@@ -21,7 +21,7 @@ pub(crate) enum Message {
     Ask(
         RequestId,
         Box<dyn FnOnce(RequestId) -> Input + Send>,
-        oneshot::Sender<Answer>,
+        oneshot::Sender<LeaderReply>,
     ),
     /// A new stream of an agent.
     AgentLink(LinkId, LinkSender<v1::ToAgent>),
@@ -33,22 +33,22 @@ pub(crate) enum Message {
 
 /// A bounded query of the owner's state: at most some hundred records and 256 KiB. Queries come on
 /// a separate channel, so that no link's input waits behind them.
-pub(crate) type Look = Box<dyn FnOnce(&Facts<'_>) + Send>;
+pub(crate) type StateQuery = Box<dyn FnOnce(&OwnerState<'_>) + Send>;
 
 /// The state that a query sees, within a turn of the owner.
-pub(crate) struct Facts<'a> {
+pub(crate) struct OwnerState<'a> {
     pub(crate) registry: &'a Registry,
     pub(crate) leader: Option<&'a Leader>,
     pub(crate) now: Timestamp,
     pub(crate) failovers: &'a VecDeque<v1::Failover>,
 }
 
-impl Facts<'_> {
+impl OwnerState<'_> {
     /// Returns a copy for readers, in constant time.
-    pub(crate) fn view(&self) -> View {
-        View {
+    pub(crate) fn view(&self) -> StateView {
+        StateView {
             registry: self.registry.snapshot(),
-            leader: self.leader.map(Leader::sight),
+            leader: self.leader.map(Leader::view),
             now: self.now,
             failovers: self.failovers.clone(),
             taken: Instant::now(),
@@ -59,9 +59,9 @@ impl Facts<'_> {
 /// The state that readers see outside the owner's turns: the registry after one entry, and the
 /// leader's state at that time.
 #[derive(Debug)]
-pub(crate) struct View {
-    pub(crate) registry: Snapshot,
-    pub(crate) leader: Option<LeaderSight>,
+pub(crate) struct StateView {
+    pub(crate) registry: RegistrySnapshot,
+    pub(crate) leader: Option<LeaderView>,
     pub(crate) now: Timestamp,
     pub(crate) failovers: VecDeque<v1::Failover>,
     pub(crate) taken: Instant,
@@ -69,7 +69,7 @@ pub(crate) struct View {
 
 /// The leader status for services; cheap to read.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Office {
+pub(crate) struct LeaderStatus {
     /// Whether this process is the active leader.
     pub(crate) here: bool,
     /// API address of the leader, if it is another master.

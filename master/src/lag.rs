@@ -9,7 +9,7 @@ use metrics::{Histogram, histogram};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use crate::inbox::Message;
+use crate::inbox::OwnerMessage;
 
 /// Interval of probes.
 const PROBE: Duration = Duration::from_millis(500);
@@ -22,20 +22,20 @@ const TICKS: u32 = 15;
 const AGAIN: Duration = Duration::from_secs(60);
 
 /// Sends probes until the owner ends.
-pub(crate) async fn probe(inbox: mpsc::Sender<Message>) {
+pub(crate) async fn probe(inbox: mpsc::Sender<OwnerMessage>) {
     let mut due = tokio::time::interval(PROBE);
     due.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         // The moment at which the probe was due, not the one at which this task was scheduled.
         let due = due.tick().await;
-        if inbox.send(Message::Probe(due)).await.is_err() {
+        if inbox.send(OwnerMessage::Probe(due)).await.is_err() {
             return;
         }
     }
 }
 
 /// The lag of the owner, as its probes show it.
-pub(crate) struct Lag {
+pub(crate) struct OwnerLag {
     /// When the last timely probe was due. Messages sent later are not known to have arrived.
     answered: Instant,
     /// Ticks since the last timely probe.
@@ -44,7 +44,7 @@ pub(crate) struct Lag {
     seconds: Histogram,
 }
 
-impl Lag {
+impl OwnerLag {
     pub(crate) fn new(now: Instant) -> Self {
         Self {
             answered: now,
@@ -55,7 +55,7 @@ impl Lag {
     }
 
     /// Records the arrival of a probe. A late one does not reset the lag.
-    pub(crate) fn came(&mut self, now: Instant, due: Instant) {
+    pub(crate) fn record_probe(&mut self, now: Instant, due: Instant) {
         self.seconds.record(now.saturating_duration_since(due));
         if now.saturating_duration_since(due) < TOO_LATE {
             self.answered = due;
@@ -84,12 +84,12 @@ mod tests {
 
     /// Ticks for `length`, with a probe each half second that takes `late` to arrive. Returns the
     /// times of the leadership transfers.
-    fn run(lag: &mut Lag, begun: Instant, length: Duration, late: Duration) -> Vec<Duration> {
+    fn run(lag: &mut OwnerLag, begun: Instant, length: Duration, late: Duration) -> Vec<Duration> {
         let mut handed_over = Vec::new();
         for at in 1..=length.as_millis() as u32 / 100 {
             let now = begun + TICK * at;
             if at % 5 == 0 {
-                lag.came(now, now - late);
+                lag.record_probe(now, now - late);
             }
             if lag.tick(now).is_some() {
                 handed_over.push(now - begun);
@@ -101,7 +101,7 @@ mod tests {
     #[test]
     fn a_leader_that_serves_its_links_late_but_in_time_stays() {
         let begun = Instant::now();
-        let mut lag = Lag::new(begun);
+        let mut lag = OwnerLag::new(begun);
         let late = Duration::from_millis(2_500);
         let minutes = Duration::from_secs(600);
         assert_eq!(run(&mut lag, begun, minutes, late), []);
@@ -110,7 +110,7 @@ mod tests {
     #[test]
     fn a_leader_whose_links_wait_for_more_than_three_seconds_hands_over_once_a_minute() {
         let begun = Instant::now();
-        let mut lag = Lag::new(begun);
+        let mut lag = OwnerLag::new(begun);
         let late = Duration::from_secs(4);
         let handed_over = run(&mut lag, begun, Duration::from_secs(90), late);
         assert_eq!(handed_over.len(), 2);
@@ -120,11 +120,11 @@ mod tests {
     #[test]
     fn a_process_that_was_paused_hands_nothing_over() {
         let begun = Instant::now();
-        let mut lag = Lag::new(begun);
+        let mut lag = OwnerLag::new(begun);
         let back = begun + Duration::from_secs(20);
         // Probe and tick coincide; the result does not depend on their order.
         assert_eq!(lag.tick(back), None);
-        lag.came(back, begun + PROBE);
+        lag.record_probe(back, begun + PROBE);
         let minute = Duration::from_secs(60);
         assert_eq!(run(&mut lag, back, minute, Duration::ZERO), []);
     }

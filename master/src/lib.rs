@@ -34,5 +34,5 @@ mod views;
 mod watchdog;
 
 pub use comparison::Divergence;
-pub use config::Config;
-pub use run::{Parts, RunError, run};
+pub use config::MasterConfig;
+pub use run::{MasterError, MasterParts, run};

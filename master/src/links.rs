@@ -14,7 +14,7 @@ use futures::Stream;
 use metrics::counter;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::leader::Answer;
+use crate::leader::LeaderReply;
 
 /// One connection of an agent or a framework to this process; ids are never reused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -39,7 +39,7 @@ pub(crate) const LINK_BYTES: usize = 64 << 20;
 /// A queued message, and its length in bytes. It is boxed, because a channel keeps some 30 to 100
 /// slots once messages have passed through it. An unboxed slot would be as large as the largest
 /// kind of message.
-type Queued<T> = Box<(usize, T)>;
+type QueuedMessage<T> = Box<(usize, T)>;
 
 /// Creates a stream to a peer: the owner's end, and the connection's end.
 pub(crate) fn link<T>() -> (LinkSender<T>, LinkStream<T>) {
@@ -59,14 +59,14 @@ pub(crate) fn link<T>() -> (LinkSender<T>, LinkStream<T>) {
 /// The owner's end of a stream to a peer.
 #[derive(Debug)]
 pub(crate) struct LinkSender<T> {
-    sender: mpsc::Sender<Queued<T>>,
+    sender: mpsc::Sender<QueuedMessage<T>>,
     /// Bytes sent and not read.
     backlog: Arc<AtomicUsize>,
 }
 
 /// The reason for which a message was not queued on a link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum NotSent {
+pub(crate) enum SendError {
     /// The peer does not drain the stream: its bound in bytes or messages is reached.
     Full,
     /// The stream is closed.
@@ -78,17 +78,17 @@ impl<T: prost::Message> LinkSender<T> {
     ///
     /// # Errors
     /// If the stream is closed or full.
-    pub(crate) fn send(&self, message: T) -> Result<(), NotSent> {
+    pub(crate) fn send(&self, message: T) -> Result<(), SendError> {
         let bytes = message.encoded_len();
         if self.backlog().saturating_add(bytes) > LINK_BYTES {
-            return Err(NotSent::Full);
+            return Err(SendError::Full);
         }
         // Added before the reader can subtract them.
         self.backlog.fetch_add(bytes, Ordering::Relaxed);
         let queued = self.sender.try_send(Box::new((bytes, message)));
         queued.map_err(|error| match error {
-            mpsc::error::TrySendError::Full(_) => NotSent::Full,
-            mpsc::error::TrySendError::Closed(_) => NotSent::Gone,
+            mpsc::error::TrySendError::Full(_) => SendError::Full,
+            mpsc::error::TrySendError::Closed(_) => SendError::Gone,
         })
     }
 
@@ -113,7 +113,7 @@ impl<T: prost::Message> LinkSender<T> {
 /// See [`LinkSender::weak`].
 #[derive(Debug)]
 pub(crate) struct WeakLinkSender<T> {
-    sender: mpsc::WeakSender<Queued<T>>,
+    sender: mpsc::WeakSender<QueuedMessage<T>>,
     backlog: Arc<AtomicUsize>,
 }
 
@@ -130,7 +130,7 @@ impl<T> WeakLinkSender<T> {
 /// The connection's end of a stream to a peer.
 #[derive(Debug)]
 pub(crate) struct LinkStream<T> {
-    receiver: mpsc::Receiver<Queued<T>>,
+    receiver: mpsc::Receiver<QueuedMessage<T>>,
     backlog: Arc<AtomicUsize>,
 }
 
@@ -148,8 +148,8 @@ impl<T> Stream for LinkStream<T> {
 }
 
 /// Returns whether a message was queued; counts the queues that had no room.
-fn queued(sent: Result<(), NotSent>, queue: &'static str) -> bool {
-    if sent == Err(NotSent::Full) {
+fn queued(sent: Result<(), SendError>, queue: &'static str) -> bool {
+    if sent == Err(SendError::Full) {
         counter!("argosy_queue_full_total", "queue" => queue).increment(1);
     }
     sent.is_ok()
@@ -157,9 +157,9 @@ fn queued(sent: Result<(), NotSent>, queue: &'static str) -> bool {
 
 /// The outcome of sending an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Sent {
+pub(crate) enum SendOutcome {
     /// The event was queued.
-    Well,
+    Queued,
     /// The event was queued, and the reader is now behind.
     FellBehind,
     /// The link was closed or full; it is closed now.
@@ -173,7 +173,7 @@ pub(crate) struct Outbox {
     frameworks: BTreeMap<LinkId, LinkSender<v1::Event>>,
     /// Frameworks' links whose readers are behind.
     behind: BTreeSet<LinkId>,
-    waiting: BTreeMap<RequestId, oneshot::Sender<Answer>>,
+    waiting: BTreeMap<RequestId, oneshot::Sender<LeaderReply>>,
 }
 
 impl Outbox {
@@ -185,7 +185,7 @@ impl Outbox {
         self.frameworks.insert(link, sender);
     }
 
-    pub(crate) fn wait(&mut self, request: RequestId, waiter: oneshot::Sender<Answer>) {
+    pub(crate) fn wait(&mut self, request: RequestId, waiter: oneshot::Sender<LeaderReply>) {
         self.waiting.insert(request, waiter);
     }
 
@@ -196,29 +196,29 @@ impl Outbox {
     }
 
     /// Sends a message. Returns false, and closes the link, if it is closed or full.
-    pub(crate) fn tell_agent(&mut self, link: LinkId, message: v1::ToAgent) -> bool {
+    pub(crate) fn send_to_agent(&mut self, link: LinkId, message: v1::ToAgent) -> bool {
         let sent = match self.agents.get(&link) {
             Some(sender) => queued(sender.send(message), "agent-link"),
             None => false,
         };
-        let sent = sent && !buggify::takes(Rare::LinkFull);
+        let sent = sent && !buggify::occurs(Rare::LinkFull);
         if !sent {
             self.agents.remove(&link);
         }
         sent
     }
 
-    pub(crate) fn tell_framework(&mut self, link: LinkId, event: v1::Event) -> Sent {
+    pub(crate) fn send_to_framework(&mut self, link: LinkId, event: v1::Event) -> SendOutcome {
         let sender = self.frameworks.get(&link);
         let sender = sender.filter(|sender| queued(sender.send(event), "framework-link"));
         let Some(sender) = sender else {
             self.close_framework(link);
-            return Sent::Lost;
+            return SendOutcome::Lost;
         };
         if sender.is_behind() && self.behind.insert(link) {
-            Sent::FellBehind
+            SendOutcome::FellBehind
         } else {
-            Sent::Well
+            SendOutcome::Queued
         }
     }
 
@@ -236,7 +236,7 @@ impl Outbox {
     }
 
     /// Answers a caller. A caller that has disconnected needs no answer.
-    pub(crate) fn answer(&mut self, request: RequestId, answer: Answer) {
+    pub(crate) fn answer(&mut self, request: RequestId, answer: LeaderReply) {
         if let Some(waiter) = self.waiting.remove(&request) {
             let _ = waiter.send(answer);
         }
@@ -321,10 +321,19 @@ mod tests {
         let (sender, mut events) = link();
         outbox.open_framework(LINK, sender);
         for _ in 0..LINK_MESSAGES / 2 {
-            assert_eq!(outbox.tell_framework(LINK, heartbeat()), Sent::Well);
+            assert_eq!(
+                outbox.send_to_framework(LINK, heartbeat()),
+                SendOutcome::Queued
+            );
         }
-        assert_eq!(outbox.tell_framework(LINK, heartbeat()), Sent::FellBehind);
-        assert_eq!(outbox.tell_framework(LINK, heartbeat()), Sent::Well);
+        assert_eq!(
+            outbox.send_to_framework(LINK, heartbeat()),
+            SendOutcome::FellBehind
+        );
+        assert_eq!(
+            outbox.send_to_framework(LINK, heartbeat()),
+            SendOutcome::Queued
+        );
         assert_eq!(outbox.caught_up(), []);
         read(&mut events, 2);
         assert_eq!(outbox.caught_up(), [LINK]);
@@ -337,8 +346,14 @@ mod tests {
         let (sender, mut events) = link();
         outbox.open_framework(LINK, sender);
         let half = failure(600_000);
-        assert_eq!(outbox.tell_framework(LINK, half.clone()), Sent::Well);
-        assert_eq!(outbox.tell_framework(LINK, half), Sent::FellBehind);
+        assert_eq!(
+            outbox.send_to_framework(LINK, half.clone()),
+            SendOutcome::Queued
+        );
+        assert_eq!(
+            outbox.send_to_framework(LINK, half),
+            SendOutcome::FellBehind
+        );
         read(&mut events, 1);
         assert_eq!(outbox.caught_up(), [LINK]);
     }
@@ -361,10 +376,10 @@ mod tests {
         outbox.open_agent(LINK, sender);
         let most = LINK_BYTES / (1 << 20) - 1;
         for _ in 0..most {
-            assert!(outbox.tell_agent(LINK, launch(1 << 20)));
+            assert!(outbox.send_to_agent(LINK, launch(1 << 20)));
         }
         assert!(outbox.largest_backlogs()[0] > most << 20);
-        assert!(!outbox.tell_agent(LINK, launch(1 << 20)));
+        assert!(!outbox.send_to_agent(LINK, launch(1 << 20)));
         assert_eq!(outbox.open(), [0, 0]);
         for _ in 0..most {
             orders.next().now_or_never().flatten().unwrap();
@@ -378,7 +393,7 @@ mod tests {
         let (sender, mut orders) = link();
         outbox.open_agent(LINK, sender);
         for _ in 0..2 * LINK_BYTES / (1 << 20) {
-            assert!(outbox.tell_agent(LINK, launch(1 << 20)));
+            assert!(outbox.send_to_agent(LINK, launch(1 << 20)));
             orders.next().now_or_never().flatten().unwrap();
         }
     }
@@ -389,11 +404,20 @@ mod tests {
         let (sender, events) = link();
         outbox.open_framework(LINK, sender);
         for _ in 0..LINK_MESSAGES {
-            assert_ne!(outbox.tell_framework(LINK, heartbeat()), Sent::Lost);
+            assert_ne!(
+                outbox.send_to_framework(LINK, heartbeat()),
+                SendOutcome::Lost
+            );
         }
-        assert_eq!(outbox.tell_framework(LINK, heartbeat()), Sent::Lost);
+        assert_eq!(
+            outbox.send_to_framework(LINK, heartbeat()),
+            SendOutcome::Lost
+        );
         assert_eq!((outbox.open(), outbox.caught_up()), ([0, 0], Vec::new()));
         drop(events);
-        assert_eq!(outbox.tell_framework(LINK, heartbeat()), Sent::Lost);
+        assert_eq!(
+            outbox.send_to_framework(LINK, heartbeat()),
+            SendOutcome::Lost
+        );
     }
 }

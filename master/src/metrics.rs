@@ -9,10 +9,10 @@ use std::sync::{PoisonError, RwLock};
 use std::time::Duration;
 
 use argosy_proto::v1;
-use argosy_raft::{Progress, ProposeError, Status};
+use argosy_raft::{LogProgress, ProposeError, RaftStatus};
 use argosy_state::Registry;
 use argosy_state::agent::AgentMode;
-use argosy_state::registry::Usage;
+use argosy_state::registry::BoundUsage;
 use axum::http::HeaderMap;
 use metrics::{
     Counter, Gauge, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram,
@@ -20,8 +20,8 @@ use metrics::{
 };
 use tonic::Code;
 
-use crate::checks::Checked;
-use crate::comparison::Compared;
+use crate::checks::SliceSummary;
+use crate::comparison::ComparisonResult;
 use crate::leader::Leader;
 use crate::links::{LINK_BYTES, Outbox};
 
@@ -30,7 +30,7 @@ pub(crate) const CALLS: &str = "/argosy.v1.";
 
 /// Counts that the owner publishes at each tick. They are cheap: the registry keeps these sizes.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub(crate) struct Counts {
+pub(crate) struct OwnerCounts {
     is_leader: bool,
     in_office: bool,
     has_leader: bool,
@@ -51,12 +51,12 @@ pub(crate) struct Counts {
     streams: [usize; 2],
     backlogs: [usize; 2],
     total: [i64; 2],
-    usage: Vec<Usage>,
+    usage: Vec<BoundUsage>,
 }
 
 /// Returns the number of entries that each other member lacks; all entries, until this leader has
 /// had its answer.
-fn lag(status: &Status, progress: &Progress) -> Vec<(u64, u64)> {
+fn lag(status: &RaftStatus, progress: &LogProgress) -> Vec<(u64, u64)> {
     let members = status.voters.iter().chain(&*status.learners);
     let others = members.filter(|(id, _)| status.is_leader && *id != status.id);
     let lag = |id| progress.lag.get(id).copied();
@@ -74,11 +74,11 @@ const MODES: [(AgentMode, &str); 6] = [
     (AgentMode::Gone, "gone"),
 ];
 
-impl Counts {
+impl OwnerCounts {
     pub(crate) fn of(
         registry: &Registry,
         leader: Option<&Leader>,
-        (status, progress): (&Status, &Progress),
+        (status, progress): (&RaftStatus, &LogProgress),
         links: &Outbox,
     ) -> Self {
         let linked = leader.map_or(0, Leader::linked_frameworks);
@@ -181,7 +181,7 @@ impl Counts {
 const FAILOVER_MS: u64 = 60_000;
 
 /// The owner's metrics, as handles, so that recording costs next to nothing.
-pub(crate) struct Meters {
+pub(crate) struct OwnerMetrics {
     /// Duration of one request of raft to apply entries, effects included.
     pub(crate) applied: Histogram,
     queued: Counter,
@@ -195,7 +195,7 @@ pub(crate) struct Meters {
     inbox: Gauge,
 }
 
-impl Meters {
+impl OwnerMetrics {
     pub(crate) fn new() -> Self {
         let proposals =
             |result: &'static str| counter!("argosy_raft_proposals_total", "result" => result);
@@ -222,7 +222,7 @@ impl Meters {
         }
     }
 
-    pub(crate) fn checked(&self, checked: Checked) {
+    pub(crate) fn checked(&self, checked: SliceSummary) {
         let counts = [checked.records, checked.offers, checked.left_out];
         for (counter, count) in self.checked.iter().zip(counts) {
             counter.increment(count as u64);
@@ -238,11 +238,11 @@ impl Meters {
 }
 
 /// Counts the logged digests that this master has compared with its own, or could not compare.
-pub(crate) fn compared(all: &[Compared]) {
+pub(crate) fn compared(all: &[ComparisonResult]) {
     for compared in all {
         let result = match compared {
-            Compared::Equal => "equal",
-            Compared::NotKnown => "not-known",
+            ComparisonResult::Equal => "equal",
+            ComparisonResult::Unknown => "not-known",
         };
         counter!("argosy_digest_comparisons_total", "result" => result).increment(1);
     }

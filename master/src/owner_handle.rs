@@ -11,48 +11,48 @@ use tokio::time::Instant;
 use tonic::Status;
 
 use crate::change_ring::ChangeRing;
-use crate::encodings::Encodings;
-use crate::inbox::{Facts, Look, Message, Office, View};
-use crate::leader::{Answer, Input};
+use crate::encodings::EncodingCache;
+use crate::inbox::{LeaderStatus, OwnerMessage, OwnerState, StateQuery, StateView};
+use crate::leader::{Input, LeaderReply};
 use crate::links::{LinkId, RequestId};
-use crate::metrics::Counts;
-use crate::reads::{Bounds, Reads, Share};
-use crate::views::Views;
+use crate::metrics::OwnerCounts;
+use crate::reads::{ReadBounds, ReadLimiter, ReadReservation};
+use crate::views::SharedView;
 
 /// A handle to the owner of the registry; cheap to clone.
 #[derive(Clone)]
-pub(crate) struct Desk {
+pub(crate) struct OwnerHandle {
     pub(crate) node: Node,
     /// A full inbox means that the owner is behind: senders wait, which slows their peers down.
-    pub(crate) inbox: mpsc::Sender<Message>,
+    pub(crate) inbox: mpsc::Sender<OwnerMessage>,
     /// A full channel means that readers wait; each has one query in it at most, so they take
     /// turns.
-    looks: mpsc::Sender<Look>,
-    views: Views,
+    looks: mpsc::Sender<StateQuery>,
+    views: SharedView,
     /// The newest changes of the registry.
     pub(crate) changes: ChangeRing,
-    pub(crate) reads: Reads,
+    pub(crate) reads: ReadLimiter,
     /// The runtime that builds pages, with lower priority than everything else.
     pub(crate) readers: Handle,
     /// Encoded records for lists.
-    pub(crate) encodings: Encodings,
+    pub(crate) encodings: EncodingCache,
     /// A separate budget for frameworks: readers of lists cannot use it up.
-    pub(crate) reconciliations: Reads,
-    pub(crate) office: watch::Receiver<Office>,
+    pub(crate) reconciliations: ReadLimiter,
+    pub(crate) office: watch::Receiver<LeaderStatus>,
     pub(crate) applied: watch::Receiver<u64>,
-    pub(crate) counts: watch::Receiver<Counts>,
+    pub(crate) counts: watch::Receiver<OwnerCounts>,
     pub(crate) own_address: String,
     next: Arc<AtomicU64>,
 }
 
-impl Desk {
+impl OwnerHandle {
     pub(crate) fn new(
         node: Node,
-        (inbox, looks): (mpsc::Sender<Message>, mpsc::Sender<Look>),
-        (views, changes): (Views, ChangeRing),
-        (reads, readers): (Reads, Handle),
-        (office, applied): (watch::Receiver<Office>, watch::Receiver<u64>),
-        counts: watch::Receiver<Counts>,
+        (inbox, looks): (mpsc::Sender<OwnerMessage>, mpsc::Sender<StateQuery>),
+        (views, changes): (SharedView, ChangeRing),
+        (reads, readers): (ReadLimiter, Handle),
+        (office, applied): (watch::Receiver<LeaderStatus>, watch::Receiver<u64>),
+        counts: watch::Receiver<OwnerCounts>,
         own_address: String,
     ) -> Self {
         Self {
@@ -63,13 +63,13 @@ impl Desk {
             changes,
             reads,
             readers,
-            encodings: Encodings::default(),
-            reconciliations: Reads::new(Bounds {
+            encodings: EncodingCache::default(),
+            reconciliations: ReadLimiter::new(ReadBounds {
                 bytes: 32 << 20,
                 // A follower forwards the calls of many frameworks over one connection.
                 bytes_each: 32 << 20,
                 bytes_kept: 0,
-                ..Bounds::default()
+                ..ReadBounds::default()
             }),
             office,
             applied,
@@ -89,7 +89,7 @@ impl Desk {
     }
 
     /// Sends a message to the owner. Fails only when this process is shutting down.
-    pub(crate) async fn send(&self, message: Message) -> Result<(), Status> {
+    pub(crate) async fn send(&self, message: OwnerMessage) -> Result<(), Status> {
         self.inbox.send(message).await.map_err(|_| stopping())
     }
 
@@ -100,10 +100,10 @@ impl Desk {
     pub(crate) async fn ask(
         &self,
         input: impl FnOnce(RequestId) -> Input + Send + 'static,
-    ) -> Result<Answer, Status> {
+    ) -> Result<LeaderReply, Status> {
         let term = self.office.borrow().term;
         let answer = self.answer(input).await?;
-        if matches!(answer, Answer::Refused { .. }) {
+        if matches!(answer, LeaderReply::Refused { .. }) {
             let led = self.node.confirm_term().await;
             if led.map_err(|why| unavailable(&why.to_string()))? != Some(term) {
                 return Err(unavailable(MOVED));
@@ -115,9 +115,9 @@ impl Desk {
     async fn answer(
         &self,
         input: impl FnOnce(RequestId) -> Input + Send + 'static,
-    ) -> Result<Answer, Status> {
+    ) -> Result<LeaderReply, Status> {
         let (waiter, answer) = oneshot::channel();
-        self.send(Message::Ask(
+        self.send(OwnerMessage::Ask(
             RequestId(self.number()),
             Box::new(input),
             waiter,
@@ -128,22 +128,22 @@ impl Desk {
 
     /// Returns the facts as of log index `index` or later, for reads outside the owner's turns. The
     /// entry at `index` must already be applied here.
-    pub(crate) async fn view(&self, index: u64) -> Result<Arc<View>, Status> {
+    pub(crate) async fn view(&self, index: u64) -> Result<Arc<StateView>, Status> {
         if let Some(view) = self.views.recent(index, Instant::now()) {
             return Ok(view);
         }
         let views = self.views.clone();
-        self.look(move |facts| views.renewed(facts, index)).await
+        self.query(move |facts| views.renewed(facts, index)).await
     }
 
     /// Queries the owner's state within one of its turns; `look` must touch only a bounded number
     /// of records.
-    pub(crate) async fn look<T: Send + 'static>(
+    pub(crate) async fn query<T: Send + 'static>(
         &self,
-        look: impl FnOnce(&Facts<'_>) -> T + Send + 'static,
+        look: impl FnOnce(&OwnerState<'_>) -> T + Send + 'static,
     ) -> Result<T, Status> {
         let (sender, answer) = oneshot::channel();
-        let read = move |facts: &Facts<'_>| {
+        let read = move |facts: &OwnerState<'_>| {
             // A reader that has disconnected needs no answer.
             let _ = sender.send(look(facts));
         };
@@ -152,8 +152,12 @@ impl Desk {
         answer.await.map_err(|_| stopping())
     }
 
-    /// Waits in line for room to build an answer. See [`Reads::reserve`].
-    pub(crate) async fn reserve(&self, bytes: usize, likely: usize) -> Result<Share, Status> {
+    /// Waits in line for room to build an answer. See [`ReadLimiter::reserve`].
+    pub(crate) async fn reserve(
+        &self,
+        bytes: usize,
+        likely: usize,
+    ) -> Result<ReadReservation, Status> {
         self.reads.reserve(bytes, likely).await
     }
 
@@ -162,13 +166,13 @@ impl Desk {
     pub(crate) async fn read_one<T>(
         &self,
         index: u64,
-        read: impl FnOnce(&View) -> T,
+        read: impl FnOnce(&StateView) -> T,
         bytes: impl FnOnce(&T) -> usize,
     ) -> Result<T, Status> {
         let mut share = self.reserve(RECORD_BYTES, LIKELY_BYTES).await?;
         let found = read(&*self.view(index).await?);
         share.fit(2 * bytes(&found));
-        share.leave_to_answer();
+        share.attach_to_answer();
         Ok(found)
     }
 
@@ -214,7 +218,7 @@ impl Desk {
     }
 
     /// Waits for a leader and returns its status; UNAVAILABLE at the deadline.
-    pub(crate) async fn leader(&self, deadline: Instant) -> Result<Office, Status> {
+    pub(crate) async fn leader(&self, deadline: Instant) -> Result<LeaderStatus, Status> {
         let known = self.office.borrow().clone();
         if known.here || known.leader.is_some() {
             return Ok(known);

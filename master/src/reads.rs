@@ -2,8 +2,9 @@
 //! them; for all connections together and for each.
 //!
 //! An answer holds its share of the budget from before it is built until its last byte is sent.
-//! This module does not depend on what is read. Reading order: [`Bounds`], [`Reads::reserve`], then
-//! `line` (the order of waiting reads) and `sending` (answers in progress).
+//! This module does not depend on what is read. Reading order: [`ReadBounds`],
+//! [`ReadLimiter::reserve`], then `line` (the order of waiting reads) and `sending` (answers in
+//! progress).
 
 mod line;
 mod sending;
@@ -20,12 +21,12 @@ use tokio::time::Instant;
 use tonic::Status;
 use tonic_types::{ErrorDetails, StatusExt};
 
-use line::{Caller, Line, Room};
-use sending::Sending;
+use line::{ConnectionKey, FairReadQueue, ReadCapacity};
+use sending::SendTracker;
 
 /// The bounds of one process.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Bounds {
+pub(crate) struct ReadBounds {
     /// Maximum number of answers that are built at the same time. Each may compute for some
     /// milliseconds on a thread that also serves links.
     pub(crate) builders: usize,
@@ -51,7 +52,7 @@ pub(crate) struct Bounds {
     pub(crate) longest: Duration,
 }
 
-impl Default for Bounds {
+impl Default for ReadBounds {
     fn default() -> Self {
         Self {
             builders: 8,
@@ -75,40 +76,40 @@ const ANSWER_BYTES: usize = 32 << 10;
 
 /// The budget. Cheap to clone; clones share it.
 #[derive(Debug, Clone)]
-pub(crate) struct Reads {
-    bounds: Bounds,
-    line: Arc<Queue>,
-    sending: Sending,
+pub(crate) struct ReadLimiter {
+    bounds: ReadBounds,
+    line: Arc<SharedReadQueue>,
+    sending: SendTracker,
 }
 
-type Queue = Mutex<Line<oneshot::Sender<Share>>>;
+type SharedReadQueue = Mutex<FairReadQueue<oneshot::Sender<ReadReservation>>>;
 
 /// A part of the budget; released when it is dropped.
 #[derive(Debug)]
-pub(crate) struct Share {
-    line: Arc<Queue>,
-    caller: Caller,
+pub(crate) struct ReadReservation {
+    line: Arc<SharedReadQueue>,
+    caller: ConnectionKey,
     units: usize,
     builds: bool,
 }
 
 /// The call that this task answers.
-struct Answering {
-    caller: Caller,
-    shares: RefCell<Vec<Share>>,
+struct CurrentCall {
+    caller: ConnectionKey,
+    shares: RefCell<Vec<ReadReservation>>,
 }
 
 tokio::task_local! {
-    static CALL: Answering;
+    static CALL: CurrentCall;
 }
 
-impl Reads {
-    pub(crate) fn new(bounds: Bounds) -> Self {
-        let room = |bytes: usize, builders| Room {
+impl ReadLimiter {
+    pub(crate) fn new(bounds: ReadBounds) -> Self {
+        let room = |bytes: usize, builders| ReadCapacity {
             units: bytes / UNIT,
             builders,
         };
-        let line = Line::new(
+        let line = FairReadQueue::new(
             room(bounds.bytes, bounds.builders),
             room(bounds.bytes_each, bounds.builders_each),
             bounds.bytes_kept / UNIT,
@@ -117,7 +118,7 @@ impl Reads {
         Self {
             bounds,
             line: Arc::new(Mutex::new(line)),
-            sending: Sending::default(),
+            sending: SendTracker::default(),
         }
     }
 
@@ -126,24 +127,28 @@ impl Reads {
     ///
     /// # Errors
     /// RESOURCE_EXHAUSTED if the line is full, or there is no room in time.
-    pub(crate) async fn reserve(&self, bytes: usize, likely: usize) -> Result<Share, Status> {
+    pub(crate) async fn reserve(
+        &self,
+        bytes: usize,
+        likely: usize,
+    ) -> Result<ReadReservation, Status> {
         let caller = CALL.try_with(|call| call.caller).unwrap_or_default();
         self.reserve_for(caller, bytes, likely).await
     }
 
     async fn reserve_for(
         &self,
-        caller: Caller,
+        caller: ConnectionKey,
         bytes: usize,
         likely: usize,
-    ) -> Result<Share, Status> {
+    ) -> Result<ReadReservation, Status> {
         let units =
             units(bytes + ANSWER_BYTES).min((self.bounds.bytes - self.bounds.bytes_kept) / UNIT);
         let (waiter, turn) = oneshot::channel();
         let cost = units.min(self::units(likely + ANSWER_BYTES));
         let serial = locked(&self.line).enter(caller, units, cost, waiter);
         // Also when this call is dropped while it waits.
-        let _place = Place {
+        let _place = QueueTicket {
             line: &self.line,
             caller,
             serial,
@@ -172,7 +177,7 @@ impl Reads {
             };
             let cut = self
                 .sending
-                .cut(Instant::now(), stalled, self.bounds.longest);
+                .drop_slow(Instant::now(), stalled, self.bounds.longest);
             if cut > 0 {
                 counter!("argosy_reads_cut_off_total").increment(cut);
             }
@@ -193,12 +198,12 @@ impl Reads {
 }
 
 /// Grants their shares to all reads that are next.
-fn serve(line: &Arc<Queue>) {
+fn serve(line: &Arc<SharedReadQueue>) {
     loop {
         let Some(turn) = locked(line).next() else {
             return;
         };
-        let share = Share {
+        let share = ReadReservation {
             line: Arc::clone(line),
             caller: turn.caller,
             units: turn.units,
@@ -209,11 +214,11 @@ fn serve(line: &Arc<Queue>) {
     }
 }
 
-impl Share {
+impl ReadReservation {
     /// Releases the builder slot: the answer is built.
     pub(crate) fn built(&mut self) {
         if std::mem::take(&mut self.builds) {
-            let room = Room {
+            let room = ReadCapacity {
                 units: 0,
                 builders: 1,
             };
@@ -227,7 +232,7 @@ impl Share {
     pub(crate) fn fit(&mut self, bytes: usize) {
         let units = units(bytes + ANSWER_BYTES);
         if units <= self.units {
-            let room = Room {
+            let room = ReadCapacity {
                 units: self.units - units,
                 builders: 0,
             };
@@ -240,15 +245,15 @@ impl Share {
     }
 
     /// Attaches the share to the answer of this task. Outside a call it is released immediately.
-    pub(crate) fn leave_to_answer(self) {
+    pub(crate) fn attach_to_answer(self) {
         // Outside a call nothing is sent.
         let _ = CALL.try_with(|call| call.shares.borrow_mut().push(self));
     }
 }
 
-impl Drop for Share {
+impl Drop for ReadReservation {
     fn drop(&mut self) {
-        let room = Room {
+        let room = ReadCapacity {
             units: self.units,
             builders: usize::from(self.builds),
         };
@@ -258,13 +263,13 @@ impl Drop for Share {
 }
 
 /// A place in the line, released when it is dropped.
-struct Place<'a> {
-    line: &'a Arc<Queue>,
-    caller: Caller,
+struct QueueTicket<'a> {
+    line: &'a Arc<SharedReadQueue>,
+    caller: ConnectionKey,
     serial: u64,
 }
 
-impl Drop for Place<'_> {
+impl Drop for QueueTicket<'_> {
     fn drop(&mut self) {
         locked(self.line).leave(self.caller, self.serial);
         // It may have been the first one, followed by others that need less.
@@ -274,7 +279,9 @@ impl Drop for Place<'_> {
 
 /// Locks the line. Code under the lock panics only because of a bug, and the line is consistent
 /// between its calls.
-fn locked(line: &Queue) -> MutexGuard<'_, Line<oneshot::Sender<Share>>> {
+fn locked(
+    line: &SharedReadQueue,
+) -> MutexGuard<'_, FairReadQueue<oneshot::Sender<ReadReservation>>> {
     line.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -295,12 +302,12 @@ fn refused(why: &str) -> Status {
 /// ends here, and the answer is not cut off.
 pub(crate) async fn apart<T>(read: impl Future<Output = T>) -> T {
     let caller = CALL.try_with(|call| call.caller).unwrap_or_default();
-    CALL.scope(Answering::of(caller), read).await
+    CALL.scope(CurrentCall::of(caller), read).await
 }
 
 /// Keeps the answer's share of the budget until its body is sent.
 pub(crate) async fn bounded(
-    reads: &Reads,
+    reads: &ReadLimiter,
     peer: Option<&PeerIdentity>,
     answered: impl Future<Output = Response>,
 ) -> Response {
@@ -309,15 +316,15 @@ pub(crate) async fn bounded(
         let response = answered.await;
         (response, CALL.with(|call| call.shares.take()))
     };
-    let (response, shares) = CALL.scope(Answering::of(caller), answered).await;
+    let (response, shares) = CALL.scope(CurrentCall::of(caller), answered).await;
     if shares.is_empty() {
         return response;
     }
     response.map(|body| reads.sending.send(body, shares))
 }
 
-impl Answering {
-    fn of(caller: Caller) -> Self {
+impl CurrentCall {
+    fn of(caller: ConnectionKey) -> Self {
         Self {
             caller,
             shares: RefCell::default(),
@@ -329,14 +336,14 @@ impl Answering {
 mod tests {
     use super::*;
 
-    fn small() -> Reads {
-        Reads::new(Bounds {
+    fn small() -> ReadLimiter {
+        ReadLimiter::new(ReadBounds {
             builders: 2,
             line: 1,
             bytes: 4 * ANSWER_BYTES,
             bytes_kept: 0,
             patience: Duration::from_millis(20),
-            ..Bounds::default()
+            ..ReadBounds::default()
         })
     }
 
@@ -381,10 +388,10 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn another_connection_is_served_although_one_asks_for_more_than_the_line_takes() {
-        let reads = Reads::new(Bounds {
+        let reads = ReadLimiter::new(ReadBounds {
             builders: 2,
             line: 20,
-            ..Bounds::default()
+            ..ReadBounds::default()
         });
         let greedy = Some("10.0.0.1:1".parse().unwrap());
         let mut flood = tokio::task::JoinSet::new();

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use argosy_proto::v1;
-use argosy_raft::{Node, OwnerRequest, Status};
+use argosy_raft::{Node, OwnerRequest, RaftStatus};
 use argosy_state::Registry;
 use argosy_state::bugs::{self, Bug};
 use argosy_state::ids::{Epoch, NodeId};
@@ -24,33 +24,33 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::change_ring::ChangeRing;
-use crate::checks::{Checks, Load};
-use crate::clock::Clock;
-use crate::comparison::Comparison;
-use crate::config::Limits;
+use crate::checks::{CheckProgress, OwnerLoad};
+use crate::clock::ClusterClock;
+use crate::comparison::DigestComparison;
+use crate::config::LeaderTimeouts;
 use crate::failovers::Failovers;
-use crate::inbox::{Look, Message, Office};
-use crate::lag::Lag;
-use crate::leader::{Effect, Input, Leader, Now};
-use crate::links::{Outbox, Sent};
-use crate::metrics::{Counts, Meters};
-use crate::run::RunError;
-use crate::step_downs::{Distance, FAR_AWAY, Falls, TOO_OFTEN};
-use crate::turns::{LookShare, Turns};
-use crate::views::Views;
-use crate::watchdog::Pulse;
-use applying::{Applying, Founding};
-use loading::Loading;
-use proposing::Unproposed;
+use crate::inbox::{LeaderStatus, OwnerMessage, StateQuery};
+use crate::lag::OwnerLag;
+use crate::leader::{Effect, Input, Leader, LeaderTime};
+use crate::links::{Outbox, SendOutcome};
+use crate::metrics::{OwnerCounts, OwnerMetrics};
+use crate::run::MasterError;
+use crate::step_downs::{FAR_AWAY, FarTransfer, StepDowns, TOO_OFTEN};
+use crate::turns::{OwnerTurn, QueryShare};
+use crate::views::SharedView;
+use crate::watchdog::TurnCounter;
+use applying::{ApplyProgress, InitialLevel};
+use loading::RegistryLoad;
+use proposing::PendingProposal;
 
 /// The state that the replica publishes.
-pub(crate) struct Published {
-    pub(crate) office: watch::Sender<Office>,
+pub(crate) struct PublishedState {
+    pub(crate) office: watch::Sender<LeaderStatus>,
     pub(crate) applied: watch::Sender<u64>,
-    pub(crate) counts: watch::Sender<Counts>,
-    pub(crate) views: Views,
+    pub(crate) counts: watch::Sender<OwnerCounts>,
+    pub(crate) views: SharedView,
     pub(crate) changes: ChangeRing,
-    pub(crate) pulse: Arc<Pulse>,
+    pub(crate) pulse: Arc<TurnCounter>,
 }
 
 /// Maximum number of inputs taken from the inbox at one time.
@@ -69,48 +69,48 @@ const REOPEN: Duration = Duration::from_secs(2);
 pub(crate) struct Replica {
     node: Node,
     process: u64,
-    limits: Limits,
+    limits: LeaderTimeouts,
     office_lease: Duration,
     registry: Registry,
-    comparison: Comparison,
-    checks: Checks,
+    comparison: DigestComparison,
+    checks: CheckProgress,
     leader: Option<Leader>,
     outbox: Outbox,
-    published: Published,
-    status: watch::Receiver<Status>,
+    published: PublishedState,
+    status: watch::Receiver<RaftStatus>,
     /// Inputs that were taken and not processed yet.
-    taken: VecDeque<Message>,
+    taken: VecDeque<OwnerMessage>,
     /// Proposals for which raft's queue had no room. While there are any, nothing is taken from the
     /// inbox, and callers wait.
-    unproposed: VecDeque<Unproposed>,
+    unproposed: VecDeque<PendingProposal>,
     /// The term for which an `OpenEpoch` was proposed.
     opened: u64,
     opened_at: Instant,
-    founding: Founding,
-    clock: Clock,
+    founding: InitialLevel,
+    clock: ClusterClock,
     failovers: Failovers,
     /// Whether offers or orders are due for which the last turn had no time.
     more_to_send: bool,
-    falls: Falls,
-    distance: Distance,
+    falls: StepDowns,
+    distance: FarTransfer,
     hand_over: mpsc::Sender<&'static str>,
     entropy: [u8; 32],
-    meters: Meters,
+    meters: OwnerMetrics,
     ticked: Instant,
     /// Entries in progress. Raft passes no more until these are applied.
-    applying: Option<Applying>,
-    loading: Loading,
-    turns: Turns,
-    look_share: LookShare,
-    lag: Lag,
+    applying: Option<ApplyProgress>,
+    loading: RegistryLoad,
+    turns: OwnerTurn,
+    look_share: QueryShare,
+    lag: OwnerLag,
 }
 
 impl Replica {
     pub(crate) fn new(
         node: Node,
-        limits: Limits,
+        limits: LeaderTimeouts,
         office_lease: Duration,
-        published: Published,
+        published: PublishedState,
         hand_over: mpsc::Sender<&'static str>,
         registry: Registry,
         entropy: [u8; 32],
@@ -122,10 +122,10 @@ impl Replica {
             node,
             limits,
             office_lease,
-            clock: Clock::new(registry.time()),
+            clock: ClusterClock::new(registry.time()),
             failovers: Failovers::new(registry.cluster().term),
-            comparison: Comparison::of(&registry),
-            checks: Checks::default(),
+            comparison: DigestComparison::of(&registry),
+            checks: CheckProgress::default(),
             registry,
             leader: None,
             outbox: Outbox::default(),
@@ -135,19 +135,19 @@ impl Replica {
             unproposed: VecDeque::new(),
             opened: 0,
             opened_at: Instant::now(),
-            founding: Founding::default(),
+            founding: InitialLevel::default(),
             more_to_send: false,
-            falls: Falls::new(office_lease),
-            distance: Distance::default(),
+            falls: StepDowns::new(office_lease),
+            distance: FarTransfer::default(),
             hand_over,
             entropy,
-            meters: Meters::new(),
+            meters: OwnerMetrics::new(),
             ticked: Instant::now(),
             applying: None,
-            loading: Loading::default(),
-            turns: Turns::new(),
-            look_share: LookShare::new(Instant::now()),
-            lag: Lag::new(Instant::now()),
+            loading: RegistryLoad::default(),
+            turns: OwnerTurn::new(),
+            look_share: QueryShare::new(Instant::now()),
+            lag: OwnerLag::new(Instant::now()),
         }
     }
 
@@ -158,10 +158,10 @@ impl Replica {
     pub(crate) async fn run(
         mut self,
         mut requests: mpsc::Receiver<OwnerRequest>,
-        mut inbox: mpsc::Receiver<Message>,
-        mut looks: mpsc::Receiver<Look>,
+        mut inbox: mpsc::Receiver<OwnerMessage>,
+        mut looks: mpsc::Receiver<StateQuery>,
         stop: CancellationToken,
-    ) -> Result<(), RunError> {
+    ) -> Result<(), MasterError> {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut batch = Vec::with_capacity(INPUTS);
@@ -178,13 +178,13 @@ impl Replica {
                 () = stop.cancelled() => return Ok(()),
                 request = requests.recv(), if is_free && self.applying.is_none() => match request {
                     Some(request) => self.raft(request)?,
-                    None => return if stop.is_cancelled() { Ok(()) } else { Err(RunError::ended()) },
+                    None => return if stop.is_cancelled() { Ok(()) } else { Err(MasterError::ended()) },
                 },
                 changed = self.status.changed() => {
                     if changed.is_err() {
-                        return Err(RunError::ended());
+                        return Err(MasterError::ended());
                     }
-                    self.status_changed().map_err(RunError::Failed)?;
+                    self.status_changed().map_err(MasterError::Failed)?;
                 }
                 _ = tick.tick() => self.tick(inbox.len())?,
                 () = std::future::ready(()), if is_owed => self.turns.begin(),
@@ -200,11 +200,11 @@ impl Replica {
                         return Ok(());
                     }
                     self.taken.extend(batch.drain(..));
-                    self.work_off();
+                    self.process_inputs();
                 }
                 // After everything else: continues with the work for which the last turn had no
                 // time.
-                () = tokio::task::yield_now(), if has_work => self.work_off(),
+                () = tokio::task::yield_now(), if has_work => self.process_inputs(),
                 look = looks.recv(), if !has_work => match look {
                     Some(look) => self.show(look),
                     None => return Ok(()),
@@ -221,9 +221,9 @@ impl Replica {
     }
 
     /// Processes inputs in their order, as long as there is time and raft accepts their proposals.
-    fn work_off(&mut self) {
+    fn process_inputs(&mut self) {
         self.turns.begin();
-        self.look();
+        self.run_queries();
         while self.unproposed.is_empty() && !self.turns.is_spent() {
             let Some(message) = self.taken.pop_front() else {
                 return;
@@ -232,8 +232,8 @@ impl Replica {
         }
     }
 
-    fn look(&mut self) {
-        let Some(gap) = self.clock.look(self.leader.is_some()) else {
+    fn run_queries(&mut self) {
+        let Some(gap) = self.clock.advance(self.leader.is_some()) else {
             return;
         };
         warn!(
@@ -246,10 +246,10 @@ impl Replica {
         }
     }
 
-    fn clocks(&self) -> Now {
-        Now {
+    fn clocks(&self) -> LeaderTime {
+        LeaderTime {
             at: self.clock.now(),
-            wall_ms: self.node.wall().now_ms(),
+            wall_ms: self.node.wall_clock().now_ms(),
         }
     }
 
@@ -257,27 +257,27 @@ impl Replica {
     /// ends this master's leadership.
     fn epoch_opened(&mut self, epoch: Epoch) {
         let cluster = self.registry.cluster();
-        let former_term = self.failovers.reign(cluster.term);
+        let former_term = self.failovers.record_epoch(cluster.term);
         let ours = cluster.leader == NodeId(self.node.id()) && cluster.process == self.process;
         let leads = {
             let status = self.status.borrow();
             status.is_leader && status.term == cluster.term
         };
         if ours && leads {
-            self.leave_office("a new epoch begins");
+            self.stop_leading("a new epoch begins");
             self.opened = self.registry.cluster().term;
-            self.clock = Clock::new(self.registry.time());
-            self.enter_office(epoch);
+            self.clock = ClusterClock::new(self.registry.time());
+            self.start_leading(epoch);
             let phases = self.status.borrow().phases;
             self.failovers
-                .begin(epoch, former_term, phases, self.node.wall().now_ms());
+                .begin(epoch, former_term, phases, self.node.wall_clock().now_ms());
         } else {
-            self.leave_office("another master has opened a new epoch");
+            self.stop_leading("another master has opened a new epoch");
             self.publish_office();
         }
     }
 
-    fn enter_office(&mut self, epoch: Epoch) {
+    fn start_leading(&mut self, epoch: Epoch) {
         info!(
             epoch = epoch.0,
             term = self.registry.cluster().term,
@@ -288,7 +288,7 @@ impl Replica {
         self.step(Input::Tick);
     }
 
-    fn leave_office(&mut self, why: &str) {
+    fn stop_leading(&mut self, why: &str) {
         if self.leader.take().is_none() {
             return;
         }
@@ -297,7 +297,7 @@ impl Replica {
         self.opened = 0;
         warn!(epoch = self.registry.epoch().0, why, "stepped down");
         self.unproposed.clear();
-        self.node.forget_queued();
+        self.node.clear_queue();
         self.outbox.close_all();
         self.publish_office();
     }
@@ -309,7 +309,7 @@ impl Replica {
             .as_ref()
             .filter(|(id, _)| *id != self.node.id())
             .map(|(_, member)| member.api_address.clone());
-        let office = Office {
+        let office = LeaderStatus {
             here: self.leader.is_some(),
             leader,
             epoch: self.registry.epoch().0,
@@ -332,9 +332,9 @@ impl Replica {
             return Err(failure);
         }
         if self.leader.is_some() && (!is_leader || term != self.registry.cluster().term) {
-            self.leave_office("the term has ended");
+            self.stop_leading("the term has ended");
         }
-        if is_leader && self.opened != term && self.is_heard() {
+        if is_leader && self.opened != term && self.has_quorum() {
             self.open_epoch(term);
         }
         self.publish_office();
@@ -343,15 +343,15 @@ impl Replica {
 
     /// Returns whether a quorum has answered recently. A leader without such an answer opens no
     /// epoch either: its entries would keep the others from electing a leader that has one.
-    fn is_heard(&self) -> bool {
+    fn has_quorum(&self) -> bool {
         let acked = self.node.quorum_acked_ago();
         acked.is_some_and(|ago| ago <= self.office_lease)
     }
 
-    fn tick(&mut self, waiting: usize) -> Result<(), RunError> {
+    fn tick(&mut self, waiting: usize) -> Result<(), MasterError> {
         self.turns.begin();
-        self.look();
-        self.propose_on();
+        self.run_queries();
+        self.propose_pending();
         self.meters
             .tick(self.ticked.elapsed(), TICK, waiting + self.taken.len());
         self.ticked = Instant::now();
@@ -360,10 +360,10 @@ impl Replica {
             let status = self.status.borrow();
             (status.is_leader, status.term)
         };
-        let heard = self.is_heard();
+        let heard = self.has_quorum();
         if self.leader.is_some() && !heard && !bugs::is_on(Bug::QuorumLossIgnored) {
-            self.leave_office("no quorum has answered for too long");
-            if self.falls.fall(Instant::now()) {
+            self.stop_leading("no quorum has answered for too long");
+            if self.falls.record(Instant::now()) {
                 // A full channel means that a transfer is already in progress.
                 let _ = self.hand_over.try_send(TOO_OFTEN);
             }
@@ -385,12 +385,12 @@ impl Replica {
         self.publish_counts();
         let is_idle = waiting == 0 && self.taken.is_empty() && !self.more_to_send;
         let load = match is_idle && self.unproposed.is_empty() {
-            true => Load::Idle,
-            false => Load::Busy,
+            true => OwnerLoad::Idle,
+            false => OwnerLoad::Busy,
         };
         let book = self.leader.as_ref().map(Leader::book);
         let checked = self.checks.tick(load, &self.registry, book);
-        self.meters.checked(checked.map_err(RunError::Failed)?);
+        self.meters.checked(checked.map_err(MasterError::Failed)?);
         Ok(())
     }
 
@@ -411,15 +411,15 @@ impl Replica {
     /// Transfers leadership if this leader cannot confirm reads: another master may be closer to a
     /// majority.
     fn check_distance(&mut self) {
-        if self.distance.look(self.node.is_far_away(), Instant::now()) {
+        if self.distance.check(self.node.is_far_away(), Instant::now()) {
             // A full channel means that a transfer is already in progress.
             let _ = self.hand_over.try_send(FAR_AWAY);
         }
     }
 
-    fn message(&mut self, message: Message) {
+    fn message(&mut self, message: OwnerMessage) {
         match message {
-            Message::Input(input) => {
+            OwnerMessage::Input(input) => {
                 match &input {
                     // The agent has abandoned this link, and sends its hello on another one.
                     Input::AgentHello { link, .. } if !self.outbox.has_agent(*link) => return,
@@ -429,16 +429,17 @@ impl Replica {
                 }
                 self.step(input);
             }
-            Message::Ask(request, input, waiter) => {
+            OwnerMessage::Ask(request, input, waiter) => {
                 if self.leader.is_some() {
                     self.outbox.wait(request, waiter);
                     self.step(input(request));
                 }
             }
-            Message::AgentLink(..) | Message::FrameworkLink(..) if self.leader.is_none() => {}
-            Message::AgentLink(link, sender) => self.outbox.open_agent(link, sender),
-            Message::FrameworkLink(link, sender) => self.outbox.open_framework(link, sender),
-            Message::Probe(due) => self.lag.came(Instant::now(), due),
+            OwnerMessage::AgentLink(..) | OwnerMessage::FrameworkLink(..)
+                if self.leader.is_none() => {}
+            OwnerMessage::AgentLink(link, sender) => self.outbox.open_agent(link, sender),
+            OwnerMessage::FrameworkLink(link, sender) => self.outbox.open_framework(link, sender),
+            OwnerMessage::Probe(due) => self.lag.record_probe(Instant::now(), due),
         }
     }
 
@@ -468,7 +469,7 @@ impl Replica {
             matches!(effect, Effect::ToFramework(_, event) if matches!(event.event, Some(v1::event::Event::Offers(_))))
         });
         if offered {
-            self.failovers.first_offer(self.node.wall().now_ms());
+            self.failovers.first_offer(self.node.wall_clock().now_ms());
         }
         self.perform(effects);
     }
@@ -478,30 +479,30 @@ impl Replica {
             match effect {
                 Effect::Propose(proposed) => self.propose(&proposed),
                 Effect::ToAgent(link, message) => {
-                    if !self.outbox.tell_agent(link, *message) {
+                    if !self.outbox.send_to_agent(link, *message) {
                         self.step(Input::AgentClosed { link });
                     }
                 }
                 Effect::ToFramework(link, event) => {
-                    match self.outbox.tell_framework(link, *event) {
-                        Sent::Well => {}
-                        Sent::FellBehind => {
+                    match self.outbox.send_to_framework(link, *event) {
+                        SendOutcome::Queued => {}
+                        SendOutcome::FellBehind => {
                             let behind = true;
                             self.step(Input::FrameworkBehind { link, behind });
                         }
-                        Sent::Lost => self.step(Input::FrameworkClosed { link }),
+                        SendOutcome::Lost => self.step(Input::FrameworkClosed { link }),
                     }
                 }
                 Effect::CloseAgent(link) => self.outbox.close_agent(link),
                 Effect::CloseFramework(link) => self.outbox.close_framework(link),
                 Effect::Answer(request, answer) => self.outbox.answer(request, answer),
-                Effect::HandOver => drop(self.hand_over.try_send(AGENTS_SILENT)),
+                Effect::TransferLeadership => drop(self.hand_over.try_send(AGENTS_SILENT)),
             }
         }
     }
 
     fn publish_counts(&self) {
-        let counts = Counts::of(
+        let counts = OwnerCounts::of(
             &self.registry,
             self.leader.as_ref(),
             (&self.status.borrow(), &self.node.progress()),

@@ -6,15 +6,15 @@ mod tests;
 use std::sync::Arc;
 use std::time::Duration;
 
-use argosy_proto::server::hosts::Hosts;
-use argosy_proto::server::{self, Limits as Connections};
+use argosy_proto::server::hosts::AllowedHosts;
+use argosy_proto::server::{self, PortLimits as Connections};
 use argosy_proto::transport::Listener;
 use argosy_proto::v1::agents_server::AgentsServer;
 use argosy_proto::v1::leadership_server::LeadershipServer;
 use argosy_proto::v1::operator_server::OperatorServer;
 use argosy_proto::v1::reigns_server::ReignsServer;
 use argosy_proto::v1::scheduler_server::SchedulerServer;
-use argosy_raft::{MemoryStore, Node, NodeConfig, OwnerRequest, StartError, Surroundings};
+use argosy_raft::{MemoryStore, Node, NodeConfig, NodeEnvironment, OwnerRequest, StartError};
 use argosy_state::Registry;
 use axum::Router;
 use metrics_exporter_prometheus::PrometheusHandle;
@@ -26,26 +26,26 @@ use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 use tracing::{error, info, warn};
 
 use crate::change_ring::{self, ChangeRing};
-use crate::comparison::{self, Comparison, Divergence};
-use crate::config::{Config, Limits};
-use crate::front::Front;
-use crate::inbox::{Look, Message, Office};
-use crate::metrics::Counts;
-use crate::owner_handle::Desk;
-use crate::reads::{Bounds, Reads};
-use crate::replica::{self, Published, Replica};
+use crate::comparison::{self, DigestComparison, Divergence};
+use crate::config::{LeaderTimeouts, MasterConfig};
+use crate::front::ApiRouter;
+use crate::inbox::{LeaderStatus, OwnerMessage, StateQuery};
+use crate::metrics::OwnerCounts;
+use crate::owner_handle::OwnerHandle;
+use crate::reads::{ReadBounds, ReadLimiter};
+use crate::replica::{self, PublishedState, Replica};
 use crate::service;
-use crate::service::{MESSAGE_BYTES, Peers, Services, health};
-use crate::views::Views;
-use crate::watchdog::{Pulse, Watchdog};
+use crate::service::{MESSAGE_BYTES, MasterConnections, Services, health};
+use crate::views::SharedView;
+use crate::watchdog::{TurnCounter, Watchdog};
 use crate::{exec, http, lag, metrics};
 
 /// Parts of a master that its caller provides.
-pub struct Parts {
+pub struct MasterParts {
     /// The listener of the API.
     pub api: Listener,
     /// Raft's listener, its connections to other masters, and its clock.
-    pub raft: Surroundings,
+    pub raft: NodeEnvironment,
     /// The runtime of raft and of the owner of the registry, preferably with one thread, so that a
     /// flood on the API cannot cost leadership.
     pub raft_runtime: Handle,
@@ -61,7 +61,7 @@ pub struct Parts {
 
 /// The reason for which a master ended.
 #[derive(Debug, thiserror::Error)]
-pub enum RunError {
+pub enum MasterError {
     /// Raft did not start.
     #[error(transparent)]
     Start(#[from] StartError),
@@ -74,7 +74,7 @@ pub enum RunError {
     Diverged(#[from] Divergence),
 }
 
-impl RunError {
+impl MasterError {
     pub(crate) fn ended() -> Self {
         Self::Failed("consensus has ended".to_owned())
     }
@@ -100,11 +100,15 @@ const GOODBYE: Duration = Duration::from_secs(1);
 ///
 /// # Errors
 /// If the master cannot start, or must not continue.
-pub async fn run(config: Config, parts: Parts, stop: CancellationToken) -> Result<(), RunError> {
+pub async fn run(
+    config: MasterConfig,
+    parts: MasterParts,
+    stop: CancellationToken,
+) -> Result<(), MasterError> {
     metrics::describe();
     let directory = parts.memory.is_none().then(|| config.directory.clone());
     let ended = lead_or_follow(config, parts, stop).await;
-    if let (Err(RunError::Diverged(why)), Some(directory)) = (&ended, directory) {
+    if let (Err(MasterError::Diverged(why)), Some(directory)) = (&ended, directory) {
         // A restart would serve an incorrect registry.
         if let Err(source) = argosy_raft::forbid_start(&directory, &why.to_string()) {
             error!(%source, directory = %directory.display(), "this master must not be started again, and this cannot be recorded in its directory");
@@ -114,13 +118,13 @@ pub async fn run(config: Config, parts: Parts, stop: CancellationToken) -> Resul
 }
 
 async fn lead_or_follow(
-    config: Config,
-    parts: Parts,
+    config: MasterConfig,
+    parts: MasterParts,
     stop: CancellationToken,
-) -> Result<(), RunError> {
+) -> Result<(), MasterError> {
     let (owner, mut requests) = mpsc::channel(RAFT_REQUESTS);
     let raft_stop = CancellationToken::new();
-    let peers = Peers::new(parts.raft.dialer.clone());
+    let peers = MasterConnections::new(parts.raft.dialer.clone());
     let has_threads = parts.memory.is_none();
     let stopped = raft_stop.clone();
     let starting = starting(config.clone(), parts.memory, parts.raft, owner, stopped);
@@ -128,9 +132,9 @@ async fn lead_or_follow(
     let mut api = parts.api;
     let (node, registry) = tokio::select! {
         loaded = load(starting, &mut requests, &stop, &raft_stop) => loaded?,
-        never = turn_away(&mut api) => match never {},
+        never = reject_connections(&mut api) => match never {},
     };
-    let Owner {
+    let RegistryOwner {
         replica,
         desk,
         messages,
@@ -150,18 +154,18 @@ async fn lead_or_follow(
         peers,
         tasks: TaskTracker::new(),
     };
-    let door = exec::Door::new(server::outgoing(exec::STREAMS));
+    let door = exec::StreamLimit::new(server::outgoing(exec::STREAMS));
     let pages = http::router(services.clone(), parts.metrics, door, config.access.clone());
     let hosts = config.hosts();
     let mut server = tokio::spawn(serve(services, api, (pages, hosts), served.clone()));
     let hands = tokio::spawn(transfer_when_asked(node.clone(), handing));
     let inboxes = (requests, messages, looks);
-    let owner = own(replica, inboxes, node.clone(), stop.clone());
+    let owner = run_owner(replica, inboxes, node.clone(), stop.clone());
     let mut owner = AbortOnDropHandle::new(parts.raft_runtime.spawn(owner));
     let ended = tokio::select! {
-        ended = &mut owner => ended.unwrap_or_else(|why| Err(RunError::Failed(format!("the owner of the registry ended: {why}")))),
+        ended = &mut owner => ended.unwrap_or_else(|why| Err(MasterError::Failed(format!("the owner of the registry ended: {why}")))),
         // The server ends only when it is stopped, and by then the owner has ended.
-        ended = &mut server => Err(RunError::Failed(format!("the API ended: {ended:?}"))),
+        ended = &mut server => Err(MasterError::Failed(format!("the API ended: {ended:?}"))),
     };
     drop(watchdog);
     served.cancel();
@@ -177,63 +181,67 @@ async fn lead_or_follow(
 }
 
 /// Runs on threads that are independent of the owner's; a simulation has one thread.
-fn watched(pulse: Arc<Pulse>, node: &Node, has_threads: bool) -> Result<Watchdog, RunError> {
-    let give_up = giving_up(node.clone());
+fn watched(
+    pulse: Arc<TurnCounter>,
+    node: &Node,
+    has_threads: bool,
+) -> Result<Watchdog, MasterError> {
+    let give_up = step_down_handler(node.clone());
     if !has_threads {
         return Ok(Watchdog::task(pulse, give_up));
     }
     let started = Watchdog::thread(pulse, give_up);
-    started.map_err(|why| RunError::Failed(format!("the watchdog cannot start: {why}")))
+    started.map_err(|why| MasterError::Failed(format!("the watchdog cannot start: {why}")))
 }
 
 /// Starts a leadership transfer on the current runtime. It succeeds only if the owner alone stalls:
 /// if its thread stalls, consensus does too, and the followers have elected another leader by then.
-fn giving_up(node: Node) -> impl Fn() + Send + Sync + 'static {
+fn step_down_handler(node: Node) -> impl Fn() + Send + Sync + 'static {
     let on = Handle::current();
     move || {
         let node = node.clone();
-        on.spawn(async move { hand_over_first(&node).await });
+        on.spawn(async move { transfer_leadership(&node).await });
     }
 }
 
 /// The owner of the registry and the ends of its channels.
-struct Owner {
+struct RegistryOwner {
     replica: Replica,
-    desk: Desk,
-    messages: mpsc::Receiver<Message>,
-    looks: mpsc::Receiver<Look>,
+    desk: OwnerHandle,
+    messages: mpsc::Receiver<OwnerMessage>,
+    looks: mpsc::Receiver<StateQuery>,
     handing: mpsc::Receiver<&'static str>,
-    pulse: Arc<Pulse>,
+    pulse: Arc<TurnCounter>,
 }
 
 /// The owner's receivers: raft's requests, messages, queries.
 type Inboxes = (
     mpsc::Receiver<OwnerRequest>,
-    mpsc::Receiver<Message>,
-    mpsc::Receiver<Look>,
+    mpsc::Receiver<OwnerMessage>,
+    mpsc::Receiver<StateQuery>,
 );
 
 /// Returns the lease and the tick in which a leader notices that it has expired.
-fn deposed_leader_ms(config: &Config) -> u64 {
-    let longest = config.office_lease() + replica::TICK;
+fn deposed_leader_ms(config: &MasterConfig) -> u64 {
+    let longest = config.leader_lease() + replica::TICK;
     u64::try_from(longest.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn owner_of(
-    config: &Config,
+    config: &MasterConfig,
     node: &Node,
     registry: Registry,
     (entropy, readers): ([u8; 32], Handle),
-) -> Owner {
-    let (office, office_seen) = watch::channel(Office::default());
+) -> RegistryOwner {
+    let (office, office_seen) = watch::channel(LeaderStatus::default());
     let (applied, applied_seen) = watch::channel(registry.applied());
-    let (counts, counts_seen) = watch::channel(Counts::default());
+    let (counts, counts_seen) = watch::channel(OwnerCounts::default());
     let (inbox, messages) = mpsc::channel(INBOX);
     let (look, looks) = mpsc::channel(LOOKS);
-    let views = Views::default();
-    let changes = ChangeRing::new(change_ring::Bounds::default(), registry.applied());
+    let views = SharedView::default();
+    let changes = ChangeRing::new(change_ring::RingBounds::default(), registry.applied());
     let (hand_over, handing) = mpsc::channel(1);
-    let limits = Limits {
+    let limits = LeaderTimeouts {
         agent_timeout_ms: config.agent_timeout_ms,
         framework_timeout_ms: config.framework_timeout_ms,
         framework_grace_ms: config.framework_grace_ms,
@@ -241,8 +249,8 @@ fn owner_of(
         deposed_leader_ms: deposed_leader_ms(config),
         resume_ms: RESUME_MS,
     };
-    let pulse = Arc::new(Pulse::default());
-    let published = Published {
+    let pulse = Arc::new(TurnCounter::default());
+    let published = PublishedState {
         office,
         applied,
         counts,
@@ -250,7 +258,7 @@ fn owner_of(
         changes: changes.clone(),
         pulse: Arc::clone(&pulse),
     };
-    let lease = config.office_lease();
+    let lease = config.leader_lease();
     let replica = Replica::new(
         node.clone(),
         limits,
@@ -261,16 +269,16 @@ fn owner_of(
         entropy,
     );
     let replica = replica.beginning_at(config.founding_level);
-    let desk = Desk::new(
+    let desk = OwnerHandle::new(
         node.clone(),
         (inbox, look),
         (views, changes),
-        (Reads::new(Bounds::default()), readers),
+        (ReadLimiter::new(ReadBounds::default()), readers),
         (office_seen, applied_seen),
         counts_seen,
         config.api_address.clone(),
     );
-    Owner {
+    RegistryOwner {
         replica,
         desk,
         messages,
@@ -282,12 +290,12 @@ fn owner_of(
 
 /// Runs the owner until `stop`, and continues while leadership is transferred: entries committed
 /// until then still take effect.
-async fn own(
+async fn run_owner(
     replica: Replica,
     (requests, messages, looks): Inboxes,
     node: Node,
     stop: CancellationToken,
-) -> Result<(), RunError> {
+) -> Result<(), MasterError> {
     let owner_stop = CancellationToken::new();
     let owner = replica.run(requests, messages, looks, owner_stop.clone());
     tokio::pin!(owner);
@@ -297,7 +305,7 @@ async fn own(
     }
     tokio::select! {
         ended = &mut owner => ended,
-        () = hand_over_first(&node) => {
+        () = transfer_leadership(&node) => {
             owner_stop.cancel();
             owner.await
         }
@@ -306,9 +314,9 @@ async fn own(
 
 /// Starts raft on its runtime.
 async fn starting(
-    config: Config,
+    config: MasterConfig,
     memory: Option<MemoryStore>,
-    surroundings: Surroundings,
+    surroundings: NodeEnvironment,
     owner: mpsc::Sender<OwnerRequest>,
     stop: CancellationToken,
 ) -> Result<Node, StartError> {
@@ -332,7 +340,7 @@ async fn starting(
 /// handles the owner's requests until then. A client cannot be answered before raft has started,
 /// and for a master that belongs to no group yet that may never happen. Clients see the connection
 /// end, and use another master.
-async fn turn_away(api: &mut Listener) -> std::convert::Infallible {
+async fn reject_connections(api: &mut Listener) -> std::convert::Infallible {
     loop {
         drop(api.accept().await);
     }
@@ -343,10 +351,10 @@ async fn load(
     requests: &mut mpsc::Receiver<OwnerRequest>,
     stop: &CancellationToken,
     raft_stop: &CancellationToken,
-) -> Result<(Node, Registry), RunError> {
+) -> Result<(Node, Registry), MasterError> {
     tokio::pin!(starting);
     let mut registry = Registry::new();
-    let mut compared = Comparison::of(&registry);
+    let mut compared = DigestComparison::of(&registry);
     loop {
         tokio::select! {
             () = stop.cancelled() => {
@@ -354,22 +362,22 @@ async fn load(
                 return Err(StartError::Stopped.into());
             }
             node = &mut starting => {
-                let node = node.map_err(|why| RunError::Failed(format!("raft's start ended: {why}")))??;
+                let node = node.map_err(|why| MasterError::Failed(format!("raft's start ended: {why}")))??;
                 return Ok((node, registry));
             }
             // When raft's start fails, its channel closes; the start returns the actual error.
-            Some(request) = requests.recv() => early(&mut registry, &mut compared, request)?,
+            Some(request) = requests.recv() => serve_startup_requests(&mut registry, &mut compared, request)?,
         }
     }
 }
 
 /// Handles raft's requests before the owner runs: to load, and to apply entries that were committed
 /// before.
-fn early(
+fn serve_startup_requests(
     registry: &mut Registry,
-    compared: &mut Comparison,
+    compared: &mut DigestComparison,
     request: OwnerRequest,
-) -> Result<(), RunError> {
+) -> Result<(), MasterError> {
     match request {
         OwnerRequest::Load {
             last_index,
@@ -377,15 +385,15 @@ fn early(
             done,
         } => {
             let loaded = Registry::load(last_index, records);
-            *registry = loaded.map_err(|why| RunError::unreadable(&why))?;
-            *compared = Comparison::of(registry);
+            *registry = loaded.map_err(|why| MasterError::unreadable(&why))?;
+            *compared = DigestComparison::of(registry);
             let _ = done.send(());
         }
         OwnerRequest::Apply { entries, done } => {
             let mut writes = Vec::new();
             for entry in &entries {
                 let all = comparison::apply_quietly(registry, entry, &mut writes)
-                    .map_err(|why| RunError::unreadable(&why))?;
+                    .map_err(|why| MasterError::unreadable(&why))?;
                 metrics::compared(&compared.applied(registry, &all)?);
             }
             let _ = done.send(writes);
@@ -394,7 +402,7 @@ fn early(
     Ok(())
 }
 
-async fn hand_over_first(node: &Node) {
+async fn transfer_leadership(node: &Node) {
     if !node.status().borrow().is_leader {
         return;
     }
@@ -408,14 +416,14 @@ async fn hand_over_first(node: &Node) {
 async fn transfer_when_asked(node: Node, mut asked: mpsc::Receiver<&'static str>) {
     while let Some(why) = asked.recv().await {
         warn!("{why}");
-        hand_over_first(&node).await;
+        transfer_leadership(&node).await;
     }
 }
 
 async fn serve(
     services: Services,
     socket: Listener,
-    (pages, hosts): (Router, Hosts),
+    (pages, hosts): (Router, AllowedHosts),
     stop: CancellationToken,
 ) -> std::io::Result<()> {
     let reflection = service::reflection().map_err(std::io::Error::other)?;
@@ -437,7 +445,7 @@ async fn serve(
         .merge(reflection)
         .merge(pages)
         .fallback(http::unknown);
-    let front = Front::new(router, services.desk, hosts);
+    let front = ApiRouter::new(router, services.desk, hosts);
     let connections = Connections::of_this_process("api");
     tokio::select! {
         () = server::serve(socket, front, connections, stop.clone()) => {}

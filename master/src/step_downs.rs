@@ -2,9 +2,9 @@
 //!
 //! This module is pure. If no quorum answers within the lease, the leader stops acting and the
 //! others elect another one. Two cases remain. Answers may take about as long as the lease, so that
-//! the leader loses and regains its active status again and again ([`Falls`]). Or answers arrive
-//! within the lease but take longer than a heartbeat may, so that no read is confirmed
-//! ([`Distance`]).
+//! the leader loses and regains its active status again and again ([`StepDowns`]). Or answers
+//! arrive within the lease but take longer than a heartbeat may, so that no read is confirmed
+//! ([`FarTransfer`]).
 
 use std::time::Duration;
 
@@ -24,12 +24,12 @@ pub(crate) const FAR_AWAY: &str = "a majority of the masters is too far away to 
 
 /// The step-downs that still count.
 #[derive(Debug)]
-pub(crate) struct Falls {
+pub(crate) struct StepDowns {
     within: Duration,
     falls: Vec<Instant>,
 }
 
-impl Falls {
+impl StepDowns {
     pub(crate) fn new(lease: Duration) -> Self {
         Self {
             within: lease * LEASES,
@@ -39,7 +39,7 @@ impl Falls {
 
     /// Records a step-down. Returns true, and resets the count, if leadership should be
     /// transferred.
-    pub(crate) fn fall(&mut self, now: Instant) -> bool {
+    pub(crate) fn record(&mut self, now: Instant) -> bool {
         self.falls
             .retain(|fall| now.duration_since(*fall) < self.within);
         self.falls.push(now);
@@ -59,28 +59,28 @@ const RETRY: Duration = Duration::from_secs(10);
 /// A master that was far away, transferred leadership and was elected again keeps it. Otherwise
 /// leadership would move endlessly among masters that are all far away from each other.
 #[derive(Debug, Default)]
-pub(crate) enum Distance {
+pub(crate) enum FarTransfer {
     #[default]
     Near,
     /// The master leads, and requested a transfer at this time.
-    Asked(Instant),
+    Requested(Instant),
     /// The master no longer leads since its request.
-    HandedOver,
+    Transferred,
 }
 
-impl Distance {
+impl FarTransfer {
     /// Records whether this master is far away from a majority, `None` while it does not lead.
     /// Returns whether to transfer leadership now.
-    pub(crate) fn look(&mut self, is_far: Option<bool>, now: Instant) -> bool {
+    pub(crate) fn check(&mut self, is_far: Option<bool>, now: Instant) -> bool {
         let (next, asks) = match (&*self, is_far) {
             (Self::Near, None) | (_, Some(false)) => (Self::Near, false),
-            (Self::Near, Some(true)) => (Self::Asked(now), true),
-            (Self::Asked(at), Some(true)) if now.duration_since(*at) < RETRY => {
-                (Self::Asked(*at), false)
+            (Self::Near, Some(true)) => (Self::Requested(now), true),
+            (Self::Requested(at), Some(true)) if now.duration_since(*at) < RETRY => {
+                (Self::Requested(*at), false)
             }
-            (Self::Asked(_), Some(true)) => (Self::Asked(now), true),
-            (Self::Asked(_) | Self::HandedOver, None) | (Self::HandedOver, Some(true)) => {
-                (Self::HandedOver, false)
+            (Self::Requested(_), Some(true)) => (Self::Requested(now), true),
+            (Self::Requested(_) | Self::Transferred, None) | (Self::Transferred, Some(true)) => {
+                (Self::Transferred, false)
             }
         };
         *self = next;
@@ -95,8 +95,8 @@ mod tests {
     #[test]
     fn a_leader_far_away_hands_leadership_over_once_until_it_was_near() {
         let begun = Instant::now();
-        let mut distance = Distance::default();
-        let mut look = |is_far, ms: u64| distance.look(is_far, begun + Duration::from_millis(ms));
+        let mut distance = FarTransfer::default();
+        let mut look = |is_far, ms: u64| distance.check(is_far, begun + Duration::from_millis(ms));
         assert!(!look(None, 0) && !look(Some(false), 1_000) && look(Some(true), 2_000));
         assert!(!look(Some(true), 2_100), "under way");
         assert!(
@@ -109,8 +109,8 @@ mod tests {
     #[test]
     fn a_leader_far_away_tries_again_if_nobody_took_leadership_over() {
         let begun = Instant::now();
-        let mut distance = Distance::default();
-        let mut look = |ms: u64| distance.look(Some(true), begun + Duration::from_millis(ms));
+        let mut distance = FarTransfer::default();
+        let mut look = |ms: u64| distance.check(Some(true), begun + Duration::from_millis(ms));
         assert!(look(0) && !look(9_999));
         assert!(look(10_000) && !look(10_100) && look(20_100));
     }
@@ -118,8 +118,8 @@ mod tests {
     #[test]
     fn the_third_fall_in_a_short_time_gives_leadership_away_and_single_ones_do_not() {
         let begun = Instant::now();
-        let mut falls = Falls::new(Duration::from_millis(300));
-        let mut at = |ms: u64| falls.fall(begun + Duration::from_millis(ms));
+        let mut falls = StepDowns::new(Duration::from_millis(300));
+        let mut at = |ms: u64| falls.record(begun + Duration::from_millis(ms));
         assert!(!at(0) && !at(400) && at(900));
         assert!(!at(1_200), "it counts anew");
         assert!(!at(6_300) && !at(11_400) && !at(16_500));

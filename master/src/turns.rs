@@ -30,13 +30,13 @@ const LITTLE_TIME: Duration = Duration::from_millis(1);
 
 /// Work that one turn has applied so far.
 #[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Spent {
+pub(crate) struct TurnWork {
     work: u32,
     records: usize,
     bytes: usize,
 }
 
-impl Spent {
+impl TurnWork {
     /// Adds an entry of this work that has changed these records.
     pub(crate) fn add(&mut self, work: u32, writes: &[RecordWrite]) {
         let bytes = |write: &RecordWrite| write.value.as_ref().map_or(0, Bytes::len);
@@ -84,7 +84,7 @@ pub(crate) fn work(command: &Command) -> u32 {
         Command::Sweep(_)
         | Command::AgentUnreachable(_)
         | Command::PruneAgent(_)
-        | Command::Stopped(_)
+        | Command::TasksStopped(_)
         | Command::ExpireFramework(_) => UPDATE * argosy_state::limits::TASKS_PER_SWEEP,
         Command::OpenEpoch(_)
         | Command::Tick
@@ -105,11 +105,11 @@ const LOOK_SHARE: u32 = 4;
 
 /// Time from which the next query may run although other work waits.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct LookShare {
+pub(crate) struct QueryShare {
     open: Instant,
 }
 
-impl LookShare {
+impl QueryShare {
     pub(crate) fn new(now: Instant) -> Self {
         Self { open: now }
     }
@@ -126,9 +126,9 @@ impl LookShare {
 }
 
 /// The current turn: the work done, the budget left, and the duration of turns.
-pub(crate) struct Turns {
+pub(crate) struct OwnerTurn {
     began: Instant,
-    spent: Spent,
+    spent: TurnWork,
     /// Whether the last turn left offers and orders to the next one.
     are_offers_owed: bool,
     took: Histogram,
@@ -147,11 +147,11 @@ fn cpu() -> Option<Duration> {
     Some(now.into())
 }
 
-impl Turns {
+impl OwnerTurn {
     pub(crate) fn new() -> Self {
         Self {
             began: Instant::now(),
-            spent: Spent::default(),
+            spent: TurnWork::default(),
             are_offers_owed: false,
             took: histogram!("argosy_master_turn_seconds"),
             cpu_began: None,
@@ -163,7 +163,7 @@ impl Turns {
     pub(crate) fn begin(&mut self) {
         self.began = Instant::now();
         self.cpu_began = cpu();
-        self.spent = Spent::default();
+        self.spent = TurnWork::default();
     }
 
     /// Records that an entry of this work was applied and has changed these records.
@@ -212,7 +212,7 @@ impl Turns {
 #[cfg(test)]
 mod tests {
     use argosy_state::actor::Actor;
-    use argosy_state::command::{Acknowledge, Entry, Proposed};
+    use argosy_state::command::{Acknowledge, LogEntry, ProposedCommand};
     use argosy_state::ids::{AgentId, FrameworkId};
     use argosy_state::limits;
     use argosy_state::task::TaskState;
@@ -271,13 +271,13 @@ mod tests {
             updates: updates.collect(),
         });
         assert!(work(&command) <= argosy_raft::TURN_WORK);
-        let commands = vec![Proposed {
+        let commands = vec![ProposedCommand {
             ticket: world.ticket(),
             actor: Actor::default(),
             command,
         }];
         let at = world.now;
-        let (_, writes) = world.feed(&Entry { at, commands });
+        let (_, writes) = world.apply_entry(&LogEntry { at, commands });
         assert!(
             writes.len() <= limits::RECORDS_PER_COMMAND,
             "{}",
@@ -291,20 +291,20 @@ mod tests {
 
     #[test]
     fn entries_that_change_much_wait_for_the_next_turn() {
-        let mut spent = Spent::default();
+        let mut spent = TurnWork::default();
         spent.add(1, &[write(100), write(100)]);
         assert!(!spent.is_enough());
         spent.add(1, &vec![write(1); TURN_RECORDS]);
         assert!(spent.is_enough());
-        let mut spent = Spent::default();
+        let mut spent = TurnWork::default();
         spent.add(1, &[write(TURN_BYTES)]);
         assert!(spent.is_enough());
     }
 
     /// Applies the work and records of a launch `launches` times; returns the part that one turn
     /// accepted.
-    fn applied(launches: u32) -> Spent {
-        let mut spent = Spent::default();
+    fn applied(launches: u32) -> TurnWork {
+        let mut spent = TurnWork::default();
         for _ in 0..launches {
             spent.add(16, &[write(200), write(20)]);
         }
@@ -314,7 +314,7 @@ mod tests {
     #[test]
     fn a_large_entry_has_a_turn_alone() {
         let largest = 16 * u32::try_from(limits::TASKS_PER_CALL).unwrap();
-        assert!(Spent::default().has_time_for(largest));
+        assert!(TurnWork::default().has_time_for(largest));
         assert!(!applied(1).has_time_for(largest));
         assert!(applied(64).has_time_for(1_024));
         assert!(!applied(64).has_time_for(1_025));
@@ -322,7 +322,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn offers_wait_for_the_turn_after_one_that_applied_much_or_took_long() {
-        let mut turns = Turns::new();
+        let mut turns = OwnerTurn::new();
         let launches = applied(63);
         turns.begin();
         turns.spent = launches;
@@ -342,7 +342,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_thread_is_shared_after_each_millisecond_of_turns() {
-        let mut turns = Turns::new();
+        let mut turns = OwnerTurn::new();
         let mut shared = Vec::new();
         for turn in 1..=9 {
             turns.begin();
@@ -357,7 +357,7 @@ mod tests {
     #[test]
     fn looks_have_a_quarter_of_the_time_while_other_work_waits() {
         let begun = Instant::now();
-        let mut share = LookShare::new(begun);
+        let mut share = QueryShare::new(begun);
         let (mut now, mut looked) = (begun, Duration::ZERO);
         let look = Duration::from_micros(800);
         // Other work takes turns of a tenth of a millisecond, and always waits.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::inbox::{Facts, View};
+use crate::inbox::{OwnerState, StateView};
 
 /// Time for which a view is given to further readers. Each view has the revision that its reader
 /// needs; the leader's private state, such as links, may be this old.
@@ -16,21 +16,21 @@ const SHARED: Duration = Duration::from_millis(10);
 
 /// The shared view. Clones share it.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Views(
+pub(crate) struct SharedView(
     // A lock, because the owner creates the view and readers take it. It is held to copy or to set
     // a reference.
-    Arc<Mutex<Option<Arc<View>>>>,
+    Arc<Mutex<Option<Arc<StateView>>>>,
 );
 
-impl Views {
+impl SharedView {
     /// Returns a view of the registry at log index `index` or later, if there is a recent one.
-    pub(crate) fn recent(&self, index: u64, now: Instant) -> Option<Arc<View>> {
+    pub(crate) fn recent(&self, index: u64, now: Instant) -> Option<Arc<StateView>> {
         let view = self.view().clone();
         view.filter(|view| view.registry.applied() >= index && !view.is_older_than(SHARED, now))
     }
 
     /// Returns a recent view, or a new one of these facts, in which `index` is applied.
-    pub(crate) fn renewed(&self, facts: &Facts<'_>, index: u64) -> Arc<View> {
+    pub(crate) fn renewed(&self, facts: &OwnerState<'_>, index: u64) -> Arc<StateView> {
         if let Some(view) = self.recent(index, Instant::now()) {
             return view;
         }
@@ -45,18 +45,18 @@ impl Views {
     pub(crate) fn expire(&self, now: Instant) {
         let former = {
             let mut view = self.view();
-            let is_old = |view: &Arc<View>| view.is_older_than(SHARED, now);
+            let is_old = |view: &Arc<StateView>| view.is_older_than(SHARED, now);
             view.take_if(|view| is_old(view))
         };
         drop(former);
     }
 
-    fn view(&self) -> MutexGuard<'_, Option<Arc<View>>> {
+    fn view(&self) -> MutexGuard<'_, Option<Arc<StateView>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl View {
+impl StateView {
     fn is_older_than(&self, age: Duration, now: Instant) -> bool {
         now.duration_since(self.taken) > age
     }
@@ -73,10 +73,10 @@ mod tests {
     async fn a_view_is_shared_as_long_as_it_is_recent_and_new_enough() {
         let mut world = World::new();
         world.register("cpus:1");
-        let views = Views::default();
+        let views = SharedView::default();
         let failovers = VecDeque::new();
         let view = |world: &World, index| {
-            let facts = Facts {
+            let facts = OwnerState {
                 registry: &world.registry,
                 leader: None,
                 now: world.now,

@@ -34,11 +34,11 @@ const LAST_WORDS: Duration = Duration::from_millis(250);
 
 /// The watched loop's turn counter.
 #[derive(Debug, Default)]
-pub(crate) struct Pulse {
+pub(crate) struct TurnCounter {
     turns: AtomicU64,
 }
 
-impl Pulse {
+impl TurnCounter {
     /// Records a turn of the loop.
     pub(crate) fn beat(&self) {
         self.turns.fetch_add(1, Ordering::Relaxed);
@@ -52,24 +52,24 @@ impl Pulse {
 
 /// The action that a check requires.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Verdict {
+enum WatchdogAction {
     /// None: the loop turns.
-    Well,
+    None,
     /// Leadership is given up.
-    GiveUp,
+    StepDown,
     /// The process ends.
     Abort,
 }
 
 /// Logs the verdict, and performs the part of it that needs the rest of the process.
-fn announce(verdict: Verdict, give_up: &impl Fn()) {
+fn perform_action(verdict: WatchdogAction, give_up: &impl Fn()) {
     match verdict {
-        Verdict::Well => {}
-        Verdict::GiveUp => {
+        WatchdogAction::None => {}
+        WatchdogAction::StepDown => {
             error!("the loop that owns the registry has not turned for 2 s: giving up leadership");
             give_up();
         }
-        Verdict::Abort => {
+        WatchdogAction::Abort => {
             error!("the loop that owns the registry has not turned for 3 s: this process ends");
         }
     }
@@ -77,27 +77,27 @@ fn announce(verdict: Verdict, give_up: &impl Fn()) {
 
 /// Observations of a loop so far.
 #[derive(Debug, Default)]
-struct Watch {
+struct LoopWatch {
     seen: Option<u64>,
     looks: u32,
 }
 
-impl Watch {
+impl LoopWatch {
     /// Checks the loop. Each verdict but the first is returned once, until the loop turns again. A
     /// late check restarts the count.
-    fn look(&mut self, turns: u64, is_late: bool) -> Verdict {
+    fn check(&mut self, turns: u64, is_late: bool) -> WatchdogAction {
         if is_late || Some(turns) != self.seen {
             *self = Self {
                 seen: Some(turns),
                 looks: 0,
             };
-            return Verdict::Well;
+            return WatchdogAction::None;
         }
         self.looks += 1;
         match self.looks {
-            GIVE_UP => Verdict::GiveUp,
-            ABORT => Verdict::Abort,
-            _ => Verdict::Well,
+            GIVE_UP => WatchdogAction::StepDown,
+            ABORT => WatchdogAction::Abort,
+            _ => WatchdogAction::None,
         }
     }
 }
@@ -114,7 +114,7 @@ impl Watchdog {
     /// Watches from separate threads. `give_up` is called on one of them and must return
     /// immediately.
     pub(crate) fn thread(
-        pulse: Arc<Pulse>,
+        pulse: Arc<TurnCounter>,
         give_up: impl Fn() + Send + 'static,
     ) -> io::Result<Self> {
         Self::thread_with(pulse, LOOK, give_up, || std::process::abort())
@@ -122,12 +122,12 @@ impl Watchdog {
 
     /// Watches like [`Self::thread`], with another interval and another end.
     pub(crate) fn thread_with(
-        pulse: Arc<Pulse>,
+        pulse: Arc<TurnCounter>,
         look: Duration,
         give_up: impl Fn() + Send + 'static,
         end: impl FnOnce() + Send + 'static,
     ) -> io::Result<Self> {
-        let voice = Voice::start(give_up)?;
+        let voice = StepDownThread::start(give_up)?;
         let (stop, stopped) = mpsc::channel();
         let watcher = thread::Builder::new().name("watchdog".to_owned());
         watcher.spawn(move || {
@@ -139,16 +139,19 @@ impl Watchdog {
     }
 
     /// Watches from a task of the current runtime.
-    pub(crate) fn task(pulse: Arc<Pulse>, give_up: impl Fn() + Send + Sync + 'static) -> Self {
+    pub(crate) fn task(
+        pulse: Arc<TurnCounter>,
+        give_up: impl Fn() + Send + Sync + 'static,
+    ) -> Self {
         let watching = tokio::spawn(async move {
-            let mut watch = Watch::default();
+            let mut watch = LoopWatch::default();
             let mut looks = tokio::time::interval(LOOK);
             looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
             loop {
                 looks.tick().await;
-                let verdict = watch.look(pulse.turns(), false);
-                announce(verdict, &give_up);
-                if verdict == Verdict::Abort {
+                let verdict = watch.check(pulse.turns(), false);
+                perform_action(verdict, &give_up);
+                if verdict == WatchdogAction::Abort {
                     std::process::abort();
                 }
             }
@@ -161,17 +164,22 @@ impl Watchdog {
 
 /// Checks the loop until the watchdog is stopped (false), or the process must end (true). Shares no
 /// lock with the loop, and allocates nothing.
-fn has_died(pulse: &Pulse, look: Duration, stopped: &Receiver<Infallible>, voice: &Voice) -> bool {
-    let mut watch = Watch::default();
+fn has_died(
+    pulse: &TurnCounter,
+    look: Duration,
+    stopped: &Receiver<Infallible>,
+    voice: &StepDownThread,
+) -> bool {
+    let mut watch = LoopWatch::default();
     let mut looked = Instant::now();
     while stopped.recv_timeout(look) == Err(RecvTimeoutError::Timeout) {
         let is_late = looked.elapsed() > look * LATE;
         looked = Instant::now();
-        match watch.look(pulse.turns(), is_late) {
-            Verdict::Well => {}
-            Verdict::GiveUp => voice.say(Verdict::GiveUp),
-            Verdict::Abort => {
-                voice.say(Verdict::Abort);
+        match watch.check(pulse.turns(), is_late) {
+            WatchdogAction::None => {}
+            WatchdogAction::StepDown => voice.send(WatchdogAction::StepDown),
+            WatchdogAction::Abort => {
+                voice.send(WatchdogAction::Abort);
                 // If it is not logged in time, the process ends without a message rather than not
                 // at all.
                 let _ = voice.said.recv_timeout(LAST_WORDS);
@@ -183,23 +191,23 @@ fn has_died(pulse: &Pulse, look: Duration, stopped: &Receiver<Infallible>, voice
 }
 
 /// A thread that logs and gives up leadership, so that the watcher itself waits for nothing.
-struct Voice {
+struct StepDownThread {
     /// Capacity for both verdicts. A full channel means that the thread is stuck with an earlier
     /// one, and nothing more can be logged.
-    verdicts: SyncSender<Verdict>,
+    verdicts: SyncSender<WatchdogAction>,
     /// Reports that the last verdict was logged.
     said: Receiver<()>,
 }
 
-impl Voice {
+impl StepDownThread {
     fn start(give_up: impl Fn() + Send + 'static) -> io::Result<Self> {
         let (verdicts, taken) = mpsc::sync_channel(2);
         let (saying, said) = mpsc::sync_channel(1);
         let voice = thread::Builder::new().name("watchdog-log".to_owned());
         voice.spawn(move || {
             for verdict in taken {
-                announce(verdict, &give_up);
-                if verdict == Verdict::Abort {
+                perform_action(verdict, &give_up);
+                if verdict == WatchdogAction::Abort {
                     // The watcher waits no longer.
                     let _ = saying.try_send(());
                 }
@@ -208,7 +216,7 @@ impl Voice {
         Ok(Self { verdicts, said })
     }
 
-    fn say(&self, verdict: Verdict) {
+    fn send(&self, verdict: WatchdogAction) {
         let _ = self.verdicts.try_send(verdict);
     }
 }
@@ -223,26 +231,26 @@ mod tests {
 
     #[test]
     fn a_loop_that_stands_still_loses_leadership_after_two_seconds_and_then_its_process() {
-        let pulse = Pulse::default();
-        let mut watch = Watch::default();
+        let pulse = TurnCounter::default();
+        let mut watch = LoopWatch::default();
         pulse.beat();
-        let looks = (0..=ABORT).map(|_| watch.look(pulse.turns(), false));
+        let looks = (0..=ABORT).map(|_| watch.check(pulse.turns(), false));
         let verdicts: Vec<_> = looks.collect();
         let first = |wanted| verdicts.iter().position(|verdict| *verdict == wanted);
-        assert_eq!(first(Verdict::GiveUp), Some(GIVE_UP as usize));
-        assert_eq!(first(Verdict::Abort), Some(ABORT as usize));
+        assert_eq!(first(WatchdogAction::StepDown), Some(GIVE_UP as usize));
+        assert_eq!(first(WatchdogAction::Abort), Some(ABORT as usize));
         assert_eq!(LOOK * GIVE_UP, Duration::from_secs(2));
     }
 
     #[test]
     fn a_loop_that_turns_now_and_then_is_left_alone() {
-        let pulse = Pulse::default();
-        let mut watch = Watch::default();
+        let pulse = TurnCounter::default();
+        let mut watch = LoopWatch::default();
         for look in 0..100 {
             if look % GIVE_UP == 0 {
                 pulse.beat();
             }
-            assert_eq!(watch.look(pulse.turns(), false), Verdict::Well);
+            assert_eq!(watch.check(pulse.turns(), false), WatchdogAction::None);
         }
     }
 
@@ -250,16 +258,19 @@ mod tests {
     /// too short a time for a turn.
     #[test]
     fn a_late_look_starts_the_count_again() {
-        let pulse = Pulse::default();
-        let mut watch = Watch::default();
+        let pulse = TurnCounter::default();
+        let mut watch = LoopWatch::default();
         for look in 1..100 {
             let is_late = look % GIVE_UP == 0;
-            assert_eq!(watch.look(pulse.turns(), is_late), Verdict::Well);
+            assert_eq!(watch.check(pulse.turns(), is_late), WatchdogAction::None);
         }
     }
 
     /// Watches a pulse; the channel receives the end.
-    fn watched(pulse: Arc<Pulse>, give_up: impl Fn() + Send + 'static) -> (Watchdog, Receiver<()>) {
+    fn watched(
+        pulse: Arc<TurnCounter>,
+        give_up: impl Fn() + Send + 'static,
+    ) -> (Watchdog, Receiver<()>) {
         let (ended, end) = mpsc::channel();
         let end_it = move || ended.send(()).unwrap();
         let watchdog = Watchdog::thread_with(pulse, SHORT, give_up, end_it).unwrap();

@@ -20,15 +20,15 @@ fn settings() -> BufferSettings {
 
 /// The codec of messages `T` that are sent and `U` that are received.
 #[derive(Debug, Clone)]
-pub struct Codec<T, U>(PhantomData<(T, U)>);
+pub struct MessageCodec<T, U>(PhantomData<(T, U)>);
 
-impl<T, U> Default for Codec<T, U> {
+impl<T, U> Default for MessageCodec<T, U> {
     fn default() -> Self {
         Self(PhantomData)
     }
 }
 
-impl<T, U> tonic::codec::Codec for Codec<T, U>
+impl<T, U> tonic::codec::Codec for MessageCodec<T, U>
 where
     T: Message + Send + 'static,
     U: Message + Default + Send + 'static,

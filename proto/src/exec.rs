@@ -40,29 +40,29 @@ const MISSED: u8 = 8;
 
 /// A frame from a client.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum ToCommand {
+pub enum ClientFrame {
     /// Bytes for the command's standard input. An empty payload ends the input.
     Input(Bytes),
     /// The new size of the client's terminal.
-    Resize(Size),
+    Resize(TerminalSize),
     /// A signal for the command's process group, 1 to 64.
     Signal(i32),
 }
 
 /// A frame from the agent.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum FromCommand {
+pub enum AgentFrame {
     /// Bytes that the command wrote to standard output, or to its terminal.
-    Output(Bytes),
+    Stdout(Bytes),
     /// Bytes that the command wrote to standard error.
-    Errors(Bytes),
+    Stderr(Bytes),
     /// The number of further input bytes that were read: the client may send as many again.
-    Taken(usize),
+    InputCredit(usize),
     /// The end of the command; the last frame.
-    End(End),
+    End(ExecResult),
     /// The first frame to an attached client: the offsets at which its copy of the task's output
     /// starts.
-    Attached(Begins),
+    Attached(AttachOffsets),
     /// The number of output bytes that are missing here for an attached client, because it did not
     /// read them in time.
     Missed(u64),
@@ -71,7 +71,7 @@ pub enum FromCommand {
 /// The bytes that a task had written when a client attached, as counted in its files `stdout` and
 /// `stderr`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Begins {
+pub struct AttachOffsets {
     /// The bytes on standard output, or on the terminal.
     pub stdout: u64,
     /// The bytes on standard error.
@@ -80,7 +80,7 @@ pub struct Begins {
 
 /// The size of a terminal, in characters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Size {
+pub struct TerminalSize {
     /// The number of lines.
     pub rows: u16,
     /// The number of characters in a line.
@@ -90,7 +90,7 @@ pub struct Size {
 /// The result of a command.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum End {
+pub enum ExecResult {
     /// The command exited with this code, 0 to 255.
     Code(i32),
     /// This signal ended the command.
@@ -100,17 +100,17 @@ pub enum End {
 }
 
 #[derive(Serialize, Deserialize)]
-struct Signal {
+struct SignalMessage {
     signal: i32,
 }
 
 #[derive(Serialize, Deserialize)]
-struct Taken {
+struct InputCredit {
     bytes: usize,
 }
 
 #[derive(Serialize, Deserialize)]
-struct Missed {
+struct MissedBytes {
     bytes: u64,
 }
 
@@ -142,14 +142,14 @@ pub enum FrameError {
     },
 }
 
-impl ToCommand {
+impl ClientFrame {
     /// Encodes the frame as a message. Input must fit into a frame.
     #[must_use]
     pub fn encode(&self) -> Bytes {
         match self {
             Self::Input(bytes) => data(STDIN, bytes),
             Self::Resize(size) => object(RESIZE, size),
-            Self::Signal(signal) => object(SIGNAL, &Signal { signal: *signal }),
+            Self::Signal(signal) => object(SIGNAL, &SignalMessage { signal: *signal }),
         }
     }
 
@@ -163,7 +163,7 @@ impl ToCommand {
             STDIN => Ok(Self::Input(payload)),
             RESIZE => parsed(channel, &payload).map(Self::Resize),
             SIGNAL => {
-                let Signal { signal } = parsed(channel, &payload)?;
+                let SignalMessage { signal } = parsed(channel, &payload)?;
                 if !(1..=64).contains(&signal) {
                     let why = format!("signals are 1 to 64, not {signal}");
                     return Err(FrameError::Payload { channel, why });
@@ -175,17 +175,17 @@ impl ToCommand {
     }
 }
 
-impl FromCommand {
+impl AgentFrame {
     /// Encodes the frame as a message. Output must fit into a frame.
     #[must_use]
     pub fn encode(&self) -> Bytes {
         match self {
-            Self::Output(bytes) => data(STDOUT, bytes),
-            Self::Errors(bytes) => data(STDERR, bytes),
-            Self::Taken(bytes) => object(TAKEN, &Taken { bytes: *bytes }),
+            Self::Stdout(bytes) => data(STDOUT, bytes),
+            Self::Stderr(bytes) => data(STDERR, bytes),
+            Self::InputCredit(bytes) => object(TAKEN, &InputCredit { bytes: *bytes }),
             Self::End(end) => object(END, end),
             Self::Attached(begins) => object(ATTACHED, begins),
-            Self::Missed(bytes) => object(MISSED, &Missed { bytes: *bytes }),
+            Self::Missed(bytes) => object(MISSED, &MissedBytes { bytes: *bytes }),
         }
     }
 
@@ -196,12 +196,14 @@ impl FromCommand {
     pub fn decode(message: Bytes) -> Result<Self, FrameError> {
         let (channel, payload) = taken_apart(message)?;
         match channel {
-            STDOUT => Ok(Self::Output(payload)),
-            STDERR => Ok(Self::Errors(payload)),
-            TAKEN => parsed(channel, &payload).map(|Taken { bytes }| Self::Taken(bytes)),
+            STDOUT => Ok(Self::Stdout(payload)),
+            STDERR => Ok(Self::Stderr(payload)),
+            TAKEN => {
+                parsed(channel, &payload).map(|InputCredit { bytes }| Self::InputCredit(bytes))
+            }
             END => parsed(channel, &payload).map(Self::End),
             ATTACHED => parsed(channel, &payload).map(Self::Attached),
-            MISSED => parsed(channel, &payload).map(|Missed { bytes }| Self::Missed(bytes)),
+            MISSED => parsed(channel, &payload).map(|MissedBytes { bytes }| Self::Missed(bytes)),
             _ => Err(FrameError::Channel { channel }),
         }
     }
@@ -238,44 +240,50 @@ mod tests {
 
     #[test]
     fn frames_are_what_the_protocol_page_says() {
-        let size = Size {
+        let size = TerminalSize {
             rows: 24,
             columns: 80,
         };
-        let table: [(ToCommand, &[u8]); 4] = [
-            (ToCommand::Input("ls\n".into()), b"\x00ls\n"),
-            (ToCommand::Input(Bytes::new()), b"\x00"),
-            (ToCommand::Resize(size), b"\x03{\"rows\":24,\"columns\":80}"),
-            (ToCommand::Signal(15), b"\x04{\"signal\":15}"),
+        let table: [(ClientFrame, &[u8]); 4] = [
+            (ClientFrame::Input("ls\n".into()), b"\x00ls\n"),
+            (ClientFrame::Input(Bytes::new()), b"\x00"),
+            (
+                ClientFrame::Resize(size),
+                b"\x03{\"rows\":24,\"columns\":80}",
+            ),
+            (ClientFrame::Signal(15), b"\x04{\"signal\":15}"),
         ];
         for (frame, bytes) in table {
             assert_eq!(frame.encode(), bytes, "{frame:?}");
-            assert_eq!(ToCommand::decode(Bytes::from_static(bytes)), Ok(frame));
+            assert_eq!(ClientFrame::decode(Bytes::from_static(bytes)), Ok(frame));
         }
-        let lost = End::Lost("its agent was stopped".to_owned());
-        let begins = Begins {
+        let lost = ExecResult::Lost("its agent was stopped".to_owned());
+        let begins = AttachOffsets {
             stdout: 4096,
             stderr: 0,
         };
-        let table: [(FromCommand, &[u8]); 8] = [
+        let table: [(AgentFrame, &[u8]); 8] = [
             (
-                FromCommand::Attached(begins),
+                AgentFrame::Attached(begins),
                 b"\x07{\"stdout\":4096,\"stderr\":0}",
             ),
-            (FromCommand::Missed(7), b"\x08{\"bytes\":7}"),
-            (FromCommand::Output("a\n".into()), b"\x01a\n"),
-            (FromCommand::Errors("b\n".into()), b"\x02b\n"),
-            (FromCommand::Taken(4096), b"\x05{\"bytes\":4096}"),
-            (FromCommand::End(End::Code(7)), b"\x06{\"code\":7}"),
-            (FromCommand::End(End::Signal(9)), b"\x06{\"signal\":9}"),
+            (AgentFrame::Missed(7), b"\x08{\"bytes\":7}"),
+            (AgentFrame::Stdout("a\n".into()), b"\x01a\n"),
+            (AgentFrame::Stderr("b\n".into()), b"\x02b\n"),
+            (AgentFrame::InputCredit(4096), b"\x05{\"bytes\":4096}"),
+            (AgentFrame::End(ExecResult::Code(7)), b"\x06{\"code\":7}"),
             (
-                FromCommand::End(lost),
+                AgentFrame::End(ExecResult::Signal(9)),
+                b"\x06{\"signal\":9}",
+            ),
+            (
+                AgentFrame::End(lost),
                 b"\x06{\"lost\":\"its agent was stopped\"}",
             ),
         ];
         for (frame, bytes) in table {
             assert_eq!(frame.encode(), bytes, "{frame:?}");
-            assert_eq!(FromCommand::decode(Bytes::from_static(bytes)), Ok(frame));
+            assert_eq!(AgentFrame::decode(Bytes::from_static(bytes)), Ok(frame));
         }
     }
 
@@ -292,7 +300,7 @@ mod tests {
             (b"\x04{\"signal\":0}", "1 to 64, not 0"),
             (b"\x04{\"signal\":65}", "1 to 64, not 65"),
         ] {
-            let refused = ToCommand::decode(Bytes::copy_from_slice(bytes)).unwrap_err();
+            let refused = ClientFrame::decode(Bytes::copy_from_slice(bytes)).unwrap_err();
             assert!(refused.to_string().contains(says), "{refused}");
         }
         for bytes in [
@@ -300,17 +308,17 @@ mod tests {
             b"\x06{\"gone\":1}",
             b"\x05{\"bytes\":-1}",
         ] {
-            FromCommand::decode(Bytes::copy_from_slice(bytes)).unwrap_err();
+            AgentFrame::decode(Bytes::copy_from_slice(bytes)).unwrap_err();
         }
     }
 
     #[test]
     fn a_field_that_is_not_known_yet_is_passed_over() {
         let later = Bytes::from_static(b"\x03{\"rows\":2,\"columns\":3,\"depth\":4}");
-        let size = Size {
+        let size = TerminalSize {
             rows: 2,
             columns: 3,
         };
-        assert_eq!(ToCommand::decode(later), Ok(ToCommand::Resize(size)));
+        assert_eq!(ClientFrame::decode(later), Ok(ClientFrame::Resize(size)));
     }
 }

@@ -1,11 +1,11 @@
 //! An HTTP server on a [`Listener`]: HTTP/1.1 and HTTP/2 on one port, with a limit for every
 //! resource that a peer can hold.
 //!
-//! The content of requests is opaque here. Reading order: [`Limits`], [`serve`], then `admission`
-//! (which connection is accepted, and which one is evicted for it), `activity` (the state of a
-//! connection) and `connection` (the task of one connection) with `calls` (its calls); `arriving`
-//! (limits on incomplete messages); `hosts` (the host names of a server), `callers` (access to
-//! tasks).
+//! The content of requests is opaque here. Reading order: [`PortLimits`], [`serve`], then
+//! `admission` (which connection is accepted, and which one is evicted for it), `activity` (the
+//! state of a connection) and `connection` (the task of one connection) with `calls` (its calls);
+//! `arriving` (limits on incomplete messages); `hosts` (the host names of a server), `callers`
+//! (access to tasks).
 
 mod activity;
 mod admission;
@@ -29,11 +29,11 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-use crate::transport::{Identified, Listener};
-use activity::Watched;
-use admission::{Admission, Decision, Refusal};
-use connection::Door;
-pub use holding::Holding;
+use crate::transport::{IdentifiedConnection, Listener};
+use activity::WatchedStream;
+use admission::{AdmissionDecision, ConnectionAdmission, PortFull};
+use connection::PortState;
+pub use holding::GuardedBody;
 
 /// The minimum number of descriptors that a port leaves for files and for connections to other
 /// hosts.
@@ -49,7 +49,7 @@ const REPORT_EVERY: Duration = Duration::from_secs(10);
 
 /// The limits on the peers of one port.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Limits {
+pub struct PortLimits {
     /// The name of the port, for logs and metrics.
     pub port: &'static str,
     /// The maximum number of connections.
@@ -83,7 +83,7 @@ pub struct Limits {
     pub message: Duration,
 }
 
-impl Limits {
+impl PortLimits {
     /// Returns the limits of a public API in a process with this limit of descriptors. A quarter of
     /// them, and at least 512, is reserved for files, for the group's own port and for outgoing
     /// connections. One address may have half of the connections.
@@ -148,7 +148,7 @@ pub fn outgoing(most: usize) -> usize {
 
 /// A handler of requests: a router, or layers around one. Cloned for each request, so it should be
 /// cheap to clone.
-pub trait Service:
+pub trait HttpService:
     tower::Service<
         http::Request<Body>,
         Response = http::Response<Body>,
@@ -161,7 +161,7 @@ pub trait Service:
 {
 }
 
-impl<S> Service for S where
+impl<S> HttpService for S where
     S: tower::Service<
             http::Request<Body>,
             Response = http::Response<Body>,
@@ -178,14 +178,17 @@ impl<S> Service for S where
 /// closes the remaining connections.
 pub async fn serve(
     mut listener: Listener,
-    service: impl Service,
-    limits: Limits,
+    service: impl HttpService,
+    limits: PortLimits,
     stop: CancellationToken,
 ) {
     let port = limits.port;
-    let admission = Arc::new(Admission::new(limits.connections, limits.per_peer));
-    let door = Arc::new(Door::new(limits, service, stop.clone()));
-    let mut reports = Reports::default();
+    let admission = Arc::new(ConnectionAdmission::new(
+        limits.connections,
+        limits.per_peer,
+    ));
+    let door = Arc::new(PortState::new(limits, service, stop.clone()));
+    let mut reports = FullPortReports::default();
     // Bounded by the admission.
     let mut connections = JoinSet::new();
     loop {
@@ -212,15 +215,15 @@ pub async fn serve(
 }
 
 #[allow(clippy::cast_precision_loss, reason = "gauges are floating point")]
-fn show(admission: &Admission, port: &'static str) {
+fn show(admission: &ConnectionAdmission, port: &'static str) {
     gauge!("argosy_connections", "port" => port).set(admission.taken() as f64);
 }
 
 fn admit(
-    admission: &Arc<Admission>,
-    door: &Arc<Door<impl Service>>,
-    (connection, peer): Identified,
-    reports: &mut Reports,
+    admission: &Arc<ConnectionAdmission>,
+    door: &Arc<PortState<impl HttpService>>,
+    (connection, peer): IdentifiedConnection,
+    reports: &mut FullPortReports,
     connections: &mut JoinSet<()>,
 ) {
     let port = door.limits.port;
@@ -233,14 +236,14 @@ fn admit(
         reports.report(port, "an unused one was evicted");
     }
     match decision {
-        Decision::Admitted(seat) => {
-            let (io, watch) = Watched::new(connection, seat);
+        AdmissionDecision::Admitted(seat) => {
+            let (io, watch) = WatchedStream::new(connection, seat);
             connections.spawn(Arc::clone(door).drive(io, watch, (ends, peer)));
         }
-        Decision::Refused(refusal) => {
+        AdmissionDecision::Refused(refusal) => {
             let reason = match refusal {
-                Refusal::Full => "full",
-                Refusal::PeerFull => "peer-full",
+                PortFull::Port => "full",
+                PortFull::Peer => "peer-full",
             };
             counter!("argosy_connections_refused_total", "port" => port, "reason" => reason)
                 .increment(1);
@@ -252,12 +255,12 @@ fn admit(
 
 /// Rate-limited log lines about a full port.
 #[derive(Default)]
-struct Reports {
+struct FullPortReports {
     last: Option<tokio::time::Instant>,
     since: u64,
 }
 
-impl Reports {
+impl FullPortReports {
     fn report(&mut self, port: &str, reason: &str) {
         self.since += 1;
         let now = tokio::time::Instant::now();

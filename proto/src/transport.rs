@@ -22,7 +22,7 @@ use tokio::time::Instant;
 use tonic::transport::Uri;
 use tower::Service;
 
-pub use identity::{Expected, PeerIdentity};
+pub use identity::{ExpectedPeer, PeerIdentity};
 
 /// The pause after a failed accept, most likely because too many files are open. The system keeps
 /// waiting connections.
@@ -36,7 +36,7 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
 /// A stream of bytes in both directions.
 pub struct Connection {
     stream: Box<dyn Duplex>,
-    ends: Option<Ends>,
+    ends: Option<ConnectionAddresses>,
     /// Bytes that are read before those of the stream.
     first: Vec<u8>,
 }
@@ -53,13 +53,13 @@ impl Connection {
 
     /// Returns the same connection with these bytes, which were read already, to be read again.
     #[must_use]
-    pub fn reading_again(self, first: Vec<u8>) -> Self {
+    pub fn with_prefix(self, first: Vec<u8>) -> Self {
         Self { first, ..self }
     }
 
     /// Returns the same connection between these addresses.
     #[must_use]
-    pub fn between(self, ends: Ends) -> Self {
+    pub fn with_addresses(self, ends: ConnectionAddresses) -> Self {
         Self {
             ends: Some(ends),
             ..self
@@ -68,14 +68,14 @@ impl Connection {
 
     /// Returns its addresses, if they are known.
     #[must_use]
-    pub fn ends(&self) -> Option<Ends> {
+    pub fn ends(&self) -> Option<ConnectionAddresses> {
         self.ends
     }
 }
 
 /// The two addresses of an incoming TCP connection; an extension of its requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Ends {
+pub struct ConnectionAddresses {
     /// The address of the peer.
     pub peer: SocketAddr,
     /// The local address of the connection.
@@ -129,13 +129,13 @@ impl AsyncWrite for Connection {
 }
 
 /// A connection, and the identity of its peer.
-pub type Identified = (Connection, PeerIdentity);
+pub type IdentifiedConnection = (Connection, PeerIdentity);
 
-type Dialing = Pin<Box<dyn Future<Output = io::Result<Identified>> + Send>>;
+type DialFuture = Pin<Box<dyn Future<Output = io::Result<IdentifiedConnection>> + Send>>;
 
 /// A dialer that opens byte streams to `host:port`. Cheap to clone.
 #[derive(Clone)]
-pub struct Dialer(Arc<dyn Fn(String, Expected) -> Dialing + Send + Sync>);
+pub struct Dialer(Arc<dyn Fn(String, ExpectedPeer) -> DialFuture + Send + Sync>);
 
 impl Dialer {
     /// Returns a dialer of plain TCP, which proves no identity.
@@ -152,8 +152,8 @@ impl Dialer {
     /// Returns a dialer from a function that opens a stream to an address and identifies the peer.
     pub fn new<F, Fut>(dial: F) -> Self
     where
-        F: Fn(String, Expected) -> Fut + Send + Sync + 'static,
-        Fut: Future<Output = io::Result<Identified>> + Send + 'static,
+        F: Fn(String, ExpectedPeer) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = io::Result<IdentifiedConnection>> + Send + 'static,
     {
         Self(Arc::new(move |address, expected| {
             Box::pin(dial(address, expected))
@@ -165,7 +165,7 @@ impl Dialer {
     /// # Errors
     /// An error of the operating system; `ConnectionRefused` means that no process listens there.
     /// `PermissionDenied` if the peer has proven another identity than the expected one.
-    pub async fn dial(&self, address: &str, expected: &Expected) -> io::Result<Connection> {
+    pub async fn dial(&self, address: &str, expected: &ExpectedPeer) -> io::Result<Connection> {
         let (connection, peer) = (self.0)(address.to_owned(), expected.clone()).await?;
         expected.admit(&peer, address)?;
         Ok(connection)
@@ -175,7 +175,7 @@ impl Dialer {
     pub fn connector(
         &self,
         patience: Duration,
-        expected: Expected,
+        expected: ExpectedPeer,
     ) -> impl Service<
         Uri,
         Response = TokioIo<Connection>,
@@ -205,7 +205,7 @@ impl fmt::Debug for Dialer {
 }
 
 /// A source of incoming connections, each with the identity of its peer.
-pub struct Listener(BoxStream<'static, io::Result<Identified>>);
+pub struct Listener(BoxStream<'static, io::Result<IdentifiedConnection>>);
 
 impl Listener {
     /// Returns a listener of plain TCP, which proves no identity. It never ends: failed accepts are
@@ -220,12 +220,14 @@ impl Listener {
     }
 
     /// Returns a listener from any stream of connections.
-    pub fn new(connections: impl Stream<Item = io::Result<Identified>> + Send + 'static) -> Self {
+    pub fn new(
+        connections: impl Stream<Item = io::Result<IdentifiedConnection>> + Send + 'static,
+    ) -> Self {
         Self(connections.boxed())
     }
 
     /// Returns the next connection. Pending forever when the stream has ended.
-    pub async fn accept(&mut self) -> Identified {
+    pub async fn accept(&mut self) -> IdentifiedConnection {
         loop {
             match self.0.next().await {
                 Some(Ok(connection)) => return connection,
@@ -236,7 +238,7 @@ impl Listener {
     }
 }
 
-async fn accept(listener: &TcpListener, reported: &mut Option<Instant>) -> Identified {
+async fn accept(listener: &TcpListener, reported: &mut Option<Instant>) -> IdentifiedConnection {
     loop {
         match listener.accept().await {
             Ok((stream, peer)) => {
@@ -245,7 +247,8 @@ async fn accept(listener: &TcpListener, reported: &mut Option<Instant>) -> Ident
                 let _ = stream.set_nodelay(true);
                 // Without a local address the connection is closed already.
                 if let Ok(own) = stream.local_addr() {
-                    let connection = Connection::new(stream).between(Ends { peer, own });
+                    let connection =
+                        Connection::new(stream).with_addresses(ConnectionAddresses { peer, own });
                     return (connection, PeerIdentity::unauthenticated(Some(peer)));
                 }
             }

@@ -10,9 +10,9 @@ const HIDDEN: char = '…';
 ///
 /// It can be made of any text: an invalid URI is shown to its author too.
 #[derive(Clone, PartialEq, Eq)]
-pub struct ShownUri(String);
+pub struct RedactedUri(String);
 
-impl ShownUri {
+impl RedactedUri {
     /// Returns the part that may be shown.
     #[must_use]
     pub fn of(uri: &str) -> Self {
@@ -51,13 +51,13 @@ fn has_plain_port(host: &str) -> bool {
         .is_none_or(|(_, port)| port.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
-impl fmt::Display for ShownUri {
+impl fmt::Display for RedactedUri {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(&self.0)
     }
 }
 
-impl fmt::Debug for ShownUri {
+impl fmt::Debug for RedactedUri {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Debug::fmt(&self.0, formatter)
     }
@@ -87,8 +87,11 @@ mod tests {
             ("file:///srv/a@b?c", "file:///srv/a@b?c"),
             ("", ""),
         ] {
-            assert_eq!(ShownUri::of(uri).to_string(), shown, "{uri}");
+            assert_eq!(RedactedUri::of(uri).to_string(), shown, "{uri}");
         }
-        assert_eq!(format!("{:?}", ShownUri::of("http://s@h")), "\"http://h\"");
+        assert_eq!(
+            format!("{:?}", RedactedUri::of("http://s@h")),
+            "\"http://h\""
+        );
     }
 }

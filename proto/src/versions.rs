@@ -18,7 +18,7 @@ pub const CODE: &str = "protocol-version";
 
 /// A range of versions, both ends included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Versions {
+pub struct VersionRange {
     /// The oldest version.
     pub oldest: u32,
     /// The newest version.
@@ -35,17 +35,17 @@ pub struct NoCommonVersion {
     /// The other program, with its release if it reports one.
     pub peer: String,
     /// The versions of the other program.
-    pub theirs: Versions,
+    pub theirs: VersionRange,
     /// The versions of this program.
-    pub own: Versions,
+    pub own: VersionRange,
 }
 
 /// The error of a text that is not a range of versions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("name the oldest and the newest version, as 1-2")]
-pub struct NoVersions;
+pub struct InvalidVersionRange;
 
-impl Versions {
+impl VersionRange {
     /// The versions of this release.
     pub const OWN: Self = Self {
         oldest: 1,
@@ -125,7 +125,7 @@ impl Versions {
     }
 }
 
-impl fmt::Display for Versions {
+impl fmt::Display for VersionRange {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.oldest == self.newest {
             true => write!(out, "version {}", self.newest),
@@ -134,16 +134,16 @@ impl fmt::Display for Versions {
     }
 }
 
-impl FromStr for Versions {
-    type Err = NoVersions;
+impl FromStr for VersionRange {
+    type Err = InvalidVersionRange;
 
-    fn from_str(text: &str) -> Result<Self, NoVersions> {
-        let (oldest, newest) = text.split_once('-').ok_or(NoVersions)?;
-        let number = |text: &str| text.parse::<u32>().map_err(|_| NoVersions);
+    fn from_str(text: &str) -> Result<Self, InvalidVersionRange> {
+        let (oldest, newest) = text.split_once('-').ok_or(InvalidVersionRange)?;
+        let number = |text: &str| text.parse::<u32>().map_err(|_| InvalidVersionRange);
         let (oldest, newest) = (number(oldest)?, number(newest)?);
         match oldest <= newest {
             true => Ok(Self { oldest, newest }),
-            false => Err(NoVersions),
+            false => Err(InvalidVersionRange),
         }
     }
 }
@@ -152,8 +152,8 @@ impl FromStr for Versions {
 mod tests {
     use super::*;
 
-    fn range(oldest: u32, newest: u32) -> Versions {
-        Versions { oldest, newest }
+    fn range(oldest: u32, newest: u32) -> VersionRange {
+        VersionRange { oldest, newest }
     }
 
     #[test]
@@ -172,7 +172,7 @@ mod tests {
 
     #[test]
     fn a_refusal_names_both_ranges_and_the_one_to_upgrade() {
-        let text = |own: Versions, theirs: Versions| {
+        let text = |own: VersionRange, theirs: VersionRange| {
             let said = theirs.first();
             let refused = own.negotiated("the client", &said).unwrap_err();
             refused.to_string()
@@ -194,19 +194,23 @@ mod tests {
             release: "0.1.0".to_owned(),
             ..v1::Protocol::default()
         };
-        assert_eq!(Versions::OWN.negotiated("a master", &theirs), Ok(1));
+        assert_eq!(VersionRange::OWN.negotiated("a master", &theirs), Ok(1));
         assert_eq!(range(2, 3).negotiated("a master", &theirs).ok(), None);
         // The other program compares the one number that it knows.
-        assert_eq!(Versions::OWN.first().version, theirs.version);
+        assert_eq!(VersionRange::OWN.first().version, theirs.version);
     }
 
     #[test]
     fn a_header_reads_back() {
-        for versions in [Versions::OWN, range(1, 1), range(2, 30)] {
+        for versions in [VersionRange::OWN, range(1, 1), range(2, 30)] {
             assert_eq!(versions.header().parse(), Ok(versions));
         }
         for text in ["", "1", "2-1", "a-b", "1-2-3", "-1"] {
-            assert_eq!(text.parse::<Versions>(), Err(NoVersions), "{text}");
+            assert_eq!(
+                text.parse::<VersionRange>(),
+                Err(InvalidVersionRange),
+                "{text}"
+            );
         }
     }
 }

@@ -16,44 +16,44 @@ pub(crate) const HEAD: usize = 4 + 1 + 32;
 
 /// The hash of an entry, which covers all entries before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Link([u8; 32]);
+pub(crate) struct EntryHash([u8; 32]);
 
-impl Link {
+impl EntryHash {
     /// The start of the chain of an empty log.
-    pub(crate) const ORIGIN: Link = Link([0; 32]);
+    pub(crate) const ORIGIN: EntryHash = EntryHash([0; 32]);
 
     /// Returns the start of the chain after `purged`, when that entry was never stored because a
     /// snapshot covers it.
-    pub(crate) fn after_snapshot(purged: &LogId) -> Link {
+    pub(crate) fn after_snapshot(purged: &LogId) -> EntryHash {
         let mut hash = Sha256::new();
         hash.update(b"argosy log after snapshot");
         hash.update(purged.leader_id.term.to_be_bytes());
         hash.update(purged.index.to_be_bytes());
-        Link(hash.finalize().into())
+        EntryHash(hash.finalize().into())
     }
 
     pub(crate) fn as_bytes(&self) -> &[u8] {
         &self.0
     }
 
-    pub(crate) fn from_bytes(bytes: &[u8]) -> Option<Link> {
-        Some(Link(bytes.try_into().ok()?))
+    pub(crate) fn from_bytes(bytes: &[u8]) -> Option<EntryHash> {
+        Some(EntryHash(bytes.try_into().ok()?))
     }
 }
 
 /// An entry that was read back, with its position in the chain.
 #[derive(Debug)]
-pub(crate) struct Opened {
+pub(crate) struct DecodedEntry {
     pub(crate) entry: Entry,
     /// The link of the previous entry, as written.
-    pub(crate) previous: Link,
+    pub(crate) previous: EntryHash,
     /// The link of this entry.
-    pub(crate) link: Link,
+    pub(crate) link: EntryHash,
 }
 
 /// Returns the stored bytes of `entry` after an entry with the link `previous`, and the link of
 /// `entry`.
-pub(crate) fn seal(previous: &Link, entry: &Entry) -> (Vec<u8>, Link) {
+pub(crate) fn seal(previous: &EntryHash, entry: &Entry) -> (Vec<u8>, EntryHash) {
     let record = EntryRecord::from(entry);
     let mut bytes = Vec::with_capacity(HEAD + record.encoded_len());
     bytes.extend_from_slice(&[0, 0, 0, 0, record::FORMAT]);
@@ -61,19 +61,19 @@ pub(crate) fn seal(previous: &Link, entry: &Entry) -> (Vec<u8>, Link) {
     record.encode(&mut bytes).expect("a vector grows");
     let checksum = crc_fast::crc32_iscsi(&bytes[4..]);
     bytes[..4].copy_from_slice(&checksum.to_le_bytes());
-    let link = Link(Sha256::digest(&bytes[5..]).into());
+    let link = EntryHash(Sha256::digest(&bytes[5..]).into());
     (bytes, link)
 }
 
 /// Opens the bytes that [`seal`] made for the entry at `index`.
-pub(crate) fn open(index: u64, bytes: Vec<u8>) -> Result<Opened, EntryError> {
+pub(crate) fn open(index: u64, bytes: Vec<u8>) -> Result<DecodedEntry, EntryError> {
     let damaged = |source| EntryError::Damaged { index, source };
     let body = record::checked(&bytes).map_err(damaged)?;
     let Some((previous, _)) = body.split_first_chunk::<32>() else {
         return Err(damaged(RecordError::Short(bytes.len())));
     };
-    let previous = Link(*previous);
-    let link = Link(Sha256::digest(body).into());
+    let previous = EntryHash(*previous);
+    let link = EntryHash(Sha256::digest(body).into());
     // Commands stay slices of this one buffer: nothing is copied.
     let record = EntryRecord::decode(Bytes::from(bytes).slice(HEAD..));
     let record = record.map_err(|error| damaged(error.into()))?;
@@ -84,7 +84,7 @@ pub(crate) fn open(index: u64, bytes: Vec<u8>) -> Result<Opened, EntryError> {
         });
     }
     let entry = Entry::try_from(record).map_err(damaged)?;
-    Ok(Opened {
+    Ok(DecodedEntry {
         entry,
         previous,
         link,
@@ -123,12 +123,12 @@ mod tests {
 
     #[test]
     fn an_entry_comes_back_with_its_links() {
-        let (first, first_link) = seal(&Link::ORIGIN, &entry(1));
+        let (first, first_link) = seal(&EntryHash::ORIGIN, &entry(1));
         let (second, second_link) = seal(&first_link, &entry(2));
         let first = open(1, first).unwrap();
         assert_eq!(
             (first.entry, first.previous, first.link),
-            (entry(1), Link::ORIGIN, first_link)
+            (entry(1), EntryHash::ORIGIN, first_link)
         );
         let second = open(2, second).unwrap();
         assert_eq!(
@@ -139,7 +139,7 @@ mod tests {
 
     #[test]
     fn every_flipped_bit_and_every_cut_is_refused() {
-        let (bytes, _) = seal(&Link::ORIGIN, &entry(1));
+        let (bytes, _) = seal(&EntryHash::ORIGIN, &entry(1));
         for bit in 0..bytes.len() * 8 {
             let mut flipped = bytes.clone();
             flipped[bit / 8] ^= 1 << (bit % 8);
@@ -155,7 +155,7 @@ mod tests {
 
     #[test]
     fn an_entry_in_the_place_of_another_is_refused() {
-        let (bytes, _) = seal(&Link::ORIGIN, &entry(1));
+        let (bytes, _) = seal(&EntryHash::ORIGIN, &entry(1));
         let error = open(2, bytes).unwrap_err();
         assert_eq!(
             error.to_string(),

@@ -192,7 +192,7 @@ pub enum MembershipError {
     #[error(
         "{address} is the address of master {id}, but the data directory there is a new one; `argosy master join {address}` replaces master {id} by it"
     )]
-    Stranger {
+    NewDirectory {
         /// The raft address of the joining master.
         address: String,
         /// The member that has this address.

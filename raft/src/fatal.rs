@@ -8,11 +8,11 @@ use std::sync::Arc;
 
 use argosy_proto::remedy;
 
-use crate::storage::store::Place;
+use crate::storage::store::StoreLocation;
 
 /// The handler of a fatal error. The one in production, [`abort`], does not return. A test may
 /// observe the error instead; the store then rejects everything.
-pub(crate) type Fatal = Arc<dyn Fn(&FatalError) + Send + Sync>;
+pub(crate) type FatalHandler = Arc<dyn Fn(&FatalError) + Send + Sync>;
 
 /// The error that stops this process.
 #[derive(Debug, thiserror::Error)]
@@ -27,15 +27,17 @@ pub(crate) struct FatalError {
 
 /// Returns [`abort`], except for a store in memory: several nodes share such a process, and only
 /// the node whose store has failed may end.
-pub(crate) fn of(place: &Place) -> Fatal {
+pub(crate) fn of(place: &StoreLocation) -> FatalHandler {
     match place {
-        Place::Directory(_) => abort(),
-        Place::Memory(_) => Arc::new(|error| tracing::error!(cause = %error.source, "{error}")),
+        StoreLocation::Directory(_) => abort(),
+        StoreLocation::Memory(_) => {
+            Arc::new(|error| tracing::error!(cause = %error.source, "{error}"))
+        }
     }
 }
 
 /// Logs the error and aborts the process immediately.
-pub(crate) fn abort() -> Fatal {
+pub(crate) fn abort() -> FatalHandler {
     Arc::new(|error| {
         let FatalError { source, .. } = error;
         let remedy = remedy::of_failed_write(source);

@@ -13,7 +13,7 @@ use crate::settings::SnapshotPolicy;
 
 /// A counter of the bytes of commands appended to the log. Cheap to clone.
 #[derive(Clone)]
-pub(crate) struct Growth(Arc<Inner>);
+pub(crate) struct LogGrowth(Arc<Inner>);
 
 struct Inner {
     grown: AtomicU64,
@@ -21,9 +21,9 @@ struct Inner {
     full: Notify,
 }
 
-impl Growth {
-    pub(crate) fn new(policy: SnapshotPolicy) -> Growth {
-        Growth(Arc::new(Inner {
+impl LogGrowth {
+    pub(crate) fn new(policy: SnapshotPolicy) -> LogGrowth {
+        LogGrowth(Arc::new(Inner {
             grown: AtomicU64::new(0),
             policy,
             full: Notify::new(),
@@ -41,7 +41,11 @@ impl Growth {
     /// Truncates a log that earlier runs of this node left too long. Then triggers a snapshot
     /// whenever the limit of bytes is exceeded, until the node stops.
     pub(crate) async fn run(self, raft: Consensus, stop: CancellationToken) {
-        if stop.run_until_cancelled(self.cut(&raft)).await.is_none() {
+        if stop
+            .run_until_cancelled(self.truncate(&raft))
+            .await
+            .is_none()
+        {
             return;
         }
         loop {
@@ -56,7 +60,7 @@ impl Growth {
 
     /// Truncates the log once at startup. openraft then takes the applied index for a snapshot and
     /// counts from there.
-    async fn cut(&self, raft: &Consensus) {
+    async fn truncate(&self, raft: &Consensus) {
         // Returns once consensus has read the store. An error means that the node stops.
         if raft.is_initialized().await.is_err() {
             return;

@@ -11,7 +11,7 @@ mod levels;
 mod living;
 pub(crate) mod peer_progress;
 
-pub use levels::HeldMembers;
+pub use levels::MembershipGuard;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -29,13 +29,13 @@ use tracing::info;
 
 use crate::election::liveness::Liveness;
 use crate::error::MembershipError;
-use crate::node::{Consensus, Group};
-use crate::progress::Progress;
+use crate::node::{Consensus, GroupHandle};
+use crate::progress::LogProgress;
 use crate::settings::Timing;
-use crate::status::Status;
+use crate::status::RaftStatus;
 use crate::transport::connections::{self, Peers};
 use crate::transport::forwarding::forward;
-use crate::transport::network::Caller;
+use crate::transport::network::CallerIdentity;
 use crate::transport::wire::proto;
 use crate::types::{Member, TypeConfig};
 
@@ -56,7 +56,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// A requested change of the group.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Change {
+pub(crate) enum MemberChange {
     /// Adds the master at this address as a learner, and then promotes it to a voter if requested.
     Join {
         raft_address: String,
@@ -68,12 +68,12 @@ pub(crate) enum Change {
 }
 
 /// The executor of member changes. A node that does not lead forwards them to the leader.
-pub(crate) struct Changes {
+pub(crate) struct MemberChanger {
     raft: Consensus,
-    caller: Caller,
+    caller: CallerIdentity,
     peers: Peers,
     timing: Timing,
-    status: watch::Receiver<Status>,
+    status: watch::Receiver<RaftStatus>,
     liveness: Liveness,
     /// Held during a change. A second change waits briefly and is then rejected.
     changing: Arc<Mutex<()>>,
@@ -81,9 +81,9 @@ pub(crate) struct Changes {
     level: AtomicU32,
 }
 
-impl Changes {
-    pub(crate) fn new(group: Group) -> Changes {
-        let Group {
+impl MemberChanger {
+    pub(crate) fn new(group: GroupHandle) -> MemberChanger {
+        let GroupHandle {
             raft,
             caller,
             peers,
@@ -92,7 +92,7 @@ impl Changes {
             liveness,
         } = group;
         let changing = Arc::default();
-        Changes {
+        MemberChanger {
             raft,
             caller,
             peers,
@@ -107,7 +107,7 @@ impl Changes {
     /// Changes the group. `forwarded`: sent by another master, so it is not forwarded again.
     pub(crate) async fn change(
         self: &Arc<Self>,
-        change: Change,
+        change: MemberChange,
         forwarded: bool,
     ) -> Result<u64, MembershipError> {
         let leader = self.status.borrow().leader.clone();
@@ -119,7 +119,7 @@ impl Changes {
             return forward(&self.peers, self.caller.cluster_key, &member, &change).await;
         }
         // A transfer changes no member, and must be possible while a change is stuck.
-        if let Change::Transfer(to) = change {
+        if let MemberChange::Transfer(to) = change {
             return self.transfer(to).await;
         }
         // The previous change may be about to finish.
@@ -128,18 +128,18 @@ impl Changes {
         };
         self.settle().await?;
         match change {
-            Change::Join {
+            MemberChange::Join {
                 raft_address,
                 promote,
             } => self.join(&raft_address, promote).await,
-            Change::Remove(id) => self.remove(id).await,
-            Change::Transfer(to) => self.transfer(to).await,
+            MemberChange::Remove(id) => self.remove(id).await,
+            MemberChange::Transfer(to) => self.transfer(to).await,
         }
     }
 
     async fn join(&self, address: &str, promote: bool) -> Result<u64, MembershipError> {
         let question = connections::question();
-        let answer = self.peers.ask(address, question, PATIENCE).await;
+        let answer = self.peers.query(address, question, PATIENCE).await;
         let answer = answer.map_err(|status| MembershipError::Unreachable {
             address: address.to_owned(),
             reason: status.message().to_owned(),
@@ -153,7 +153,7 @@ impl Changes {
                 reason,
             });
         };
-        let formers = formers(&members, &member);
+        let formers = former_members(&members, &member);
         let id = match answer.identity {
             Some(identity) if identity.cluster_key != self.caller.cluster_key => {
                 return Err(MembershipError::ForeignCluster {
@@ -179,7 +179,7 @@ impl Changes {
             check_learners(&voters, &members, &formers)?;
         }
         if let (Some(id), false) = (formers.last(), promote) {
-            return Err(MembershipError::Stranger {
+            return Err(MembershipError::NewDirectory {
                 address: address.to_owned(),
                 id: *id,
             });
@@ -194,7 +194,7 @@ impl Changes {
             info!(id, address, "a master joined as a learner");
         }
         if promote {
-            self.promote(id, leaving(formers)).await?;
+            self.promote(id, replaced_members(formers)).await?;
         }
         Ok(id)
     }
@@ -267,8 +267,8 @@ impl Changes {
         Ok(())
     }
 
-    fn progress(&self) -> Progress {
-        Progress::of(&self.raft.metrics().borrow_watched())
+    fn progress(&self) -> LogProgress {
+        LogProgress::of(&self.raft.metrics().borrow_watched())
     }
 
     async fn catch_up(&self, id: u64) -> Result<(), MembershipError> {
@@ -330,7 +330,7 @@ impl Changes {
                 &self.peers,
                 self.caller.cluster_key,
                 &leader,
-                &Change::Remove(id),
+                &MemberChange::Remove(id),
             )
             .await;
         }
@@ -444,7 +444,7 @@ fn check_learners(
 
 /// Returns the members that had this address with other data directories: more than one if the last
 /// replacement was not finished.
-fn formers(members: &BTreeMap<u64, Member>, member: &Member) -> BTreeSet<u64> {
+fn former_members(members: &BTreeMap<u64, Member>, member: &Member) -> BTreeSet<u64> {
     let is_former = |one: &Member| {
         one.raft_address == member.raft_address && one.incarnation != member.incarnation
     };
@@ -453,7 +453,7 @@ fn formers(members: &BTreeMap<u64, Member>, member: &Member) -> BTreeSet<u64> {
 }
 
 /// Returns the members that a new voter replaces: all of them, unless a mutant is enabled.
-fn leaving(formers: BTreeSet<u64>) -> BTreeSet<u64> {
+fn replaced_members(formers: BTreeSet<u64>) -> BTreeSet<u64> {
     match bugs::is_on(Bug::FormerVoterCounts) {
         true => BTreeSet::new(),
         false => formers,
@@ -488,13 +488,11 @@ mod tests {
             api_address: format!("m{place}:2"),
             incarnation,
         };
-        let members = BTreeMap::from([
-            (1, member(1, 11)),
-            (3, member(3, 13)),
-            (272, member(3, 14)),
-            (300, member(3, 15)),
-        ]);
-        assert_eq!(formers(&members, &member(3, 15)), BTreeSet::from([3, 272]));
-        assert_eq!(formers(&members, &member(1, 11)), BTreeSet::new());
+        let all = [(1, 1, 11), (3, 3, 13), (272, 3, 14), (300, 3, 15)];
+        let members = all.map(|(id, place, key)| (id, member(place, key)));
+        let members = BTreeMap::from(members);
+        let former = |id, key| former_members(&members, &member(id, key));
+        assert_eq!(former(3, 15), BTreeSet::from([3, 272]));
+        assert_eq!(former(1, 11), BTreeSet::new());
     }
 }

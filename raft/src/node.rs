@@ -12,33 +12,33 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
-use crate::bootstrap::decision::Identity;
+use crate::bootstrap::decision::NodeIdentity;
 use crate::bootstrap::startup::start;
 use crate::election::liveness::Liveness;
 use crate::error::{MembershipError, ProposeError, ReadError, StartError};
-use crate::membership::{Change, Changes, HeldMembers};
-use crate::progress::Progress;
-use crate::proposer::{Proposal, Queue};
-use crate::read_index::Reads;
-use crate::settings::{NodeConfig, Surroundings, Timing};
-use crate::state_machine::Machine;
-use crate::status::{self, Phases, Status};
-use crate::storage::disk::memory::{Durable, MemoryDisk};
+use crate::membership::{MemberChange, MemberChanger, MembershipGuard};
+use crate::progress::LogProgress;
+use crate::proposer::{Proposal, ProposalQueue};
+use crate::read_index::ReadIndexQueue;
+use crate::settings::{NodeConfig, NodeEnvironment, Timing};
+use crate::state_machine::StateMachine;
+use crate::status::{self, FailoverPhases, RaftStatus};
+use crate::storage::disk::memory::{DurableEntry, MemoryDisk};
 use crate::storage::record::VoteRecord;
-use crate::storage::store::Place;
+use crate::storage::store::StoreLocation;
 use crate::transport::connections::Peers;
-use crate::transport::network::Caller;
-use crate::types::{Committed, Member, OwnerRequest, Payload, TypeConfig};
+use crate::transport::network::CallerIdentity;
+use crate::types::{CommittedEntry, Member, OwnerRequest, Payload, TypeConfig};
 
 /// openraft with the entries and the state machine of this crate.
-pub(crate) type Consensus = Raft<TypeConfig, Machine>;
+pub(crate) type Consensus = Raft<TypeConfig, StateMachine>;
 
 /// A store in memory that outlives its node, for tests of restarts. All clones share one store.
 #[derive(Clone, Debug, Default)]
 pub struct MemoryStore(MemoryDisk);
 
 /// Records of a registry by key.
-pub type Records = Vec<(Vec<u8>, Vec<u8>)>;
+pub type RegistryRecords = Vec<(Vec<u8>, Vec<u8>)>;
 
 impl MemoryStore {
     /// Returns an empty store with random numbers from `seed`, so that runs can be repeated.
@@ -49,19 +49,19 @@ impl MemoryStore {
 
     /// Returns what a power cut would leave of the log entry at `index`.
     #[must_use]
-    pub fn durable_entry(&self, index: u64) -> Durable {
+    pub fn durable_entry(&self, index: u64) -> DurableEntry {
         self.0.durable_entry(index)
     }
 
     /// Returns the log entry at `index`, committed or not. `None` if the store lacks it.
     #[must_use]
-    pub fn entry(&self, index: u64) -> Option<Committed> {
+    pub fn entry(&self, index: u64) -> Option<CommittedEntry> {
         let entry = self.0.entry(index)?.entry;
         let (at_ms, commands) = match entry.payload {
             Payload::Normal(batch) => (batch.at_ms, batch.commands),
             Payload::Blank | Payload::Membership(_) => (0, Vec::new()),
         };
-        Some(Committed {
+        Some(CommittedEntry {
             index: entry.log_id.index,
             term: entry.log_id.leader_id.term,
             at_ms,
@@ -105,7 +105,7 @@ impl MemoryStore {
     /// Returns the registry's index and records; `None` before the first entry or during an
     /// install.
     #[must_use]
-    pub fn registry(&self) -> Option<(u64, Records)> {
+    pub fn registry(&self) -> Option<(u64, RegistryRecords)> {
         self.0.registry()
     }
 
@@ -131,8 +131,8 @@ impl MemoryStore {
     }
 
     /// Makes all writes after the next `left` ones fail, as on a full disk, until a power cut.
-    pub fn break_after(&self, left: usize) {
-        self.0.break_after(left);
+    pub fn fail_writes_after(&self, left: usize) {
+        self.0.fail_writes_after(left);
     }
 
     /// Returns whether a write has failed or the next one will.
@@ -190,33 +190,33 @@ pub struct Node {
 
 /// The parts of a node that reads and member changes use.
 #[derive(Clone)]
-pub(crate) struct Group {
+pub(crate) struct GroupHandle {
     pub(crate) raft: Consensus,
-    pub(crate) caller: Caller,
+    pub(crate) caller: CallerIdentity,
     pub(crate) peers: Peers,
     pub(crate) timing: Timing,
-    pub(crate) status: watch::Receiver<Status>,
+    pub(crate) status: watch::Receiver<RaftStatus>,
     pub(crate) liveness: Liveness,
 }
 
 /// The parts of a node.
-pub(crate) struct Parts {
-    pub(crate) identity: Identity,
+pub(crate) struct NodeParts {
+    pub(crate) identity: NodeIdentity,
     pub(crate) process_incarnation: u64,
     pub(crate) wall: WallClock,
     pub(crate) raft: Consensus,
-    pub(crate) queue: Queue,
-    pub(crate) reads: Reads,
-    pub(crate) changes: Arc<Changes>,
-    pub(crate) status: watch::Receiver<Status>,
-    pub(crate) phases: Arc<watch::Sender<Phases>>,
+    pub(crate) queue: ProposalQueue,
+    pub(crate) reads: ReadIndexQueue,
+    pub(crate) changes: Arc<MemberChanger>,
+    pub(crate) status: watch::Receiver<RaftStatus>,
+    pub(crate) phases: Arc<watch::Sender<FailoverPhases>>,
     pub(crate) liveness: Liveness,
     pub(crate) stop: CancellationToken,
     pub(crate) tasks: TaskTracker,
 }
 
 struct Inner {
-    parts: Parts,
+    parts: NodeParts,
     runtime: Handle,
     /// Dropping the last clone of a node stops it.
     _stop_with_last: DropGuard,
@@ -231,13 +231,13 @@ impl Node {
     /// If the directory cannot be used, the group rejects this node, or `stop` was cancelled.
     pub async fn start(
         config: NodeConfig,
-        surroundings: Surroundings,
+        surroundings: NodeEnvironment,
         owner: mpsc::Sender<OwnerRequest>,
         stop: CancellationToken,
     ) -> Result<Node, StartError> {
         let place = match &config.directory {
-            Some(directory) => Place::Directory(directory.clone()),
-            None => Place::Memory(MemoryDisk::default()),
+            Some(directory) => StoreLocation::Directory(directory.clone()),
+            None => StoreLocation::Memory(MemoryDisk::default()),
         };
         start(config, place, surroundings, owner, stop).await
     }
@@ -249,13 +249,13 @@ impl Node {
     pub async fn start_in_memory(
         config: NodeConfig,
         memory: &MemoryStore,
-        surroundings: Surroundings,
+        surroundings: NodeEnvironment,
         owner: mpsc::Sender<OwnerRequest>,
         stop: CancellationToken,
     ) -> Result<Node, StartError> {
         start(
             config,
-            Place::Memory(memory.0.clone()),
+            StoreLocation::Memory(memory.0.clone()),
             surroundings,
             owner,
             stop,
@@ -282,18 +282,18 @@ impl Node {
 
     /// Drops the commands that wait in the queue, for an owner that is no longer the active leader
     /// although this node still leads. Commands in flight may still be committed.
-    pub fn forget_queued(&self) {
-        self.inner.parts.queue.forget();
+    pub fn clear_queue(&self) {
+        self.inner.parts.queue.clear();
     }
 
     /// Returns a watch of the node's status.
-    pub fn status(&self) -> watch::Receiver<Status> {
+    pub fn status(&self) -> watch::Receiver<RaftStatus> {
         self.inner.parts.status.clone()
     }
 
     /// Returns the current indexes of this node.
-    pub fn progress(&self) -> Progress {
-        Progress::of(&self.inner.parts.raft.metrics().borrow_watched())
+    pub fn progress(&self) -> LogProgress {
+        LogProgress::of(&self.inner.parts.raft.metrics().borrow_watched())
     }
 
     /// Returns the time since sending the newest message that a quorum has answered as followers of
@@ -321,13 +321,7 @@ impl Node {
         let config = metrics.membership_config.get_joint_config();
         leads.then(|| {
             let mut quorums = config.iter();
-            quorums.any(|voters| {
-                self.inner
-                    .parts
-                    .liveness
-                    .distances()
-                    .is_far(metrics.id, voters)
-            })
+            quorums.any(|voters| self.inner.parts.liveness.rtts().is_far(metrics.id, voters))
         })
     }
 
@@ -359,7 +353,7 @@ impl Node {
     pub async fn join(&self, raft_address: &str) -> Result<u64, MembershipError> {
         let raft_address = raft_address.to_owned();
         let promote = true;
-        let change = Change::Join {
+        let change = MemberChange::Join {
             raft_address,
             promote,
         };
@@ -371,7 +365,7 @@ impl Node {
     /// # Errors
     /// If it is not a member, no quorum would remain, another change runs, or there is no leader.
     pub async fn remove(&self, id: u64) -> Result<(), MembershipError> {
-        self.change(Change::Remove(id)).await.map(|_id| ())
+        self.change(MemberChange::Remove(id)).await.map(|_id| ())
     }
 
     /// Transfers leadership to this voter, or to the most advanced one. Returns the new leader.
@@ -379,12 +373,12 @@ impl Node {
     /// # Errors
     /// If it is not a voter, has not answered lately, or is not elected in time.
     pub async fn transfer(&self, to: Option<u64>) -> Result<u64, MembershipError> {
-        self.change(Change::Transfer(to)).await
+        self.change(MemberChange::Transfer(to)).await
     }
 
     /// Runs the change in a task on the node's runtime, where its connections belong. Once begun,
     /// it is completed even if the caller is dropped.
-    async fn change(&self, change: Change) -> Result<u64, MembershipError> {
+    async fn change(&self, change: MemberChange) -> Result<u64, MembershipError> {
         let changes = self.inner.parts.changes.clone();
         let changing = self.inner.parts.tasks.spawn_on(
             async move { changes.change(change, false).await },
@@ -397,7 +391,7 @@ impl Node {
     pub fn members(&self) -> Vec<ListedMember> {
         let metrics = self.inner.parts.raft.metrics();
         let metrics = metrics.borrow_watched();
-        let progress = Progress::of(&metrics);
+        let progress = LogProgress::of(&metrics);
         let status = self.inner.parts.status.borrow();
         let leader = status.leader.as_ref().map(|(id, _)| *id);
         let list = |(id, member): &(u64, Member), is_voter| {
@@ -446,13 +440,12 @@ impl Node {
     ///
     /// # Errors
     /// If this node does not lead, or another change of the group is under way.
-    pub async fn hold_members(&self) -> Result<HeldMembers, MembershipError> {
+    pub async fn lock_members(&self) -> Result<MembershipGuard, MembershipError> {
         let changes = self.inner.parts.changes.clone();
-        let holding = self
-            .inner
-            .parts
-            .tasks
-            .spawn_on(async move { changes.hold().await }, &self.inner.runtime);
+        let holding = self.inner.parts.tasks.spawn_on(
+            async move { changes.lock_members().await },
+            &self.inner.runtime,
+        );
         holding.await.unwrap_or(Err(MembershipError::Stopped))
     }
 
@@ -462,7 +455,7 @@ impl Node {
     }
 
     /// Returns the wall clock that this node was started with.
-    pub fn wall(&self) -> &WallClock {
+    pub fn wall_clock(&self) -> &WallClock {
         &self.inner.parts.wall
     }
 
@@ -483,7 +476,7 @@ impl Node {
     }
 
     /// Builds the node on the current runtime.
-    pub(crate) fn assemble(parts: Parts) -> Node {
+    pub(crate) fn assemble(parts: NodeParts) -> Node {
         let inner = Inner {
             _stop_with_last: parts.stop.clone().drop_guard(),
             runtime: Handle::current(),

@@ -10,7 +10,7 @@ use crate::types::{LogId, TypeConfig};
 
 /// The indexes of one node at the moment of the call.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Progress {
+pub struct LogProgress {
     /// The index of the last entry in the log, committed or not.
     pub last_log_index: u64,
     /// The index of the last entry that this node knows to be committed.
@@ -25,10 +25,10 @@ pub struct Progress {
     pub lag: BTreeMap<u64, u64>,
 }
 
-impl Progress {
-    pub(crate) fn of(metrics: &RaftMetrics<TypeConfig>) -> Progress {
+impl LogProgress {
+    pub(crate) fn of(metrics: &RaftMetrics<TypeConfig>) -> LogProgress {
         let index = |id: Option<&LogId>| id.map_or(0, |id| id.index);
-        Progress {
+        LogProgress {
             last_log_index: metrics.last_log_index.unwrap_or(0),
             committed_index: index(metrics.local_committed.as_ref()),
             applied_index: index(metrics.last_applied.as_ref()),

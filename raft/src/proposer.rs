@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use crate::error::ProposeError;
-use crate::log_size::Growth;
+use crate::log_size::LogGrowth;
 use crate::node::Consensus;
 use crate::state_machine::{TURN_BYTES, TURN_COMMANDS, TURN_WORK};
 use crate::types::{Batch, CommittedLeaderId, TypeConfig};
@@ -57,14 +57,14 @@ pub struct Proposal {
 
 /// A term that this node leads, and how often its owner has stopped leading in between.
 #[derive(Clone, Copy, PartialEq, Eq)]
-struct Reign {
+struct LeadershipPeriod {
     term: u64,
     forgotten: u64,
 }
 
-struct Queued {
+struct QueuedProposal {
     /// The term of leadership in which it was queued: it is not proposed in another one.
-    reign: Reign,
+    reign: LeadershipPeriod,
     proposal: Proposal,
     /// Its share of the queue's bytes, released when it is proposed or dropped.
     _bytes: OwnedSemaphorePermit,
@@ -72,19 +72,19 @@ struct Queued {
 
 /// The callers' end of the queue. Cheap to clone.
 #[derive(Clone)]
-pub(crate) struct Queue {
-    sender: mpsc::Sender<Queued>,
+pub(crate) struct ProposalQueue {
+    sender: mpsc::Sender<QueuedProposal>,
     bytes: Arc<Semaphore>,
     leading_term: Arc<AtomicU64>,
     forgotten: Arc<AtomicU64>,
 }
 
-impl Queue {
-    pub(crate) fn new(leading_term: Arc<AtomicU64>) -> (Queue, Proposer) {
+impl ProposalQueue {
+    pub(crate) fn new(leading_term: Arc<AtomicU64>) -> (ProposalQueue, Proposer) {
         let (sender, receiver) = mpsc::channel(QUEUE_COMMANDS);
         let forgotten = Arc::new(AtomicU64::new(0));
         let bytes = Arc::new(Semaphore::new(QUEUE_BYTES));
-        let queue = Queue {
+        let queue = ProposalQueue {
             sender,
             bytes,
             leading_term: leading_term.clone(),
@@ -104,11 +104,11 @@ impl Queue {
 
     /// Drops the queued commands that are not yet proposed: their owner is no longer the active
     /// leader.
-    pub(crate) fn forget(&self) {
+    pub(crate) fn clear(&self) {
         self.forgotten.fetch_add(1, Ordering::Relaxed);
     }
 
-    fn admit(&self, proposal: &Proposal) -> Result<(Reign, u32), ProposeError> {
+    fn admit(&self, proposal: &Proposal) -> Result<(LeadershipPeriod, u32), ProposeError> {
         let bytes = proposal.command.len();
         if bytes > ENTRY_LIMIT_BYTES {
             return Err(ProposeError::TooLarge {
@@ -122,7 +122,7 @@ impl Queue {
             0 => Err(ProposeError::NotLeader),
             term => {
                 let bytes = u32::try_from(bytes).expect("an entry is smaller than 4 GiB");
-                Ok((Reign { term, forgotten }, bytes))
+                Ok((LeadershipPeriod { term, forgotten }, bytes))
             }
         }
     }
@@ -135,7 +135,7 @@ impl Queue {
             Err(TryAcquireError::Closed) => return Err(ProposeError::Stopped),
         };
         self.sender
-            .try_send(Queued {
+            .try_send(QueuedProposal {
                 reign,
                 proposal,
                 _bytes: permit,
@@ -154,7 +154,7 @@ impl Queue {
             .acquire_many_owned(bytes)
             .await
             .map_err(|_closed| ProposeError::Stopped)?;
-        let queued = Queued {
+        let queued = QueuedProposal {
             reign,
             proposal,
             _bytes: permit,
@@ -167,37 +167,37 @@ impl Queue {
 }
 
 /// The outcome of one proposal.
-enum Outcome {
+enum ProposalOutcome {
     /// Committed, or its leader is gone.
     Done,
     /// Rejected before it was in the log.
-    NotNow,
+    Rejected,
     /// Consensus has ended.
-    Ended,
+    Stopped,
 }
 
-type Answer = OneshotReceiverOf<TypeConfig, ClientWriteResult<TypeConfig>>;
+type WriteResultReceiver = OneshotReceiverOf<TypeConfig, ClientWriteResult<TypeConfig>>;
 
 /// The task's end of the queue.
 pub(crate) struct Proposer {
-    receiver: mpsc::Receiver<Queued>,
+    receiver: mpsc::Receiver<QueuedProposal>,
     leading_term: Arc<AtomicU64>,
     forgotten: Arc<AtomicU64>,
     /// The first command of the next entry: it did not fit into the last one.
-    held: Option<Queued>,
-    unapplied: VecDeque<Answer>,
+    held: Option<QueuedProposal>,
+    unapplied: VecDeque<WriteResultReceiver>,
 }
 
 impl Proposer {
     /// Proposes until the node stops.
-    pub(crate) async fn run(mut self, raft: Consensus, growth: Growth, stop: CancellationToken) {
+    pub(crate) async fn run(mut self, raft: Consensus, growth: LogGrowth, stop: CancellationToken) {
         tokio::select! {
             () = stop.cancelled() => {}
             () = self.propose_all(&raft, &growth) => {}
         }
     }
 
-    async fn propose_all(&mut self, raft: &Consensus, growth: &Growth) {
+    async fn propose_all(&mut self, raft: &Consensus, growth: &LogGrowth) {
         loop {
             let first = match self.held.take() {
                 Some(held) => held,
@@ -220,33 +220,35 @@ impl Proposer {
                     false => reign.term,
                 };
                 match self.commit(raft, term, batch.clone()).await {
-                    Outcome::Done => break,
-                    Outcome::Ended => return,
+                    ProposalOutcome::Done => break,
+                    ProposalOutcome::Stopped => return,
                     // No voter has answered a new leader yet, or a transfer is under way. If this
                     // node keeps leading, the owner has no reason to forget the commands, so they
                     // must not be lost.
-                    Outcome::NotNow if self.is_current(reign) => tokio::time::sleep(REFUSED).await,
-                    Outcome::NotNow => break,
+                    ProposalOutcome::Rejected if self.is_current(reign) => {
+                        tokio::time::sleep(REFUSED).await
+                    }
+                    ProposalOutcome::Rejected => break,
                 }
             }
         }
     }
 
-    fn reign(&self) -> Reign {
-        Reign {
+    fn reign(&self) -> LeadershipPeriod {
+        LeadershipPeriod {
             term: self.leading_term.load(Ordering::Relaxed),
             forgotten: self.forgotten.load(Ordering::Relaxed),
         }
     }
 
     /// Returns whether the owner still expects what was queued in this term of leadership.
-    fn is_current(&self, reign: Reign) -> bool {
+    fn is_current(&self, reign: LeadershipPeriod) -> bool {
         reign == self.reign() || bugs::is_on(Bug::StaleReignCommits)
     }
 
     /// Takes queued commands up to the limits of one request to the owner: an entry is applied in
     /// one.
-    fn batch(&mut self, first: Queued) -> Batch {
+    fn batch(&mut self, first: QueuedProposal) -> Batch {
         let reign = first.reign;
         let mut bytes = first.proposal.command.len();
         let mut work = first.proposal.work;
@@ -272,25 +274,25 @@ impl Proposer {
     }
 
     /// Proposes one entry and waits until it is committed or rejected.
-    async fn commit(&mut self, raft: &Consensus, term: u64, batch: Batch) -> Outcome {
+    async fn commit(&mut self, raft: &Consensus, term: u64, batch: Batch) -> ProposalOutcome {
         let (responder, committed, mut answer) = ProgressResponder::new();
         let write = raft
             .write(batch)
             .with_leader(CommittedLeaderId { term })
             .responder(responder);
         if write.await.is_err() {
-            return Outcome::Ended;
+            return ProposalOutcome::Stopped;
         }
         tokio::select! {
             biased;
             Ok(_log_id) = committed => self.unapplied.push_back(answer),
             refused = &mut answer => match refused {
                 Ok(Ok(_)) => {}
-                Ok(Err(ClientWriteError::ForwardToLeader(_))) => return Outcome::NotNow,
+                Ok(Err(ClientWriteError::ForwardToLeader(_))) => return ProposalOutcome::Rejected,
                 // The entry is in the log, and leadership was lost: the owner learns that from the
                 // status.
                 Ok(Err(error)) => debug!(%error, "it is not known whether commands were committed"),
-                Err(_ended) => return Outcome::Ended,
+                Err(_ended) => return ProposalOutcome::Stopped,
             },
         }
         while self.unapplied.len() > UNAPPLIED {
@@ -307,7 +309,7 @@ impl Proposer {
                 }
             };
         }
-        Outcome::Done
+        ProposalOutcome::Done
     }
 }
 
@@ -315,15 +317,15 @@ impl Proposer {
 mod tests {
     use super::*;
 
-    fn queue() -> (Queue, Proposer) {
-        Queue::new(Arc::new(AtomicU64::new(1)))
+    fn queue() -> (ProposalQueue, Proposer) {
+        ProposalQueue::new(Arc::new(AtomicU64::new(1)))
     }
 
-    fn put(queue: &Queue, bytes: usize) {
+    fn put(queue: &ProposalQueue, bytes: usize) {
         put_work(queue, bytes, 1);
     }
 
-    fn put_work(queue: &Queue, bytes: usize, work: u32) {
+    fn put_work(queue: &ProposalQueue, bytes: usize, work: u32) {
         let command = vec![7; bytes].into();
         let at_ms = 1;
         let proposal = Proposal {

@@ -14,22 +14,22 @@ use tokio_util::sync::CancellationToken;
 
 use crate::election::liveness::Liveness;
 use crate::error::ReadError;
-use crate::node::{Consensus, Group};
+use crate::node::{Consensus, GroupHandle};
 use crate::settings::Timing;
-use crate::status::Status;
+use crate::status::RaftStatus;
 use crate::transport::connections::{self, Peers};
-use crate::transport::network::Caller;
+use crate::transport::network::CallerIdentity;
 use crate::transport::wire::proto;
 use crate::types::TypeConfig;
 
 /// The maximum number of reads that wait for one confirmation; further reads wait to be queued.
 const QUEUE: usize = 4_096;
 
-type Answer = oneshot::Sender<Result<Confirmed, ReadError>>;
+type ReadResponder = oneshot::Sender<Result<ReadConfirmation, ReadError>>;
 
 /// The confirmation of a quorum.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Confirmed {
+pub(crate) struct ReadConfirmation {
     /// The index that a read has to wait for.
     pub(crate) index: u64,
     /// The term that this node leads; `None` if another one leads.
@@ -38,15 +38,15 @@ pub(crate) struct Confirmed {
 
 /// The callers' end of the queue of reads.
 #[derive(Clone)]
-pub(crate) struct Reads(mpsc::Sender<Answer>);
+pub(crate) struct ReadIndexQueue(mpsc::Sender<ReadResponder>);
 
-impl Reads {
-    pub(crate) fn new() -> (Reads, mpsc::Receiver<Answer>) {
+impl ReadIndexQueue {
+    pub(crate) fn new() -> (ReadIndexQueue, mpsc::Receiver<ReadResponder>) {
         let (sender, receiver) = mpsc::channel(QUEUE);
-        (Reads(sender), receiver)
+        (ReadIndexQueue(sender), receiver)
     }
 
-    pub(crate) async fn confirm(&self) -> Result<Confirmed, ReadError> {
+    pub(crate) async fn confirm(&self) -> Result<ReadConfirmation, ReadError> {
         let (answer, answered) = oneshot::channel();
         self.0
             .send(answer)
@@ -57,18 +57,18 @@ impl Reads {
 }
 
 /// The task that confirms reads.
-pub(crate) struct Reader {
+pub(crate) struct ReadIndexTask {
     raft: Consensus,
-    caller: Caller,
+    caller: CallerIdentity,
     peers: Peers,
     timing: Timing,
-    status: watch::Receiver<Status>,
+    status: watch::Receiver<RaftStatus>,
     liveness: Liveness,
 }
 
-impl Reader {
-    pub(crate) fn new(group: Group) -> Reader {
-        let Group {
+impl ReadIndexTask {
+    pub(crate) fn new(group: GroupHandle) -> ReadIndexTask {
+        let GroupHandle {
             raft,
             caller,
             peers,
@@ -76,7 +76,7 @@ impl Reader {
             status,
             liveness,
         } = group;
-        Reader {
+        ReadIndexTask {
             raft,
             caller,
             peers,
@@ -87,7 +87,11 @@ impl Reader {
     }
 
     /// Confirms reads until the node stops.
-    pub(crate) async fn run(self, mut requests: mpsc::Receiver<Answer>, stop: CancellationToken) {
+    pub(crate) async fn run(
+        self,
+        mut requests: mpsc::Receiver<ReadResponder>,
+        stop: CancellationToken,
+    ) {
         let mut waiting = Vec::new();
         loop {
             tokio::select! {
@@ -105,11 +109,11 @@ impl Reader {
         }
     }
 
-    async fn confirm(&self) -> Result<Confirmed, ReadError> {
+    async fn confirm(&self) -> Result<ReadConfirmation, ReadError> {
         if bugs::is_on(Bug::ReadWithoutQuorum) {
             let status = self.status.borrow();
             let own_term = status.is_leader.then_some(status.term);
-            return Ok(Confirmed { index: 0, own_term });
+            return Ok(ReadConfirmation { index: 0, own_term });
         }
         let leader = self.status.borrow().leader.clone();
         let (id, member) = leader.ok_or(ReadError::NoLeader)?;
@@ -126,7 +130,7 @@ impl Reader {
         };
         let deadline = Duration::from_millis(self.timing.append_deadline_ms);
         match tokio::time::timeout(deadline, client.read_index(request)).await {
-            Ok(Ok(answer)) => Ok(Confirmed {
+            Ok(Ok(answer)) => Ok(ReadConfirmation {
                 index: answer.into_inner().index,
                 own_term: None,
             }),
@@ -143,7 +147,7 @@ impl Reader {
 pub(crate) async fn read_index(
     raft: &Consensus,
     liveness: &Liveness,
-) -> Result<Confirmed, ReadError> {
+) -> Result<ReadConfirmation, ReadError> {
     type Failure = RaftError<TypeConfig, LinearizableReadError<TypeConfig>>;
     // A read sends heartbeats, and these would keep the others from electing a leader that they can
     // answer.
@@ -153,7 +157,7 @@ pub(crate) async fn read_index(
         });
     }
     match raft.get_read_log_id(ReadPolicy::ReadIndex).await {
-        Ok((read, _applied)) => Ok(Confirmed {
+        Ok((read, _applied)) => Ok(ReadConfirmation {
             index: read.index(),
             own_term: Some(read.committed_leader_id().term),
         }),

@@ -32,7 +32,7 @@ pub struct Timing {
 impl Timing {
     /// The timing for masters in one location: a silent leader is replaced after about 0.3 s, or
     /// 0.6 s without processor time.
-    pub fn shipped() -> Timing {
+    pub fn lan() -> Timing {
         Timing {
             heartbeat_ms: 60,
             silence_ms: 240,
@@ -109,7 +109,7 @@ pub struct NodeConfig {
 }
 
 /// The environment of a node: its connections to other masters, and its clock.
-pub struct Surroundings {
+pub struct NodeEnvironment {
     /// The listener for the other masters' connections.
     pub listener: Listener,
     /// The dialer of connections to them.
@@ -118,11 +118,11 @@ pub struct Surroundings {
     pub wall: WallClock,
 }
 
-impl Surroundings {
+impl NodeEnvironment {
     /// Returns an environment with TCP and this machine's clock.
     #[must_use]
-    pub fn tcp(listener: TcpListener) -> Surroundings {
-        Surroundings {
+    pub fn tcp(listener: TcpListener) -> NodeEnvironment {
+        NodeEnvironment {
             listener: Listener::tcp(listener),
             dialer: Dialer::tcp(),
             wall: WallClock::system(),

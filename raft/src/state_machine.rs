@@ -11,17 +11,17 @@ use openraft::storage::{ApplyResponder, EntryResponder, RaftStateMachine};
 use openraft::{OptionalSend, RaftSnapshotBuilder};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::fatal::Fatal;
-use crate::storage::disk::{self, Disk, Family, Read};
-use crate::storage::image::{self, Source};
+use crate::fatal::FatalHandler;
+use crate::storage::disk::{self, Disk, DiskRead, KeySpace};
+use crate::storage::image::{self, SnapshotSource};
 use crate::storage::install;
 use crate::storage::record::{self, SnapshotMetaRecord};
-use crate::storage::snapshot::ImageError;
-use crate::storage::snapshot_store::{Image, Shelf};
-use crate::storage::unwritten::{Reached, Unwritten};
-use crate::storage::writer::Writer;
+use crate::storage::snapshot::SnapshotError;
+use crate::storage::snapshot_store::{SnapshotFile, SnapshotStore};
+use crate::storage::unwritten::{AppliedPosition, WriteBuffer};
+use crate::storage::writer::DiskWriter;
 use crate::types::{
-    Committed, Entry, LogId, OwnerRequest, Payload, SnapshotMeta, StoredMembership, TypeConfig,
+    CommittedEntry, Entry, LogId, OwnerRequest, Payload, SnapshotMeta, StoredMembership, TypeConfig,
 };
 
 /// The maximum number of commands, and of bytes of commands, in one request to the owner and in one
@@ -38,35 +38,35 @@ pub(crate) const APPLIED: &[u8] = b"applied";
 
 /// The parts of the store that the state machine uses.
 #[derive(Clone)]
-pub(crate) struct Parts {
+pub(crate) struct StoreParts {
     pub(crate) disk: Arc<dyn Disk>,
-    pub(crate) writer: Writer,
-    pub(crate) unwritten: Unwritten,
-    pub(crate) shelf: Shelf,
-    pub(crate) fatal: Fatal,
+    pub(crate) writer: DiskWriter,
+    pub(crate) unwritten: WriteBuffer,
+    pub(crate) shelf: SnapshotStore,
+    pub(crate) fatal: FatalHandler,
     /// Allows one snapshot to be written at a time.
-    pub(crate) turn: image::Turn,
+    pub(crate) turn: image::SnapshotWriteLock,
 }
 
-pub(crate) struct Machine {
-    parts: Parts,
+pub(crate) struct StateMachine {
+    parts: StoreParts,
     /// The minimum number of applied entries that stay in the log.
     kept_entries: u64,
     owner: mpsc::Sender<OwnerRequest>,
 }
 
-impl Machine {
+impl StateMachine {
     /// Sends the stored registry to its owner.
     pub(crate) async fn open(
-        parts: Parts,
+        parts: StoreParts,
         kept_entries: u64,
         owner: mpsc::Sender<OwnerRequest>,
-    ) -> Result<Machine, MachineError> {
+    ) -> Result<StateMachine, RegistryLoadError> {
         let disk = Arc::clone(&parts.disk);
-        let read = move || -> Result<_, MachineError> {
+        let read = move || -> Result<_, RegistryLoadError> {
             let applied = applied(disk.as_ref())?;
             let mut records = Vec::new();
-            disk.scan(Family::Registry, b"", &mut |key, value| {
+            disk.scan(KeySpace::Registry, b"", &mut |key, value| {
                 records.push((key.to_vec(), value.to_vec()));
                 Ok(std::ops::ControlFlow::Continue(()))
             })?;
@@ -74,7 +74,7 @@ impl Machine {
         };
         let (applied, records) = disk::run(parts.disk.may_block(), read).await?;
         parts.unwritten.reset(applied);
-        let machine = Machine {
+        let machine = StateMachine {
             parts,
             kept_entries,
             owner,
@@ -97,12 +97,12 @@ impl Machine {
 
     fn snapshot_of_registry(&self) -> Snapshot {
         let meta = image::described(self.parts.unwritten.applied());
-        let snapshot = Source::Registry(self.parts.clone(), meta.last_log_id);
+        let snapshot = SnapshotSource::Registry(self.parts.clone(), meta.last_log_id);
         Snapshot { meta, snapshot }
     }
 
     /// Performs one request to the owner.
-    async fn perform(&mut self, turn: Turn) -> io::Result<()> {
+    async fn perform(&mut self, turn: ApplyBatch) -> io::Result<()> {
         let (done, answer) = oneshot::channel();
         let request = OwnerRequest::Apply {
             entries: turn.entries,
@@ -110,7 +110,7 @@ impl Machine {
         };
         self.owner.send(request).await.map_err(|_| OwnerGone)?;
         let records = answer.await.map_err(|_| OwnerGone)?;
-        let reached = Reached {
+        let reached = AppliedPosition {
             last: turn.last,
             members: turn.membership,
         };
@@ -124,8 +124,8 @@ impl Machine {
 
 /// The entries of one request to the owner.
 #[derive(Default)]
-struct Turn {
-    entries: Vec<Committed>,
+struct ApplyBatch {
+    entries: Vec<CommittedEntry>,
     responders: Vec<ApplyResponder<TypeConfig>>,
     commands: usize,
     bytes: usize,
@@ -133,7 +133,7 @@ struct Turn {
     membership: Option<StoredMembership>,
 }
 
-impl Turn {
+impl ApplyBatch {
     /// Returns whether `entry` belongs to the next request.
     fn is_too_full_for(&self, entry: &Entry) -> bool {
         let (commands, bytes) = match &entry.payload {
@@ -147,7 +147,7 @@ impl Turn {
 
     fn push(&mut self, entry: Entry, responder: Option<ApplyResponder<TypeConfig>>) {
         let id = entry.log_id;
-        let mut committed = Committed {
+        let mut committed = CommittedEntry {
             index: id.index,
             term: id.leader_id.term,
             at_ms: 0,
@@ -171,9 +171,9 @@ impl Turn {
     }
 }
 
-impl RaftStateMachine<TypeConfig> for Machine {
-    type SnapshotData = Source;
-    type SnapshotBuilder = Builder;
+impl RaftStateMachine<TypeConfig> for StateMachine {
+    type SnapshotData = SnapshotSource;
+    type SnapshotBuilder = SnapshotBuilder;
 
     async fn applied_state(&mut self) -> Result<(Option<LogId>, StoredMembership), io::Error> {
         let SnapshotMeta {
@@ -187,7 +187,7 @@ impl RaftStateMachine<TypeConfig> for Machine {
     where
         S: Stream<Item = Result<EntryResponder<TypeConfig>, io::Error>> + Unpin + OptionalSend,
     {
-        let mut turn = Turn::default();
+        let mut turn = ApplyBatch::default();
         while let Some(item) = entries.next().await {
             let (entry, responder) = item?;
             if turn.is_too_full_for(&entry) {
@@ -204,14 +204,14 @@ impl RaftStateMachine<TypeConfig> for Machine {
     /// Returns a builder for a snapshot at the applied index. The registry in the store is that
     /// snapshot, so the log may be truncated up to there once everything applied is synced. The
     /// sync is queued here, before anything more is applied, and the builder waits for it.
-    async fn get_snapshot_builder(&mut self) -> Builder {
+    async fn get_snapshot_builder(&mut self) -> SnapshotBuilder {
         let (done, synced) = oneshot::channel();
         let written = move |result| {
             // The builder may have been dropped with the node.
             let _ = done.send(result);
         };
         let queued = self.parts.unwritten.sync(Box::new(written)).await;
-        Builder {
+        SnapshotBuilder {
             snapshot: self.snapshot_of_registry(),
             synced: Some(queued.map(|()| synced)),
         }
@@ -220,9 +220,9 @@ impl RaftStateMachine<TypeConfig> for Machine {
     async fn install_snapshot(
         &mut self,
         meta: &SnapshotMeta,
-        source: Source,
+        source: SnapshotSource,
     ) -> Result<(), io::Error> {
-        let image = source.image().await?;
+        let image = source.file().await?;
         if image.meta() != meta {
             let text = format!("the snapshot is of {} and not of {meta}", image.meta());
             return Err(io::Error::new(io::ErrorKind::InvalidData, text));
@@ -256,10 +256,10 @@ impl RaftStateMachine<TypeConfig> for Machine {
     }
 }
 
-pub(crate) type Snapshot = openraft::alias::SnapshotOf<TypeConfig, Source>;
+pub(crate) type Snapshot = openraft::alias::SnapshotOf<TypeConfig, SnapshotSource>;
 
-impl From<Image> for Snapshot {
-    fn from(image: Image) -> Self {
+impl From<SnapshotFile> for Snapshot {
+    fn from(image: SnapshotFile) -> Self {
         Snapshot {
             meta: image.meta().clone(),
             snapshot: image.into(),
@@ -268,13 +268,13 @@ impl From<Image> for Snapshot {
 }
 
 /// A snapshot builder that waits until everything applied is synced. It writes no snapshot file.
-pub(crate) struct Builder {
+pub(crate) struct SnapshotBuilder {
     snapshot: Snapshot,
     synced: Option<io::Result<oneshot::Receiver<io::Result<()>>>>,
 }
 
-impl RaftSnapshotBuilder<TypeConfig> for Builder {
-    type SnapshotData = Source;
+impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
+    type SnapshotData = SnapshotSource;
 
     async fn build_snapshot(&mut self) -> Result<Snapshot, io::Error> {
         let synced = self.synced.take();
@@ -285,8 +285,8 @@ impl RaftSnapshotBuilder<TypeConfig> for Builder {
 }
 
 /// Returns the position up to which the registry on this disk is applied.
-pub(crate) fn applied(disk: &dyn Read) -> Result<SnapshotMeta, MachineError> {
-    match disk.get(Family::RegistryMeta, APPLIED)? {
+pub(crate) fn applied(disk: &dyn DiskRead) -> Result<SnapshotMeta, RegistryLoadError> {
+    match disk.get(KeySpace::RegistryMeta, APPLIED)? {
         None => Ok(SnapshotMeta::default()),
         Some(bytes) => Ok(record::unseal::<SnapshotMetaRecord>(&bytes)?.try_into()?),
     }
@@ -296,16 +296,16 @@ pub(crate) fn seal_applied(applied: &SnapshotMeta) -> Vec<u8> {
     record::seal(&SnapshotMetaRecord::from(applied))
 }
 
-pub(crate) fn invalid(error: ImageError) -> io::Error {
+pub(crate) fn invalid(error: SnapshotError) -> io::Error {
     match error {
-        ImageError::Read(error) => error,
+        SnapshotError::Read(error) => error,
         error => io::Error::new(io::ErrorKind::InvalidData, error),
     }
 }
 
 /// An error while the registry is loaded by its owner.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum MachineError {
+pub(crate) enum RegistryLoadError {
     #[error("the registry cannot be read")]
     Read(#[from] io::Error),
     #[error("the record of the registry's applied index is damaged")]

@@ -15,14 +15,14 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
-use crate::election::leader_contact::Hearing;
+use crate::election::leader_contact::LeaderContact;
 use crate::election::liveness::Liveness;
 use crate::node::Consensus;
 use crate::types::{Member, StoredMembership, TypeConfig, Vote};
 
 /// The state of a node, as far as the rest of the program needs it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Status {
+pub struct RaftStatus {
     /// The id of this node.
     pub id: u64,
     /// The leader, as far as this node knows. It may be outdated: only a commit proves leadership.
@@ -41,24 +41,24 @@ pub struct Status {
     /// The members without a vote.
     pub learners: Arc<[(u64, Member)]>,
     /// The times of the phases of the last change of leader, as far as this node observed them.
-    pub phases: Phases,
+    pub phases: FailoverPhases,
     /// The reason for which consensus has ended. The process must exit too: writes to its log can
     /// no longer be trusted.
     pub failure: Option<String>,
 }
 
-impl Status {
-    pub(crate) fn of(id: u64) -> Status {
-        Status {
+impl RaftStatus {
+    pub(crate) fn of(id: u64) -> RaftStatus {
+        RaftStatus {
             id,
             leaderless_since: Some(Instant::now()),
-            ..Status::default()
+            ..RaftStatus::default()
         }
     }
 
     /// Records that no leader is known any more. `heard` is when the former leader, if it was
     /// another node, was last heard.
-    fn lose_leader(&mut self, heard: Instant) {
+    fn clear_leader(&mut self, heard: Instant) {
         if let Some((id, _)) = self.leader.take() {
             let own = id == self.id;
             self.leaderless_since = Some(if own { Instant::now() } else { heard });
@@ -78,7 +78,7 @@ impl Status {
 /// Times of the last change of leader, in microseconds of wall time since 1970, for measurements
 /// only; 0 for a phase that this node did not observe.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Phases {
+pub struct FailoverPhases {
     /// The term of the leader that was found dead.
     pub dead_term: u64,
     /// When this node found the leader dead.
@@ -93,21 +93,21 @@ pub struct Phases {
     pub first_commit_us: u64,
 }
 
-impl Phases {
+impl FailoverPhases {
     pub(crate) fn leader_dead_seen(&mut self, term: u64, wall: &WallClock) {
         self.dead_term = term;
         self.dead_seen_us = wall.now_us();
     }
 }
 
-/// The task that turns openraft's metrics into `Status`.
-pub(crate) struct Reporter {
+/// The task that turns openraft's metrics into `RaftStatus`.
+pub(crate) struct StatusReporter {
     pub(crate) raft: Consensus,
-    pub(crate) status: watch::Sender<Status>,
+    pub(crate) status: watch::Sender<RaftStatus>,
     /// The saved part of openraft's vote, which may be ahead of openraft's metrics.
     pub(crate) votes: watch::Receiver<Option<Vote>>,
-    pub(crate) phases: Arc<watch::Sender<Phases>>,
-    pub(crate) hearing: Hearing,
+    pub(crate) phases: Arc<watch::Sender<FailoverPhases>>,
+    pub(crate) hearing: LeaderContact,
     pub(crate) wall: WallClock,
     /// The term that this node leads, 0 while it does not lead: read by the proposer's callers on
     /// each command.
@@ -117,7 +117,7 @@ pub(crate) struct Reporter {
     pub(crate) failed: CancellationToken,
 }
 
-impl Reporter {
+impl StatusReporter {
     /// Reports until the node stops.
     pub(crate) async fn run(self, stop: CancellationToken) {
         // openraft's other metrics change with every entry.
@@ -221,7 +221,7 @@ impl Reporter {
         self.leading_term.store(0, Ordering::Relaxed);
         self.status.send_modify(|status| {
             status.is_leader = false;
-            status.lose_leader(Instant::now());
+            status.clear_leader(Instant::now());
         });
     }
 
@@ -232,7 +232,7 @@ impl Reporter {
             status.leader.is_some() && !status.is_leader
         };
         // A leader that was never heard is not reported.
-        match self.hearing.until().filter(|_| follows) {
+        match self.hearing.silent_from().filter(|_| follows) {
             Some(until) => tokio::time::sleep_until(until).await,
             None => std::future::pending().await,
         }
@@ -240,11 +240,11 @@ impl Reporter {
 
     /// Returns the leader according to openraft, if it is this node or was heard recently. Without
     /// an election openraft never forgets a leader.
-    fn audible(&self, metrics: &RaftServerMetrics<TypeConfig>) -> Option<u64> {
+    fn current_leader(&self, metrics: &RaftServerMetrics<TypeConfig>) -> Option<u64> {
         let leader = metrics.current_leader?;
         let heard = self
             .hearing
-            .until()
+            .silent_from()
             .is_some_and(|until| Instant::now() < until);
         (leader == metrics.id || heard).then_some(leader)
     }
@@ -262,7 +262,7 @@ impl Reporter {
         if is_leader {
             self.note_election(term);
         }
-        let leader = self.audible(metrics);
+        let leader = self.current_leader(metrics);
         let saved = self.votes.borrow().map(|vote| vote.leader_id.term);
         // Either may be ahead: openraft's vote before it is saved, the saved vote before openraft's
         // metrics report it.
@@ -285,7 +285,7 @@ impl Reporter {
                 let leader = leader.and_then(|id| Some((id, membership.get_node(&id)?.clone())));
                 match leader {
                     Some(leader) => (status.leader, status.leaderless_since) = (Some(leader), None),
-                    None => status.lose_leader(self.hearing.at().unwrap_or_else(Instant::now)),
+                    None => status.clear_leader(self.hearing.at().unwrap_or_else(Instant::now)),
                 }
                 modified = true;
             }
@@ -319,9 +319,9 @@ impl Reporter {
     }
 }
 
-type Members = Arc<[(u64, Member)]>;
+type MemberList = Arc<[(u64, Member)]>;
 
-fn members(membership: &StoredMembership) -> (Members, Members) {
+fn members(membership: &StoredMembership) -> (MemberList, MemberList) {
     let mut voters = BTreeMap::new();
     for id in membership.voter_ids() {
         if let Some(member) = membership.get_node(&id) {
@@ -340,7 +340,7 @@ fn members(membership: &StoredMembership) -> (Members, Members) {
 /// this node does not lead. A group of one is always its own quorum.
 pub(crate) fn quorum_heard_ago(
     metrics: &RaftMetrics<TypeConfig>,
-    phases: Phases,
+    phases: FailoverPhases,
     liveness: &Liveness,
 ) -> Option<Duration> {
     if metrics.state != ServerState::Leader {

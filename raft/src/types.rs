@@ -95,7 +95,7 @@ pub struct Member {
 /// A committed entry, passed to the owner of the registry in order and exactly once per process
 /// run.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Committed {
+pub struct CommittedEntry {
     /// The log index.
     pub index: u64,
     /// The term of the leader that proposed it.
@@ -134,7 +134,7 @@ pub enum OwnerRequest {
     Apply {
         /// At most about 1,000 commands or 1 MiB, so that a request stays short. One entry is never
         /// split.
-        entries: Vec<Committed>,
+        entries: Vec<CommittedEntry>,
         /// Completed with the records that the entries changed.
         done: tokio::sync::oneshot::Sender<Vec<RecordWrite>>,
     },

@@ -1,20 +1,20 @@
 //! Agents in the registry: one record for each host.
 //!
-//! The facts that an agent reports ([`Reported`]) are separate from the decisions of the masters
-//! ([`Agreed`]). Both are separate from reachability ([`Reachability`]). A registration replaces
-//! the first and never changes the second.
+//! The facts that an agent reports ([`AgentReport`]) are separate from the decisions of the masters
+//! ([`AgentAdministration`]). Both are separate from reachability ([`Reachability`]). A
+//! registration replaces the first and never changes the second.
 
 mod whole;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use crate::capability::{AgentCapability, Announced};
+use crate::capability::{AgentCapability, CapabilityNames};
 use crate::encode::stored::stored;
 use crate::ids::{AgentId, OfferId, OrderIndex, Revision, Timestamp};
 use crate::registry::OrderKind;
 use crate::resources::Resources;
-use crate::task::{OptOuts, Sizes, TaskSpec};
+use crate::task::{SecurityOptions, Sizes, TaskSpec};
 
 pub(crate) use whole::WholeAgent;
 
@@ -105,14 +105,14 @@ pub struct AgentInfo {
     /// The isolation mode: "full", "user-namespaces" or "processes".
     pub isolation: String,
     /// The security options that the agent's operator allows tasks to request.
-    pub allowed_opt_outs: OptOuts,
+    pub allowed_opt_outs: SecurityOptions,
     /// The largest container sizes that the agent's operator allows. Agents of release 0.1 report
     /// none.
     pub largest_sizes: Sizes,
     /// Whether the agent accepts orders that change limits, as agents of release 0.1 announce it.
     pub changes_limits: bool,
     /// The capabilities of the agent; empty for agents of release 0.1.
-    pub capabilities: Announced,
+    pub capabilities: CapabilityNames,
 }
 
 impl AgentInfo {
@@ -155,7 +155,7 @@ pub struct UsedOffers {
 
 /// The facts that an agent reports. Each registration replaces all of them.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Reported {
+pub struct AgentReport {
     /// The incarnation of the agent's process and disk. Another agent with the same id reports
     /// another number.
     pub incarnation: u64,
@@ -167,7 +167,7 @@ pub struct Reported {
 
 /// The decisions of the masters about an agent. No registration changes them.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Agreed {
+pub struct AgentAdministration {
     /// The administrative state.
     pub administration: Administration,
     /// The cluster time at which `administration` was entered.
@@ -188,9 +188,9 @@ pub struct Agent {
     /// The random number of the first registration.
     pub nonce: u64,
     /// The reported facts, shared with copies of the registry.
-    pub reported: Arc<Reported>,
+    pub reported: Arc<AgentReport>,
     /// The decisions of the masters.
-    pub agreed: Agreed,
+    pub agreed: AgentAdministration,
     /// Whether heartbeats arrive.
     pub reachability: Reachability,
     /// The number of the last order for this agent.
@@ -246,7 +246,7 @@ impl Agent {
     }
 }
 
-stored!(message Agreed {
+stored!(message AgentAdministration {
     1 administration: Number,
     2 since: Number,
     3 deadline: MaybeNumber,

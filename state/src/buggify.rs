@@ -72,7 +72,7 @@ pub fn end() {
 
 /// Returns whether the rare behaviour occurs now. Outside a simulation it never does.
 #[must_use]
-pub fn takes(turn: Rare) -> bool {
+pub fn occurs(turn: Rare) -> bool {
     let Some((mut state, taken)) = CHOICE.get() else {
         return false;
     };
@@ -86,7 +86,7 @@ pub fn takes(turn: Rare) -> bool {
 
 /// Returns the value to use now: nearly always `usual`.
 pub fn or<T>(turn: Rare, usual: T, rare: T) -> T {
-    if takes(turn) { rare } else { usual }
+    if occurs(turn) { rare } else { usual }
 }
 
 fn bit(turn: Rare) -> u64 {
@@ -108,7 +108,7 @@ mod tests {
 
     fn taken(seed: u64) -> Vec<bool> {
         begin(seed);
-        let times = (0..64).flat_map(|_| Rare::ALL.iter().map(|turn| takes(*turn)));
+        let times = (0..64).flat_map(|_| Rare::ALL.iter().map(|turn| occurs(*turn)));
         let times = times.collect();
         end();
         times

@@ -11,7 +11,7 @@ use crate::limits;
 use crate::task::TaskSpec;
 
 /// The names that one agent or framework announces, including those of later releases.
-pub type Announced = BTreeSet<String>;
+pub type CapabilityNames = BTreeSet<String>;
 
 /// The error for a capability name that this release does not know.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -77,7 +77,7 @@ impl AgentCapability {
 
     /// Returns all names that this release announces.
     #[must_use]
-    pub fn announced() -> Announced {
+    pub fn announced() -> CapabilityNames {
         Self::ALL.map(|one| one.name().to_owned()).into()
     }
 
@@ -86,7 +86,7 @@ impl AgentCapability {
         let has_places = spec
             .host_paths
             .iter()
-            .any(|path| path.read_only || !path.is_at_home());
+            .any(|path| path.read_only || !path.has_same_path());
         let needed = [
             (Self::KillSignal, spec.kill_signal.is_some()),
             (Self::ImagePull, spec.container.pull.is_some()),
@@ -151,7 +151,7 @@ impl FrameworkCapability {
 }
 
 /// Returns whether the names are few and short enough to be stored.
-pub(crate) fn are_bounded(announced: &Announced) -> bool {
+pub(crate) fn are_bounded(announced: &CapabilityNames) -> bool {
     announced.len() <= limits::CAPABILITIES
         && announced
             .iter()
@@ -167,10 +167,10 @@ pub(crate) fn bounds() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::command::{CallAction, Command, Rejection, Reply, Subscribe};
+    use crate::command::{CallAction, Command, CommandReply, Rejection, Subscribe};
     use crate::ids::{AgentId, FrameworkId, NodeId};
     use crate::level::{self, Level};
-    use crate::task::{HostPath, ImagePull, KillSignal, Limits};
+    use crate::task::{HostPath, ImagePull, KillSignal, TaskLimits};
     use crate::testing::{World, framework_info, registration, spec};
 
     #[test]
@@ -212,7 +212,7 @@ mod tests {
         register.info.changes_limits = false;
         register.info.capabilities = announced.iter().map(|name| (*name).to_owned()).collect();
         let registered = world.apply(Command::RegisterAgent(register));
-        let Ok(Reply::Agent(agent)) = registered.outcome else {
+        let Ok(CommandReply::Agent(agent)) = registered.outcome else {
             panic!("{registered:?}");
         };
         let framework = world.subscribe("web");
@@ -227,7 +227,9 @@ mod tests {
         let offer = world.promise(*framework, *agent, "cpus:1");
         let applied = world.accept(*framework, vec![offer], vec![task.clone()]);
         match applied.outcome {
-            Ok(Reply::Called { refused, .. }) => refused.into_iter().next().map(|(_, why)| why),
+            Ok(CommandReply::Call { refused, .. }) => {
+                refused.into_iter().next().map(|(_, why)| why)
+            }
             other => panic!("{other:?}"),
         }
     }
@@ -275,9 +277,9 @@ mod tests {
         for (announced, is_refused) in [("limits", false), ("kill", true)] {
             let (mut world, agent, framework) = world(Level::NEWEST, &[announced]);
             let key = world.launch(framework, agent, "a", "cpus:1");
-            let limits = Limits {
+            let limits = TaskLimits {
                 pids: Some(50),
-                ..Limits::default()
+                ..TaskLimits::default()
             };
             let task = key.task;
             let applied = world.call(framework, CallAction::UpdateLimits { task, limits });
@@ -292,15 +294,15 @@ mod tests {
         let (world, agent, _) = world(Level::NEWEST, &names);
         let stored = world.reloaded();
         let stored = &stored.agent(agent).unwrap().reported.info.capabilities;
-        assert_eq!(*stored, Announced::from(names.map(ToOwned::to_owned)));
+        assert_eq!(*stored, CapabilityNames::from(names.map(ToOwned::to_owned)));
         let many = (0..=limits::CAPABILITIES)
             .map(|at| at.to_string())
             .collect();
         let long = "x".repeat(limits::CAPABILITY_BYTES + 1);
         for wrong in [
             many,
-            Announced::from([long]),
-            Announced::from([String::new()]),
+            CapabilityNames::from([long]),
+            CapabilityNames::from([String::new()]),
         ] {
             assert!(!are_bounded(&wrong));
             let mut world = World::new();
@@ -327,7 +329,7 @@ mod tests {
         info.capabilities = ["gpus", "heartbeats", "new"].map(ToOwned::to_owned).into();
         assert_eq!(level::announced(Level::NEWEST, &info), info);
         let former = level::announced(Level::RELEASE_0_1, &info);
-        assert_eq!(former.capabilities, Announced::new());
+        assert_eq!(former.capabilities, CapabilityNames::new());
         let label = ("argosy.offers/gpus".to_owned(), "true".to_owned());
         assert_eq!(former.labels, [label].into());
         assert!(former.can(FrameworkCapability::Gpus));

@@ -8,12 +8,12 @@ mod groups;
 mod roles;
 mod slices;
 
-pub use slices::{Round, Slice};
+pub use slices::{CheckRound, CheckSlice};
 
 use crate::Registry;
 use crate::agent::{Agent, AgentMode};
 use crate::command::SweepTarget;
-use crate::framework::{Connection, Framework};
+use crate::framework::{Framework, SchedulerConnection};
 use crate::ids::{AgentId, FrameworkId, Revision, TaskKey};
 use crate::level::Level;
 use crate::limits;
@@ -22,7 +22,7 @@ use crate::task::{FinishedTask, Task, TaskState};
 
 /// A violated invariant: a defect of `apply`, or corrupt storage.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Broken {
+pub enum InvariantViolation {
     /// An index differs from the records.
     #[error("the index of {0} differs from the records")]
     Index(&'static str),
@@ -55,11 +55,11 @@ pub enum Broken {
 }
 
 /// Returns an error with `rule` about `what` unless the rule holds.
-fn must(holds: bool, what: &impl ToString, rule: &'static str) -> Result<(), Broken> {
+fn must(holds: bool, what: &impl ToString, rule: &'static str) -> Result<(), InvariantViolation> {
     if holds {
         Ok(())
     } else {
-        Err(Broken::Record {
+        Err(InvariantViolation::Record {
             what: what.to_string(),
             rule,
         })
@@ -70,8 +70,8 @@ impl Registry {
     /// Checks every invariant that holds at each applied index.
     ///
     /// # Errors
-    /// The first [`Broken`] invariant.
-    pub fn check(&self) -> Result<(), Broken> {
+    /// The first [`InvariantViolation`] invariant.
+    pub fn check(&self) -> Result<(), InvariantViolation> {
         self.check_cluster()?;
         for target in self.cluster.sweeps.keys() {
             self.check_sweep(target)?;
@@ -102,7 +102,7 @@ impl Registry {
         revision.index <= self.applied
     }
 
-    fn check_cluster(&self) -> Result<(), Broken> {
+    fn check_cluster(&self) -> Result<(), InvariantViolation> {
         let what = &"the cluster";
         must(
             self.cluster.epoch.0 <= self.applied,
@@ -122,7 +122,7 @@ impl Registry {
         )
     }
 
-    fn check_sweep(&self, target: &SweepTarget) -> Result<(), Broken> {
+    fn check_sweep(&self, target: &SweepTarget) -> Result<(), InvariantViolation> {
         let what = &"a sweep";
         match target {
             SweepTarget::Agent(id) => {
@@ -143,7 +143,7 @@ impl Registry {
         }
     }
 
-    fn check_agent(&self, agent: &Agent) -> Result<(), Broken> {
+    fn check_agent(&self, agent: &Agent) -> Result<(), InvariantViolation> {
         let id = &agent.id;
         must(id.0 <= self.cluster.last_agent, id, "its id was assigned")?;
         let agreed = &agent.agreed;
@@ -190,10 +190,11 @@ impl Registry {
     }
 
     /// Conservation: the indexed usage is the sum over the live tasks and their executors.
-    fn check_usage(&self, id: AgentId) -> Result<(), Broken> {
+    fn check_usage(&self, id: AgentId) -> Result<(), InvariantViolation> {
         let mut sum = self.check_executors(id)?;
         for task in self.tasks_on(id).filter(|task| !task.is_terminal()) {
-            sum = sum.plus(&task.spec.resources).ok_or(Broken::Overlap {
+            let more = sum.plus(&task.spec.resources);
+            sum = more.ok_or_else(|| InvariantViolation::Overlap {
                 agent: id,
                 task: task.key.clone(),
             })?;
@@ -202,14 +203,14 @@ impl Registry {
         if counted == Some(&sum) {
             return Ok(());
         }
-        Err(Broken::Usage {
+        Err(InvariantViolation::Usage {
             agent: id,
             counted: counted.map(ToString::to_string).unwrap_or_default(),
             summed: sum.to_string(),
         })
     }
 
-    fn check_framework(&self, framework: &Framework) -> Result<(), Broken> {
+    fn check_framework(&self, framework: &Framework) -> Result<(), InvariantViolation> {
         let id = &framework.id;
         let info = &framework.info;
         must(
@@ -230,13 +231,13 @@ impl Registry {
             id,
             "it is suppressed only in roles that it has",
         )?;
-        if let Connection::Disconnected { since } = framework.connection {
+        if let SchedulerConnection::Disconnected { since } = framework.connection {
             must(since <= self.time, id, "it disconnected in the past")?;
         }
         self.check_answers(framework)
     }
 
-    fn check_answers(&self, framework: &Framework) -> Result<(), Broken> {
+    fn check_answers(&self, framework: &Framework) -> Result<(), InvariantViolation> {
         let id = framework.id;
         let all = (id, 0, 0)..=(id, u64::MAX, u64::MAX);
         let mut count = 0;
@@ -259,7 +260,7 @@ impl Registry {
     }
 
     /// Checks that nothing is left of a framework that is being removed once its sweep has ended.
-    fn check_leaving(&self, framework: &Framework) -> Result<(), Broken> {
+    fn check_leaving(&self, framework: &Framework) -> Result<(), InvariantViolation> {
         let id = &framework.id;
         if self
             .cluster
@@ -277,7 +278,7 @@ impl Registry {
             must(tasks > 0, id, "a removed framework ends with its last task")?;
         }
         if framework.info.detached {
-            let alone = framework.connection != Connection::Connected;
+            let alone = framework.connection != SchedulerConnection::Connected;
             must(ended == 0, id, "its ended tasks are acknowledged")?;
             must(
                 tasks > 0 || !alone,
@@ -288,7 +289,7 @@ impl Registry {
         Ok(())
     }
 
-    fn check_task(&self, task: &Task) -> Result<(), Broken> {
+    fn check_task(&self, task: &Task) -> Result<(), InvariantViolation> {
         let key = &task.key;
         let agent = self.agents.get(&task.agent);
         let orders = agent.map_or(0, |agent| agent.orders.0);
@@ -346,7 +347,7 @@ impl Registry {
 
     /// Checks that tasks of an unreachable or gone agent have the corresponding state once its
     /// sweep has ended.
-    fn check_mode(&self, task: &Task) -> Result<(), Broken> {
+    fn check_mode(&self, task: &Task) -> Result<(), InvariantViolation> {
         let sweeps = &self.cluster.sweeps;
         let swept = sweeps.contains_key(&SweepTarget::Agent(task.agent))
             || sweeps.contains_key(&SweepTarget::PrunedAgent(task.agent));
@@ -366,7 +367,7 @@ impl Registry {
         )
     }
 
-    fn check_history(&self) -> Result<(), Broken> {
+    fn check_history(&self) -> Result<(), InvariantViolation> {
         let what = &"the history";
         must(
             self.finished_tasks.len() <= limits::FINISHED_TASKS
@@ -391,7 +392,7 @@ impl Registry {
         Ok(())
     }
 
-    fn check_finished_task(&self, finished: &FinishedTask) -> Result<(), Broken> {
+    fn check_finished_task(&self, finished: &FinishedTask) -> Result<(), InvariantViolation> {
         let key = &finished.task.key;
         must(
             finished.task.is_terminal() && finished.task.unacknowledged.is_empty(),
@@ -405,7 +406,7 @@ impl Registry {
         )
     }
 
-    fn check_finished_framework(&self, id: FrameworkId) -> Result<(), Broken> {
+    fn check_finished_framework(&self, id: FrameworkId) -> Result<(), InvariantViolation> {
         must(
             !self.frameworks.contains_key(&id),
             &id,
@@ -413,10 +414,10 @@ impl Registry {
         )
     }
 
-    fn check_indexes(&self) -> Result<(), Broken> {
-        let fresh = self
-            .indexes()
-            .ok_or(Broken::Index("what tasks use, which cannot be added up"))?;
+    fn check_indexes(&self) -> Result<(), InvariantViolation> {
+        let fresh = self.indexes().ok_or(InvariantViolation::Index(
+            "what tasks use, which cannot be added up",
+        ))?;
         let kept = &self.index;
         let parts = [
             ("agents", kept.agents == fresh.agents),
@@ -433,7 +434,7 @@ impl Registry {
             ("live tasks", kept.live_tasks == fresh.live_tasks),
         ];
         if let Some((name, _)) = parts.iter().find(|(_, same)| !same) {
-            return Err(Broken::Index(name));
+            return Err(InvariantViolation::Index(name));
         }
         for (id, index) in kept.agents.iter() {
             let tasks = self.tasks_on(*id).filter(|task| !task.is_terminal());
@@ -457,7 +458,7 @@ impl Registry {
     }
 }
 
-fn check_stopped(task: &Task) -> Result<(), Broken> {
+fn check_stopped(task: &Task) -> Result<(), InvariantViolation> {
     let updates = task.unacknowledged.iter().chain([&task.latest]);
     let mut stopped = updates.filter(|update| update.stopped);
     must(
@@ -470,7 +471,7 @@ fn check_stopped(task: &Task) -> Result<(), Broken> {
 
 /// Checks that at most the newest non-terminal update and the terminal one are queued, the newest
 /// last.
-fn check_unacknowledged(task: &Task) -> Result<(), Broken> {
+fn check_unacknowledged(task: &Task) -> Result<(), InvariantViolation> {
     let key = &task.key;
     let updates = &task.unacknowledged;
     let ascending = updates

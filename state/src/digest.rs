@@ -27,12 +27,12 @@ pub fn task_mark(key: &TaskKey, order: OrderIndex, number: u64) -> u128 {
 
 /// A kind of object that agents hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum HeldKind {
+pub enum DigestKind {
     /// Tasks: see [`task_mark`].
     Task,
 }
 
-impl HeldKind {
+impl DigestKind {
     /// All variants, in order of declaration.
     pub const ALL: [Self; 1] = [Self::Task];
 
@@ -54,23 +54,23 @@ impl HeldKind {
 /// The digests of the objects that an agent holds, or should hold: for each kind the wrapping sum
 /// of the marks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Digests([u128; HeldKind::ALL.len()]);
+pub struct Digests([u128; DigestKind::ALL.len()]);
 
 impl Digests {
     /// Returns the sum of one kind.
     #[must_use]
-    pub fn of(&self, kind: HeldKind) -> u128 {
+    pub fn of(&self, kind: DigestKind) -> u128 {
         self.0[kind as usize]
     }
 
     /// Adds a member.
-    pub fn add(&mut self, kind: HeldKind, mark: u128) {
+    pub fn add(&mut self, kind: DigestKind, mark: u128) {
         let sum = &mut self.0[kind as usize];
         *sum = sum.wrapping_add(mark);
     }
 
     /// Removes a member.
-    pub fn remove(&mut self, kind: HeldKind, mark: u128) {
+    pub fn remove(&mut self, kind: DigestKind, mark: u128) {
         let sum = &mut self.0[kind as usize];
         *sum = sum.wrapping_sub(mark);
     }

@@ -45,7 +45,7 @@ pub enum Event {
         order: OrderIndex,
     },
     /// The kill of a task was requested by an order.
-    TaskKillWanted {
+    TaskKillRequested {
         /// The task.
         key: TaskKey,
         /// The agent.
@@ -54,7 +54,7 @@ pub enum Event {
         order: OrderIndex,
     },
     /// A change of a task's limits was requested by an order.
-    TaskLimitsWanted {
+    TaskLimitsRequested {
         /// The task.
         key: TaskKey,
         /// The agent.
@@ -74,7 +74,7 @@ pub enum Event {
         state: TaskState,
     },
     /// An agent may remove an update, and the task too if `released`.
-    UpdateSettled {
+    UpdateReleased {
         /// The agent.
         agent: AgentId,
         /// The task.
@@ -88,7 +88,7 @@ pub enum Event {
     },
     /// An agent holds an orphan: an instance that is unknown, has ended, or belongs to another
     /// agent.
-    Stray {
+    OrphanFound {
         /// The agent.
         agent: AgentId,
         /// The task.

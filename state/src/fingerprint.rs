@@ -15,14 +15,15 @@ use sha2::{Digest, Sha256};
 
 use crate::actor::Actor;
 use crate::command::{
-    Accept, Call, CallAction, Command, OfferOperation, Operate, Operation, Promise, Proposed,
+    Accept, Call, CallAction, Command, OfferOperation, OfferTerms, Operate, OperatorOperation,
+    ProposedCommand,
 };
 use crate::encode;
 use crate::framework::FrameworkInfo;
 use crate::ids::{Role, TaskKey, Ticket};
 use crate::level::Level;
 use crate::task::TaskSpec;
-pub(crate) use writer::Writer;
+pub(crate) use writer::CanonicalWriter;
 
 /// The prefix that identifies the meaning of the following bytes.
 const CALL: &[u8] = b"argosy call 1";
@@ -80,7 +81,7 @@ pub fn batch_of_0_1_0(operate: &Operate) -> u64 {
 
 fn hash_of_0_1_0(command: Command) -> u64 {
     let ticket = Ticket::default();
-    let proposed = Proposed {
+    let proposed = ProposedCommand {
         ticket,
         actor: Actor::default(),
         command,
@@ -102,7 +103,7 @@ fn call_bytes(call: &Call, filter_ms: u64) -> Vec<u8> {
         hash: _,
         action,
     } = call;
-    let mut out = Writer::new(CALL);
+    let mut out = CanonicalWriter::new(CALL);
     out.number(1, framework.0);
     out.number(2, *session);
     out.number(3, *number);
@@ -124,7 +125,7 @@ fn call_bytes(call: &Call, filter_ms: u64) -> Vec<u8> {
     out.finish()
 }
 
-fn accept_fields(out: &mut Writer, accept: &Accept, filter_ms: u64) {
+fn accept_fields(out: &mut CanonicalWriter, accept: &Accept, filter_ms: u64) {
     let Accept {
         offers,
         operations,
@@ -146,19 +147,19 @@ fn accept_fields(out: &mut Writer, accept: &Accept, filter_ms: u64) {
     }
 }
 
-fn offer_operation(out: &mut Writer, operation: &OfferOperation) {
+fn offer_operation(out: &mut CanonicalWriter, operation: &OfferOperation) {
     match operation {
         OfferOperation::Launch(tasks) => out.chosen(1, |out| out.list(1, tasks, task)),
         OfferOperation::LaunchGroup(tasks) => out.chosen(2, |out| out.list(1, tasks, task)),
     }
 }
 
-fn task(out: &mut Writer, spec: &TaskSpec) {
+fn task(out: &mut CanonicalWriter, spec: &TaskSpec) {
     spec.fingerprint(out);
 }
 
-fn promise(out: &mut Writer, promise: &Promise) {
-    let Promise {
+fn promise(out: &mut CanonicalWriter, promise: &OfferTerms) {
+    let OfferTerms {
         id,
         framework,
         session,
@@ -180,7 +181,7 @@ fn promise(out: &mut Writer, promise: &Promise) {
     out.number(10, expires.0);
 }
 
-fn framework_info(out: &mut Writer, info: &FrameworkInfo) {
+fn framework_info(out: &mut CanonicalWriter, info: &FrameworkInfo) {
     let FrameworkInfo {
         name,
         user,
@@ -205,7 +206,7 @@ fn framework_info(out: &mut Writer, info: &FrameworkInfo) {
     out.list(50, capabilities, |out, name: &String| out.text(1, name));
 }
 
-fn roles<'a>(out: &mut Writer, field: u16, names: impl IntoIterator<Item = &'a Role>) {
+fn roles<'a>(out: &mut CanonicalWriter, field: u16, names: impl IntoIterator<Item = &'a Role>) {
     out.list(field, names, |out, role| out.text(1, role.as_str()));
 }
 
@@ -216,7 +217,7 @@ fn batch_bytes(operate: &Operate) -> Vec<u8> {
         operations,
         wall_ms: _,
     } = operate;
-    let mut out = Writer::new(BATCH);
+    let mut out = CanonicalWriter::new(BATCH);
     if let Some((principal, id)) = request {
         out.text(1, principal);
         out.text(2, id);
@@ -225,36 +226,36 @@ fn batch_bytes(operate: &Operate) -> Vec<u8> {
     out.finish()
 }
 
-fn operation(out: &mut Writer, operation: &Operation) {
-    let key = |out: &mut Writer, key: &TaskKey| {
+fn operation(out: &mut CanonicalWriter, operation: &OperatorOperation) {
+    let key = |out: &mut CanonicalWriter, key: &TaskKey| {
         out.number(1, key.framework.0);
         out.text(2, key.task.as_str());
     };
     match operation {
-        Operation::SetAttribute { agent, name, value } => out.chosen(1, |out| {
+        OperatorOperation::SetAttribute { agent, name, value } => out.chosen(1, |out| {
             out.number(1, agent.0);
             out.text(2, name);
             out.text(3, value);
         }),
-        Operation::KillTask {
+        OperatorOperation::KillTask {
             key: task,
             grace_ms,
         } => out.chosen(2, |out| {
             key(out, task);
             out.optional(3, *grace_ms);
         }),
-        Operation::UpdateLimits { key: task, limits } => out.chosen(3, |out| {
+        OperatorOperation::UpdateLimits { key: task, limits } => out.chosen(3, |out| {
             key(out, task);
             out.part(3, |out| limits.fingerprint(out));
         }),
-        Operation::Teardown(id) => out.chosen(4, |out| out.number(1, id.0)),
-        Operation::SetWeight { role, weight_milli } => out.chosen(5, |out| {
+        OperatorOperation::Teardown(id) => out.chosen(4, |out| out.number(1, id.0)),
+        OperatorOperation::SetWeight { role, weight_milli } => out.chosen(5, |out| {
             out.text(1, role.as_str());
             out.number(2, *weight_milli);
         }),
-        Operation::Deactivate(id) => out.chosen(6, |out| out.number(1, id.0)),
-        Operation::Reactivate(id) => out.chosen(7, |out| out.number(1, id.0)),
-        Operation::MarkGone(id) => out.chosen(8, |out| out.number(1, id.0)),
+        OperatorOperation::Deactivate(id) => out.chosen(6, |out| out.number(1, id.0)),
+        OperatorOperation::Reactivate(id) => out.chosen(7, |out| out.number(1, id.0)),
+        OperatorOperation::MarkGone(id) => out.chosen(8, |out| out.number(1, id.0)),
     }
 }
 

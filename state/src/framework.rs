@@ -2,13 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use crate::capability::{Announced, FrameworkCapability};
-use crate::command::{Position, Refusal};
-use crate::encode::codec::{Codec, Fault, Read, Stored};
+use crate::capability::{CapabilityNames, FrameworkCapability};
+use crate::command::{Position, StoredRejection};
+use crate::encode::codec::{Codec, CodecError, DecodeResult, StoredMessage};
 use crate::encode::parts::Part;
 use crate::encode::scalars::{AsNumber, AsPair, MaybeNumber, Number};
 use crate::encode::stored::stored;
-use crate::encode::wire::Slot;
+use crate::encode::wire::FieldSlot;
 use crate::ids::{FrameworkId, Revision, Role, Timestamp};
 
 /// The description of a framework, as its scheduler reports it.
@@ -34,7 +34,7 @@ pub struct FrameworkInfo {
     /// The address of a web page for people.
     pub web_url: String,
     /// The capabilities; empty for frameworks of release 0.1.
-    pub capabilities: Announced,
+    pub capabilities: CapabilityNames,
 }
 
 impl FrameworkInfo {
@@ -50,7 +50,7 @@ impl FrameworkInfo {
 
 /// Whether the scheduler of a framework is connected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Connection {
+pub enum SchedulerConnection {
     /// The framework is recorded as connected.
     Connected,
     /// The framework is recorded as disconnected.
@@ -72,7 +72,7 @@ pub struct Framework {
     /// The nonces of earlier sessions, newest last; at most [`crate::limits::PAST_SESSIONS`].
     pub past_sessions: VecDeque<u64>,
     /// Whether the scheduler is connected.
-    pub connection: Connection,
+    pub connection: SchedulerConnection,
     /// The low water: calls of the session below this number are refused as late.
     pub low_water: u64,
     /// The roles in which it requests no offers.
@@ -90,10 +90,12 @@ impl Framework {
     #[must_use]
     pub fn deadline(&self) -> Option<Timestamp> {
         match self.connection {
-            Connection::Disconnected { since } if !self.removing && !self.info.detached => {
+            SchedulerConnection::Disconnected { since }
+                if !self.removing && !self.info.detached =>
+            {
                 Some(since.plus_ms(self.info.failover_timeout_ms))
             }
-            Connection::Connected | Connection::Disconnected { .. } => None,
+            SchedulerConnection::Connected | SchedulerConnection::Disconnected { .. } => None,
         }
     }
 }
@@ -114,7 +116,7 @@ pub struct FinishedFramework {
 
 /// The remembered answer to a numbered call.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Answer {
+pub struct CallAnswer {
     /// The hash of the request. A repeat of the number with another hash is an error.
     pub hash: u64,
     /// The revision at which the call was applied.
@@ -130,11 +132,11 @@ pub enum AnswerOutcome {
     Done {
         /// The refused positions, ascending, each with the code of the refusal. If the call was
         /// applied from format 2, the tasks of all operations count as those of the first:
-        /// [`crate::command::Shape::place`] resolves them.
+        /// [`crate::command::CallShape::place`] resolves them.
         refused: Vec<(Position, u8)>,
     },
     /// The whole call was refused.
-    Refused(Refusal),
+    Refused(StoredRejection),
 }
 
 stored!(message FrameworkInfo {
@@ -165,23 +167,23 @@ stored!(message Framework {
 /// The cluster time of the disconnection; absent while connected.
 enum DisconnectedSince {}
 
-impl Codec<Connection> for DisconnectedSince {
-    fn is_absent(connection: &Connection) -> bool {
-        *connection == Connection::Connected
+impl Codec<SchedulerConnection> for DisconnectedSince {
+    fn is_absent(connection: &SchedulerConnection) -> bool {
+        *connection == SchedulerConnection::Connected
     }
 
-    fn write(number: u32, connection: &Connection, out: &mut Vec<u8>) {
+    fn write(number: u32, connection: &SchedulerConnection, out: &mut Vec<u8>) {
         match connection {
-            Connection::Connected => {}
-            Connection::Disconnected { since } => Number::write(number, since, out),
+            SchedulerConnection::Connected => {}
+            SchedulerConnection::Disconnected { since } => Number::write(number, since, out),
         }
     }
 
-    fn read(slot: Slot<'_>, wrong: &'static str) -> Read<Connection> {
+    fn read(slot: FieldSlot<'_>, wrong: &'static str) -> DecodeResult<SchedulerConnection> {
         let since = MaybeNumber::read(slot, wrong)?;
         Ok(match since {
-            None => Connection::Connected,
-            Some(since) => Connection::Disconnected { since },
+            None => SchedulerConnection::Connected,
+            Some(since) => SchedulerConnection::Disconnected { since },
         })
     }
 }
@@ -193,7 +195,7 @@ stored!(message FinishedFramework {
     4 reason: Text,
 });
 
-stored!(message Answer {
+stored!(message CallAnswer {
     1 hash: Fixed,
     2 revision: Part,
     3 | 4 outcome: OneOf,
@@ -204,7 +206,7 @@ stored!(oneof AnswerOutcome {
     4 Refused(Part),
 });
 
-stored!(message Refusal {
+stored!(message StoredRejection {
     1 code: Number or "code of a refusal",
     2 message: Text,
     3 arguments: TextList,
@@ -238,7 +240,7 @@ impl Codec<Vec<(Position, u8)>> for RefusedPositions {
         Part::write(number, &RefusedFields::of(refused), out);
     }
 
-    fn read(slot: Slot<'_>, wrong: &'static str) -> Read<Vec<(Position, u8)>> {
+    fn read(slot: FieldSlot<'_>, wrong: &'static str) -> DecodeResult<Vec<(Position, u8)>> {
         let bytes = slot.message()?.unwrap_or_default();
         RefusedFields::read(&bytes)?.positions(wrong)
     }
@@ -264,8 +266,8 @@ impl RefusedFields {
         }
     }
 
-    fn positions(self, wrong: &'static str) -> Read<Vec<(Position, u8)>> {
-        let wrong = Fault::Wrong(wrong);
+    fn positions(self, wrong: &'static str) -> DecodeResult<Vec<(Position, u8)>> {
+        let wrong = CodecError::Invalid(wrong);
         let (triples, rest) = self.later.as_chunks::<3>();
         if !rest.is_empty() {
             return Err(wrong);
@@ -283,7 +285,7 @@ impl RefusedFields {
                 _ => *task,
             };
             former = Position { operation, task };
-            let code = u8::try_from(*code).map_err(|_| Fault::Wrong("code of a refusal"))?;
+            let code = u8::try_from(*code).map_err(|_| CodecError::Invalid("code of a refusal"))?;
             all.push((former, code));
         }
         // A list that does not ascend would be written differently.
@@ -300,8 +302,8 @@ impl AsPair for (u32, u8) {
         [self.0.into(), self.1.into()]
     }
 
-    fn of([task, code]: [u64; 2]) -> Read<Self> {
-        let code = AsNumber::of(code).ok_or(Fault::Wrong("code of a refusal"))?;
+    fn of([task, code]: [u64; 2]) -> DecodeResult<Self> {
+        let code = AsNumber::of(code).ok_or(CodecError::Invalid("code of a refusal"))?;
         // The low bits of a longer number count, as everywhere.
         Ok((task as u32, code))
     }
@@ -311,8 +313,8 @@ impl AsPair for (u32, u8) {
 mod tests {
     use super::*;
 
-    fn answer(refused: Vec<(Position, u8)>) -> Answer {
-        Answer {
+    fn answer(refused: Vec<(Position, u8)>) -> CallAnswer {
+        CallAnswer {
             hash: u64::MAX,
             revision: Revision {
                 index: 1 << 48,
@@ -336,7 +338,7 @@ mod tests {
                 let mut bytes = Vec::new();
                 all.write(&mut bytes);
                 longest = longest.max(bytes.len());
-                assert_eq!(Answer::read(&bytes), Ok(all));
+                assert_eq!(CallAnswer::read(&bytes), Ok(all));
             }
         }
         assert!(longest <= 256, "{longest}");

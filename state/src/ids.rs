@@ -189,7 +189,7 @@ impl TaskId {
     /// rejections.
     #[cfg(any(test, feature = "builders"))]
     #[must_use]
-    pub fn unchecked(text: &str) -> Self {
+    pub fn new_unchecked(text: &str) -> Self {
         Self(text.into())
     }
 

@@ -9,7 +9,7 @@ mod need;
 
 use std::fmt;
 
-pub use need::{Need, announced, beyond, reduce, reported};
+pub use need::{LevelRequirement, announced, first_unsupported, reduce, reported};
 
 /// A feature level. Levels are ordered: each one includes all earlier ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]

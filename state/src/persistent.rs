@@ -195,8 +195,8 @@ impl<K: Ord + Clone, V: Clone> Table<K, V> {
     }
 
     /// Returns all entries in ascending order.
-    pub fn iter(&self) -> Records<'_, K, V> {
-        Records(self.0.iter())
+    pub fn iter(&self) -> TableIter<'_, K, V> {
+        TableIter(self.0.iter())
     }
 
     /// Returns all keys in ascending order.
@@ -210,11 +210,11 @@ impl<K: Ord + Clone, V: Clone> Table<K, V> {
     }
 
     /// Returns the entries of a range in ascending order.
-    pub fn range<Q: Ord + ?Sized, R: RangeBounds<Q>>(&self, range: R) -> Records<'_, K, V>
+    pub fn range<Q: Ord + ?Sized, R: RangeBounds<Q>>(&self, range: R) -> TableIter<'_, K, V>
     where
         K: Borrow<Q>,
     {
-        Records(self.0.range(range))
+        TableIter(self.0.range(range))
     }
 
     /// Returns the records of a range in ascending order, as [`Table::get_shared`] returns them.
@@ -317,8 +317,8 @@ impl<T: Ord + Clone> Set<T> {
     }
 
     /// Returns all items in ascending order.
-    pub fn iter(&self) -> Items<'_, T> {
-        Items(self.0.iter())
+    pub fn iter(&self) -> SetIter<'_, T> {
+        SetIter(self.0.iter())
     }
 
     /// Returns the items of a range in ascending order.
@@ -329,7 +329,7 @@ impl<T: Ord + Clone> Set<T> {
     where
         T: Borrow<Q>,
     {
-        Items(self.0.range(range))
+        SetIter(self.0.range(range))
     }
 
     /// Adds an item; returns whether it is new.
@@ -360,10 +360,10 @@ impl<T: Ord + Clone> Set<T> {
 
 impl<'a, T: Ord> IntoIterator for &'a Set<T> {
     type Item = &'a T;
-    type IntoIter = Items<'a, T>;
+    type IntoIter = SetIter<'a, T>;
 
-    fn into_iter(self) -> Items<'a, T> {
-        Items(self.0.iter())
+    fn into_iter(self) -> SetIter<'a, T> {
+        SetIter(self.0.iter())
     }
 }
 
@@ -387,9 +387,9 @@ impl<T: Ord + Clone> FromIterator<T> for Set<T> {
 
 /// An iterator over the records of a table with their keys, ascending.
 #[derive(Debug)]
-pub struct Records<'a, K, V>(Iter<'a, K, Arc<V>>);
+pub struct TableIter<'a, K, V>(Iter<'a, K, Arc<V>>);
 
-impl<'a, K, V> Iterator for Records<'a, K, V> {
+impl<'a, K, V> Iterator for TableIter<'a, K, V> {
     type Item = (&'a K, &'a V);
 
     fn next(&mut self) -> Option<Self::Item> {
@@ -401,29 +401,29 @@ impl<'a, K, V> Iterator for Records<'a, K, V> {
     }
 }
 
-impl<K, V> DoubleEndedIterator for Records<'_, K, V> {
+impl<K, V> DoubleEndedIterator for TableIter<'_, K, V> {
     fn next_back(&mut self) -> Option<Self::Item> {
         let (key, record) = self.0.next_back()?;
         Some((key, record.as_ref()))
     }
 }
 
-impl<K, V> ExactSizeIterator for Records<'_, K, V> {}
+impl<K, V> ExactSizeIterator for TableIter<'_, K, V> {}
 
 impl<'a, K: Ord, V> IntoIterator for &'a Table<K, V> {
     type Item = (&'a K, &'a V);
-    type IntoIter = Records<'a, K, V>;
+    type IntoIter = TableIter<'a, K, V>;
 
-    fn into_iter(self) -> Records<'a, K, V> {
-        Records(self.0.iter())
+    fn into_iter(self) -> TableIter<'a, K, V> {
+        TableIter(self.0.iter())
     }
 }
 
 /// An iterator over the items of a set, ascending.
 #[derive(Debug)]
-pub struct Items<'a, T>(Iter<'a, T, ()>);
+pub struct SetIter<'a, T>(Iter<'a, T, ()>);
 
-impl<'a, T> Iterator for Items<'a, T> {
+impl<'a, T> Iterator for SetIter<'a, T> {
     type Item = &'a T;
 
     fn next(&mut self) -> Option<&'a T> {
@@ -435,10 +435,10 @@ impl<'a, T> Iterator for Items<'a, T> {
     }
 }
 
-impl<T> DoubleEndedIterator for Items<'_, T> {
+impl<T> DoubleEndedIterator for SetIter<'_, T> {
     fn next_back(&mut self) -> Option<Self::Item> {
         self.0.next_back().map(|(item, ())| item)
     }
 }
 
-impl<T> ExactSizeIterator for Items<'_, T> {}
+impl<T> ExactSizeIterator for SetIter<'_, T> {}

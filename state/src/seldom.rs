@@ -9,31 +9,31 @@ use std::ops::Deref;
     clippy::box_collection,
     reason = "a pointer, and not three words, in each of very many records"
 )]
-pub struct Seldom<T>(
+pub struct ThinVec<T>(
     /// A non-empty list, or `None`, which sorts below every other list as an empty slice does.
     Option<Box<Vec<T>>>,
 );
 
-impl<T> Seldom<T> {
+impl<T> ThinVec<T> {
     /// Appends an item.
     pub fn push(&mut self, item: T) {
         self.0.get_or_insert_default().push(item);
     }
 }
 
-impl<T> Default for Seldom<T> {
+impl<T> Default for ThinVec<T> {
     fn default() -> Self {
         Self(None)
     }
 }
 
-impl<T: fmt::Debug> fmt::Debug for Seldom<T> {
+impl<T: fmt::Debug> fmt::Debug for ThinVec<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         (**self).fmt(f)
     }
 }
 
-impl<T> Deref for Seldom<T> {
+impl<T> Deref for ThinVec<T> {
     type Target = [T];
 
     fn deref(&self) -> &[T] {
@@ -41,19 +41,19 @@ impl<T> Deref for Seldom<T> {
     }
 }
 
-impl<T> From<Vec<T>> for Seldom<T> {
+impl<T> From<Vec<T>> for ThinVec<T> {
     fn from(items: Vec<T>) -> Self {
         Self((!items.is_empty()).then(|| Box::new(items)))
     }
 }
 
-impl<T> FromIterator<T> for Seldom<T> {
+impl<T> FromIterator<T> for ThinVec<T> {
     fn from_iter<I: IntoIterator<Item = T>>(items: I) -> Self {
         items.into_iter().collect::<Vec<T>>().into()
     }
 }
 
-impl<'a, T> IntoIterator for &'a Seldom<T> {
+impl<'a, T> IntoIterator for &'a ThinVec<T> {
     type Item = &'a T;
     type IntoIter = std::slice::Iter<'a, T>;
 
@@ -68,15 +68,15 @@ mod tests {
 
     #[test]
     fn it_takes_one_pointer_and_compares_as_a_slice() {
-        assert_eq!(size_of::<Seldom<u64>>(), size_of::<usize>());
+        assert_eq!(size_of::<ThinVec<u64>>(), size_of::<usize>());
         let lists = [vec![], vec![1], vec![1, 2], vec![2]];
         for one in &lists {
             for other in &lists {
-                let order = Seldom::from(one.clone()).cmp(&Seldom::from(other.clone()));
+                let order = ThinVec::from(one.clone()).cmp(&ThinVec::from(other.clone()));
                 assert_eq!(order, one.cmp(other), "{one:?}, {other:?}");
             }
         }
-        let mut list = Seldom::default();
+        let mut list = ThinVec::default();
         assert!(list.is_empty());
         list.push(3);
         assert_eq!(

@@ -15,21 +15,21 @@ pub(crate) mod words;
 
 pub use self::cause::{Cause, Code, Explanation};
 pub use self::check::{Check, CheckKind, HealthCheck, Scheme};
-pub use self::container::{CniNetwork, Container, ImagePull, Network, PublishedPort};
+pub use self::container::{CniNetwork, Container, ContainerNetwork, ImagePull, PublishedPort};
 pub use self::executor::ExecutorSpec;
 pub use self::group::TaskGroup;
 pub use self::kill_signal::KillSignal;
-pub use self::limits::{DiskLimit, Limits, LimitsChange, LimitsReport};
-pub use self::opt_outs::{Capability, OptOuts};
-pub use self::sizes::{Beyond, Sizes};
+pub use self::limits::{DiskLimit, LimitsChange, LimitsReport, TaskLimits};
+pub use self::opt_outs::{LinuxCapability, SecurityOptions};
+pub use self::sizes::{SizeExceeded, Sizes};
 pub(crate) use self::spec::RESTRICTIONS;
-pub use self::spec::{HostPath, Run, TaskSpec, Uri};
+pub use self::spec::{CommandSpec, HostPath, TaskSpec, Uri};
 pub use self::volume::{TaskVolume, VolumeSource};
 pub use self::words::LIMITS_NOT_CHANGED;
 
 use std::sync::Arc;
 
-use crate::encode::codec::{Fault, Read};
+use crate::encode::codec::{CodecError, DecodeResult};
 use crate::encode::stored::stored;
 use crate::ids::{AgentId, OrderIndex, Revision, Role, TaskKey};
 
@@ -115,7 +115,7 @@ impl TaskState {
 
 /// The origin of an update.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Source {
+pub enum UpdateSource {
     /// A master.
     Master,
     /// The agent.
@@ -175,7 +175,7 @@ pub enum Exit {
 
 /// The results of a task's checks. The two are independent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Standing {
+pub struct CheckResults {
     /// Whether the task is healthy; `None` without a check, and until a result has counted.
     pub healthy: Option<bool>,
     /// Whether the task is ready; `None` without a check, and until there is a result.
@@ -184,14 +184,14 @@ pub struct Standing {
 
 /// A fact about a task, kept until its framework has acknowledged it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Update {
+pub struct TaskUpdate {
     /// The revision at which it became true. With the task, it identifies the update to the
     /// framework.
     pub revision: Revision,
     /// The new state.
     pub state: TaskState,
     /// The origin of the update.
-    pub source: Source,
+    pub source: UpdateSource,
     /// The reason for the state.
     pub reason: Reason,
     /// The details that the agent reports in addition to the reason; none before level 3.
@@ -202,7 +202,7 @@ pub struct Update {
     /// The exit status of the process, if it has ended.
     pub exit: Option<Exit>,
     /// The results of the task's checks at that time; empty in an update of a master without them.
-    pub standing: Standing,
+    pub standing: CheckResults,
     /// Whether the `stop_after_ms` of an UNREACHABLE task has passed, so that it no longer runs and
     /// may be replaced.
     pub stopped: bool,
@@ -241,14 +241,14 @@ pub struct Task {
     /// The state that the agent last reported. It differs from `state` while unreachable.
     pub agent_state: TaskState,
     /// The results of its checks that the agent last reported.
-    pub standing: Standing,
+    pub standing: CheckResults,
     /// The number of the agent's newest committed update; 0 before the first.
     pub reported: u64,
     /// The newest update, acknowledged or not.
-    pub latest: Update,
+    pub latest: TaskUpdate,
     /// The unacknowledged updates, oldest first: at most the newest non-terminal one and the
     /// terminal one.
-    pub unacknowledged: Vec<Update>,
+    pub unacknowledged: Vec<TaskUpdate>,
     /// The revision at which this record last changed.
     pub revision: Revision,
 }
@@ -299,15 +299,15 @@ stored!(message Task where describes_itself {
     40 limits_change: MaybePart,
 });
 
-fn describes_itself(task: &Task) -> Read<()> {
+fn describes_itself(task: &Task) -> DecodeResult<()> {
     if task.spec.task == task.key.task {
         Ok(())
     } else {
-        Err(Fault::Wrong("task id in its description"))
+        Err(CodecError::Invalid("task id in its description"))
     }
 }
 
-stored!(message Update {
+stored!(message TaskUpdate {
     1 revision: Part,
     2 state: Number or "task state",
     3 source: Number,
@@ -320,7 +320,7 @@ stored!(message Update {
     50 causes: PartList,
 });
 
-stored!(message Standing {
+stored!(message CheckResults {
     1 healthy: MaybeNumber,
     2 ready: MaybeNumber,
 });

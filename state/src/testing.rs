@@ -8,13 +8,14 @@ use std::collections::BTreeMap;
 use crate::Registry;
 use crate::actor::Actor;
 use crate::agent::AgentInfo;
-use crate::apply::Applied;
+use crate::apply::AppliedProposal;
 use crate::capability::AgentCapability;
-use crate::check::Round;
+use crate::check::CheckRound;
 use crate::command::{
-    Accept, Acknowledge, AgentDecision, AgentUpdate, Call, CallAction, Command, Entry,
-    FrameworkDecision, HeldTask, OfferOperation, OpenEpoch, Operate, Operation, Outcome, Promise,
-    Proposed, ReconcileAgent, RegisterAgent, Reply, Subscribe, UpdateTasks,
+    Accept, Acknowledge, AgentDecision, AgentUpdate, ApplyOutcome, Call, CallAction, Command,
+    CommandReply, FrameworkDecision, HeldTask, LogEntry, OfferOperation, OfferTerms, OpenEpoch,
+    Operate, OperatorOperation, ProposedCommand, ReconcileAgent, RegisterAgent, Subscribe,
+    UpdateTasks,
 };
 use crate::framework::FrameworkInfo;
 use crate::ids::{
@@ -24,7 +25,9 @@ use crate::level::{self, Level};
 use crate::limits;
 use crate::registry::RecordWrite;
 use crate::resources::Resources;
-use crate::task::{ExecutorSpec, Reason, Run, Source, Standing, TaskSpec, TaskState};
+use crate::task::{
+    CheckResults, CommandSpec, ExecutorSpec, Reason, TaskSpec, TaskState, UpdateSource,
+};
 
 /// The number of records in a slice of checks; few, so that a round takes several entries.
 const SLICE: usize = 5;
@@ -42,12 +45,12 @@ pub struct World {
     /// The level at which leaders open epochs.
     pub level: Level,
     /// The applied entries, if they are to be kept.
-    pub log: Option<Vec<Entry>>,
+    pub log: Option<Vec<LogEntry>>,
     /// The number of the next proposal and offer.
     serial: u64,
     calls: BTreeMap<(FrameworkId, u64), u64>,
     /// The progress of the checks in slices, which run as on a master.
-    round: Round,
+    round: CheckRound,
 }
 
 impl Default for World {
@@ -76,7 +79,7 @@ impl World {
             log: None,
             serial: 0,
             calls: BTreeMap::new(),
-            round: Round::default(),
+            round: CheckRound::default(),
         }
     }
 
@@ -107,19 +110,19 @@ impl World {
 
     /// Applies one entry of commands, each with a ticket of the current epoch, and checks every
     /// invariant afterwards.
-    pub fn apply_all(&mut self, commands: Vec<Command>) -> Vec<Applied> {
+    pub fn apply_all(&mut self, commands: Vec<Command>) -> Vec<AppliedProposal> {
         let commands = commands
             .into_iter()
             .map(|mut command| {
                 level::reduce(self.level, &mut command);
-                Proposed {
+                ProposedCommand {
                     ticket: self.ticket(),
                     actor: Actor::default(),
                     command,
                 }
             })
             .collect();
-        self.feed(&Entry {
+        self.apply_entry(&LogEntry {
             at: self.now,
             commands,
         })
@@ -127,7 +130,7 @@ impl World {
     }
 
     /// Applies an entry as it is, and also returns the writes for storage.
-    pub fn feed(&mut self, entry: &Entry) -> (Vec<Applied>, Vec<RecordWrite>) {
+    pub fn apply_entry(&mut self, entry: &LogEntry) -> (Vec<AppliedProposal>, Vec<RecordWrite>) {
         if let Some(log) = &mut self.log {
             log.push(entry.clone());
         }
@@ -154,7 +157,7 @@ impl World {
     }
 
     /// Applies one command.
-    pub fn apply(&mut self, command: Command) -> Applied {
+    pub fn apply(&mut self, command: Command) -> AppliedProposal {
         self.apply_all(vec![command])
             .pop()
             .expect("one command has one answer")
@@ -168,7 +171,7 @@ impl World {
     }
 
     /// Opens an epoch of `node`.
-    pub fn open_epoch(&mut self, node: NodeId) -> Applied {
+    pub fn open_epoch(&mut self, node: NodeId) -> AppliedProposal {
         let index = self.registry.applied() + 1;
         self.apply(Command::OpenEpoch(OpenEpoch {
             node,
@@ -185,13 +188,13 @@ impl World {
         let nonce = 1_000 + self.registry.agents().len() as u64;
         let register = registration(nonce, resources);
         match self.apply(Command::RegisterAgent(register)).outcome {
-            Ok(Reply::Agent(id)) => id,
+            Ok(CommandReply::Agent(id)) => id,
             other => panic!("a new agent is registered, not {other:?}"),
         }
     }
 
     /// Registers the same agent again, unchanged.
-    pub fn register_again(&mut self, id: AgentId) -> Applied {
+    pub fn register_again(&mut self, id: AgentId) -> AppliedProposal {
         let agent = self.registry.agent(id).expect("a known agent");
         let register = RegisterAgent {
             agent: Some(id),
@@ -205,7 +208,7 @@ impl World {
     }
 
     /// Declares an agent unreachable.
-    pub fn lose(&mut self, agent: AgentId) -> Applied {
+    pub fn mark_unreachable(&mut self, agent: AgentId) -> AppliedProposal {
         let decided_on = self.registry.agent(agent).expect("a known agent").revision;
         self.apply(Command::AgentUnreachable(AgentDecision {
             agent,
@@ -215,7 +218,7 @@ impl World {
     }
 
     /// Reconciles the agent, which lists every live task up to `floor`.
-    pub fn reconcile(&mut self, agent: AgentId, floor: OrderIndex) -> Applied {
+    pub fn reconcile(&mut self, agent: AgentId, floor: OrderIndex) -> AppliedProposal {
         let live = self
             .registry
             .tasks_on(agent)
@@ -257,13 +260,13 @@ impl World {
             info,
         };
         match self.apply(Command::Subscribe(subscribe)).outcome {
-            Ok(Reply::Framework(id)) => id,
+            Ok(CommandReply::Framework(id)) => id,
             other => panic!("a new framework is subscribed, not {other:?}"),
         }
     }
 
     /// Disconnects a framework.
-    pub fn disconnect(&mut self, framework: FrameworkId) -> Applied {
+    pub fn disconnect(&mut self, framework: FrameworkId) -> AppliedProposal {
         let decided_on = self
             .registry
             .framework(framework)
@@ -276,7 +279,12 @@ impl World {
     }
 
     /// Returns the terms of an offer in role `*` of the current epoch.
-    pub fn promise(&mut self, framework: FrameworkId, agent: AgentId, resources: &str) -> Promise {
+    pub fn promise(
+        &mut self,
+        framework: FrameworkId,
+        agent: AgentId,
+        resources: &str,
+    ) -> OfferTerms {
         self.serial += 1;
         let present = self.registry.agent(agent).expect("a known agent").promise;
         let session = self
@@ -284,7 +292,7 @@ impl World {
             .framework(framework)
             .expect("a known framework")
             .session;
-        Promise {
+        OfferTerms {
             id: OfferId {
                 epoch: self.registry.epoch(),
                 serial: self.serial,
@@ -301,7 +309,7 @@ impl World {
 
     /// Makes a numbered call in the framework's current session. All earlier answers count as
     /// processed.
-    pub fn call(&mut self, framework: FrameworkId, action: CallAction) -> Applied {
+    pub fn call(&mut self, framework: FrameworkId, action: CallAction) -> AppliedProposal {
         let session = self
             .registry
             .framework(framework)
@@ -323,9 +331,9 @@ impl World {
     pub fn accept(
         &mut self,
         framework: FrameworkId,
-        offers: Vec<Promise>,
+        offers: Vec<OfferTerms>,
         launches: Vec<TaskSpec>,
-    ) -> Applied {
+    ) -> AppliedProposal {
         let accept = Accept {
             offers,
             operations: vec![OfferOperation::Launch(launches)],
@@ -346,26 +354,26 @@ impl World {
         let offer = self.promise(framework, agent, resources);
         let applied = self.accept(framework, vec![offer], vec![spec(name, resources)]);
         match &applied.outcome {
-            Ok(Reply::Called { refused, .. }) if refused.is_empty() => {}
+            Ok(CommandReply::Call { refused, .. }) if refused.is_empty() => {}
             other => panic!("{name} is launched, not {other:?}"),
         }
         key(framework, name)
     }
 
     /// Reports from the agent that the task is in `state`.
-    pub fn update(&mut self, key: &TaskKey, state: TaskState) -> Applied {
+    pub fn update(&mut self, key: &TaskKey, state: TaskState) -> AppliedProposal {
         let task = self.registry.task(key).expect("a known task");
         let update = AgentUpdate {
             key: key.clone(),
             order: task.order,
             number: task.reported + 1,
             state,
-            source: Source::Agent,
+            source: UpdateSource::Agent,
             reason: Reason::None,
             causes: Vec::new(),
             message: String::new(),
             exit: None,
-            standing: Standing::default(),
+            standing: CheckResults::default(),
             limits: None,
             wall_ms: 0,
         };
@@ -377,7 +385,7 @@ impl World {
     }
 
     /// Acknowledges the newest update of a task.
-    pub fn acknowledge(&mut self, key: &TaskKey) -> Applied {
+    pub fn acknowledge(&mut self, key: &TaskKey) -> AppliedProposal {
         let task = self.registry.task(key).expect("a known task");
         let updates = vec![(key.task.clone(), task.latest.revision)];
         let session = self
@@ -396,7 +404,7 @@ impl World {
     ///
     /// # Errors
     /// The rejection that `apply` returns.
-    pub fn operate(&mut self, operation: Operation) -> Outcome {
+    pub fn operate(&mut self, operation: OperatorOperation) -> ApplyOutcome {
         self.apply(Command::Operate(Operate {
             request: None,
             hash: 0,
@@ -430,7 +438,7 @@ pub fn spec(name: &str, resources: &str) -> TaskSpec {
         name: name.to_owned(),
         resources: amounts(resources),
         grace_ms: 3_000,
-        ..TaskSpec::new(task, Run::Shell("sleep 1000".to_owned()))
+        ..TaskSpec::new(task, CommandSpec::Shell("sleep 1000".to_owned()))
     }
 }
 

@@ -14,7 +14,7 @@ const OPEN: [u32; 21] = [
 ];
 
 #[derive(Debug, PartialEq)]
-enum Status {
+enum BehaviourStatus {
     Shown(Vec<String>),
     Differs { why: String, tests: Vec<String> },
     Open,
@@ -32,8 +32,8 @@ fn every_named_test_exists() {
     let mut missing = Vec::new();
     for (number, status) in behaviours() {
         let tests = match status {
-            Status::Shown(tests) | Status::Differs { tests, .. } => tests,
-            Status::Open => Vec::new(),
+            BehaviourStatus::Shown(tests) | BehaviourStatus::Differs { tests, .. } => tests,
+            BehaviourStatus::Open => Vec::new(),
         };
         let unknown = tests.into_iter().filter(|test| !exists(&sources, test));
         missing.extend(unknown.map(|test| format!("{number}: no test {test}")));
@@ -44,7 +44,7 @@ fn every_named_test_exists() {
 #[test]
 fn every_row_that_was_closed_stays_closed() {
     let behaviours = behaviours().into_iter();
-    let open = behaviours.filter(|(_, status)| *status == Status::Open);
+    let open = behaviours.filter(|(_, status)| *status == BehaviourStatus::Open);
     let open: Vec<u32> = open.map(|(number, _)| number).collect();
     assert_eq!(open, OPEN);
 }
@@ -52,7 +52,7 @@ fn every_row_that_was_closed_stays_closed() {
 #[test]
 fn a_difference_has_a_reason() {
     for (number, status) in behaviours() {
-        if let Status::Differs { why, .. } = status {
+        if let BehaviourStatus::Differs { why, .. } = status {
             assert!(why.len() >= 20, "{number}: {why:?} is not a reason");
         }
     }
@@ -74,7 +74,7 @@ fn root() -> PathBuf {
 }
 
 /// Returns the rows of the tables: `| number | behaviour | status |`.
-fn behaviours() -> BTreeMap<u32, Status> {
+fn behaviours() -> BTreeMap<u32, BehaviourStatus> {
     let text = fs::read_to_string(root().join("docs/behaviours.md")).unwrap();
     let mut found = BTreeMap::new();
     for line in text.lines() {
@@ -92,9 +92,9 @@ fn behaviours() -> BTreeMap<u32, Status> {
     found
 }
 
-fn read_status(number: u32, text: &str) -> Status {
+fn read_status(number: u32, text: &str) -> BehaviourStatus {
     if text == "open" {
-        return Status::Open;
+        return BehaviourStatus::Open;
     }
     let tests: Vec<String> = text
         .split('`')
@@ -104,7 +104,7 @@ fn read_status(number: u32, text: &str) -> Status {
         .map(str::to_owned)
         .collect();
     match text.strip_prefix("differs: ") {
-        Some(why) => Status::Differs {
+        Some(why) => BehaviourStatus::Differs {
             why: why.split('`').next().unwrap_or_default().to_owned(),
             tests,
         },
@@ -115,7 +115,7 @@ fn read_status(number: u32, text: &str) -> Status {
                 rest.chars().all(|letter| ", ".contains(letter)),
                 "{number}: unexpected text {rest:?} after the tests"
             );
-            Status::Shown(tests)
+            BehaviourStatus::Shown(tests)
         }
     }
 }

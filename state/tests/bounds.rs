@@ -1,12 +1,12 @@
 //! Tests of the behaviour at bounds that random commands do not reach.
 
 use argosy_state::command::{
-    Acknowledge, AgentUpdate, Call, CallAction, Command, HeldTask, Operate, Operation,
-    ReconcileAgent, Rejection, Reply, Subscribe, SweepTarget, UpdateTasks,
+    Acknowledge, AgentUpdate, Call, CallAction, Command, CommandReply, HeldTask, Operate,
+    OperatorOperation, ReconcileAgent, Rejection, Subscribe, SweepTarget, UpdateTasks,
 };
 use argosy_state::ids::{FrameworkId, OrderIndex, Revision, TaskId};
 use argosy_state::limits;
-use argosy_state::task::{Reason, Source, Standing, TaskState};
+use argosy_state::task::{CheckResults, Reason, TaskState, UpdateSource};
 use argosy_state::testing::{World, framework_info, key, spec};
 
 fn revive(framework: FrameworkId, session: u64, number: u64, lowest: u64) -> Command {
@@ -28,12 +28,12 @@ fn answers_that_nobody_reads_stop_further_calls_of_the_session_only() {
     let most = limits::ANSWERS_PER_FRAMEWORK as u64;
     for number in 1..=most {
         let outcome = world.apply(revive(id, session, number, 1)).outcome;
-        assert!(matches!(outcome, Ok(Reply::Called { .. })), "{number}");
+        assert!(matches!(outcome, Ok(CommandReply::Call { .. })), "{number}");
     }
     let full = world.apply(revive(id, session, most + 1, 1)).outcome;
     assert_eq!(full, Err(Rejection::TooManyAnswers));
     let read = world.apply(revive(id, session, most + 1, 3)).outcome;
-    assert!(matches!(read, Ok(Reply::Called { .. })));
+    assert!(matches!(read, Ok(CommandReply::Call { .. })));
 
     // The answers of the next session replace those of this one.
     let info = framework_info("web");
@@ -45,10 +45,10 @@ fn answers_that_nobody_reads_stop_further_calls_of_the_session_only() {
     };
     world.apply(Command::Subscribe(subscribe)).outcome.unwrap();
     let kept = world.apply(revive(id, session, most, 1)).outcome;
-    assert!(matches!(kept, Ok(Reply::Repeated(_))));
+    assert!(matches!(kept, Ok(CommandReply::Repeated(_))));
     for number in 1..=most {
         let outcome = world.apply(revive(id, next, number, 1)).outcome;
-        assert!(matches!(outcome, Ok(Reply::Called { .. })), "{number}");
+        assert!(matches!(outcome, Ok(CommandReply::Call { .. })), "{number}");
     }
     let full = world.apply(revive(id, next, most + 1, 1)).outcome;
     assert_eq!(full, Err(Rejection::TooManyAnswers));
@@ -64,7 +64,7 @@ fn a_removed_framework_goes_when_its_sweep_is_through() {
     for number in 2..=limits::TASKS_PER_SWEEP as u64 + 2 {
         world.apply(revive(id, session, number, 1)).outcome.unwrap();
     }
-    world.operate(Operation::Teardown(id)).unwrap();
+    world.operate(OperatorOperation::Teardown(id)).unwrap();
     assert_eq!(world.registry.sweeps().count(), 1, "answers are left");
     // The last task of the framework ends before its answers are dropped.
     world.update(&task, TaskState::Killed);
@@ -95,7 +95,7 @@ fn sessions_beyond_the_remembered_ones_count_as_new() {
     assert_eq!(superseded, Err(Rejection::Superseded(id)));
     world.apply(subscribe(first + most + 1)).outcome.unwrap();
     let forgotten = world.apply(subscribe(first)).outcome;
-    assert_eq!(forgotten, Ok(Reply::Framework(id)));
+    assert_eq!(forgotten, Ok(CommandReply::Framework(id)));
 }
 
 #[test]
@@ -114,25 +114,25 @@ fn a_task_id_is_free_again_when_its_history_is_gone() {
                 key,
                 number: 1,
                 state: TaskState::Finished,
-                source: Source::Task,
+                source: UpdateSource::Task,
                 reason: Reason::CommandExited,
                 causes: Vec::new(),
                 message: String::new(),
                 exit: None,
-                standing: Standing::default(),
+                standing: CheckResults::default(),
                 limits: None,
                 wall_ms: 0,
             }
         });
         let updates = updates.collect();
         let applied = world.apply(Command::UpdateTasks(UpdateTasks { agent, updates }));
-        assert_eq!(applied.outcome, Ok(Reply::Done));
+        assert_eq!(applied.outcome, Ok(CommandReply::Done));
     };
     let launch = |world: &mut World, names: &[String]| {
         let offer = world.promise(id, agent, "cpus:1000");
         let tasks = names.iter().map(|name| spec(name, "cpus:1")).collect();
         let applied = world.accept(id, vec![offer], tasks);
-        let Ok(Reply::Called { refused, .. }) = applied.outcome else {
+        let Ok(CommandReply::Call { refused, .. }) = applied.outcome else {
             panic!("{:?}", applied.outcome);
         };
         refused.len()
@@ -187,7 +187,7 @@ fn a_list_is_cut_into_parts_that_say_the_same() {
     assert_eq!(parts[2].through, None);
     for part in parts {
         let applied = world.apply(Command::ReconcileAgent(part));
-        assert_eq!(applied.outcome, Ok(Reply::Done));
+        assert_eq!(applied.outcome, Ok(CommandReply::Done));
         let ended = applied.events.len();
         assert!(ended <= 2 * limits::TASKS_PER_SWEEP + 1, "{ended} events");
     }

@@ -172,7 +172,7 @@ fn the_protocol_tells_of_every_call() {
             };
             seen += 1;
             let name = rest.split('(').next().unwrap_or_default();
-            // As `Name` or as part of `Service.Name(…)`.
+            // As `GroupKey` or as part of `Service.Name(…)`.
             let is_told = page.split('`').skip(1).step_by(2).any(|code| {
                 let code = code.split('(').next().unwrap_or_default();
                 code.rsplit('.').next() == Some(name)

@@ -10,7 +10,9 @@
 use std::fs;
 
 use argosy_state::actor::Actor;
-use argosy_state::command::{Accept, Call, CallAction, Command, Entry, OfferOperation, Proposed};
+use argosy_state::command::{
+    Accept, Call, CallAction, Command, LogEntry, OfferOperation, ProposedCommand,
+};
 use argosy_state::ids::{AgentId, FrameworkId};
 use argosy_state::limits;
 use argosy_state::task::TaskSpec;
@@ -61,9 +63,9 @@ fn accepts(
             wall_ms: 0,
         }),
     };
-    let entry = Entry {
+    let entry = LogEntry {
         at: world.now,
-        commands: vec![Proposed {
+        commands: vec![ProposedCommand {
             ticket: world.ticket(),
             actor: Actor::default(),
             command: Command::Call(call),

@@ -32,12 +32,12 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-type Copies = (Table<u16, u32>, Map<u16, u32>, Set<u16>);
+type Collections = (Table<u16, u32>, Map<u16, u32>, Set<u16>);
 
 /// The three collections at one moment, and a model of their contents.
-type Kept = (Copies, BTreeMap<u16, u32>);
+type CollectionCopy = (Collections, BTreeMap<u16, u32>);
 
-fn are_equal((table, map, set): &Copies, model: &BTreeMap<u16, u32>) {
+fn are_equal((table, map, set): &Collections, model: &BTreeMap<u16, u32>) {
     assert!(table.iter().eq(model.iter()), "{table:?}, {model:?}");
     assert!(map.iter().eq(model.iter()) && set.iter().eq(model.keys()));
     assert_eq!((table.len(), map.len(), set.len()), {
@@ -63,7 +63,7 @@ fn are_equal((table, map, set): &Copies, model: &BTreeMap<u16, u32>) {
     }
 }
 
-fn apply((table, map, set): &mut Copies, model: &mut BTreeMap<u16, u32>, step: &Step) {
+fn apply((table, map, set): &mut Collections, model: &mut BTreeMap<u16, u32>, step: &Step) {
     match *step {
         Step::Insert(key, value) => {
             table.insert(key, value);
@@ -108,9 +108,9 @@ proptest! {
     fn maps_do_as_ordered_maps_do_and_copies_stay_as_they_are(
         steps in proptest::collection::vec(step(), 1..600),
     ) {
-        let mut now = Copies::default();
+        let mut now = Collections::default();
         let mut model = BTreeMap::new();
-        let mut kept: Vec<Kept> = Vec::new();
+        let mut kept: Vec<CollectionCopy> = Vec::new();
         for step in &steps {
             match step {
                 Step::Copy => kept.push((now.clone(), model.clone())),

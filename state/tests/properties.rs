@@ -20,16 +20,16 @@ mod witness;
 use std::collections::BTreeMap;
 use std::io::Read as _;
 
-use actor::Actor;
+use actor::CommandGenerator;
 use argosy_state::Registry;
-use argosy_state::apply::Applied;
-use argosy_state::command::{Command, Entry, Proposed};
+use argosy_state::apply::AppliedProposal;
+use argosy_state::command::{Command, LogEntry, ProposedCommand};
 use argosy_state::encode;
 use argosy_state::level::Level;
 use argosy_state::registry::RecordWrite;
-use dice::Dice;
-use tally::{Tally, name};
-use witness::Witness;
+use dice::TestRng;
+use tally::{AnswerCounts, name};
+use witness::HistoryChecker;
 
 /// The number of registrations that did not change unusual administrative state.
 const KEPT: &str = "agreed facts kept";
@@ -39,29 +39,29 @@ const LIFE: usize = 1_000;
 const RELOAD: usize = 100;
 
 /// One cluster on two masters. The second one decodes every entry from its stored bytes.
-struct Life {
+struct ReplicatedRun {
     first: Registry,
     second: Registry,
     stored: BTreeMap<Vec<u8>, Vec<u8>>,
-    witness: Witness,
-    tally: Tally,
+    witness: HistoryChecker,
+    tally: AnswerCounts,
 }
 
-impl Life {
+impl ReplicatedRun {
     fn new() -> Self {
         Self {
             first: Registry::new(),
             second: Registry::new(),
             stored: BTreeMap::new(),
-            witness: Witness::default(),
-            tally: Tally::new(),
+            witness: HistoryChecker::default(),
+            tally: AnswerCounts::new(),
         }
     }
 
     /// Applies an entry to both masters. Returns the writes for storage, and whether all commands
     /// were refused.
-    fn feed(&mut self, entry: &Entry) -> (Vec<RecordWrite>, bool) {
-        let read = Entry {
+    fn feed(&mut self, entry: &LogEntry) -> (Vec<RecordWrite>, bool) {
+        let read = LogEntry {
             at: entry.at,
             commands: entry.commands.iter().map(through_bytes).collect(),
         };
@@ -87,9 +87,9 @@ impl Life {
         if let Err(broken) = self.first.check() {
             panic!("{broken}");
         }
-        self.witness.look(&self.first);
+        self.witness.check(&self.first);
         self.witness.look_at_agreements(&self.first, entry, &writes);
-        for (Proposed { command, .. }, Applied { outcome, .. }) in
+        for (ProposedCommand { command, .. }, AppliedProposal { outcome, .. }) in
             entry.commands.iter().zip(&applied)
         {
             *self.tally.entry(name(command, outcome)).or_default() += 1;
@@ -157,14 +157,14 @@ const MUST_BE_MET: [&str; 43] = [
 ];
 
 /// Returns the entry as a cluster below level 3 would store it.
-fn without_actors(mut entry: Entry) -> Entry {
+fn without_actors(mut entry: LogEntry) -> LogEntry {
     for proposed in &mut entry.commands {
         proposed.actor = argosy_state::actor::Actor::default();
     }
     entry
 }
 
-fn through_bytes(proposed: &Proposed) -> Proposed {
+fn through_bytes(proposed: &ProposedCommand) -> ProposedCommand {
     encode::read_command(&encode::command(proposed, Level::NEWEST)).unwrap()
 }
 
@@ -178,15 +178,15 @@ fn kinds(writes: &[RecordWrite]) -> Vec<u8> {
         .collect()
 }
 
-fn play(seed: u64) -> Tally {
-    let mut life = Life::new();
-    let mut dice = Dice::new(seed);
+fn play(seed: u64) -> AnswerCounts {
+    let mut life = ReplicatedRun::new();
+    let mut dice = TestRng::new(seed);
     // Every second cluster is of an earlier release, until its level is raised.
     let level = match seed % 2 {
         0 => Level::NEWEST,
         _ => Level::OLDEST,
     };
-    let mut actor = Actor::new(&mut dice, level);
+    let mut actor = CommandGenerator::new(&mut dice, level);
     let mut commands = 0;
     while commands < LIFE {
         let count = if dice.percent(70) { 1 } else { dice.below(4) };
@@ -194,7 +194,7 @@ fn play(seed: u64) -> Tally {
         let level = life.first.level().max(level);
         let proposed = entry.commands.into_iter();
         entry.commands = proposed
-            .filter_map(|proposed| Actor::at_level(level, proposed))
+            .filter_map(|proposed| CommandGenerator::at_level(level, proposed))
             .collect();
         commands += entry.commands.len().max(1);
         let (writes, refused) = life.feed(&entry);
@@ -246,7 +246,7 @@ fn may_be_repeated(command: &Command) -> bool {
     }
 }
 
-fn run(seed: u64) -> Tally {
+fn run(seed: u64) -> AnswerCounts {
     let played = std::panic::catch_unwind(|| play(seed));
     played.unwrap_or_else(|panic| {
         eprintln!("repeat it with ARGOSY_SEED={seed}");
@@ -254,7 +254,7 @@ fn run(seed: u64) -> Tally {
     })
 }
 
-fn commands(tally: &Tally) -> usize {
+fn commands(tally: &AnswerCounts) -> usize {
     let counted = tally.iter().filter(|(name, _)| **name != KEPT);
     counted.map(|(_, count)| count).sum()
 }
@@ -267,7 +267,7 @@ fn whatever_is_proposed_the_facts_stay_sound() {
     }
     let long = std::env::var_os("ARGOSY_LONG").is_some();
     let wanted = if long { 1_000_000 } else { 20_000 };
-    let mut tally = Tally::new();
+    let mut tally = AnswerCounts::new();
     let mut seed = 0;
     while commands(&tally) < wanted {
         for (name, count) in run(seed) {

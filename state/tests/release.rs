@@ -31,19 +31,21 @@ mod tally;
 
 use std::path::Path;
 
-use actor::Actor;
+use actor::CommandGenerator;
 use argosy_state::Registry;
-use argosy_state::command::{Acknowledge, AgentUpdate, Command, Entry, Proposed, UpdateTasks};
+use argosy_state::command::{
+    Acknowledge, AgentUpdate, Command, LogEntry, ProposedCommand, UpdateTasks,
+};
 use argosy_state::encode;
 use argosy_state::ids::{AgentId, FrameworkId, NodeId};
 use argosy_state::level::Level;
 use argosy_state::limits;
-use argosy_state::task::{Reason, Source, Standing, TaskState};
+use argosy_state::task::{CheckResults, Reason, TaskState, UpdateSource};
 use argosy_state::testing::{World, spec};
-use dice::Dice;
-use former::Former;
-use stage::Stage;
-use tally::{Tally, name};
+use dice::TestRng;
+use former::FormerRegistry;
+use stage::Interpreter;
+use tally::{AnswerCounts, name};
 
 /// The level of release 0.1.0.
 const LEVEL: Level = Level::RELEASE_0_1;
@@ -76,14 +78,14 @@ const MUST_BE_MET: [&str; 20] = [
 const WAVE: usize = 250;
 
 /// Returns what a leader at level 2 proposes; the level is never raised.
-fn as_proposed(proposed: Proposed) -> Option<Proposed> {
-    let proposed = Actor::at_level(LEVEL, proposed)?;
+fn as_proposed(proposed: ProposedCommand) -> Option<ProposedCommand> {
+    let proposed = CommandGenerator::at_level(LEVEL, proposed)?;
     (!matches!(proposed.command, Command::RaiseLevel { .. })).then_some(proposed)
 }
 
 /// Applies an entry to both registries, which must write the same records. Returns the counts of
 /// answers.
-fn feed(registry: &mut Registry, former: &mut Former, entry: &Entry) -> Tally {
+fn feed(registry: &mut Registry, former: &mut FormerRegistry, entry: &LogEntry) -> AnswerCounts {
     let commands: Vec<Vec<u8>> = entry
         .commands
         .iter()
@@ -95,7 +97,7 @@ fn feed(registry: &mut Registry, former: &mut Former, entry: &Entry) -> Tally {
     let logged = commands
         .iter()
         .map(|bytes| encode::read_command(bytes).expect("it was just written"));
-    let entry = Entry {
+    let entry = LogEntry {
         at: entry.at,
         commands: logged.collect(),
     };
@@ -111,19 +113,19 @@ fn feed(registry: &mut Registry, former: &mut Former, entry: &Entry) -> Tally {
             "at index {index} the records differ:\n{difference}\nafter {entry:?}\nanswered {applied:?}"
         );
     }
-    let mut tally = Tally::new();
-    for (Proposed { command, .. }, applied) in entry.commands.iter().zip(&applied) {
+    let mut tally = AnswerCounts::new();
+    for (ProposedCommand { command, .. }, applied) in entry.commands.iter().zip(&applied) {
         *tally.entry(name(command, &applied.outcome)).or_default() += 1;
     }
     tally
 }
 
-fn play(executable: &Path, seed: u64) -> Tally {
-    let mut former = Former::start(executable);
+fn play(executable: &Path, seed: u64) -> AnswerCounts {
+    let mut former = FormerRegistry::start(executable);
     let mut registry = Registry::new();
-    let mut dice = Dice::new(seed);
-    let mut actor = Actor::new(&mut dice, LEVEL);
-    let (mut commands, mut tally) = (0, Tally::new());
+    let mut dice = TestRng::new(seed);
+    let mut actor = CommandGenerator::new(&mut dice, LEVEL);
+    let (mut commands, mut tally) = (0, AnswerCounts::new());
     while commands < LIFE {
         let count = if dice.percent(70) { 1 } else { dice.below(4) };
         let mut entry = actor.entry(&mut dice, &registry, count);
@@ -160,7 +162,7 @@ fn at_level_2_the_records_are_those_of_release_0_1_0() {
         Some(_) => 500,
         None => 20,
     };
-    let mut tally = Tally::new();
+    let mut tally = AnswerCounts::new();
     for (name, count) in (0..lives).flat_map(run) {
         *tally.entry(name).or_default() += count;
     }
@@ -172,8 +174,8 @@ fn at_level_2_the_records_are_those_of_release_0_1_0() {
 }
 
 /// Returns the entries of a scenario file, run at level 2.
-fn scenario(text: &str) -> Vec<Entry> {
-    let mut stage = Stage::new(LEVEL);
+fn scenario(text: &str) -> Vec<LogEntry> {
+    let mut stage = Interpreter::new(LEVEL);
     stage.world.log = Some(Vec::new());
     for block in text.trim_end().split("\n\n") {
         let script = block.split("\n----").next().unwrap_or_default();
@@ -184,7 +186,7 @@ fn scenario(text: &str) -> Vec<Entry> {
     }
     let log = stage.world.log.take().unwrap_or_default().into_iter();
     // Release 0.1.0 applies nothing from here on.
-    let is_raise = |one: &Proposed| matches!(one.command, Command::RaiseLevel { .. });
+    let is_raise = |one: &ProposedCommand| matches!(one.command, Command::RaiseLevel { .. });
     log.take_while(|entry| !entry.commands.iter().any(is_raise))
         .collect()
 }
@@ -202,7 +204,7 @@ fn the_scenarios_leave_the_same_records_at_level_2() {
             continue;
         }
         eprintln!("{}", path.display());
-        let mut former = Former::start(&executable);
+        let mut former = FormerRegistry::start(&executable);
         let mut registry = Registry::new();
         for entry in scenario(&std::fs::read_to_string(&path).unwrap()) {
             drop(feed(&mut registry, &mut former, &entry));
@@ -226,12 +228,12 @@ fn wave(world: &mut World, framework: FrameworkId, agent: AgentId, wave: usize) 
         order: task.order,
         number: 1,
         state: TaskState::Finished,
-        source: Source::Agent,
+        source: UpdateSource::Agent,
         reason: Reason::None,
         causes: Vec::new(),
         message: String::new(),
         exit: None,
-        standing: Standing::default(),
+        standing: CheckResults::default(),
         limits: None,
         wall_ms: 0,
     });
@@ -260,7 +262,7 @@ fn the_history_is_that_of_release_0_1_0() {
     for at in 0..limits::FINISHED_TASKS / WAVE + 8 {
         wave(&mut world, frameworks[usize::from(at % 3 == 0)], agent, at);
     }
-    let mut former = Former::start(&executable);
+    let mut former = FormerRegistry::start(&executable);
     let mut registry = Registry::new();
     for entry in world.log.take().unwrap_or_default() {
         drop(feed(&mut registry, &mut former, &entry));

@@ -20,7 +20,7 @@ use std::fs;
 use std::path::Path;
 
 use argosy_state::level::Level;
-use stage::Stage;
+use stage::Interpreter;
 
 #[test]
 fn the_registry_answers_as_every_scenario_says() {
@@ -55,7 +55,7 @@ fn the_registry_answers_as_every_scenario_says() {
 
 /// Returns the file with the actual outputs.
 fn play(text: &str) -> String {
-    let mut stage = Stage::new(Level::NEWEST);
+    let mut stage = Interpreter::new(Level::NEWEST);
     let mut played = String::new();
     for block in text.trim_end().split("\n\n") {
         let script = block.split("\n----").next().unwrap_or_default();

@@ -14,11 +14,12 @@ use std::time::Duration;
 use argosy_state::Registry;
 use argosy_state::actor::Actor;
 use argosy_state::command::{
-    Accept, AgentUpdate, Call, CallAction, Command, Entry, OfferOperation, Proposed, UpdateTasks,
+    Accept, AgentUpdate, Call, CallAction, Command, LogEntry, OfferOperation, ProposedCommand,
+    UpdateTasks,
 };
 use argosy_state::ids::{AgentId, FrameworkId, TaskKey};
-use argosy_state::registry::Snapshot;
-use argosy_state::task::{Reason, Source, Standing, TaskState};
+use argosy_state::registry::RegistrySnapshot;
+use argosy_state::task::{CheckResults, Reason, TaskState, UpdateSource};
 use argosy_state::testing::{World, key, registration, spec};
 
 const AGENTS: usize = 10_000;
@@ -42,13 +43,13 @@ fn apply(world: &mut World, commands: Vec<Command>) {
     let mut proposed = Vec::with_capacity(commands.len());
     for command in commands {
         let ticket = world.ticket();
-        proposed.push(Proposed {
+        proposed.push(ProposedCommand {
             ticket,
             actor: Actor::Unauthenticated,
             command,
         });
     }
-    let entry = Entry {
+    let entry = LogEntry {
         at: world.now,
         commands: proposed,
     };
@@ -97,12 +98,12 @@ fn update(registry: &Registry, key: TaskKey, number: u64) -> Command {
         order: task.order,
         number,
         state: TaskState::Running,
-        source: Source::Task,
+        source: UpdateSource::Task,
         reason: Reason::None,
         causes: Vec::new(),
         message: String::new(),
         exit: None,
-        standing: Standing::default(),
+        standing: CheckResults::default(),
         limits: None,
         wall_ms: 1_700_000_000_000,
     };
@@ -121,7 +122,7 @@ fn measured(
     number: u64,
 ) -> Duration {
     let mut applying = Duration::ZERO;
-    let mut held: Option<Snapshot> = None;
+    let mut held: Option<RegistrySnapshot> = None;
     for entry in 0..UPDATES / commands {
         let updates = (0..commands).map(|at| {
             // The updates are spread over all tasks.

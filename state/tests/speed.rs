@@ -14,15 +14,15 @@ use std::time::{Duration, Instant};
 
 use argosy_state::Registry;
 use argosy_state::actor::Actor;
-use argosy_state::check::Round;
+use argosy_state::check::CheckRound;
 use argosy_state::command::{
-    Accept, Acknowledge, AgentUpdate, Call, CallAction, Command, Entry, OfferOperation, Proposed,
-    UpdateTasks,
+    Accept, Acknowledge, AgentUpdate, Call, CallAction, Command, LogEntry, OfferOperation,
+    ProposedCommand, UpdateTasks,
 };
 use argosy_state::encode;
 use argosy_state::ids::{AgentId, FrameworkId, TaskKey};
 use argosy_state::level::Level;
-use argosy_state::task::{Exit, Reason, Source, Standing, TaskState};
+use argosy_state::task::{CheckResults, Exit, Reason, TaskState, UpdateSource};
 use argosy_state::testing::{World, key, spec};
 
 /// The commands per second that one core must encode, and decode, at least.
@@ -35,13 +35,13 @@ const ACKNOWLEDGED: usize = 250;
 
 /// Four commands for each task: launch, running, finished, acknowledged; and the state of their
 /// proposals.
-struct Lives {
+struct TaskLifecycles {
     world: World,
     framework: FrameworkId,
     agents: Vec<AgentId>,
 }
 
-impl Lives {
+impl TaskLifecycles {
     fn new() -> Self {
         let mut world = World::new();
         let agents = (0..AGENTS)
@@ -98,12 +98,12 @@ impl Lives {
             order: task.order,
             number,
             state,
-            source: Source::Task,
+            source: UpdateSource::Task,
             reason: Reason::CommandExited,
             causes: Vec::new(),
             message: "exited with code 0".to_owned(),
             exit: Some(Exit::Code(0)),
-            standing: Standing::default(),
+            standing: CheckResults::default(),
             limits: None,
             wall_ms: 1_700_000_000_000,
         };
@@ -141,13 +141,13 @@ impl Lives {
             let commands = commands
                 .by_ref()
                 .take(64)
-                .map(|command| Proposed {
+                .map(|command| ProposedCommand {
                     ticket: self.world.ticket(),
                     actor: Actor::default(),
                     command,
                 })
                 .collect();
-            entries.push(Entry {
+            entries.push(LogEntry {
                 at: self.world.now,
                 commands,
             });
@@ -163,10 +163,10 @@ impl Lives {
     }
 }
 
-fn write_and_read(name: &str, commands: &[Command], ticket: &Proposed) -> f64 {
-    let proposed: Vec<Proposed> = commands
+fn write_and_read(name: &str, commands: &[Command], ticket: &ProposedCommand) -> f64 {
+    let proposed: Vec<ProposedCommand> = commands
         .iter()
-        .map(|command| Proposed {
+        .map(|command| ProposedCommand {
             command: command.clone(),
             ..ticket.clone()
         })
@@ -190,7 +190,7 @@ fn write_and_read(name: &str, commands: &[Command], ticket: &Proposed) -> f64 {
 /// Checks a whole round as a master does. A slice of 200 records must take less time than 200
 /// launches, whose duration is bounded, however busy the machine is.
 fn check_in_slices(registry: &Registry, launches_per_s: f64) {
-    let mut round = Round::default();
+    let mut round = CheckRound::default();
     let (mut records, mut slices) = (0, 0);
     let began = Instant::now();
     loop {
@@ -215,7 +215,7 @@ fn the_largest_commands_take_no_longer_than_their_parts() {
     if std::env::var_os("ARGOSY_LONG").is_none() {
         return;
     }
-    let mut lives = Lives::new();
+    let mut lives = TaskLifecycles::new();
     let launches: Vec<Command> = (0..ACCEPTED).map(|at| lives.launch(at)).collect();
     let single = lives.apply(launches);
     let accepts = (0..20).map(|call| {
@@ -253,14 +253,14 @@ fn commands_are_cheap() {
     if std::env::var_os("ARGOSY_LONG").is_none() {
         return;
     }
-    let mut lives = Lives::new();
-    let ticket = Proposed {
+    let mut lives = TaskLifecycles::new();
+    let ticket = ProposedCommand {
         ticket: lives.world.ticket(),
         actor: Actor::default(),
         command: Command::Tick,
     };
     let mut slowest = f64::MAX;
-    let mut phase = |lives: &mut Lives, name: &str, commands: Vec<Command>| {
+    let mut phase = |lives: &mut TaskLifecycles, name: &str, commands: Vec<Command>| {
         slowest = slowest.min(write_and_read(name, &commands, &ticket));
         let applied = lives.apply(commands);
         eprintln!("{name:>12}: applied {applied:.0}/s");

@@ -52,7 +52,7 @@ const EXCEPTIONS: [(&str, &str); 1] = [("cli/src/args/run.rs", "nobody")];
 /// Columns at which comments and paragraphs wrap.
 const COLUMNS: usize = 100;
 
-struct Line {
+struct CheckedLine {
     file: String,
     number: usize,
     /// Without code spans.
@@ -82,7 +82,7 @@ fn comment(line: &str) -> Option<&str> {
     (text.is_empty() || text.starts_with(' ')).then_some(text)
 }
 
-fn lines_of(name: &str, content: &str) -> Vec<Line> {
+fn lines_of(name: &str, content: &str) -> Vec<CheckedLine> {
     let is_page = name.ends_with(".md");
     let mut is_code = false;
     let mut lines = Vec::new();
@@ -100,7 +100,7 @@ fn lines_of(name: &str, content: &str) -> Vec<Line> {
         }
         let is_one_word = trimmed.split(' ').filter(|word| word.len() > 60).count() > 0;
         let is_drawn = trimmed.starts_with(['|', '#', '[', '!', '<']) || trimmed.contains("  ");
-        lines.push(Line {
+        lines.push(CheckedLine {
             file: name.to_owned(),
             number: at + 1,
             text: prose(text),
@@ -112,7 +112,7 @@ fn lines_of(name: &str, content: &str) -> Vec<Line> {
 }
 
 /// Every line of a comment or a page of the tree.
-fn lines() -> Vec<Line> {
+fn lines() -> Vec<CheckedLine> {
     let is_read = |name: &str| name.ends_with(".rs") || name.ends_with(".md");
     let files = tree::tree().into_iter();
     let files = files.filter(|file| is_read(&file.name) && !LISTS.contains(&file.name.as_str()));
@@ -121,11 +121,11 @@ fn lines() -> Vec<Line> {
         .collect()
 }
 
-fn unwanted(lines: &[Line]) -> Vec<String> {
+fn unwanted(lines: &[CheckedLine]) -> Vec<String> {
     let mut found = Vec::new();
     for line in lines {
         for (word, instead) in WORDS {
-            let Line { file, number, .. } = line;
+            let CheckedLine { file, number, .. } = line;
             let is_right = EXCEPTIONS.contains(&(file.as_str(), word));
             if has_word(&line.text.to_lowercase(), word) && !is_right {
                 found.push(format!("{file}:{number}: {word:?}; write: {instead}"));
@@ -135,7 +135,7 @@ fn unwanted(lines: &[Line]) -> Vec<String> {
     found
 }
 
-fn too_long(lines: &[Line]) -> Vec<String> {
+fn too_long(lines: &[CheckedLine]) -> Vec<String> {
     let long = lines
         .iter()
         .filter(|line| line.wraps && line.width > COLUMNS);

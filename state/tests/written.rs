@@ -6,15 +6,16 @@
 
 use argosy_state::actor::Actor;
 use argosy_state::command::{
-    Accept, Acknowledge, AgentDecision, AgentUpdate, Call, CallAction, Command, Entry,
-    OfferOperation, Operate, Operation, Proposed, RegisterAgent, Reply, UpdateTasks,
+    Accept, Acknowledge, AgentDecision, AgentUpdate, Call, CallAction, Command, CommandReply,
+    LogEntry, OfferOperation, Operate, OperatorOperation, ProposedCommand, RegisterAgent,
+    UpdateTasks,
 };
 use argosy_state::encode;
 use argosy_state::ids::{AgentId, FrameworkId, NodeId, Revision, TaskKey};
 use argosy_state::level::Level;
 use argosy_state::limits;
 use argosy_state::task::{
-    DiskLimit, Exit, Limits, LimitsReport, Reason, Source, Standing, TaskState,
+    CheckResults, DiskLimit, Exit, LimitsReport, Reason, TaskLimits, TaskState, UpdateSource,
 };
 use argosy_state::testing::{World, key, registration, spec};
 
@@ -23,7 +24,7 @@ use argosy_state::testing::{World, key, registration, spec};
 const MOST: usize = 3;
 
 /// A cluster with large values in the records that an update does not change.
-struct Stage {
+struct LargeCluster {
     world: World,
     agent: AgentId,
     framework: FrameworkId,
@@ -31,7 +32,7 @@ struct Stage {
     figures: Vec<(&'static str, usize, usize)>,
 }
 
-impl Stage {
+impl LargeCluster {
     fn new(level: Level) -> Self {
         let mut world = World::empty();
         world.level = level;
@@ -43,7 +44,7 @@ impl Stage {
         register.info.attributes = attributes.collect();
         register.info.changes_limits = true;
         let registered = world.apply(Command::RegisterAgent(register));
-        let Ok(Reply::Agent(agent)) = registered.outcome else {
+        let Ok(CommandReply::Agent(agent)) = registered.outcome else {
             panic!("{registered:?}");
         };
         let framework = world.subscribe("measured");
@@ -62,17 +63,17 @@ impl Stage {
     /// Applies a single command, and records the sizes of the command and of its changes.
     fn measure(&mut self, name: &'static str, command: Command) {
         self.world.pass(5);
-        let proposed = Proposed {
+        let proposed = ProposedCommand {
             ticket: self.world.ticket(),
             actor: Actor::Unauthenticated,
             command,
         };
         let bytes = encode::command(&proposed, self.world.registry.level()).len();
-        let entry = Entry {
+        let entry = LogEntry {
             at: self.world.now,
             commands: vec![proposed],
         };
-        let (applied, writes) = self.world.feed(&entry);
+        let (applied, writes) = self.world.apply_entry(&entry);
         assert!(applied[0].outcome.is_ok(), "{name}: {applied:?}");
         let value = |value: &Option<Vec<u8>>| value.as_ref().map_or(0, Vec::len);
         let written = writes
@@ -88,12 +89,12 @@ impl Stage {
             order: task.order,
             number: task.reported + 1,
             state: TaskState::Running,
-            source: Source::Agent,
+            source: UpdateSource::Agent,
             reason: Reason::None,
             causes: Vec::new(),
             message: String::new(),
             exit: None,
-            standing: Standing::default(),
+            standing: CheckResults::default(),
             limits: None,
             wall_ms: 1_700_000_000_000,
         };
@@ -126,9 +127,9 @@ impl Stage {
             read_bytes: Some(1 << 30),
             ..DiskLimit::default()
         };
-        let limits = Limits {
+        let limits = TaskLimits {
             io: (0..limits::DISK_LIMITS).map(disk).collect(),
-            ..Limits::default()
+            ..TaskLimits::default()
         };
         let task = key.task.clone();
         self.call("limits changed", CallAction::UpdateLimits { task, limits });
@@ -144,9 +145,9 @@ impl Stage {
             });
         });
         let task = key.task.clone();
-        let small = Limits {
+        let small = TaskLimits {
             pids: Some(9),
-            ..Limits::default()
+            ..TaskLimits::default()
         };
         let action = CallAction::UpdateLimits {
             task,
@@ -180,7 +181,7 @@ impl Stage {
         let info = self.world.registry.agent(self.agent).unwrap();
         register.info = info.reported.info.clone();
         let registered = self.world.apply(Command::RegisterAgent(register));
-        let Ok(Reply::Agent(agent)) = registered.outcome else {
+        let Ok(CommandReply::Agent(agent)) = registered.outcome else {
             panic!("{registered:?}");
         };
         let decided_on = self.world.registry.agent(agent).unwrap().revision;
@@ -198,7 +199,7 @@ impl Stage {
                 wall_ms: 1_700_000_000_000,
             })
         };
-        self.measure("deactivated", operate(Operation::Deactivate(agent)));
+        self.measure("deactivated", operate(OperatorOperation::Deactivate(agent)));
         let known = self.world.registry.agent(agent).unwrap();
         let back = RegisterAgent {
             agent: Some(agent),
@@ -209,7 +210,7 @@ impl Stage {
             info: known.reported.info.clone(),
         };
         self.measure("agent back", Command::RegisterAgent(back));
-        self.measure("reactivated", operate(Operation::Reactivate(agent)));
+        self.measure("reactivated", operate(OperatorOperation::Reactivate(agent)));
     }
 
     fn session(&self) -> u64 {
@@ -250,14 +251,17 @@ fn sweeps(world: &mut World) {
     world.apply(Command::Operate(Operate {
         request: None,
         hash: 0,
-        operations: frameworks.into_iter().map(Operation::Teardown).collect(),
+        operations: frameworks
+            .into_iter()
+            .map(OperatorOperation::Teardown)
+            .collect(),
         wall_ms: 0,
     }));
     assert_eq!(world.registry.sweeps().count(), 100);
 }
 
 fn life(level: Level) -> Vec<(&'static str, usize, usize)> {
-    let mut stage = Stage::new(level);
+    let mut stage = LargeCluster::new(level);
     let mut spec = spec("web", "cpus:0.001");
     let value = "x".repeat(16 * 1024);
     spec.environment.insert("CONTENTS".to_owned(), value);
@@ -291,7 +295,7 @@ fn life(level: Level) -> Vec<(&'static str, usize, usize)> {
     let running = stage.world.registry.task(&key).unwrap().latest.revision;
     stage.update("finished", &key, |update| {
         update.state = TaskState::Finished;
-        update.source = Source::Task;
+        update.source = UpdateSource::Task;
         update.reason = Reason::CommandExited;
         update.exit = Some(Exit::Code(0));
         update.message = "m".repeat(limits::MESSAGE_BYTES);

@@ -7,73 +7,75 @@ use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use argosy_content::service::Started;
+use argosy_content::service::StartedService;
 use argosy_isolation::disk::DiskUsage;
 use argosy_isolation::division;
-use argosy_isolation::limits::{Missing, MissingPolicy};
-use argosy_isolation::service::Packets;
-use argosy_isolation::unpack::{Format, Rules, Unpacking};
-use argosy_isolation::{Container, Exit, HostPath, Limits, Root, Spec, User};
+use argosy_isolation::limits::{MissingControllers, MissingPolicy};
+use argosy_isolation::service::PacketSocket;
+use argosy_isolation::unpack::{ArchiveFormat, UnpackHandle, UnpackLimits};
+use argosy_isolation::{Container, ContainerUser, Exit, HostPath, LaunchSpec, Limits, RootFs};
 use argosy_proto::v1;
 use argosy_state::ids::{GroupId, TaskKey};
 use tokio::sync::oneshot;
 
-use super::connections::{Connections, Patience};
+use super::connections::{BrokerConnections, TimeoutPolicy};
 use super::heartbeat;
-use super::link::{self, Control, Link};
-use super::operations::{Operations, Performed};
-use super::request::{MeasureStep, Reply, Request, Target, TaskContainer, WantedPath};
-use super::server::Said;
-use crate::core::{ContainerName, Refusal};
-use crate::disk::{Keeper, Passage};
+use super::link::{self, BrokerLink, ControlMessage};
+use super::operations::{OperationResult, PrivilegedOperations};
+use super::request::{
+    BrokerReply, BrokerRequest, HostPathRequest, MeasureStep, TaskContainer, UnpackTarget,
+};
+use super::server::ReplyResult;
+use crate::core::{ContainerName, CreateError};
+use crate::disk::{QuotaScope, ScanState};
 use crate::error::RunError;
-use crate::executors::Guest;
-use crate::journal::Lock;
-use crate::sandbox::Viewer;
-use crate::start::Host;
+use crate::executors::DirectoryAccess;
+use crate::journal::DirectoryLock;
+use crate::sandbox::HostPathUser;
+use crate::start::HostFeatures;
 
 /// A handle on the broker. All clones share its connections.
 #[derive(Clone)]
-pub(crate) enum Broker {
+pub(crate) enum BrokerClient {
     /// Performs the operations in this process.
-    Here(Arc<Operations>),
-    Elsewhere(Arc<Connections>),
+    Local(Arc<PrivilegedOperations>),
+    Remote(Arc<BrokerConnections>),
 }
 
 /// The state of a container that an earlier agent launched.
-pub(crate) enum Adopted {
+pub(crate) enum AdoptedContainer {
     Running(Container),
     Exited(Exit),
     Gone { reason: String, never_started: bool },
 }
 
-pub(super) type Done<T = ()> = Result<T, String>;
+pub(super) type BrokerResult<T = ()> = Result<T, String>;
 
-impl Broker {
+impl BrokerClient {
     /// Starts the broker's service. The receiver resolves when the broker has exited, with a
     /// description of its exit that follows "it".
     pub(crate) fn open(
-        link: Link,
-        lock: &Lock,
-    ) -> Result<(Self, Host, oneshot::Receiver<String>), RunError> {
+        link: BrokerLink,
+        lock: &DirectoryLock,
+    ) -> Result<(Self, HostFeatures, oneshot::Receiver<String>), RunError> {
         let failed = |why: String| RunError::Broker { why };
         let words = |error: io::Error| failed(error.to_string());
-        let Link {
+        let BrokerLink {
             control,
             requests,
             broker,
         } = link;
-        link::send(&control, &Control::Open, &[lock.as_fd()]).map_err(words)?;
-        let said = link::receive::<Said>(&control).map_err(words)?;
+        link::send(&control, &ControlMessage::Open, &[lock.as_fd()]).map_err(words)?;
+        let said = link::receive::<ReplyResult>(&control).map_err(words)?;
         let host = match said {
-            Some((Ok(Reply::Opened(host)), _)) => host,
-            Some((Ok(_), _)) => return Err(failed(senseless())),
+            Some((Ok(BrokerReply::Opened(host)), _)) => host,
+            Some((Ok(_), _)) => return Err(failed(unexpected_reply())),
             Some((Err(why), _)) => return Err(failed(why)),
             None => return Err(failed(gone())),
         };
         let (tell, ended) = oneshot::channel();
         let thread = std::thread::Builder::new().name("broker".to_owned());
-        let connections = Arc::new(Connections::new(requests));
+        let connections = Arc::new(BrokerConnections::new(requests));
         let asked = Arc::clone(&connections);
         let watch = move || {
             let pid = broker.as_ref().map(|broker| broker.pid);
@@ -83,114 +85,118 @@ impl Broker {
             let _ = tell.send(how.unwrap_or_else(|| "has ended".to_owned()));
         };
         thread.spawn(watch).map_err(words)?;
-        Ok((Self::Elsewhere(connections), host, ended))
+        Ok((Self::Remote(connections), host, ended))
     }
 
     /// Whether the broker has ended, as far as requests have shown. Later requests fail for that
     /// reason alone.
     pub(crate) fn is_lost(&self) -> bool {
         match self {
-            Self::Here(_) => false,
-            Self::Elsewhere(connections) => connections.is_lost(),
+            Self::Local(_) => false,
+            Self::Remote(connections) => connections.is_lost(),
         }
     }
 
     /// Marks the agent as ending: from now on no request waits for a broker that does not respond.
     pub(crate) fn end(&self) {
-        if let Self::Elsewhere(connections) = self {
+        if let Self::Remote(connections) = self {
             connections.end();
         }
     }
 
-    pub(super) fn ask(&self, request: Request, descriptors: &[BorrowedFd<'_>]) -> Performed {
-        self.ask_with(request, descriptors, Patience::Whole)
+    pub(super) fn ask(
+        &self,
+        request: BrokerRequest,
+        descriptors: &[BorrowedFd<'_>],
+    ) -> OperationResult {
+        self.ask_with(request, descriptors, TimeoutPolicy::Wait)
     }
 
     fn ask_with(
         &self,
-        request: Request,
+        request: BrokerRequest,
         descriptors: &[BorrowedFd<'_>],
-        patience: Patience,
-    ) -> Performed {
+        patience: TimeoutPolicy,
+    ) -> OperationResult {
         match self {
-            Self::Here(operations) => {
+            Self::Local(operations) => {
                 let owned = descriptors.iter().map(|one| one.try_clone_to_owned());
                 let owned = owned.collect::<io::Result<_>>();
                 operations.perform(request, owned.map_err(|error| error.to_string())?)
             }
-            Self::Elsewhere(connections) => connections.ask(&request, descriptors, patience),
+            Self::Remote(connections) => connections.ask(&request, descriptors, patience),
         }
     }
 
-    pub(super) fn plain(&self, request: Request) -> Done<Reply> {
+    pub(super) fn plain(&self, request: BrokerRequest) -> BrokerResult<BrokerReply> {
         self.ask(request, &[]).map(|(reply, _)| reply)
     }
 
     /// Fails if the broker does not respond: for values that are only displayed.
-    pub(super) fn shown(&self, request: Request) -> Done<Reply> {
-        let asked = self.ask_with(request, &[], Patience::None);
+    pub(super) fn request_for_display(&self, request: BrokerRequest) -> BrokerResult<BrokerReply> {
+        let asked = self.ask_with(request, &[], TimeoutPolicy::FailFast);
         asked.map(|(reply, _)| reply)
     }
 
-    pub(super) fn done(&self, request: Request) -> Done {
+    pub(super) fn done(&self, request: BrokerRequest) -> BrokerResult {
         self.plain(request).map(drop)
     }
 
     pub(crate) fn launch(
         &self,
-        spec: &Spec,
+        spec: &LaunchSpec,
         namespace: Option<BorrowedFd<'_>>,
-    ) -> Result<Container, Refusal> {
-        let failed = |text: String| Refusal {
+    ) -> Result<Container, CreateError> {
+        let failed = |text: String| CreateError {
             reason: v1::Reason::ContainerLaunchFailed,
             why: text.into(),
         };
         let descriptors: Vec<_> = namespace.into_iter().collect();
-        let asked = self.ask(Request::Launch(Box::new(spec.clone())), &descriptors);
+        let asked = self.ask(BrokerRequest::Launch(Box::new(spec.clone())), &descriptors);
         match asked.map_err(failed)? {
-            (Reply::Running(handle), connection) => {
+            (BrokerReply::Running(handle), connection) => {
                 let connection = one(connection).map_err(failed)?;
                 let handle = handle.map(|handle| *handle);
                 let (folder, group) = (&spec.directory, spec.cgroup.clone());
                 Ok(Container::passed_on(folder, group, handle, connection))
             }
-            (Reply::Invalid(text), _) => Err(Refusal {
+            (BrokerReply::Invalid(text), _) => Err(CreateError {
                 reason: v1::Reason::TaskInvalid,
                 why: text.into(),
             }),
-            _ => Err(failed(senseless())),
+            _ => Err(failed(unexpected_reply())),
         }
     }
 
     pub(crate) fn unpack_layer(
         &self,
-        format: Format,
+        format: ArchiveFormat,
         archive: BorrowedFd<'_>,
         draft: String,
-    ) -> Done<Unpacking> {
-        let request = Request::Unpack {
+    ) -> BrokerResult<UnpackHandle> {
+        let request = BrokerRequest::Unpack {
             format,
-            rules: Rules::layer(),
-            target: Target::Layer { draft },
+            rules: UnpackLimits::layer(),
+            target: UnpackTarget::Layer { draft },
         };
         let (_, connection) = self.ask(request, &[archive])?;
-        one(connection).map(Unpacking::passed_on)
+        one(connection).map(UnpackHandle::passed_on)
     }
 
     pub(crate) fn unpack_files(
         &self,
-        format: Format,
+        format: ArchiveFormat,
         (uid, gid): (u32, u32),
         archive: BorrowedFd<'_>,
         target: BorrowedFd<'_>,
-    ) -> Done<Unpacking> {
-        let request = Request::Unpack {
+    ) -> BrokerResult<UnpackHandle> {
+        let request = BrokerRequest::Unpack {
             format,
-            rules: Rules::archive(),
-            target: Target::Files { uid, gid },
+            rules: UnpackLimits::archive(),
+            target: UnpackTarget::Files { uid, gid },
         };
         let (_, connection) = self.ask(request, &[archive, target])?;
-        one(connection).map(Unpacking::passed_on)
+        one(connection).map(UnpackHandle::passed_on)
     }
 
     /// Adopts a container of an earlier agent. `folder` and `group` are the container's.
@@ -199,54 +205,54 @@ impl Broker {
         name: ContainerName,
         folder: &Path,
         group: Option<PathBuf>,
-    ) -> Done<Adopted> {
-        match self.ask(Request::Adopt(name), &[])? {
-            (Reply::Running(handle), connection) => {
+    ) -> BrokerResult<AdoptedContainer> {
+        match self.ask(BrokerRequest::Adopt(name), &[])? {
+            (BrokerReply::Running(handle), connection) => {
                 let handle = handle.map(|handle| *handle);
                 let connection = one(connection)?;
                 let container = Container::passed_on(folder, group, handle, connection);
-                Ok(Adopted::Running(container))
+                Ok(AdoptedContainer::Running(container))
             }
-            (Reply::Exited(exit), _) => Ok(Adopted::Exited(*exit)),
+            (BrokerReply::Exited(exit), _) => Ok(AdoptedContainer::Exited(*exit)),
             (
-                Reply::Gone {
+                BrokerReply::Gone {
                     reason,
                     never_started,
                 },
                 _,
-            ) => Ok(Adopted::Gone {
+            ) => Ok(AdoptedContainer::Gone {
                 reason,
                 never_started,
             }),
-            _ => Err(senseless()),
+            _ => Err(unexpected_reply()),
         }
     }
 
     /// Replaces a launcher that does not respond. Returns the number of launchers replaced so far.
-    pub(crate) fn count_launchers(&self) -> Done<u64> {
-        number(self.plain(Request::CountLaunchers)?)
+    pub(crate) fn count_launchers(&self) -> BrokerResult<u64> {
+        number(self.plain(BrokerRequest::CountLaunchers)?)
     }
 
-    pub(crate) fn take_users(&self, name: ContainerName) -> Done<u32> {
-        let first = number(self.plain(Request::TakeUsers(name))?)?;
-        u32::try_from(first).map_err(|_| senseless())
+    pub(crate) fn take_users(&self, name: ContainerName) -> BrokerResult<u32> {
+        let first = number(self.plain(BrokerRequest::AllocateUsers(name))?)?;
+        u32::try_from(first).map_err(|_| unexpected_reply())
     }
 
-    pub(crate) fn return_users(&self, name: ContainerName) -> Done {
-        self.done(Request::ReturnUsers(name))
+    pub(crate) fn return_users(&self, name: ContainerName) -> BrokerResult {
+        self.done(BrokerRequest::ReleaseUsers(name))
     }
 
-    pub(crate) fn keep_users(&self, known: Vec<ContainerName>) -> Done {
-        self.done(Request::KeepUsers(known))
+    pub(crate) fn keep_users(&self, known: Vec<ContainerName>) -> BrokerResult {
+        self.done(BrokerRequest::RetainUsers(known))
     }
 
     pub(crate) fn make_sandbox(
         &self,
         key: &TaskKey,
         name: ContainerName,
-        owner: Option<&User>,
-    ) -> Done {
-        self.done(Request::MakeSandbox {
+        owner: Option<&ContainerUser>,
+    ) -> BrokerResult {
+        self.done(BrokerRequest::MakeSandbox {
             at: TaskContainer::new(key, name),
             owner: owner.cloned(),
         })
@@ -257,16 +263,16 @@ impl Broker {
         key: &TaskKey,
         name: ContainerName,
         paths: &[v1::HostPath],
-        viewer: Viewer,
-    ) -> Done<Vec<HostPath>> {
+        viewer: HostPathUser,
+    ) -> BrokerResult<Vec<HostPath>> {
         if paths.is_empty() {
             return Ok(Vec::new());
         }
         let at = TaskContainer::new(key, name);
-        let paths = paths.iter().map(WantedPath::from).collect();
-        match self.plain(Request::LinkHostPaths { at, paths, viewer })? {
-            Reply::HostPaths(paths) => Ok(paths),
-            _ => Err(senseless()),
+        let paths = paths.iter().map(HostPathRequest::from).collect();
+        match self.plain(BrokerRequest::LinkHostPaths { at, paths, viewer })? {
+            BrokerReply::HostPaths(paths) => Ok(paths),
+            _ => Err(unexpected_reply()),
         }
     }
 
@@ -275,9 +281,9 @@ impl Broker {
         key: &TaskKey,
         (group, name): (&GroupId, ContainerName),
         first: Option<&(ContainerName, TaskKey)>,
-        owner: Option<&User>,
-    ) -> Done<PathBuf> {
-        path(self.plain(Request::ShareGroup {
+        owner: Option<&ContainerUser>,
+    ) -> BrokerResult<PathBuf> {
+        path(self.plain(BrokerRequest::ShareGroup {
             framework: key.framework.to_string(),
             group: group.to_string(),
             name,
@@ -286,61 +292,70 @@ impl Broker {
         })?)
     }
 
-    pub(crate) fn remove_sandboxes(&self, leaving: Vec<PathBuf>) -> Done {
+    pub(crate) fn remove_sandboxes(&self, leaving: Vec<PathBuf>) -> BrokerResult {
         match leaving.is_empty() {
             true => Ok(()),
-            false => self.done(Request::RemoveSandboxes(leaving)),
+            false => self.done(BrokerRequest::RemoveSandboxes(leaving)),
         }
     }
 
-    pub(crate) fn bound_disk(&self, key: &TaskKey, name: ContainerName, bytes: u64) -> Done {
+    pub(crate) fn bound_disk(
+        &self,
+        key: &TaskKey,
+        name: ContainerName,
+        bytes: u64,
+    ) -> BrokerResult {
         let at = TaskContainer::new(key, name);
-        self.done(Request::BoundDisk { at, bytes })
+        self.done(BrokerRequest::LimitDisk { at, bytes })
     }
 
-    pub(crate) fn is_disk_bounded(&self, key: &TaskKey, name: ContainerName) -> Done<bool> {
-        match self.plain(Request::IsDiskBounded(TaskContainer::new(key, name)))? {
-            Reply::Is(is) => Ok(is),
-            _ => Err(senseless()),
+    pub(crate) fn is_disk_bounded(&self, key: &TaskKey, name: ContainerName) -> BrokerResult<bool> {
+        match self.plain(BrokerRequest::IsDiskLimited(TaskContainer::new(key, name)))? {
+            BrokerReply::Bool(is) => Ok(is),
+            _ => Err(unexpected_reply()),
         }
     }
 
     /// Returns the usage of the task's disk; `None` if it has no limit or cannot be read.
     pub(crate) fn disk_usage(&self, key: &TaskKey, name: ContainerName) -> Option<DiskUsage> {
-        usage(self.plain(Request::DiskUsage(TaskContainer::new(key, name))))
+        usage(self.plain(BrokerRequest::DiskUsage(TaskContainer::new(key, name))))
     }
 
     /// Does the same; returns `None` also if the broker does not respond.
     pub(crate) fn shown_disk_usage(&self, key: &TaskKey, name: ContainerName) -> Option<DiskUsage> {
-        usage(self.shown(Request::DiskUsage(TaskContainer::new(key, name))))
+        usage(self.request_for_display(BrokerRequest::DiskUsage(TaskContainer::new(key, name))))
     }
 
-    pub(crate) fn disk_keeper(&self, key: &TaskKey, name: ContainerName) -> Done<Keeper> {
-        match self.plain(Request::DiskKeeper(TaskContainer::new(key, name)))? {
-            Reply::Keeper(keeper) => Ok(keeper),
-            _ => Err(senseless()),
+    pub(crate) fn disk_keeper(
+        &self,
+        key: &TaskKey,
+        name: ContainerName,
+    ) -> BrokerResult<QuotaScope> {
+        match self.plain(BrokerRequest::QuotaScope(TaskContainer::new(key, name)))? {
+            BrokerReply::QuotaScope(keeper) => Ok(keeper),
+            _ => Err(unexpected_reply()),
         }
     }
 
-    pub(crate) fn changes(&self, name: ContainerName) -> Done<PathBuf> {
-        path(self.plain(Request::Changes(name))?)
+    pub(crate) fn changes(&self, name: ContainerName) -> BrokerResult<PathBuf> {
+        path(self.plain(BrokerRequest::ChangesDirectory(name))?)
     }
 
-    pub(crate) fn resume_disks(&self) -> Done {
-        self.done(Request::ResumeDisks)
+    pub(crate) fn resume_disks(&self) -> BrokerResult {
+        self.done(BrokerRequest::ResumeDisks)
     }
 
     /// Runs one step of a disk measurement. Returns the id with which the next step continues.
-    pub(crate) fn measure(&self, step: MeasureStep) -> Done<(Passage, Option<u64>)> {
-        match self.plain(Request::Measure(step))? {
-            Reply::Measured { passage, pass } => Ok((passage, pass)),
-            _ => Err(senseless()),
+    pub(crate) fn measure(&self, step: MeasureStep) -> BrokerResult<(ScanState, Option<u64>)> {
+        match self.plain(BrokerRequest::Measure(step))? {
+            BrokerReply::Measured { passage, pass } => Ok((passage, pass)),
+            _ => Err(unexpected_reply()),
         }
     }
 
     pub(crate) fn end_measure(&self, pass: u64) {
         // The broker drops the oldest measurements by itself.
-        let _ = self.done(Request::EndMeasure(pass));
+        let _ = self.done(BrokerRequest::EndMeasure(pass));
     }
 
     /// Creates a root file system. The work stops when the peer of `wanted` is closed.
@@ -350,17 +365,17 @@ impl Broker {
         (name, holder): (ContainerName, ContainerName),
         layers: Vec<PathBuf>,
         wanted: BorrowedFd<'_>,
-    ) -> Done<Root> {
+    ) -> BrokerResult<RootFs> {
         let at = TaskContainer::new(key, name);
-        let request = Request::MakeRoot { at, holder, layers };
+        let request = BrokerRequest::MakeRoot { at, holder, layers };
         match self.ask(request, &[wanted])? {
-            (Reply::Root(root), _) => Ok(root),
-            _ => Err(senseless()),
+            (BrokerReply::Root(root), _) => Ok(root),
+            _ => Err(unexpected_reply()),
         }
     }
 
-    pub(crate) fn make_place(&self, name: ContainerName, guest: &Guest) -> Done {
-        self.done(Request::MakePlace(name, guest.clone()))
+    pub(crate) fn make_place(&self, name: ContainerName, guest: &DirectoryAccess) -> BrokerResult {
+        self.done(BrokerRequest::MakeExecutorDirectory(name, guest.clone()))
     }
 
     /// Opens an executor's socket. Returns the listener, the user ids that may connect, and the
@@ -368,23 +383,23 @@ impl Broker {
     pub(crate) fn listen_at_place(
         &self,
         name: ContainerName,
-    ) -> Done<(UnixListener, RangeInclusive<u32>, Vec<u8>)> {
-        match self.ask(Request::ListenAtPlace(name), &[])? {
+    ) -> BrokerResult<(UnixListener, RangeInclusive<u32>, Vec<u8>)> {
+        match self.ask(BrokerRequest::ListenForExecutor(name), &[])? {
             (
-                Reply::Listening {
+                BrokerReply::Listening {
                     first_peer,
                     last_peer,
                     token,
                 },
                 listener,
             ) => Ok((one(listener)?.into(), first_peer..=last_peer, token)),
-            _ => Err(senseless()),
+            _ => Err(unexpected_reply()),
         }
     }
 
-    pub(crate) fn check_secret(&self, role: &str, name: &str) -> Done {
+    pub(crate) fn check_secret(&self, role: &str, name: &str) -> BrokerResult {
         let (role, name) = (role.to_owned(), name.to_owned());
-        self.done(Request::CheckSecret { role, name })
+        self.done(BrokerRequest::CheckSecret { role, name })
     }
 
     pub(crate) fn replace_limits(
@@ -392,8 +407,8 @@ impl Broker {
         name: ContainerName,
         limits: Limits,
         policy: MissingPolicy,
-    ) -> Done<Missing> {
-        missing(self.plain(Request::ReplaceLimits(name, Box::new(limits), policy))?)
+    ) -> BrokerResult<MissingControllers> {
+        missing(self.plain(BrokerRequest::ReplaceLimits(name, Box::new(limits), policy))?)
     }
 
     pub(crate) fn apply_limits(
@@ -401,68 +416,68 @@ impl Broker {
         name: ContainerName,
         limits: Limits,
         policy: MissingPolicy,
-    ) -> Done<Missing> {
-        missing(self.plain(Request::ApplyLimits(name, Box::new(limits), policy))?)
+    ) -> BrokerResult<MissingControllers> {
+        missing(self.plain(BrokerRequest::ApplyLimits(name, Box::new(limits), policy))?)
     }
 
-    pub(crate) fn note_cores(&self, name: ContainerName, text: String) -> Done {
-        self.done(Request::NoteCores(name, text))
+    pub(crate) fn note_cores(&self, name: ContainerName, text: String) -> BrokerResult {
+        self.done(BrokerRequest::RecordCpuset(name, text))
     }
 
     /// Starts the content service; replaces a running one.
-    pub(crate) fn start_content(&self) -> Done<Started> {
-        let (reply, socket) = self.ask(Request::StartContent, &[])?;
-        let pid = u32::try_from(number(reply)?).map_err(|_| senseless())?;
+    pub(crate) fn start_content(&self) -> BrokerResult<StartedService> {
+        let (reply, socket) = self.ask(BrokerRequest::StartContent, &[])?;
+        let pid = u32::try_from(number(reply)?).map_err(|_| unexpected_reply())?;
         let broker = self.clone();
-        Ok(Started {
-            packets: Packets::passed_on(one(socket)?),
+        Ok(StartedService {
+            packets: PacketSocket::passed_on(one(socket)?),
             pid,
             end: Box::new(move || {
                 // If the broker has exited, so has the service.
-                let _ = broker.done(Request::EndContent);
+                let _ = broker.done(BrokerRequest::EndContent);
             }),
         })
     }
 
     /// Removes networks and cgroups from the host if no container is left.
-    pub(crate) fn clear(&self) -> Done {
-        self.done(Request::Clear)
+    pub(crate) fn clear(&self) -> BrokerResult {
+        self.done(BrokerRequest::Shutdown)
     }
 }
 
-pub(super) fn one(descriptors: Vec<OwnedFd>) -> Done<OwnedFd> {
-    descriptors.into_iter().next().ok_or_else(senseless)
+pub(super) fn one(descriptors: Vec<OwnedFd>) -> BrokerResult<OwnedFd> {
+    descriptors.into_iter().next().ok_or_else(unexpected_reply)
 }
 
-fn usage(replied: Done<Reply>) -> Option<DiskUsage> {
+fn usage(replied: BrokerResult<BrokerReply>) -> Option<DiskUsage> {
     match replied {
-        Ok(Reply::Usage(usage)) => usage,
+        Ok(BrokerReply::Usage(usage)) => usage,
         Ok(_) | Err(_) => None,
     }
 }
 
-pub(super) fn number(reply: Reply) -> Done<u64> {
+pub(super) fn number(reply: BrokerReply) -> BrokerResult<u64> {
     match reply {
-        Reply::Number(number) => Ok(number),
-        _ => Err(senseless()),
+        BrokerReply::Number(number) => Ok(number),
+        _ => Err(unexpected_reply()),
     }
 }
 
-fn path(reply: Reply) -> Done<PathBuf> {
+fn path(reply: BrokerReply) -> BrokerResult<PathBuf> {
     match reply {
-        Reply::Path(path) => Ok(path),
-        _ => Err(senseless()),
+        BrokerReply::Path(path) => Ok(path),
+        _ => Err(unexpected_reply()),
     }
 }
 
-fn missing(reply: Reply) -> Done<Missing> {
+fn missing(reply: BrokerReply) -> BrokerResult<MissingControllers> {
     match reply {
-        Reply::Missing(missing) => Ok(missing),
-        _ => Err(senseless()),
+        BrokerReply::Missing(missing) => Ok(missing),
+        _ => Err(unexpected_reply()),
     }
 }
 
-pub(super) fn senseless() -> String {
+pub(super) fn unexpected_reply() -> String {
     "invalid reply from the broker of this agent".to_owned()
 }
 

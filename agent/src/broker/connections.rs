@@ -6,21 +6,21 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use argosy_isolation::service::Packets;
+use argosy_isolation::service::PacketSocket;
 
 use super::client::{gone, unresponsive};
 use super::link;
-use super::operations::Performed;
-use super::request::Request;
-use super::server::Said;
+use super::operations::OperationResult;
+use super::request::BrokerRequest;
+use super::server::ReplyResult;
 
 /// The interval at which a waiting request checks whether to give up.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 /// Sockets to a broker, each for one request at a time.
-pub(crate) struct Connections {
+pub(crate) struct BrokerConnections {
     /// A lock, since requests come from many blocking threads.
-    idle: Mutex<Vec<Socket>>,
+    idle: Mutex<Vec<BrokerSocket>>,
     returned: Condvar,
     /// Whether a request was not answered.
     is_lost: AtomicBool,
@@ -30,30 +30,30 @@ pub(crate) struct Connections {
     is_ending: AtomicBool,
 }
 
-struct Socket {
-    packets: Packets,
+struct BrokerSocket {
+    packets: PacketSocket,
     /// True while the reply to an abandoned request is pending.
     owes: bool,
 }
 
 /// Timeout policy of a request to an unresponsive broker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Patience {
+pub(super) enum TimeoutPolicy {
     /// Waits, unless the agent is shutting down.
-    Whole,
+    Wait,
     /// Fails: for statistics.
-    None,
+    FailFast,
 }
 
 /// Outcome of waiting for a reply.
-enum Waited {
+enum WaitOutcome {
     Readable,
-    GivenUp,
+    TimedOut,
 }
 
-impl Connections {
-    pub(super) fn new(idle: Vec<Packets>) -> Self {
-        let sockets = idle.into_iter().map(|packets| Socket {
+impl BrokerConnections {
+    pub(super) fn new(idle: Vec<PacketSocket>) -> Self {
+        let sockets = idle.into_iter().map(|packets| BrokerSocket {
             packets,
             owes: false,
         });
@@ -85,10 +85,10 @@ impl Connections {
     /// Waits for a socket, and for the reply.
     pub(super) fn ask(
         &self,
-        request: &Request,
+        request: &BrokerRequest,
         descriptors: &[BorrowedFd<'_>],
-        patience: Patience,
-    ) -> Performed {
+        patience: TimeoutPolicy,
+    ) -> OperationResult {
         let Some(mut socket) = self.take(patience) else {
             return Err(unresponsive());
         };
@@ -108,13 +108,13 @@ impl Connections {
     }
 
     /// Returns `None` if the wait was abandoned.
-    fn take(&self, patience: Patience) -> Option<Socket> {
+    fn take(&self, patience: TimeoutPolicy) -> Option<BrokerSocket> {
         let mut idle = self.lock();
         loop {
             if let Some(socket) = idle.pop() {
                 return Some(socket);
             }
-            if self.gives_up(patience) {
+            if self.timed_out(patience) {
                 return None;
             }
             let waited = self.returned.wait_timeout(idle, LOOK_EVERY);
@@ -125,16 +125,16 @@ impl Connections {
     /// Returns the reply; `None` if the wait was abandoned.
     fn exchange(
         &self,
-        socket: &mut Socket,
-        request: &Request,
+        socket: &mut BrokerSocket,
+        request: &BrokerRequest,
         descriptors: &[BorrowedFd<'_>],
-        patience: Patience,
-    ) -> io::Result<Option<(Said, Vec<OwnedFd>)>> {
-        let receive = |socket: &mut Socket| {
-            if let Waited::GivenUp = self.wait(socket, patience)? {
+        patience: TimeoutPolicy,
+    ) -> io::Result<Option<(ReplyResult, Vec<OwnedFd>)>> {
+        let receive = |socket: &mut BrokerSocket| {
+            if let WaitOutcome::TimedOut = self.wait(socket, patience)? {
                 return Ok(None);
             }
-            let received = link::receive::<Said>(&socket.packets)?;
+            let received = link::receive::<ReplyResult>(&socket.packets)?;
             socket.owes = false;
             received
                 .map(Some)
@@ -148,62 +148,69 @@ impl Connections {
         receive(socket)
     }
 
-    fn wait(&self, socket: &Socket, patience: Patience) -> io::Result<Waited> {
+    fn wait(&self, socket: &BrokerSocket, patience: TimeoutPolicy) -> io::Result<WaitOutcome> {
         loop {
             if socket.packets.is_readable(LOOK_EVERY)? {
-                return Ok(Waited::Readable);
+                return Ok(WaitOutcome::Readable);
             }
-            if self.gives_up(patience) {
-                return Ok(Waited::GivenUp);
+            if self.timed_out(patience) {
+                return Ok(WaitOutcome::TimedOut);
             }
         }
     }
 
-    fn gives_up(&self, patience: Patience) -> bool {
+    fn timed_out(&self, patience: TimeoutPolicy) -> bool {
         !self.responds.load(Ordering::SeqCst)
-            && (patience == Patience::None || self.is_ending.load(Ordering::SeqCst))
+            && (patience == TimeoutPolicy::FailFast || self.is_ending.load(Ordering::SeqCst))
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<Socket>> {
+    fn lock(&self) -> MutexGuard<'_, Vec<BrokerSocket>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::request::Reply;
+    use super::super::request::BrokerReply;
     use super::*;
 
     #[test]
     fn a_reply_that_nobody_waits_for_any_more_is_no_reply_to_the_next_request() {
-        let (ours, theirs) = Packets::pair().unwrap();
-        let connections = Connections::new(vec![ours]);
+        let (ours, theirs) = PacketSocket::pair().unwrap();
+        let connections = BrokerConnections::new(vec![ours]);
         connections.set_responds(false);
-        let given_up = connections.ask(&Request::CountLaunchers, &[], Patience::None);
+        let given_up =
+            connections.ask(&BrokerRequest::CountLaunchers, &[], TimeoutPolicy::FailFast);
         assert_eq!(given_up.unwrap_err(), unresponsive());
         assert!(!connections.is_lost());
         let serving = std::thread::spawn(move || {
             for number in 1..=2 {
-                link::receive::<Request>(&theirs).unwrap().unwrap();
-                let said: Said = Ok(Reply::Number(number));
+                link::receive::<BrokerRequest>(&theirs).unwrap().unwrap();
+                let said: ReplyResult = Ok(BrokerReply::Number(number));
                 link::send(&theirs, &said, &[]).unwrap();
             }
         });
         connections.set_responds(true);
-        let asked = connections.ask(&Request::CountLaunchers, &[], Patience::Whole);
+        let asked = connections.ask(&BrokerRequest::CountLaunchers, &[], TimeoutPolicy::Wait);
         let (reply, _) = asked.unwrap();
-        assert!(matches!(reply, Reply::Number(2)), "{reply:?}");
+        assert!(matches!(reply, BrokerReply::Number(2)), "{reply:?}");
         serving.join().unwrap();
     }
 
     #[test]
     fn who_waits_for_a_broker_that_does_not_respond_waits_on_until_the_agent_ends() {
-        let (ours, _theirs) = Packets::pair().unwrap();
-        let connections = Connections::new(vec![ours]);
+        let (ours, _theirs) = PacketSocket::pair().unwrap();
+        let connections = BrokerConnections::new(vec![ours]);
         connections.set_responds(false);
         std::thread::scope(|scope| {
             // The second one waits for the socket of the first.
-            let ask = || connections.ask(&Request::NetworkAlone, &[], Patience::Whole);
+            let ask = || {
+                connections.ask(
+                    &BrokerRequest::NewNetworkNamespace,
+                    &[],
+                    TimeoutPolicy::Wait,
+                )
+            };
             let asked = [scope.spawn(ask), scope.spawn(ask)];
             std::thread::sleep(3 * LOOK_EVERY);
             assert!(asked.iter().all(|asked| !asked.is_finished()));
@@ -216,10 +223,10 @@ mod tests {
 
     #[test]
     fn a_broker_that_has_ended_is_lost() {
-        let (ours, theirs) = Packets::pair().unwrap();
-        let connections = Connections::new(vec![ours]);
+        let (ours, theirs) = PacketSocket::pair().unwrap();
+        let connections = BrokerConnections::new(vec![ours]);
         drop(theirs);
-        let asked = connections.ask(&Request::CountLaunchers, &[], Patience::Whole);
+        let asked = connections.ask(&BrokerRequest::CountLaunchers, &[], TimeoutPolicy::Wait);
         assert!(asked.unwrap_err().starts_with(&gone()));
         assert!(connections.is_lost());
     }

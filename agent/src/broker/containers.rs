@@ -1,23 +1,23 @@
 //! The agent's requests that create and end one container.
 
-use argosy_isolation::User;
+use argosy_isolation::ContainerUser;
 use argosy_state::ids::TaskKey;
 
-use super::client::{Broker, Done, number, senseless};
-use super::request::{Request, TaskContainer};
+use super::client::{BrokerClient, BrokerResult, number, unexpected_reply};
+use super::request::{BrokerRequest, TaskContainer};
 use crate::core::ContainerName;
 
-impl Broker {
-    pub(crate) fn make_container(&self, name: ContainerName) -> Done {
-        self.done(Request::MakeContainer(name))
+impl BrokerClient {
+    pub(crate) fn make_container(&self, name: ContainerName) -> BrokerResult {
+        self.done(BrokerRequest::MakeContainer(name))
     }
 
-    pub(crate) fn void(&self, name: ContainerName) -> Done {
-        self.done(Request::Void(name))
+    pub(crate) fn void(&self, name: ContainerName) -> BrokerResult {
+        self.done(BrokerRequest::CancelStart(name))
     }
 
-    pub(crate) fn destroy(&self, name: ContainerName) -> Done {
-        self.done(Request::Destroy(name))
+    pub(crate) fn destroy(&self, name: ContainerName) -> BrokerResult {
+        self.done(BrokerRequest::Destroy(name))
     }
 
     /// Allocates host user ids for a task, creates the directories of its container, and returns
@@ -26,20 +26,20 @@ impl Broker {
         &self,
         key: &TaskKey,
         (name, holder): (ContainerName, ContainerName),
-        user: User,
-    ) -> Done<u32> {
+        user: ContainerUser,
+    ) -> BrokerResult<u32> {
         let at = TaskContainer::new(key, name);
-        let first = number(self.plain(Request::Begin { at, holder, user })?)?;
-        u32::try_from(first).map_err(|_| senseless())
+        let first = number(self.plain(BrokerRequest::Begin { at, holder, user })?)?;
+        u32::try_from(first).map_err(|_| unexpected_reply())
     }
 
     /// Ends a container and releases its host resources. With `is_ended` its supervisor has exited
     /// normally.
-    pub(crate) fn release(&self, name: ContainerName, is_ended: bool) -> Done {
-        self.done(Request::Release { name, is_ended })
+    pub(crate) fn release(&self, name: ContainerName, is_ended: bool) -> BrokerResult {
+        self.done(BrokerRequest::Release { name, is_ended })
     }
 
-    pub(crate) fn remove_container(&self, name: ContainerName) -> Done {
-        self.done(Request::RemoveContainer(name))
+    pub(crate) fn remove_container(&self, name: ContainerName) -> BrokerResult {
+        self.done(BrokerRequest::RemoveContainer(name))
     }
 }

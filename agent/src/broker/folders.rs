@@ -39,13 +39,13 @@ const LAYER_FILE_BYTES: usize = 4_096;
 
 /// Parent directories of those of tasks.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Above {
+pub(crate) struct ParentDirMode {
     mode: u32,
     /// The group that may list them.
     group: Option<u32>,
 }
 
-impl Above {
+impl ParentDirMode {
     /// Returns the mode for an agent whose files are this user's.
     pub(crate) fn of(owner: HostUser) -> Self {
         let group = (owner != HostUser::own()).then_some(owner.gid);
@@ -78,10 +78,10 @@ impl Above {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
             made => made?,
         }
-        self.let_list(path)
+        self.grant_listing(path)
     }
 
-    fn let_list(self, path: &Path) -> io::Result<()> {
+    fn grant_listing(self, path: &Path) -> io::Result<()> {
         let Some(group) = self.group else {
             return Ok(());
         };
@@ -137,7 +137,7 @@ pub(super) fn prepare(paths: &Paths, owner: HostUser) -> Result<(), (PathBuf, io
         make(&path, 0o700)?;
         take_over_folder(&path, owner).map_err(at(&path))?;
     }
-    let above = Above::of(owner);
+    let above = ParentDirMode::of(owner);
     for (path, above) in [(paths.sandboxes(), above), (paths.groups(), above.closed())] {
         let frameworks = folders(&path);
         for folder in frameworks
@@ -145,7 +145,7 @@ pub(super) fn prepare(paths: &Paths, owner: HostUser) -> Result<(), (PathBuf, io
             .flat_map(|path| folders(path))
             .chain(frameworks.clone())
         {
-            above.let_list(&folder).map_err(at(&folder))?;
+            above.grant_listing(&folder).map_err(at(&folder))?;
         }
     }
     for folder in folders(&paths.containers()) {
@@ -273,7 +273,7 @@ pub(super) fn change_layers(paths: &Paths, change: LayerChange) -> io::Result<()
         false => Err(io::Error::other(format!("{name:?} is not a layer"))),
     };
     match change {
-        LayerChange::Make { draft } => {
+        LayerChange::Create { draft } => {
             let folder = plain(draft)?;
             DirBuilder::new().mode(0o711).create(&folder)?;
             let root = folder.join(ROOT);
@@ -350,7 +350,7 @@ mod tests {
         let digest = "a".repeat(64);
         let make = |draft: &str| {
             let draft = draft.to_owned();
-            change_layers(&paths, LayerChange::Make { draft })
+            change_layers(&paths, LayerChange::Create { draft })
         };
         make(".draft-1").unwrap();
         let (from, to) = (".draft-1".to_owned(), digest.clone());

@@ -7,13 +7,13 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 
-use argosy_isolation::profile::Walls;
+use argosy_isolation::profile::IsolationLayers;
 use argosy_isolation::{
-    ContainerId, HostPath, Image, Isolation, Namespaces, Network, Profile, Root, Spec, Tree, View,
-    VolumeSource,
+    CgroupTree, ContainerId, HostPath, Image, Isolation, IsolationProfile, LaunchSpec, MountSpec,
+    Namespaces, Network, RootFs, VolumeSource,
 };
 use argosy_state::ids::GroupId;
-use argosy_state::task::OptOuts;
+use argosy_state::task::SecurityOptions;
 
 use crate::config::Config;
 use crate::core::{ContainerName, task_key};
@@ -25,19 +25,24 @@ const OWN_NETWORK: &str = "/proc/self/ns/net";
 const DIGITS: usize = 64;
 
 /// The operator's settings, and the paths of the agent.
-pub(super) struct Guard {
+pub(super) struct RequestPolicy {
     paths: Paths,
-    tree: Option<Tree>,
+    tree: Option<CgroupTree>,
     /// Without the profile tasks are users of the host, and an agent has only its own rights.
     profile: bool,
     host_paths: Vec<PathBuf>,
     secret_folder: Option<PathBuf>,
     devices: BTreeSet<PathBuf>,
-    allowed: OptOuts,
+    allowed: SecurityOptions,
 }
 
-impl Guard {
-    pub(super) fn new(config: &Config, paths: &Paths, profile: bool, tree: Option<Tree>) -> Self {
+impl RequestPolicy {
+    pub(super) fn new(
+        config: &Config,
+        paths: &Paths,
+        profile: bool,
+        tree: Option<CgroupTree>,
+    ) -> Self {
         Self {
             paths: paths.clone(),
             tree,
@@ -58,9 +63,9 @@ impl Guard {
     }
 
     /// Checks a launch. `holds` returns which host user ids belong to this agent's containers.
-    pub(super) fn judge(
+    pub(super) fn check(
         &self,
-        spec: &Spec,
+        spec: &LaunchSpec,
         namespace: Option<&OwnedFd>,
         holds: impl Fn(u32) -> bool,
     ) -> Result<(), String> {
@@ -87,13 +92,13 @@ impl Guard {
         if !holds(profile.first_host_id) {
             return Err("its users do not belong to this agent".to_owned());
         }
-        self.judge_sandbox(spec, name)?;
+        self.check_sandbox(spec, name)?;
         if let Some(folder) = &spec.shared_folder
             && !is_shared(&self.paths, folder)
         {
             return Err("its group directory is not that of a group".to_owned());
         }
-        self.judge_profile(profile, name)?;
+        self.check_profile(profile, name)?;
         if let Some(device) = spec
             .devices
             .iter()
@@ -101,7 +106,7 @@ impl Guard {
         {
             return Err(format!("{} is not a device for tasks", device.display()));
         }
-        self.judge_network(&spec.network, namespace)
+        self.check_network(&spec.network, namespace)
     }
 
     fn group(&self, id: &ContainerId) -> Option<PathBuf> {
@@ -109,7 +114,7 @@ impl Guard {
         Some(tree.group(id).path().to_owned())
     }
 
-    fn judge_sandbox(&self, spec: &Spec, name: ContainerName) -> Result<(), String> {
+    fn check_sandbox(&self, spec: &LaunchSpec, name: ContainerName) -> Result<(), String> {
         let names = below(&self.paths.sandboxes(), &spec.sandbox);
         let key = names.as_deref().and_then(|names| match names {
             [framework, task, last] if *last == name.to_string() => task_key(framework, task),
@@ -122,16 +127,16 @@ impl Guard {
         Ok(())
     }
 
-    fn judge_profile(&self, profile: &Profile, name: ContainerName) -> Result<(), String> {
-        let Profile { view, walls, .. } = profile;
-        self.judge_walls(*walls)?;
-        let View {
+    fn check_profile(&self, profile: &IsolationProfile, name: ContainerName) -> Result<(), String> {
+        let IsolationProfile { view, walls, .. } = profile;
+        self.check_layers(*walls)?;
+        let MountSpec {
             root,
             host_paths,
             volumes,
             ..
         } = view;
-        self.judge_root(root, name)?;
+        self.check_root(root, name)?;
         let own = self.paths.executor(name);
         if let Some(path) = host_paths
             .iter()
@@ -161,8 +166,8 @@ impl Guard {
         self.host_paths.iter().any(is_below)
     }
 
-    fn judge_walls(&self, walls: Walls) -> Result<(), String> {
-        let OptOuts {
+    fn check_layers(&self, walls: IsolationLayers) -> Result<(), String> {
+        let SecurityOptions {
             capabilities,
             new_privileges,
             unconfined_seccomp,
@@ -183,7 +188,7 @@ impl Guard {
         Err("it has security options that the operator does not allow".to_owned())
     }
 
-    fn judge_root(&self, root: &Root, name: ContainerName) -> Result<(), String> {
+    fn check_root(&self, root: &RootFs, name: ContainerName) -> Result<(), String> {
         let is_own = |path: &Path| {
             let disk = self.paths.disk(name).join("root/changes");
             let usual = self.paths.container(name).join("changes");
@@ -191,22 +196,22 @@ impl Guard {
                 .is_some_and(|above| above == disk || above == usual)
         };
         match root {
-            Root::Host => Ok(()),
-            Root::Folder(folder) if is_own(folder) && is_plain_name(folder) => Ok(()),
-            Root::Image(Image {
+            RootFs::Host => Ok(()),
+            RootFs::Directory(folder) if is_own(folder) && is_plain_name(folder) => Ok(()),
+            RootFs::Image(Image {
                 layers,
                 upper,
                 work,
             }) if is_own(upper) && is_own(work) => layers
                 .iter()
                 .try_for_each(|layer| is_layer(&self.paths, layer)),
-            Root::Folder(_) | Root::Image(_) => {
+            RootFs::Directory(_) | RootFs::Image(_) => {
                 Err("its root is not that of this container".to_owned())
             }
         }
     }
 
-    fn judge_network(&self, network: &Network, namespace: Option<&OwnedFd>) -> Result<(), String> {
+    fn check_network(&self, network: &Network, namespace: Option<&OwnedFd>) -> Result<(), String> {
         match (network, namespace) {
             (Network::Host { ports }, None) => {
                 if !self.allowed.host_network {

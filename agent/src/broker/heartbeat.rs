@@ -3,11 +3,11 @@
 
 use std::time::Duration;
 
-use argosy_isolation::service::Packets;
+use argosy_isolation::service::PacketSocket;
 
-use super::connections::Connections;
-use super::link::{self, Control};
-use super::server::Said;
+use super::connections::BrokerConnections;
+use super::link::{self, ControlMessage};
+use super::server::ReplyResult;
 
 /// The heartbeat interval.
 const EVERY: Duration = Duration::from_secs(2);
@@ -17,10 +17,10 @@ const PARTS: u32 = 20;
 const PART: Duration = Duration::from_millis(500);
 
 /// Sends heartbeats to the broker until it has exited.
-pub(super) fn watch(control: &Packets, connections: &Connections, pid: Option<u32>) {
+pub(super) fn watch(control: &PacketSocket, connections: &BrokerConnections, pid: Option<u32>) {
     // The broker sends nothing unrequested: readable means closed.
     while let Ok(false) = control.is_readable(EVERY) {
-        if link::send(control, &Control::Heartbeat, &[]).is_err() {
+        if link::send(control, &ControlMessage::Heartbeat, &[]).is_err() {
             return;
         }
         let mut parts = 0;
@@ -39,7 +39,7 @@ pub(super) fn watch(control: &Packets, connections: &Connections, pid: Option<u3
                 );
             }
         }
-        if !matches!(link::receive::<Said>(control), Ok(Some(_))) {
+        if !matches!(link::receive::<ReplyResult>(control), Ok(Some(_))) {
             return;
         }
         if parts >= PARTS {

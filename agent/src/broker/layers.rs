@@ -3,26 +3,26 @@
 use std::io;
 use std::path::Path;
 
-use argosy_content::images::LayerFolders;
+use argosy_content::images::LayerDirs;
 
-use super::client::Broker;
-use super::request::{LayerChange, Request};
+use super::client::BrokerClient;
+use super::request::{BrokerRequest, LayerChange};
 
 /// A store whose changes a broker performs.
-pub(crate) struct LayersOf(pub(crate) Broker);
+pub(crate) struct BrokerLayerDirs(pub(crate) BrokerClient);
 
-impl LayersOf {
+impl BrokerLayerDirs {
     fn change(&self, change: LayerChange) -> io::Result<()> {
         self.0
-            .done(Request::Layer(change))
+            .done(BrokerRequest::Layer(change))
             .map_err(io::Error::other)
     }
 }
 
-impl LayerFolders for LayersOf {
+impl LayerDirs for BrokerLayerDirs {
     fn make(&self, draft: &Path) -> io::Result<()> {
         let draft = file_name(draft)?;
-        self.change(LayerChange::Make { draft })
+        self.change(LayerChange::Create { draft })
     }
 
     fn describe(&self, draft: &Path, json: Vec<u8>) -> io::Result<()> {

@@ -4,8 +4,8 @@ use std::fs::File;
 use std::io::{self, Read, Seek, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use argosy_isolation::division::Fork;
-use argosy_isolation::service::{Packet, Packets};
+use argosy_isolation::division::ForkedChild;
+use argosy_isolation::service::{Packet, PacketSocket};
 use rustix::fs::{MemfdFlags, memfd_create};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -20,18 +20,18 @@ pub(super) const CONNECTIONS: usize = 40;
 
 /// An agent's ends of the sockets to its broker.
 #[derive(Debug)]
-pub struct Link {
-    pub(super) control: Packets,
-    pub(super) requests: Vec<Packets>,
+pub struct BrokerLink {
+    pub(super) control: PacketSocket,
+    pub(super) requests: Vec<PacketSocket>,
     /// The broker's process, at the agent's end.
-    pub(super) broker: Option<Fork>,
+    pub(super) broker: Option<ForkedChild>,
 }
 
 /// The messages of the first socket.
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) enum Control {
+pub(super) enum ControlMessage {
     /// The agent is in its user namespace.
-    Map,
+    MapUsers,
     /// With the lock of its directory: from now on the broker serves.
     Open,
     /// A check whether the broker responds.
@@ -40,23 +40,23 @@ pub(super) enum Control {
 
 #[derive(Debug, Serialize, Deserialize)]
 enum Envelope<T> {
-    Here(T),
+    Inline(T),
     /// The message is in the file that is the first descriptor.
     InFile,
 }
 
 /// Returns two connected sets of sockets.
-pub(super) fn pair() -> io::Result<(Link, Link)> {
-    let (control, of_broker) = Packets::pair()?;
-    let pairs = (0..CONNECTIONS).map(|_| Packets::pair());
+pub(super) fn pair() -> io::Result<(BrokerLink, BrokerLink)> {
+    let (control, of_broker) = PacketSocket::pair()?;
+    let pairs = (0..CONNECTIONS).map(|_| PacketSocket::pair());
     let pairs = pairs.collect::<io::Result<Vec<_>>>()?;
     let (requests, served) = pairs.into_iter().unzip();
-    let agent = Link {
+    let agent = BrokerLink {
         control,
         requests,
         broker: None,
     };
-    let broker = Link {
+    let broker = BrokerLink {
         control: of_broker,
         requests: served,
         broker: None,
@@ -66,13 +66,13 @@ pub(super) fn pair() -> io::Result<(Link, Link)> {
 
 /// Sends a message with its descriptors, of which there are two at most.
 pub(super) fn send<T: Serialize>(
-    packets: &Packets,
+    packets: &PacketSocket,
     message: &T,
     descriptors: &[BorrowedFd<'_>],
 ) -> io::Result<()> {
     let bytes = serde_json::to_vec(message)?;
     if bytes.len() <= PACKET_BYTES {
-        return packets.send(&Envelope::Here(message), descriptors);
+        return packets.send(&Envelope::Inline(message), descriptors);
     }
     if bytes.len() as u64 > MESSAGE_BYTES {
         return Err(io::Error::other(format!(
@@ -90,14 +90,14 @@ pub(super) fn send<T: Serialize>(
 
 /// Receives the next message; `None` once the peer has closed the connection.
 pub(super) fn receive<T: DeserializeOwned>(
-    packets: &Packets,
+    packets: &PacketSocket,
 ) -> io::Result<Option<(T, Vec<OwnedFd>)>> {
     let (envelope, mut descriptors) = match packets.receive::<Envelope<T>>()? {
         Packet::Message(envelope, descriptors) => (envelope, descriptors),
         Packet::Closed => return Ok(None),
     };
     let message = match envelope {
-        Envelope::Here(message) => message,
+        Envelope::Inline(message) => message,
         Envelope::InFile if descriptors.is_empty() => {
             return Err(io::Error::other("a message without its file"));
         }

@@ -34,10 +34,10 @@ mod size;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use self::client::{Adopted, Broker};
-pub(crate) use self::folders::{Above, CORES};
-pub(crate) use self::layers::LayersOf;
-pub use self::link::Link;
-pub(crate) use self::operations::{Operations, prepare};
-pub(crate) use self::request::{ClosedReach, MeasureStep};
-pub use self::server::divide;
+pub(crate) use self::client::{AdoptedContainer, BrokerClient};
+pub(crate) use self::folders::{CORES, ParentDirMode};
+pub(crate) use self::layers::BrokerLayerDirs;
+pub use self::link::BrokerLink;
+pub(crate) use self::operations::{PrivilegedOperations, prepare};
+pub(crate) use self::request::{BlockedEndpoints, MeasureStep};
+pub use self::server::separate_privileges;

@@ -3,51 +3,51 @@
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 
-use argosy_isolation::network::{Publication, Traffic, cni::Added};
+use argosy_isolation::network::{LinkStats, PortPublication, cni::CniResult};
 
-use super::client::{Broker, Done, one, senseless};
-use super::request::{ClosedReach, Reply, Request};
+use super::client::{BrokerClient, BrokerResult, one, unexpected_reply};
+use super::request::{BlockedEndpoints, BrokerReply, BrokerRequest};
 use crate::core::ContainerName;
 
-impl Broker {
+impl BrokerClient {
     /// Checks whether containers can have networks; returns the reason if they have no IPv6.
-    pub(crate) fn check_networks(&self) -> Done<Option<String>> {
-        match self.plain(Request::CheckNetworks)? {
-            Reply::Networks(why_no_ipv6) => Ok(why_no_ipv6),
-            _ => Err(senseless()),
+    pub(crate) fn check_networks(&self) -> BrokerResult<Option<String>> {
+        match self.plain(BrokerRequest::CheckNetworks)? {
+            BrokerReply::Networks(why_no_ipv6) => Ok(why_no_ipv6),
+            _ => Err(unexpected_reply()),
         }
     }
 
     pub(crate) fn take_network(
         &self,
         name: ContainerName,
-        ports: Vec<Publication>,
-    ) -> Done<(OwnedFd, Vec<IpAddr>)> {
-        match self.ask(Request::TakeNetwork(name, ports), &[])? {
-            (Reply::Network { addresses }, namespace) => Ok((one(namespace)?, addresses)),
-            _ => Err(senseless()),
+        ports: Vec<PortPublication>,
+    ) -> BrokerResult<(OwnedFd, Vec<IpAddr>)> {
+        match self.ask(BrokerRequest::AllocateNetwork(name, ports), &[])? {
+            (BrokerReply::Network { addresses }, namespace) => Ok((one(namespace)?, addresses)),
+            _ => Err(unexpected_reply()),
         }
     }
 
-    pub(crate) fn network_alone(&self) -> Done<OwnedFd> {
-        one(self.ask(Request::NetworkAlone, &[])?.1)
+    pub(crate) fn network_alone(&self) -> BrokerResult<OwnedFd> {
+        one(self.ask(BrokerRequest::NewNetworkNamespace, &[])?.1)
     }
 
-    pub(crate) fn release_network(&self, name: ContainerName) -> Done {
-        self.done(Request::ReleaseNetwork(name))
+    pub(crate) fn release_network(&self, name: ContainerName) -> BrokerResult {
+        self.done(BrokerRequest::ReleaseNetwork(name))
     }
 
-    pub(crate) fn resume_networks(&self, known: Vec<ContainerName>) -> Done {
-        self.done(Request::ResumeNetworks(known))
+    pub(crate) fn resume_networks(&self, known: Vec<ContainerName>) -> BrokerResult {
+        self.done(BrokerRequest::ResumeNetworks(known))
     }
 
-    pub(crate) fn retry_networks(&self) -> Done {
-        self.done(Request::RetryNetworks)
+    pub(crate) fn retry_networks(&self) -> BrokerResult {
+        self.done(BrokerRequest::RetryNetworks)
     }
 
-    pub(crate) fn traffic(&self, name: ContainerName) -> Option<Traffic> {
-        match self.shown(Request::Traffic(name)) {
-            Ok(Reply::Traffic(traffic)) => traffic,
+    pub(crate) fn traffic(&self, name: ContainerName) -> Option<LinkStats> {
+        match self.request_for_display(BrokerRequest::Traffic(name)) {
+            Ok(BrokerReply::Traffic(traffic)) => traffic,
             Ok(_) | Err(_) => None,
         }
     }
@@ -56,34 +56,38 @@ impl Broker {
         &self,
         name: ContainerName,
         list: String,
-        ports: Vec<Publication>,
-    ) -> Done<Added> {
-        match self.ask(Request::Plug { name, list, ports }, &[])? {
-            (Reply::Network { addresses }, namespace) => Ok(Added {
+        ports: Vec<PortPublication>,
+    ) -> BrokerResult<CniResult> {
+        match self.ask(BrokerRequest::AttachCni { name, list, ports }, &[])? {
+            (BrokerReply::Network { addresses }, namespace) => Ok(CniResult {
                 namespace: one(namespace)?,
                 addresses,
             }),
-            _ => Err(senseless()),
+            _ => Err(unexpected_reply()),
         }
     }
 
-    pub(crate) fn unplug(&self, name: ContainerName) -> Done {
-        self.done(Request::Unplug(name))
+    pub(crate) fn unplug(&self, name: ContainerName) -> BrokerResult {
+        self.done(BrokerRequest::DetachCni(name))
     }
 
     /// Returns the containers with CNI resources.
-    pub(crate) fn plugged(&self) -> Done<Vec<ContainerName>> {
-        match self.plain(Request::Plugged)? {
-            Reply::Containers(names) => Ok(names),
-            _ => Err(senseless()),
+    pub(crate) fn plugged(&self) -> BrokerResult<Vec<ContainerName>> {
+        match self.plain(BrokerRequest::ListCni)? {
+            BrokerReply::Containers(names) => Ok(names),
+            _ => Err(unexpected_reply()),
         }
     }
 
-    pub(crate) fn sweep_plugged(&self, known: Vec<ContainerName>) -> Done {
-        self.done(Request::SweepPlugged(known))
+    pub(crate) fn sweep_plugged(&self, known: Vec<ContainerName>) -> BrokerResult {
+        self.done(BrokerRequest::CleanUpCni(known))
     }
 
-    pub(crate) fn close_reach(&self, tasks: ClosedReach, content: ClosedReach) -> Done {
-        self.done(Request::CloseReach { tasks, content })
+    pub(crate) fn close_reach(
+        &self,
+        tasks: BlockedEndpoints,
+        content: BlockedEndpoints,
+    ) -> BrokerResult {
+        self.done(BrokerRequest::BlockEndpoints { tasks, content })
     }
 }

@@ -13,34 +13,34 @@ use std::time::{Duration, Instant};
 use argosy_content::service::{ENVIRONMENT, NAME, ServiceCommand};
 use argosy_isolation::division::HostUser;
 use argosy_isolation::profile::CONTAINER_IDS;
-use argosy_isolation::unpack::{Format, Job, Owner, Rules};
+use argosy_isolation::unpack::{ArchiveFormat, HostOwner, UnpackJob, UnpackLimits};
 use argosy_isolation::{
-    Adoption, ContainerId, Group, LaunchError, Spec, Tree, User, adopt, crash_points, destroy,
-    service, void,
+    Adoption, Cgroup, CgroupTree, ContainerId, ContainerUser, LaunchError, LaunchSpec, adopt,
+    cancel_start, crash_points, destroy, service,
 };
 use argosy_proto::remedy;
 use argosy_state::bugs::{self, Bug};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use super::guard::Guard;
-use super::request::{ClosedReach, MeasureStep, Reply, Target, TaskContainer};
+use super::guard::RequestPolicy;
+use super::request::{BlockedEndpoints, BrokerReply, MeasureStep, TaskContainer, UnpackTarget};
 use super::{folders, guard};
 use crate::config::Config;
 use crate::core::ContainerName;
-use crate::disk::{Bounds, Passage, Walk};
-use crate::error::{RunError, sentence};
-use crate::executors::Place;
+use crate::disk::{DiskLimits, Scan, ScanState};
+use crate::error::{RunError, error_chain};
+use crate::executors::ExecutorDirectory;
 use crate::paths::Paths;
-use crate::reach::Reach;
-use crate::runner::bridges::Bridges;
-use crate::runner::cni::Plugs;
+use crate::reach::EgressRules;
+use crate::runner::bridges::BridgeNetworks;
+use crate::runner::cni::CniNetworks;
 use crate::runner::description::never_started;
-use crate::runner::host_ids::{self, HostIds};
-use crate::runner::launcher_process::Launching;
-use crate::runner::roots::{self, Roots};
+use crate::runner::host_ids::{self, HostIdAllocator};
+use crate::runner::launcher_process::LauncherProcess;
+use crate::runner::roots::{self, RootFsBuilder};
 use crate::runner::{HelperCommands, REMOVAL_PATIENCE, groups};
 use crate::sandbox;
-use crate::start::Host;
+use crate::start::HostFeatures;
 
 /// Maximum number of waiting disk measurements.
 const PASSES: usize = 16_384;
@@ -50,58 +50,58 @@ const CLEAR_PATIENCE: Duration = Duration::from_secs(1);
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
 /// A reply with its descriptors, or an error message.
-pub(super) type Performed = Result<(Reply, Vec<OwnedFd>), String>;
+pub(super) type OperationResult = Result<(BrokerReply, Vec<OwnedFd>), String>;
 
 /// The operations of one agent that need root.
-pub(crate) struct Operations {
-    guard: Guard,
+pub(crate) struct PrivilegedOperations {
+    guard: RequestPolicy,
     paths: Paths,
     /// The owner of the agent's own files.
     owner: HostUser,
-    tree: Option<Tree>,
-    host_ids: Option<HostIds>,
-    launching: Launching,
-    bridges: Bridges,
-    plugs: Plugs,
-    bounds: Bounds,
-    roots: Roots,
+    tree: Option<CgroupTree>,
+    host_ids: Option<HostIdAllocator>,
+    launching: LauncherProcess,
+    bridges: BridgeNetworks,
+    plugs: CniNetworks,
+    bounds: DiskLimits,
+    roots: RootFsBuilder,
     /// The endpoints closed to tasks, and to the content service. A lock, so that no older set
     /// overwrites a newer one.
-    closed: Mutex<[ClosedReach; 2]>,
+    closed: Mutex<[BlockedEndpoints; 2]>,
     content: ServiceCommand,
     /// A lock, since any thread may request it.
-    service: Mutex<Option<service::Process>>,
-    passes: Mutex<Passes>,
+    service: Mutex<Option<service::ChildProcess>>,
+    passes: Mutex<OpenScans>,
 }
 
 #[derive(Default)]
-struct Passes {
+struct OpenScans {
     serial: u64,
-    waiting: BTreeMap<u64, Walk>,
+    waiting: BTreeMap<u64, Scan>,
 }
 
-impl Operations {
+impl PrivilegedOperations {
     /// Prepares the host for an agent. Only while it holds the lock of its directory.
     pub(crate) fn open(
         config: &Config,
         commands: HelperCommands,
         owner: HostUser,
-    ) -> Result<(Self, Host), RunError> {
+    ) -> Result<(Self, HostFeatures), RunError> {
         let paths = Paths::new(&config.directory);
-        let mut host = Host::look(config, &paths)?;
+        let mut host = HostFeatures::look(config, &paths)?;
         let tree = host.tree();
         let host_ids = match host.profile {
             true => Some(host_ids::open(&paths)?),
             false => None,
         };
-        let reach = Reach::new(config, None);
+        let reach = EgressRules::new(config, None);
         let operations = Self {
-            guard: Guard::new(config, &paths, host.profile, tree.clone()),
-            launching: Launching::start(commands.launcher, tree.clone())?,
-            bridges: Bridges::new(paths.root(), config, host.isolation),
-            plugs: Plugs::open(&paths, &config.networks.cni)?,
-            bounds: Bounds::new(&paths, config.disk_enforcement),
-            roots: Roots::new(config.image_roots, &paths),
+            guard: RequestPolicy::new(config, &paths, host.profile, tree.clone()),
+            launching: LauncherProcess::start(commands.launcher, tree.clone())?,
+            bridges: BridgeNetworks::new(paths.root(), config, host.isolation),
+            plugs: CniNetworks::open(&paths, &config.networks.cni)?,
+            bounds: DiskLimits::new(&paths, config.disk_enforcement),
+            roots: RootFsBuilder::new(config.image_roots, &paths),
             closed: Mutex::new([reach.closed(), reach.closed_to_content()]),
             content: commands.content,
             service: Mutex::default(),
@@ -116,34 +116,44 @@ impl Operations {
         Ok((operations, host))
     }
 
-    fn launch(&self, spec: &Spec, namespace: Option<OwnedFd>) -> Performed {
+    fn launch(&self, spec: &LaunchSpec, namespace: Option<OwnedFd>) -> OperationResult {
         if let Err(rule) = self
             .guard
-            .judge(spec, namespace.as_ref(), |first| self.holds(first))
+            .check(spec, namespace.as_ref(), |first| self.holds(first))
         {
             return Err(format!("the launch of {} is refused: {rule}", spec.id));
         }
         let namespace = namespace.as_ref().map(AsFd::as_fd);
         match self.launching.launch(spec, namespace) {
-            Ok(container) => Ok((Reply::Running(None), vec![container.into_connection()])),
-            Err(LaunchError::Spec(error)) => Ok((Reply::Invalid(error.to_string()), Vec::new())),
+            Ok(container) => Ok((
+                BrokerReply::Running(None),
+                vec![container.into_connection()],
+            )),
+            Err(LaunchError::Spec(error)) => {
+                Ok((BrokerReply::Invalid(error.to_string()), Vec::new()))
+            }
             // The state files show whether this request arrived.
             Err(error @ LaunchError::Gone { .. }) => match adopt(&spec.directory) {
                 Ok(Adoption::Running(container)) => {
                     let handle = container.handle().cloned().map(Box::new);
-                    Ok((Reply::Running(handle), vec![container.into_connection()]))
+                    Ok((
+                        BrokerReply::Running(handle),
+                        vec![container.into_connection()],
+                    ))
                 }
-                Ok(Adoption::Exited(_) | Adoption::Gone { .. }) | Err(_) => Err(sentence(&error)),
+                Ok(Adoption::Exited(_) | Adoption::Gone { .. }) | Err(_) => {
+                    Err(error_chain(&error))
+                }
             },
             Err(error @ (LaunchError::Spawn { .. } | LaunchError::Cgroup(_))) => {
-                Err(sentence(&error))
+                Err(error_chain(&error))
             }
         }
     }
 
     fn destroy(&self, name: ContainerName) -> Result<(), String> {
         let folder = self.paths.container(name);
-        if folder.exists() && void(&folder).map_err(|error| sentence(&error))? {
+        if folder.exists() && cancel_start(&folder).map_err(|error| error_chain(&error))? {
             let ended = self.launching.end_supervisor(&id(name), REMOVAL_PATIENCE);
             if !ended
                 .map_err(|error| format!("the supervisor of {name} cannot be ended: {error}"))?
@@ -152,8 +162,8 @@ impl Operations {
             }
         }
         let group = self.group(name);
-        let path = group.as_ref().map(Group::path);
-        destroy(&folder, path, REMOVAL_PATIENCE).map_err(|error| sentence(&error))
+        let path = group.as_ref().map(Cgroup::path);
+        destroy(&folder, path, REMOVAL_PATIENCE).map_err(|error| error_chain(&error))
     }
 
     /// Releases a container's resources. Without a cgroup the container has ended, as an agent
@@ -166,10 +176,10 @@ impl Operations {
         }
         crash_points::passed("remove.destroyed");
         let released = self.bridges.release(name);
-        released.map_err(|error| sentence(&error))?;
+        released.map_err(|error| error_chain(&error))?;
         crash_points::passed("remove.network-released");
         roots::clear(&self.bounds.changes(name))?;
-        let removed = Place::new(self.paths.executor(name)).remove();
+        let removed = ExecutorDirectory::new(self.paths.executor(name)).remove();
         removed.map_err(|error| error.to_string())?;
         let returned = self.host_ids.as_ref().map(|ids| ids.give_back(name));
         returned.transpose().map_err(|error| error.to_string())?;
@@ -178,7 +188,12 @@ impl Operations {
     }
 
     /// Returns the first host user id.
-    fn begin(&self, at: &TaskContainer, holder: ContainerName, user: &User) -> Result<u32, String> {
+    fn begin(
+        &self,
+        at: &TaskContainer,
+        holder: ContainerName,
+        user: &ContainerUser,
+    ) -> Result<u32, String> {
         let mut numbers = [user.uid, user.gid].into_iter().chain(user.groups.clone());
         if let Some(number) = numbers.find(|number| *number >= CONTAINER_IDS) {
             return Err(format!("a container has no user or group {number}"));
@@ -192,27 +207,31 @@ impl Operations {
 
     fn unpack(
         &self,
-        (format, rules): (Format, Rules),
-        target: &Target,
+        (format, rules): (ArchiveFormat, UnpackLimits),
+        target: &UnpackTarget,
         descriptors: Vec<OwnedFd>,
-    ) -> Performed {
+    ) -> OperationResult {
         let mut descriptors = descriptors.into_iter();
         let archive = descriptors.next().ok_or("the archive is missing")?;
         let (rules, owner, target) = match target {
-            Target::Layer { draft } => {
+            UnpackTarget::Layer { draft } => {
                 let root = folders::layer_root(&self.paths, draft)?;
                 let root = std::fs::File::open(&root)
                     .map_err(|error| format!("cannot open {}: {error}", root.display()))?;
-                (Rules::layer(), Owner { uid: 0, gid: 0 }, root.into())
+                (
+                    UnpackLimits::layer(),
+                    HostOwner { uid: 0, gid: 0 },
+                    root.into(),
+                )
             }
-            Target::Files { uid, gid } => {
-                let user = User {
+            UnpackTarget::Files { uid, gid } => {
+                let user = ContainerUser {
                     uid: *uid,
                     gid: *gid,
                     groups: Vec::new(),
                 };
                 self.judge_user(&user)?;
-                let owner = Owner {
+                let owner = HostOwner {
                     uid: *uid,
                     gid: *gid,
                 };
@@ -220,39 +239,46 @@ impl Operations {
                 (rules, owner, target)
             }
         };
-        let job = Job {
+        let job = UnpackJob {
             format,
             rules,
             owner,
-            group: self.tree.as_ref().map(Tree::content),
+            group: self.tree.as_ref().map(CgroupTree::content),
         };
         let unpacking = self.launching.unpack(&job, archive.as_fd(), target.as_fd());
-        let unpacking = unpacking.map_err(|error| sentence(&error))?;
-        Ok((Reply::Done, vec![unpacking.into_connection()]))
+        let unpacking = unpacking.map_err(|error| error_chain(&error))?;
+        Ok((BrokerReply::Done, vec![unpacking.into_connection()]))
     }
 
-    fn adopt(&self, name: ContainerName) -> Performed {
+    fn adopt(&self, name: ContainerName) -> OperationResult {
         let folder = self.paths.container(name);
-        let plain = |reply: Reply| Ok((reply, Vec::new()));
-        match adopt(&folder).map_err(|error| sentence(&error))? {
+        let plain = |reply: BrokerReply| Ok((reply, Vec::new()));
+        match adopt(&folder).map_err(|error| error_chain(&error))? {
             Adoption::Running(container) => {
                 let handle = container.handle().cloned().map(Box::new);
-                Ok((Reply::Running(handle), vec![container.into_connection()]))
+                Ok((
+                    BrokerReply::Running(handle),
+                    vec![container.into_connection()],
+                ))
             }
-            Adoption::Exited(exit) => plain(Reply::Exited(Box::new(exit))),
-            Adoption::Gone { reason } => plain(Reply::Gone {
+            Adoption::Exited(exit) => plain(BrokerReply::Exited(Box::new(exit))),
+            Adoption::Gone { reason } => plain(BrokerReply::Gone {
                 reason,
                 never_started: never_started(&folder),
             }),
         }
     }
 
-    fn make_sandbox(&self, at: &TaskContainer, owner: Option<&User>) -> Result<(), String> {
+    fn make_sandbox(
+        &self,
+        at: &TaskContainer,
+        owner: Option<&ContainerUser>,
+    ) -> Result<(), String> {
         let sandbox = self.sandbox(at)?;
         if let Some(owner) = owner {
             self.judge_user(owner)?;
         }
-        let above = folders::Above::of(self.owner);
+        let above = folders::ParentDirMode::of(self.owner);
         sandbox::make(&sandbox, owner, above).map_err(|error| error.to_string())
     }
 
@@ -260,15 +286,15 @@ impl Operations {
         &self,
         (framework, group, name): (&str, &str, ContainerName),
         first: Option<&TaskContainer>,
-        owner: Option<&User>,
-    ) -> Performed {
+        owner: Option<&ContainerUser>,
+    ) -> OperationResult {
         if let Some(owner) = owner {
             self.judge_user(owner)?;
         }
         let usual = guard::group_folder(&self.paths, framework, group, name)?;
         let on_its_own = first.and_then(|first| self.bounds.group(first.name));
         let folder = on_its_own.unwrap_or(usual);
-        let above = folders::Above::of(self.owner);
+        let above = folders::ParentDirMode::of(self.owner);
         // With the profile all users of the group's containers may write to it, and no other user
         // can access it.
         let profile = self.host_ids.is_some();
@@ -280,10 +306,10 @@ impl Operations {
         if let Some(first) = first {
             self.bounds.share(&self.sandbox(first)?, &folder)?;
         }
-        Ok((Reply::Path(folder), Vec::new()))
+        Ok((BrokerReply::Path(folder), Vec::new()))
     }
 
-    fn measure(&self, step: MeasureStep) -> Performed {
+    fn measure(&self, step: MeasureStep) -> OperationResult {
         let mut walk = match step.pass {
             Some(pass) => self.passes().waiting.remove(&pass),
             None => {
@@ -291,13 +317,13 @@ impl Operations {
                     guard::is_measurable(&self.paths, folder)?;
                 }
                 let group = step.processes.and_then(|name| self.group(name));
-                let group = group.as_ref().map(Group::path);
-                Some(Walk::through(&step.folders).then_through(group))
+                let group = group.as_ref().map(Cgroup::path);
+                Some(Scan::through(&step.folders).then_through(group))
             }
         }
         .ok_or("unknown disk measurement")?;
         let progress = walk.go(step.until_cost, step.enough_bytes);
-        let passage = Passage::of(progress, &walk);
+        let passage = ScanState::of(progress, &walk);
         let pass = passage.goes_on().then(|| {
             let mut passes = self.passes();
             // Measurements that an agent has forgotten are dropped: it begins them again.
@@ -309,7 +335,7 @@ impl Operations {
             passes.waiting.insert(serial, walk);
             serial
         });
-        Ok((Reply::Measured { passage, pass }, Vec::new()))
+        Ok((BrokerReply::Measured { passage, pass }, Vec::new()))
     }
 
     fn make_root(
@@ -318,7 +344,7 @@ impl Operations {
         holder: ContainerName,
         layers: Vec<PathBuf>,
         wanted: Option<OwnedFd>,
-    ) -> Performed {
+    ) -> OperationResult {
         let sandbox = self.sandbox(at)?;
         for layer in &layers {
             guard::is_layer(&self.paths, layer)?;
@@ -328,7 +354,7 @@ impl Operations {
             None => 0,
         };
         let group = self.group(at.name);
-        let place = roots::Place {
+        let place = roots::RootFsLocation {
             changes: &self.bounds.changes(at.name),
             first_host_id,
             id: id(at.name),
@@ -338,11 +364,15 @@ impl Operations {
             goes_on: &|| wanted.as_ref().is_none_or(|end| !has_hung_up(end)),
         };
         let root = self.roots.make(layers, &place)?;
-        Ok((Reply::Root(root), Vec::new()))
+        Ok((BrokerReply::Root(root), Vec::new()))
     }
 
     /// Closes more endpoints. Closed endpoints stay closed, whatever the agent requests.
-    fn close_reach(&self, tasks: ClosedReach, content: ClosedReach) -> Result<(), String> {
+    fn close_reach(
+        &self,
+        tasks: BlockedEndpoints,
+        content: BlockedEndpoints,
+    ) -> Result<(), String> {
         let mut closed = self.closed.lock().unwrap_or_else(PoisonError::into_inner);
         for (closed, more) in closed.iter_mut().zip([tasks, content]) {
             closed.join(more);
@@ -356,17 +386,17 @@ impl Operations {
         applied.map_err(|error| error.to_string())
     }
 
-    fn start_content(&self) -> Performed {
+    fn start_content(&self) -> OperationResult {
         self.end_content();
         let mut executed = Command::new(&self.content.program);
         executed.args(&self.content.arguments);
-        let group = self.tree.as_ref().map(Tree::content);
+        let group = self.tree.as_ref().map(CgroupTree::content);
         self.bridges.prepare_records();
         let (process, packets) = service::spawn(&executed, NAME, &ENVIRONMENT, group.as_deref())
-            .map_err(|error| sentence(&error))?;
+            .map_err(|error| error_chain(&error))?;
         let pid = process.id();
         *self.service() = Some(process);
-        Ok((Reply::Number(pid.into()), vec![packets.into_socket()]))
+        Ok((BrokerReply::Number(pid.into()), vec![packets.into_socket()]))
     }
 
     fn end_content(&self) {
@@ -390,7 +420,7 @@ impl Operations {
         if is_empty()
             && let Err(error) = self.bridges.remove()
         {
-            let why = sentence(&error);
+            let why = error_chain(&error);
             tracing::warn!(why, "the networks of containers stay on this host");
         }
         if is_empty() {
@@ -409,16 +439,16 @@ impl Operations {
         Ok(self.paths.sandbox(&at.key()?, at.name))
     }
 
-    fn group(&self, name: ContainerName) -> Option<Group> {
+    fn group(&self, name: ContainerName) -> Option<Cgroup> {
         self.tree.as_ref().map(|tree| tree.group(&id(name)))
     }
 
-    fn group_of(&self, name: ContainerName) -> Result<Group, String> {
+    fn group_of(&self, name: ContainerName) -> Result<Cgroup, String> {
         let group = self.group(name);
         group.ok_or_else(|| "this agent has no control groups".to_owned())
     }
 
-    fn ids(&self) -> Result<&HostIds, String> {
+    fn ids(&self) -> Result<&HostIdAllocator, String> {
         let ids = self.host_ids.as_ref();
         ids.ok_or_else(|| "containers of this agent have no separate users".to_owned())
     }
@@ -429,7 +459,7 @@ impl Operations {
 
     /// Checks that a host user belongs to one of this agent's containers. Without the profile the
     /// agent may use any user that its own rights allow.
-    fn judge_user(&self, user: &User) -> Result<(), String> {
+    fn judge_user(&self, user: &ContainerUser) -> Result<(), String> {
         let Some(ids) = &self.host_ids else {
             return Ok(());
         };
@@ -442,11 +472,11 @@ impl Operations {
         }
     }
 
-    fn service(&self) -> MutexGuard<'_, Option<service::Process>> {
+    fn service(&self) -> MutexGuard<'_, Option<service::ChildProcess>> {
         self.service.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn passes(&self) -> MutexGuard<'_, Passes> {
+    fn passes(&self) -> MutexGuard<'_, OpenScans> {
         self.passes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

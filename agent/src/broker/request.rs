@@ -7,20 +7,20 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use argosy_isolation::disk::DiskUsage;
-use argosy_isolation::limits::{Missing, MissingPolicy};
-use argosy_isolation::network::{Publication, Traffic};
-use argosy_isolation::reach_filter::Closed;
-use argosy_isolation::unpack::{Format, Rules};
-use argosy_isolation::{Exit, Handle, HostPath, Limits, Root, Spec, User};
+use argosy_isolation::limits::{MissingControllers, MissingPolicy};
+use argosy_isolation::network::{LinkStats, PortPublication};
+use argosy_isolation::reach_filter::BlockedDestinations;
+use argosy_isolation::unpack::{ArchiveFormat, UnpackLimits};
+use argosy_isolation::{ContainerUser, Exit, Handle, HostPath, LaunchSpec, Limits, RootFs};
 use argosy_proto::v1;
 use argosy_state::ids::TaskKey;
 use serde::{Deserialize, Serialize};
 
 use crate::core::{ContainerName, InvalidContainerName, task_key};
-use crate::disk::{Keeper, Passage};
-use crate::executors::Guest;
-use crate::sandbox::Viewer;
-use crate::start::Host;
+use crate::disk::{QuotaScope, ScanState};
+use crate::executors::DirectoryAccess;
+use crate::sandbox::HostPathUser;
+use crate::start::HostFeatures;
 
 impl From<ContainerName> for String {
     fn from(name: ContainerName) -> Self {
@@ -62,12 +62,12 @@ impl TaskContainer {
 
 /// Ports and services that tasks must not connect to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct ClosedReach {
+pub(crate) struct BlockedEndpoints {
     pub(crate) ports: Vec<u16>,
     pub(crate) metadata: bool,
 }
 
-impl ClosedReach {
+impl BlockedEndpoints {
     /// Adds the ports and services of `more`.
     pub(crate) fn join(&mut self, more: Self) {
         self.ports.extend(more.ports);
@@ -76,8 +76,8 @@ impl ClosedReach {
         self.metadata |= more.metadata;
     }
 
-    pub(crate) fn closed(&self) -> Closed {
-        Closed {
+    pub(crate) fn closed(&self) -> BlockedDestinations {
+        BlockedDestinations {
             ports: self.ports.clone(),
             metadata: self.metadata,
         }
@@ -86,13 +86,13 @@ impl ClosedReach {
 
 /// A host path that a task requests.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct WantedPath {
+pub(crate) struct HostPathRequest {
     pub(crate) host_path: String,
     pub(crate) container_path: String,
     pub(crate) read_only: bool,
 }
 
-impl From<&v1::HostPath> for WantedPath {
+impl From<&v1::HostPath> for HostPathRequest {
     fn from(wire: &v1::HostPath) -> Self {
         Self {
             host_path: wire.host_path.clone(),
@@ -102,9 +102,9 @@ impl From<&v1::HostPath> for WantedPath {
     }
 }
 
-impl From<WantedPath> for v1::HostPath {
-    fn from(wanted: WantedPath) -> Self {
-        let WantedPath {
+impl From<HostPathRequest> for v1::HostPath {
+    fn from(wanted: HostPathRequest) -> Self {
+        let HostPathRequest {
             host_path,
             container_path,
             read_only,
@@ -119,7 +119,7 @@ impl From<WantedPath> for v1::HostPath {
 
 /// The target of an unpack request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) enum Target {
+pub(crate) enum UnpackTarget {
     /// The directory of a layer that is being created.
     Layer { draft: String },
     /// The directory passed as the second descriptor, for this user and group.
@@ -129,7 +129,7 @@ pub(crate) enum Target {
 /// A change in the directory of layers. Names are single file names.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum LayerChange {
-    Make { draft: String },
+    Create { draft: String },
     Describe { draft: String, json: Vec<u8> },
     Rename { from: String, to: String },
     Remove { name: String },
@@ -148,27 +148,27 @@ pub(crate) struct MeasureStep {
 }
 
 #[derive(Debug, Serialize, Deserialize)]
-pub(crate) enum Request {
+pub(crate) enum BrokerRequest {
     /// The first request, with the descriptor of the agent's lock.
     Open,
     MakeContainer(ContainerName),
     /// With the descriptor of the network namespace that it joins, if any.
-    Launch(Box<Spec>),
+    Launch(Box<LaunchSpec>),
     /// With the archive, and the target if that is a directory of files.
     Unpack {
-        format: Format,
-        rules: Rules,
-        target: Target,
+        format: ArchiveFormat,
+        rules: UnpackLimits,
+        target: UnpackTarget,
     },
     Adopt(ContainerName),
-    Void(ContainerName),
+    CancelStart(ContainerName),
     Destroy(ContainerName),
     /// Allocates host user ids for a task, and creates its container's directories for one of them:
     /// the first three requests of each start.
     Begin {
         at: TaskContainer,
         holder: ContainerName,
-        user: User,
+        user: ContainerUser,
     },
     /// Ends a container and releases all of its host resources.
     Release {
@@ -177,34 +177,34 @@ pub(crate) enum Request {
     },
     RemoveContainer(ContainerName),
     CountLaunchers,
-    TakeUsers(ContainerName),
-    ReturnUsers(ContainerName),
-    KeepUsers(Vec<ContainerName>),
+    AllocateUsers(ContainerName),
+    ReleaseUsers(ContainerName),
+    RetainUsers(Vec<ContainerName>),
     MakeSandbox {
         at: TaskContainer,
-        owner: Option<User>,
+        owner: Option<ContainerUser>,
     },
     LinkHostPaths {
         at: TaskContainer,
-        paths: Vec<WantedPath>,
-        viewer: Viewer,
+        paths: Vec<HostPathRequest>,
+        viewer: HostPathUser,
     },
     ShareGroup {
         framework: String,
         group: String,
         name: ContainerName,
         first: Option<TaskContainer>,
-        owner: Option<User>,
+        owner: Option<ContainerUser>,
     },
     RemoveSandboxes(Vec<PathBuf>),
-    BoundDisk {
+    LimitDisk {
         at: TaskContainer,
         bytes: u64,
     },
-    IsDiskBounded(TaskContainer),
+    IsDiskLimited(TaskContainer),
     DiskUsage(TaskContainer),
-    DiskKeeper(TaskContainer),
-    Changes(ContainerName),
+    QuotaScope(TaskContainer),
+    ChangesDirectory(ContainerName),
     ResumeDisks,
     Measure(MeasureStep),
     EndMeasure(u64),
@@ -215,45 +215,45 @@ pub(crate) enum Request {
         layers: Vec<PathBuf>,
     },
     Layer(LayerChange),
-    MakePlace(ContainerName, Guest),
-    ListenAtPlace(ContainerName),
+    MakeExecutorDirectory(ContainerName, DirectoryAccess),
+    ListenForExecutor(ContainerName),
     CheckSecret {
         role: String,
         name: String,
     },
     CheckNetworks,
-    TakeNetwork(ContainerName, Vec<Publication>),
-    NetworkAlone,
+    AllocateNetwork(ContainerName, Vec<PortPublication>),
+    NewNetworkNamespace,
     ReleaseNetwork(ContainerName),
     ResumeNetworks(Vec<ContainerName>),
     RetryNetworks,
     Traffic(ContainerName),
-    Plug {
+    AttachCni {
         name: ContainerName,
         list: String,
-        ports: Vec<Publication>,
+        ports: Vec<PortPublication>,
     },
-    Unplug(ContainerName),
-    Plugged,
-    SweepPlugged(Vec<ContainerName>),
-    CloseReach {
-        tasks: ClosedReach,
-        content: ClosedReach,
+    DetachCni(ContainerName),
+    ListCni,
+    CleanUpCni(Vec<ContainerName>),
+    BlockEndpoints {
+        tasks: BlockedEndpoints,
+        content: BlockedEndpoints,
     },
     ReplaceLimits(ContainerName, Box<Limits>, MissingPolicy),
     ApplyLimits(ContainerName, Box<Limits>, MissingPolicy),
-    NoteCores(ContainerName, String),
+    RecordCpuset(ContainerName, String),
     StartContent,
     EndContent,
     /// The agent stops.
-    Clear,
+    Shutdown,
 }
 
-/// The reply to a [`Request`]; descriptors travel with it.
+/// The reply to a [`BrokerRequest`]; descriptors travel with it.
 #[derive(Debug, Serialize, Deserialize)]
-pub(crate) enum Reply {
+pub(crate) enum BrokerReply {
     Done,
-    Opened(Host),
+    Opened(HostFeatures),
     /// With its connection.
     Running(Option<Box<Handle>>),
     Exited(Box<Exit>),
@@ -264,16 +264,16 @@ pub(crate) enum Reply {
     /// A launch that is always invalid.
     Invalid(String),
     Number(u64),
-    Is(bool),
+    Bool(bool),
     Path(PathBuf),
     HostPaths(Vec<HostPath>),
     /// The reason why networks have only IPv4, if the operator enabled IPv6.
     Networks(Option<String>),
     Usage(Option<DiskUsage>),
-    Keeper(Keeper),
-    Root(Root),
+    QuotaScope(QuotaScope),
+    Root(RootFs),
     Measured {
-        passage: Passage,
+        passage: ScanState,
         /// The id for the next step; `None` once the measurement is complete.
         pass: Option<u64>,
     },
@@ -287,7 +287,7 @@ pub(crate) enum Reply {
     Network {
         addresses: Vec<IpAddr>,
     },
-    Traffic(Option<Traffic>),
+    Traffic(Option<LinkStats>),
     Containers(Vec<ContainerName>),
-    Missing(Missing),
+    Missing(MissingControllers),
 }

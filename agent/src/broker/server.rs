@@ -8,14 +8,14 @@ use std::sync::Arc;
 
 use argosy_isolation::disk;
 use argosy_isolation::division::{self, HostUser};
-use argosy_isolation::service::Packets;
-use argosy_isolation::spawner::{self, Programs};
+use argosy_isolation::service::PacketSocket;
+use argosy_isolation::spawner::{self, AllowedPrograms};
 
-use super::link::{self, Control, Link};
-use super::operations::{Operations, Performed, prepare};
-use super::request::{Reply, Request};
+use super::link::{self, BrokerLink, ControlMessage};
+use super::operations::{OperationResult, PrivilegedOperations, prepare};
+use super::request::{BrokerReply, BrokerRequest};
 use crate::config::Config;
-use crate::error::{RunError, sentence};
+use crate::error::{RunError, error_chain};
 use crate::runner::{HelperCommands, host_ids};
 use crate::start;
 
@@ -23,7 +23,7 @@ use crate::start;
 const PANICKED: i32 = 101;
 
 /// A reply of the broker, accompanied by its descriptors.
-pub(super) type Said = Result<Reply, String>;
+pub(super) type ReplyResult = Result<BrokerReply, String>;
 
 /// Divides this process, which is an agent that is about to start: a copy of it keeps root, and
 /// this one continues as the user of agents. Returns `None` if this process stays unchanged: it is
@@ -35,21 +35,21 @@ pub(super) type Said = Result<Reply, String>;
 ///
 /// # Errors
 /// If a step fails. This process must exit then.
-pub fn divide(
+pub fn separate_privileges(
     config: &Config,
     commands: &HelperCommands,
     kept: &[BorrowedFd<'_>],
     at_end: impl FnOnce(),
-) -> Result<Option<Link>, RunError> {
+) -> Result<Option<BrokerLink>, RunError> {
     let (_, profile) = config.isolation()?;
     if !profile || !nix::unistd::geteuid().is_root() {
         return Ok(None);
     }
-    let failed = |source| RunError::Divide { source };
+    let failed = |source| RunError::SplitPrivileges { source };
     let owner = HostUser::of_agents();
     prepare(&config.directory, HostUser::own())?;
     if let Err(error) = start::is_reachable(&config.directory, owner) {
-        let why = sentence(&error);
+        let why = error_chain(&error);
         tracing::warn!(why, "this agent keeps root, without a broker");
         return Ok(None);
     }
@@ -68,7 +68,7 @@ pub fn divide(
         match ended {
             Ok(()) => 0,
             Err(error) => {
-                let why = sentence(&error);
+                let why = error_chain(&error);
                 tracing::error!(why, "the broker cannot serve its agent");
                 1
             }
@@ -77,8 +77,8 @@ pub fn divide(
     .map_err(failed)?;
     own.broker = Some(broker);
     let map = || -> io::Result<()> {
-        link::send(&own.control, &Control::Map, &[])?;
-        match link::receive::<Said>(&own.control)? {
+        link::send(&own.control, &ControlMessage::MapUsers, &[])?;
+        match link::receive::<ReplyResult>(&own.control)? {
             Some((Ok(_), _)) => Ok(()),
             Some((Err(why), _)) => Err(io::Error::other(why)),
             None => Err(io::Error::other("the broker has ended")),
@@ -89,48 +89,48 @@ pub fn divide(
 }
 
 /// Returns all programs that are executed for an agent.
-fn programs(config: &Config, commands: &HelperCommands) -> Programs {
+fn programs(config: &Config, commands: &HelperCommands) -> AllowedPrograms {
     let own = [&commands.launcher.program, &commands.content.program];
     let of_host = ["nft"].into_iter().chain(disk::MAKERS).map(PathBuf::from);
-    Programs {
+    AllowedPrograms {
         files: own.into_iter().cloned().chain(of_host).collect(),
         folders: config.networks.cni.plugins.clone(),
     }
 }
 
 fn serve(
-    link: &Arc<Link>,
+    link: &Arc<BrokerLink>,
     config: &Config,
     commands: &HelperCommands,
     owner: HostUser,
     spawner: OwnedFd,
 ) -> io::Result<()> {
     let agent = nix::unistd::getppid().as_raw();
-    let Some((Control::Map, _)) = link::receive(&link.control)? else {
+    let Some((ControlMessage::MapUsers, _)) = link::receive(&link.control)? else {
         return Ok(());
     };
     let mapped = division::map_users(agent, owner, &host_ids::given());
-    let said: Said = mapped
-        .map(|()| Reply::Done)
+    let said: ReplyResult = mapped
+        .map(|()| BrokerReply::Done)
         .map_err(|error| error.to_string());
     link::send(&link.control, &said, &[])?;
-    let Some((Control::Open, lock)) = link::receive(&link.control)? else {
+    let Some((ControlMessage::Open, lock)) = link::receive(&link.control)? else {
         return Ok(());
     };
     // The lock is held as long as one of the two processes runs.
     let _lock: Vec<OwnedFd> = lock;
-    let (operations, host) = match Operations::open(config, commands.clone(), owner) {
+    let (operations, host) = match PrivilegedOperations::open(config, commands.clone(), owner) {
         Ok(opened) => opened,
         Err(error) => {
-            let said: Said = Err(sentence(&error));
+            let said: ReplyResult = Err(error_chain(&error));
             return link::send(&link.control, &said, &[]);
         }
     };
     if let Err(why) = division::confine() {
-        let said: Said = Err(format!("the broker {why}"));
+        let said: ReplyResult = Err(format!("the broker {why}"));
         return link::send(&link.control, &said, &[]);
     }
-    let said: Said = Ok(Reply::Opened(host));
+    let said: ReplyResult = Ok(BrokerReply::Opened(host));
     link::send(&link.control, &said, &[])?;
     let watch = std::thread::Builder::new().name("broker".to_owned());
     watch.spawn(move || {
@@ -155,13 +155,13 @@ fn serve(
     // Until the agent's end. An operation in progress is interrupted as if the agent had crashed in
     // it; the next run recovers from any point.
     let ended = loop {
-        match link::receive::<Control>(&link.control) {
-            Ok(Some((Control::Heartbeat, _))) => {
-                let said: Said = Ok(Reply::Done);
+        match link::receive::<ControlMessage>(&link.control) {
+            Ok(Some((ControlMessage::Heartbeat, _))) => {
+                let said: ReplyResult = Ok(BrokerReply::Done);
                 // Fails only if the agent has exited, which the next receive shows.
                 let _ = link::send(&link.control, &said, &[]);
             }
-            Ok(Some((Control::Map | Control::Open, _)) | None) => break Ok(()),
+            Ok(Some((ControlMessage::MapUsers | ControlMessage::Open, _)) | None) => break Ok(()),
             Err(error) => break Err(error),
         }
     };
@@ -170,10 +170,10 @@ fn serve(
 }
 
 /// Serves one socket until it is closed, or receives something that is not a request.
-fn answer(packets: &Packets, operations: &Operations) {
-    while let Ok(Some((request, descriptors))) = link::receive::<Request>(packets) {
-        let performed: Performed = operations.perform(request, descriptors);
-        let (said, descriptors): (Said, _) = match performed {
+fn answer(packets: &PacketSocket, operations: &PrivilegedOperations) {
+    while let Ok(Some((request, descriptors))) = link::receive::<BrokerRequest>(packets) {
+        let performed: OperationResult = operations.perform(request, descriptors);
+        let (said, descriptors): (ReplyResult, _) = match performed {
             Ok((reply, descriptors)) => (Ok(reply), descriptors),
             Err(why) => (Err(why), Vec::new()),
         };

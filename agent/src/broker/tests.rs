@@ -6,15 +6,15 @@ use std::os::unix::fs::symlink;
 use std::os::unix::process::ExitStatusExt;
 use std::process::Command;
 
-use argosy_isolation::profile::Walls;
-use argosy_isolation::service::Packets;
+use argosy_isolation::profile::IsolationLayers;
+use argosy_isolation::service::PacketSocket;
 use argosy_isolation::{
-    Capabilities, ContainerId, HostPath, Image, Network, Owners, Profile, Program, Root, Secret,
-    Spec, Tree, View, Volume, VolumeSource, cgroup,
+    Capabilities, CgroupTree, ContainerId, HostPath, Image, IsolationProfile, LaunchSpec,
+    MountSpec, Network, OwnerMapping, Program, RootFs, SecretFile, Volume, VolumeSource, cgroup,
 };
 use argosy_testing::skip;
 
-use super::guard::{self, Guard};
+use super::guard::{self, RequestPolicy};
 use super::link;
 use super::request::*;
 use super::*;
@@ -22,12 +22,12 @@ use crate::config::Config;
 use crate::core::ContainerName;
 use crate::paths::Paths;
 use crate::runner::{HelperCommands, LauncherCommand};
-use crate::sandbox::Viewer;
+use crate::sandbox::HostPathUser;
 use crate::start::tree_name;
 use argosy_content::service::ServiceCommand;
-use argosy_isolation::User;
+use argosy_isolation::ContainerUser;
 use argosy_isolation::division::HostUser;
-use argosy_isolation::unpack::{Format, Rules};
+use argosy_isolation::unpack::{ArchiveFormat, UnpackLimits};
 
 const FIRST: u32 = 0x0010_0000;
 
@@ -49,24 +49,24 @@ fn name() -> ContainerName {
 }
 
 /// Returns a launch that an agent may request.
-fn usual(paths: &Paths) -> Spec {
+fn usual(paths: &Paths) -> LaunchSpec {
     let key = crate::core::task_key("framework-1", "web").unwrap();
     let id = ContainerId::new("1-2-3").unwrap();
     let sandbox = paths.sandbox(&key, name());
     let program = Program::Shell("true".to_owned());
-    let mut spec = Spec::new(id, &paths.container(name()), &sandbox, program);
+    let mut spec = LaunchSpec::new(id, &paths.container(name()), &sandbox, program);
     spec.output_record = paths.output_record(&key, name());
     spec.network = Network::None;
-    spec.profile = Some(Profile {
+    spec.profile = Some(IsolationProfile {
         first_host_id: FIRST,
-        view: View {
-            root: Root::Host,
+        view: MountSpec {
+            root: RootFs::Host,
             host_paths: vec![seen("/usr/share/doc"), seen(paths.executor(name()))],
             volumes: vec![secret("/etc/argosy-secrets", "web/db")],
             shm_bytes: 1 << 20,
             tmp_bytes: 1 << 20,
         },
-        walls: Walls::ALL,
+        walls: IsolationLayers::ALL,
     });
     spec.devices = vec!["/dev/fuse".into()];
     spec
@@ -78,7 +78,7 @@ fn seen(path: impl Into<std::path::PathBuf>) -> HostPath {
         from: path.clone(),
         to: path,
         read_only: false,
-        owners: Owners::Mapped,
+        owners: OwnerMapping::Mapped,
     }
 }
 
@@ -86,15 +86,15 @@ fn secret(folder: &str, name: &str) -> Volume {
     Volume {
         path: "/run/secret".into(),
         read_only: true,
-        source: VolumeSource::Secret(Secret {
+        source: VolumeSource::Secret(SecretFile {
             folder: folder.into(),
             name: name.into(),
         }),
     }
 }
 
-fn image(layer: std::path::PathBuf, changes: std::path::PathBuf) -> Root {
-    Root::Image(Image {
+fn image(layer: std::path::PathBuf, changes: std::path::PathBuf) -> RootFs {
+    RootFs::Image(Image {
         layers: vec![layer],
         upper: changes.join("upper"),
         work: changes.join("work"),
@@ -106,9 +106,10 @@ fn image(layer: std::path::PathBuf, changes: std::path::PathBuf) -> Root {
 fn a_launch_is_what_the_operator_allows_or_it_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let paths = Paths::new(folder.path());
-    let guard = Guard::new(&config(folder.path()), &paths, true, None);
-    let judge =
-        |spec: &Spec, network: Option<&OwnedFd>| guard.judge(spec, network, |first| first == FIRST);
+    let guard = RequestPolicy::new(&config(folder.path()), &paths, true, None);
+    let judge = |spec: &LaunchSpec, network: Option<&OwnedFd>| {
+        guard.check(spec, network, |first| first == FIRST)
+    };
     judge(&usual(&paths), None).unwrap();
     let layer = paths
         .images()
@@ -116,7 +117,7 @@ fn a_launch_is_what_the_operator_allows_or_it_is_refused() {
         .join("a".repeat(64))
         .join("root");
     let own = paths.container(name()).join("changes");
-    let view = |spec: &mut Spec, change: &dyn Fn(&mut View)| {
+    let view = |spec: &mut LaunchSpec, change: &dyn Fn(&mut MountSpec)| {
         change(&mut spec.profile.as_mut().unwrap().view);
     };
     let mut imaged = usual(&paths);
@@ -124,8 +125,8 @@ fn a_launch_is_what_the_operator_allows_or_it_is_refused() {
         view.root = image(layer.clone(), own.clone())
     });
     judge(&imaged, None).unwrap();
-    type Change<'a> = (&'static str, Box<dyn Fn(&mut Spec) + 'a>);
-    let changes: Vec<Change<'_>> = vec![
+    type SpecChange<'a> = (&'static str, Box<dyn Fn(&mut LaunchSpec) + 'a>);
+    let changes: Vec<SpecChange<'_>> = vec![
         ("without a profile", Box::new(|spec| spec.profile = None)),
         (
             "with users of others",
@@ -218,7 +219,7 @@ fn a_launch_is_what_the_operator_allows_or_it_is_refused() {
         (
             "with the host's root",
             Box::new(|spec| {
-                view(spec, &|view| view.root = Root::Folder("/".into()));
+                view(spec, &|view| view.root = RootFs::Directory("/".into()));
             }),
         ),
         (
@@ -318,37 +319,37 @@ fn paths_that_are_no_sandboxes_are_neither_removed_nor_measured() {
 
 #[test]
 fn messages_that_make_no_sense_are_errors_and_keep_nobody_waiting() {
-    let (one, other) = Packets::pair().unwrap();
+    let (one, other) = PacketSocket::pair().unwrap();
     one.send(&"garbage", &[]).unwrap();
-    link::receive::<Request>(&other).unwrap_err();
+    link::receive::<BrokerRequest>(&other).unwrap_err();
     // An accompanying file must be a regular file, and short.
     let (reader, _writer) = std::io::pipe().unwrap();
     use std::os::fd::AsFd;
     one.send(&serde_json::json!("InFile"), &[reader.as_fd()])
         .unwrap();
-    link::receive::<Request>(&other).unwrap_err();
+    link::receive::<BrokerRequest>(&other).unwrap_err();
     one.send(&serde_json::json!("InFile"), &[]).unwrap();
-    link::receive::<Request>(&other).unwrap_err();
+    link::receive::<BrokerRequest>(&other).unwrap_err();
     let long = tempfile::tempfile().unwrap();
     long.set_len(link::MESSAGE_BYTES + 1).unwrap();
     one.send(&serde_json::json!("InFile"), &[long.as_fd()])
         .unwrap();
-    link::receive::<Request>(&other).unwrap_err();
+    link::receive::<BrokerRequest>(&other).unwrap_err();
     let long = vec![name(); 1 << 20];
-    link::send(&one, &Request::KeepUsers(long), &[]).unwrap_err();
+    link::send(&one, &BrokerRequest::RetainUsers(long), &[]).unwrap_err();
     // A message longer than a packet arrives complete.
     let known = vec![name(); 50_000];
-    link::send(&one, &Request::KeepUsers(known.clone()), &[]).unwrap();
-    match link::receive::<Request>(&other).unwrap() {
-        Some((Request::KeepUsers(read), _)) => assert_eq!(read, known),
+    link::send(&one, &BrokerRequest::RetainUsers(known.clone()), &[]).unwrap();
+    match link::receive::<BrokerRequest>(&other).unwrap() {
+        Some((BrokerRequest::RetainUsers(read), _)) => assert_eq!(read, known),
         other => panic!("{other:?}"),
     }
     drop(one);
-    assert!(link::receive::<Request>(&other).unwrap().is_none());
+    assert!(link::receive::<BrokerRequest>(&other).unwrap().is_none());
 }
 
 /// Returns the operations of an agent whose launcher only waits.
-fn opened(folder: &std::path::Path) -> Operations {
+fn opened(folder: &std::path::Path) -> PrivilegedOperations {
     let directory = folder.join("agent");
     prepare(&directory, HostUser::own()).unwrap();
     let commands = HelperCommands {
@@ -364,7 +365,7 @@ fn opened(folder: &std::path::Path) -> Operations {
     let mut config = config(&directory);
     // Not every host has it.
     config.devices.clear();
-    let opened = Operations::open(&config, commands, HostUser::own());
+    let opened = PrivilegedOperations::open(&config, commands, HostUser::own());
     opened.unwrap().0
 }
 
@@ -375,14 +376,15 @@ fn a_container_that_an_agent_reports_as_ended_is_ended_if_it_has_a_group() {
     }
     let folder = tempfile::tempdir().unwrap();
     let operations = opened(folder.path());
-    let ask = |request: Request| operations.perform(request, Vec::new());
+    let ask = |request: BrokerRequest| operations.perform(request, Vec::new());
     let release = |is_ended| {
         let name = name();
-        ask(Request::Release { name, is_ended }).unwrap();
+        ask(BrokerRequest::Release { name, is_ended }).unwrap();
     };
     let parent = cgroup::default_parent().unwrap().join("argosy");
     let tree = tree_name(&Paths::new(&folder.path().join("agent")));
-    let group = Tree::at(&parent.join(tree.as_str())).group(&ContainerId::new("1-2-3").unwrap());
+    let group =
+        CgroupTree::at(&parent.join(tree.as_str())).group(&ContainerId::new("1-2-3").unwrap());
     group.create().unwrap();
     let mut child = Command::new("sleep").arg("1000").spawn().unwrap();
     group.add(child.id() as i32).unwrap();
@@ -393,7 +395,7 @@ fn a_container_that_an_agent_reports_as_ended_is_ended_if_it_has_a_group() {
     // Again, as an agent does that has not recorded it.
     release(true);
     release(false);
-    ask(Request::Clear).unwrap();
+    ask(BrokerRequest::Shutdown).unwrap();
 }
 
 #[test]
@@ -404,20 +406,20 @@ fn what_would_make_an_agent_root_is_refused() {
     }
     let folder = tempfile::tempdir().unwrap();
     let operations = opened(folder.path());
-    let ask = |request: Request| operations.perform(request, Vec::new());
+    let ask = |request: BrokerRequest| operations.perform(request, Vec::new());
     let key = crate::core::task_key("framework-1", "web").unwrap();
     let at = TaskContainer::new(&key, name());
-    let user = |uid: u32, gid: u32| User {
+    let user = |uid: u32, gid: u32| ContainerUser {
         uid,
         gid,
         groups: Vec::new(),
     };
-    let Ok((Reply::Number(first), _)) = ask(Request::TakeUsers(name())) else {
+    let Ok((BrokerReply::Number(first), _)) = ask(BrokerRequest::AllocateUsers(name())) else {
         panic!("there are users");
     };
     let first = u32::try_from(first).unwrap();
-    let sandbox = |owner: User| {
-        ask(Request::MakeSandbox {
+    let sandbox = |owner: ContainerUser| {
+        ask(BrokerRequest::MakeSandbox {
             at: at.clone(),
             owner: Some(owner),
         })
@@ -429,13 +431,13 @@ fn what_would_make_an_agent_root_is_refused() {
         user(0, first),
         user(65_534, 65_534),
         user(first + 65_536, first),
-        User {
+        ContainerUser {
             groups: vec![0],
             ..user(first, first)
         },
     ] {
         sandbox(owner.clone()).unwrap_err();
-        ask(Request::ShareGroup {
+        ask(BrokerRequest::ShareGroup {
             framework: "framework-1".to_owned(),
             group: "pod".to_owned(),
             name: name(),
@@ -445,9 +447,9 @@ fn what_would_make_an_agent_root_is_refused() {
         .unwrap_err();
     }
     sandbox(user(first + 5, first + 5)).unwrap();
-    let begin = |user: User| {
+    let begin = |user: ContainerUser| {
         let (at, holder) = (at.clone(), name());
-        ask(Request::Begin { at, holder, user })
+        ask(BrokerRequest::Begin { at, holder, user })
     };
     begin(user(65_536, 0)).unwrap_err();
     begin(user(0, u32::MAX)).unwrap_err();
@@ -455,21 +457,21 @@ fn what_would_make_an_agent_root_is_refused() {
     let passwd = || OwnedFd::from(fs::File::open("/etc/passwd").unwrap());
     let etc = || OwnedFd::from(fs::File::open("/etc").unwrap());
     for target in [
-        Target::Files { uid: 0, gid: 0 },
-        Target::Files {
+        UnpackTarget::Files { uid: 0, gid: 0 },
+        UnpackTarget::Files {
             uid: 1_000,
             gid: 1_000,
         },
-        Target::Layer {
+        UnpackTarget::Layer {
             draft: "../../..".to_owned(),
         },
-        Target::Layer {
+        UnpackTarget::Layer {
             draft: "a".repeat(64),
         },
     ] {
-        let request = Request::Unpack {
-            format: Format::Tar,
-            rules: Rules::archive(),
+        let request = BrokerRequest::Unpack {
+            format: ArchiveFormat::Tar,
+            rules: UnpackLimits::archive(),
             target,
         };
         operations
@@ -484,14 +486,14 @@ fn what_would_make_an_agent_root_is_refused() {
     ] {
         let wrong = serde_json::json!({"framework": framework, "task": task, "name": "1-2-3"});
         let at: TaskContainer = serde_json::from_value(wrong).unwrap();
-        ask(Request::MakeSandbox { at, owner: None }).unwrap_err();
+        ask(BrokerRequest::MakeSandbox { at, owner: None }).unwrap_err();
     }
     for name in ["../x", "1-2", "1-2-3/..", "supervisors", ""] {
         let request = serde_json::json!({ "Destroy": name });
-        serde_json::from_value::<Request>(request).unwrap_err();
+        serde_json::from_value::<BrokerRequest>(request).unwrap_err();
     }
-    ask(Request::RemoveSandboxes(vec!["/etc".into()])).unwrap_err();
-    ask(Request::MakeRoot {
+    ask(BrokerRequest::RemoveSandboxes(vec!["/etc".into()])).unwrap_err();
+    ask(BrokerRequest::MakeRoot {
         at: at.clone(),
         holder: name(),
         layers: vec!["/".into()],
@@ -499,38 +501,38 @@ fn what_would_make_an_agent_root_is_refused() {
     .unwrap_err();
     for (role, name) in [("..", "shadow"), ("web", "../shadow"), ("", "shadow")] {
         let (role, name) = (role.to_owned(), name.to_owned());
-        ask(Request::CheckSecret { role, name }).unwrap_err();
+        ask(BrokerRequest::CheckSecret { role, name }).unwrap_err();
     }
-    ask(Request::Launch(Box::new(usual(&Paths::new(
+    ask(BrokerRequest::Launch(Box::new(usual(&Paths::new(
         &folder.path().join("agent"),
     )))))
     .unwrap_err();
     // A link that a task has put into its sandbox does not redirect its agent.
     let made = folder.path().join("agent/sandboxes/framework-1/web/1-2-3");
     symlink("/etc", made.join("doc")).unwrap();
-    let paths = vec![WantedPath {
+    let paths = vec![HostPathRequest {
         host_path: "/usr/share/doc".to_owned(),
         container_path: "doc".to_owned(),
         read_only: false,
     }];
     let at = at.clone();
-    let viewer = Viewer {
+    let viewer = HostPathUser {
         is_confined: true,
         may_be_root: false,
     };
-    ask(Request::LinkHostPaths { at, paths, viewer }).unwrap_err();
-    ask(Request::ReturnUsers(name())).unwrap();
+    ask(BrokerRequest::LinkHostPaths { at, paths, viewer }).unwrap_err();
+    ask(BrokerRequest::ReleaseUsers(name())).unwrap();
     sandbox(user(first, first)).unwrap_err();
-    ask(Request::Clear).unwrap();
+    ask(BrokerRequest::Shutdown).unwrap();
 }
 
 #[test]
 fn what_is_closed_stays_closed() {
-    let mut closed = ClosedReach {
+    let mut closed = BlockedEndpoints {
         ports: vec![5_050, 5_051],
         metadata: true,
     };
-    closed.join(ClosedReach {
+    closed.join(BlockedEndpoints {
         ports: vec![6_050],
         metadata: false,
     });

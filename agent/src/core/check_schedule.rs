@@ -4,47 +4,49 @@
 //! end. Results are reported in updates; the update with the reason for a task's end is on disk
 //! before the task is ended.
 
-use argosy_proto::convert::{Malformed, check_from, health_check_from};
+use argosy_proto::convert::{InvalidMessage, check_from, health_check_from};
 use argosy_proto::v1;
 use argosy_state::ids::Timestamp;
-use argosy_state::task::{Check, CheckKind, Explanation, HealthCheck, Standing};
+use argosy_state::task::{Check, CheckKind, CheckResults, Explanation, HealthCheck};
 
 use super::Core;
-use super::checks::{self, Answer, Checks, Kind, Look, Policies, Policy};
+use super::checks::{
+    self, CheckPolicies, CheckPolicy, CheckPurpose, CheckResult, CheckSet, ProbeId,
+};
 use super::facts::Instance;
 use super::input::Effect;
-use super::lifecycle::{Failing, Phase};
+use super::lifecycle::{FailureCause, InstancePhase};
 
 /// The checks of one running task.
 #[derive(Debug)]
-pub(super) struct Watch {
-    checks: Checks,
-    asked: Asked,
+pub(super) struct TaskChecks {
+    checks: CheckSet,
+    asked: CheckSpecs,
     /// Its position in the schedule.
     due: Option<Timestamp>,
     /// The newest change, for the update that reports it.
     pub(super) news: Option<(v1::Reason, Explanation)>,
 }
 
-impl Watch {
-    pub(super) fn standing(&self) -> Standing {
+impl TaskChecks {
+    pub(super) fn standing(&self) -> CheckResults {
         self.checks.standing()
     }
 }
 
 /// The checks that a launch order requests.
 #[derive(Debug, Default)]
-pub(super) struct Asked {
+pub(super) struct CheckSpecs {
     health: Option<HealthCheck>,
     readiness: Option<Check>,
 }
 
-impl Asked {
+impl CheckSpecs {
     /// Returns the checks that this order requests.
     ///
     /// # Errors
     /// Names the field that cannot be probed; masters of this release refuse such a task.
-    pub(super) fn of(launch: &v1::LaunchOrder) -> Result<Self, Malformed> {
+    pub(super) fn of(launch: &v1::LaunchOrder) -> Result<Self, InvalidMessage> {
         let Some(spec) = &launch.spec else {
             return Ok(Self::default());
         };
@@ -60,10 +62,10 @@ impl Asked {
         })
     }
 
-    fn kind(&self, kind: Kind) -> Option<&CheckKind> {
+    fn kind(&self, kind: CheckPurpose) -> Option<&CheckKind> {
         let check = match kind {
-            Kind::Health => self.health.as_ref().map(|health| &health.check),
-            Kind::Readiness => self.readiness.as_ref(),
+            CheckPurpose::Health => self.health.as_ref().map(|health| &health.check),
+            CheckPurpose::Readiness => self.readiness.as_ref(),
         };
         check.map(|check| &check.kind)
     }
@@ -72,25 +74,25 @@ impl Asked {
 impl Core {
     /// Starts the checks of a task whose command runs since `started_at`. `was` is its former
     /// phase.
-    pub(super) fn watch(&mut self, instance: Instance, started_at: Timestamp, was: Phase) {
+    pub(super) fn watch(&mut self, instance: Instance, started_at: Timestamp, was: InstancePhase) {
         let Some(task) = self.facts.tasks.get(&instance) else {
             return;
         };
         // An order with invalid checks was refused before its start.
-        let asked = Asked::of(&task.launch).unwrap_or_default();
-        let policies = Policies {
-            health: asked.health.as_ref().map(Policy::from),
-            readiness: asked.readiness.as_ref().map(Policy::from),
+        let asked = CheckSpecs::of(&task.launch).unwrap_or_default();
+        let policies = CheckPolicies {
+            health: asked.health.as_ref().map(CheckPolicy::from),
+            readiness: asked.readiness.as_ref().map(CheckPolicy::from),
         };
-        if policies == Policies::default() {
+        if policies == CheckPolicies::default() {
             return;
         }
-        let mut checks = Checks::new(policies, started_at, task.standing);
-        if matches!(was, Phase::Finding | Phase::Unknown) {
+        let mut checks = CheckSet::new(policies, started_at, task.standing);
+        if matches!(was, InstancePhase::Recovering | InstancePhase::Unknown) {
             let random = &mut self.random;
             checks.spread(self.now, |bound| random.below(bound));
         }
-        let watch = Watch {
+        let watch = TaskChecks {
             checks,
             asked,
             due: None,
@@ -98,13 +100,13 @@ impl Core {
         };
         if let Some(course) = self.courses.get_mut(&instance) {
             course.watch = Some(watch);
-            self.turn(instance, |_, _| Vec::new());
+            self.step_checks(instance, |_, _| Vec::new());
         }
     }
 
     /// Stops the checks of a task.
     pub(super) fn unwatch(&mut self, instance: Instance) {
-        self.turn(instance, |checks, _| checks.end());
+        self.step_checks(instance, |checks, _| checks.end());
     }
 
     /// Reports check results and limits that waited: some updates of the task are committed, so
@@ -114,31 +116,36 @@ impl Core {
         let known = course.and_then(|course| course.watch.as_ref());
         let told = self.facts.tasks.get(&instance).map(|task| task.standing);
         let is_limited = course.is_some_and(|course| course.limiting.limited.is_some());
-        let standing = known.map(Watch::standing);
+        let standing = known.map(TaskChecks::standing);
         if is_limited || standing.is_some_and(|known| Some(known) != told) {
             self.mark_dirty(instance);
         }
     }
 
     /// Runs every check that is due.
-    pub(super) fn look(&mut self) {
+    pub(super) fn run_probe(&mut self) {
         while let Some((at, instance)) = self.looks.first().copied()
             && at <= self.now
         {
             self.looks.remove(&(at, instance));
-            self.turn(instance, Checks::tick);
+            self.step_checks(instance, CheckSet::tick);
         }
     }
 
-    pub(super) fn looked(&mut self, instance: Instance, look: Look, answer: Answer) {
-        self.turn(instance, |checks, now| checks.answered(now, look, answer));
+    pub(super) fn probe_finished(
+        &mut self,
+        instance: Instance,
+        look: ProbeId,
+        answer: CheckResult,
+    ) {
+        self.step_checks(instance, |checks, now| checks.answered(now, look, answer));
     }
 
     /// Runs a step of the checks of a task; they are scheduled again for their next deadline.
-    fn turn(
+    fn step_checks(
         &mut self,
         instance: Instance,
-        act: impl FnOnce(&mut Checks, Timestamp) -> Vec<checks::Effect>,
+        act: impl FnOnce(&mut CheckSet, Timestamp) -> Vec<checks::CheckEffect>,
     ) {
         let course = self.courses.get_mut(&instance);
         let Some(watch) = course.and_then(|course| course.watch.as_mut()) else {
@@ -157,7 +164,7 @@ impl Core {
         }
     }
 
-    fn follow(&mut self, instance: Instance, effect: checks::Effect) {
+    fn follow(&mut self, instance: Instance, effect: checks::CheckEffect) {
         let task = self.facts.tasks.get(&instance);
         let told = task.map(|task| task.standing).unwrap_or_default();
         let Some(course) = self.courses.get_mut(&instance) else {
@@ -167,9 +174,9 @@ impl Core {
             return;
         };
         match effect {
-            checks::Effect::Run { look, timeout_ms } => {
+            checks::CheckEffect::Run { look, timeout_ms } => {
                 if let Some(kind) = watch.asked.kind(look.kind).cloned() {
-                    self.effects.push(Effect::Look {
+                    self.effects.push(Effect::Probe {
                         instance,
                         look,
                         kind,
@@ -177,20 +184,20 @@ impl Core {
                     });
                 }
             }
-            checks::Effect::Cancel(look, cause) => self.effects.push(Effect::StopLooking {
+            checks::CheckEffect::Cancel(look, cause) => self.effects.push(Effect::CancelProbe {
                 instance,
                 look,
                 cause,
             }),
-            checks::Effect::Report { kind, why, .. } => {
+            checks::CheckEffect::Report { kind, why, .. } => {
                 let reason = match kind {
-                    Kind::Health => v1::Reason::HealthCheckStatusUpdated,
-                    Kind::Readiness => v1::Reason::ReadinessCheckStatusUpdated,
+                    CheckPurpose::Health => v1::Reason::HealthCheckStatusUpdated,
+                    CheckPurpose::Readiness => v1::Reason::ReadinessCheckStatusUpdated,
                 };
                 let known = watch.standing();
                 let is_other_told = match kind {
-                    Kind::Health => known.ready == told.ready,
-                    Kind::Readiness => known.healthy == told.healthy,
+                    CheckPurpose::Health => known.ready == told.ready,
+                    CheckPurpose::Readiness => known.healthy == told.healthy,
                 };
                 // One update may report both: then it has the reasons of both.
                 let why = match watch.news.take() {
@@ -200,10 +207,12 @@ impl Core {
                 watch.news = Some((reason, why));
                 self.mark_dirty(instance);
             }
-            checks::Effect::Kill { reason } => {
+            checks::CheckEffect::Kill { reason } => {
                 // The task is ended when the update with the reason is on disk: the next run knows
                 // the reason, and does not probe again.
-                course.failing.get_or_insert(Failing::Unhealthy(reason));
+                course
+                    .failing
+                    .get_or_insert(FailureCause::Unhealthy(reason));
                 self.mark_dirty(instance);
             }
         }

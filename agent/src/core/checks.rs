@@ -7,11 +7,11 @@
 //! and so reports nothing twice.
 
 use argosy_state::ids::Timestamp;
-use argosy_state::task::{self, Code, Explanation, Standing};
+use argosy_state::task::{self, CheckResults, Code, Explanation};
 
 /// The schedule of a check, and the consequences of its failures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Policy {
+pub struct CheckPolicy {
     /// From the task's start to the first probe, in milliseconds.
     pub delay_ms: u64,
     /// From the end of one probe to the next, in milliseconds; at least 1.
@@ -26,7 +26,7 @@ pub struct Policy {
     pub grace_ms: u64,
 }
 
-impl From<&task::HealthCheck> for Policy {
+impl From<&task::HealthCheck> for CheckPolicy {
     fn from(health: &task::HealthCheck) -> Self {
         Self {
             failures: health.failures,
@@ -37,7 +37,7 @@ impl From<&task::HealthCheck> for Policy {
 }
 
 /// The policy of a readiness check.
-impl From<&task::Check> for Policy {
+impl From<&task::Check> for CheckPolicy {
     fn from(check: &task::Check) -> Self {
         Self {
             delay_ms: check.delay_ms,
@@ -51,7 +51,7 @@ impl From<&task::Check> for Policy {
 
 /// The kind of a check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Kind {
+pub enum CheckPurpose {
     /// Whether the task may continue.
     Health,
     /// Whether the task can accept work.
@@ -60,15 +60,15 @@ pub enum Kind {
 
 /// One probe of one check. Results of earlier probes are ignored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Look {
-    pub kind: Kind,
+pub struct ProbeId {
+    pub kind: CheckPurpose,
     /// The number of this check's probe, from 1.
     pub number: u64,
 }
 
 /// The result of a probe.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Answer {
+pub enum CheckResult {
     /// The task passed.
     Passed,
     /// The task failed, or could not be probed.
@@ -79,22 +79,22 @@ pub enum Answer {
 
 /// An action that a check requests.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Effect {
+pub enum CheckEffect {
     /// Run a probe, and return its result under the same number. The time is a hint for the probe:
     /// the check itself enforces the timeout.
     Run {
-        look: Look,
+        look: ProbeId,
         /// Timeout in milliseconds.
         timeout_ms: u64,
     },
     /// Cancel the probe: its result is no longer needed.
-    Cancel(Look, Cause),
+    Cancel(ProbeId, CancelReason),
     /// Report the result in an update of the running task.
     Report {
         /// The check whose result has changed.
-        kind: Kind,
+        kind: CheckPurpose,
         /// All current results: both go into each update, whichever has changed.
-        standing: Standing,
+        standing: CheckResults,
         /// The result and its reason.
         why: Explanation,
     },
@@ -104,29 +104,29 @@ pub enum Effect {
 
 /// The reason why a result is no longer needed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Cause {
+pub enum CancelReason {
     /// The timeout has passed, which is a failure.
-    Late,
+    Timeout,
     /// The task ends.
-    Over,
+    TaskEnded,
 }
 
 /// The checks of one running task.
 #[derive(Debug)]
-pub struct Checks {
+pub struct CheckSet {
     started_at: Timestamp,
-    health: Option<Check>,
-    readiness: Option<Check>,
-    standing: Standing,
+    health: Option<CheckRun>,
+    readiness: Option<CheckRun>,
+    standing: CheckResults,
 }
 
 /// The state of one check.
 #[derive(Debug)]
-struct Check {
-    policy: Policy,
+struct CheckRun {
+    policy: CheckPolicy,
     /// The number of the current or last probe.
     number: u64,
-    state: State,
+    state: CheckState,
     /// Failures since the last success.
     failed: u32,
     /// Whether it has ever succeeded.
@@ -135,30 +135,30 @@ struct Check {
 
 /// The event that a check waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
+enum CheckState {
     /// The time of its next probe.
     Waiting(Timestamp),
     /// The result of a probe, until this time.
-    Looking(Timestamp),
+    Probing(Timestamp),
 }
 
 /// The policies of a task's checks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Policies {
-    pub health: Option<Policy>,
-    pub readiness: Option<Policy>,
+pub struct CheckPolicies {
+    pub health: Option<CheckPolicy>,
+    pub readiness: Option<CheckPolicy>,
 }
 
-impl Checks {
+impl CheckSet {
     /// Returns the checks of a task that began to run at `started_at`, on the boot clock. `told` is
     /// the content of its last update: empty for a new task.
     #[must_use]
-    pub fn new(policies: Policies, started_at: Timestamp, told: Standing) -> Self {
-        let check = |policy: Option<Policy>, has_passed| {
-            policy.map(|policy| Check {
+    pub fn new(policies: CheckPolicies, started_at: Timestamp, told: CheckResults) -> Self {
+        let check = |policy: Option<CheckPolicy>, has_passed| {
+            policy.map(|policy| CheckRun {
                 policy,
                 number: 0,
-                state: State::Waiting(started_at.plus_ms(policy.delay_ms)),
+                state: CheckState::Waiting(started_at.plus_ms(policy.delay_ms)),
                 failed: 0,
                 has_passed,
             })
@@ -180,7 +180,7 @@ impl Checks {
         let checks = [&mut self.health, &mut self.readiness];
         for check in checks.into_iter().flatten() {
             let first = now.plus_ms(below(check.policy.interval_ms.max(1)));
-            if let State::Waiting(at) = &mut check.state {
+            if let CheckState::Waiting(at) = &mut check.state {
                 *at = first.max(*at);
             }
         }
@@ -188,103 +188,114 @@ impl Checks {
 
     /// Returns the current results.
     #[must_use]
-    pub fn standing(&self) -> Standing {
+    pub fn standing(&self) -> CheckResults {
         self.standing
     }
 
-    /// Returns the time at which [`Checks::tick`] is due; `None` if never.
+    /// Returns the time at which [`CheckSet::tick`] is due; `None` if never.
     #[must_use]
     pub fn deadline(&self) -> Option<Timestamp> {
         let checks = [&self.health, &self.readiness];
         let due = checks.into_iter().flatten().map(|check| match check.state {
-            State::Waiting(at) | State::Looking(at) => at,
+            CheckState::Waiting(at) | CheckState::Probing(at) => at,
         });
         due.min()
     }
 
     /// Handles a deadline. Repeatable.
-    pub fn tick(&mut self, now: Timestamp) -> Vec<Effect> {
+    pub fn tick(&mut self, now: Timestamp) -> Vec<CheckEffect> {
         let mut effects = Vec::new();
-        for kind in [Kind::Health, Kind::Readiness] {
+        for kind in [CheckPurpose::Health, CheckPurpose::Readiness] {
             let Some(check) = self.check(kind) else {
                 continue;
             };
             match check.state {
-                State::Waiting(at) if at <= now => {
+                CheckState::Waiting(at) if at <= now => {
                     check.number += 1;
                     let timeout_ms = check.policy.timeout_ms.max(1);
-                    check.state = State::Looking(now.plus_ms(timeout_ms));
+                    check.state = CheckState::Probing(now.plus_ms(timeout_ms));
                     let number = check.number;
-                    let look = Look { kind, number };
-                    effects.push(Effect::Run { look, timeout_ms });
+                    let look = ProbeId { kind, number };
+                    effects.push(CheckEffect::Run { look, timeout_ms });
                 }
-                State::Looking(until) if until <= now => {
+                CheckState::Probing(until) if until <= now => {
                     let number = check.number;
-                    let look = Look { kind, number };
-                    effects.push(Effect::Cancel(look, Cause::Late));
-                    effects.extend(self.answered(now, look, Answer::TimedOut));
+                    let look = ProbeId { kind, number };
+                    effects.push(CheckEffect::Cancel(look, CancelReason::Timeout));
+                    effects.extend(self.answered(now, look, CheckResult::TimedOut));
                 }
-                State::Waiting(_) | State::Looking(_) => {}
+                CheckState::Waiting(_) | CheckState::Probing(_) => {}
             }
         }
         effects
     }
 
     /// Handles the result of a probe. A late, repeated or unrequested result changes nothing.
-    pub fn answered(&mut self, now: Timestamp, look: Look, answer: Answer) -> Vec<Effect> {
+    pub fn answered(
+        &mut self,
+        now: Timestamp,
+        look: ProbeId,
+        answer: CheckResult,
+    ) -> Vec<CheckEffect> {
         let started_at = self.started_at;
         let Some(check) = self.check(look.kind) else {
             return Vec::new();
         };
-        let is_awaited = check.number == look.number && matches!(check.state, State::Looking(_));
+        let is_awaited =
+            check.number == look.number && matches!(check.state, CheckState::Probing(_));
         if !is_awaited {
             return Vec::new();
         }
         let interval_ms = check.policy.interval_ms.max(1);
-        check.state = State::Waiting(now.plus_ms(interval_ms));
+        check.state = CheckState::Waiting(now.plus_ms(interval_ms));
         let reason = match answer {
-            Answer::Passed => {
+            CheckResult::Passed => {
                 check.failed = 0;
                 check.has_passed = true;
                 let passed = Explanation::of(Code::CheckPassed, &[]);
                 return self.found(look.kind, true, passed);
             }
-            Answer::Failed(reason) => reason,
-            Answer::TimedOut => Explanation::of(Code::CheckTimedOut, &[&check.policy.timeout_ms]),
+            CheckResult::Failed(reason) => reason,
+            CheckResult::TimedOut => {
+                Explanation::of(Code::CheckTimedOut, &[&check.policy.timeout_ms])
+            }
         };
         match look.kind {
-            Kind::Health => self.unhealthy(now.since_ms(started_at), reason),
-            Kind::Readiness => self.found(Kind::Readiness, false, reason),
+            CheckPurpose::Health => self.unhealthy(now.since_ms(started_at), reason),
+            CheckPurpose::Readiness => self.found(CheckPurpose::Readiness, false, reason),
         }
     }
 
     /// Cancels all probes, because the task is being ended or has ended.
-    pub fn end(&mut self) -> Vec<Effect> {
+    pub fn end(&mut self) -> Vec<CheckEffect> {
         let mut effects = Vec::new();
         for (kind, check) in [
-            (Kind::Health, self.health.take()),
-            (Kind::Readiness, self.readiness.take()),
+            (CheckPurpose::Health, self.health.take()),
+            (CheckPurpose::Readiness, self.readiness.take()),
         ] {
-            if let Some(Check {
+            if let Some(CheckRun {
                 number,
-                state: State::Looking(_),
+                state: CheckState::Probing(_),
                 ..
             }) = check
             {
-                effects.push(Effect::Cancel(Look { kind, number }, Cause::Over));
+                effects.push(CheckEffect::Cancel(
+                    ProbeId { kind, number },
+                    CancelReason::TaskEnded,
+                ));
             }
         }
         effects
     }
 
-    fn check(&mut self, kind: Kind) -> Option<&mut Check> {
+    fn check(&mut self, kind: CheckPurpose) -> Option<&mut CheckRun> {
         match kind {
-            Kind::Health => self.health.as_mut(),
-            Kind::Readiness => self.readiness.as_mut(),
+            CheckPurpose::Health => self.health.as_mut(),
+            CheckPurpose::Readiness => self.readiness.as_mut(),
         }
     }
 
-    fn unhealthy(&mut self, age_ms: u64, reason: Explanation) -> Vec<Effect> {
+    fn unhealthy(&mut self, age_ms: u64, reason: Explanation) -> Vec<CheckEffect> {
         let Some(check) = &mut self.health else {
             return Vec::new();
         };
@@ -293,10 +304,10 @@ impl Checks {
         }
         check.failed += 1;
         let (failed, limit) = (check.failed, check.policy.failures.max(1));
-        let mut effects = self.found(Kind::Health, false, reason.clone());
+        let mut effects = self.found(CheckPurpose::Health, false, reason.clone());
         if failed >= limit {
             let reason = Explanation::of(Code::HealthCheckFailed, &[&failed]).then(reason);
-            effects.push(Effect::Kill { reason });
+            effects.push(CheckEffect::Kill { reason });
             // One report is enough: the task's end follows.
             effects.extend(self.end());
         }
@@ -304,19 +315,24 @@ impl Checks {
     }
 
     /// Reports a result only if it is new: an idle cluster writes nothing.
-    fn found(&mut self, kind: Kind, is_well: bool, reason: Explanation) -> Vec<Effect> {
+    fn found(
+        &mut self,
+        kind: CheckPurpose,
+        is_well: bool,
+        reason: Explanation,
+    ) -> Vec<CheckEffect> {
         let (known, code) = match (kind, is_well) {
-            (Kind::Health, true) => (&mut self.standing.healthy, Code::Healthy),
-            (Kind::Health, false) => (&mut self.standing.healthy, Code::Unhealthy),
-            (Kind::Readiness, true) => (&mut self.standing.ready, Code::Ready),
-            (Kind::Readiness, false) => (&mut self.standing.ready, Code::NotReady),
+            (CheckPurpose::Health, true) => (&mut self.standing.healthy, Code::Healthy),
+            (CheckPurpose::Health, false) => (&mut self.standing.healthy, Code::Unhealthy),
+            (CheckPurpose::Readiness, true) => (&mut self.standing.ready, Code::Ready),
+            (CheckPurpose::Readiness, false) => (&mut self.standing.ready, Code::NotReady),
         };
         if known.replace(is_well) == Some(is_well) {
             return Vec::new();
         }
         let why = Explanation::of(code, &[]).then(reason);
         let standing = self.standing;
-        vec![Effect::Report {
+        vec![CheckEffect::Report {
             kind,
             standing,
             why,

@@ -10,8 +10,8 @@ use nix::sys::signal::Signal;
 
 use super::Core;
 use super::facts::Instance;
-use super::input::{Effect, Ended, How};
-use super::lifecycle::{Failing, Phase};
+use super::input::{CommandExit, CommandStatus, Effect};
+use super::lifecycle::{FailureCause, InstancePhase};
 
 /// Bytes of a MiB, the unit of `disk`.
 const MIB: u64 = 1024 * 1024;
@@ -91,8 +91,8 @@ impl Core {
     /// Kills a task that exceeds its disk limit immediately: during a grace period it would only
     /// write more. If it has already ended, and its group directory has grown since, another task
     /// of the group is killed.
-    pub(super) fn over_disk(&mut self, first: Instance, mut why: Explanation) {
-        let running = (self.phase(first) == Some(Phase::Running)).then_some(first);
+    pub(super) fn disk_limit_exceeded(&mut self, first: Instance, mut why: Explanation) {
+        let running = (self.phase(first) == Some(InstancePhase::Running)).then_some(first);
         let Some(instance) = running.or_else(|| self.answerable(first)) else {
             return;
         };
@@ -100,7 +100,9 @@ impl Core {
             why = Explanation::of(Code::GroupFolder, &[&task.key.task]).then(why);
         }
         if let Some(course) = self.courses.get_mut(&instance) {
-            course.failing.get_or_insert(Failing::OverDisk(why));
+            course
+                .failing
+                .get_or_insert(FailureCause::DiskLimitExceeded(why));
         }
         self.unwatch(instance);
         let grace_ms = 0;
@@ -110,13 +112,13 @@ impl Core {
 
     /// Whether it ended because one of its files reached its limit, which is the total limit of the
     /// task.
-    pub(super) fn outgrown(&self, instance: Instance, ended: &Ended) -> Option<Failing> {
+    pub(super) fn outgrown(&self, instance: Instance, ended: &CommandExit) -> Option<FailureCause> {
         let limit_bytes = self.disk_limit(instance)?;
-        if ended.how != How::Signal(Signal::SIGXFSZ as i32) {
+        if ended.how != CommandStatus::Signal(Signal::SIGXFSZ as i32) {
             return None;
         }
         let why = Explanation::of(Code::FileLimitReached, &[&limit_bytes]);
-        Some(Failing::OverDisk(why))
+        Some(FailureCause::DiskLimitExceeded(why))
     }
 }
 

@@ -4,14 +4,14 @@
 //! damage this is known already, and changes nothing.
 
 use super::executors::ExecutorRecord;
-use super::facts::{Facts, Instance, Record, Taken};
+use super::facts::{AgentState, Instance, JournalRecord, OrderBody};
 
-impl Facts {
+impl AgentState {
     /// Keeps the evidence of this record for the last order taken, the run, and the id of this
     /// agent.
-    pub(super) fn learn(&mut self, record: &Record) {
-        if let Record::Took {
-            what: Taken::Launch {
+    pub(super) fn learn(&mut self, record: &JournalRecord) {
+        if let JournalRecord::OrderAccepted {
+            what: OrderBody::Launch {
                 agent: Some(agent), ..
             },
             ..
@@ -37,53 +37,57 @@ impl Facts {
     }
 }
 
-impl Record {
+impl JournalRecord {
     /// Returns the instance that this record names; a launch names only an order.
     pub(crate) fn instance(&self) -> Option<Instance> {
         match self {
-            Record::Identity(_) | Record::Forgot(_) | Record::Floor(_) => None,
-            Record::Took { what, .. } => match what {
-                Taken::Launch { .. } | Taken::Nothing => None,
-                Taken::Kill { instance, .. } | Taken::Limits { instance, .. } => Some(*instance),
+            JournalRecord::Identity(_)
+            | JournalRecord::IdentityReset(_)
+            | JournalRecord::Floor(_) => None,
+            JournalRecord::OrderAccepted { what, .. } => match what {
+                OrderBody::Launch { .. } | OrderBody::Nothing => None,
+                OrderBody::Kill { instance, .. } | OrderBody::Limits { instance, .. } => {
+                    Some(*instance)
+                }
             },
-            Record::Started { instance, .. }
-            | Record::Updated { instance, .. }
-            | Record::Committed { instance, .. }
-            | Record::Released { instance }
-            | Record::Stray { instance }
-            | Record::Retried { instance, .. }
-            | Record::Task { instance, .. } => Some(*instance),
-            Record::Executor(record) => Some(match record {
-                ExecutorRecord::Began { instance, .. }
+            JournalRecord::Started { instance, .. }
+            | JournalRecord::Updated { instance, .. }
+            | JournalRecord::Committed { instance, .. }
+            | JournalRecord::Released { instance }
+            | JournalRecord::Orphaned { instance }
+            | JournalRecord::Retried { instance, .. }
+            | JournalRecord::Task { instance, .. } => Some(*instance),
+            JournalRecord::Executor(record) => Some(match record {
+                ExecutorRecord::Created { instance, .. }
                 | ExecutorRecord::Started { instance, .. }
                 | ExecutorRecord::Ending { instance }
                 | ExecutorRecord::Cleared { instance }
-                | ExecutorRecord::Heard { instance, .. } => *instance,
+                | ExecutorRecord::UpdateReceived { instance, .. } => *instance,
             }),
         }
     }
 }
 
 /// Returns the run that a record names; 0 for none.
-fn life(record: &Record) -> u64 {
+fn life(record: &JournalRecord) -> u64 {
     match record {
-        Record::Took {
-            what: Taken::Launch { life, .. },
+        JournalRecord::OrderAccepted {
+            what: OrderBody::Launch { life, .. },
             ..
         }
-        | Record::Retried { life, .. } => *life,
-        Record::Task { facts, .. } => facts.life,
-        Record::Executor(ExecutorRecord::Began { facts, .. }) => facts.life,
+        | JournalRecord::Retried { life, .. } => *life,
+        JournalRecord::Task { facts, .. } => facts.life,
+        JournalRecord::Executor(ExecutorRecord::Created { facts, .. }) => facts.life,
         // Identities replace the run.
-        Record::Identity(_)
-        | Record::Forgot(_)
-        | Record::Floor(_)
-        | Record::Took { .. }
-        | Record::Started { .. }
-        | Record::Updated { .. }
-        | Record::Committed { .. }
-        | Record::Released { .. }
-        | Record::Stray { .. }
-        | Record::Executor(_) => 0,
+        JournalRecord::Identity(_)
+        | JournalRecord::IdentityReset(_)
+        | JournalRecord::Floor(_)
+        | JournalRecord::OrderAccepted { .. }
+        | JournalRecord::Started { .. }
+        | JournalRecord::Updated { .. }
+        | JournalRecord::Committed { .. }
+        | JournalRecord::Released { .. }
+        | JournalRecord::Orphaned { .. }
+        | JournalRecord::Executor(_) => 0,
     }
 }

@@ -11,12 +11,12 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use argosy_proto::v1;
-use argosy_state::digest::{Digests, HeldKind, task_mark};
+use argosy_state::digest::{DigestKind, Digests, task_mark};
 use argosy_state::ids::{AgentId, ClusterId, Epoch, OrderIndex, TaskKey, Timestamp};
-use argosy_state::task::{Explanation, Standing, TaskState};
+use argosy_state::task::{CheckResults, Explanation, TaskState};
 use serde::{Deserialize, Serialize};
 
-use super::executors::{ExecutorFacts, ExecutorRecord};
+use super::executors::{ExecutorInfo, ExecutorRecord};
 use super::wire;
 
 /// Longest grace period of a task that the cluster no longer tracks, in milliseconds.
@@ -79,7 +79,7 @@ impl FromStr for ContainerName {
 
 /// The identity of this agent, and the leader that it accepts.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Identity {
+pub struct AgentIdentity {
     /// The agent's cluster; `None` before the first message of a master.
     pub cluster: Option<ClusterId>,
     /// The highest epoch seen; messages of lower epochs are rejected.
@@ -136,9 +136,9 @@ pub struct TaskFacts {
     /// State in the newest update; STAGING before the first.
     pub state: TaskState,
     /// The results of the checks, by the newest update.
-    pub standing: Standing,
+    pub standing: CheckResults,
     /// The times since which these results hold.
-    pub since: Since,
+    pub since: CheckTimes,
     /// The reason why the health check ended the task, once an update reports it.
     pub unhealthy: Option<Explanation>,
     /// The highest serial number of the executor's updates that an update contains or that changed
@@ -151,15 +151,15 @@ pub struct TaskFacts {
 /// The times since which a task's check results hold, by the host's clock, in milliseconds since
 /// 1970, as in updates.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Since {
+pub struct CheckTimes {
     /// The time of the last change of health; `None` if it is unknown.
     pub healthy: Option<i64>,
     /// The time of the last change of readiness.
     pub ready: Option<i64>,
 }
 
-impl Since {
-    fn follow(&mut self, was: Standing, is: Standing, now_ms: i64) {
+impl CheckTimes {
+    fn follow(&mut self, was: CheckResults, is: CheckResults, now_ms: i64) {
         for (was, is, since) in [
             (was.healthy, is.healthy, &mut self.healthy),
             (was.ready, is.ready, &mut self.ready),
@@ -173,17 +173,17 @@ impl Since {
 
 /// One entry of the journal.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Record {
+pub enum JournalRecord {
     /// Identity, epoch and incarnations. Replaces the former record as a whole.
-    Identity(Identity),
-    /// As `Identity`; in addition every held instance becomes an orphan, and orders count from 1
-    /// again.
-    Forgot(Identity),
+    Identity(AgentIdentity),
+    /// As `AgentIdentity`; in addition every held instance becomes an orphan, and orders count from
+    /// 1 again.
+    IdentityReset(AgentIdentity),
     /// An order was taken. Its number is the last order taken.
-    Took {
+    OrderAccepted {
         order: OrderIndex,
         /// The request of the order.
-        what: Taken,
+        what: OrderBody,
     },
     /// A command was executed.
     Started {
@@ -205,7 +205,7 @@ pub enum Record {
     /// An instance is forgotten.
     Released { instance: Instance },
     /// An instance is an orphan: it is ended, and is not reported.
-    Stray { instance: Instance },
+    Orphaned { instance: Instance },
     /// A launch that certainly never started is tried again under another container name.
     Retried {
         instance: Instance,
@@ -225,10 +225,10 @@ pub enum Record {
 
 /// The request of an order.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Taken {
+pub enum OrderBody {
     /// Launch a task.
     Launch {
-        /// The id of this agent; `None` in journals of 0.1, where only `Identity` has it.
+        /// The id of this agent; `None` in journals of 0.1, where only `AgentIdentity` has it.
         agent: Option<AgentId>,
         key: TaskKey,
         launch: Arc<v1::LaunchOrder>,
@@ -253,27 +253,27 @@ pub enum Taken {
 
 /// All state that must outlive the process.
 #[derive(Debug, Clone, PartialEq, Default)]
-pub struct Facts {
+pub struct AgentState {
     /// The identity of this agent.
-    pub identity: Identity,
+    pub identity: AgentIdentity,
     /// The last order taken.
     pub floor: OrderIndex,
     /// Every task, held or orphaned.
     pub tasks: BTreeMap<Instance, TaskFacts>,
     /// Every executor, by the task that brought it.
-    pub executors: BTreeMap<Instance, ExecutorFacts>,
+    pub executors: BTreeMap<Instance, ExecutorInfo>,
     /// The held instance of each name.
     pub held: BTreeMap<TaskKey, Instance>,
     /// Digests over the held instances.
     pub digests: Digests,
 }
 
-impl Facts {
+impl AgentState {
     /// Applies one record.
-    pub fn apply(&mut self, record: &Record) {
+    pub fn apply(&mut self, record: &JournalRecord) {
         self.learn(record);
         match record {
-            Record::Identity(identity) => {
+            JournalRecord::Identity(identity) => {
                 // Only `Forgot` drops an id. A different id here means that this record was
                 // damaged.
                 let former = self.identity.agent;
@@ -282,15 +282,15 @@ impl Facts {
                 }
                 self.identity = identity.clone();
             }
-            Record::Forgot(identity) => {
+            JournalRecord::IdentityReset(identity) => {
                 self.identity = identity.clone();
                 self.forget();
             }
-            Record::Took { order, what } => self.take(*order, what),
-            Record::Started { instance, fact } => self.change(*instance, |task| {
+            JournalRecord::OrderAccepted { order, what } => self.take(*order, what),
+            JournalRecord::Started { instance, fact } => self.change(*instance, |task| {
                 task.started = Some(*fact);
             }),
-            Record::Updated { instance, update } => self.change(*instance, |task| {
+            JournalRecord::Updated { instance, update } => self.change(*instance, |task| {
                 task.made = update.number;
                 task.state = wire::task_state(update.state);
                 let standing = wire::standing(update);
@@ -304,34 +304,39 @@ impl Facts {
                 }
                 task.updates.push_back((**update).clone());
             }),
-            Record::Committed { instance, number } => self.commit(*instance, *number),
-            Record::Released { instance } => {
-                self.let_go(*instance);
+            JournalRecord::Committed { instance, number } => self.commit(*instance, *number),
+            JournalRecord::Released { instance } => {
+                self.release(*instance);
                 self.tasks.remove(instance);
             }
-            Record::Stray { instance } => self.let_go(*instance),
-            Record::Retried { instance, life } => self.change(*instance, |task| task.life = *life),
-            Record::Floor(order) => self.floor = *order,
-            Record::Task { instance, facts } => self.insert(*instance, (**facts).clone()),
-            Record::Executor(record) => self.follow(record),
+            JournalRecord::Orphaned { instance } => self.release(*instance),
+            JournalRecord::Retried { instance, life } => {
+                self.change(*instance, |task| task.life = *life)
+            }
+            JournalRecord::Floor(order) => self.floor = *order,
+            JournalRecord::Task { instance, facts } => self.insert(*instance, (**facts).clone()),
+            JournalRecord::Executor(record) => self.follow(record),
         }
     }
 
     /// Returns records that rebuild these facts from nothing. Facts that concern all tasks are
     /// written twice.
     #[must_use]
-    pub fn snapshot(&self) -> Vec<Record> {
+    pub fn snapshot(&self) -> Vec<JournalRecord> {
         let head = || {
             [
-                Record::Identity(self.identity.clone()),
-                Record::Floor(self.floor),
+                JournalRecord::Identity(self.identity.clone()),
+                JournalRecord::Floor(self.floor),
             ]
         };
-        let tasks = self.tasks.iter().map(|(instance, facts)| Record::Task {
-            instance: *instance,
-            facts: Box::new(facts.clone()),
-        });
-        let executors = self.executor_records().map(Record::Executor);
+        let tasks = self
+            .tasks
+            .iter()
+            .map(|(instance, facts)| JournalRecord::Task {
+                instance: *instance,
+                facts: Box::new(facts.clone()),
+            });
+        let executors = self.executor_records().map(JournalRecord::Executor);
         let records = head().into_iter().chain(tasks).chain(executors);
         records.chain(head()).collect()
     }
@@ -362,13 +367,13 @@ impl Facts {
     fn forget(&mut self) {
         self.floor = OrderIndex(0);
         let held: Vec<_> = self.held.values().copied().collect();
-        held.into_iter().for_each(|instance| self.let_go(instance));
+        held.into_iter().for_each(|instance| self.release(instance));
     }
 
-    fn take(&mut self, order: OrderIndex, what: &Taken) {
+    fn take(&mut self, order: OrderIndex, what: &OrderBody) {
         self.floor = self.floor.max(order);
         match what {
-            Taken::Launch {
+            OrderBody::Launch {
                 agent,
                 key,
                 launch,
@@ -389,27 +394,27 @@ impl Facts {
                     made: 0,
                     committed: 0,
                     state: TaskState::Staging,
-                    standing: Standing::default(),
-                    since: Since::default(),
+                    standing: CheckResults::default(),
+                    since: CheckTimes::default(),
                     unhealthy: None,
                     heard: 0,
                     held: true,
                 };
                 self.insert(Instance { agent, order }, facts);
             }
-            Taken::Kill { instance, grace_ms } => self.change(*instance, |task| {
+            OrderBody::Kill { instance, grace_ms } => self.change(*instance, |task| {
                 let grace_ms = task
                     .kill_grace_ms
                     .map_or(*grace_ms, |old| old.min(*grace_ms));
                 task.kill_grace_ms = Some(grace_ms);
             }),
-            Taken::Limits { instance, limits } => self.change(*instance, |task| {
+            OrderBody::Limits { instance, limits } => self.change(*instance, |task| {
                 if let Some(spec) = &mut Arc::make_mut(&mut task.launch).spec {
                     spec.limits.clone_from(limits);
                 }
                 task.limits_order = order;
             }),
-            Taken::Nothing => {}
+            OrderBody::Nothing => {}
         }
     }
 
@@ -417,20 +422,20 @@ impl Facts {
     fn insert(&mut self, instance: Instance, facts: TaskFacts) {
         if facts.held {
             if let Some(former) = self.held.get(&facts.key).copied() {
-                self.let_go(former);
+                self.release(former);
             }
             self.held.insert(facts.key.clone(), instance);
-            self.digests.add(HeldKind::Task, mark(instance, &facts));
+            self.digests.add(DigestKind::Task, mark(instance, &facts));
         }
         self.tasks.insert(instance, facts);
     }
 
-    fn let_go(&mut self, instance: Instance) {
+    fn release(&mut self, instance: Instance) {
         let Some(task) = self.tasks.get_mut(&instance).filter(|task| task.held) else {
             return;
         };
         task.held = false;
-        self.digests.remove(HeldKind::Task, mark(instance, task));
+        self.digests.remove(DigestKind::Task, mark(instance, task));
         if self.held.get(&task.key) == Some(&instance) {
             self.held.remove(&task.key);
         }
@@ -453,8 +458,8 @@ impl Facts {
         }
         if task.held {
             let after = mark(instance, task);
-            self.digests.remove(HeldKind::Task, before);
-            self.digests.add(HeldKind::Task, after);
+            self.digests.remove(DigestKind::Task, before);
+            self.digests.add(DigestKind::Task, after);
         }
     }
 

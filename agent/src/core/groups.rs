@@ -16,19 +16,19 @@ use argosy_state::task::{Code, Explanation, TaskState};
 
 use super::facts::{ContainerName, Instance, TaskFacts};
 use super::input::{Effect, GroupStart};
-use super::lifecycle::{Course, Phase};
-use super::outcome::End;
+use super::lifecycle::{InstancePhase, InstanceState};
+use super::outcome::TaskEnd;
 use super::{Core, network};
-use cause::{Cause, Rank, cause_in};
+use cause::{CausePriority, GroupEndCause, cause_in};
 
 /// A task group: consecutive orders, from the first one on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Group {
+pub(super) struct TaskGroupOrders {
     first: Instance,
     size: u64,
 }
 
-impl Group {
+impl TaskGroupOrders {
     /// Returns the group of an instance by its order; `None` if it has none, or if the order is
     /// malformed.
     fn of(instance: Instance, launch: &v1::LaunchOrder) -> Option<Self> {
@@ -73,7 +73,7 @@ impl Group {
 
 /// Returns the name of the group of an instance, by its order.
 pub(crate) fn group_name(instance: Instance, launch: &v1::LaunchOrder) -> Option<ContainerName> {
-    Group::of(instance, launch).map(Group::name)
+    TaskGroupOrders::of(instance, launch).map(TaskGroupOrders::name)
 }
 
 /// Explains why an order names an impossible group; `None` if it names none, or a valid one.
@@ -86,7 +86,7 @@ pub(super) fn is_malformed(instance: Instance, launch: &v1::LaunchOrder) -> Opti
         return Some(Explanation::of(Code::GroupOfExecutor, &[id]));
     }
     let v1::TaskGroup { place, size, .. } = wire;
-    Group::of(instance, launch).is_none().then(|| {
+    TaskGroupOrders::of(instance, launch).is_none().then(|| {
         Explanation::of(
             Code::GroupPlaceWrong,
             &[place, size, &limits::TASKS_PER_GROUP],
@@ -96,7 +96,7 @@ pub(super) fn is_malformed(instance: Instance, launch: &v1::LaunchOrder) -> Opti
 
 /// The progress of a task in the common steps of its group.
 #[derive(Debug, Default)]
-pub(super) struct Turn {
+pub(super) struct GroupProgress {
     /// Whether the order is on disk, so that only the other tasks delay the preparation.
     ordered: bool,
     /// Whether the kill order is on disk.
@@ -107,14 +107,14 @@ pub(super) struct Turn {
     why: Option<Explanation>,
 }
 
-impl Turn {
+impl GroupProgress {
     /// Returns the cause of the kill; empty unless another task is the reason for it.
     pub(super) fn why(&self) -> Explanation {
         self.why.clone().unwrap_or_default()
     }
 
     /// Adds the cause of the kill to the end.
-    pub(super) fn explain(&self, mut end: End) -> End {
+    pub(super) fn explain(&self, mut end: TaskEnd) -> TaskEnd {
         if let Some(why) = &self.why
             && end.state == TaskState::Killed
             && end.why != *why
@@ -126,14 +126,14 @@ impl Turn {
 }
 
 impl Core {
-    pub(super) fn group(&self, instance: Instance) -> Option<Group> {
+    pub(super) fn group(&self, instance: Instance) -> Option<TaskGroupOrders> {
         let task = self.facts.tasks.get(&instance)?;
-        Group::of(instance, &task.launch)
+        TaskGroupOrders::of(instance, &task.launch)
     }
 
     /// Whether all orders of the group have arrived, or never will: those of a former agent id are
     /// over.
-    fn is_delivered(&self, group: Group) -> bool {
+    fn is_delivered(&self, group: TaskGroupOrders) -> bool {
         let is_present = self.facts.identity.agent == Some(group.first.agent);
         !is_present || group.last() <= self.facts.floor
     }
@@ -198,7 +198,7 @@ impl Core {
     }
 
     /// Handles a change of one of the group's tasks.
-    pub(super) fn tend_group_of(&mut self, instance: Instance) {
+    pub(super) fn advance_group_of(&mut self, instance: Instance) {
         if let Some(group) = self.group(instance) {
             self.tend(group);
         }
@@ -210,12 +210,12 @@ impl Core {
             && at <= self.now
         {
             self.turns.remove(&(at, instance));
-            self.tend_group_of(instance);
+            self.advance_group_of(instance);
         }
     }
 
     /// Takes every step of a group that the states of its tasks allow.
-    fn tend(&mut self, group: Group) {
+    fn tend(&mut self, group: TaskGroupOrders) {
         let course = |instance| self.courses.get(&instance);
         let is_found = |instance| course(instance).is_none_or(|course| !course.is_sought());
         if !group.members().all(is_found) {
@@ -228,16 +228,16 @@ impl Core {
     }
 
     /// Prepares all tasks once all are ordered, and starts all once all are prepared.
-    fn go_on(&mut self, group: Group) {
-        let all = |is_so: &dyn Fn(&Course) -> bool| {
+    fn go_on(&mut self, group: TaskGroupOrders) {
+        let all = |is_so: &dyn Fn(&InstanceState) -> bool| {
             let mut courses = group.members().map(|member| self.courses.get(&member));
             courses.all(|course| course.is_some_and(is_so))
         };
-        if all(&|course| course.phase == Phase::Waiting && course.turn.ordered) {
+        if all(&|course| course.phase == InstancePhase::Waiting && course.turn.ordered) {
             for member in group.members() {
                 self.fetch(member);
             }
-        } else if all(&|course| course.phase == Phase::Prepared)
+        } else if all(&|course| course.phase == InstancePhase::Prepared)
             || (bugs::is_on(Bug::GroupUnprepared) && self.is_last_prepared(group))
         {
             self.start_group(group);
@@ -245,13 +245,13 @@ impl Core {
     }
 
     /// Implements a planted defect only.
-    fn is_last_prepared(&self, group: Group) -> bool {
+    fn is_last_prepared(&self, group: TaskGroupOrders) -> bool {
         let last = group.members().next_back();
-        last.and_then(|last| self.phase(last)) == Some(Phase::Prepared)
+        last.and_then(|last| self.phase(last)) == Some(InstancePhase::Prepared)
     }
 
     /// Starts all tasks, or none: every obstacle to a start is known before the first.
-    fn start_group(&mut self, group: Group) {
+    fn start_group(&mut self, group: TaskGroupOrders) {
         let late = |member| Some((member, self.is_stopped_already(member)?));
         if let Some((member, end)) = group.members().find_map(late) {
             return self.end(member, end);
@@ -263,7 +263,7 @@ impl Core {
 
     /// Returns the cause for which the group has to end, if there is one. A failure precedes its
     /// consequences.
-    fn cause(&self, group: Group) -> Option<Cause> {
+    fn cause(&self, group: TaskGroupOrders) -> Option<GroupEndCause> {
         let mut causes = Vec::new();
         let (mut has_started, mut is_unready) = (false, false);
         let name = self.name_of(group);
@@ -273,38 +273,38 @@ impl Core {
                 if self.is_delivered(group) {
                     let what = Explanation::of(Code::GroupTaskMissing, &[]);
                     let reason = v1::Reason::TaskMissingOnAgent;
-                    causes.push((Rank::Other, Cause::of_group(what, reason)));
+                    causes.push((CausePriority::Other, GroupEndCause::of_group(what, reason)));
                 }
                 continue;
             };
-            if Group::of(member, &task.launch) != Some(group) || group_id(task) != name {
+            if TaskGroupOrders::of(member, &task.launch) != Some(group) || group_id(task) != name {
                 // It may be another framework's task: its state is not evidence about this group.
                 let what = Explanation::of(Code::GroupPlaceTaken, &[&task.key.task]);
                 let reason = v1::Reason::TaskInvalid;
-                causes.push((Rank::Other, Cause::of_group(what, reason)));
+                causes.push((CausePriority::Other, GroupEndCause::of_group(what, reason)));
                 continue;
             }
-            has_started |= task.started.is_some() || course.phase == Phase::Running;
+            has_started |= task.started.is_some() || course.phase == InstancePhase::Running;
             is_unready |= matches!(
                 course.phase,
-                Phase::Waiting | Phase::Fetching | Phase::Prepared
+                InstancePhase::Waiting | InstancePhase::Fetching | InstancePhase::Prepared
             );
             causes.extend(cause_in(course, task));
         }
         if has_started && is_unready {
             let what = Explanation::of(Code::GroupAgentRestarted, &[]);
             let reason = v1::Reason::AgentRestarted;
-            causes.push((Rank::Other, Cause::of_group(what, reason)));
+            causes.push((CausePriority::Other, GroupEndCause::of_group(what, reason)));
         }
         let first = causes.into_iter().min_by_key(|(rank, _)| *rank);
         first.map(|(_, cause)| cause)
     }
 
     /// Returns the framework's name of the group, from its first known task.
-    fn name_of(&self, group: Group) -> Option<(FrameworkId, &str)> {
+    fn name_of(&self, group: TaskGroupOrders) -> Option<(FrameworkId, &str)> {
         let mut own = group.members().filter_map(|member| {
             let task = self.facts.tasks.get(&member)?;
-            Group::of(member, &task.launch).filter(|own| *own == group)?;
+            TaskGroupOrders::of(member, &task.launch).filter(|own| *own == group)?;
             Some(task)
         });
         own.next().and_then(group_id)
@@ -312,26 +312,29 @@ impl Core {
 
     /// Ends all tasks that were not started, and then the others one by one, from the last to the
     /// first: each when the former has ended, or its grace period is over.
-    fn wind_down(&mut self, group: Group, cause: &Cause) {
+    fn wind_down(&mut self, group: TaskGroupOrders, cause: &GroupEndCause) {
         // An order that contradicts those of a group has a position in it, and is ignored.
         let mut own: Vec<_> = group.members().rev().collect();
         own.retain(|member| self.group(*member) == Some(group));
         for member in own.iter().copied() {
-            if let Some(Phase::Waiting | Phase::Fetching | Phase::Prepared) = self.phase(member) {
+            if let Some(
+                InstancePhase::Waiting | InstancePhase::Fetching | InstancePhase::Prepared,
+            ) = self.phase(member)
+            {
                 self.end_before_start(member, cause);
             }
         }
         for member in own {
-            if let Some(Phase::Starting | Phase::Running) = self.phase(member)
-                && !self.had_its_turn(member, cause)
+            if let Some(InstancePhase::Starting | InstancePhase::Running) = self.phase(member)
+                && !self.kill_in_turn(member, cause)
             {
                 return;
             }
         }
     }
 
-    fn end_before_start(&mut self, instance: Instance, cause: &Cause) {
-        if self.phase(instance) == Some(Phase::Fetching) {
+    fn end_before_start(&mut self, instance: Instance, cause: &GroupEndCause) {
+        if self.phase(instance) == Some(InstancePhase::Fetching) {
             self.effects.push(Effect::CancelFetch(instance));
         }
         if self.is_unwanted(instance) {
@@ -342,15 +345,15 @@ impl Core {
         }
         let why = cause.why.clone();
         let end = match cause.failed {
-            Some(reason) => End::by_agent(TaskState::Failed, reason, why),
-            None => End::by_agent(TaskState::Killed, v1::Reason::KilledDuringLaunch, why),
+            Some(reason) => TaskEnd::by_agent(TaskState::Failed, reason, why),
+            None => TaskEnd::by_agent(TaskState::Killed, v1::Reason::KilledDuringLaunch, why),
         };
         self.end(instance, end);
     }
 
     /// Whether the task before this one may be killed too. Kills this one first if that has not
     /// happened yet.
-    fn had_its_turn(&mut self, instance: Instance, cause: &Cause) -> bool {
+    fn kill_in_turn(&mut self, instance: Instance, cause: &GroupEndCause) -> bool {
         let is_unwanted = self.is_unwanted(instance);
         let Some(course) = self.courses.get_mut(&instance) else {
             return true;
@@ -362,16 +365,16 @@ impl Core {
             course.turn.why.get_or_insert_with(|| cause.why.clone());
         }
         if !is_unwanted {
-            self.want_dead(instance);
-        } else if course.turn.wanted && course.phase == Phase::Running {
-            self.tell_to_end(instance);
+            self.request_kill(instance);
+        } else if course.turn.wanted && course.phase == InstancePhase::Running {
+            self.kill_member(instance);
         }
         // This is called again when the kill order is on disk, and when the task runs, has ended,
         // or exceeds its grace period.
         false
     }
 
-    fn tell_to_end(&mut self, instance: Instance) {
+    fn kill_member(&mut self, instance: Instance) {
         let grace_ms = self.end_running(instance);
         let until = self.now.plus_ms(grace_ms);
         if let Some(course) = self.courses.get_mut(&instance) {
@@ -389,12 +392,12 @@ impl Core {
         !self.is_delivered(group) || !self.is_all_clear(group)
     }
 
-    fn is_all_clear(&self, group: Group) -> bool {
+    fn is_all_clear(&self, group: TaskGroupOrders) -> bool {
         let own = group
             .members()
             .filter(|own| self.group(*own) == Some(group));
         let mut courses = own.filter_map(|member| self.courses.get(&member));
-        courses.all(Course::is_clear)
+        courses.all(InstanceState::is_clear)
     }
 
     /// Handles the complete cleanup of one task. The shared resources of the group are released
@@ -405,7 +408,7 @@ impl Core {
         }
     }
 
-    fn clear_group(&mut self, group: Group) {
+    fn clear_group(&mut self, group: TaskGroupOrders) {
         if !self.is_delivered(group) || !self.is_all_clear(group) {
             return;
         }
@@ -414,7 +417,7 @@ impl Core {
             self.effects.push(Effect::DestroyGroup { name });
         }
         for member in group.members() {
-            self.forget_if_done(member);
+            self.release_if_done(member);
         }
     }
 

@@ -6,11 +6,11 @@ use argosy_proto::v1;
 use argosy_state::ids::{OrderIndex, TaskKey, Timestamp};
 use argosy_state::task::{CheckKind, Explanation};
 
-use super::Sync;
-use super::checks::{Answer, Cause, Look};
-use super::executors::ExecutorSaid;
-use super::facts::{ContainerName, Instance, Record, StartedFact};
-use super::limits::Unmet;
+use super::SyncMode;
+use super::checks::{CancelReason, CheckResult, ProbeId};
+use super::executors::ExecutorEvent;
+use super::facts::{ContainerName, Instance, JournalRecord, StartedFact};
+use super::limits::UnappliedLimits;
 
 /// An event that the core handles.
 #[derive(Debug)]
@@ -67,13 +67,13 @@ pub enum Input {
     /// A container could not be created.
     NotStarted {
         instance: Instance,
-        refusal: Refusal,
+        refusal: CreateError,
     },
     /// A command has ended.
     Exited {
         instance: Instance,
         /// Its status.
-        ended: Ended,
+        ended: CommandExit,
     },
     /// A supervisor has ended without a report.
     Lost {
@@ -82,27 +82,30 @@ pub enum Input {
         why: Explanation,
     },
     /// The state of a container of an earlier run.
-    Found { instance: Instance, found: Found },
+    ContainerFound {
+        instance: Instance,
+        found: RecoveredContainer,
+    },
     /// A container, or the shared resources of a group, are removed.
     Destroyed { name: ContainerName },
     /// The result of a probe of a running task.
-    Looked {
+    ProbeFinished {
         instance: Instance,
         /// The check and the number of the probe.
-        look: Look,
+        look: ProbeId,
         /// The result.
-        answer: Answer,
+        answer: CheckResult,
     },
     /// Changed limits of a running task are in force, or could not be applied.
-    Limited {
+    LimitsApplied {
         instance: Instance,
         /// The order that changes them.
         order: OrderIndex,
         /// Whether they are in force.
-        outcome: Result<(), Unmet>,
+        outcome: Result<(), UnappliedLimits>,
     },
     /// A task exceeds its disk limit.
-    OverDisk {
+    DiskLimitExceeded {
         instance: Instance,
         /// The usage and the limit.
         why: Explanation,
@@ -112,17 +115,17 @@ pub enum Input {
         instance: Instance,
         /// The number of the stream, over all executors.
         connection: u64,
-        said: ExecutorSaid,
+        said: ExecutorEvent,
     },
     /// A deadline has passed.
     Tick,
     /// The operator requests that every task ends before the agent stops.
-    EndAll,
+    KillAll,
 }
 
 /// The reason why a container could not be created.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Refusal {
+pub struct CreateError {
     /// TASK_INVALID if every other host would refuse the task too.
     pub reason: v1::Reason,
     /// The explanation.
@@ -131,9 +134,9 @@ pub struct Refusal {
 
 /// The end of a command, as far as the supervisor knows.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Ended {
+pub struct CommandExit {
     /// The exit status.
-    pub how: How,
+    pub how: CommandStatus,
     /// Set if the supervisor ended the command.
     pub stop: Option<StopCause>,
     /// Whether its memory limit was reached.
@@ -144,7 +147,7 @@ pub struct Ended {
 
 /// The exit status of a command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum How {
+pub enum CommandStatus {
     /// It exited.
     Code(i32),
     /// A signal ended it.
@@ -164,11 +167,11 @@ pub enum StopCause {
 
 /// The state of a container of an earlier run of the agent.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Found {
+pub enum RecoveredContainer {
     /// It runs.
     Running(StartedFact),
     /// It ended, and its status was kept.
-    Exited(Ended),
+    Exited(CommandExit),
     /// It was started, and its exit status is unknown.
     Gone,
     /// The query failed, and it may run.
@@ -179,7 +182,7 @@ pub enum Found {
 
 /// The description of a container to start.
 #[derive(Debug, Clone)]
-pub struct Start {
+pub struct ContainerStart {
     pub name: ContainerName,
     pub key: TaskKey,
     /// The launch order.
@@ -190,7 +193,7 @@ pub struct Start {
     pub group: Option<Box<GroupStart>>,
 }
 
-impl Start {
+impl ContainerStart {
     /// Returns the name that owns its shareable resources: host user ids, and a network.
     #[must_use]
     pub fn holder(&self) -> ContainerName {
@@ -218,12 +221,12 @@ pub enum Effect {
     Persist {
         /// The number of the record in this run.
         number: u64,
-        record: Box<Record>,
+        record: Box<JournalRecord>,
         /// The urgency of the sync.
-        sync: Sync,
+        sync: SyncMode,
     },
     /// Replace the journal by these records, which are equivalent to all before.
-    Compact(Vec<Record>),
+    Compact(Vec<JournalRecord>),
     /// Connect to the leader after this many milliseconds.
     Dial {
         /// The wait in milliseconds.
@@ -244,15 +247,15 @@ pub enum Effect {
         why: String,
     },
     /// Fetch a task's files.
-    Fetch(Box<Start>),
+    Fetch(Box<ContainerStart>),
     /// Cancel the fetch; its result is no longer needed.
     CancelFetch(Instance),
     /// Prepare a start while its order is being synced: the removal of the container releases all
     /// acquired resources, and nothing is executed. Either [`Effect::Start`] or [`Effect::Destroy`]
     /// follows, unless this process ends before.
-    Prepare(Box<Start>),
+    Prepare(Box<ContainerStart>),
     /// Start a container, at most once.
-    Start(Box<Start>),
+    Start(Box<ContainerStart>),
     /// Cancel a start. The outcome is reported in any case: the command was not executed, or the
     /// cancellation was too late.
     CancelStart(Instance),
@@ -271,22 +274,22 @@ pub enum Effect {
         stop_at: Timestamp,
     },
     /// Probe a running task from inside its namespaces, and return the result under the same name.
-    Look {
+    Probe {
         instance: Instance,
         /// The check and the number of the probe.
-        look: Look,
+        look: ProbeId,
         /// The kind of the probe.
         kind: CheckKind,
         /// The timeout in milliseconds.
         timeout_ms: u64,
     },
     /// Cancel a probe; its result is no longer needed.
-    StopLooking {
+    CancelProbe {
         instance: Instance,
         /// The check and the number of the probe.
-        look: Look,
+        look: ProbeId,
         /// The reason.
-        cause: Cause,
+        cause: CancelReason,
     },
     /// Measure the disk usage of a running task repeatedly, until it is destroyed.
     Measure {
@@ -306,7 +309,7 @@ pub enum Effect {
     /// Change the limits of a running container to those of this order.
     Limit {
         name: ContainerName,
-        /// The order, as in `Start`.
+        /// The order, as in `ContainerStart`.
         launch: Arc<v1::LaunchOrder>,
         /// The order that changes the limits, whose outcome is reported. Limits of executors follow
         /// from their tasks, and have no report.
@@ -317,7 +320,7 @@ pub enum Effect {
     /// Stop accepting them.
     StopListening(ContainerName),
     /// Send a message to an executor.
-    TellExecutor {
+    SendToExecutor {
         instance: Instance,
         /// The number of the stream.
         connection: u64,

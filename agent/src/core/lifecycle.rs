@@ -6,23 +6,23 @@ use argosy_proto::v1;
 use argosy_state::bugs::{self, Bug};
 use argosy_state::task::{Code, Explanation, TaskState};
 
-use super::check_schedule::{Asked, Watch};
-use super::executors::Hosted;
-use super::facts::{ContainerName, Instance, Record, StartedFact, TaskFacts};
-use super::groups::{self, Turn};
-use super::input::{Effect, Ended, Refusal, Start};
-use super::limits::Limiting;
-use super::outcome::{End, as_shells_tell, judge};
+use super::check_schedule::{CheckSpecs, TaskChecks};
+use super::executors::HostedTask;
+use super::facts::{ContainerName, Instance, JournalRecord, StartedFact, TaskFacts};
+use super::groups::{self, GroupProgress};
+use super::input::{CommandExit, ContainerStart, CreateError, Effect};
+use super::limits::LimitUpdateState;
+use super::outcome::{TaskEnd, as_shells_tell, outcome_of};
 use super::preparing::is_brought;
-use super::{Core, Deferred, Sync};
+use super::{Core, DeferredStep, SyncMode};
 
 /// The phase of an instance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Phase {
+pub(super) enum InstancePhase {
     /// The order is not on disk yet, or waits for a registration.
     Waiting,
     /// The agent is searching for the container of an earlier run.
-    Finding,
+    Recovering,
     /// The search failed and is repeated. The container may run.
     Unknown,
     /// The files of the task are being fetched.
@@ -40,11 +40,16 @@ pub(crate) const PHASES: &[&str] = &[
     "waiting", "finding", "unknown", "fetching", "prepared", "starting", "running", "ended",
 ];
 
-impl Phase {
+impl InstancePhase {
+    fn may_have_processes(self) -> bool {
+        use InstancePhase::{Recovering, Running, Starting, Unknown};
+        matches!(self, Starting | Running | Recovering | Unknown)
+    }
+
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Waiting => "waiting",
-            Self::Finding => "finding",
+            Self::Recovering => "finding",
             Self::Unknown => "unknown",
             Self::Fetching => "fetching",
             Self::Prepared => "prepared",
@@ -57,7 +62,7 @@ impl Phase {
 
 /// What remains to be cleaned up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Remains {
+enum CleanupState {
     /// No host resource was ever acquired.
     Nothing,
     /// A container, running or not, or host resources that were acquired for one.
@@ -68,74 +73,71 @@ enum Remains {
 
 /// The state of one instance in this run of the agent.
 #[derive(Debug)]
-pub(super) struct Course {
-    pub(super) phase: Phase,
-    pub(super) end: Option<End>,
+pub(super) struct InstanceState {
+    pub(super) phase: InstancePhase,
+    pub(super) end: Option<TaskEnd>,
     /// Set when the agent itself ends the task.
-    pub(super) failing: Option<Failing>,
+    pub(super) failing: Option<FailureCause>,
     /// The progress of the fetch, if it is to be reported.
     pub(super) fetching: Option<Explanation>,
-    pub(super) limiting: Limiting,
+    pub(super) limiting: LimitUpdateState,
     /// The checks, once the task runs.
-    pub(super) watch: Option<Watch>,
+    pub(super) watch: Option<TaskChecks>,
     /// The state that replaces a container if an executor runs the task.
-    pub(super) hosted: Option<Box<Hosted>>,
+    pub(super) hosted: Option<Box<HostedTask>>,
     /// The position in its task group, if it is in one.
-    pub(super) turn: Turn,
-    remains: Remains,
+    pub(super) turn: GroupProgress,
+    remains: CleanupState,
 }
 
 /// The reason for which the agent itself ends a task, which then has failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Failing {
+pub(super) enum FailureCause {
     /// Its `max_completion_ms` has passed.
-    OutOfTime,
+    DeadlineExceeded,
     /// Its health check failed too often.
     Unhealthy(Explanation),
     /// It exceeds its disk limit.
-    OverDisk(Explanation),
+    DiskLimitExceeded(Explanation),
 }
 
-impl Course {
-    pub(super) fn new(phase: Phase) -> Self {
+impl InstanceState {
+    pub(super) fn new(phase: InstancePhase) -> Self {
         Self {
             phase,
             end: None,
             failing: None,
             fetching: None,
-            limiting: Limiting::default(),
+            limiting: LimitUpdateState::default(),
             watch: None,
             hosted: None,
-            turn: Turn::default(),
-            remains: match phase {
-                Phase::Waiting => Remains::Nothing,
-                Phase::Finding
-                | Phase::Unknown
-                | Phase::Fetching
-                | Phase::Prepared
-                | Phase::Starting
-                | Phase::Running
-                | Phase::Ended => Remains::Container,
+            turn: GroupProgress::default(),
+            remains: match phase == InstancePhase::Waiting {
+                true => CleanupState::Nothing,
+                false => CleanupState::Container,
             },
         }
     }
 
     /// Whether the state of the container of an earlier run is still unknown.
     pub(super) fn is_sought(&self) -> bool {
-        matches!(self.phase, Phase::Finding | Phase::Unknown)
+        matches!(
+            self.phase,
+            InstancePhase::Recovering | InstancePhase::Unknown
+        )
     }
 
     /// Records that host resources are acquired for the instance.
     pub(super) fn take_host(&mut self) {
-        self.remains = Remains::Container;
+        self.remains = CleanupState::Container;
     }
 
     pub(super) fn has_ended(&self) -> bool {
-        self.phase == Phase::Ended
+        self.phase == InstancePhase::Ended
     }
 
     pub(super) fn is_clear(&self) -> bool {
-        self.has_ended() && self.remains == Remains::Nothing
+        self.has_ended() && self.remains == CleanupState::Nothing
     }
 }
 
@@ -145,7 +147,7 @@ impl Core {
         let Some(course) = self.courses.get(&instance) else {
             return;
         };
-        if course.phase != Phase::Waiting {
+        if course.phase != InstancePhase::Waiting {
             return;
         }
         let Some(task) = self.facts.tasks.get(&instance) else {
@@ -159,16 +161,16 @@ impl Core {
             return self.end(instance, end);
         }
         if let Some(why) = groups::is_malformed(instance, &task.launch) {
-            let end = End::by_agent(TaskState::Error, v1::Reason::TaskInvalid, why);
+            let end = TaskEnd::by_agent(TaskState::Error, v1::Reason::TaskInvalid, why);
             return self.end(instance, end);
         }
         if task.executor().is_some() {
             self.host(instance);
             return;
         }
-        if let Err(why) = Asked::of(&task.launch) {
+        if let Err(why) = CheckSpecs::of(&task.launch) {
             let why = why.to_string();
-            let end = End::by_agent(TaskState::Error, v1::Reason::TaskInvalid, why);
+            let end = TaskEnd::by_agent(TaskState::Error, v1::Reason::TaskInvalid, why);
             self.end(instance, end);
             return;
         }
@@ -183,7 +185,7 @@ impl Core {
     }
 
     pub(super) fn fetch(&mut self, instance: Instance) {
-        self.enter(instance, Phase::Fetching);
+        self.enter(instance, InstancePhase::Fetching);
         if let Some(course) = self.courses.get_mut(&instance) {
             // Its files need an owner: host user ids are allocated for it.
             course.take_host();
@@ -197,7 +199,7 @@ impl Core {
         if let Some(end) = self.is_stopped_already(instance) {
             return self.end(instance, end);
         }
-        self.enter(instance, Phase::Starting);
+        self.enter(instance, InstancePhase::Starting);
         if let Some(course) = self.courses.get_mut(&instance) {
             course.take_host();
         }
@@ -205,13 +207,11 @@ impl Core {
         self.effects.push(Effect::Start(start));
     }
 
-    pub(super) fn description(&self, instance: Instance) -> Box<Start> {
+    pub(super) fn description(&self, instance: Instance) -> Box<ContainerStart> {
         let task = &self.facts.tasks[&instance];
-        Box::new(Start {
-            name: self
-                .facts
-                .container(instance)
-                .expect("the task was just found"),
+        let name = self.facts.container(instance);
+        Box::new(ContainerStart {
+            name: name.expect("the task was just found"),
             key: task.key.clone(),
             launch: task.launch.clone(),
             stop_at: self.stop_at(instance),
@@ -220,7 +220,7 @@ impl Core {
     }
 
     pub(super) fn fetching(&mut self, instance: Instance, what: Explanation) {
-        let fetches = |course: &&mut Course| course.phase == Phase::Fetching;
+        let fetches = |course: &&mut InstanceState| course.phase == InstancePhase::Fetching;
         if let Some(course) = self.courses.get_mut(&instance).filter(fetches) {
             course.fetching = Some(what);
             self.mark_dirty(instance);
@@ -228,45 +228,44 @@ impl Core {
     }
 
     pub(super) fn fetched(&mut self, instance: Instance, result: Result<(), Explanation>) {
-        if self.phase(instance) != Some(Phase::Fetching) {
+        if self.phase(instance) != Some(InstancePhase::Fetching) {
             return;
         }
         match result {
             Ok(()) if self.group(instance).is_some() => {
-                self.enter(instance, Phase::Prepared);
-                self.tend_group_of(instance);
+                self.enter(instance, InstancePhase::Prepared);
+                self.advance_group_of(instance);
             }
             Ok(()) => self.start(instance),
             Err(why) => self.end(
                 instance,
-                End::by_agent(TaskState::Failed, v1::Reason::FetchFailed, why),
+                TaskEnd::by_agent(TaskState::Failed, v1::Reason::FetchFailed, why),
             ),
         }
     }
 
     pub(super) fn started(&mut self, instance: Instance, fact: StartedFact) {
-        let Some(was @ (Phase::Starting | Phase::Finding | Phase::Unknown)) = self.phase(instance)
+        let Some(
+            was @ (InstancePhase::Starting | InstancePhase::Recovering | InstancePhase::Unknown),
+        ) = self.phase(instance)
         else {
             return;
         };
-        self.enter(instance, Phase::Running);
+        self.enter(instance, InstancePhase::Running);
         let Some(task) = self.facts.tasks.get(&instance) else {
             return;
         };
-        let limit_ms = task
-            .launch
-            .spec
-            .as_ref()
-            .map_or(0, |spec| spec.max_completion_ms);
+        let spec = task.launch.spec.as_ref();
+        let limit_ms = spec.map_or(0, |spec| spec.max_completion_ms);
         // Its limits count from the start in the journal, if that has one.
         let at = task.started.unwrap_or(fact).at;
         let unwanted = !task.held || task.kill_grace_ms.is_some() || task.unhealthy.is_some();
         if task.started.is_none() {
             // The supervisor's state files prove the start after a crash: no step waits for this
             // record.
-            self.persist(Record::Started { instance, fact }, Sync::Lazy);
+            self.persist(JournalRecord::Started { instance, fact }, SyncMode::Lazy);
         }
-        let is_forgotten = bugs::is_on(Bug::CompletionForgotten) && was != Phase::Starting;
+        let is_forgotten = bugs::is_on(Bug::CompletionForgotten) && was != InstancePhase::Starting;
         if limit_ms > 0 && !is_forgotten {
             self.overdue.insert((at.plus_ms(limit_ms), instance));
         }
@@ -280,8 +279,8 @@ impl Core {
         }
     }
 
-    pub(super) fn not_started(&mut self, instance: Instance, refusal: Refusal) {
-        if self.phase(instance) != Some(Phase::Starting) {
+    pub(super) fn not_started(&mut self, instance: Instance, refusal: CreateError) {
+        if self.phase(instance) != Some(InstancePhase::Starting) {
             return;
         }
         if self.is_unwanted(instance) {
@@ -292,21 +291,20 @@ impl Core {
             v1::Reason::TaskInvalid => TaskState::Error,
             _ => TaskState::Failed,
         };
-        self.end(instance, End::by_agent(state, refusal.reason, refusal.why));
+        let end = TaskEnd::by_agent(state, refusal.reason, refusal.why);
+        self.end(instance, end);
     }
 
-    pub(super) fn exited(&mut self, instance: Instance, ended: Ended) {
-        match self.phase(instance) {
-            Some(Phase::Starting | Phase::Running | Phase::Finding | Phase::Unknown) => {}
-            Some(Phase::Waiting | Phase::Fetching | Phase::Prepared | Phase::Ended) | None => {
-                return;
-            }
+    pub(super) fn exited(&mut self, instance: Instance, ended: CommandExit) {
+        let phase = self.phase(instance);
+        if !phase.is_some_and(InstancePhase::may_have_processes) {
+            return;
         }
         let course = self.courses.get(&instance);
         let failing = course.and_then(|course| course.failing.clone());
         let failing = failing.or_else(|| self.outgrown(instance, &ended));
         let killed = self.is_unwanted(instance);
-        let mut end = judge(ended, killed, failing.as_ref());
+        let mut end = outcome_of(ended, killed, failing.as_ref());
         if bugs::is_on(Bug::SignalAsCode) && self.is_adopted(instance) {
             end.exit = end.exit.map(as_shells_tell);
         }
@@ -314,13 +312,16 @@ impl Core {
     }
 
     pub(super) fn lost(&mut self, instance: Instance, why: Explanation) {
-        if !matches!(self.phase(instance), Some(Phase::Starting | Phase::Running)) {
+        if !matches!(
+            self.phase(instance),
+            Some(InstancePhase::Starting | InstancePhase::Running)
+        ) {
             return;
         }
         let end = if self.is_unwanted(instance) {
-            End::by_agent(TaskState::Killed, v1::Reason::TaskKilled, why)
+            TaskEnd::by_agent(TaskState::Killed, v1::Reason::TaskKilled, why)
         } else {
-            End::by_agent(TaskState::Failed, v1::Reason::CommandExited, why)
+            TaskEnd::by_agent(TaskState::Failed, v1::Reason::CommandExited, why)
         };
         self.end(instance, end);
     }
@@ -333,19 +334,19 @@ impl Core {
             return;
         }
         match self.phase(instance) {
-            Some(Phase::Waiting | Phase::Prepared) => self.end_unstarted(instance),
-            Some(Phase::Fetching) => {
+            Some(InstancePhase::Waiting | InstancePhase::Prepared) => self.end_unstarted(instance),
+            Some(InstancePhase::Fetching) => {
                 self.effects.push(Effect::CancelFetch(instance));
                 self.end_unstarted(instance);
             }
-            Some(Phase::Running) if self.waits_its_turn(instance) => {}
-            Some(Phase::Running) => drop(self.end_running(instance)),
+            Some(InstancePhase::Running) if self.waits_its_turn(instance) => {}
+            Some(InstancePhase::Running) => drop(self.end_running(instance)),
             // The task is killed as soon as it is known to run, if its command is executed by then.
-            Some(Phase::Starting) => self.effects.push(Effect::CancelStart(instance)),
-            Some(Phase::Finding) => {}
+            Some(InstancePhase::Starting) => self.effects.push(Effect::CancelStart(instance)),
+            Some(InstancePhase::Recovering) => {}
             // The next result decides: kill if found, destroy if the query fails again.
-            Some(Phase::Unknown) => {}
-            Some(Phase::Ended) | None => {}
+            Some(InstancePhase::Unknown) => {}
+            Some(InstancePhase::Ended) | None => {}
         }
     }
 
@@ -359,44 +360,43 @@ impl Core {
         grace_ms
     }
 
-    pub(super) fn out_of_time(&mut self, instance: Instance) {
-        if self.phase(instance) != Some(Phase::Running) {
+    pub(super) fn deadline_exceeded(&mut self, instance: Instance) {
+        if self.phase(instance) != Some(InstancePhase::Running) {
             return;
         }
         if let Some(course) = self.courses.get_mut(&instance) {
-            course.failing.get_or_insert(Failing::OutOfTime);
+            course.failing.get_or_insert(FailureCause::DeadlineExceeded);
         }
         self.end_running(instance);
     }
 
     /// Kills every task, because the agent is being stopped.
     pub(super) fn end_all(&mut self) {
-        let live: Vec<_> = self
-            .courses
-            .iter()
-            .filter(|(_, course)| !course.has_ended())
-            .map(|(instance, _)| *instance)
-            .collect();
+        let live = self.courses.iter().filter(|(_, one)| !one.has_ended());
+        let live: Vec<_> = live.map(|(instance, _)| *instance).collect();
         for instance in live {
-            self.want_dead(instance);
+            self.request_kill(instance);
         }
     }
 
-    pub(super) fn want_dead(&mut self, instance: Instance) {
+    pub(super) fn request_kill(&mut self, instance: Instance) {
         let Some(task) = self.facts.tasks.get(&instance) else {
             return;
         };
-        let what = super::Taken::Kill {
+        let what = super::OrderBody::Kill {
             instance,
             grace_ms: task.grace_ms(),
         };
         let order = self.facts.floor;
-        self.persist(Record::Took { order, what }, Sync::Awaited);
-        self.when_durable(Deferred::Kill(instance));
+        self.persist(
+            JournalRecord::OrderAccepted { order, what },
+            SyncMode::Awaited,
+        );
+        self.when_durable(DeferredStep::Kill(instance));
     }
 
     pub(super) fn end_unstarted(&mut self, instance: Instance) {
-        let end = End::by_agent(
+        let end = TaskEnd::by_agent(
             TaskState::Killed,
             v1::Reason::KilledDuringLaunch,
             Explanation::of(Code::KilledBeforeStart, &[]),
@@ -405,26 +405,21 @@ impl Core {
     }
 
     /// Handles an end. The cleanup waits until the end is on disk, unless no report is due.
-    pub(super) fn end(&mut self, instance: Instance, end: End) {
+    pub(super) fn end(&mut self, instance: Instance, end: TaskEnd) {
         self.unwatch(instance);
         let Some(course) = self.courses.get_mut(&instance) else {
             return;
         };
-        course.phase = Phase::Ended;
+        course.phase = InstancePhase::Ended;
         course.end = Some(course.turn.explain(end));
         self.unstarted.remove(&instance);
         self.unhost(instance);
-        if self
-            .facts
-            .tasks
-            .get(&instance)
-            .is_some_and(|task| task.held)
-        {
+        if self.is_held(instance) {
             self.mark_ended(instance);
         } else {
             self.destroy(instance);
         }
-        self.tend_group_of(instance);
+        self.advance_group_of(instance);
     }
 
     pub(super) fn destroy(&mut self, instance: Instance) {
@@ -434,15 +429,15 @@ impl Core {
             return;
         };
         match (course.remains, name.zip(key)) {
-            (Remains::Container, Some((name, key))) => {
-                course.remains = Remains::Destroying;
+            (CleanupState::Container, Some((name, key))) => {
+                course.remains = CleanupState::Destroying;
                 self.effects.push(Effect::Destroy { name, key });
             }
-            (Remains::Container, None) | (Remains::Nothing, _) => {
-                course.remains = Remains::Nothing;
+            (CleanupState::Container, None) | (CleanupState::Nothing, _) => {
+                course.remains = CleanupState::Nothing;
                 self.cleared(instance);
             }
-            (Remains::Destroying, _) => {}
+            (CleanupState::Destroying, _) => {}
         }
     }
 
@@ -454,39 +449,40 @@ impl Core {
             return;
         }
         if let Some(course) = self.courses.get_mut(&instance) {
-            course.remains = Remains::Nothing;
+            course.remains = CleanupState::Nothing;
         }
         self.cleared(instance);
     }
 
     fn cleared(&mut self, instance: Instance) {
         self.clear_group_of(instance);
-        self.forget_if_done(instance);
+        self.release_if_done(instance);
     }
 
     /// Forgets an instance when nothing remains of it and no report is due.
-    pub(super) fn forget_if_done(&mut self, instance: Instance) {
-        let clear = self.courses.get(&instance).is_some_and(Course::is_clear);
-        let held = self
-            .facts
-            .tasks
-            .get(&instance)
-            .is_some_and(|task| task.held);
-        if !clear || held || self.is_kept(instance) {
+    pub(super) fn release_if_done(&mut self, instance: Instance) {
+        let course = self.courses.get(&instance);
+        let is_clear = course.is_some_and(InstanceState::is_clear);
+        if !is_clear || self.is_held(instance) || self.is_kept(instance) {
             return;
         }
         self.courses.remove(&instance);
         if self.facts.tasks.contains_key(&instance) {
-            self.persist(Record::Released { instance }, Sync::Lazy);
+            self.persist(JournalRecord::Released { instance }, SyncMode::Lazy);
         }
         self.dial_if_clear();
     }
 
-    pub(super) fn phase(&self, instance: Instance) -> Option<Phase> {
+    fn is_held(&self, instance: Instance) -> bool {
+        let task = self.facts.tasks.get(&instance);
+        task.is_some_and(|task| task.held)
+    }
+
+    pub(super) fn phase(&self, instance: Instance) -> Option<InstancePhase> {
         self.courses.get(&instance).map(|course| course.phase)
     }
 
-    pub(super) fn enter(&mut self, instance: Instance, phase: Phase) {
+    pub(super) fn enter(&mut self, instance: Instance, phase: InstancePhase) {
         if let Some(course) = self.courses.get_mut(&instance) {
             course.phase = phase;
         }

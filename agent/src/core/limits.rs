@@ -6,15 +6,15 @@ use argosy_state::bugs::{self, Bug};
 use argosy_state::ids::OrderIndex;
 use argosy_state::task::{Code, Explanation};
 
-use super::facts::{Instance, Record, Taken, TaskFacts};
+use super::facts::{Instance, JournalRecord, OrderBody, TaskFacts};
 use super::input::Effect;
-use super::lifecycle::Phase;
+use super::lifecycle::InstancePhase;
 use super::orders::{key, task_of};
-use super::{Core, Deferred, Sync};
+use super::{Core, DeferredStep, SyncMode};
 
 /// The reason why requested limits are not in force, and the limits in force instead.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Unmet {
+pub struct UnappliedLimits {
     /// The explanation.
     pub why: Explanation,
     /// The limits in force; `None` if an earlier run of this agent has applied them.
@@ -23,24 +23,24 @@ pub struct Unmet {
 
 /// The outcome of an order that changes limits.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Limited {
+pub(super) struct LimitUpdateResult {
     order: OrderIndex,
-    outcome: Result<(), Unmet>,
+    outcome: Result<(), UnappliedLimits>,
 }
 
 /// The state of limit changes in this run.
 #[derive(Debug, Default)]
-pub(super) struct Limiting {
+pub(super) struct LimitUpdateState {
     /// The order that it has begun to apply.
     begun: Option<OrderIndex>,
     /// The outcome of an order, until it is reported.
-    pub(super) limited: Option<Limited>,
+    pub(super) limited: Option<LimitUpdateResult>,
 }
 
-impl Limited {
+impl LimitUpdateResult {
     pub(super) fn report(&self) -> v1::LimitsReport {
         let order_index = self.order.0;
-        let Err(Unmet { why, held }) = &self.outcome else {
+        let Err(UnappliedLimits { why, held }) = &self.outcome else {
             return v1::LimitsReport {
                 order_index,
                 ..v1::LimitsReport::default()
@@ -59,7 +59,9 @@ impl Limited {
     pub(super) fn explanation(&self) -> Explanation {
         match &self.outcome {
             Ok(()) => Explanation::of(Code::LimitsChanged, &[]),
-            Err(Unmet { why, .. }) => Explanation::of(Code::LimitsRefused, &[]).then(why.clone()),
+            Err(UnappliedLimits { why, .. }) => {
+                Explanation::of(Code::LimitsRefused, &[]).then(why.clone())
+            }
         }
     }
 }
@@ -80,12 +82,15 @@ impl Core {
         let Some(instance) = held else {
             return self.take_nothing(order);
         };
-        let what = Taken::Limits {
+        let what = OrderBody::Limits {
             instance,
             limits: wanted.limits,
         };
-        self.persist(Record::Took { order, what }, Sync::Awaited);
-        self.when_durable(Deferred::Limit(instance));
+        self.persist(
+            JournalRecord::OrderAccepted { order, what },
+            SyncMode::Awaited,
+        );
+        self.when_durable(DeferredStep::Limit(instance));
     }
 
     /// Applies the limits that were ordered last, unless an update has reported them: once the
@@ -103,7 +108,7 @@ impl Core {
         };
         let order = Some(task.limits_order);
         let course = self.courses.get_mut(&instance);
-        let course = course.filter(|course| course.phase == Phase::Running);
+        let course = course.filter(|course| course.phase == InstancePhase::Running);
         if let (Some(name), Some(course)) = (self.facts.container(instance), course)
             && std::mem::replace(&mut course.limiting.begun, order) != order
         {
@@ -121,14 +126,14 @@ impl Core {
         &mut self,
         instance: Instance,
         order: OrderIndex,
-        outcome: Result<(), Unmet>,
+        outcome: Result<(), UnappliedLimits>,
     ) {
         let task = self.facts.tasks.get(&instance);
         let is_newest = task.is_some_and(|task| task.limits_order == order);
         let course = self.courses.get_mut(&instance);
-        let course = course.filter(|course| course.phase == Phase::Running && is_newest);
+        let course = course.filter(|course| course.phase == InstancePhase::Running && is_newest);
         if let Some(course) = course {
-            course.limiting.limited = Some(Limited { order, outcome });
+            course.limiting.limited = Some(LimitUpdateResult { order, outcome });
             self.mark_dirty(instance);
         }
     }

@@ -5,14 +5,14 @@ use std::collections::VecDeque;
 use argosy_proto::v1;
 use argosy_proto::v1::from_agent::Message as Say;
 use argosy_proto::v1::to_agent::Message as Said;
-use argosy_proto::versions::{self, Versions};
+use argosy_proto::versions::{self, VersionRange};
 use argosy_state::bugs::{self, Bug};
-use argosy_state::digest::HeldKind;
+use argosy_state::digest::DigestKind;
 use argosy_state::ids::{AgentId, ClusterId, Epoch, Timestamp};
 
-use super::facts::{Identity, Record};
+use super::facts::{AgentIdentity, JournalRecord};
 use super::input::Effect;
-use super::{Core, Deferred, Sync};
+use super::{Core, DeferredStep, SyncMode};
 
 /// Timeout of a master's reply to a hello, in milliseconds: after an election agents are queued.
 const REGISTRATION_MS: u64 = 10_000;
@@ -81,7 +81,7 @@ impl Link {
 
 /// The state of the next connection attempt.
 #[derive(Debug, Default)]
-pub(super) struct Dial {
+pub(super) struct DialState {
     failures: u32,
     under_way: bool,
     /// The time at which the hello was made: nothing that follows can be older.
@@ -105,13 +105,13 @@ impl Core {
             identity.tried.remove(0);
         }
         self.incarnated = true;
-        self.persist(Record::Identity(identity), Sync::Awaited);
+        self.persist(JournalRecord::Identity(identity), SyncMode::Awaited);
     }
 
     pub(super) fn dial_now(&mut self, after_ms: u64) {
         let identity = &self.facts.identity;
         let hello = v1::Hello {
-            protocol: Some(Versions::OWN.first()),
+            protocol: Some(VersionRange::OWN.first()),
             cluster_id: identity
                 .cluster
                 .map(|id| id.to_string())
@@ -127,8 +127,13 @@ impl Core {
             },
             info: Some(self.setup.info.clone()),
             floor: self.facts.floor.0,
-            digest: self.facts.digests.of(HeldKind::Task).to_be_bytes().to_vec(),
-            digests: HeldKind::ALL
+            digest: self
+                .facts
+                .digests
+                .of(DigestKind::Task)
+                .to_be_bytes()
+                .to_vec(),
+            digests: DigestKind::ALL
                 .map(|kind| v1::HeldDigest {
                     kind: kind.name().to_owned(),
                     digest: self.facts.digests.of(kind).to_be_bytes().to_vec(),
@@ -142,7 +147,7 @@ impl Core {
         });
     }
 
-    pub(super) fn say(&mut self, serial: u64, message: Say) {
+    pub(super) fn send_message(&mut self, serial: u64, message: Say) {
         if self.link.as_ref().is_some_and(|link| link.serial == serial) {
             self.effects.push(Effect::Send {
                 link: serial,
@@ -181,7 +186,7 @@ impl Core {
             Some(Said::Committed(committed)) => self.committed(committed),
             Some(Said::Pong(pong)) => self.pong(serial, pong.serial),
             Some(Said::ListTasks(v1::ListTasks {})) => self.list_tasks(serial),
-            Some(Said::KillStray(kill)) => self.kill_stray(&kill),
+            Some(Said::KillStray(kill)) => self.kill_orphan(&kill),
             Some(Said::ExecutorMessage(message)) => self.pass_to_executor(message),
             None => self.hang_up(serial, "a master sent a message of an unknown kind".into()),
         }
@@ -209,21 +214,25 @@ impl Core {
             ));
         }
         if epoch > identity.epoch || identity.cluster.is_none() {
-            let identity = Identity {
+            let identity = AgentIdentity {
                 cluster: Some(told),
                 epoch,
                 ..identity.clone()
             };
             let is_lazy = bugs::is_on(Bug::EpochNotSynced);
-            let sync = if is_lazy { Sync::Lazy } else { Sync::Awaited };
-            self.persist(Record::Identity(identity), sync);
+            let sync = if is_lazy {
+                SyncMode::Lazy
+            } else {
+                SyncMode::Awaited
+            };
+            self.persist(JournalRecord::Identity(identity), sync);
         }
         Ok(())
     }
 
     fn registered(&mut self, serial: u64, answer: &v1::Registered) {
         let said = answer.protocol.as_ref();
-        let agreed = said.map(|said| Versions::OWN.negotiated("the master", said));
+        let agreed = said.map(|said| VersionRange::OWN.negotiated("the master", said));
         if let Some(Err(why)) = agreed {
             let why = format!("this agent refuses the master ({}): {why}", versions::CODE);
             return self.part(serial, why, versions::CODE);
@@ -244,14 +253,14 @@ impl Core {
             .tried
             .iter()
             .position(|tried| *tried == answer.incarnation);
-        let next = Identity {
+        let next = AgentIdentity {
             agent: Some(agent),
             confirmed: answer.incarnation,
             tried: identity.tried[confirmed.map_or(0, |at| at + 1)..].to_vec(),
             ..identity.clone()
         };
         if next != *identity {
-            self.persist(Record::Identity(next), Sync::Awaited);
+            self.persist(JournalRecord::Identity(next), SyncMode::Awaited);
         }
         if let Some(link) = self.link.as_mut().filter(|link| link.serial == serial) {
             link.registered = true;
@@ -263,7 +272,7 @@ impl Core {
             self.answered(hello_at);
         }
         self.dial.failures = 0;
-        self.when_durable(Deferred::Registered(serial));
+        self.when_durable(DeferredStep::Registered(serial));
         self.resend_updates();
     }
 
@@ -300,10 +309,10 @@ impl Core {
     fn answered(&mut self, sent_at: Timestamp) {
         let acked_at = self.acked_at.map_or(sent_at, |known| known.max(sent_at));
         self.acked_at = Some(acked_at);
-        self.when_durable(Deferred::Renew(acked_at));
+        self.when_durable(DeferredStep::Renew(acked_at));
     }
 
-    pub(super) fn tend_link(&mut self) {
+    pub(super) fn check_link(&mut self) {
         let Some(link) = self.link.as_mut() else {
             return;
         };
@@ -322,7 +331,7 @@ impl Core {
             if link.pings.len() > PINGS {
                 link.pings.pop_front();
             }
-            self.say(serial, Say::Ping(v1::Ping { serial: ping }));
+            self.send_message(serial, Say::Ping(v1::Ping { serial: ping }));
         }
     }
 
@@ -360,7 +369,7 @@ impl Core {
         if knows_all && fresh && !self.dial.under_way && self.link.is_none() {
             self.dial.under_way = true;
             self.put_incarnation();
-            self.when_durable(Deferred::Dial(after_ms));
+            self.when_durable(DeferredStep::Dial(after_ms));
         }
     }
 

@@ -35,30 +35,33 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use argosy_proto::v1;
 use argosy_state::ids::Timestamp;
 
-use crate::inbox::{ContainerView, Told};
+use crate::inbox::{ContainerView, ReportedCheck};
 use executors::Executors;
-use groups::Group;
-use lifecycle::Course;
-use link::{Dial, Link};
-use random::Random;
+use groups::TaskGroupOrders;
+use lifecycle::InstanceState;
+use link::{DialState, Link};
+use random::RandomSequence;
 
 pub use disk::DiskDefault;
 pub(crate) use disk::limit_bytes as disk_limit_bytes;
-pub use executors::{ExecutorFacts, ExecutorRecord, ExecutorSaid};
+pub use executors::{ExecutorEvent, ExecutorInfo, ExecutorRecord};
 pub use facts::{
-    ContainerName, Facts, Identity, Instance, InvalidContainerName, Record, Since, StartedFact,
-    Taken, TaskFacts,
+    AgentIdentity, AgentState, CheckTimes, ContainerName, Instance, InvalidContainerName,
+    JournalRecord, OrderBody, StartedFact, TaskFacts,
 };
 pub(crate) use groups::group_name;
 pub(crate) use lifecycle::PHASES;
-pub use limits::Unmet;
+pub use limits::UnappliedLimits;
 pub(crate) use orders::key as task_key;
 
-pub use input::{Effect, Ended, Found, GroupStart, How, Input, Refusal, Start, StopCause};
+pub use input::{
+    CommandExit, CommandStatus, ContainerStart, CreateError, Effect, GroupStart, Input,
+    RecoveredContainer, StopCause,
+};
 
 /// The configuration of the core.
 #[derive(Debug, Clone)]
-pub struct Setup {
+pub struct CoreConfig {
     /// The description of the agent that it registers with.
     pub info: v1::AgentInfo,
     /// The present boot of the host.
@@ -79,11 +82,11 @@ pub struct Setup {
 /// The state machine of the agent.
 #[derive(Debug)]
 pub struct Core {
-    facts: Facts,
-    courses: BTreeMap<Instance, Course>,
+    facts: AgentState,
+    courses: BTreeMap<Instance, InstanceState>,
     executors: Executors,
-    setup: Setup,
-    random: Random,
+    setup: CoreConfig,
+    random: RandomSequence,
     now: Timestamp,
     /// Records handed to the journal so far.
     appended: u64,
@@ -93,14 +96,14 @@ pub struct Core {
     durable: u64,
     /// Effects that wait for the journal, in order. Bounded by what the inputs before the next sync
     /// can cause.
-    deferred: VecDeque<(u64, Deferred)>,
+    deferred: VecDeque<(u64, DeferredStep)>,
     /// Whether the disk is full: then only kills and ends of tasks are recorded in full.
     journal_is_full: bool,
     link: Option<Link>,
     /// The send time of the newest message that an active leader has answered, over any link;
     /// `None` before the first one in this run of the process.
     acked_at: Option<Timestamp>,
-    dial: Dial,
+    dial: DialState,
     /// Whether this process has put a new incarnation into the identity.
     incarnated: bool,
     /// Tasks whose newest state is not in an update yet.
@@ -118,7 +121,7 @@ pub struct Core {
     /// The time until which the hello waits for the containers of the previous run.
     found_by: Option<Timestamp>,
     /// Groups with orders that have not arrived.
-    gathering: BTreeSet<Group>,
+    gathering: BTreeSet<TaskGroupOrders>,
     /// The times of the next kills in groups.
     turns: BTreeSet<(Timestamp, Instance)>,
     /// Groups without tasks whose shared resources are being released.
@@ -130,11 +133,11 @@ pub struct Core {
 
 /// An effect or step that waits for the journal.
 #[derive(Debug)]
-enum Deferred {
+enum DeferredStep {
     /// Connect to the leader after this many milliseconds.
     Dial(u64),
     /// Send a message on this link.
-    Say(u64, Box<v1::from_agent::Message>),
+    Send(u64, Box<v1::from_agent::Message>),
     /// Continue a launch.
     Launch(Instance),
     /// Continue a kill.
@@ -146,9 +149,9 @@ enum Deferred {
     /// Create the container of an executor.
     Execute(Instance),
     /// Send a message to an executor.
-    TellExecutor(Instance, Box<v1::to_executor::Message>),
+    SendToExecutor(Instance, Box<v1::to_executor::Message>),
     /// Detach this task from its executor.
-    Unhost(Instance, Instance),
+    DetachTask(Instance, Instance),
     /// Clean up an executor whose tasks' ends are recorded.
     ClearExecutor(Instance),
     /// Record that a master has answered a message sent at this time.
@@ -159,7 +162,7 @@ enum Deferred {
 
 /// The urgency of a record's sync.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Sync {
+pub enum SyncMode {
     /// An effect waits for the record.
     Awaited,
     /// The record is synced with the next awaited one: its loss costs a repetition, never a fact.
@@ -169,12 +172,12 @@ pub enum Sync {
 impl Core {
     /// Returns a core with these `facts`. The first input must be [`Input::Begin`].
     #[must_use]
-    pub fn new(facts: Facts, setup: Setup) -> Self {
+    pub fn new(facts: AgentState, setup: CoreConfig) -> Self {
         Self {
             facts,
             courses: BTreeMap::new(),
             executors: Executors::default(),
-            random: Random::new(setup.seed),
+            random: RandomSequence::new(setup.seed),
             setup,
             now: Timestamp(0),
             appended: 0,
@@ -184,7 +187,7 @@ impl Core {
             journal_is_full: false,
             link: None,
             acked_at: None,
-            dial: Dial::default(),
+            dial: DialState::default(),
             incarnated: false,
             dirty: BTreeSet::new(),
             report_at: None,
@@ -204,7 +207,7 @@ impl Core {
 
     /// Returns the durable facts.
     #[must_use]
-    pub fn facts(&self) -> &Facts {
+    pub fn facts(&self) -> &AgentState {
         &self.facts
     }
 
@@ -217,7 +220,7 @@ impl Core {
     /// Whether all containers and all shared resources of groups are removed.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        let is_clear = self.courses.values().all(Course::is_clear);
+        let is_clear = self.courses.values().all(InstanceState::is_clear);
         is_clear && self.executors.is_empty() && self.parting.is_empty()
     }
 
@@ -234,8 +237,8 @@ impl Core {
                 state: self.courses.get(instance)?.phase.name(),
                 pid: task.started.map(|started| started.pid),
                 held: task.held,
-                healthy: Told::of(task.standing.healthy, task.since.healthy),
-                ready: Told::of(task.standing.ready, task.since.ready),
+                healthy: ReportedCheck::of(task.standing.healthy, task.since.healthy),
+                ready: ReportedCheck::of(task.standing.ready, task.since.ready),
                 tasks: Vec::new(),
                 group: group_name(*instance, &task.launch),
             })
@@ -292,32 +295,32 @@ impl Core {
             Input::NotStarted { instance, refusal } => self.not_started(instance, refusal),
             Input::Exited { instance, ended } => self.exited(instance, ended),
             Input::Lost { instance, why } => self.lost(instance, why),
-            Input::Found { instance, found } => self.found(instance, found),
+            Input::ContainerFound { instance, found } => self.found(instance, found),
             Input::Destroyed { name } => self.destroyed(name),
-            Input::Looked {
+            Input::ProbeFinished {
                 instance,
                 look,
                 answer,
-            } => self.looked(instance, look, answer),
-            Input::Limited {
+            } => self.probe_finished(instance, look, answer),
+            Input::LimitsApplied {
                 instance,
                 order,
                 outcome,
             } => self.limited(instance, order, outcome),
-            Input::OverDisk { instance, why } => self.over_disk(instance, why),
+            Input::DiskLimitExceeded { instance, why } => self.disk_limit_exceeded(instance, why),
             // Inputs of executors were handled above.
             Input::Executor { .. } => {}
             Input::Tick => self.tick(),
-            Input::EndAll => self.end_all(),
+            Input::KillAll => self.end_all(),
         }
         std::mem::take(&mut self.effects)
     }
 
     /// Records a change of facts. All facts change here.
-    fn persist(&mut self, record: Record, sync: Sync) {
+    fn persist(&mut self, record: JournalRecord, sync: SyncMode) {
         self.facts.apply(&record);
         self.appended += 1;
-        if sync == Sync::Awaited {
+        if sync == SyncMode::Awaited {
             self.awaited = self.appended;
         }
         self.effects.push(Effect::Persist {
@@ -328,7 +331,7 @@ impl Core {
     }
 
     /// Performs a step as soon as every awaited record so far is on disk.
-    fn when_durable(&mut self, deferred: Deferred) {
+    fn when_durable(&mut self, deferred: DeferredStep) {
         if self.durable >= self.awaited && self.deferred.is_empty() {
             self.perform(deferred);
         } else {
@@ -348,22 +351,22 @@ impl Core {
         }
     }
 
-    fn perform(&mut self, deferred: Deferred) {
+    fn perform(&mut self, deferred: DeferredStep) {
         match deferred {
-            Deferred::Dial(after_ms) => self.dial_now(after_ms),
-            Deferred::Say(link, message) => self.say(link, *message),
-            Deferred::Launch(instance) => self.launch(instance),
-            Deferred::Kill(instance) => self.kill(instance),
-            Deferred::Limit(instance) => self.limit(instance),
-            Deferred::Destroy(instance) => self.destroy(instance),
-            Deferred::Execute(instance) => self.execute(instance),
-            Deferred::TellExecutor(instance, message) => {
-                self.tell_executor(instance, *message);
+            DeferredStep::Dial(after_ms) => self.dial_now(after_ms),
+            DeferredStep::Send(link, message) => self.send_message(link, *message),
+            DeferredStep::Launch(instance) => self.launch(instance),
+            DeferredStep::Kill(instance) => self.kill(instance),
+            DeferredStep::Limit(instance) => self.limit(instance),
+            DeferredStep::Destroy(instance) => self.destroy(instance),
+            DeferredStep::Execute(instance) => self.execute(instance),
+            DeferredStep::SendToExecutor(instance, message) => {
+                self.send_to_executor(instance, *message);
             }
-            Deferred::Unhost(instance, executor) => self.leave(instance, executor),
-            Deferred::ClearExecutor(instance) => self.clear_executor(instance),
-            Deferred::Renew(acked_at) => self.renew(acked_at),
-            Deferred::Registered(link) => self.registration_holds(link),
+            DeferredStep::DetachTask(instance, executor) => self.leave(instance, executor),
+            DeferredStep::ClearExecutor(instance) => self.clear_executor(instance),
+            DeferredStep::Renew(acked_at) => self.renew(acked_at),
+            DeferredStep::Registered(link) => self.registration_holds(link),
         }
     }
 
@@ -382,12 +385,12 @@ impl Core {
             .filter(|(at, _)| *at <= self.now)
         {
             self.overdue.remove(&(at, instance));
-            self.out_of_time(instance);
+            self.deadline_exceeded(instance);
         }
-        self.look();
+        self.run_probe();
         self.ask_unknown();
-        self.tend_executors();
+        self.check_executors();
         self.next_turns();
-        self.tend_link();
+        self.check_link();
     }
 }

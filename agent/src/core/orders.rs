@@ -8,9 +8,9 @@ use argosy_proto::v1::order::Order as What;
 use argosy_state::bugs::{self, Bug};
 use argosy_state::ids::{FrameworkId, OrderIndex, TaskId, TaskKey};
 
-use super::facts::{Identity, Instance, Record, Taken};
-use super::lifecycle::{Course, Phase};
-use super::{Core, Deferred, Sync, space};
+use super::facts::{AgentIdentity, Instance, JournalRecord, OrderBody};
+use super::lifecycle::{InstancePhase, InstanceState};
+use super::{Core, DeferredStep, SyncMode, space};
 
 impl Core {
     /// Takes the next order. An order up to the last one taken is a repeat. One beyond the next
@@ -45,8 +45,11 @@ impl Core {
     }
 
     pub(super) fn take_nothing(&mut self, order: OrderIndex) {
-        let what = Taken::Nothing;
-        self.persist(Record::Took { order, what }, Sync::Awaited);
+        let what = OrderBody::Nothing;
+        self.persist(
+            JournalRecord::OrderAccepted { order, what },
+            SyncMode::Awaited,
+        );
     }
 
     /// Takes an order of an unknown kind. Masters send only kinds that the agent announces, so this
@@ -57,7 +60,7 @@ impl Core {
         self.take_nothing(order);
         let order_index = order.0;
         let unsupported = v1::UnsupportedOrder { order_index };
-        self.say(link, Say::UnsupportedOrder(unsupported));
+        self.send_message(link, Say::UnsupportedOrder(unsupported));
     }
 
     fn take_launch(
@@ -80,22 +83,27 @@ impl Core {
         let instance = Instance { agent, order };
         let former = self.facts.held.get(&key).copied();
         let former = former.filter(|former| *former != instance);
-        let what = Taken::Launch {
+        let what = OrderBody::Launch {
             agent: Some(agent),
             key,
             launch: Arc::new(launch),
             life: self.facts.identity.life,
         };
         let is_lazy = bugs::is_on(Bug::OrderNotSynced);
-        let sync = if is_lazy { Sync::Lazy } else { Sync::Awaited };
-        self.persist(Record::Took { order, what }, sync);
-        self.courses.insert(instance, Course::new(Phase::Waiting));
+        let sync = if is_lazy {
+            SyncMode::Lazy
+        } else {
+            SyncMode::Awaited
+        };
+        self.persist(JournalRecord::OrderAccepted { order, what }, sync);
+        self.courses
+            .insert(instance, InstanceState::new(InstancePhase::Waiting));
         self.gather(instance);
         if let Some(former) = former {
-            self.end_stray(former);
+            self.end_orphan(former);
         }
         self.prepare(instance);
-        self.when_durable(Deferred::Launch(instance));
+        self.when_durable(DeferredStep::Launch(instance));
     }
 
     fn take_kill(&mut self, order: OrderIndex, subject: Option<v1::Subject>, kill: &v1::KillOrder) {
@@ -106,12 +114,15 @@ impl Core {
             self.take_nothing(order);
             return;
         };
-        let what = Taken::Kill {
+        let what = OrderBody::Kill {
             instance,
             grace_ms: kill.grace_ms,
         };
-        self.persist(Record::Took { order, what }, Sync::Awaited);
-        self.when_durable(Deferred::Kill(instance));
+        self.persist(
+            JournalRecord::OrderAccepted { order, what },
+            SyncMode::Awaited,
+        );
+        self.when_durable(DeferredStep::Kill(instance));
     }
 
     pub(super) fn committed(&mut self, committed: v1::Committed) {
@@ -124,7 +135,10 @@ impl Core {
             let task = &self.facts.tasks[&instance];
             let number = update.number.min(task.made);
             if task.committed < number {
-                self.persist(Record::Committed { instance, number }, Sync::Lazy);
+                self.persist(
+                    JournalRecord::Committed { instance, number },
+                    SyncMode::Lazy,
+                );
                 self.catch_up(instance);
             }
             if update.released {
@@ -140,41 +154,47 @@ impl Core {
             .get(&instance)
             .is_some_and(|course| !course.has_ended())
         {
-            self.stray(instance);
+            self.orphan(instance);
             return;
         }
-        let is_clear = self.courses.get(&instance).is_none_or(Course::is_clear);
+        let is_clear = self
+            .courses
+            .get(&instance)
+            .is_none_or(InstanceState::is_clear);
         if is_clear && !self.is_kept(instance) {
             self.clear_group_of(instance);
             self.courses.remove(&instance);
-            self.persist(Record::Released { instance }, Sync::Lazy);
+            self.persist(JournalRecord::Released { instance }, SyncMode::Lazy);
         } else {
-            self.persist(Record::Stray { instance }, Sync::Lazy);
-            self.when_durable(Deferred::Destroy(instance));
+            self.persist(JournalRecord::Orphaned { instance }, SyncMode::Lazy);
+            self.when_durable(DeferredStep::Destroy(instance));
         }
     }
 
-    pub(super) fn kill_stray(&mut self, kill: &v1::KillStray) {
+    pub(super) fn kill_orphan(&mut self, kill: &v1::KillStray) {
         let key = key(&kill.framework_id, &kill.task_id);
         let order = OrderIndex(kill.order_index);
         if let Some(instance) = key.and_then(|key| self.facts.find(&key, order)) {
-            self.stray(instance);
+            self.orphan(instance);
         }
     }
 
     /// Turns an instance into an orphan: it is not reported again, and it is ended if it runs.
-    fn stray(&mut self, instance: Instance) {
-        self.persist(Record::Stray { instance }, Sync::Awaited);
-        self.end_stray(instance);
+    fn orphan(&mut self, instance: Instance) {
+        self.persist(JournalRecord::Orphaned { instance }, SyncMode::Awaited);
+        self.end_orphan(instance);
     }
 
-    fn end_stray(&mut self, instance: Instance) {
+    fn end_orphan(&mut self, instance: Instance) {
         self.dirty.remove(&instance);
-        let ended = self.courses.get(&instance).is_none_or(Course::has_ended);
+        let ended = self
+            .courses
+            .get(&instance)
+            .is_none_or(InstanceState::has_ended);
         self.when_durable(if ended {
-            Deferred::Destroy(instance)
+            DeferredStep::Destroy(instance)
         } else {
-            Deferred::Kill(instance)
+            DeferredStep::Kill(instance)
         });
     }
 
@@ -182,7 +202,7 @@ impl Core {
     /// registers as a new one.
     pub(super) fn shutdown(&mut self, link: u64, reason: &str) {
         let held: Vec<_> = self.facts.held.values().copied().collect();
-        let identity = Identity {
+        let identity = AgentIdentity {
             agent: None,
             nonce: self.random.name(),
             confirmed: 0,
@@ -190,9 +210,9 @@ impl Core {
             ..self.facts.identity.clone()
         };
         self.incarnated = false;
-        self.persist(Record::Forgot(identity), Sync::Awaited);
+        self.persist(JournalRecord::IdentityReset(identity), SyncMode::Awaited);
         for instance in held {
-            self.end_stray(instance);
+            self.end_orphan(instance);
         }
         self.hang_up(
             link,

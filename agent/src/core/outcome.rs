@@ -3,12 +3,12 @@
 use argosy_proto::v1;
 use argosy_state::task::{Code, Explanation, TaskState};
 
-use super::input::{Ended, How, StopCause};
-use super::lifecycle::Failing;
+use super::input::{CommandExit, CommandStatus, StopCause};
+use super::lifecycle::FailureCause;
 
 /// The end of an instance, for its last update.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct End {
+pub(super) struct TaskEnd {
     pub(super) state: TaskState,
     pub(super) reason: v1::Reason,
     pub(super) source: v1::Source,
@@ -16,7 +16,7 @@ pub(super) struct End {
     pub(super) exit: Option<v1::Exit>,
 }
 
-impl End {
+impl TaskEnd {
     pub(super) fn by_agent(
         state: TaskState,
         reason: v1::Reason,
@@ -34,46 +34,57 @@ impl End {
 
 /// Translates the end of a command. It is KILLED even if it exited with 0 in its grace period, as
 /// in Mesos.
-pub(super) fn judge(ended: Ended, killed: bool, failing: Option<&Failing>) -> End {
+pub(super) fn outcome_of(
+    ended: CommandExit,
+    killed: bool,
+    failing: Option<&FailureCause>,
+) -> TaskEnd {
     use v1::Reason;
     let failed = failing.map(|failing| match failing {
-        Failing::OutOfTime => Reason::MaxCompletionTime,
-        Failing::Unhealthy(_) => Reason::HealthCheckFailed,
-        Failing::OverDisk(_) => Reason::LimitDisk,
+        FailureCause::DeadlineExceeded => Reason::MaxCompletionTime,
+        FailureCause::Unhealthy(_) => Reason::HealthCheckFailed,
+        FailureCause::DiskLimitExceeded(_) => Reason::LimitDisk,
     });
     let exit = match ended.how {
-        How::Code(code) => Some(v1::exit::How::Code(code)),
-        How::Signal(signal) => Some(v1::exit::How::Signal(signal)),
-        How::NotStarted => None,
+        CommandStatus::Code(code) => Some(v1::exit::How::Code(code)),
+        CommandStatus::Signal(signal) => Some(v1::exit::How::Signal(signal)),
+        CommandStatus::NotStarted => None,
     };
     let (state, reason) = match (ended.how, ended.stop) {
-        (How::NotStarted, _) if killed => (TaskState::Killed, Reason::KilledDuringLaunch),
-        (How::NotStarted, _) => (TaskState::Failed, Reason::CommandNotStarted),
+        (CommandStatus::NotStarted, _) if killed => (TaskState::Killed, Reason::KilledDuringLaunch),
+        (CommandStatus::NotStarted, _) => (TaskState::Failed, Reason::CommandNotStarted),
         _ if killed => (TaskState::Killed, Reason::TaskKilled),
         (_, Some(StopCause::StopAfter)) => (TaskState::Failed, Reason::StoppedWithoutLeader),
         (_, Some(StopCause::Ordered)) if let Some(reason) = failed => (TaskState::Failed, reason),
         // A task may be stopped by a signal at its limit, too, without an order.
-        (How::Signal(_), None) if failed == Some(Reason::LimitDisk) => {
+        (CommandStatus::Signal(_), None) if failed == Some(Reason::LimitDisk) => {
             (TaskState::Failed, Reason::LimitDisk)
         }
         _ if ended.out_of_memory => (TaskState::Failed, Reason::LimitMemory),
-        (How::Code(0), _) => (TaskState::Finished, Reason::CommandExited),
-        (How::Code(_) | How::Signal(_), _) => (TaskState::Failed, Reason::CommandExited),
+        (CommandStatus::Code(0), _) => (TaskState::Finished, Reason::CommandExited),
+        (CommandStatus::Code(_) | CommandStatus::Signal(_), _) => {
+            (TaskState::Failed, Reason::CommandExited)
+        }
     };
-    End {
+    TaskEnd {
         state,
         reason,
         source: match ended.how {
-            How::NotStarted => v1::Source::Agent,
-            How::Code(_) | How::Signal(_) => v1::Source::Task,
+            CommandStatus::NotStarted => v1::Source::Agent,
+            CommandStatus::Code(_) | CommandStatus::Signal(_) => v1::Source::Task,
         },
         why: match failing {
-            Some(Failing::Unhealthy(why) | Failing::OverDisk(why)) if Some(reason) == failed => {
+            Some(FailureCause::Unhealthy(why) | FailureCause::DiskLimitExceeded(why))
+                if Some(reason) == failed =>
+            {
                 why.clone().then(ended.why)
             }
-            Some(Failing::Unhealthy(_) | Failing::OverDisk(_) | Failing::OutOfTime) | None => {
-                ended.why
-            }
+            Some(
+                FailureCause::Unhealthy(_)
+                | FailureCause::DiskLimitExceeded(_)
+                | FailureCause::DeadlineExceeded,
+            )
+            | None => ended.why,
         },
         exit: exit.map(|how| v1::Exit { how: Some(how) }),
     }
@@ -90,10 +101,10 @@ pub(super) fn as_shells_tell(exit: v1::Exit) -> v1::Exit {
 }
 
 /// Returns the end of an instance whose container has no exit status.
-pub(super) fn unknown_end(rebooted: bool) -> End {
+pub(super) fn unknown_end(rebooted: bool) -> TaskEnd {
     let (reason, code) = match rebooted {
         true => (v1::Reason::AgentRebooted, Code::AgentRebooted),
         false => (v1::Reason::AgentRestarted, Code::SupervisorGone),
     };
-    End::by_agent(TaskState::Failed, reason, Explanation::of(code, &[]))
+    TaskEnd::by_agent(TaskState::Failed, reason, Explanation::of(code, &[]))
 }

@@ -3,7 +3,7 @@
 use argosy_proto::v1;
 
 use super::Core;
-use super::check_schedule::Asked;
+use super::check_schedule::CheckSpecs;
 use super::facts::{Instance, TaskFacts};
 use super::input::Effect;
 
@@ -21,7 +21,7 @@ impl Core {
         let task = self.facts.tasks.get(&instance);
         let is_plain = |task: &TaskFacts| {
             let launch = &task.launch;
-            let is_valid = !launch.never_start && Asked::of(launch).is_ok();
+            let is_valid = !launch.never_start && CheckSpecs::of(launch).is_ok();
             is_valid && task.executor().is_none() && !is_brought(launch)
         };
         if task.is_some_and(is_plain)

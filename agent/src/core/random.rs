@@ -2,9 +2,9 @@
 
 /// A pseudorandom sequence.
 #[derive(Debug, Clone)]
-pub(crate) struct Random(u64);
+pub(crate) struct RandomSequence(u64);
 
-impl Random {
+impl RandomSequence {
     pub(crate) fn new(seed: u64) -> Self {
         Self(seed)
     }

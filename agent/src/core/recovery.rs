@@ -8,11 +8,11 @@ use argosy_proto::v1;
 use argosy_state::bugs::{self, Bug};
 use argosy_state::task::{Code, Explanation, TaskState};
 
-use super::facts::{Identity, Instance, Record};
-use super::input::{Effect, Found};
-use super::lifecycle::{Course, Failing, Phase};
-use super::outcome::{End, unknown_end};
-use super::{Core, Deferred, Sync};
+use super::facts::{AgentIdentity, Instance, JournalRecord};
+use super::input::{Effect, RecoveredContainer};
+use super::lifecycle::{FailureCause, InstancePhase, InstanceState};
+use super::outcome::{TaskEnd, unknown_end};
+use super::{Core, DeferredStep, SyncMode};
 
 /// The time after which a container that could not be queried is queried again, in milliseconds.
 const ASK_AGAIN_MS: u64 = 5_000;
@@ -32,14 +32,14 @@ impl Core {
         let life = former.life + 1;
         let is_same_boot =
             former.boot_id == self.setup.boot_id || bugs::is_on(Bug::RebootForgotten);
-        let identity = Identity {
+        let identity = AgentIdentity {
             nonce,
             life,
             boot_life: if is_same_boot { former.boot_life } else { life },
             boot_id: self.setup.boot_id.clone(),
             ..former.clone()
         };
-        self.persist(Record::Identity(identity), Sync::Awaited);
+        self.persist(JournalRecord::Identity(identity), SyncMode::Awaited);
         if bugs::is_on(Bug::UpdateForgotten) {
             let tasks = self.facts.tasks.values_mut();
             tasks.for_each(|task| task.updates.clear());
@@ -50,19 +50,21 @@ impl Core {
             .iter()
             .map(|(instance, task)| (*instance, task.state))
             .collect();
-        self.recall_executors();
+        self.recover_executors();
         for (instance, state) in tasks {
             self.gather(instance);
             if self.facts.container(instance).is_none() && !state.is_terminal() {
-                self.courses.insert(instance, Course::new(Phase::Waiting));
-                self.recall_hosted(instance);
+                self.courses
+                    .insert(instance, InstanceState::new(InstancePhase::Waiting));
+                self.recover_hosted(instance);
             } else if state.is_terminal() {
-                self.courses.insert(instance, Course::new(Phase::Ended));
-                self.when_durable(Deferred::Destroy(instance));
+                self.courses
+                    .insert(instance, InstanceState::new(InstancePhase::Ended));
+                self.when_durable(DeferredStep::Destroy(instance));
             } else {
-                let mut course = Course::new(Phase::Finding);
+                let mut course = InstanceState::new(InstancePhase::Recovering);
                 let unhealthy = self.facts.tasks[&instance].unhealthy.clone();
-                course.failing = unhealthy.map(Failing::Unhealthy);
+                course.failing = unhealthy.map(FailureCause::Unhealthy);
                 self.courses.insert(instance, course);
                 let name = self
                     .facts
@@ -91,10 +93,10 @@ impl Core {
         }
         self.found_by = None;
         let courses = self.courses.iter();
-        let slow = courses.filter(|(_, course)| course.phase == Phase::Finding);
+        let slow = courses.filter(|(_, course)| course.phase == InstancePhase::Recovering);
         let slow: Vec<_> = slow.map(|(instance, _)| *instance).collect();
         for instance in slow {
-            self.enter(instance, Phase::Unknown);
+            self.enter(instance, InstancePhase::Unknown);
         }
         self.give_up_finding_executors();
         self.dial_if_clear();
@@ -103,32 +105,43 @@ impl Core {
     pub(super) fn is_recovered(&self) -> bool {
         self.courses
             .values()
-            .all(|course| course.phase != Phase::Finding)
+            .all(|course| course.phase != InstancePhase::Recovering)
             && self.executors.are_found()
     }
 
-    pub(super) fn found(&mut self, instance: Instance, found: Found) {
-        if !self.courses.get(&instance).is_some_and(Course::is_sought) {
+    pub(super) fn found(&mut self, instance: Instance, found: RecoveredContainer) {
+        if !self
+            .courses
+            .get(&instance)
+            .is_some_and(InstanceState::is_sought)
+        {
             return;
         }
         match found {
-            Found::Unknown if !self.is_of_earlier_boot(instance) => self.not_found(instance),
-            Found::Running(fact) => self.started(instance, fact),
-            Found::Exited(ended) => self.exited(instance, ended),
-            Found::NeverStarted if self.is_unwanted(instance) => self.end_unstarted(instance),
-            Found::NeverStarted if self.may_start_again(instance) => {
-                self.courses.insert(instance, Course::new(Phase::Waiting));
+            RecoveredContainer::Unknown if !self.is_of_earlier_boot(instance) => {
+                self.not_found(instance)
+            }
+            RecoveredContainer::Running(fact) => self.started(instance, fact),
+            RecoveredContainer::Exited(ended) => self.exited(instance, ended),
+            RecoveredContainer::NeverStarted if self.is_unwanted(instance) => {
+                self.end_unstarted(instance)
+            }
+            RecoveredContainer::NeverStarted if self.may_start_again(instance) => {
+                self.courses
+                    .insert(instance, InstanceState::new(InstancePhase::Waiting));
                 self.unstarted.insert(instance);
                 self.go_on_if_registered();
             }
-            Found::Gone | Found::NeverStarted | Found::Unknown => {
+            RecoveredContainer::Gone
+            | RecoveredContainer::NeverStarted
+            | RecoveredContainer::Unknown => {
                 self.end(
                     instance,
                     self.unknown_end(self.is_of_earlier_boot(instance)),
                 );
             }
         }
-        self.tend_group_of(instance);
+        self.advance_group_of(instance);
         self.dial_if_clear();
     }
 
@@ -137,10 +150,10 @@ impl Core {
     fn not_found(&mut self, instance: Instance) {
         if self.is_unwanted(instance) {
             let why = Explanation::of(Code::ContainerUnknown, &[]);
-            let end = End::by_agent(TaskState::Killed, v1::Reason::TaskKilled, why);
+            let end = TaskEnd::by_agent(TaskState::Killed, v1::Reason::TaskKilled, why);
             self.end(instance, end);
         } else {
-            self.enter(instance, Phase::Unknown);
+            self.enter(instance, InstancePhase::Unknown);
             self.ask_again(instance);
         }
     }
@@ -156,7 +169,7 @@ impl Core {
         {
             self.asks.remove(&(at, instance));
             let executor = self.executor_to_ask(instance);
-            let is_unknown = self.phase(instance) == Some(Phase::Unknown);
+            let is_unknown = self.phase(instance) == Some(InstancePhase::Unknown);
             let task = self.facts.tasks.get(&instance).filter(|_| is_unknown);
             let task = task.and_then(|task| {
                 let name = self.facts.container(instance)?;
@@ -172,13 +185,13 @@ impl Core {
     /// one.
     pub(super) fn go_on_if_registered(&mut self) {
         if let Some(link) = self.link.as_ref().filter(|link| link.registered) {
-            let registered = Deferred::Registered(link.serial);
+            let registered = DeferredStep::Registered(link.serial);
             self.when_durable(registered);
         }
     }
 
     /// Returns the end of an instance whose container has no exit status.
-    pub(super) fn unknown_end(&self, rebooted: bool) -> End {
+    pub(super) fn unknown_end(&self, rebooted: bool) -> TaskEnd {
         let mut end = unknown_end(rebooted);
         if self.setup.journal_damaged {
             end.why = end.why.then(Explanation::of(Code::JournalDamaged, &[]));
@@ -237,8 +250,8 @@ impl Core {
         }
         let life = self.facts.identity.life;
         for instance in std::mem::take(&mut self.unstarted) {
-            self.persist(Record::Retried { instance, life }, Sync::Awaited);
-            self.when_durable(Deferred::Launch(instance));
+            self.persist(JournalRecord::Retried { instance, life }, SyncMode::Awaited);
+            self.when_durable(DeferredStep::Launch(instance));
         }
     }
 }

@@ -8,7 +8,7 @@ use argosy_proto::v1;
 use argosy_state::task::{Code, Explanation, TaskState};
 
 use super::Core;
-use super::outcome::End;
+use super::outcome::TaskEnd;
 
 /// Removes the parts that only the start of a task needs. The rest is small and names the task. It
 /// cannot be started without a command: if the agent ends before the end of this task is recorded,
@@ -26,9 +26,9 @@ pub(super) fn strip(launch: &mut v1::LaunchOrder) {
 
 impl Core {
     /// Returns the end of a launch for which the disk has no space; `None` if there is space.
-    pub(super) fn has_no_space(&self) -> Option<End> {
+    pub(super) fn has_no_space(&self) -> Option<TaskEnd> {
         self.journal_is_full.then(|| {
-            End::by_agent(
+            TaskEnd::by_agent(
                 TaskState::Failed,
                 v1::Reason::ContainerLaunchFailed,
                 Explanation::of(Code::AgentDiskFull, &[]),

@@ -10,8 +10,8 @@ use argosy_state::task::{Code, Explanation, TaskState};
 use super::Core;
 use super::facts::Instance;
 use super::input::Effect;
-use super::lifecycle::Phase;
-use super::outcome::End;
+use super::lifecycle::InstancePhase;
+use super::outcome::TaskEnd;
 
 impl Core {
     /// Returns the time at which the task stops itself, if it does. It counts from the send time of
@@ -23,12 +23,12 @@ impl Core {
     }
 
     /// Returns the end of a task whose deadline passed before it could be started.
-    pub(super) fn is_stopped_already(&self, instance: Instance) -> Option<End> {
+    pub(super) fn is_stopped_already(&self, instance: Instance) -> Option<TaskEnd> {
         let stop_at = self.stop_at(instance).filter(|at| *at <= self.now)?;
         let late_ms = self.now.since_ms(stop_at);
         let why = Explanation::of(Code::StopAfterPassed, &[&late_ms]);
         let reason = v1::Reason::StoppedWithoutLeader;
-        Some(End::by_agent(TaskState::Failed, reason, why))
+        Some(TaskEnd::by_agent(TaskState::Failed, reason, why))
     }
 
     /// Records that an active leader has answered a message sent at this time.
@@ -39,7 +39,7 @@ impl Core {
             };
             let spec = task.launch.spec.as_ref();
             let stop_after_ms = spec.map_or(0, |spec| spec.stop_after_ms);
-            if course.phase == Phase::Running && stop_after_ms > 0 {
+            if course.phase == InstancePhase::Running && stop_after_ms > 0 {
                 self.effects.push(Effect::Renew {
                     instance: *instance,
                     stop_at: acked_at.plus_ms(stop_after_ms),

@@ -8,12 +8,12 @@ use argosy_proto::{convert, v1};
 use argosy_state::buggify::{self, Rare};
 use argosy_state::task::{Code, Explanation, TaskState};
 
-use super::check_schedule::Watch;
-use super::facts::{Instance, Record, TaskFacts};
-use super::lifecycle::{Course, Failing, Phase};
-use super::limits::Limited;
-use super::outcome::End;
-use super::{Core, Deferred, Sync, wire};
+use super::check_schedule::TaskChecks;
+use super::facts::{Instance, JournalRecord, TaskFacts};
+use super::lifecycle::{FailureCause, InstancePhase, InstanceState};
+use super::limits::LimitUpdateResult;
+use super::outcome::TaskEnd;
+use super::{Core, DeferredStep, SyncMode, wire};
 
 /// The time for which a change waits for others to share a record, a sync and a message, in
 /// milliseconds. A command that ends in this time is never reported as RUNNING: one command less
@@ -68,7 +68,7 @@ impl Core {
     pub(super) fn report_ends(&mut self) {
         let has_ended = |instance: &Instance| {
             let course = self.courses.get(instance);
-            course.is_some_and(Course::has_ended)
+            course.is_some_and(InstanceState::has_ended)
         };
         let (ended, others) = self.dirty.iter().partition(|instance| has_ended(instance));
         self.dirty = others;
@@ -102,17 +102,20 @@ impl Core {
                 }
                 let update = Box::new(update);
                 updates.push((*update).clone());
-                self.persist(Record::Updated { instance, update }, Sync::Awaited);
+                self.persist(
+                    JournalRecord::Updated { instance, update },
+                    SyncMode::Awaited,
+                );
                 self.is_told(instance);
             }
             self.settle(instance);
         }
         self.send_updates(updates);
         for instance in ended {
-            self.when_durable(Deferred::Destroy(instance));
+            self.when_durable(DeferredStep::Destroy(instance));
         }
         for instance in unhealthy {
-            self.when_durable(Deferred::Kill(instance));
+            self.when_durable(DeferredStep::Kill(instance));
         }
     }
 
@@ -120,9 +123,12 @@ impl Core {
         let course = self.courses.get(&instance)?;
         let task = self.facts.tasks.get(&instance).filter(|task| task.held)?;
         let draft = observe(course, task)?;
-        let standing = course.watch.as_ref().map_or(task.standing, Watch::standing);
+        let standing = course
+            .watch
+            .as_ref()
+            .map_or(task.standing, TaskChecks::standing);
         let hosted = course.hosted.as_deref();
-        let has_words = hosted.is_some_and(|hosted| hosted.has_words(task, self.now));
+        let has_words = hosted.is_some_and(|hosted| hosted.has_new_explanation(task, self.now));
         let is_news = standing != task.standing
             || course.fetching.is_some()
             || course.limiting.limited.is_some()
@@ -147,7 +153,11 @@ impl Core {
             wall_ms: self.wall_ms(),
             healthy: standing.healthy,
             ready: standing.ready,
-            limits: course.limiting.limited.as_ref().map(Limited::report),
+            limits: course
+                .limiting
+                .limited
+                .as_ref()
+                .map(LimitUpdateResult::report),
         })
     }
 
@@ -169,7 +179,7 @@ impl Core {
             let report = v1::Report {
                 updates: chunk.to_vec(),
             };
-            self.when_durable(Deferred::Say(link, Box::new(Message::Report(report))));
+            self.when_durable(DeferredStep::Send(link, Box::new(Message::Report(report))));
         }
     }
 
@@ -200,7 +210,7 @@ impl Core {
                 tasks: tasks.cloned().collect(),
                 last: at + 1 == chunks,
             };
-            self.when_durable(Deferred::Say(link, Box::new(Message::TaskList(list))));
+            self.when_durable(DeferredStep::Send(link, Box::new(Message::TaskList(list))));
         }
     }
 }
@@ -216,25 +226,28 @@ fn held_task(instance: Instance, task: &TaskFacts) -> v1::HeldTask {
 }
 
 /// Returns the reportable state of an instance, if it has one.
-fn observe(course: &Course, task: &TaskFacts) -> Option<End> {
-    let now = |state, reason, why: Explanation| End::by_agent(state, reason, why);
+fn observe(course: &InstanceState, task: &TaskFacts) -> Option<TaskEnd> {
+    let now = |state, reason, why: Explanation| TaskEnd::by_agent(state, reason, why);
     let quiet = v1::Reason::Unspecified;
     let nothing = Explanation::default;
     if let Some(hosted) = course.hosted.as_deref().filter(|_| !course.has_ended()) {
         return hosted.observe(task);
     }
     match course.phase {
-        Phase::Waiting | Phase::Finding | Phase::Unknown | Phase::Starting => None,
-        Phase::Fetching | Phase::Prepared => {
+        InstancePhase::Waiting
+        | InstancePhase::Recovering
+        | InstancePhase::Unknown
+        | InstancePhase::Starting => None,
+        InstancePhase::Fetching | InstancePhase::Prepared => {
             let known = course.fetching.clone();
             let what = known.unwrap_or_else(|| Explanation::of(Code::Fetching, &[]));
             Some(now(TaskState::Starting, quiet, what))
         }
-        Phase::Running if task.kill_grace_ms.is_some() => {
+        InstancePhase::Running if task.kill_grace_ms.is_some() => {
             let why = course.turn.why();
             Some(now(TaskState::Killing, v1::Reason::TaskKilled, why))
         }
-        Phase::Running
+        InstancePhase::Running
             if let (None, Some(limited)) = (&course.failing, &course.limiting.limited) =>
         {
             // A master keeps only the newest update, so its text contains the check results, too.
@@ -247,27 +260,27 @@ fn observe(course: &Course, task: &TaskFacts) -> Option<End> {
             };
             Some(now(TaskState::Running, v1::Reason::LimitsUpdated, why))
         }
-        Phase::Running => Some(match (&course.failing, &course.watch) {
-            (Some(Failing::OutOfTime), _) => {
+        InstancePhase::Running => Some(match (&course.failing, &course.watch) {
+            (Some(FailureCause::DeadlineExceeded), _) => {
                 now(TaskState::Killing, v1::Reason::MaxCompletionTime, nothing())
             }
-            (Some(Failing::Unhealthy(why)), _) => now(
+            (Some(FailureCause::Unhealthy(why)), _) => now(
                 TaskState::Killing,
                 v1::Reason::HealthCheckFailed,
                 why.clone(),
             ),
-            (Some(Failing::OverDisk(why)), _) => {
+            (Some(FailureCause::DiskLimitExceeded(why)), _) => {
                 now(TaskState::Killing, v1::Reason::LimitDisk, why.clone())
             }
             (
                 None,
-                Some(Watch {
+                Some(TaskChecks {
                     news: Some((reason, why)),
                     ..
                 }),
             ) => now(TaskState::Running, *reason, why.clone()),
             (None, _) => now(TaskState::Running, quiet, nothing()),
         }),
-        Phase::Ended => course.end.clone(),
+        InstancePhase::Ended => course.end.clone(),
     }
 }

@@ -2,7 +2,7 @@
 
 use argosy_proto::convert::{explanation_from, state_from};
 use argosy_proto::v1;
-use argosy_state::task::{Explanation, Standing, TaskState};
+use argosy_state::task::{CheckResults, Explanation, TaskState};
 
 /// Returns the state of a number; one that this release does not know counts as UNKNOWN.
 pub(crate) fn task_state(number: i32) -> TaskState {
@@ -23,8 +23,8 @@ pub(crate) fn explanation(update: &v1::NumberedUpdate) -> Explanation {
 }
 
 /// Returns the check results in an update.
-pub(crate) fn standing(update: &v1::NumberedUpdate) -> Standing {
-    Standing {
+pub(crate) fn standing(update: &v1::NumberedUpdate) -> CheckResults {
+    CheckResults {
         healthy: update.healthy,
         ready: update.ready,
     }

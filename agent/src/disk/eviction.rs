@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 
 use argosy_state::task::{Code, Explanation};
 
-use super::floor::{Floor, Level};
-use super::schedule::Rounds;
-use super::{Usage, mebibytes};
+use super::floor::{DiskFloor, DiskSpace};
+use super::schedule::ScanSchedule;
+use super::{TaskDiskUsage, mebibytes};
 use crate::core::Instance;
 
 /// An evicted task has freed its space after this time: garbage collection removes its sandbox
@@ -22,7 +22,7 @@ const WAIT_WHILE_SHRINKING: Duration = Duration::from_secs(5);
 /// Evictions from one disk.
 #[derive(Debug)]
 pub(super) struct Evictions {
-    floor: Floor,
+    floor: DiskFloor,
     last: Option<Eviction>,
     /// Whether the level could not be read, which was logged.
     is_blind: bool,
@@ -35,7 +35,7 @@ struct Eviction {
 }
 
 impl Evictions {
-    pub(super) fn new(floor: Floor) -> Self {
+    pub(super) fn new(floor: DiskFloor) -> Self {
         Self {
             floor,
             last: None,
@@ -44,13 +44,13 @@ impl Evictions {
     }
 
     /// Returns the task to evict now, and the reason. It is no longer measured.
-    pub(super) fn next(&mut self, rounds: &mut Rounds) -> Option<(Instance, Explanation)> {
+    pub(super) fn next(&mut self, rounds: &mut ScanSchedule) -> Option<(Instance, Explanation)> {
         let level = self.level()?;
         let now = Instant::now();
         if !self.is_due(level, now) {
             return None;
         }
-        let Usage {
+        let TaskDiskUsage {
             instance,
             used_bytes,
             requested_bytes,
@@ -73,7 +73,7 @@ impl Evictions {
         Some((instance, why))
     }
 
-    fn level(&mut self) -> Option<Level> {
+    fn level(&mut self) -> Option<DiskSpace> {
         match self.floor.level() {
             Ok(level) => {
                 self.is_blind = false;
@@ -89,7 +89,7 @@ impl Evictions {
     }
 
     /// Whether less is free than the floor although the last eviction had time to take effect.
-    fn is_due(&self, level: Level, now: Instant) -> bool {
+    fn is_due(&self, level: DiskSpace, now: Instant) -> bool {
         let waits = self.last.is_some_and(|last| {
             let wait = match level.free_bytes < last.free_bytes {
                 true => WAIT_WHILE_SHRINKING,
@@ -110,9 +110,9 @@ mod tests {
     #[test]
     fn the_next_eviction_waits_for_the_last_one_to_free_its_space() {
         let begun = Instant::now();
-        let mut evictions = Evictions::new(Floor::new(PathBuf::new(), None));
+        let mut evictions = Evictions::new(DiskFloor::new(PathBuf::new(), None));
         let due = |evictions: &Evictions, free_bytes, seconds| {
-            let level = Level {
+            let level = DiskSpace {
                 free_bytes,
                 total_bytes: 1_000,
                 floor_bytes: 100,
@@ -135,11 +135,11 @@ mod tests {
     fn nothing_is_evicted_while_free_space_cannot_be_read() {
         let folder = tempfile::tempdir().unwrap();
         let gone = folder.path().join("gone");
-        let mut evictions = Evictions::new(Floor::new(gone.clone(), Some(u64::MAX)));
+        let mut evictions = Evictions::new(DiskFloor::new(gone.clone(), Some(u64::MAX)));
         assert_eq!(evictions.level(), None);
         assert!(evictions.is_blind);
         std::fs::create_dir(gone).unwrap();
-        assert!(evictions.level().is_some_and(Level::is_below));
+        assert!(evictions.level().is_some_and(DiskSpace::is_below));
         assert!(!evictions.is_blind);
     }
 }

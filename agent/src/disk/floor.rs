@@ -13,20 +13,20 @@ const DEFAULT_MAX_BYTES: u64 = 1 << 30;
 
 /// The floor of the disk with one directory.
 #[derive(Debug, Clone)]
-pub(crate) struct Floor {
+pub(crate) struct DiskFloor {
     folder: PathBuf,
     bytes: Option<u64>,
 }
 
 /// The disk at one moment, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Level {
+pub(crate) struct DiskSpace {
     pub(crate) free_bytes: u64,
     pub(crate) total_bytes: u64,
     pub(crate) floor_bytes: u64,
 }
 
-impl Floor {
+impl DiskFloor {
     /// Returns a floor of at least `bytes` of free space on the disk with `folder`; `None` for the
     /// default, 0 for no floor.
     pub(crate) fn new(folder: PathBuf, bytes: Option<u64>) -> Self {
@@ -37,14 +37,14 @@ impl Floor {
     ///
     /// # Errors
     /// If the kernel does not report it.
-    pub(crate) fn level(&self) -> io::Result<Level> {
+    pub(crate) fn level(&self) -> io::Result<DiskSpace> {
         let (free_bytes, total_bytes) = space(&self.folder)?;
         Ok(self.level_of(free_bytes, total_bytes))
     }
 
-    fn level_of(&self, free_bytes: u64, total_bytes: u64) -> Level {
+    fn level_of(&self, free_bytes: u64, total_bytes: u64) -> DiskSpace {
         let default = || (total_bytes / 100 * DEFAULT_PERCENT).min(DEFAULT_MAX_BYTES);
-        Level {
+        DiskSpace {
             free_bytes,
             total_bytes,
             floor_bytes: self.bytes.unwrap_or_else(default),
@@ -52,7 +52,7 @@ impl Floor {
     }
 }
 
-impl Level {
+impl DiskSpace {
     /// Whether less is free than the floor.
     pub(crate) fn is_below(self) -> bool {
         self.free_bytes < self.floor_bytes
@@ -67,14 +67,14 @@ mod tests {
 
     #[test]
     fn the_default_floor_is_small_on_small_disks_and_bounded_on_large_ones() {
-        let default = Floor::new(PathBuf::new(), None);
+        let default = DiskFloor::new(PathBuf::new(), None);
         assert_eq!(default.level_of(0, 100).floor_bytes, 5);
         assert_eq!(default.level_of(0, 1_000 * GIB).floor_bytes, GIB);
         assert!(!default.level_of(GIB, 10 * GIB).is_below());
         assert!(default.level_of(GIB - 1, 1_000 * GIB).is_below());
-        let told = Floor::new(PathBuf::new(), Some(7));
+        let told = DiskFloor::new(PathBuf::new(), Some(7));
         assert!(told.level_of(6, 10).is_below() && !told.level_of(7, 10).is_below());
-        let none = Floor::new(PathBuf::new(), Some(0));
+        let none = DiskFloor::new(PathBuf::new(), Some(0));
         assert!(!none.level_of(0, 10).is_below());
     }
 }

@@ -23,21 +23,23 @@ use argosy_state::task::{Code, Explanation};
 use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
 
-use crate::broker::Broker;
+use crate::broker::BrokerClient;
 use crate::core::{ContainerName, Input, Instance};
 use crate::inbox::Event;
 use eviction::Evictions;
-pub(crate) use floor::{Floor, Level};
-pub(crate) use quota::{Bounds, Keeper, check, enforced_bytes, judge, keeper, release, usage};
-pub(crate) use scan::{Passage, Walk};
-use schedule::Rounds;
+pub(crate) use floor::{DiskFloor, DiskSpace};
+pub(crate) use quota::{
+    DiskLimits, QuotaScope, check, enforced_bytes, judge, keeper, release, usage,
+};
+pub(crate) use scan::{Scan, ScanState};
+use schedule::ScanSchedule;
 
 /// The interval of measurements.
 const EVERY: Duration = Duration::from_secs(1);
 
 /// A task whose disk usage is measured.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Measured {
+pub(crate) struct MeasuredTask {
     /// The directories with its files.
     pub(crate) folders: Vec<PathBuf>,
     /// The container whose processes are scanned, too.
@@ -52,18 +54,18 @@ pub(crate) struct Measured {
 
 /// A task whose disk usage is measured unless the kernel limits it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Wanted {
+pub(crate) struct MeasureRequest {
     pub(crate) key: TaskKey,
     pub(crate) name: ContainerName,
     /// Maximum size of its stored output.
     pub(crate) output_bytes: u64,
     /// Without its changes of its image.
-    pub(crate) measured: Measured,
+    pub(crate) measured: MeasuredTask,
 }
 
-impl Wanted {
+impl MeasureRequest {
     /// Returns `None` if the task cannot exceed its limit. Blocks.
-    fn seen(self, broker: &Broker) -> Option<Measured> {
+    fn seen(self, broker: &BrokerClient) -> Option<MeasuredTask> {
         let Self {
             key,
             name,
@@ -89,7 +91,7 @@ impl Wanted {
 
 /// The disk usage of a task, and its request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Usage {
+struct TaskDiskUsage {
     instance: Instance,
     used_bytes: u64,
     requested_bytes: u64,
@@ -97,7 +99,7 @@ struct Usage {
 
 /// An excess of a task over its disk limit.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Excess {
+pub(crate) struct DiskExcess {
     pub(crate) instance: Instance,
     /// The bytes that were found until they exceeded the limit.
     pub(crate) found_bytes: u64,
@@ -107,7 +109,7 @@ pub(crate) struct Excess {
     pub(crate) is_too_deep: bool,
 }
 
-impl Excess {
+impl DiskExcess {
     fn explanation(&self) -> Explanation {
         let [found, limit] = [self.found_bytes, self.limit_bytes].map(mebibytes);
         match self.is_too_deep {
@@ -128,19 +130,23 @@ fn mebibytes(bytes: u64) -> String {
 
 /// The tasks to be measured. Cheap to clone; all clones share one list.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Meter(Arc<Mutex<Vec<Change>>>);
+pub(crate) struct DiskMeter(Arc<Mutex<Vec<MeterChange>>>);
 
 /// A change for the next round. Their number is bounded by that of containers that start and end in
 /// a second.
 #[derive(Debug)]
-enum Change {
-    Begin(Box<Wanted>),
+enum MeterChange {
+    Begin(Box<MeasureRequest>),
     End(Instance),
     EndGroup(Instance),
 }
 
-impl Change {
-    fn happens(self, rounds: &mut Rounds, seen: impl FnOnce(Wanted) -> Option<Measured>) {
+impl MeterChange {
+    fn happens(
+        self,
+        rounds: &mut ScanSchedule,
+        seen: impl FnOnce(MeasureRequest) -> Option<MeasuredTask>,
+    ) {
         match self {
             Self::Begin(wanted) => {
                 let instance = wanted.name.instance;
@@ -154,37 +160,42 @@ impl Change {
     }
 }
 
-impl Meter {
+impl DiskMeter {
     /// Begins a measurement in the next round.
-    pub(crate) fn begin(&self, wanted: Wanted) {
-        self.changed(Change::Begin(Box::new(wanted)));
+    pub(crate) fn begin(&self, wanted: MeasureRequest) {
+        self.changed(MeterChange::Begin(Box::new(wanted)));
     }
 
     /// Ends a measurement. The first task of a group continues. It is no error if it was never
     /// begun.
     pub(crate) fn end(&self, instance: Instance) {
-        self.changed(Change::End(instance));
+        self.changed(MeterChange::End(instance));
     }
 
     /// Ends the measurement of the first task of a group that is removed.
     pub(crate) fn end_group(&self, first: Instance) {
-        self.changed(Change::EndGroup(first));
+        self.changed(MeterChange::EndGroup(first));
     }
 
-    fn changed(&self, change: Change) {
+    fn changed(&self, change: MeterChange) {
         // A lock, since the loop adds and another thread takes; each holds it for one line.
         let mut changes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         changes.push(change);
     }
 
-    fn take(&self) -> Vec<Change> {
+    fn take(&self) -> Vec<MeterChange> {
         std::mem::take(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Measures until the agent stops, and evicts below the floor. Results wait while the agent's
     /// loop is busy.
-    pub(crate) async fn run(self, broker: Broker, inbox: mpsc::Sender<Event>, floor: Floor) {
-        let mut rounds = Rounds::of(broker.clone());
+    pub(crate) async fn run(
+        self,
+        broker: BrokerClient,
+        inbox: mpsc::Sender<Event>,
+        floor: DiskFloor,
+    ) {
+        let mut rounds = ScanSchedule::of(broker.clone());
         let mut evictions = Evictions::new(floor);
         let mut turn = tokio::time::interval(EVERY);
         turn.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -211,7 +222,7 @@ impl Meter {
             let ends;
             (rounds, evictions, ends) = round.await.expect("measuring never panics");
             for (instance, why) in ends {
-                let input = Input::OverDisk { instance, why };
+                let input = Input::DiskLimitExceeded { instance, why };
                 if inbox.send(Event::Core(input)).await.is_err() {
                     return;
                 }
@@ -232,28 +243,28 @@ mod tests {
             agent: AgentId(1),
             order: OrderIndex(order),
         });
-        let mut rounds = Rounds::own();
+        let mut rounds = ScanSchedule::own();
         for (instance, leads_group) in [(alone, false), (first, true)] {
-            let measured = Measured {
+            let measured = MeasuredTask {
                 folders: Vec::new(),
                 processes: None,
                 limit_bytes: 1,
                 requested_bytes: 1,
                 leads_group,
             };
-            let wanted = Wanted {
+            let wanted = MeasureRequest {
                 key: crate::core::task_key("framework-1", "web").unwrap(),
                 name: ContainerName { instance, life: 1 },
                 output_bytes: 0,
                 measured,
             };
-            let begin = Change::Begin(Box::new(wanted));
+            let begin = MeterChange::Begin(Box::new(wanted));
             begin.happens(&mut rounds, |wanted| Some(wanted.measured));
         }
-        Change::End(alone).happens(&mut rounds, |_| None);
-        Change::End(first).happens(&mut rounds, |_| None);
+        MeterChange::End(alone).happens(&mut rounds, |_| None);
+        MeterChange::End(first).happens(&mut rounds, |_| None);
         assert!(rounds.leads_group(first));
-        Change::EndGroup(first).happens(&mut rounds, |_| None);
+        MeterChange::EndGroup(first).happens(&mut rounds, |_| None);
         assert!(rounds.is_empty());
     }
 
@@ -263,7 +274,7 @@ mod tests {
             agent: AgentId(1),
             order: OrderIndex(1),
         };
-        let excess = Excess {
+        let excess = DiskExcess {
             instance,
             found_bytes: (64 << 20) + 1,
             limit_bytes: 64 << 20,
@@ -273,7 +284,7 @@ mod tests {
             excess.explanation().to_string(),
             "out of disk: used 64.1 MiB of 64 MiB; ask for more disk, or write less"
         );
-        let deep = Excess {
+        let deep = DiskExcess {
             is_too_deep: true,
             ..excess
         };

@@ -3,46 +3,46 @@
 use std::path::PathBuf;
 
 #[cfg(test)]
-use super::scan::Walk;
-use super::scan::{Passage, Progress};
-use crate::broker::{Broker, MeasureStep};
+use super::scan::Scan;
+use super::scan::{ScanProgress, ScanState};
+use crate::broker::{BrokerClient, MeasureStep};
 use crate::core::ContainerName;
 
 /// The process that traverses the files of tasks.
 #[derive(Clone)]
-pub(super) enum Looker {
-    Broker(Broker),
+pub(super) enum Scanner {
+    Broker(BrokerClient),
     /// This process.
     #[cfg(test)]
-    Own(std::sync::Arc<std::sync::Mutex<std::collections::BTreeMap<u64, Walk>>>),
+    Local(std::sync::Arc<std::sync::Mutex<std::collections::BTreeMap<u64, Scan>>>),
 }
 
 /// A traversal of a task's files in progress.
-pub(super) struct Pass {
-    looker: Looker,
+pub(super) struct RunningScan {
+    looker: Scanner,
     step: MeasureStep,
     /// The cost so far, in entries.
     pub(super) cost: u64,
     held: usize,
 }
 
-impl Looker {
+impl Scanner {
     /// Returns the looker for this process.
     #[cfg(test)]
     pub(super) fn own() -> Self {
-        Self::Own(std::sync::Arc::default())
+        Self::Local(std::sync::Arc::default())
     }
 
-    fn look(&self, step: &MeasureStep) -> Result<(Passage, Option<u64>), String> {
+    fn scan(&self, step: &MeasureStep) -> Result<(ScanState, Option<u64>), String> {
         match self {
             Self::Broker(broker) => broker.measure(step.clone()),
             #[cfg(test)]
-            Self::Own(walks) => {
+            Self::Local(walks) => {
                 let mut walks = walks.lock().unwrap();
                 let begun = step.pass.and_then(|pass| walks.remove(&pass));
-                let mut walk = begun.unwrap_or_else(|| Walk::through(&step.folders));
+                let mut walk = begun.unwrap_or_else(|| Scan::through(&step.folders));
                 let progress = walk.go(step.until_cost, step.enough_bytes);
-                let passage = Passage::of(progress, &walk);
+                let passage = ScanState::of(progress, &walk);
                 let next = walks.keys().max().map_or(1, |pass| pass + 1);
                 let pass = passage.goes_on().then_some(next);
                 walks.extend(pass.map(|pass| (pass, walk)));
@@ -52,10 +52,10 @@ impl Looker {
     }
 }
 
-impl Pass {
+impl RunningScan {
     /// Returns a traversal that is not begun yet.
     pub(super) fn through(
-        looker: Looker,
+        looker: Scanner,
         folders: Vec<PathBuf>,
         processes: Option<ContainerName>,
     ) -> Self {
@@ -75,10 +75,10 @@ impl Pass {
     }
 
     /// Continues until the cost is reached, or it has found more bytes than `enough`.
-    pub(super) fn go(&mut self, until_cost: u64, enough_bytes: u64) -> Progress {
+    pub(super) fn go(&mut self, until_cost: u64, enough_bytes: u64) -> ScanProgress {
         let step = &mut self.step;
         (step.until_cost, step.enough_bytes) = (until_cost, enough_bytes);
-        match self.looker.look(step) {
+        match self.looker.scan(step) {
             Ok((passage, pass)) => {
                 step.pass = pass;
                 (self.cost, self.held) = (passage.cost, passage.held);
@@ -92,7 +92,7 @@ impl Pass {
                 // The traversal is begun again.
                 step.pass = None;
                 (self.cost, self.held) = (until_cost, 0);
-                Progress::Unfinished(0)
+                ScanProgress::Unfinished(0)
             }
         }
     }
@@ -103,13 +103,13 @@ impl Pass {
     }
 }
 
-impl Drop for Pass {
+impl Drop for RunningScan {
     fn drop(&mut self) {
         match (&self.looker, self.step.pass) {
-            (Looker::Broker(broker), Some(pass)) => broker.end_measure(pass),
-            (Looker::Broker(_), None) => {}
+            (Scanner::Broker(broker), Some(pass)) => broker.end_measure(pass),
+            (Scanner::Broker(_), None) => {}
             #[cfg(test)]
-            (Looker::Own(_), _) => {}
+            (Scanner::Local(_), _) => {}
         }
     }
 }

@@ -63,12 +63,12 @@ pub(crate) fn judge(usage: Option<DiskUsage>) -> Result<(), Cause> {
 
 /// The location and the method of the tasks' disk limits.
 #[derive(Debug)]
-pub(crate) struct Bounds {
+pub(crate) struct DiskLimits {
     paths: Paths,
     how: DiskEnforcement,
 }
 
-impl Bounds {
+impl DiskLimits {
     pub(crate) fn new(paths: &Paths, how: DiskEnforcement) -> Self {
         Self {
             paths: paths.clone(),
@@ -78,7 +78,7 @@ impl Bounds {
 
     /// Whether a limit applies at a sandbox: a file system that is not mounted there yet limits
     /// nothing.
-    pub(crate) fn is_bounded(&self, name: ContainerName, sandbox: &Path) -> bool {
+    pub(crate) fn is_limited(&self, name: ContainerName, sandbox: &Path) -> bool {
         let system = FileSystem::at(&self.paths.disk(name));
         system.is_shown(sandbox) || project::usage(sandbox).is_some()
     }
@@ -99,7 +99,7 @@ impl Bounds {
                 removed.and_then(|()| system.make(bytes, sandbox))
             }
         };
-        taken.map_err(|error| crate::error::sentence(&error))
+        taken.map_err(|error| crate::error::error_chain(&error))
     }
 
     /// Returns the directory for a container's changes of its image.
@@ -121,7 +121,7 @@ impl Bounds {
     /// Counts an empty directory to the limit of a sandbox.
     pub(crate) fn share(&self, sandbox: &Path, folder: &Path) -> Result<(), String> {
         let shared = project::share(sandbox, folder);
-        shared.map_err(|error| crate::error::sentence(&error))
+        shared.map_err(|error| crate::error::error_chain(&error))
     }
 
     /// Adopts the file systems of an earlier run. File systems that are not mounted at their
@@ -144,7 +144,7 @@ impl Bounds {
                 continue;
             }
             if let Err(error) = resume(&system, sandbox) {
-                let why = crate::error::sentence(&error);
+                let why = crate::error::error_chain(&error);
                 tracing::warn!(path = %folder.display(), why, "a file system of an earlier task cannot be removed");
             }
         }
@@ -173,22 +173,22 @@ pub(crate) fn usage(paths: &Paths, name: ContainerName, sandbox: &Path) -> Optio
 
 /// The users whose disk usage the kernel limits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) enum Keeper {
+pub(crate) enum QuotaScope {
     /// None: usage is measured.
-    Nobody,
+    None,
     /// A quota: limits the container's users, but not root of the host, who writes its output.
     Users,
     /// A dedicated file system: limits all users.
     All,
 }
 
-impl Keeper {
+impl QuotaScope {
     /// Returns the measured usage that exceeds the limit. The stored output is added to a quota;
     /// usage beyond that means that the task keeps output under other names. `None` if the limit
     /// cannot be exceeded.
     pub(crate) fn measured_above(self, limit_bytes: u64, output_bytes: u64) -> Option<u64> {
         match self {
-            Self::Nobody => Some(limit_bytes),
+            Self::None => Some(limit_bytes),
             Self::Users => Some(limit_bytes.saturating_add(output_bytes)),
             Self::All => None,
         }
@@ -196,13 +196,13 @@ impl Keeper {
 }
 
 /// Returns the method by which a container's disk usage is limited.
-pub(crate) fn keeper(paths: &Paths, name: ContainerName, sandbox: &Path) -> Keeper {
+pub(crate) fn keeper(paths: &Paths, name: ContainerName, sandbox: &Path) -> QuotaScope {
     if FileSystem::at(&paths.disk(name)).is_mounted() {
-        return Keeper::All;
+        return QuotaScope::All;
     }
     match project::usage(sandbox) {
-        Some(_) => Keeper::Users,
-        None => Keeper::Nobody,
+        Some(_) => QuotaScope::Users,
+        None => QuotaScope::None,
     }
 }
 
@@ -225,10 +225,10 @@ mod tests {
 
     #[test]
     fn output_that_is_kept_under_other_names_is_measured_beside_a_quota() {
-        let above = |keeper: Keeper| keeper.measured_above(100, 30);
-        assert_eq!(above(Keeper::Nobody), Some(100));
-        assert_eq!(above(Keeper::Users), Some(130));
-        assert_eq!(above(Keeper::All), None);
+        let above = |keeper: QuotaScope| keeper.measured_above(100, 30);
+        assert_eq!(above(QuotaScope::None), Some(100));
+        assert_eq!(above(QuotaScope::Users), Some(130));
+        assert_eq!(above(QuotaScope::All), None);
     }
 
     fn task(mebibytes: i64) -> v1::TaskSpec {
@@ -244,7 +244,7 @@ mod tests {
 
     #[test]
     fn only_tasks_that_ask_for_disk_are_bounded_and_only_where_it_is_asked_for() {
-        let bounds = |how| Bounds::new(&Paths::new(Path::new("/nowhere")), how);
+        let bounds = |how| DiskLimits::new(&Paths::new(Path::new("/nowhere")), how);
         let looped = bounds(DiskEnforcement::Loop);
         let bytes = |task| enforced_bytes(DiskEnforcement::Loop, &task);
         assert_eq!(bytes(task(4)), Some(4 << 20));
@@ -304,13 +304,13 @@ mod tests {
                 let _ = ended.recv();
             });
             is_made.recv().unwrap();
-            let bounds = Bounds::new(&paths, DiskEnforcement::Loop);
+            let bounds = DiskLimits::new(&paths, DiskEnforcement::Loop);
             let name = "1-2-3".parse().unwrap();
-            assert!(!bounds.is_bounded(name, sandbox), "not for this agent");
+            assert!(!bounds.is_limited(name, sandbox), "not for this agent");
             bounds.resume();
             bounds.resume();
             let seen = std::fs::read_to_string(sandbox.join("file"));
-            let bounded = bounds.is_bounded(name, sandbox);
+            let bounded = bounds.is_limited(name, sandbox);
             system.remove(sandbox).unwrap();
             drop(end);
             assert_eq!(seen.unwrap(), "kept");
@@ -327,12 +327,12 @@ mod tests {
         let paths = Paths::new(folder.path());
         let sandbox = paths.sandboxes().join("framework-1/web/1-2-3");
         std::fs::create_dir_all(&sandbox).unwrap();
-        let bounds = Bounds::new(&paths, DiskEnforcement::Loop);
+        let bounds = DiskLimits::new(&paths, DiskEnforcement::Loop);
         let name = "1-2-3".parse().unwrap();
         bounds.take(name, &sandbox, 4 << 20).unwrap();
         std::fs::write(sandbox.join("file"), "kept").unwrap();
         nix::mount::umount(&sandbox).unwrap();
-        let hidden = bounds.is_bounded(name, &sandbox);
+        let hidden = bounds.is_limited(name, &sandbox);
         bounds.resume();
         let seen = std::fs::read_to_string(sandbox.join("file"));
         FileSystem::at(&paths.disk(name)).remove(&sandbox).unwrap();
@@ -347,7 +347,7 @@ mod tests {
         }
         let folder = tempfile::tempdir().unwrap();
         let paths = Paths::new(folder.path());
-        let bounds = Bounds::new(&paths, DiskEnforcement::Loop);
+        let bounds = DiskLimits::new(&paths, DiskEnforcement::Loop);
         let (sandbox, other) = (folder.path().join("sandbox"), folder.path().join("other"));
         for path in [&sandbox, &other] {
             std::fs::create_dir(path).unwrap();
@@ -355,7 +355,7 @@ mod tests {
         let name = "1-2-3".parse().unwrap();
         bounds.take(name, &sandbox, 4 << 20).unwrap();
         let group = bounds.group(name);
-        let found = [&sandbox, &other].map(|path| bounds.is_bounded(name, path));
+        let found = [&sandbox, &other].map(|path| bounds.is_limited(name, path));
         FileSystem::at(&paths.disk(name)).remove(&sandbox).unwrap();
         assert_eq!(found, [true, false]);
         assert!(group.is_some_and(|group| group.starts_with(paths.disk(name))));
@@ -369,7 +369,7 @@ mod tests {
         let left = paths.disk("1-2-3".parse().unwrap());
         std::fs::create_dir_all(left.join("root")).unwrap();
         std::fs::write(left.join("file"), "x").unwrap();
-        Bounds::new(&paths, DiskEnforcement::Measured).resume();
+        DiskLimits::new(&paths, DiskEnforcement::Measured).resume();
         assert_eq!(std::fs::read_dir(paths.disks()).unwrap().count(), 0);
     }
 }

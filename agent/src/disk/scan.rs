@@ -30,7 +30,7 @@ const BLOCK_BYTES: u64 = 512;
 
 /// A traversal in progress.
 #[derive(Debug, Default)]
-pub(crate) struct Walk {
+pub(crate) struct Scan {
     /// Directories still to be entered.
     folders: Vec<PathBuf>,
     /// The open directories on the current path: each lies in the one before.
@@ -50,7 +50,7 @@ pub(crate) struct Walk {
 
 /// The progress of a traversal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) enum Progress {
+pub(crate) enum ScanProgress {
     /// This many bytes were found, and the traversal is not complete.
     Unfinished(u64),
     /// This many bytes were found in total.
@@ -61,16 +61,16 @@ pub(crate) enum Progress {
 
 /// The state of a traversal after one part of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Passage {
-    pub(super) progress: Progress,
+pub(crate) struct ScanState {
+    pub(super) progress: ScanProgress,
     /// The cost so far, in entries.
     pub(super) cost: u64,
     /// Number of descriptors that it holds while suspended.
     pub(super) held: usize,
 }
 
-impl Passage {
-    pub(crate) fn of(progress: Progress, walk: &Walk) -> Self {
+impl ScanState {
+    pub(crate) fn of(progress: ScanProgress, walk: &Scan) -> Self {
         Self {
             progress,
             cost: walk.cost,
@@ -80,11 +80,11 @@ impl Passage {
 
     /// Whether the traversal is not complete.
     pub(crate) fn goes_on(self) -> bool {
-        matches!(self.progress, Progress::Unfinished(_))
+        matches!(self.progress, ScanProgress::Unfinished(_))
     }
 }
 
-impl Walk {
+impl Scan {
     pub(crate) fn through(folders: &[PathBuf]) -> Self {
         Self {
             folders: folders.to_vec(),
@@ -104,13 +104,13 @@ impl Walk {
     }
 
     /// Continues until the cost is reached, or it has found more bytes than `enough`.
-    pub(crate) fn go(&mut self, until_cost: u64, enough: u64) -> Progress {
+    pub(crate) fn go(&mut self, until_cost: u64, enough: u64) -> ScanProgress {
         while self.cost < until_cost && self.bytes <= enough {
             let Some(folder) = self.open.last_mut() else {
                 match self.folders.pop() {
                     Some(next) => self.enter_from_outside(&next),
                     None if self.look_at_processes() => {}
-                    None => return Progress::Done(self.bytes),
+                    None => return ScanProgress::Done(self.bytes),
                 }
                 continue;
             };
@@ -125,12 +125,12 @@ impl Walk {
                         continue;
                     }
                     if self.count(name) && self.open.len() > DEPTH {
-                        return Progress::TooDeep;
+                        return ScanProgress::TooDeep;
                     }
                 }
             }
         }
-        Progress::Unfinished(self.bytes)
+        ScanProgress::Unfinished(self.bytes)
     }
 
     /// Scans the next open file of the processes; returns false if none is left.
@@ -243,14 +243,14 @@ mod tests {
 
     const MIB: usize = 1 << 20;
 
-    fn measured(folders: &[&Path]) -> Progress {
+    fn measured(folders: &[&Path]) -> ScanProgress {
         let folders: Vec<_> = folders.iter().map(|path| path.to_path_buf()).collect();
-        Walk::through(&folders).go(u64::MAX, u64::MAX)
+        Scan::through(&folders).go(u64::MAX, u64::MAX)
     }
 
     fn bytes(folders: &[&Path]) -> u64 {
         match measured(folders) {
-            Progress::Done(bytes) => bytes,
+            ScanProgress::Done(bytes) => bytes,
             other => panic!("{other:?}"),
         }
     }
@@ -289,9 +289,9 @@ mod tests {
         let own = std::process::id();
         fs::write(group.join("cgroup.procs"), format!("0\n{own}\n4194303\n")).unwrap();
         let through = || {
-            let walk = Walk::through(std::slice::from_ref(&task));
+            let walk = Scan::through(std::slice::from_ref(&task));
             match walk.then_through(Some(&group)).go(u64::MAX, u64::MAX) {
-                Progress::Done(bytes) => bytes,
+                ScanProgress::Done(bytes) => bytes,
                 other => panic!("{other:?}"),
             }
         };
@@ -334,20 +334,20 @@ mod tests {
             fs::write(world.path().join(number.to_string()), [1; 100]).unwrap();
         }
         let whole = bytes(&[world.path()]);
-        let mut walk = Walk::through(&[world.path().to_owned()]);
+        let mut walk = Scan::through(&[world.path().to_owned()]);
         let mut steps = 0;
         let pieces = loop {
             steps += 1;
             match walk.go(walk.cost + 10, u64::MAX) {
-                Progress::Done(bytes) => break bytes,
-                Progress::Unfinished(_) => {}
-                Progress::TooDeep => panic!("it is flat"),
+                ScanProgress::Done(bytes) => break bytes,
+                ScanProgress::Unfinished(_) => {}
+                ScanProgress::TooDeep => panic!("it is flat"),
             }
         };
         assert_eq!(pieces, whole);
         assert!(steps > 9, "{steps}");
-        let mut walk = Walk::through(&[world.path().to_owned()]);
-        let Progress::Unfinished(found) = walk.go(u64::MAX, whole / 2) else {
+        let mut walk = Scan::through(&[world.path().to_owned()]);
+        let ScanProgress::Unfinished(found) = walk.go(u64::MAX, whole / 2) else {
             panic!("half of it is enough");
         };
         assert!(found > whole / 2 && found < whole);
@@ -361,8 +361,8 @@ mod tests {
             path.push("d");
         }
         fs::create_dir_all(&path).unwrap();
-        assert!(matches!(measured(&[world.path()]), Progress::Done(_)));
+        assert!(matches!(measured(&[world.path()]), ScanProgress::Done(_)));
         fs::create_dir_all(path.join("d/d")).unwrap();
-        assert_eq!(measured(&[world.path()]), Progress::TooDeep);
+        assert_eq!(measured(&[world.path()]), ScanProgress::TooDeep);
     }
 }

@@ -7,10 +7,10 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use super::pass::{Looker, Pass};
-use super::scan::Progress;
-use super::{Excess, Measured, Usage};
-use crate::broker::Broker;
+use super::pass::{RunningScan, Scanner};
+use super::scan::ScanProgress;
+use super::{DiskExcess, MeasuredTask, TaskDiskUsage};
+use crate::broker::BrokerClient;
 use crate::core::Instance;
 
 /// The maximum cost of a round, in entries: about a fortieth of a core.
@@ -27,21 +27,21 @@ const TURN_COST: u64 = 500;
 const HELD_FOLDERS: usize = 1_024;
 
 /// All tasks that are measured.
-pub(super) struct Rounds {
-    looker: Looker,
-    measured: BTreeMap<Instance, Known>,
+pub(super) struct ScanSchedule {
+    looker: Scanner,
+    measured: BTreeMap<Instance, TaskScan>,
     /// Tasks with few files, or not measured yet; the next one first.
     small: VecDeque<Instance>,
     /// Tasks with many files.
     large: VecDeque<Instance>,
     /// The suspended traversals of these tasks.
-    walks: BTreeMap<Instance, Pass>,
+    walks: BTreeMap<Instance, RunningScan>,
 }
 
 /// The known facts about a task.
 #[derive(Debug)]
-struct Known {
-    measured: Measured,
+struct TaskScan {
+    measured: MeasuredTask,
     /// Number of traversals that were begun.
     passes: u64,
     /// The bytes that the newest complete traversal found, or those that the present one has found
@@ -50,21 +50,21 @@ struct Known {
 }
 
 /// The end of a turn.
-enum Turn {
+enum ScanOutcome {
     /// The traversal is complete.
     Done,
     /// The traversal is suspended.
     Unfinished,
     /// The task is to be killed.
-    Over(Excess),
+    LimitExceeded(DiskExcess),
 }
 
-impl Rounds {
-    pub(super) fn of(broker: Broker) -> Self {
-        Self::by(Looker::Broker(broker))
+impl ScanSchedule {
+    pub(super) fn of(broker: BrokerClient) -> Self {
+        Self::by(Scanner::Broker(broker))
     }
 
-    fn by(looker: Looker) -> Self {
+    fn by(looker: Scanner) -> Self {
         Self {
             looker,
             measured: BTreeMap::new(),
@@ -77,7 +77,7 @@ impl Rounds {
     /// Measures in this process.
     #[cfg(test)]
     pub(super) fn own() -> Self {
-        Self::by(Looker::own())
+        Self::by(Scanner::own())
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -86,12 +86,12 @@ impl Rounds {
 
     /// Begins to measure a task, or changes its directories and limits; its results so far are
     /// kept.
-    pub(super) fn begin(&mut self, instance: Instance, measured: Measured) {
+    pub(super) fn begin(&mut self, instance: Instance, measured: MeasuredTask) {
         if let Some(known) = self.measured.get_mut(&instance) {
             known.measured = measured;
             return;
         }
-        let known = Known {
+        let known = TaskScan {
             measured,
             passes: 0,
             bytes: 0,
@@ -107,10 +107,10 @@ impl Rounds {
     }
 
     /// Returns the task that exceeds its request by most; `None` if all are within their requests.
-    pub(super) fn most_above_request(&self) -> Option<Usage> {
+    pub(super) fn most_above_request(&self) -> Option<TaskDiskUsage> {
         let above = self.measured.iter().filter_map(|(instance, known)| {
             let requested_bytes = known.measured.requested_bytes;
-            (known.bytes > requested_bytes).then_some(Usage {
+            (known.bytes > requested_bytes).then_some(TaskDiskUsage {
                 instance: *instance,
                 used_bytes: known.bytes,
                 requested_bytes,
@@ -129,11 +129,11 @@ impl Rounds {
     }
 
     /// Runs one round. Each excess is reported once.
-    pub(super) fn round(&mut self) -> Vec<Excess> {
+    pub(super) fn round(&mut self) -> Vec<DiskExcess> {
         self.round_of(ROUND_COST)
     }
 
-    fn round_of(&mut self, cost: u64) -> Vec<Excess> {
+    fn round_of(&mut self, cost: u64) -> Vec<DiskExcess> {
         let mut found = Vec::new();
         let kept = if self.large.is_empty() { 0 } else { cost / 2 };
         let spent = self.measure_small(cost - kept, &mut found);
@@ -145,7 +145,7 @@ impl Rounds {
     }
 
     /// Returns the cost.
-    fn measure_small(&mut self, cost: u64, found: &mut Vec<Excess>) -> u64 {
+    fn measure_small(&mut self, cost: u64, found: &mut Vec<DiskExcess>) -> u64 {
         let mut spent = 0;
         for _ in 0..self.small.len() {
             if spent >= cost {
@@ -154,9 +154,9 @@ impl Rounds {
             let instance = self.small.pop_front().expect("the count matches the queue");
             let mut walk = self.walk(instance);
             match self.turn(instance, &mut walk, SMALL_COST) {
-                Turn::Done => self.small.push_back(instance),
-                Turn::Unfinished => self.large.push_back(instance),
-                Turn::Over(excess) => {
+                ScanOutcome::Done => self.small.push_back(instance),
+                ScanOutcome::Unfinished => self.large.push_back(instance),
+                ScanOutcome::LimitExceeded(excess) => {
                     self.small.push_back(instance);
                     found.push(excess);
                 }
@@ -166,7 +166,7 @@ impl Rounds {
         spent.min(cost)
     }
 
-    fn measure_large(&mut self, mut cost: u64, found: &mut Vec<Excess>) {
+    fn measure_large(&mut self, mut cost: u64, found: &mut Vec<DiskExcess>) {
         for turns in (1..=self.large.len() as u64).rev() {
             if cost == 0 {
                 return;
@@ -179,8 +179,8 @@ impl Rounds {
             let turn = self.turn(instance, &mut walk, before.saturating_add(share));
             cost = cost.saturating_sub(walk.cost - before);
             match turn {
-                Turn::Unfinished => {
-                    let held: usize = self.walks.values().map(Pass::held).sum();
+                ScanOutcome::Unfinished => {
+                    let held: usize = self.walks.values().map(RunningScan::held).sum();
                     let is_beyond = held + walk.held() > HELD_FOLDERS;
                     self.walks.insert(instance, walk);
                     if is_beyond {
@@ -189,9 +189,9 @@ impl Rounds {
                         self.large.push_back(instance);
                     }
                 }
-                Turn::Done if walk.cost <= SMALL_COST => self.small.push_back(instance),
-                Turn::Done => self.large.push_back(instance),
-                Turn::Over(excess) => {
+                ScanOutcome::Done if walk.cost <= SMALL_COST => self.small.push_back(instance),
+                ScanOutcome::Done => self.large.push_back(instance),
+                ScanOutcome::LimitExceeded(excess) => {
                     self.large.push_back(instance);
                     found.push(excess);
                 }
@@ -200,22 +200,22 @@ impl Rounds {
     }
 
     /// Begins a new traversal of a task's files.
-    fn walk(&mut self, instance: Instance) -> Pass {
+    fn walk(&mut self, instance: Instance) -> RunningScan {
         let known = self.measured.get_mut(&instance);
         let known = known.expect("only measured tasks have turns");
         known.passes += 1;
         let looks_at_processes = known.passes.is_multiple_of(PROCESSES_EVERY);
         let measured = &known.measured;
         let processes = measured.processes.filter(|_| looks_at_processes);
-        Pass::through(self.looker.clone(), measured.folders.clone(), processes)
+        RunningScan::through(self.looker.clone(), measured.folders.clone(), processes)
     }
 
-    fn turn(&mut self, instance: Instance, walk: &mut Pass, until_cost: u64) -> Turn {
+    fn turn(&mut self, instance: Instance, walk: &mut RunningScan, until_cost: u64) -> ScanOutcome {
         let known = self.measured.get_mut(&instance);
         let known = known.expect("only measured tasks have turns");
         let limit_bytes = known.measured.limit_bytes;
         let excess = |found_bytes, is_too_deep| {
-            Turn::Over(Excess {
+            ScanOutcome::LimitExceeded(DiskExcess {
                 instance,
                 found_bytes,
                 limit_bytes,
@@ -224,17 +224,17 @@ impl Rounds {
         };
         let progress = walk.go(until_cost, limit_bytes);
         known.bytes = match progress {
-            Progress::Done(bytes) => bytes,
-            Progress::Unfinished(bytes) => known.bytes.max(bytes),
-            Progress::TooDeep => known.bytes,
+            ScanProgress::Done(bytes) => bytes,
+            ScanProgress::Unfinished(bytes) => known.bytes.max(bytes),
+            ScanProgress::TooDeep => known.bytes,
         };
         match progress {
-            Progress::TooDeep => excess(0, true),
-            Progress::Done(bytes) | Progress::Unfinished(bytes) if bytes > limit_bytes => {
+            ScanProgress::TooDeep => excess(0, true),
+            ScanProgress::Done(bytes) | ScanProgress::Unfinished(bytes) if bytes > limit_bytes => {
                 excess(bytes, false)
             }
-            Progress::Done(_) => Turn::Done,
-            Progress::Unfinished(_) => Turn::Unfinished,
+            ScanProgress::Done(_) => ScanOutcome::Done,
+            ScanProgress::Unfinished(_) => ScanOutcome::Unfinished,
         }
     }
 }
@@ -264,8 +264,8 @@ mod tests {
         folder
     }
 
-    fn may_have(folder: &Path, limit_bytes: u64) -> Measured {
-        Measured {
+    fn may_have(folder: &Path, limit_bytes: u64) -> MeasuredTask {
+        MeasuredTask {
             folders: vec![folder.to_owned()],
             processes: None,
             limit_bytes,
@@ -274,7 +274,7 @@ mod tests {
         }
     }
 
-    fn over(found: &[Excess]) -> Vec<u64> {
+    fn over(found: &[DiskExcess]) -> Vec<u64> {
         found.iter().map(|excess| excess.instance.order.0).collect()
     }
 
@@ -283,7 +283,7 @@ mod tests {
     #[test]
     fn who_has_too_much_is_told_once_and_others_go_on() {
         let world = tempfile::tempdir().unwrap();
-        let mut rounds = Rounds::own();
+        let mut rounds = ScanSchedule::own();
         let folders = [1, 2].map(|order| task(world.path(), order, 3));
         for (order, folder) in (1..).zip(&folders) {
             rounds.begin(instance(order), may_have(folder, MIB));
@@ -303,11 +303,11 @@ mod tests {
     #[test]
     fn the_first_to_be_evicted_exceeds_its_request_by_most() {
         let world = tempfile::tempdir().unwrap();
-        let mut rounds = Rounds::own();
+        let mut rounds = ScanSchedule::own();
         for (order, mib, requested) in [(1, 40, 39), (2, 5, 1), (3, 60, 64), (4, 3, 0)] {
             let folder = task(world.path(), order, 1);
             fs::write(folder.join("0"), vec![1; mib * MIB as usize]).unwrap();
-            let measured = Measured {
+            let measured = MeasuredTask {
                 requested_bytes: requested * MIB,
                 ..may_have(&folder, u64::MAX)
             };
@@ -327,12 +327,12 @@ mod tests {
     #[test]
     fn what_is_known_of_a_task_stays_when_its_request_changes() {
         let world = tempfile::tempdir().unwrap();
-        let mut rounds = Rounds::own();
+        let mut rounds = ScanSchedule::own();
         let folder = task(world.path(), 1, 1);
         fs::write(folder.join("0"), vec![1; 5 * MIB as usize]).unwrap();
         rounds.begin(instance(1), may_have(&folder, u64::MAX));
         assert_eq!(rounds.round(), []);
-        let more = Measured {
+        let more = MeasuredTask {
             requested_bytes: 2 * MIB,
             ..may_have(&folder, u64::MAX)
         };
@@ -345,7 +345,7 @@ mod tests {
     #[test]
     fn a_task_with_many_files_keeps_no_other_waiting_and_has_its_end_too() {
         let world = tempfile::tempdir().unwrap();
-        let mut rounds = Rounds::own();
+        let mut rounds = ScanSchedule::own();
         let (large, small) = (task(world.path(), 1, 5_000), task(world.path(), 2, 3));
         rounds.begin(instance(1), may_have(&large, 64 * MIB));
         assert_eq!(rounds.round_of(1_000), []);
@@ -365,7 +365,7 @@ mod tests {
     #[test]
     fn a_task_with_millions_of_names_holds_up_no_other_that_has_many() {
         let world = tempfile::tempdir().unwrap();
-        let mut rounds = Rounds::own();
+        let mut rounds = ScanSchedule::own();
         for (order, files) in [(1, 20_000), (2, 3_000)] {
             let folder = task(world.path(), order, files);
             rounds.begin(instance(order), may_have(&folder, 64 * MIB));
@@ -390,7 +390,7 @@ mod tests {
     #[test]
     fn folders_that_wait_for_their_next_turn_are_bounded_and_who_holds_too_many_goes_first() {
         let world = tempfile::tempdir().unwrap();
-        let mut rounds = Rounds::own();
+        let mut rounds = ScanSchedule::own();
         let deep = vec!["d"; 200].join("/");
         for order in 1..=8 {
             let folder = task(world.path(), order, 0);
@@ -402,7 +402,7 @@ mod tests {
         let mut through = BTreeMap::new();
         for _ in 0..100 {
             assert_eq!(rounds.round_of(8_000), []);
-            most = most.max(rounds.walks.values().map(Pass::held).sum());
+            most = most.max(rounds.walks.values().map(RunningScan::held).sum());
             for (instance, known) in &rounds.measured {
                 through.insert(*instance, known.passes);
             }
@@ -414,7 +414,7 @@ mod tests {
     #[test]
     fn a_round_costs_no_more_than_it_may_and_everybody_has_a_turn() {
         let world = tempfile::tempdir().unwrap();
-        let mut rounds = Rounds::own();
+        let mut rounds = ScanSchedule::own();
         for order in 1..=50 {
             let folder = task(world.path(), order, 10);
             rounds.begin(instance(order), may_have(&folder, MIB));
@@ -436,7 +436,7 @@ mod tests {
     #[test]
     fn a_task_that_has_grown_small_is_one_of_the_small_again() {
         let world = tempfile::tempdir().unwrap();
-        let mut rounds = Rounds::own();
+        let mut rounds = ScanSchedule::own();
         let folder = task(world.path(), 1, 3_000);
         rounds.begin(instance(1), may_have(&folder, 64 * MIB));
         assert_eq!(rounds.round(), []);

@@ -10,8 +10,8 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use argosy_isolation::attachment::INPUT_LIMIT_BYTES;
-use argosy_isolation::{Attachment, AttachmentError, AttachmentNotice, Outcome, WindowSize};
-use argosy_proto::exec::{ATTACH_PROTOCOL, Begins, End, FromCommand, ToCommand};
+use argosy_isolation::{Attachment, AttachmentError, AttachmentNotice, CommandOutcome, WindowSize};
+use argosy_proto::exec::{ATTACH_PROTOCOL, AgentFrame, AttachOffsets, ClientFrame, ExecResult};
 use argosy_state::ids::TaskKey;
 use axum::extract::ws::rejection::WebSocketUpgradeRejection;
 use axum::extract::ws::{Message, WebSocket, WebSocketUpgrade};
@@ -26,27 +26,27 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
-use super::input::{Input, Next};
-use super::request::AttachAsked;
-use super::session::{Ending, FAREWELL, QUEUED, send, unreadable};
+use super::input::{InputChunk, InputQueue};
+use super::request::AttachOptions;
+use super::session::{FAREWELL, QUEUED, SessionEnd, send, unreadable};
 use super::{ExecError, START_LIMIT, container_of, speaking};
-use crate::api::Shared;
+use crate::api::ApiState;
 use crate::descriptors::watched;
 use crate::runner::AttachError;
 
 /// Handles `GET /v1/attach?task=FRAMEWORK/TASK&stdin=…`
 pub(crate) async fn attach(
-    State(shared): State<Shared>,
+    State(shared): State<ApiState>,
     RawQuery(query): RawQuery,
     headers: HeaderMap,
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Result<Response, ExecError> {
     super::refuse_pages(&headers)?;
-    let asked = AttachAsked::parse(&query.unwrap_or_default())?;
+    let asked = AttachOptions::parse(&query.unwrap_or_default())?;
     let upgrade = speaking(upgrade, ATTACH_PROTOCOL)?;
     let permit = shared.exec.admit()?;
     let attached = timeout(START_LIMIT, begin(&shared, &asked)).await;
-    let late = |_| ExecError::Late {
+    let late = |_| ExecError::Timeout {
         task: asked.task.clone(),
     };
     let attached = attached.map_err(late)??;
@@ -59,25 +59,25 @@ pub(crate) async fn attach(
 }
 
 /// Attaches, and waits for the result.
-async fn begin(shared: &Shared, asked: &AttachAsked) -> Result<Attached, ExecError> {
+async fn begin(shared: &ApiState, asked: &AttachOptions) -> Result<AttachSession, ExecError> {
     let task = &asked.task;
     let name = container_of(shared, task).await?;
     let failed = |error: &dyn std::error::Error| ExecError::Failed {
         task: task.clone(),
-        why: crate::error::sentence(error),
+        why: crate::error::error_chain(error),
     };
     let attachment = shared.controls.attach(name.instance, asked.stdin).await;
     let attachment = attachment.map_err(|error| match error {
-        AttachError::NotRunning | AttachError::Attachment(AttachmentError::Talk { .. }) => {
+        AttachError::NotRunning | AttachError::Attachment(AttachmentError::Socket { .. }) => {
             ExecError::NotRunning(task.clone())
         }
-        AttachError::Attachment(error @ AttachmentError::Early) => ExecError::Refused {
+        AttachError::Attachment(error @ AttachmentError::NotStarted) => ExecError::Refused {
             reason: format!("cannot attach to {task}: {error}"),
         },
         AttachError::Attachment(error) => failed(&error),
     })?;
     let attachment = watched(attachment, Interest::READABLE).map_err(|error| failed(&error))?;
-    let mut attached = Attached {
+    let mut attached = AttachSession {
         attachment,
         stdin: asked.stdin,
         frames: VecDeque::new(),
@@ -88,8 +88,8 @@ async fn begin(shared: &Shared, asked: &AttachAsked) -> Result<Attached, ExecErr
     };
     match attached.notice().await {
         Ok(AttachmentNotice::Attached([stdout, stderr])) => {
-            let begins = Begins { stdout, stderr };
-            attached.frames.push_back(FromCommand::Attached(begins));
+            let begins = AttachOffsets { stdout, stderr };
+            attached.frames.push_back(AgentFrame::Attached(begins));
             Ok(attached)
         }
         Ok(AttachmentNotice::Refused { reason }) => Err(ExecError::Refused {
@@ -101,7 +101,11 @@ async fn begin(shared: &Shared, asked: &AttachAsked) -> Result<Attached, ExecErr
     }
 }
 
-async fn run(attended: impl Future<Output = Ending>, task: TaskKey, _permit: OwnedSemaphorePermit) {
+async fn run(
+    attended: impl Future<Output = SessionEnd>,
+    task: TaskKey,
+    _permit: OwnedSemaphorePermit,
+) {
     let sessions = metrics::gauge!("argosy_agent_attach_sessions");
     sessions.increment(1.0);
     let ending = attended.await;
@@ -111,20 +115,20 @@ async fn run(attended: impl Future<Output = Ending>, task: TaskKey, _permit: Own
 
 /// Serves until the command has ended and the client has received the result, or the client has
 /// disconnected.
-async fn attend(attached: Attached, socket: WebSocket, silence: Duration) -> Ending {
+async fn attend(attached: AttachSession, socket: WebSocket, silence: Duration) -> SessionEnd {
     let (sink, frames) = socket.split();
     let (queue, queued) = mpsc::channel(QUEUED);
     let mut serving = std::pin::pin!(attached.serve(frames, queue, silence));
     let told = tokio::select! {
-        why = &mut serving => return Ending::ClientGone(why),
+        why = &mut serving => return SessionEnd::ClientGone(why),
         told = send(sink, queued, silence) => told,
     };
     let Some(end) = told else {
-        return Ending::ClientGone("it no longer receives data".to_owned());
+        return SessionEnd::ClientGone("it no longer receives data".to_owned());
     };
     // Closed by the client: closing with unread input could destroy output that it has not read.
     let _ = timeout(FAREWELL, serving).await;
-    Ending::Told(end)
+    SessionEnd::Reported(end)
 }
 
 /// Waits until the time of a client whose messages cannot be read is over; forever if they can.
@@ -139,13 +143,13 @@ async fn over(farewell: &Option<(Instant, String)>) -> String {
 }
 
 /// One client, and its attachment to the supervisor.
-struct Attached {
+struct AttachSession {
     attachment: AsyncFd<Attachment>,
     /// Whether the client may write to the command.
     stdin: bool,
     /// Notices of the supervisor that the connection has not taken yet. No more are requested while
     /// there are some.
-    frames: VecDeque<FromCommand>,
+    frames: VecDeque<AgentFrame>,
     /// Input that follows the input in transit.
     feeding: Bytes,
     /// Bytes of input that the supervisor has received and the command may not have.
@@ -155,15 +159,15 @@ struct Attached {
     input_is_over: bool,
 }
 
-impl Attached {
+impl AttachSession {
     /// Returns the reason for the client's disconnection.
     async fn serve(
         mut self,
         mut heard: SplitStream<WebSocket>,
-        queue: mpsc::Sender<FromCommand>,
+        queue: mpsc::Sender<AgentFrame>,
         silence: Duration,
     ) -> String {
-        let input = Input::default();
+        let input = InputQueue::default();
         let mut last = Instant::now();
         // Set once the client's messages cannot be read: until then it may read the remaining
         // output.
@@ -179,7 +183,7 @@ impl Attached {
                         Ok(Some(Ok(message))) => message,
                         Ok(Some(Err(error))) => {
                             self.end(unreadable(&error));
-                            farewell = Some((last + FAREWELL, crate::error::sentence(&error)));
+                            farewell = Some((last + FAREWELL, crate::error::error_chain(&error)));
                             continue;
                         }
                         Ok(None) => return "the connection was closed".to_owned(),
@@ -187,10 +191,10 @@ impl Attached {
                             return format!("no message for {} s", silence.as_secs());
                         }
                     };
-                    match self.obey(message, &input) {
+                    match self.handle_message(message, &input) {
                         Ok(true) => {}
                         Ok(false) => return "it detached".to_owned(),
-                        Err(why) => self.end(End::Lost(format!("the session was ended: {why}"))),
+                        Err(why) => self.end(ExecResult::Lost(format!("the session was ended: {why}"))),
                     }
                 }
                 room = queue.reserve(), if !self.frames.is_empty() => match room {
@@ -200,14 +204,14 @@ impl Attached {
                 },
                 notice = self.notice(), if asks => match notice {
                     Ok(notice) => self.take(notice, &input),
-                    Err(error) => self.end(End::Lost(crate::error::sentence(&error))),
+                    Err(error) => self.end(ExecResult::Lost(crate::error::error_chain(&error))),
                 },
                 next = input.next(), if takes_input && self.feeding.is_empty() => match next {
-                    Next::Bytes(bytes) => {
+                    InputChunk::Bytes(bytes) => {
                         self.feeding = bytes;
                         self.feed();
                     }
-                    Next::End => {
+                    InputChunk::End => {
                         self.input_is_over = true;
                         self.or_end(|attachment| attachment.end_input());
                     }
@@ -224,13 +228,13 @@ impl Attached {
             }
             let ready = self.attachment.readable().await;
             ready
-                .map_err(|source| AttachmentError::Talk { source })?
+                .map_err(|source| AttachmentError::Socket { source })?
                 .clear_ready();
         }
     }
 
     /// Handles a message of the client. Returns false if the client closes the session.
-    fn obey(&mut self, message: Message, input: &Input) -> Result<bool, String> {
+    fn handle_message(&mut self, message: Message, input: &InputQueue) -> Result<bool, String> {
         let bytes = match message {
             Message::Binary(bytes) => bytes,
             Message::Text(_) => return Err("frames are binary messages, not text".to_owned()),
@@ -241,46 +245,50 @@ impl Attached {
         if self.is_over {
             return Ok(true);
         }
-        match ToCommand::decode(bytes).map_err(|error| error.to_string())? {
-            ToCommand::Input(bytes) if self.stdin => {
+        match ClientFrame::decode(bytes).map_err(|error| error.to_string())? {
+            ClientFrame::Input(bytes) if self.stdin => {
                 input.add(&bytes).map_err(|error| error.to_string())?;
             }
-            ToCommand::Input(_) => {
+            ClientFrame::Input(_) => {
                 return Err("it sent input without having requested that".to_owned());
             }
-            ToCommand::Resize(size) => {
+            ClientFrame::Resize(size) => {
                 let (rows, columns) = (size.rows, size.columns);
                 self.or_end(|attachment| attachment.resize(WindowSize { rows, columns }));
             }
-            ToCommand::Signal(signal) => self.or_end(|attachment| attachment.signal(signal)),
+            ClientFrame::Signal(signal) => self.or_end(|attachment| attachment.signal(signal)),
         }
         Ok(true)
     }
 
-    fn take(&mut self, notice: AttachmentNotice, input: &Input) {
+    fn take(&mut self, notice: AttachmentNotice, input: &InputQueue) {
         match notice {
             AttachmentNotice::Output(bytes) => {
-                self.frames.push_back(FromCommand::Output(bytes.into()));
+                self.frames.push_back(AgentFrame::Stdout(bytes.into()));
             }
             AttachmentNotice::Errors(bytes) => {
-                self.frames.push_back(FromCommand::Errors(bytes.into()));
+                self.frames.push_back(AgentFrame::Stderr(bytes.into()));
             }
-            AttachmentNotice::Missed(bytes) => self.frames.push_back(FromCommand::Missed(bytes)),
-            AttachmentNotice::Taken => {
+            AttachmentNotice::Missed(bytes) => self.frames.push_back(AgentFrame::Missed(bytes)),
+            AttachmentNotice::InputConsumed => {
                 let count = std::mem::take(&mut self.on_its_way);
                 if count > 0 {
-                    input.taken(count);
-                    self.frames.push_back(FromCommand::Taken(count));
+                    input.consumed(count);
+                    self.frames.push_back(AgentFrame::InputCredit(count));
                 }
                 self.feed();
             }
-            AttachmentNotice::Ended(Outcome::Exited(code)) => self.end(End::Code(code)),
-            AttachmentNotice::Ended(Outcome::Signaled(signal)) => self.end(End::Signal(signal)),
-            AttachmentNotice::Ended(Outcome::NotStarted)
+            AttachmentNotice::Ended(CommandOutcome::Exited(code)) => {
+                self.end(ExecResult::Code(code))
+            }
+            AttachmentNotice::Ended(CommandOutcome::Signaled(signal)) => {
+                self.end(ExecResult::Signal(signal))
+            }
+            AttachmentNotice::Ended(CommandOutcome::NotStarted)
             | AttachmentNotice::Attached(_)
             | AttachmentNotice::Refused { .. } => {
                 let why = "invalid message from its supervisor";
-                self.end(End::Lost(why.to_owned()));
+                self.end(ExecResult::Lost(why.to_owned()));
             }
         }
     }
@@ -299,14 +307,14 @@ impl Attached {
 
     fn or_end(&mut self, wish: impl FnOnce(&Attachment) -> Result<(), AttachmentError>) {
         if let Err(error) = wish(self.attachment.get_ref()) {
-            self.end(End::Lost(crate::error::sentence(&error)));
+            self.end(ExecResult::Lost(crate::error::error_chain(&error)));
         }
     }
 
     /// Sends the end to the client, which then disconnects.
-    fn end(&mut self, end: End) {
+    fn end(&mut self, end: ExecResult) {
         if !std::mem::replace(&mut self.is_over, true) {
-            self.frames.push_back(FromCommand::End(end));
+            self.frames.push_back(AgentFrame::End(end));
         }
     }
 }

@@ -10,13 +10,13 @@ use tokio::sync::Notify;
 /// The queue between the receiver of the client's messages and the writer to the command. A lock,
 /// since both use it; nothing is awaited under it.
 #[derive(Debug, Default)]
-pub(super) struct Input {
-    waiting: Mutex<Waiting>,
+pub(super) struct InputQueue {
+    waiting: Mutex<QueuedInput>,
     changed: Notify,
 }
 
 #[derive(Debug, Default)]
-struct Waiting {
+struct QueuedInput {
     bytes: BytesMut,
     /// Bytes that wait, and bytes that are being written.
     untaken: usize,
@@ -25,7 +25,7 @@ struct Waiting {
 
 /// The next input of the command.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Next {
+pub(super) enum InputChunk {
     Bytes(Bytes),
     /// The end of the input.
     End,
@@ -40,7 +40,7 @@ pub(super) enum InputError {
     AfterEnd,
 }
 
-impl Input {
+impl InputQueue {
     /// Adds input of the client; empty input is the end.
     pub(super) fn add(&self, bytes: &[u8]) -> Result<(), InputError> {
         let mut waiting = self.waiting();
@@ -58,15 +58,15 @@ impl Input {
     }
 
     /// Waits for the next input. After the end there is none.
-    pub(super) async fn next(&self) -> Next {
+    pub(super) async fn next(&self) -> InputChunk {
         loop {
             {
                 let mut waiting = self.waiting();
                 if !waiting.bytes.is_empty() {
-                    return Next::Bytes(waiting.bytes.split().freeze());
+                    return InputChunk::Bytes(waiting.bytes.split().freeze());
                 }
                 if waiting.has_ended {
-                    return Next::End;
+                    return InputChunk::End;
                 }
             }
             self.changed.notified().await;
@@ -74,12 +74,12 @@ impl Input {
     }
 
     /// Records that the command has received this many bytes: the client may send as many again.
-    pub(super) fn taken(&self, bytes: usize) {
+    pub(super) fn consumed(&self, bytes: usize) {
         self.waiting().untaken -= bytes;
     }
 
     /// Locks the queue. No panic leaves it half-changed.
-    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+    fn waiting(&self) -> MutexGuard<'_, QueuedInput> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -90,29 +90,29 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_added_comes_out_in_order_and_then_the_end() {
-        let input = Input::default();
+        let input = InputQueue::default();
         input.add(b"one ").unwrap();
         input.add(b"two").unwrap();
         input.add(b"").unwrap();
-        assert_eq!(input.next().await, Next::Bytes("one two".into()));
-        assert_eq!(input.next().await, Next::End);
+        assert_eq!(input.next().await, InputChunk::Bytes("one two".into()));
+        assert_eq!(input.next().await, InputChunk::End);
         assert_eq!(input.add(b"more"), Err(InputError::AfterEnd));
     }
 
     #[tokio::test]
     async fn a_client_may_send_no_more_than_the_window_untaken() {
-        let input = Input::default();
+        let input = InputQueue::default();
         let half = vec![0; INPUT_WINDOW_BYTES / 2];
         input.add(&half).unwrap();
         input.add(&half).unwrap();
         assert_eq!(input.add(b"x"), Err(InputError::TooMuch));
-        let Next::Bytes(bytes) = input.next().await else {
+        let InputChunk::Bytes(bytes) = input.next().await else {
             panic!("it has not ended")
         };
         assert_eq!(bytes.len(), INPUT_WINDOW_BYTES);
         // They are in transit, but the command does not have them.
         assert_eq!(input.add(b"x"), Err(InputError::TooMuch));
-        input.taken(half.len());
+        input.consumed(half.len());
         input.add(&half).unwrap();
         assert_eq!(input.add(b"x"), Err(InputError::TooMuch));
     }

@@ -16,7 +16,7 @@ mod tests;
 use std::sync::Arc;
 use std::time::Duration;
 
-use argosy_isolation::{EntryError, EntryNotice, EntryRequest};
+use argosy_isolation::{ExecNotice, ExecRequest, ExecSessionError};
 use argosy_proto::exec::{FRAME_LIMIT_BYTES, PROTOCOL};
 use argosy_state::ids::TaskKey;
 use axum::extract::ws::WebSocketUpgrade;
@@ -28,14 +28,14 @@ use axum::response::{IntoResponse, Response};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
-use crate::api::Shared;
+use crate::api::ApiState;
 use crate::core::ContainerName;
 use crate::files;
-use crate::runner::{EnterError, PlaceError};
+use crate::runner::{ExecStartError, SlotError};
 pub(crate) use attached::attach;
-use request::Asked;
-use session::{Ending, Entered, attend};
-use stream::Notices;
+use request::ExecOptions;
+use session::{ExecCommand, SessionEnd, attend};
+use stream::SessionNotices;
 
 /// Maximum number of sessions of one agent; a further one is refused. Each may hold some 0.5 MiB
 /// while its peers are slow, and five descriptors.
@@ -47,13 +47,13 @@ const BUFFER_BYTES: usize = 16 * 1024;
 
 /// The limits of interactive sessions.
 #[derive(Clone)]
-pub(crate) struct Door {
+pub(crate) struct ExecLimits {
     /// The timeout after which a silent client is considered gone.
     silence: Duration,
     room: Arc<Semaphore>,
 }
 
-impl Door {
+impl ExecLimits {
     pub(crate) fn new(silence: Duration) -> Self {
         let room = Arc::new(Semaphore::new(SESSIONS));
         Self { silence, room }
@@ -72,7 +72,7 @@ pub(crate) enum ExecError {
         "exec is not allowed from web pages: this request has the origin {origin:?}, and any page that a user of \
          this network opens could send it"
     )]
-    Page { origin: String },
+    CrossOrigin { origin: String },
     #[error("{field} {value:?} is not valid: {remedy}")]
     Invalid {
         field: String,
@@ -93,7 +93,7 @@ pub(crate) enum ExecError {
     #[error("{reason}")]
     TaskFull { reason: String },
     #[error("{task} has not started the command within {} s", START_LIMIT.as_secs())]
-    Late { task: TaskKey },
+    Timeout { task: TaskKey },
     #[error("cannot exec in {task}: {why}")]
     Failed { task: TaskKey, why: String },
     #[error("the agent is stopping")]
@@ -103,13 +103,13 @@ pub(crate) enum ExecError {
 impl IntoResponse for ExecError {
     fn into_response(self) -> Response {
         let status = match &self {
-            Self::Page { .. } => StatusCode::FORBIDDEN,
+            Self::CrossOrigin { .. } => StatusCode::FORBIDDEN,
             Self::Invalid { .. } | Self::Protocol { .. } => StatusCode::BAD_REQUEST,
             Self::Unknown(_) => StatusCode::NOT_FOUND,
             Self::NotRunning(_) => StatusCode::CONFLICT,
             Self::Refused { .. } => StatusCode::UNPROCESSABLE_ENTITY,
             Self::Full | Self::TaskFull { .. } => StatusCode::TOO_MANY_REQUESTS,
-            Self::Late { .. } | Self::Stopping => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Timeout { .. } | Self::Stopping => StatusCode::SERVICE_UNAVAILABLE,
             Self::Failed { .. } => StatusCode::INTERNAL_SERVER_ERROR,
         };
         files::problem(status, &self.to_string())
@@ -120,7 +120,7 @@ impl IntoResponse for ExecError {
 /// without asking the user.
 fn refuse_pages(headers: &HeaderMap) -> Result<(), ExecError> {
     match headers.get(ORIGIN) {
-        Some(origin) => Err(ExecError::Page {
+        Some(origin) => Err(ExecError::CrossOrigin {
             origin: String::from_utf8_lossy(origin.as_bytes()).into_owned(),
         }),
         None => Ok(()),
@@ -129,18 +129,18 @@ fn refuse_pages(headers: &HeaderMap) -> Result<(), ExecError> {
 
 /// Handles `GET /v1/exec?task=FRAMEWORK/TASK&argument=…`
 pub(crate) async fn exec(
-    State(shared): State<Shared>,
+    State(shared): State<ApiState>,
     RawQuery(query): RawQuery,
     headers: HeaderMap,
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Result<Response, ExecError> {
     refuse_pages(&headers)?;
-    let asked = Asked::parse(&query.unwrap_or_default())?;
+    let asked = ExecOptions::parse(&query.unwrap_or_default())?;
     let upgrade = speaking(upgrade, PROTOCOL)?;
     let permit = shared.exec.admit()?;
     let entering = enter(&shared, &asked.task, asked.request);
     let entered = timeout(START_LIMIT, entering).await;
-    let late = |_| ExecError::Late {
+    let late = |_| ExecError::Timeout {
         task: asked.task.clone(),
     };
     let (entered, place) = entered.map_err(late)??;
@@ -155,7 +155,7 @@ pub(crate) async fn exec(
 /// Runs a session. A client that disconnects before the WebSocket is open drops the session, which
 /// ends the command.
 async fn run(
-    attended: impl Future<Output = Ending>,
+    attended: impl Future<Output = SessionEnd>,
     task: TaskKey,
     _places: [OwnedSemaphorePermit; 2],
 ) {
@@ -188,7 +188,7 @@ fn speaking(
 }
 
 /// Returns the container of a task that this agent holds.
-async fn container_of(shared: &Shared, task: &TaskKey) -> Result<ContainerName, ExecError> {
+async fn container_of(shared: &ApiState, task: &TaskKey) -> Result<ContainerName, ExecError> {
     let view = shared.asker.task(task.clone()).await;
     let container = view.ok_or(ExecError::Stopping)?.container;
     container.ok_or_else(|| ExecError::Unknown(task.clone()))
@@ -196,46 +196,46 @@ async fn container_of(shared: &Shared, task: &TaskKey) -> Result<ContainerName, 
 
 /// Starts the command, and waits until it is executed.
 async fn enter(
-    shared: &Shared,
+    shared: &ApiState,
     task: &TaskKey,
-    request: EntryRequest,
-) -> Result<(Entered, OwnedSemaphorePermit), ExecError> {
+    request: ExecRequest,
+) -> Result<(ExecCommand, OwnedSemaphorePermit), ExecError> {
     let name = container_of(shared, task).await?;
     let failed = |error: &dyn std::error::Error| ExecError::Failed {
         task: task.clone(),
-        why: crate::error::sentence(error),
+        why: crate::error::error_chain(error),
     };
     let place = shared.controls.place(name.instance);
     let place = place.map_err(|error| match error {
-        PlaceError::NotRunning => ExecError::NotRunning(task.clone()),
-        PlaceError::Full => ExecError::TaskFull {
+        SlotError::NotRunning => ExecError::NotRunning(task.clone()),
+        SlotError::Full => ExecError::TaskFull {
             reason: error.to_string(),
         },
     })?;
     let session = shared.controls.enter(name.instance, request).await;
     let session = session.map_err(|error| match error {
-        EnterError::NotRunning | EnterError::Entry(EntryError::Talk { .. }) => {
+        ExecStartError::NotRunning | ExecStartError::Entry(ExecSessionError::Socket { .. }) => {
             ExecError::NotRunning(task.clone())
         }
-        EnterError::Entry(EntryError::Spec(error)) => ExecError::Refused {
+        ExecStartError::Entry(ExecSessionError::Spec(error)) => ExecError::Refused {
             reason: error.to_string(),
         },
-        EnterError::Entry(error) => failed(&error),
+        ExecStartError::Entry(error) => failed(&error),
     })?;
-    let mut notices = Notices::new(session).map_err(|error| failed(&error))?;
+    let mut notices = SessionNotices::new(session).map_err(|error| failed(&error))?;
     match notices.next().await {
-        Ok(EntryNotice::Started(streams)) => {
-            let entered = Entered::new(notices, streams).map_err(|error| failed(&error))?;
+        Ok(ExecNotice::Started(streams)) => {
+            let entered = ExecCommand::new(notices, streams).map_err(|error| failed(&error))?;
             Ok((entered, place))
         }
-        Ok(EntryNotice::Refused { reason }) => Err(ExecError::Refused { reason }),
-        Ok(EntryNotice::Ended(_) | EntryNotice::Probed(_)) => Err(ExecError::Failed {
+        Ok(ExecNotice::Refused { reason }) => Err(ExecError::Refused { reason }),
+        Ok(ExecNotice::Ended(_) | ExecNotice::Probed(_)) => Err(ExecError::Failed {
             task: task.clone(),
             why: "it ended before it had begun".to_owned(),
         }),
         // The container ended during the request, or a process of the same user killed the exec
         // monitor.
-        Err(EntryError::Lost) => Err(ExecError::NotRunning(task.clone())),
+        Err(ExecSessionError::Lost) => Err(ExecError::NotRunning(task.clone())),
         Err(error) => Err(failed(&error)),
     }
 }

@@ -1,7 +1,7 @@
 //! Parses the query of an exec request. Pure.
 
 use argosy_isolation::exec::USUAL_SIZE;
-use argosy_isolation::{EntryRequest, Program, WindowSize, Work};
+use argosy_isolation::{ExecAction, ExecRequest, Program, WindowSize};
 use argosy_state::ids::TaskKey;
 use axum::extract::Query;
 use axum::http::Uri;
@@ -13,11 +13,11 @@ const SHOWN: usize = 200;
 
 /// A parsed exec request.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Asked {
+pub(super) struct ExecOptions {
     pub(super) task: TaskKey,
     /// For display: arguments may contain secrets, the program's name does not.
     pub(super) program: String,
-    pub(super) request: EntryRequest,
+    pub(super) request: ExecRequest,
 }
 
 fn invalid(field: &str, value: &str, remedy: &'static str) -> ExecError {
@@ -28,13 +28,13 @@ fn invalid(field: &str, value: &str, remedy: &'static str) -> ExecError {
     }
 }
 
-impl Asked {
+impl ExecOptions {
     /// Parses a query. An unknown parameter is refused: it could restrict the request in a newer
     /// version.
     pub(super) fn parse(query: &str) -> Result<Self, ExecError> {
         let mut task = None;
         let mut arguments = Vec::new();
-        let mut request = EntryRequest::new(Work::Command(Program::Arguments(Vec::new())));
+        let mut request = ExecRequest::new(ExecAction::Command(Program::Arguments(Vec::new())));
         let (mut tty, mut rows, mut columns) = (false, None, None);
         for (name, value) in pairs(query)? {
             match name.as_str() {
@@ -78,7 +78,7 @@ impl Asked {
             rows: rows.unwrap_or(USUAL_SIZE.rows),
             columns: columns.unwrap_or(USUAL_SIZE.columns),
         });
-        request.work = Work::Command(Program::Arguments(arguments));
+        request.work = ExecAction::Command(Program::Arguments(arguments));
         Ok(Self {
             task,
             program,
@@ -89,13 +89,13 @@ impl Asked {
 
 /// A parsed request to attach to a task's own command.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct AttachAsked {
+pub(super) struct AttachOptions {
     pub(super) task: TaskKey,
     /// Whether the client writes to its standard input, too.
     pub(super) stdin: bool,
 }
 
-impl AttachAsked {
+impl AttachOptions {
     /// As strict as the other.
     pub(super) fn parse(query: &str) -> Result<Self, ExecError> {
         let (mut task, mut stdin) = (None, false);
@@ -160,12 +160,12 @@ mod tests {
     fn a_query_says_what_is_to_be_run_where_and_how() {
         let query = "task=framework-7/web&argument=sh&argument=-c&argument=echo+%22%24A%22%3B%20ls&tty=true&rows=50\
                      &columns=120&user=daemon%3Aadm&env=A=1%3D2&env=B=&workdir=%2Fusr";
-        let asked = Asked::parse(query).unwrap();
+        let asked = ExecOptions::parse(query).unwrap();
         assert_eq!(asked.task.to_string(), "framework-7/web");
         assert_eq!(asked.program, "sh");
         let line = "echo \"$A\"; ls";
         let arguments = ["sh", "-c", line].map(str::to_owned).to_vec();
-        let mut expected = EntryRequest::new(Work::Command(Program::Arguments(arguments)));
+        let mut expected = ExecRequest::new(ExecAction::Command(Program::Arguments(arguments)));
         expected.environment = vec![("A".into(), "1=2".into()), ("B".into(), String::new())];
         expected.user_name = Some("daemon:adm".into());
         expected.directory = Some("/usr".into());
@@ -178,29 +178,29 @@ mod tests {
 
     #[test]
     fn who_attaches_says_to_what_and_whether_to_write() {
-        let asked = AttachAsked::parse("task=framework-7/web&stdin=true").unwrap();
+        let asked = AttachOptions::parse("task=framework-7/web&stdin=true").unwrap();
         assert_eq!(
             (asked.task.to_string().as_str(), asked.stdin),
             ("framework-7/web", true)
         );
-        assert!(!AttachAsked::parse("task=framework-7/web").unwrap().stdin);
+        assert!(!AttachOptions::parse("task=framework-7/web").unwrap().stdin);
         for query in [
             "",
             "stdin=true",
             "task=web",
             "task=framework-7/web&tty=true",
         ] {
-            AttachAsked::parse(query).unwrap_err();
+            AttachOptions::parse(query).unwrap_err();
         }
     }
 
     #[test]
     fn what_is_not_said_is_as_the_task_has_it() {
-        let asked = Asked::parse("task=framework-7/web&argument=true").unwrap();
+        let asked = ExecOptions::parse("task=framework-7/web&argument=true").unwrap();
         let arguments = vec!["true".to_owned()];
-        let expected = EntryRequest::new(Work::Command(Program::Arguments(arguments)));
+        let expected = ExecRequest::new(ExecAction::Command(Program::Arguments(arguments)));
         assert_eq!(asked.request, expected);
-        let asked = Asked::parse("task=framework-7/web&argument=true&tty=true").unwrap();
+        let asked = ExecOptions::parse("task=framework-7/web&argument=true&tty=true").unwrap();
         assert_eq!(asked.request.terminal, Some(USUAL_SIZE));
     }
 
@@ -234,7 +234,7 @@ mod tests {
                 "workdir",
             ),
         ] {
-            let refused = Asked::parse(query).unwrap_err().to_string();
+            let refused = ExecOptions::parse(query).unwrap_err().to_string();
             assert!(refused.contains(field), "{query}: {refused}");
             assert!(refused.contains(remedy), "{query}: {refused}");
         }

@@ -15,8 +15,8 @@ use std::io;
 use std::pin::pin;
 use std::time::Duration;
 
-use argosy_isolation::{EntryError, EntryNotice, Outcome, Streams, WindowSize};
-use argosy_proto::exec::{DATA_LIMIT_BYTES, End, FromCommand, ToCommand};
+use argosy_isolation::{CommandOutcome, ExecNotice, ExecSessionError, ExecStreams, WindowSize};
+use argosy_proto::exec::{AgentFrame, ClientFrame, DATA_LIMIT_BYTES, ExecResult};
 use axum::extract::ws::{Message, WebSocket};
 use bytes::Bytes;
 use futures::future::join_all;
@@ -26,8 +26,8 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::input::{Input, Next};
-use super::stream::{Notices, Stream};
+use super::input::{InputChunk, InputQueue};
+use super::stream::{CommandStream, SessionNotices};
 
 /// Capacity of the queue of frames for the connection. While it is full, the command's output is
 /// not read.
@@ -45,39 +45,39 @@ pub(super) const FAREWELL: Duration = Duration::from_secs(5);
 const END_OF_INPUT: &[u8] = b"\x04";
 
 /// A command that was started and executed. Dropping it ends the command.
-pub(super) struct Entered {
-    notices: Notices,
-    stdin: Stream,
+pub(super) struct ExecCommand {
+    notices: SessionNotices,
+    stdin: CommandStream,
     /// The outputs, each with the frame type of its bytes.
-    outputs: Vec<(Stream, Channel)>,
+    outputs: Vec<(CommandStream, FrameEncoder)>,
     is_terminal: bool,
 }
 
 /// The conversion of output bytes to a frame.
-type Channel = fn(Bytes) -> FromCommand;
+type FrameEncoder = fn(Bytes) -> AgentFrame;
 
-impl Entered {
-    pub(super) fn new(notices: Notices, streams: Streams) -> io::Result<Self> {
+impl ExecCommand {
+    pub(super) fn new(notices: SessionNotices, streams: ExecStreams) -> io::Result<Self> {
         Ok(match streams {
-            Streams::Pipes {
+            ExecStreams::Pipes {
                 stdin,
                 stdout,
                 stderr,
             } => Self {
                 notices,
-                stdin: Stream::new(stdin)?,
+                stdin: CommandStream::new(stdin)?,
                 outputs: vec![
-                    (Stream::new(stdout)?, FromCommand::Output),
-                    (Stream::new(stderr)?, FromCommand::Errors),
+                    (CommandStream::new(stdout)?, AgentFrame::Stdout),
+                    (CommandStream::new(stderr)?, AgentFrame::Stderr),
                 ],
                 is_terminal: false,
             },
-            Streams::Terminal(master) => {
-                let master = Stream::new(master)?;
+            ExecStreams::Terminal(master) => {
+                let master = CommandStream::new(master)?;
                 Self {
                     notices,
                     stdin: master.clone(),
-                    outputs: vec![(master, FromCommand::Output)],
+                    outputs: vec![(master, AgentFrame::Stdout)],
                     is_terminal: true,
                 }
             }
@@ -87,19 +87,19 @@ impl Entered {
 
 /// The end of a session, for the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Ending {
+pub(super) enum SessionEnd {
     /// The client received the command's result.
-    Told(End),
+    Reported(ExecResult),
     /// The client disconnected; the command was ended if it had not.
     ClientGone(String),
 }
 
-impl fmt::Display for Ending {
+impl fmt::Display for SessionEnd {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Told(End::Code(code)) => write!(formatter, "exit {code}"),
-            Self::Told(End::Signal(signal)) => write!(formatter, "signal {signal}"),
-            Self::Told(End::Lost(why)) => formatter.write_str(why),
+            Self::Reported(ExecResult::Code(code)) => write!(formatter, "exit {code}"),
+            Self::Reported(ExecResult::Signal(signal)) => write!(formatter, "signal {signal}"),
+            Self::Reported(ExecResult::Lost(why)) => formatter.write_str(why),
             Self::ClientGone(why) => write!(formatter, "ended with its client: {why}"),
         }
     }
@@ -107,22 +107,26 @@ impl fmt::Display for Ending {
 
 /// Serves until the command has ended and the client has received the result, or the client has
 /// disconnected.
-pub(super) async fn attend(entered: Entered, socket: WebSocket, silence: Duration) -> Ending {
+pub(super) async fn attend(
+    entered: ExecCommand,
+    socket: WebSocket,
+    silence: Duration,
+) -> SessionEnd {
     let (sink, frames) = socket.split();
     let (queue, queued) = mpsc::channel(QUEUED);
     let (outcome, ended) = oneshot::channel();
-    let input = Input::default();
+    let input = InputQueue::default();
     let terminal = entered.is_terminal.then(|| entered.stdin.clone());
-    let listener = Listener {
+    let listener = SessionReceiver {
         frames,
-        running: Some(Running {
+        running: Some(CommandGuard {
             notices: entered.notices,
             outcome,
         }),
         terminal: terminal.clone(),
         silence,
     };
-    let speaker = Speaker {
+    let speaker = StreamForwarder {
         stdin: entered.stdin,
         terminal,
         outputs: entered.outputs,
@@ -130,25 +134,25 @@ pub(super) async fn attend(entered: Entered, socket: WebSocket, silence: Duratio
     };
     let mut listen = pin!(listener.listen(&input));
     let told = tokio::select! {
-        why = &mut listen => return Ending::ClientGone(why),
+        why = &mut listen => return SessionEnd::ClientGone(why),
         told = send(sink, queued, silence) => told,
-        never = speaker.speak(&input, ended) => match never {},
+        never = speaker.run(&input, ended) => match never {},
     };
     let Some(end) = told else {
-        return Ending::ClientGone("it no longer receives data".to_owned());
+        return SessionEnd::ClientGone("it no longer receives data".to_owned());
     };
     // Closed by the client: closing with unread input could destroy output that it has not read.
     let _ = timeout(FAREWELL, listen).await;
-    Ending::Told(end)
+    SessionEnd::Reported(end)
 }
 
 /// Writes frames to the connection, the end as the last one; `None` if the connection broke before.
 /// Sends pings.
 pub(super) async fn send(
     mut sink: SplitSink<WebSocket, Message>,
-    mut queued: mpsc::Receiver<FromCommand>,
+    mut queued: mpsc::Receiver<AgentFrame>,
     silence: Duration,
-) -> Option<End> {
+) -> Option<ExecResult> {
     let every = silence / ASKED;
     let mut pings = interval_at(Instant::now() + every, every);
     pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -161,7 +165,7 @@ pub(super) async fn send(
             }
         };
         sink.send(Message::Binary(frame.encode())).await.ok()?;
-        if let FromCommand::End(end) = frame {
+        if let AgentFrame::End(end) = frame {
             // The client may have disconnected by now; a failure to close is ignored.
             let _ = sink.close().await;
             return Some(end);
@@ -170,24 +174,24 @@ pub(super) async fn send(
 }
 
 /// The receiver of messages from the client and from the exec monitor.
-struct Listener {
+struct SessionReceiver {
     frames: SplitStream<WebSocket>,
     /// `None` once the end is known.
-    running: Option<Running>,
-    terminal: Option<Stream>,
+    running: Option<CommandGuard>,
+    terminal: Option<CommandStream>,
     /// The timeout after which a silent client is considered gone.
     silence: Duration,
 }
 
 /// Dropping it ends the command.
-struct Running {
-    notices: Notices,
-    outcome: oneshot::Sender<End>,
+struct CommandGuard {
+    notices: SessionNotices,
+    outcome: oneshot::Sender<ExecResult>,
 }
 
-impl Listener {
+impl SessionReceiver {
     /// Returns the reason for the client's disconnection.
-    async fn listen(mut self, input: &Input) -> String {
+    async fn listen(mut self, input: &InputQueue) -> String {
         loop {
             let message = tokio::select! {
                 heard = timeout(self.silence, self.frames.next()) => match heard {
@@ -197,7 +201,7 @@ impl Listener {
                         // The client may still read the message, which closing with unread input
                         // could destroy.
                         sleep(FAREWELL).await;
-                        return crate::error::sentence(&error);
+                        return crate::error::error_chain(&error);
                     }
                     Ok(None) => return "the connection was closed".to_owned(),
                     Err(_) => return format!("no message for {} s", self.silence.as_secs()),
@@ -209,13 +213,13 @@ impl Listener {
             };
             match message {
                 Message::Binary(bytes) => {
-                    if let Err(why) = self.obey(bytes, input) {
-                        self.end(End::Lost(format!("it was ended: {why}")));
+                    if let Err(why) = self.handle_message(bytes, input) {
+                        self.end(ExecResult::Lost(format!("it was ended: {why}")));
                     }
                 }
                 Message::Text(_) => {
                     let why = "it was ended: frames are binary messages, not text";
-                    self.end(End::Lost(why.to_owned()));
+                    self.end(ExecResult::Lost(why.to_owned()));
                 }
                 // Pings and pongs are handled by the WebSocket library.
                 Message::Ping(_) | Message::Pong(_) => {}
@@ -225,75 +229,75 @@ impl Listener {
     }
 
     /// Ends the command if it still runs; no more notices are read.
-    fn end(&mut self, end: End) {
-        if let Some(Running { outcome, .. }) = self.running.take() {
+    fn end(&mut self, end: ExecResult) {
+        if let Some(CommandGuard { outcome, .. }) = self.running.take() {
             // The receiver lives as long as this does.
             let _ = outcome.send(end);
         }
     }
 
-    fn obey(&self, message: Bytes, input: &Input) -> Result<(), String> {
-        let Some(Running { notices, .. }) = &self.running else {
+    fn handle_message(&self, message: Bytes, input: &InputQueue) -> Result<(), String> {
+        let Some(CommandGuard { notices, .. }) = &self.running else {
             return Ok(());
         };
-        match ToCommand::decode(message).map_err(|error| error.to_string())? {
-            ToCommand::Input(bytes) => input.add(&bytes).map_err(|error| error.to_string()),
-            ToCommand::Resize(size) => {
+        match ClientFrame::decode(message).map_err(|error| error.to_string())? {
+            ClientFrame::Input(bytes) => input.add(&bytes).map_err(|error| error.to_string()),
+            ClientFrame::Resize(size) => {
                 let terminal = self.terminal.as_ref();
                 let terminal = terminal.ok_or("it has no terminal whose size could change")?;
                 let (rows, columns) = (size.rows, size.columns);
                 let resized = terminal.resize(WindowSize { rows, columns });
                 resized.map_err(|error| format!("its terminal cannot be resized: {error}"))
             }
-            ToCommand::Signal(signal) => notices
+            ClientFrame::Signal(signal) => notices
                 .signal(signal)
-                .map_err(|error| crate::error::sentence(&error)),
+                .map_err(|error| crate::error::error_chain(&error)),
         }
     }
 }
 
 /// Returns the end for a client whose messages cannot be read: a frame that is too large, or no
 /// WebSocket.
-pub(super) fn unreadable(error: &axum::Error) -> End {
-    let why = crate::error::sentence(error);
-    End::Lost(format!(
+pub(super) fn unreadable(error: &axum::Error) -> ExecResult {
+    let why = crate::error::error_chain(error);
+    ExecResult::Lost(format!(
         "it was ended: a message of the client cannot be read ({why}); a message holds at most {DATA_LIMIT_BYTES} bytes and its channel"
     ))
 }
 
-async fn next_notice(running: &mut Option<Running>) -> Result<EntryNotice, EntryError> {
+async fn next_notice(running: &mut Option<CommandGuard>) -> Result<ExecNotice, ExecSessionError> {
     match running {
         Some(running) => running.notices.next().await,
         None => std::future::pending().await,
     }
 }
 
-fn end_of(told: Result<EntryNotice, EntryError>) -> End {
+fn end_of(told: Result<ExecNotice, ExecSessionError>) -> ExecResult {
     match told {
-        Ok(EntryNotice::Ended(Outcome::Exited(code))) => End::Code(code),
-        Ok(EntryNotice::Ended(Outcome::Signaled(signal))) => End::Signal(signal),
-        Ok(EntryNotice::Refused { reason }) => End::Lost(reason),
+        Ok(ExecNotice::Ended(CommandOutcome::Exited(code))) => ExecResult::Code(code),
+        Ok(ExecNotice::Ended(CommandOutcome::Signaled(signal))) => ExecResult::Signal(signal),
+        Ok(ExecNotice::Refused { reason }) => ExecResult::Lost(reason),
         Ok(
-            EntryNotice::Ended(Outcome::NotStarted)
-            | EntryNotice::Started(_)
-            | EntryNotice::Probed(_),
-        ) => End::Lost("invalid message from the exec monitor".to_owned()),
-        Err(error) => End::Lost(crate::error::sentence(&error)),
+            ExecNotice::Ended(CommandOutcome::NotStarted)
+            | ExecNotice::Started(_)
+            | ExecNotice::Probed(_),
+        ) => ExecResult::Lost("invalid message from the exec monitor".to_owned()),
+        Err(error) => ExecResult::Lost(crate::error::error_chain(&error)),
     }
 }
 
 /// The forwarder of the command's input and output.
-struct Speaker {
-    stdin: Stream,
-    terminal: Option<Stream>,
-    outputs: Vec<(Stream, Channel)>,
-    queue: mpsc::Sender<FromCommand>,
+struct StreamForwarder {
+    stdin: CommandStream,
+    terminal: Option<CommandStream>,
+    outputs: Vec<(CommandStream, FrameEncoder)>,
+    queue: mpsc::Sender<AgentFrame>,
 }
 
-impl Speaker {
+impl StreamForwarder {
     /// Sends the output before the end, whichever was received first. Then there is nothing left to
     /// send.
-    async fn speak(self, input: &Input, mut ended: oneshot::Receiver<End>) -> Infallible {
+    async fn run(self, input: &InputQueue, mut ended: oneshot::Receiver<ExecResult>) -> Infallible {
         let over = CancellationToken::new();
         let relays = self.outputs.into_iter();
         let relays = relays.map(|(from, channel)| relay(from, channel, &self.queue, &over));
@@ -313,7 +317,7 @@ impl Speaker {
         }
         // Without an end the receiver is closed, and the session is over.
         if let Ok(end) = end {
-            let _ = self.queue.send(FromCommand::End(end)).await;
+            let _ = self.queue.send(AgentFrame::End(end)).await;
         }
         std::future::pending().await
     }
@@ -322,21 +326,21 @@ impl Speaker {
 /// Writes the client's input to the command. A command that no longer reads must not block its
 /// client: its input is accepted, and discarded.
 async fn feed(
-    stdin: Stream,
-    terminal: Option<Stream>,
-    input: &Input,
-    queue: &mpsc::Sender<FromCommand>,
+    stdin: CommandStream,
+    terminal: Option<CommandStream>,
+    input: &InputQueue,
+    queue: &mpsc::Sender<AgentFrame>,
 ) -> Infallible {
     let mut stdin = Some(stdin);
-    while let Next::Bytes(bytes) = input.next().await {
+    while let InputChunk::Bytes(bytes) = input.next().await {
         if let Some(to) = &stdin
             && to.write_all(&bytes).await.is_err()
         {
             stdin = None;
         }
-        input.taken(bytes.len());
+        input.consumed(bytes.len());
         // The receiver is closed only with the session.
-        let _ = queue.send(FromCommand::Taken(bytes.len())).await;
+        let _ = queue.send(AgentFrame::InputCredit(bytes.len())).await;
     }
     drop(stdin);
     if let Some(terminal) = terminal {
@@ -347,9 +351,9 @@ async fn feed(
 }
 
 async fn relay(
-    from: Stream,
-    channel: Channel,
-    queue: &mpsc::Sender<FromCommand>,
+    from: CommandStream,
+    channel: FrameEncoder,
+    queue: &mpsc::Sender<AgentFrame>,
     over: &CancellationToken,
 ) {
     let mut buffer = vec![0; DATA_LIMIT_BYTES];

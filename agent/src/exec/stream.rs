@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use argosy_isolation::{EntryError, EntryNotice, Session, WindowSize};
+use argosy_isolation::{ExecNotice, ExecSession, ExecSessionError, WindowSize};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use tokio::io::Interest;
@@ -14,9 +14,9 @@ use crate::descriptors::watched;
 
 /// One end of a pipe, or the master of a terminal. All clones share it; the last one closes it.
 #[derive(Debug, Clone)]
-pub(super) struct Stream(Arc<AsyncFd<OwnedFd>>);
+pub(super) struct CommandStream(Arc<AsyncFd<OwnedFd>>);
 
-impl Stream {
+impl CommandStream {
     pub(super) fn new(file: OwnedFd) -> io::Result<Self> {
         // The command has a separate file description, which stays blocking.
         let flags = OFlag::from_bits_retain(fcntl(&file, FcntlArg::F_GETFL)?);
@@ -54,27 +54,27 @@ impl Stream {
 }
 
 /// The notices of a session. Dropping it ends the command.
-pub(super) struct Notices(AsyncFd<Session>);
+pub(super) struct SessionNotices(AsyncFd<ExecSession>);
 
-impl Notices {
-    pub(super) fn new(session: Session) -> io::Result<Self> {
+impl SessionNotices {
+    pub(super) fn new(session: ExecSession) -> io::Result<Self> {
         Ok(Self(watched(session, Interest::READABLE)?))
     }
 
     /// Waits for the next notice. Must not be called after the last one.
-    pub(super) async fn next(&mut self) -> Result<EntryNotice, EntryError> {
+    pub(super) async fn next(&mut self) -> Result<ExecNotice, ExecSessionError> {
         loop {
             if let Some(notice) = self.0.get_mut().notice()? {
                 return Ok(notice);
             }
             let ready = self.0.readable().await;
             ready
-                .map_err(|source| EntryError::Talk { source })?
+                .map_err(|source| ExecSessionError::Socket { source })?
                 .clear_ready();
         }
     }
 
-    pub(super) fn signal(&self, signal: i32) -> Result<(), EntryError> {
+    pub(super) fn signal(&self, signal: i32) -> Result<(), ExecSessionError> {
         self.0.get_ref().signal(signal)
     }
 }

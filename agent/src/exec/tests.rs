@@ -2,7 +2,7 @@
 //! in `tests/end_to_end`.
 
 use argosy_proto::exec::SILENCE_LIMIT;
-use argosy_proto::server::callers::{Access, Callers};
+use argosy_proto::server::callers::{AllowedCallers, ApiAccess};
 use argosy_state::ids::{AgentId, OrderIndex};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
@@ -10,18 +10,18 @@ use tokio::sync::mpsc;
 use super::*;
 use crate::api::router;
 use crate::core::{ContainerName, Instance};
-use crate::inbox::{Asker, Event, Question, TaskView};
+use crate::inbox::{AgentQuery, Event, QueryHandle, TaskView};
 use crate::paths::Paths;
-use crate::runner::Controls;
+use crate::runner::ContainerControls;
 
 const QUERY: &str = "task=framework-1/web&argument=true";
 
 /// Returns the address of an agent that knows the location of each task, and refuses every session.
-async fn agent(access: Access, container: Option<ContainerName>) -> String {
+async fn agent(access: ApiAccess, container: Option<ContainerName>) -> String {
     let (inbox, mut events) = mpsc::channel(16);
     tokio::spawn(async move {
         while let Some(event) = events.recv().await {
-            if let Event::Ask(Question::Task(home, answer)) = event {
+            if let Event::Query(AgentQuery::Task(home, answer)) = event {
                 let ended = false;
                 let _ = answer.send(TaskView {
                     home,
@@ -33,12 +33,12 @@ async fn agent(access: Access, container: Option<ContainerName>) -> String {
     });
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let shared = Shared {
+    let shared = ApiState {
         paths: Paths::new(std::path::Path::new("/nonexistent")),
-        asker: Asker::new(inbox),
-        statistics: crate::statistics::Statistics::made_up(),
-        controls: Controls::default(),
-        exec: Door::new(SILENCE_LIMIT),
+        asker: QueryHandle::new(inbox),
+        statistics: crate::statistics::Statistics::simulated(),
+        controls: ContainerControls::default(),
+        exec: ExecLimits::new(SILENCE_LIMIT),
         access,
         listings: crate::api::listings(),
         followers: crate::files::Followers::default(),
@@ -67,10 +67,10 @@ fn asking(agent: &str, query: &str, protocol: &str) -> reqwest::RequestBuilder {
     })
 }
 
-fn everybody() -> Access {
-    Access {
-        exec: Callers::Everybody,
-        files: Callers::Everybody,
+fn everybody() -> ApiAccess {
+    ApiAccess {
+        exec: AllowedCallers::All,
+        files: AllowedCallers::All,
     }
 }
 
@@ -86,7 +86,7 @@ async fn refused(request: reqwest::RequestBuilder) -> (u16, String, String) {
 #[tokio::test]
 async fn nobody_is_let_in_unless_the_operator_allows_it() {
     // These connections have no address.
-    let agent = agent(Access::default(), None).await;
+    let agent = agent(ApiAccess::default(), None).await;
     let (status, code, message) = refused(request(&agent, QUERY)).await;
     assert_eq!((status, code.as_str()), (403, "PermissionDenied"));
     assert!(message.contains("start it with --allow-exec"), "{message}");

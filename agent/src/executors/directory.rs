@@ -21,7 +21,7 @@ const TOKEN_BYTES: usize = 32;
 
 /// The users that may access the directory.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Guest {
+pub(crate) struct DirectoryAccess {
     /// The owner of socket and token, by ids on disk; `None`: any user that can see them.
     pub(crate) owner: Option<u32>,
     /// The host users that may connect.
@@ -32,9 +32,9 @@ pub(crate) struct Guest {
 
 /// The path of the directory.
 #[derive(Debug, Clone)]
-pub(crate) struct Place(PathBuf);
+pub(crate) struct ExecutorDirectory(PathBuf);
 
-impl Place {
+impl ExecutorDirectory {
     pub(crate) fn new(folder: PathBuf) -> Self {
         Self(folder)
     }
@@ -52,7 +52,7 @@ impl Place {
     }
 
     /// Creates the directory and a new token.
-    pub(crate) fn make(&self, guest: &Guest) -> io::Result<()> {
+    pub(crate) fn make(&self, guest: &DirectoryAccess) -> io::Result<()> {
         let bytes = self.socket().as_os_str().len();
         if bytes > SOCKET_PATH_BYTES {
             return Err(io::Error::other(format!(
@@ -124,21 +124,21 @@ fn give(path: &Path, owner: Option<u32>) -> io::Result<()> {
     Ok(nix::unistd::chown(path, Some(user), Some(group))?)
 }
 
-fn guest_text(guest: &Guest) -> String {
+fn guest_text(guest: &DirectoryAccess) -> String {
     let owner = guest.owner.map(|owner| owner.to_string());
     let owner = owner.unwrap_or_else(|| "any".to_owned());
     let (first, last) = (guest.peers.start(), guest.peers.end());
     format!("{owner} {first} {last} {}", guest.is_hidden)
 }
 
-fn guest_from(text: &str) -> io::Result<Guest> {
+fn guest_from(text: &str) -> io::Result<DirectoryAccess> {
     let words: Vec<_> = text.split(' ').collect();
     let damaged = || io::Error::other("the record of its users is damaged");
     let [owner, first, last, is_hidden] = words[..] else {
         return Err(damaged());
     };
     let number = |word: &str| word.parse::<u32>().map_err(|_| damaged());
-    Ok(Guest {
+    Ok(DirectoryAccess {
         owner: match owner {
             "any" => None,
             word => Some(number(word)?),
@@ -165,9 +165,9 @@ pub(crate) fn is_same_token(own: &[u8], told: &[u8]) -> bool {
 mod tests {
     use super::*;
 
-    fn own() -> Guest {
+    fn own() -> DirectoryAccess {
         let own = nix::unistd::geteuid().as_raw();
-        Guest {
+        DirectoryAccess {
             owner: Some(own),
             peers: own..=own,
             is_hidden: true,
@@ -177,7 +177,7 @@ mod tests {
     #[test]
     fn a_place_is_listened_at_again_with_the_same_token() {
         let folder = tempfile::tempdir().unwrap();
-        let place = Place::new(folder.path().join("executors/1-1-1"));
+        let place = ExecutorDirectory::new(folder.path().join("executors/1-1-1"));
         place.make(&own()).unwrap();
         let (first, peers, token) = place.listen().unwrap();
         assert_eq!(peers, own().peers);
@@ -197,7 +197,7 @@ mod tests {
     #[test]
     fn a_path_that_no_socket_can_have_is_refused_with_its_remedy() {
         let folder = tempfile::tempdir().unwrap();
-        let place = Place::new(folder.path().join("x".repeat(100)));
+        let place = ExecutorDirectory::new(folder.path().join("x".repeat(100)));
         let refused = place.make(&own()).unwrap_err().to_string();
         assert!(refused.contains("--data-dir"), "{refused}");
     }

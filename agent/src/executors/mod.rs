@@ -16,10 +16,10 @@ use tokio::sync::mpsc;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::Status;
 
-pub(crate) use directory::{Guest, Place};
-use service::Service;
+pub(crate) use directory::{DirectoryAccess, ExecutorDirectory};
+use service::ExecutorSocket;
 
-use crate::broker::Broker;
+use crate::broker::BrokerClient;
 use crate::core::{ContainerName, Instance};
 use crate::inbox::Event;
 
@@ -30,15 +30,15 @@ pub(crate) type ExecutorSender = mpsc::Sender<Result<v1::ToExecutor, Status>>;
 /// All open sockets.
 pub(crate) struct ExecutorSockets {
     /// `None` on a simulated host, whose executors have no sockets.
-    broker: Option<Broker>,
+    broker: Option<BrokerClient>,
     inbox: mpsc::Sender<Event>,
     connections: Arc<AtomicU64>,
-    open: HashMap<Instance, Open>,
+    open: HashMap<Instance, OpenSocket>,
     /// The runtime of the agent's worker threads. The loop, which calls this, runs on another one.
     threads: Handle,
 }
 
-struct Open {
+struct OpenSocket {
     name: ContainerName,
     stream: Option<(u64, ExecutorSender)>,
     /// Ends its tasks.
@@ -46,7 +46,7 @@ struct Open {
 }
 
 impl ExecutorSockets {
-    pub(crate) fn new(broker: Option<Broker>, inbox: mpsc::Sender<Event>) -> Self {
+    pub(crate) fn new(broker: Option<BrokerClient>, inbox: mpsc::Sender<Event>) -> Self {
         Self {
             broker,
             inbox,
@@ -58,13 +58,13 @@ impl ExecutorSockets {
 
     pub(crate) fn listen(&mut self, name: ContainerName) {
         let stop = CancellationToken::new();
-        let service = Service {
+        let service = ExecutorSocket {
             instance: name.instance,
             connections: self.connections.clone(),
             inbox: self.inbox.clone(),
             stop: stop.clone(),
         };
-        let open = Open {
+        let open = OpenSocket {
             name,
             stream: None,
             _guard: stop.drop_guard(),
@@ -77,7 +77,7 @@ impl ExecutorSockets {
         // ended for that.
         self.threads.spawn(async move {
             if let Err(error) = service.run(name, broker).await {
-                let why = crate::error::sentence(&error);
+                let why = crate::error::error_chain(&error);
                 tracing::error!(executor = %name, why, "the socket of an executor is not served");
             }
         });
@@ -97,7 +97,7 @@ impl ExecutorSockets {
         }
     }
 
-    pub(crate) fn tell(&mut self, instance: Instance, connection: u64, message: v1::ToExecutor) {
+    pub(crate) fn send(&mut self, instance: Instance, connection: u64, message: v1::ToExecutor) {
         let Some(open) = self.open.get_mut(&instance) else {
             return;
         };

@@ -12,7 +12,7 @@ use std::time::Duration;
 use argosy_proto::v1;
 use argosy_proto::v1::executor_server::{Executor, ExecutorServer};
 use argosy_proto::v1::from_executor::Message as Said;
-use argosy_proto::versions::{NoCommonVersion, Versions};
+use argosy_proto::versions::{NoCommonVersion, VersionRange};
 use argosy_state::limits::EXECUTOR_MESSAGE_BYTES;
 use futures::Stream;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -24,8 +24,8 @@ use tonic::transport::server::Connected;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::directory::is_same_token;
-use crate::broker::Broker;
-use crate::core::{ContainerName, ExecutorSaid, Input, Instance};
+use crate::broker::BrokerClient;
+use crate::core::{ContainerName, ExecutorEvent, Input, Instance};
 use crate::inbox::Event;
 
 /// Maximum number of connections of one executor; more wait in the kernel.
@@ -46,7 +46,7 @@ const MESSAGE_BYTES: usize = 4 * 1024 * 1024;
 
 /// The agent's end of one socket.
 #[derive(Clone)]
-pub(super) struct Service {
+pub(super) struct ExecutorSocket {
     pub(super) instance: Instance,
     pub(super) connections: Arc<AtomicU64>,
     /// The channel to the agent's loop. While it is full, the executor is not read.
@@ -54,14 +54,14 @@ pub(super) struct Service {
     pub(super) stop: CancellationToken,
 }
 
-struct Door {
-    service: Service,
+struct ConnectService {
+    service: ExecutorSocket,
     token: Vec<u8>,
 }
 
-impl Service {
+impl ExecutorSocket {
     /// Serves until it is stopped.
-    pub(super) async fn run(self, name: ContainerName, broker: Broker) -> io::Result<()> {
+    pub(super) async fn run(self, name: ContainerName, broker: BrokerClient) -> io::Result<()> {
         let listening = tokio::task::spawn_blocking(move || broker.listen_at_place(name));
         let listening = listening.await.expect("listening never panics");
         let (listener, peers, token) = listening.map_err(io::Error::other)?;
@@ -69,7 +69,7 @@ impl Service {
         let listener = UnixListener::from_std(listener)?;
         let stop = self.stop.clone();
         let service = self;
-        let door = ExecutorServer::new(Door { service, token })
+        let door = ExecutorServer::new(ConnectService { service, token })
             .max_decoding_message_size(MESSAGE_BYTES)
             .max_encoding_message_size(MESSAGE_BYTES);
         let served = tonic::transport::Server::builder()
@@ -80,7 +80,7 @@ impl Service {
 }
 
 #[tonic::async_trait]
-impl Executor for Door {
+impl Executor for ConnectService {
     type ConnectStream = ReceiverStream<Result<v1::ToExecutor, Status>>;
 
     async fn connect(
@@ -102,11 +102,11 @@ impl Executor for Door {
         let service = self.service.clone();
         let connection = service.connections.fetch_add(1, Ordering::Relaxed);
         let (sender, receiver) = mpsc::channel(OUTBOX);
-        let linked = Event::ExecutorLinked {
+        let linked = Event::ExecutorConnected {
             instance: service.instance,
             connection,
             sender,
-            said: ExecutorSaid::Subscribed {
+            said: ExecutorEvent::Subscribed {
                 tasks: subscribe.tasks,
                 unacknowledged: subscribe.unacknowledged,
                 version,
@@ -132,10 +132,10 @@ fn negotiated(said: Option<&v1::Protocol>) -> Result<u32, NoCommonVersion> {
         version: 1,
         ..v1::Protocol::default()
     };
-    Versions::OWN.negotiated("the executor", said.unwrap_or(&first))
+    VersionRange::OWN.negotiated("the executor", said.unwrap_or(&first))
 }
 
-async fn read(service: &Service, connection: u64, mut inbound: Streaming<v1::FromExecutor>) {
+async fn read(service: &ExecutorSocket, connection: u64, mut inbound: Streaming<v1::FromExecutor>) {
     let tell = |said| {
         let instance = service.instance;
         let input = Input::Executor {
@@ -149,13 +149,13 @@ async fn read(service: &Service, connection: u64, mut inbound: Streaming<v1::Fro
         let said = match message.message {
             Some(Said::Update(update)) => {
                 tokio::time::sleep(UPDATE_PAUSE.max(PAUSE_A_BYTE * size(update.text.len()))).await;
-                ExecutorSaid::Update(Box::new(update))
+                ExecutorEvent::Update(Box::new(update))
             }
             Some(Said::FrameworkMessage(data)) if data.len() > EXECUTOR_MESSAGE_BYTES => break,
             Some(Said::FrameworkMessage(data)) => {
                 // Throttles a flood of messages, and only its sender.
                 tokio::time::sleep(MESSAGE_PAUSE.max(PAUSE_A_BYTE * size(data.len()))).await;
-                ExecutorSaid::Message(data)
+                ExecutorEvent::Message(data)
             }
             // From a newer release: it is repeated where that matters.
             None => continue,
@@ -166,7 +166,7 @@ async fn read(service: &Service, connection: u64, mut inbound: Streaming<v1::Fro
         }
     }
     // The loop ends only when the agent stops.
-    let _ = tell(ExecutorSaid::Closed).await;
+    let _ = tell(ExecutorEvent::Closed).await;
 }
 
 fn size(bytes: usize) -> u32 {
@@ -177,7 +177,7 @@ fn size(bytes: usize) -> u32 {
 fn incoming(
     listener: UnixListener,
     peers: RangeInclusive<u32>,
-) -> impl Stream<Item = io::Result<Guarded>> {
+) -> impl Stream<Item = io::Result<CountedConnection>> {
     let places = Arc::new(Semaphore::new(CONNECTIONS));
     futures::stream::unfold(
         (listener, peers, places),
@@ -193,7 +193,7 @@ fn incoming(
                     .peer_cred()
                     .is_ok_and(|peer| peers.contains(&peer.uid()));
                 if is_known {
-                    let guarded = Guarded {
+                    let guarded = CountedConnection {
                         stream,
                         _permit: permit,
                     };
@@ -205,18 +205,18 @@ fn incoming(
 }
 
 /// A connection that is counted while it is open.
-struct Guarded {
+struct CountedConnection {
     stream: UnixStream,
     _permit: OwnedSemaphorePermit,
 }
 
-impl Connected for Guarded {
+impl Connected for CountedConnection {
     type ConnectInfo = ();
 
     fn connect_info(&self) {}
 }
 
-impl AsyncRead for Guarded {
+impl AsyncRead for CountedConnection {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -226,7 +226,7 @@ impl AsyncRead for Guarded {
     }
 }
 
-impl AsyncWrite for Guarded {
+impl AsyncWrite for CountedConnection {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,

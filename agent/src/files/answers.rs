@@ -16,9 +16,9 @@ use serde::Deserialize;
 use super::FilesError;
 use super::followers::Follower;
 use super::listing::{LISTINGS, list};
-use super::path::{Place, Target, sandbox};
-use super::reader::{Reader, Step};
-use crate::api::Shared;
+use super::path::{FilePath, PathTarget, sandbox};
+use super::reader::{ReadResult, StreamReader};
+use crate::api::ApiState;
 
 /// Maximum size of a response to a read that does not follow, in bytes.
 const READ_LIMIT_BYTES: u64 = 4 * 1024 * 1024;
@@ -30,7 +30,7 @@ const LOOK_LAST: Duration = Duration::from_millis(200);
 /// The query parameters.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct Asked {
+pub(crate) struct FileQuery {
     #[serde(default)]
     path: String,
     #[serde(default)]
@@ -40,9 +40,9 @@ pub(crate) struct Asked {
     follow: bool,
 }
 
-type Parameters = Result<Query<Asked>, QueryRejection>;
+type FileQueryResult = Result<Query<FileQuery>, QueryRejection>;
 
-fn parameters(asked: Parameters) -> Result<Asked, FilesError> {
+fn parameters(asked: FileQueryResult) -> Result<FileQuery, FilesError> {
     match asked {
         Ok(Query(asked)) => Ok(asked),
         Err(rejection) => Err(FilesError::Invalid {
@@ -55,15 +55,15 @@ fn parameters(asked: Parameters) -> Result<Asked, FilesError> {
 
 /// Handles `GET /v1/files/browse?path=`
 pub(crate) async fn browse(
-    State(shared): State<Shared>,
-    asked: Parameters,
+    State(shared): State<ApiState>,
+    asked: FileQueryResult,
 ) -> Result<Response, FilesError> {
     let asked = parameters(asked)?;
-    let place = Place::parse(&asked.path)?;
+    let place = FilePath::parse(&asked.path)?;
     let (folder, parts) = match &place.target {
-        Target::Frameworks => (shared.paths.sandboxes(), Vec::new()),
-        Target::Tasks(framework) => (shared.paths.sandboxes(), vec![framework.clone()]),
-        Target::Sandbox(key, parts) => {
+        PathTarget::Frameworks => (shared.paths.sandboxes(), Vec::new()),
+        PathTarget::Tasks(framework) => (shared.paths.sandboxes(), vec![framework.clone()]),
+        PathTarget::Sandbox(key, parts) => {
             let found = sandbox(&place, key, &shared.paths, &shared.asker).await?;
             (found.folder, parts.clone())
         }
@@ -82,10 +82,10 @@ pub(crate) async fn browse(
 }
 
 /// A file being served.
-struct Served {
-    shared: Shared,
-    place: Place,
-    reader: Reader,
+struct FileResponse {
+    shared: ApiState,
+    place: FilePath,
+    reader: StreamReader,
     ended: bool,
     /// The offset at which to stop, whatever the file's size.
     until: u64,
@@ -95,8 +95,12 @@ struct Served {
 }
 
 /// Opens the requested file and determines its size.
-async fn serve(shared: Shared, place: Place, asked: &Asked) -> Result<Served, FilesError> {
-    let Target::Sandbox(key, parts) = &place.target else {
+async fn serve(
+    shared: ApiState,
+    place: FilePath,
+    asked: &FileQuery,
+) -> Result<FileResponse, FilesError> {
+    let PathTarget::Sandbox(key, parts) = &place.target else {
         return Err(FilesError::Kind {
             path: place.path.clone(),
             what: "a directory; browse lists it",
@@ -110,9 +114,9 @@ async fn serve(shared: Shared, place: Place, asked: &Asked) -> Result<Served, Fi
     let sandbox = sandbox(&place, key, &shared.paths, &shared.asker).await?;
     let ended = sandbox.ended;
     let (named, parts) = (place.clone(), parts.clone());
-    let open = move || Reader::open(&named, &sandbox, &parts);
+    let open = move || StreamReader::open(&named, &sandbox, &parts);
     let opened = tokio::task::spawn_blocking(open).await;
-    Ok(Served {
+    Ok(FileResponse {
         reader: opened.expect("opening never panics")?,
         until: asked
             .length
@@ -127,11 +131,11 @@ async fn serve(shared: Shared, place: Place, asked: &Asked) -> Result<Served, Fi
 
 /// Handles `GET /v1/files/read?path=&offset=&length=[&follow=true]`
 pub(crate) async fn read(
-    State(shared): State<Shared>,
-    asked: Parameters,
+    State(shared): State<ApiState>,
+    asked: FileQueryResult,
 ) -> Result<Response, FilesError> {
     let asked = parameters(asked)?;
-    let mut served = serve(shared, Place::parse(&asked.path)?, &asked).await?;
+    let mut served = serve(shared, FilePath::parse(&asked.path)?, &asked).await?;
     let (place, reader) = (&served.place, &mut served.reader);
     reader
         .seek(asked.offset, served.ended)
@@ -147,11 +151,11 @@ pub(crate) async fn read(
 
 /// Handles `GET /v1/files/download?path=`
 pub(crate) async fn download(
-    State(shared): State<Shared>,
-    asked: Parameters,
+    State(shared): State<ApiState>,
+    asked: FileQueryResult,
 ) -> Result<Response, FilesError> {
     let asked = parameters(asked)?;
-    let mut served = serve(shared, Place::parse(&asked.path)?, &asked).await?;
+    let mut served = serve(shared, FilePath::parse(&asked.path)?, &asked).await?;
     let (place, reader) = (&served.place, &mut served.reader);
     let end = reader
         .seek_whole(asked.offset)
@@ -175,21 +179,24 @@ pub(crate) async fn download(
 }
 
 /// Returns a body with the available bytes.
-fn part(served: Served) -> Body {
-    Body::from_stream(stream::try_unfold(served, |served: Served| async move {
-        Ok::<_, io::Error>(match served.next().await? {
-            (served, Step::Bytes(bytes)) => Some((Bytes::from(bytes), served)),
-            (_, Step::Nothing | Step::Gap) => None,
-        })
-    }))
+fn part(served: FileResponse) -> Body {
+    Body::from_stream(stream::try_unfold(
+        served,
+        |served: FileResponse| async move {
+            Ok::<_, io::Error>(match served.next().await? {
+                (served, ReadResult::Bytes(bytes)) => Some((Bytes::from(bytes), served)),
+                (_, ReadResult::Nothing | ReadResult::Gap) => None,
+            })
+        },
+    ))
 }
 
 /// Returns a body with the available bytes, and all that follow until the task has ended. Ends at a
 /// gap, too: the next response reports where the gap ends.
-fn follow(served: Served) -> Body {
+fn follow(served: FileResponse) -> Body {
     Body::from_stream(stream::try_unfold(
         served,
-        |mut served: Served| async move {
+        |mut served: FileResponse| async move {
             loop {
                 // The state is queried before the file is read: then the file of an ended task is
                 // complete.
@@ -197,12 +204,12 @@ fn follow(served: Served) -> Body {
                 let step;
                 (served, step) = served.next().await?;
                 match step {
-                    Step::Bytes(bytes) => {
+                    ReadResult::Bytes(bytes) => {
                         served.pause = LOOK_FIRST;
                         return Ok::<_, io::Error>(Some((Bytes::from(bytes), served)));
                     }
-                    Step::Gap => return Ok(None),
-                    Step::Nothing => {}
+                    ReadResult::Gap => return Ok(None),
+                    ReadResult::Nothing => {}
                 }
                 if ended || served.reader.offset() >= served.until {
                     return Ok(None);
@@ -214,7 +221,7 @@ fn follow(served: Served) -> Body {
     ))
 }
 
-impl Served {
+impl FileResponse {
     fn headers(&self) -> [(&'static str, String); 4] {
         [
             (CONTENT_TYPE.as_str(), "application/octet-stream".to_owned()),
@@ -225,7 +232,7 @@ impl Served {
     }
 
     async fn has_ended(&mut self) -> bool {
-        if let Target::Sandbox(key, _) = &self.place.target
+        if let PathTarget::Sandbox(key, _) = &self.place.target
             && !self.ended
         {
             let view = self.shared.asker.task(key.clone()).await;
@@ -235,7 +242,7 @@ impl Served {
     }
 
     /// Reads on.
-    async fn next(mut self) -> io::Result<(Self, Step)> {
+    async fn next(mut self) -> io::Result<(Self, ReadResult)> {
         let read = move || {
             let step = self.reader.next(self.until);
             step.map(|step| (self, step))

@@ -15,10 +15,10 @@ const OF_A_TASK: usize = 64;
 
 /// The current followers. Cheap to clone.
 #[derive(Clone, Default)]
-pub(crate) struct Followers(Arc<Mutex<Counts>>);
+pub(crate) struct Followers(Arc<Mutex<FollowerCounts>>);
 
 #[derive(Default)]
-struct Counts {
+struct FollowerCounts {
     total: usize,
     /// It contains no task without a follower.
     tasks: HashMap<TaskKey, usize>,
@@ -58,7 +58,7 @@ impl Followers {
         })
     }
 
-    fn counts(&self) -> MutexGuard<'_, Counts> {
+    fn counts(&self) -> MutexGuard<'_, FollowerCounts> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use super::FilesError;
-use super::path::{Place, open_below};
+use super::path::{FilePath, open_below};
 
 /// Maximum number of entries in one listing; the others are only counted.
 const ENTRIES: usize = 10_000;
@@ -19,15 +19,15 @@ pub(crate) const LISTINGS: usize = 16;
 
 /// A directory listing.
 #[derive(Debug, Serialize)]
-pub(super) struct Listing {
+pub(super) struct DirectoryListing {
     path: String,
-    entries: Vec<Entry>,
+    entries: Vec<ListingEntry>,
     /// Number of entries beyond the limit.
     left_out: u64,
 }
 
 #[derive(Debug, Serialize)]
-struct Entry {
+struct ListingEntry {
     name: String,
     path: String,
     /// "file", "folder", "link" or "other".
@@ -38,7 +38,11 @@ struct Entry {
 }
 
 /// Lists the directory at these components below `folder`. Blocks.
-pub(super) fn list(place: &Place, folder: &Path, parts: &[String]) -> Result<Listing, FilesError> {
+pub(super) fn list(
+    place: &FilePath,
+    folder: &Path,
+    parts: &[String],
+) -> Result<DirectoryListing, FilesError> {
     let folder = open_below(place, folder, parts)?;
     let kind = folder.metadata().map_err(|source| place.failed(source))?;
     if !kind.is_dir() {
@@ -49,7 +53,7 @@ pub(super) fn list(place: &Place, folder: &Path, parts: &[String]) -> Result<Lis
     }
     // By its descriptor: the directory that was opened, even if its name has changed.
     let opened = PathBuf::from(format!("/proc/self/fd/{}", folder.as_raw_fd()));
-    let mut first = First::new(ENTRIES);
+    let mut first = FirstNames::new(ENTRIES);
     for entry in std::fs::read_dir(&opened).map_err(|source| place.failed(source))? {
         let entry = entry.map_err(|source| place.failed(source))?;
         first.add(entry.file_name());
@@ -60,14 +64,14 @@ pub(super) fn list(place: &Place, folder: &Path, parts: &[String]) -> Result<Lis
     let entries = first.names.into_sorted_vec().into_iter();
     // An entry that was removed since is omitted.
     let entries = entries.filter_map(|name| entry(base, &opened, &name).ok());
-    Ok(Listing {
+    Ok(DirectoryListing {
         path: place.path.clone(),
         entries: entries.collect(),
         left_out,
     })
 }
 
-fn entry(base: &str, folder: &Path, name: &OsString) -> std::io::Result<Entry> {
+fn entry(base: &str, folder: &Path, name: &OsString) -> std::io::Result<ListingEntry> {
     let metadata = std::fs::symlink_metadata(folder.join(name))?;
     let name = name.to_string_lossy().into_owned();
     let kind = match metadata.file_type() {
@@ -76,7 +80,7 @@ fn entry(base: &str, folder: &Path, name: &OsString) -> std::io::Result<Entry> {
         kind if kind.is_symlink() => "link",
         _ => "other",
     };
-    Ok(Entry {
+    Ok(ListingEntry {
         path: format!("{base}/{name}"),
         name,
         kind,
@@ -87,14 +91,14 @@ fn entry(base: &str, folder: &Path, name: &OsString) -> std::io::Result<Entry> {
 }
 
 /// The first names in sorted order, from any number of names.
-struct First {
+struct FirstNames {
     /// The last one on top.
     names: BinaryHeap<OsString>,
     most: usize,
     left_out: u64,
 }
 
-impl First {
+impl FirstNames {
     fn new(most: usize) -> Self {
         Self {
             names: BinaryHeap::new(),
@@ -123,7 +127,7 @@ mod tests {
 
     #[test]
     fn of_many_names_only_the_first_are_kept_in_order() {
-        let mut first = First::new(3);
+        let mut first = FirstNames::new(3);
         // In an order in which each prefix has another last name.
         for number in (0..1_000).map(|step| step * 7 % 1_000) {
             first.add(format!("{number:03}").into());

@@ -14,20 +14,20 @@ use nix::sys::stat::Mode;
 
 use super::FilesError;
 use crate::core::ContainerName;
-use crate::inbox::Asker;
+use crate::inbox::QueryHandle;
 use crate::paths::Paths;
 
 /// A parsed path of the API.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Place {
+pub(super) struct FilePath {
     /// The path as given.
     pub(super) path: String,
-    pub(super) target: Target,
+    pub(super) target: PathTarget,
 }
 
 /// The target of a path.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Target {
+pub(super) enum PathTarget {
     /// The list of frameworks.
     Frameworks,
     /// The list of one framework's tasks.
@@ -36,7 +36,7 @@ pub(super) enum Target {
     Sandbox(TaskKey, Vec<String>),
 }
 
-impl Place {
+impl FilePath {
     pub(super) fn parse(path: &str) -> Result<Self, FilesError> {
         let invalid = |remedy| FilesError::Invalid {
             field: "path",
@@ -59,12 +59,12 @@ impl Place {
             return Err(invalid("a path may not contain .."));
         }
         let target = match parts.as_slice() {
-            [] | ["tasks"] => Target::Frameworks,
-            ["tasks", framework] => Target::Tasks((*framework).to_owned()),
+            [] | ["tasks"] => PathTarget::Frameworks,
+            ["tasks", framework] => PathTarget::Tasks((*framework).to_owned()),
             ["tasks", framework, task, rest @ ..] => {
                 let key = crate::core::task_key(framework, task)
                     .ok_or_else(|| invalid("write tasks/framework-N/TASK/FILE"))?;
-                Target::Sandbox(key, rest.iter().map(|part| (*part).to_owned()).collect())
+                PathTarget::Sandbox(key, rest.iter().map(|part| (*part).to_owned()).collect())
             }
             _ => return Err(invalid("it must begin with tasks/")),
         };
@@ -101,10 +101,10 @@ pub(super) struct Sandbox {
 
 /// Finds the newest sandbox of a task, held or past: that of its executor, if it has one.
 pub(super) async fn sandbox(
-    place: &Place,
+    place: &FilePath,
     key: &TaskKey,
     paths: &Paths,
-    asker: &Asker,
+    asker: &QueryHandle,
 ) -> Result<Sandbox, FilesError> {
     let view = asker.task(key.clone()).await.ok_or(FilesError::Stopping)?;
     let home = &view.home;
@@ -137,7 +137,7 @@ fn newest(folder: &Path) -> Option<ContainerName> {
 
 /// Opens the file at these components below `folder`.
 pub(super) fn open_below(
-    place: &Place,
+    place: &FilePath,
     folder: &Path,
     parts: &[String],
 ) -> Result<File, FilesError> {

@@ -12,10 +12,10 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
-use argosy_isolation::output::{FileId, Record, StreamName};
+use argosy_isolation::output::{FileId, OutputRecord, StreamName};
 
 use super::FilesError;
-use super::path::{Place, Sandbox, open_below};
+use super::path::{FilePath, Sandbox, open_below};
 
 /// Bytes read at a time.
 const CHUNK_BYTES: u64 = 64 * 1024;
@@ -24,7 +24,7 @@ const NAMES_BEYOND: usize = 2;
 
 /// One file of a sequence.
 #[derive(Debug)]
-struct Part {
+struct SequenceFile {
     file: File,
     id: FileId,
     /// The offset of its first byte.
@@ -33,7 +33,7 @@ struct Part {
     end: Option<u64>,
 }
 
-impl Part {
+impl SequenceFile {
     /// Returns the offset after the last existing byte.
     fn present(&self) -> io::Result<u64> {
         let there = self.begin + self.file.metadata()?.len();
@@ -43,15 +43,15 @@ impl Part {
 
 /// The location of a rotated stream.
 #[derive(Debug, Clone)]
-struct Source {
-    place: Place,
+struct StreamLocation {
+    place: FilePath,
     sandbox: Sandbox,
     stream: StreamName,
 }
 
 /// The retained files of a stream.
-struct Kept {
-    parts: Vec<Part>,
+struct RetainedFiles {
+    parts: Vec<SequenceFile>,
     /// The number of bytes of the stream when that was recorded.
     end: u64,
     /// The offset at which the newest file begins.
@@ -60,7 +60,7 @@ struct Kept {
 
 /// The result of a read.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Step {
+pub(super) enum ReadResult {
     /// The next bytes, at least one.
     Bytes(Vec<u8>),
     /// No more bytes exist now.
@@ -71,20 +71,20 @@ pub(super) enum Step {
 
 /// A sequence of bytes and a position in it.
 #[derive(Debug)]
-pub(super) struct Reader {
-    source: Option<Source>,
+pub(super) struct StreamReader {
+    source: Option<StreamLocation>,
     /// Ascending; those before the offset are closed.
-    parts: Vec<Part>,
+    parts: Vec<SequenceFile>,
     /// The beginning of the newest file that was recorded when the parts were opened.
     newest: u64,
     offset: u64,
     size: u64,
 }
 
-impl Reader {
+impl StreamReader {
     /// Opens the file at these components below the sandbox, at offset 0.
     pub(super) fn open(
-        place: &Place,
+        place: &FilePath,
         sandbox: &Sandbox,
         parts: &[String],
     ) -> Result<Self, FilesError> {
@@ -92,7 +92,7 @@ impl Reader {
             [name] => StreamName::of_file(name),
             _ => None,
         };
-        let source = stream.map(|stream| Source {
+        let source = stream.map(|stream| StreamLocation {
             place: place.clone(),
             sandbox: sandbox.clone(),
             stream,
@@ -116,7 +116,7 @@ impl Reader {
             let path = place.path.clone();
             return Err(FilesError::Kind { path, what });
         }
-        let part = Part {
+        let part = SequenceFile {
             file,
             id: FileId::of(&metadata),
             begin: 0,
@@ -132,7 +132,7 @@ impl Reader {
     }
 
     /// Opens a stream with more than one file.
-    fn rotated(source: Option<&Source>) -> io::Result<Option<Self>> {
+    fn rotated(source: Option<&StreamLocation>) -> io::Result<Option<Self>> {
         let Some(source) = source else {
             return Ok(None);
         };
@@ -140,7 +140,7 @@ impl Reader {
             return Ok(None);
         };
         let kept = source.look(&record, Vec::new())?;
-        let present = kept.parts.last().map(Part::present).transpose()?;
+        let present = kept.parts.last().map(SequenceFile::present).transpose()?;
         Ok(Some(Self {
             size: present.unwrap_or(0).max(kept.end),
             source: Some(source.clone()),
@@ -198,38 +198,38 @@ impl Reader {
     }
 
     /// Reads on, but not beyond `until`.
-    pub(super) fn next(&mut self, until: u64) -> io::Result<Step> {
+    pub(super) fn next(&mut self, until: u64) -> io::Result<ReadResult> {
         let mut has_looked = false;
         loop {
             let offset = self.offset;
             self.parts
                 .retain(|part| part.end.is_none_or(|end| end > offset));
             if offset >= until {
-                return Ok(Step::Nothing);
+                return Ok(ReadResult::Nothing);
             }
             if let Some(part) = self.parts.first() {
                 if part.begin > offset {
-                    return Ok(Step::Gap);
+                    return Ok(ReadResult::Gap);
                 }
                 let end = part.end.unwrap_or(u64::MAX).min(until);
                 let bytes = read_at(part, offset, end - offset)?;
                 if !bytes.is_empty() {
                     self.offset += bytes.len() as u64;
-                    return Ok(Step::Bytes(bytes));
+                    return Ok(ReadResult::Bytes(bytes));
                 }
                 if part.end.is_some() {
-                    return Ok(Step::Gap);
+                    return Ok(ReadResult::Gap);
                 }
             }
-            if has_looked || !self.look_again()? {
-                return Ok(Step::Nothing);
+            if has_looked || !self.refresh()? {
+                return Ok(ReadResult::Nothing);
             }
             has_looked = true;
         }
     }
 
     /// Finds files that were begun since. Returns false if there are none.
-    fn look_again(&mut self) -> io::Result<bool> {
+    fn refresh(&mut self) -> io::Result<bool> {
         let Some(source) = &self.source else {
             return Ok(false);
         };
@@ -247,13 +247,17 @@ impl Reader {
     }
 }
 
-impl Source {
-    fn record(&self) -> io::Result<Option<Record>> {
-        Record::read(&self.sandbox.output_record)
+impl StreamLocation {
+    fn record(&self) -> io::Result<Option<OutputRecord>> {
+        OutputRecord::read(&self.sandbox.output_record)
     }
 
     /// Opens the retained files that are not open already. `before` is the current record.
-    fn look(&self, before: &Record, mut held: Vec<Part>) -> io::Result<Kept> {
+    fn look(
+        &self,
+        before: &OutputRecord,
+        mut held: Vec<SequenceFile>,
+    ) -> io::Result<RetainedFiles> {
         let before = &before.of(self.stream).parts;
         let mut found = self.files(before.len() + NAMES_BEYOND)?;
         // A file that is recorded before and after existed all the time, and its inode number was
@@ -266,14 +270,14 @@ impl Source {
         };
         let mut parts = Vec::new();
         for (at, part) in after.iter().enumerate() {
-            let same = |held: &Part| (held.begin, held.id) == (part.begin, part.file);
+            let same = |held: &SequenceFile| (held.begin, held.id) == (part.begin, part.file);
             let file = match held.iter().position(same) {
                 Some(at) => Some(held.remove(at).file),
                 None => found.remove(&part.file).filter(|_| before.contains(part)),
             };
             let (id, begin) = (part.file, part.begin);
             let end = after.get(at + 1).map(|next| next.begin);
-            parts.extend(file.map(|file| Part {
+            parts.extend(file.map(|file| SequenceFile {
                 file,
                 id,
                 begin,
@@ -287,7 +291,7 @@ impl Source {
             part.end = Some(part.present()?);
         }
         held.extend(parts);
-        Ok(Kept {
+        Ok(RetainedFiles {
             parts: held,
             end,
             newest: after.last().map_or(0, |part| part.begin),
@@ -319,7 +323,7 @@ impl Source {
     }
 }
 
-fn read_at(part: &Part, offset: u64, most: u64) -> io::Result<Vec<u8>> {
+fn read_at(part: &SequenceFile, offset: u64, most: u64) -> io::Result<Vec<u8>> {
     let length = usize::try_from(most.min(CHUNK_BYTES)).expect("a chunk is small");
     let mut buffer = vec![0; length];
     let length = part.file.read_at(&mut buffer, offset - part.begin)?;

@@ -7,29 +7,29 @@ use std::time::Duration;
 
 use argosy_isolation::output::FileId;
 use argosy_proto::exec::SILENCE_LIMIT;
-use argosy_proto::server::callers::Access;
-use argosy_proto::server::hosts::Hosts;
+use argosy_proto::server::callers::ApiAccess;
+use argosy_proto::server::hosts::AllowedHosts;
 use argosy_proto::transport::Listener;
 use argosy_state::ids::TaskKey;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 
-use crate::api::Shared;
+use crate::api::ApiState;
 use crate::error::RunError;
-use crate::exec::Door;
-use crate::inbox::{Asker, Event, Question, TaskView};
+use crate::exec::ExecLimits;
+use crate::inbox::{AgentQuery, Event, QueryHandle, TaskView};
 use crate::paths::Paths;
-use crate::runner::Controls;
+use crate::runner::ContainerControls;
 
-struct Server {
+struct FilesServer {
     folder: tempfile::TempDir,
     base: String,
     listings: Arc<Semaphore>,
     _serving: JoinSet<Result<(), RunError>>,
 }
 
-impl Server {
+impl FilesServer {
     /// Returns a server whose loop has no task, and answers that each has ended.
     async fn start() -> Self {
         Self::start_with(true).await
@@ -41,7 +41,7 @@ impl Server {
         let (inbox, mut events) = mpsc::channel(16);
         tokio::spawn(async move {
             while let Some(event) = events.recv().await {
-                if let Event::Ask(Question::Task(key, answer)) = event {
+                if let Event::Query(AgentQuery::Task(key, answer)) = event {
                     let view = TaskView {
                         home: key,
                         container: None,
@@ -54,18 +54,18 @@ impl Server {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let base = format!("http://{}", listener.local_addr().unwrap());
         let listings = crate::api::listings();
-        let shared = Shared {
+        let shared = ApiState {
             paths: Paths::new(folder.path()),
-            asker: Asker::new(inbox),
-            statistics: crate::statistics::Statistics::made_up(),
-            controls: Controls::default(),
-            exec: Door::new(SILENCE_LIMIT),
-            access: Access::default(),
+            asker: QueryHandle::new(inbox),
+            statistics: crate::statistics::Statistics::simulated(),
+            controls: ContainerControls::default(),
+            exec: ExecLimits::new(SILENCE_LIMIT),
+            access: ApiAccess::default(),
             listings: Arc::clone(&listings),
             followers: super::Followers::default(),
             metrics: None,
         };
-        let hosts = Hosts::new(["Agent-1.example:5051"]);
+        let hosts = AllowedHosts::new(["Agent-1.example:5051"]);
         let serving = crate::environment::serve(Listener::tcp(listener), hosts, shared);
         Self {
             folder,
@@ -97,7 +97,7 @@ fn key() -> TaskKey {
 
 #[tokio::test]
 async fn the_newest_instance_is_read_in_parts_and_as_a_whole() {
-    let server = Server::start().await;
+    let server = FilesServer::start().await;
     fs::write(server.sandbox("1-9-1").join("stdout"), "old").unwrap();
     fs::write(server.sandbox("1-10-1").join("stdout"), "0123456789").unwrap();
     let read = "/v1/files/read?path=tasks/framework-1/web/stdout";
@@ -136,7 +136,7 @@ async fn the_newest_instance_is_read_in_parts_and_as_a_whole() {
 
 #[tokio::test]
 async fn output_that_was_rotated_is_served_by_the_offsets_of_its_stream() {
-    let server = Server::start().await;
+    let server = FilesServer::start().await;
     let sandbox = server.sandbox("1-1-1");
     let mut parts = Vec::new();
     for (name, text, begin) in [
@@ -192,7 +192,7 @@ async fn output_that_was_rotated_is_served_by_the_offsets_of_its_stream() {
 
 #[tokio::test]
 async fn large_files_are_whole() {
-    let server = Server::start().await;
+    let server = FilesServer::start().await;
     let bytes: Vec<u8> = (0..300_000_u32).flat_map(u32::to_le_bytes).collect();
     fs::write(server.sandbox("1-1-1").join("big"), &bytes).unwrap();
     let answer = server
@@ -203,7 +203,7 @@ async fn large_files_are_whole() {
 
 #[tokio::test]
 async fn folders_are_listed_with_kinds_and_paths() {
-    let server = Server::start().await;
+    let server = FilesServer::start().await;
     let sandbox = server.sandbox("1-1-1");
     fs::create_dir(sandbox.join("inner")).unwrap();
     fs::write(sandbox.join("inner/file"), "x").unwrap();
@@ -238,7 +238,7 @@ async fn folders_are_listed_with_kinds_and_paths() {
 
 #[tokio::test]
 async fn nothing_outside_a_sandbox_is_served_by_any_name() {
-    let server = Server::start().await;
+    let server = FilesServer::start().await;
     let sandbox = server.sandbox("1-1-1");
     fs::write(server.folder.path().join("secret"), "secret").unwrap();
     fs::write(sandbox.join("file"), "x").unwrap();
@@ -297,7 +297,7 @@ async fn nothing_outside_a_sandbox_is_served_by_any_name() {
 
 #[tokio::test]
 async fn a_folder_of_many_files_is_listed_up_to_the_limit_and_counted() {
-    let server = Server::start().await;
+    let server = FilesServer::start().await;
     let sandbox = server.sandbox("1-10-1");
     for number in 0..10_003 {
         fs::write(sandbox.join(format!("{number:05}")), "").unwrap();
@@ -318,7 +318,7 @@ async fn a_folder_of_many_files_is_listed_up_to_the_limit_and_counted() {
 
 #[tokio::test]
 async fn more_listings_than_there_are_places_are_refused_in_words() {
-    let server = Server::start().await;
+    let server = FilesServer::start().await;
     server.sandbox("1-10-1");
     let path = "/v1/files/browse?path=tasks/framework-1/web";
     let places = u32::try_from(server.listings.available_permits()).unwrap();
@@ -339,7 +339,7 @@ async fn more_listings_than_there_are_places_are_refused_in_words() {
 #[tokio::test]
 async fn another_method_and_an_agent_that_stops_are_answered_in_json() {
     // Its loop does not answer questions about the agent as a whole, as when it stops.
-    let server = Server::start().await;
+    let server = FilesServer::start().await;
     let client = reqwest::Client::new();
     for (method, path, status, code, says) in [
         ("POST", "/v1/files/read", 405, "Unimplemented", "use GET"),
@@ -361,7 +361,7 @@ async fn another_method_and_an_agent_that_stops_are_answered_in_json() {
 
 #[tokio::test]
 async fn a_web_page_under_another_name_reads_nothing() {
-    let server = Server::start().await;
+    let server = FilesServer::start().await;
     fs::write(server.sandbox("1-1-1").join("stdout"), "secret").unwrap();
     let client = reqwest::Client::new();
     let read = "/v1/files/read?path=tasks/framework-1/web/stdout";
@@ -389,7 +389,7 @@ async fn a_web_page_under_another_name_reads_nothing() {
 
 #[tokio::test]
 async fn more_followers_of_a_task_than_it_may_have_are_refused_until_one_goes() {
-    let server = Server::start_with(false).await;
+    let server = FilesServer::start_with(false).await;
     fs::write(server.sandbox("1-1-1").join("stdout"), "text").unwrap();
     let read = "/v1/files/read?path=tasks/framework-1/web/stdout";
     let follow = format!("{read}&follow=true");

@@ -20,12 +20,12 @@ use std::time::{Duration, Instant};
 use argosy_isolation::crash_points;
 use tokio::sync::Notify;
 
-use crate::broker::Broker;
+use crate::broker::BrokerClient;
 use crate::core::ContainerName;
-use crate::disk::{Floor, Level};
-use crate::inbox::Asker;
+use crate::disk::{DiskFloor, DiskSpace};
+use crate::inbox::QueryHandle;
 use crate::paths::Paths;
-use argosy_content::images::Images;
+use argosy_content::images::ImageManager;
 pub(crate) use removal::remove;
 
 /// Retention time of a sandbox after the end of its task.
@@ -39,9 +39,9 @@ const MANY_ENDED: usize = KEEP_NEWEST;
 
 /// The count of containers that end between two rounds. Cheap to clone; all clones share it.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Ends(Arc<(AtomicUsize, Notify)>);
+pub(crate) struct EndedContainers(Arc<(AtomicUsize, Notify)>);
 
-impl Ends {
+impl EndedContainers {
     /// Counts one container.
     pub(crate) fn count(&self) {
         let (count, many) = &*self.0;
@@ -62,29 +62,29 @@ impl Ends {
 
 /// The free space on the disk, compared with its thresholds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Room {
-    Enough,
+enum DiskPressure {
+    None,
     /// Less is free than the headroom.
-    Short,
+    Low,
     /// Less is free than the floor: tasks are evicted.
     Critical,
 }
 
 /// The known ended sandboxes. Their ages restart with each start of the agent.
 #[derive(Debug, Default)]
-struct Keeper {
+struct SandboxCollector {
     ended: BTreeMap<PathBuf, Instant>,
 }
 
-impl Keeper {
+impl SandboxCollector {
     /// Returns those of `present` that are to be removed now. `live` are the tasks that have not
     /// ended, and their groups: a group keeps the sandbox of its first task, too, as its directory
     /// counts toward that task's disk usage. Without enough space the oldest is removed, or all;
     /// but none that has ended since the last round: its output may still be in use.
-    fn judge(
+    fn select(
         &mut self,
         now: Instant,
-        room: Room,
+        room: DiskPressure,
         present: Vec<(ContainerName, PathBuf)>,
         live: &BTreeSet<ContainerName>,
     ) -> Vec<PathBuf> {
@@ -106,11 +106,11 @@ impl Keeper {
         // Rounds may be more frequent while many containers end.
         let has_been_there = |since: Instant| now.duration_since(since) >= EVERY / 2;
         let oldest = match room {
-            Room::Enough | Room::Critical => None,
-            Room::Short => aged.last().filter(|(since, ..)| has_been_there(*since)),
+            DiskPressure::None | DiskPressure::Critical => None,
+            DiskPressure::Low => aged.last().filter(|(since, ..)| has_been_there(*since)),
         };
         let oldest = oldest.map(|(_, _, path)| path.clone());
-        let is_critical = room == Room::Critical;
+        let is_critical = room == DiskPressure::Critical;
         let mut leaving = Vec::new();
         for (at, (since, _, path)) in aged.into_iter().enumerate() {
             let is_oldest = oldest.as_ref() == Some(&path);
@@ -131,13 +131,13 @@ impl Keeper {
 /// Runs until the agent stops. Sandboxes are removed for lack of space when less of the disk is
 /// free than `headroom_percent` or the floor.
 pub(crate) async fn run(
-    (paths, broker): (Paths, Broker),
-    asker: Asker,
+    (paths, broker): (Paths, BrokerClient),
+    asker: QueryHandle,
     headroom_percent: u64,
-    floor: Floor,
-    ends: Ends,
+    floor: DiskFloor,
+    ends: EndedContainers,
 ) {
-    let mut keeper = Keeper::default();
+    let mut keeper = SandboxCollector::default();
     let mut turn = tokio::time::interval(EVERY);
     turn.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -164,7 +164,7 @@ pub(crate) async fn run(
         let live = containers.iter().filter(|view| view.state != "ended");
         let live = live.flat_map(|view| [Some(view.name), view.group]);
         let live = live.flatten().collect();
-        let leaving = keeper.judge(Instant::now(), room, present, &live);
+        let leaving = keeper.select(Instant::now(), room, present, &live);
         let broker = broker.clone();
         let removing = move || {
             if let Err(why) = broker.remove_sandboxes(leaving) {
@@ -182,29 +182,29 @@ pub(crate) async fn run(
 }
 
 /// Returns the free space. If it cannot be read, nothing is removed for lack of space.
-fn room(floor: &Floor, headroom_percent: u64) -> Room {
+fn room(floor: &DiskFloor, headroom_percent: u64) -> DiskPressure {
     match floor.level() {
-        Ok(level) => judge_room(level, headroom_percent),
+        Ok(level) => disk_pressure(level, headroom_percent),
         Err(error) => {
             tracing::warn!(why = %error, "free space cannot be read: no sandbox is removed for lack of it");
-            Room::Enough
+            DiskPressure::None
         }
     }
 }
 
-fn judge_room(level: Level, headroom_percent: u64) -> Room {
+fn disk_pressure(level: DiskSpace, headroom_percent: u64) -> DiskPressure {
     let wanted = u128::from(level.total_bytes) * u128::from(headroom_percent.min(100));
     if level.is_below() {
-        Room::Critical
+        DiskPressure::Critical
     } else if u128::from(level.free_bytes) * 100 < wanted {
-        Room::Short
+        DiskPressure::Low
     } else {
-        Room::Enough
+        DiskPressure::None
     }
 }
 
 /// Collects unused images until the agent stops.
-pub(crate) async fn run_images(images: Arc<Images>, asker: Asker) {
+pub(crate) async fn run_images(images: Arc<ImageManager>, asker: QueryHandle) {
     let mut turn = tokio::time::interval(EVERY);
     turn.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -225,7 +225,7 @@ pub(crate) async fn run_images(images: Arc<Images>, asker: Asker) {
             }
             Ok(None) => return,
             Err(error) => {
-                let why = crate::error::sentence(&error);
+                let why = crate::error::error_chain(&error);
                 tracing::warn!(why, "unused images cannot be removed; retrying later");
             }
         }
@@ -281,24 +281,24 @@ mod tests {
 
     #[test]
     fn an_ended_sandbox_stays_an_hour_and_a_living_one_for_ever() {
-        let mut keeper = Keeper::default();
+        let mut keeper = SandboxCollector::default();
         let start = Instant::now();
         let live = BTreeSet::from([name(2)]);
-        let mut judge = |at, room| keeper.judge(at, room, present(2), &live);
-        assert!(judge(start, Room::Enough).is_empty());
-        assert!(judge(start + KEEP / 2, Room::Enough).is_empty());
-        let leaving = judge(start + KEEP, Room::Enough);
+        let mut judge = |at, room| keeper.select(at, room, present(2), &live);
+        assert!(judge(start, DiskPressure::None).is_empty());
+        assert!(judge(start + KEEP / 2, DiskPressure::None).is_empty());
+        let leaving = judge(start + KEEP, DiskPressure::None);
         assert_eq!(leaving, [PathBuf::from("/s/1")]);
     }
 
     #[test]
     fn the_first_sandbox_of_a_group_stays_as_long_as_the_group_lives() {
-        let mut keeper = Keeper::default();
+        let mut keeper = SandboxCollector::default();
         let start = Instant::now();
         let group = ContainerName { life: 0, ..name(2) };
         let mut judge = |at, live: &[ContainerName]| {
             let live = live.iter().copied().collect();
-            keeper.judge(at, Room::Enough, present(2), &live)
+            keeper.select(at, DiskPressure::None, present(2), &live)
         };
         assert!(judge(start, &[group]).is_empty());
         assert_eq!(judge(start + KEEP, &[group]), [PathBuf::from("/s/1")]);
@@ -310,78 +310,84 @@ mod tests {
 
     #[test]
     fn beyond_a_thousand_the_oldest_go_at_once() {
-        let mut keeper = Keeper::default();
+        let mut keeper = SandboxCollector::default();
         let (now, none) = (Instant::now(), BTreeSet::new());
-        let mut leaving = keeper.judge(now, Room::Enough, present(1_002), &none);
+        let mut leaving = keeper.select(now, DiskPressure::None, present(1_002), &none);
         leaving.sort();
         assert_eq!(leaving, [PathBuf::from("/s/1"), PathBuf::from("/s/2")]);
     }
 
     #[test]
     fn on_a_full_disk_the_oldest_go_one_a_round_and_none_that_has_just_ended() {
-        let mut keeper = Keeper::default();
+        let mut keeper = SandboxCollector::default();
         let (start, live) = (Instant::now(), BTreeSet::from([name(1)]));
         let mut round = |number: u32, room, there: &[u64]| {
             let there = there
                 .iter()
                 .map(|order| (name(*order), PathBuf::from(format!("/s/{order}"))));
-            keeper.judge(start + EVERY * number, room, there.collect(), &live)
+            keeper.select(start + EVERY * number, room, there.collect(), &live)
         };
-        assert!(round(0, Room::Short, &[1, 2, 3]).is_empty());
-        assert!(round(1, Room::Enough, &[1, 2, 3, 4]).is_empty());
+        assert!(round(0, DiskPressure::Low, &[1, 2, 3]).is_empty());
+        assert!(round(1, DiskPressure::None, &[1, 2, 3, 4]).is_empty());
         assert_eq!(
-            round(2, Room::Short, &[1, 2, 3, 4]),
+            round(2, DiskPressure::Low, &[1, 2, 3, 4]),
             [PathBuf::from("/s/2")]
         );
-        assert_eq!(round(3, Room::Short, &[1, 3, 4]), [PathBuf::from("/s/3")]);
-        assert_eq!(round(4, Room::Short, &[1, 4]), [PathBuf::from("/s/4")]);
-        assert!(round(5, Room::Short, &[1]).is_empty(), "it lives");
+        assert_eq!(
+            round(3, DiskPressure::Low, &[1, 3, 4]),
+            [PathBuf::from("/s/3")]
+        );
+        assert_eq!(
+            round(4, DiskPressure::Low, &[1, 4]),
+            [PathBuf::from("/s/4")]
+        );
+        assert!(round(5, DiskPressure::Low, &[1]).is_empty(), "it lives");
     }
 
     #[test]
     fn below_its_floor_all_go_that_ended_before_the_last_round() {
-        let mut keeper = Keeper::default();
+        let mut keeper = SandboxCollector::default();
         let (start, live) = (Instant::now(), BTreeSet::from([name(1)]));
         let mut round = |number: u32, room, count| {
-            let mut leaving = keeper.judge(start + EVERY * number, room, present(count), &live);
+            let mut leaving = keeper.select(start + EVERY * number, room, present(count), &live);
             leaving.sort();
             leaving
         };
-        assert!(round(0, Room::Critical, 3).is_empty());
+        assert!(round(0, DiskPressure::Critical, 3).is_empty());
         let [second, third] = [2, 3].map(|order| PathBuf::from(format!("/s/{order}")));
-        assert_eq!(round(1, Room::Critical, 4), [second, third]);
+        assert_eq!(round(1, DiskPressure::Critical, 4), [second, third]);
     }
 
     #[test]
     fn a_disk_is_short_of_room_below_its_headroom_and_critical_below_its_floor() {
         let judge = |free_bytes, total_bytes, percent| {
-            let level = Level {
+            let level = DiskSpace {
                 free_bytes,
                 total_bytes,
                 floor_bytes: 50,
             };
-            judge_room(level, percent)
+            disk_pressure(level, percent)
         };
-        assert_eq!(judge(100, 1_000, 10), Room::Enough);
-        assert_eq!(judge(99, 1_000, 10), Room::Short);
-        assert_eq!(judge(50, 1_000, 0), Room::Enough);
-        assert_eq!(judge(49, 1_000, 0), Room::Critical);
-        assert_eq!(judge(u64::MAX, u64::MAX, 1_000), Room::Enough);
+        assert_eq!(judge(100, 1_000, 10), DiskPressure::None);
+        assert_eq!(judge(99, 1_000, 10), DiskPressure::Low);
+        assert_eq!(judge(50, 1_000, 0), DiskPressure::None);
+        assert_eq!(judge(49, 1_000, 0), DiskPressure::Critical);
+        assert_eq!(judge(u64::MAX, u64::MAX, 1_000), DiskPressure::None);
         let folder = tempfile::tempdir().unwrap();
-        let floor = |path: &Path, bytes| Floor::new(path.to_owned(), Some(bytes));
-        assert_eq!(room(&floor(folder.path(), 0), 0), Room::Enough);
+        let floor = |path: &Path, bytes| DiskFloor::new(path.to_owned(), Some(bytes));
+        assert_eq!(room(&floor(folder.path(), 0), 0), DiskPressure::None);
         assert_eq!(
             room(&floor(folder.path(), 0), 100),
-            Room::Short,
+            DiskPressure::Low,
             "something is on it"
         );
         assert_eq!(
             room(&floor(folder.path(), u64::MAX), 0),
-            Room::Critical,
+            DiskPressure::Critical,
             "no disk has so much"
         );
         let gone = floor(&folder.path().join("gone"), u64::MAX);
-        assert_eq!(room(&gone, 100), Room::Enough);
+        assert_eq!(room(&gone, 100), DiskPressure::None);
     }
 
     #[test]
@@ -399,7 +405,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_round_comes_at_once_when_many_containers_have_ended() {
-        let ends = Ends::default();
+        let ends = EndedContainers::default();
         let many = ends.many();
         tokio::pin!(many);
         (1..MANY_ENDED).for_each(|_| ends.count());

@@ -31,7 +31,7 @@ fn remove_beside(
             true
         }
         Err(error) => {
-            let why = crate::error::sentence(&error);
+            let why = crate::error::error_chain(&error);
             tracing::warn!(path = %path.display(), why, "the disk limit of a sandbox cannot be removed");
             false
         }
@@ -130,9 +130,9 @@ mod tests {
     }
 
     /// A foreign mount, unmounted when this is dropped.
-    struct Foreign(PathBuf);
+    struct ForeignMount(PathBuf);
 
-    impl Foreign {
+    impl ForeignMount {
         fn at(point: PathBuf) -> Self {
             let mount = ["-t", "tmpfs", "foreign"];
             let mounted = Command::new("mount").args(mount).arg(&point).status();
@@ -141,7 +141,7 @@ mod tests {
         }
     }
 
-    impl Drop for Foreign {
+    impl Drop for ForeignMount {
         fn drop(&mut self) {
             let _ = Command::new("umount").arg(&self.0).status();
         }
@@ -159,7 +159,7 @@ mod tests {
         for sandbox in [&held, &free] {
             fs::create_dir_all(sandbox.join("in")).unwrap();
         }
-        let foreign = Foreign::at(held.join("in"));
+        let foreign = ForeignMount::at(held.join("in"));
         let theirs = held.join("in/theirs");
         fs::write(&theirs, "x").unwrap();
         remove(&paths, vec![held.clone(), free.clone()]);

@@ -11,14 +11,14 @@ use argosy_isolation::crash_points;
 use argosy_state::bugs::{self, Bug};
 
 use super::seal::copies;
-use super::storage::{Output, Place};
+use super::storage::{AppendTarget, JournalStorage};
 use super::{frame, record};
-use crate::core::Record;
+use crate::core::JournalRecord;
 
 /// A successor that is being written.
 #[derive(Debug)]
 pub(super) struct Compaction {
-    writing: Writing,
+    writing: InitialWrite,
     salt: u64,
     /// Encoded records since it began. Bounded by what is appended while the successor is written.
     since: Vec<Vec<u8>>,
@@ -26,16 +26,16 @@ pub(super) struct Compaction {
 
 /// The writer of the initial records.
 #[derive(Debug)]
-enum Writing {
-    Thread(JoinHandle<io::Result<(Output, u64)>>),
+enum InitialWrite {
+    Thread(JoinHandle<io::Result<(AppendTarget, u64)>>),
     /// Memory does not block: it was written immediately.
-    Written(io::Result<(Output, u64)>),
+    Written(io::Result<(AppendTarget, u64)>),
 }
 
 /// A successor with all records, synced.
 #[derive(Debug)]
-pub(super) struct Successor {
-    pub(super) file: Output,
+pub(super) struct CompactedJournal {
+    pub(super) file: AppendTarget,
     pub(super) bytes: u64,
     pub(super) salt: u64,
 }
@@ -43,7 +43,11 @@ pub(super) struct Successor {
 impl Compaction {
     /// Begins a successor of a file with this salt. Without a thread there is none; the old file
     /// continues to grow.
-    pub(super) fn begin(place: &Place, salt: u64, records: Vec<Record>) -> Option<Self> {
+    pub(super) fn begin(
+        place: &JournalStorage,
+        salt: u64,
+        records: Vec<JournalRecord>,
+    ) -> Option<Self> {
         let salt = salt.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(31);
         let may_block = place.may_block();
         let place = place.clone();
@@ -54,9 +58,9 @@ impl Compaction {
         };
         let writing = if may_block {
             let thread = std::thread::Builder::new().name("compaction".into());
-            Writing::Thread(thread.spawn(write).ok()?)
+            InitialWrite::Thread(thread.spawn(write).ok()?)
         } else {
-            Writing::Written(write())
+            InitialWrite::Written(write())
         };
         Some(Self {
             writing,
@@ -72,24 +76,24 @@ impl Compaction {
 
     pub(super) fn is_ready(&self) -> bool {
         match &self.writing {
-            Writing::Thread(thread) => thread.is_finished(),
-            Writing::Written(_) => true,
+            InitialWrite::Thread(thread) => thread.is_finished(),
+            InitialWrite::Written(_) => true,
         }
     }
 
     /// Waits for its thread, whose file may then be removed.
     pub(super) fn abandon(self) {
-        if let Writing::Thread(thread) = self.writing {
+        if let InitialWrite::Thread(thread) = self.writing {
             drop(thread.join().expect("a compaction never panics"));
         }
     }
 
     /// Appends the records added since it began, and syncs. Waits for the thread if it is not
     /// ready.
-    pub(super) fn finish(self) -> io::Result<Successor> {
+    pub(super) fn finish(self) -> io::Result<CompactedJournal> {
         let (mut file, bytes) = match self.writing {
-            Writing::Thread(thread) => thread.join().expect("a compaction never panics"),
-            Writing::Written(written) => written,
+            InitialWrite::Thread(thread) => thread.join().expect("a compaction never panics"),
+            InitialWrite::Written(written) => written,
         }?;
         let mut rest = Vec::new();
         for payload in &self.since {
@@ -101,7 +105,7 @@ impl Compaction {
             return Err(io::ErrorKind::StorageFull.into());
         }
         file.sync()?;
-        Ok(Successor {
+        Ok(CompactedJournal {
             file,
             bytes: bytes + rest.len() as u64,
             salt: self.salt,
@@ -110,13 +114,17 @@ impl Compaction {
 }
 
 /// Creates a complete successor with these records, on disk.
-pub(super) fn create(place: &Place, salt: u64, records: &[Record]) -> io::Result<(Output, u64)> {
+pub(super) fn create(
+    place: &JournalStorage,
+    salt: u64,
+    records: &[JournalRecord],
+) -> io::Result<(AppendTarget, u64)> {
     let mut file = place.create()?;
     let mut bytes = frame::head(frame::VERSION, salt).to_vec();
     let mut written = 0;
     for record in records {
         if bugs::is_on(Bug::CompactionLosesTask)
-            && let Record::Task { instance, .. } = record
+            && let JournalRecord::Task { instance, .. } = record
             && instance.order.0 % 10 == 7
         {
             continue;

@@ -4,14 +4,14 @@ use std::sync::Arc;
 
 use argosy_proto::v1;
 
-use super::record::{Numbered, StoredInstance, StoredStart, key, numbered};
-use crate::core::{ExecutorFacts, ExecutorRecord};
+use super::record::{StoredInstance, StoredInstanceNumber, StoredStart, key, numbered};
+use crate::core::{ExecutorInfo, ExecutorRecord};
 
 /// A record of an executor.
 #[derive(Clone, PartialEq, prost::Message)]
 pub(super) struct StoredExecutorRecord {
-    #[prost(oneof = "Body", tags = "1, 2, 3, 4, 5")]
-    body: Option<Body>,
+    #[prost(oneof = "ExecutorRecordBody", tags = "1, 2, 3, 4, 5")]
+    body: Option<ExecutorRecordBody>,
 }
 
 #[derive(Clone, PartialEq, prost::Oneof)]
@@ -19,9 +19,9 @@ pub(super) struct StoredExecutorRecord {
     clippy::large_enum_variant,
     reason = "one exists for the duration of a call, on the stack"
 )]
-enum Body {
+enum ExecutorRecordBody {
     #[prost(message, tag = "1")]
-    Began(StoredExecutor),
+    Created(StoredExecutor),
     #[prost(message, tag = "2")]
     Started(StoredExecutorStart),
     #[prost(message, tag = "3")]
@@ -29,7 +29,7 @@ enum Body {
     #[prost(message, tag = "4")]
     Cleared(StoredInstance),
     #[prost(message, tag = "5")]
-    Heard(Numbered),
+    UpdateReceived(StoredInstanceNumber),
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -57,20 +57,26 @@ struct StoredExecutorStart {
 impl From<&ExecutorRecord> for StoredExecutorRecord {
     fn from(record: &ExecutorRecord) -> Self {
         let body = match record {
-            ExecutorRecord::Began { instance, facts } => Body::Began(StoredExecutor {
-                instance: (*instance).into(),
-                launch: (*facts.launch).clone(),
-                life: facts.life,
-                started: facts.started.map(Into::into),
-                ending: facts.ending,
-            }),
-            ExecutorRecord::Started { instance, fact } => Body::Started(StoredExecutorStart {
-                instance: (*instance).into(),
-                fact: (*fact).into(),
-            }),
-            ExecutorRecord::Ending { instance } => Body::Ending((*instance).into()),
-            ExecutorRecord::Cleared { instance } => Body::Cleared((*instance).into()),
-            ExecutorRecord::Heard { instance, serial } => Body::Heard(numbered(*instance, *serial)),
+            ExecutorRecord::Created { instance, facts } => {
+                ExecutorRecordBody::Created(StoredExecutor {
+                    instance: (*instance).into(),
+                    launch: (*facts.launch).clone(),
+                    life: facts.life,
+                    started: facts.started.map(Into::into),
+                    ending: facts.ending,
+                })
+            }
+            ExecutorRecord::Started { instance, fact } => {
+                ExecutorRecordBody::Started(StoredExecutorStart {
+                    instance: (*instance).into(),
+                    fact: (*fact).into(),
+                })
+            }
+            ExecutorRecord::Ending { instance } => ExecutorRecordBody::Ending((*instance).into()),
+            ExecutorRecord::Cleared { instance } => ExecutorRecordBody::Cleared((*instance).into()),
+            ExecutorRecord::UpdateReceived { instance, serial } => {
+                ExecutorRecordBody::UpdateReceived(numbered(*instance, *serial))
+            }
         };
         Self { body: Some(body) }
     }
@@ -79,9 +85,9 @@ impl From<&ExecutorRecord> for StoredExecutorRecord {
 impl StoredExecutorRecord {
     pub(super) fn read(self) -> Option<ExecutorRecord> {
         Some(match self.body? {
-            Body::Began(stored) => ExecutorRecord::Began {
+            ExecutorRecordBody::Created(stored) => ExecutorRecord::Created {
                 instance: stored.instance.into(),
-                facts: Box::new(ExecutorFacts {
+                facts: Box::new(ExecutorInfo {
                     key: key(&stored.launch)?,
                     launch: Arc::new(stored.launch),
                     life: stored.life,
@@ -89,20 +95,24 @@ impl StoredExecutorRecord {
                     ending: stored.ending,
                 }),
             },
-            Body::Started(StoredExecutorStart { instance, fact }) => ExecutorRecord::Started {
+            ExecutorRecordBody::Started(StoredExecutorStart { instance, fact }) => {
+                ExecutorRecord::Started {
+                    instance: instance.into(),
+                    fact: fact.into(),
+                }
+            }
+            ExecutorRecordBody::Ending(instance) => ExecutorRecord::Ending {
                 instance: instance.into(),
-                fact: fact.into(),
             },
-            Body::Ending(instance) => ExecutorRecord::Ending {
+            ExecutorRecordBody::Cleared(instance) => ExecutorRecord::Cleared {
                 instance: instance.into(),
             },
-            Body::Cleared(instance) => ExecutorRecord::Cleared {
-                instance: instance.into(),
-            },
-            Body::Heard(Numbered { instance, number }) => ExecutorRecord::Heard {
-                instance: instance.into(),
-                serial: number,
-            },
+            ExecutorRecordBody::UpdateReceived(StoredInstanceNumber { instance, number }) => {
+                ExecutorRecord::UpdateReceived {
+                    instance: instance.into(),
+                    serial: number,
+                }
+            }
         })
     }
 }
@@ -113,7 +123,7 @@ mod tests {
 
     use super::super::record::{decode, encode};
     use super::*;
-    use crate::core::{Instance, Record, StartedFact};
+    use crate::core::{Instance, JournalRecord, StartedFact};
 
     #[test]
     fn every_record_of_an_executor_is_read_as_it_was_written() {
@@ -133,7 +143,7 @@ mod tests {
             }),
             ..v1::LaunchOrder::default()
         };
-        let facts = Box::new(ExecutorFacts {
+        let facts = Box::new(ExecutorInfo {
             key: key(&launch).unwrap(),
             launch: Arc::new(launch),
             life: 3,
@@ -141,16 +151,16 @@ mod tests {
             ending: true,
         });
         for record in [
-            ExecutorRecord::Began { instance, facts },
+            ExecutorRecord::Created { instance, facts },
             ExecutorRecord::Started { instance, fact },
             ExecutorRecord::Ending { instance },
             ExecutorRecord::Cleared { instance },
-            ExecutorRecord::Heard {
+            ExecutorRecord::UpdateReceived {
                 instance,
                 serial: 9,
             },
         ] {
-            let record = Record::Executor(record);
+            let record = JournalRecord::Executor(record);
             assert_eq!(decode(&encode(&record)), Some(record));
         }
     }

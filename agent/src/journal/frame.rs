@@ -31,9 +31,9 @@ const MARK: [u8; 4] = [0xa7, b'j', 0x1e, 0xc5];
 
 /// The result of reading the first bytes of a file.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Head {
+pub(super) enum HeaderStatus {
     /// A journal of this format or an earlier one.
-    Known(Known),
+    Valid(JournalHeader),
     /// A journal of a later format.
     Newer { version: u32 },
     /// A journal whose head has more than one wrong bit.
@@ -44,7 +44,7 @@ pub(super) enum Head {
 
 /// The contents of a readable head.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Known {
+pub(super) struct JournalHeader {
     pub(super) version: u32,
     pub(super) salt: u64,
     /// Whether one bit of it was wrong.
@@ -64,9 +64,9 @@ pub(super) fn head(version: u32, salt: u64) -> [u8; HEAD_BYTES] {
 
 /// Reads a head. The checksum is verified before the version, in which a wrong bit would look like
 /// a later format: all formats have this head.
-pub(super) fn read_head(bytes: &[u8]) -> Head {
+pub(super) fn read_head(bytes: &[u8]) -> HeaderStatus {
     let Some(found) = bytes.first_chunk::<HEAD_BYTES>() else {
-        return Head::Foreign;
+        return HeaderStatus::Foreign;
     };
     let whole = match is_whole(found) {
         true => Some((*found, false)),
@@ -75,16 +75,16 @@ pub(super) fn read_head(bytes: &[u8]) -> Head {
     let (head, is_repaired) = match whole {
         Some(whole) => whole,
         None if found[..8] == MAGIC[..] || bytes[HEAD_BYTES..].starts_with(&MARK) => {
-            return Head::Damaged;
+            return HeaderStatus::Damaged;
         }
-        None => return Head::Foreign,
+        None => return HeaderStatus::Foreign,
     };
     let version = word(&head[8..12]);
     if version > VERSION {
-        return Head::Newer { version };
+        return HeaderStatus::Newer { version };
     }
     let salt = u64::from_le_bytes(head[12..20].try_into().expect("the slice has 8 bytes"));
-    Head::Known(Known {
+    HeaderStatus::Valid(JournalHeader {
         version,
         salt,
         is_repaired,

@@ -18,7 +18,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(20);
 /// A lock that is held while an agent runs, and as long as a process to which it has passed the
 /// descriptor. There is no explicit unlock, which would take it from that process, too.
 #[derive(Debug)]
-pub struct Lock {
+pub struct DirectoryLock {
     file: File,
 }
 
@@ -29,7 +29,7 @@ pub enum LockError {
     #[error(
         "another agent, process {pid}, runs on {directory}: stop it, or give this one another --data-dir"
     )]
-    Taken {
+    InUse {
         /// Its process id, or "?" right after its start.
         pid: String,
         directory: PathBuf,
@@ -39,7 +39,7 @@ pub enum LockError {
         "agent {pid} of {directory} has exited, but a process that it has left still holds its lock, most likely a broker that was stopped: \
          find it by `pgrep -a argosy-broker`, and continue it (kill -CONT), so that it ends, or kill it"
     )]
-    Left {
+    HeldByChild {
         /// The agent's process id.
         pid: u32,
         directory: PathBuf,
@@ -49,18 +49,18 @@ pub enum LockError {
     Lock { path: PathBuf, source: io::Error },
 }
 
-impl AsFd for Lock {
+impl AsFd for DirectoryLock {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.file.as_fd()
     }
 }
 
-impl Lock {
+impl DirectoryLock {
     /// Takes the lock at `path`. Waits up to ten seconds for one whose holder has exited: a process
     /// that it was creating at its exit also holds the lock, until it executes its own program.
     ///
     /// # Errors
-    /// [`LockError::Taken`] names the process that holds it, [`LockError::Left`] the one that has
+    /// [`LockError::InUse`] names the process that holds it, [`LockError::HeldByChild`] the one that has
     /// left it.
     pub fn take(path: &Path) -> Result<Self, LockError> {
         Self::take_within(path, DEAD_HOLDER_PATIENCE)
@@ -90,12 +90,12 @@ impl Lock {
             match holder {
                 Some(pid) if !lives(pid) => {
                     if Instant::now() >= deadline {
-                        return Err(LockError::Left { pid, directory });
+                        return Err(LockError::HeldByChild { pid, directory });
                     }
                 }
                 holder => {
                     let pid = holder.map_or_else(|| "?".to_owned(), |pid| pid.to_string());
-                    return Err(LockError::Taken { pid, directory });
+                    return Err(LockError::InUse { pid, directory });
                 }
             }
             std::thread::sleep(LOOK_AGAIN);
@@ -144,18 +144,18 @@ mod tests {
     fn a_lock_is_held_until_all_who_have_it_are_gone() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("lock");
-        let lock = Lock::take(&path).unwrap();
+        let lock = DirectoryLock::take(&path).unwrap();
         let of_the_broker = lock.as_fd().try_clone_to_owned().unwrap();
         drop(lock);
-        let refused = Lock::take_within(&path, Duration::ZERO);
+        let refused = DirectoryLock::take_within(&path, Duration::ZERO);
         assert!(
-            matches!(refused, Err(LockError::Taken { .. })),
+            matches!(refused, Err(LockError::InUse { .. })),
             "{refused:?}"
         );
         drop(of_the_broker);
         // A child that another test is creating has it, too, until it executes its program.
         let deadline = Instant::now() + DEAD_HOLDER_PATIENCE;
-        while let Err(refused) = Lock::take(&path) {
+        while let Err(refused) = DirectoryLock::take(&path) {
             assert!(Instant::now() < deadline, "{refused}");
             std::thread::sleep(LOOK_AGAIN);
         }
@@ -167,7 +167,7 @@ mod tests {
         let path = folder.path().join("lock");
         let left = left_behind(&path);
         std::thread::scope(|scope| {
-            let next = scope.spawn(|| Lock::take_within(&path, Duration::from_secs(60)));
+            let next = scope.spawn(|| DirectoryLock::take_within(&path, Duration::from_secs(60)));
             std::thread::sleep(Duration::from_millis(100));
             assert!(!next.is_finished());
             drop(left);
@@ -182,13 +182,13 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("lock");
         let left = left_behind(&path);
-        let refused = Lock::take_within(&path, Duration::from_millis(50));
-        assert!(matches!(refused, Err(LockError::Left { .. })));
+        let refused = DirectoryLock::take_within(&path, Duration::from_millis(50));
+        assert!(matches!(refused, Err(LockError::HeldByChild { .. })));
         drop(left);
-        let _held = Lock::take(&path).unwrap();
+        let _held = DirectoryLock::take(&path).unwrap();
         let begun = Instant::now();
-        let refused = Lock::take_within(&path, Duration::from_secs(600));
-        let Err(LockError::Taken { pid, .. }) = refused else {
+        let refused = DirectoryLock::take_within(&path, Duration::from_secs(600));
+        let Err(LockError::InUse { pid, .. }) = refused else {
             panic!("{refused:?}");
         };
         assert_eq!(pid, std::process::id().to_string());

@@ -24,10 +24,10 @@ use std::path::PathBuf;
 
 use argosy_proto::remedy;
 
-pub use lock::{Lock, LockError};
-pub use read::{Contents, Damage, read, read_memory, read_synced};
+pub use lock::{DirectoryLock, LockError};
+pub use read::{CorruptRange, JournalContents, read, read_memory, read_synced};
 pub use storage::MemoryDisk;
-pub use writer::{Journal, Progress, Request};
+pub use writer::{Journal, WriteRequest, WriterProgress};
 
 /// The reason why a journal cannot be used. Each is final for this process.
 #[derive(Debug, thiserror::Error)]

@@ -5,22 +5,22 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-use super::frame::{self, FRAME_BYTES, HEAD_BYTES, Head, Known};
+use super::frame::{self, FRAME_BYTES, HEAD_BYTES, HeaderStatus, JournalHeader};
 use super::storage::MemoryDisk;
 use super::{JournalError, record};
-use crate::core::{ExecutorRecord, Facts, Instance, Record, Taken};
+use crate::core::{AgentState, ExecutorRecord, Instance, JournalRecord, OrderBody};
 
 /// The contents of a journal.
 #[derive(Debug, Default)]
-pub struct Contents {
+pub struct JournalContents {
     /// The facts of its intact records, applied in order.
-    pub facts: Facts,
+    pub facts: AgentState,
     /// The number of intact records.
     pub records: u64,
     /// Whether one bit of the file's head was wrong, which lost nothing.
     pub head_repaired: bool,
     /// The damaged parts in the middle.
-    pub damage: Vec<Damage>,
+    pub damage: Vec<CorruptRange>,
     /// Tasks and executors whose remaining records all need an earlier one, which was lost.
     pub lost: BTreeSet<Instance>,
     /// Bytes after the last intact record: a write that a crash interrupted.
@@ -28,11 +28,11 @@ pub struct Contents {
     /// Whether it contains a launch without an agent id, written by 0.1.
     pub(super) has_old_launches: bool,
     /// The position and the salt for appending; `None` if there is no file yet.
-    pub(super) end: Option<End>,
+    pub(super) end: Option<IntactEnd>,
 }
 
-impl Contents {
-    fn follow(&mut self, record: &Record) {
+impl JournalContents {
+    fn follow(&mut self, record: &JournalRecord) {
         self.facts.apply(record);
         self.records += 1;
         let Some(instance) = record.instance() else {
@@ -40,7 +40,8 @@ impl Contents {
         };
         let is_over = matches!(
             record,
-            Record::Released { .. } | Record::Executor(ExecutorRecord::Cleared { .. })
+            JournalRecord::Released { .. }
+                | JournalRecord::Executor(ExecutorRecord::Cleared { .. })
         );
         let facts = &self.facts;
         if is_over || facts.tasks.contains_key(&instance) || facts.executors.contains_key(&instance)
@@ -60,7 +61,7 @@ impl Contents {
 
 /// The end of a file's intact part.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct End {
+pub(super) struct IntactEnd {
     pub(super) offset: u64,
     pub(super) salt: u64,
     /// The format in its head.
@@ -69,7 +70,7 @@ pub(super) struct End {
 
 /// A damaged part of the file, with intact records after it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Damage {
+pub struct CorruptRange {
     /// Its offset, in bytes.
     pub offset: u64,
     /// Its length.
@@ -80,10 +81,12 @@ pub struct Damage {
 ///
 /// # Errors
 /// If it cannot be read, is of a newer format or has a record of an unknown kind, or is no journal.
-pub fn read(path: &Path) -> Result<Contents, JournalError> {
+pub fn read(path: &Path) -> Result<JournalContents, JournalError> {
     let bytes = match fs::read(path) {
         Ok(bytes) => bytes,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Contents::default()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return Ok(JournalContents::default());
+        }
         Err(source) => {
             return Err(JournalError::Read {
                 path: path.to_owned(),
@@ -91,17 +94,17 @@ pub fn read(path: &Path) -> Result<Contents, JournalError> {
             });
         }
     };
-    judge(&bytes, path)
+    parse_journal(&bytes, path)
 }
 
 /// Reads the journal on a disk in memory.
 ///
 /// # Errors
 /// As [`read`].
-pub fn read_memory(disk: &MemoryDisk) -> Result<Contents, JournalError> {
+pub fn read_memory(disk: &MemoryDisk) -> Result<JournalContents, JournalError> {
     match disk.bytes() {
-        Some(bytes) => judge(&bytes, Path::new("in memory")),
-        None => Ok(Contents::default()),
+        Some(bytes) => parse_journal(&bytes, Path::new("in memory")),
+        None => Ok(JournalContents::default()),
     }
 }
 
@@ -109,31 +112,31 @@ pub fn read_memory(disk: &MemoryDisk) -> Result<Contents, JournalError> {
 ///
 /// # Errors
 /// As [`read`].
-pub fn read_synced(disk: &MemoryDisk) -> Result<Contents, JournalError> {
+pub fn read_synced(disk: &MemoryDisk) -> Result<JournalContents, JournalError> {
     match disk.synced() {
-        Some(bytes) => judge(&bytes, Path::new("in memory")),
-        None => Ok(Contents::default()),
+        Some(bytes) => parse_journal(&bytes, Path::new("in memory")),
+        None => Ok(JournalContents::default()),
     }
 }
 
-pub(super) fn judge(bytes: &[u8], path: &Path) -> Result<Contents, JournalError> {
+pub(super) fn parse_journal(bytes: &[u8], path: &Path) -> Result<JournalContents, JournalError> {
     let path = path.to_owned();
     match frame::read_head(bytes) {
-        Head::Known(head) => contents(bytes, head).map_err(|why| match why {
-            Refused::Unknown { offset } => JournalError::Unknown { path, offset },
-            Refused::NoIdentity { offset } => JournalError::NoIdentity { path, offset },
+        HeaderStatus::Valid(head) => contents(bytes, head).map_err(|why| match why {
+            JournalRejection::Unknown { offset } => JournalError::Unknown { path, offset },
+            JournalRejection::NoIdentity { offset } => JournalError::NoIdentity { path, offset },
         }),
-        Head::Newer { version } => Err(JournalError::Newer {
+        HeaderStatus::Newer { version } => Err(JournalError::Newer {
             path,
             found: version,
         }),
-        Head::Damaged => Err(JournalError::Head { path }),
-        Head::Foreign => Err(JournalError::Foreign { path }),
+        HeaderStatus::Damaged => Err(JournalError::Head { path }),
+        HeaderStatus::Foreign => Err(JournalError::Foreign { path }),
     }
 }
 
 /// The reason why a journal is rejected.
-enum Refused {
+enum JournalRejection {
     /// An intact record of a kind that only a newer release knows: its content must not be ignored.
     Unknown { offset: u64 },
     /// The journal is damaged, and the records with the agent's identity are lost.
@@ -142,30 +145,32 @@ enum Refused {
 
 /// The evidence of the agent's identity in the records read so far.
 #[derive(Default)]
-struct Names {
+struct IdentityEvidence {
     has_identity: bool,
     has_ownerless_launch: bool,
 }
 
-impl Names {
+impl IdentityEvidence {
     /// Checks a record that is about to be applied.
-    fn look(&mut self, facts: &Facts, record: &Record) {
+    fn look(&mut self, facts: &AgentState, record: &JournalRecord) {
         match record {
-            Record::Identity(_) | Record::Forgot(_) => self.has_identity = true,
-            Record::Took {
-                what: Taken::Launch { agent: None, .. },
+            JournalRecord::Identity(_) | JournalRecord::IdentityReset(_) => {
+                self.has_identity = true
+            }
+            JournalRecord::OrderAccepted {
+                what: OrderBody::Launch { agent: None, .. },
                 ..
             } => self.has_ownerless_launch |= facts.identity.agent.is_none(),
-            Record::Took { .. }
-            | Record::Started { .. }
-            | Record::Updated { .. }
-            | Record::Committed { .. }
-            | Record::Released { .. }
-            | Record::Stray { .. }
-            | Record::Retried { .. }
-            | Record::Floor(_)
-            | Record::Task { .. }
-            | Record::Executor(_) => {}
+            JournalRecord::OrderAccepted { .. }
+            | JournalRecord::Started { .. }
+            | JournalRecord::Updated { .. }
+            | JournalRecord::Committed { .. }
+            | JournalRecord::Released { .. }
+            | JournalRecord::Orphaned { .. }
+            | JournalRecord::Retried { .. }
+            | JournalRecord::Floor(_)
+            | JournalRecord::Task { .. }
+            | JournalRecord::Executor(_) => {}
         }
     }
 
@@ -174,13 +179,13 @@ impl Names {
     }
 }
 
-fn contents(bytes: &[u8], head: Known) -> Result<Contents, Refused> {
-    let Known { version, salt, .. } = head;
-    let mut contents = Contents {
+fn contents(bytes: &[u8], head: JournalHeader) -> Result<JournalContents, JournalRejection> {
+    let JournalHeader { version, salt, .. } = head;
+    let mut contents = JournalContents {
         head_repaired: head.is_repaired,
-        ..Contents::default()
+        ..JournalContents::default()
     };
-    let mut names = Names::default();
+    let mut names = IdentityEvidence::default();
     let mut at = HEAD_BYTES;
     while at < bytes.len() {
         if let Some(payload) = frame::get(&bytes[at..], salt) {
@@ -192,14 +197,14 @@ fn contents(bytes: &[u8], head: Known) -> Result<Contents, Refused> {
                 continue;
             }
             if record::is_of_unknown_kind(payload) {
-                return Err(Refused::Unknown { offset: at as u64 });
+                return Err(JournalRejection::Unknown { offset: at as u64 });
             }
         }
         let Some(next) = frame::find(bytes, salt, at + 1) else {
             contents.torn_bytes = (bytes.len() - at) as u64;
             break;
         };
-        contents.damage.push(Damage {
+        contents.damage.push(CorruptRange {
             offset: at as u64,
             bytes: (next - at) as u64,
         });
@@ -207,7 +212,7 @@ fn contents(bytes: &[u8], head: Known) -> Result<Contents, Refused> {
     }
     if let Some(first) = contents.damage.first() {
         if names.are_lost() {
-            return Err(Refused::NoIdentity {
+            return Err(JournalRejection::NoIdentity {
                 offset: first.offset,
             });
         }
@@ -217,7 +222,7 @@ fn contents(bytes: &[u8], head: Known) -> Result<Contents, Refused> {
     } else {
         contents.lost.clear();
     }
-    contents.end = Some(End {
+    contents.end = Some(IntactEnd {
         offset: at as u64,
         salt,
         version,
@@ -225,11 +230,11 @@ fn contents(bytes: &[u8], head: Known) -> Result<Contents, Refused> {
     Ok(contents)
 }
 
-fn is_old_launch(record: &Record) -> bool {
+fn is_old_launch(record: &JournalRecord) -> bool {
     matches!(
         record,
-        Record::Took {
-            what: Taken::Launch { agent: None, .. },
+        JournalRecord::OrderAccepted {
+            what: OrderBody::Launch { agent: None, .. },
             ..
         }
     )

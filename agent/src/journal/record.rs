@@ -7,17 +7,19 @@ use std::sync::Arc;
 use argosy_proto::convert::{explained, explanation_from};
 use argosy_proto::v1;
 use argosy_state::ids::{AgentId, ClusterId, Epoch, OrderIndex, TaskKey, Timestamp};
-use argosy_state::task::Standing;
+use argosy_state::task::CheckResults;
 use prost::Message;
 
 use super::executors::StoredExecutorRecord;
 use crate::core::wire;
-use crate::core::{Identity, Instance, Record, Since, StartedFact, Taken, TaskFacts};
+use crate::core::{
+    AgentIdentity, CheckTimes, Instance, JournalRecord, OrderBody, StartedFact, TaskFacts,
+};
 
 #[derive(Clone, PartialEq, prost::Message)]
-struct Stored {
-    #[prost(oneof = "Body", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 22")]
-    body: Option<Body>,
+struct StoredRecord {
+    #[prost(oneof = "RecordBody", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 22")]
+    body: Option<RecordBody>,
 }
 
 #[derive(Clone, PartialEq, prost::Oneof)]
@@ -25,25 +27,25 @@ struct Stored {
     clippy::large_enum_variant,
     reason = "one exists for the duration of a call, on the stack"
 )]
-enum Body {
+enum RecordBody {
     #[prost(message, tag = "1")]
     Identity(StoredIdentity),
     #[prost(message, tag = "2")]
-    Forgot(StoredIdentity),
+    IdentityReset(StoredIdentity),
     #[prost(message, tag = "3")]
-    Took(Took),
+    OrderAccepted(StoredOrder),
     #[prost(message, tag = "4")]
-    Started(StartedRecord),
+    Started(StoredStarted),
     #[prost(message, tag = "5")]
-    Updated(Updated),
+    Updated(StoredUpdate),
     #[prost(message, tag = "6")]
-    Committed(Numbered),
+    Committed(StoredInstanceNumber),
     #[prost(message, tag = "7")]
     Released(StoredInstance),
     #[prost(message, tag = "8")]
-    Stray(StoredInstance),
+    Orphaned(StoredInstance),
     #[prost(message, tag = "9")]
-    Retried(Numbered),
+    Retried(StoredInstanceNumber),
     #[prost(uint64, tag = "10")]
     Floor(u64),
     #[prost(message, tag = "11")]
@@ -84,7 +86,7 @@ pub(super) struct StoredInstance {
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
-struct Took {
+struct StoredOrder {
     #[prost(uint64, tag = "1")]
     order: u64,
     #[prost(message, optional, tag = "2")]
@@ -92,16 +94,16 @@ struct Took {
     #[prost(uint64, tag = "3")]
     life: u64,
     #[prost(message, optional, tag = "4")]
-    kill: Option<Numbered>,
+    kill: Option<StoredInstanceNumber>,
     /// Of a launch, since 0.2.0.
     #[prost(uint64, optional, tag = "5")]
     agent: Option<u64>,
     #[prost(message, optional, tag = "24")]
-    limits: Option<TookLimits>,
+    limits: Option<StoredLimits>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
-struct TookLimits {
+struct StoredLimits {
     #[prost(message, required, tag = "1")]
     instance: StoredInstance,
     #[prost(message, optional, tag = "2")]
@@ -110,7 +112,7 @@ struct TookLimits {
 
 /// An instance with a number: of an update, a run, or milliseconds.
 #[derive(Clone, Copy, PartialEq, prost::Message)]
-pub(super) struct Numbered {
+pub(super) struct StoredInstanceNumber {
     #[prost(message, required, tag = "1")]
     pub(super) instance: StoredInstance,
     #[prost(uint64, tag = "2")]
@@ -118,7 +120,7 @@ pub(super) struct Numbered {
 }
 
 #[derive(Clone, Copy, PartialEq, prost::Message)]
-struct StartedRecord {
+struct StoredStarted {
     #[prost(message, required, tag = "1")]
     instance: StoredInstance,
     #[prost(message, required, tag = "2")]
@@ -134,7 +136,7 @@ pub(super) struct StoredStart {
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
-struct Updated {
+struct StoredUpdate {
     #[prost(message, required, tag = "1")]
     instance: StoredInstance,
     #[prost(message, required, tag = "2")]
@@ -186,82 +188,92 @@ struct StoredTask {
 }
 
 /// Encodes a record.
-pub(super) fn encode(record: &Record) -> Vec<u8> {
+pub(super) fn encode(record: &JournalRecord) -> Vec<u8> {
     let body = match record {
-        Record::Identity(identity) => Body::Identity(identity.into()),
-        Record::Forgot(identity) => Body::Forgot(identity.into()),
-        Record::Took { order, what } => Body::Took(took(*order, what)),
-        Record::Started { instance, fact } => Body::Started(StartedRecord {
+        JournalRecord::Identity(identity) => RecordBody::Identity(identity.into()),
+        JournalRecord::IdentityReset(identity) => RecordBody::IdentityReset(identity.into()),
+        JournalRecord::OrderAccepted { order, what } => {
+            RecordBody::OrderAccepted(stored_order(*order, what))
+        }
+        JournalRecord::Started { instance, fact } => RecordBody::Started(StoredStarted {
             instance: (*instance).into(),
             fact: (*fact).into(),
         }),
-        Record::Updated { instance, update } => Body::Updated(Updated {
+        JournalRecord::Updated { instance, update } => RecordBody::Updated(StoredUpdate {
             instance: (*instance).into(),
             update: (**update).clone(),
         }),
-        Record::Committed { instance, number } => Body::Committed(numbered(*instance, *number)),
-        Record::Released { instance } => Body::Released((*instance).into()),
-        Record::Stray { instance } => Body::Stray((*instance).into()),
-        Record::Retried { instance, life } => Body::Retried(numbered(*instance, *life)),
-        Record::Floor(order) => Body::Floor(order.0),
-        Record::Task { instance, facts } => Body::Task(Box::new(stored_task(*instance, facts))),
-        Record::Executor(record) => Body::Executor(record.into()),
+        JournalRecord::Committed { instance, number } => {
+            RecordBody::Committed(numbered(*instance, *number))
+        }
+        JournalRecord::Released { instance } => RecordBody::Released((*instance).into()),
+        JournalRecord::Orphaned { instance } => RecordBody::Orphaned((*instance).into()),
+        JournalRecord::Retried { instance, life } => {
+            RecordBody::Retried(numbered(*instance, *life))
+        }
+        JournalRecord::Floor(order) => RecordBody::Floor(order.0),
+        JournalRecord::Task { instance, facts } => {
+            RecordBody::Task(Box::new(stored_task(*instance, facts)))
+        }
+        JournalRecord::Executor(record) => RecordBody::Executor(record.into()),
     };
-    Stored { body: Some(body) }.encode_to_vec()
+    StoredRecord { body: Some(body) }.encode_to_vec()
 }
 
 /// Decodes a record; `None` if the bytes are not a known record.
-pub(super) fn decode(bytes: &[u8]) -> Option<Record> {
-    Some(match Stored::decode(bytes).ok()?.body? {
-        Body::Identity(identity) => Record::Identity(identity.read()?),
-        Body::Forgot(identity) => Record::Forgot(identity.read()?),
-        Body::Took(took) => took.read()?,
-        Body::Started(StartedRecord { instance, fact }) => Record::Started {
+pub(super) fn decode(bytes: &[u8]) -> Option<JournalRecord> {
+    Some(match StoredRecord::decode(bytes).ok()?.body? {
+        RecordBody::Identity(identity) => JournalRecord::Identity(identity.read()?),
+        RecordBody::IdentityReset(identity) => JournalRecord::IdentityReset(identity.read()?),
+        RecordBody::OrderAccepted(took) => took.read()?,
+        RecordBody::Started(StoredStarted { instance, fact }) => JournalRecord::Started {
             instance: instance.into(),
             fact: fact.into(),
         },
-        Body::Updated(Updated { instance, update }) => Record::Updated {
+        RecordBody::Updated(StoredUpdate { instance, update }) => JournalRecord::Updated {
             instance: instance.into(),
             update: Box::new(update),
         },
-        Body::Committed(Numbered { instance, number }) => Record::Committed {
+        RecordBody::Committed(StoredInstanceNumber { instance, number }) => {
+            JournalRecord::Committed {
+                instance: instance.into(),
+                number,
+            }
+        }
+        RecordBody::Released(instance) => JournalRecord::Released {
             instance: instance.into(),
-            number,
         },
-        Body::Released(instance) => Record::Released {
+        RecordBody::Orphaned(instance) => JournalRecord::Orphaned {
             instance: instance.into(),
         },
-        Body::Stray(instance) => Record::Stray {
-            instance: instance.into(),
-        },
-        Body::Retried(Numbered { instance, number }) => Record::Retried {
+        RecordBody::Retried(StoredInstanceNumber { instance, number }) => JournalRecord::Retried {
             instance: instance.into(),
             life: number,
         },
-        Body::Floor(order) => Record::Floor(OrderIndex(order)),
-        Body::Task(task) => {
+        RecordBody::Floor(order) => JournalRecord::Floor(OrderIndex(order)),
+        RecordBody::Task(task) => {
             let instance = task.instance.into();
-            Record::Task {
+            JournalRecord::Task {
                 instance,
                 facts: Box::new(task.read()?),
             }
         }
-        Body::Executor(record) => Record::Executor(record.read()?),
+        RecordBody::Executor(record) => JournalRecord::Executor(record.read()?),
     })
 }
 
 /// Whether undecodable bytes are a record of a kind that this release does not know.
 pub(super) fn is_of_unknown_kind(bytes: &[u8]) -> bool {
-    !bytes.is_empty() && Stored::decode(bytes).is_ok_and(|stored| stored.body.is_none())
+    !bytes.is_empty() && StoredRecord::decode(bytes).is_ok_and(|stored| stored.body.is_none())
 }
 
-fn took(order: OrderIndex, what: &Taken) -> Took {
-    let mut took = Took {
+fn stored_order(order: OrderIndex, what: &OrderBody) -> StoredOrder {
+    let mut took = StoredOrder {
         order: order.0,
-        ..Took::default()
+        ..StoredOrder::default()
     };
     match what {
-        Taken::Launch {
+        OrderBody::Launch {
             agent,
             launch,
             life,
@@ -271,38 +283,38 @@ fn took(order: OrderIndex, what: &Taken) -> Took {
             took.launch = Some((**launch).clone());
             took.life = *life;
         }
-        Taken::Kill { instance, grace_ms } => took.kill = Some(numbered(*instance, *grace_ms)),
-        Taken::Limits { instance, limits } => {
-            took.limits = Some(TookLimits {
+        OrderBody::Kill { instance, grace_ms } => took.kill = Some(numbered(*instance, *grace_ms)),
+        OrderBody::Limits { instance, limits } => {
+            took.limits = Some(StoredLimits {
                 instance: (*instance).into(),
                 limits: limits.clone(),
             });
         }
-        Taken::Nothing => {}
+        OrderBody::Nothing => {}
     }
     took
 }
 
-impl Took {
-    fn read(self) -> Option<Record> {
+impl StoredOrder {
+    fn read(self) -> Option<JournalRecord> {
         let what = match (self.launch, self.kill, self.limits) {
-            (Some(launch), _, _) => Taken::Launch {
+            (Some(launch), _, _) => OrderBody::Launch {
                 agent: self.agent.map(AgentId),
                 key: key(&launch)?,
                 launch: Arc::new(launch),
                 life: self.life,
             },
-            (None, Some(Numbered { instance, number }), _) => Taken::Kill {
+            (None, Some(StoredInstanceNumber { instance, number }), _) => OrderBody::Kill {
                 instance: instance.into(),
                 grace_ms: number,
             },
-            (None, None, Some(TookLimits { instance, limits })) => Taken::Limits {
+            (None, None, Some(StoredLimits { instance, limits })) => OrderBody::Limits {
                 instance: instance.into(),
                 limits,
             },
-            (None, None, None) => Taken::Nothing,
+            (None, None, None) => OrderBody::Nothing,
         };
-        Some(Record::Took {
+        Some(JournalRecord::OrderAccepted {
             order: OrderIndex(self.order),
             what,
         })
@@ -352,7 +364,7 @@ impl StoredTask {
             committed: self.committed,
             state: wire::task_state(self.state),
             held: self.held,
-            standing: Standing {
+            standing: CheckResults {
                 healthy: self.healthy,
                 ready: self.ready,
             },
@@ -362,7 +374,7 @@ impl StoredTask {
             heard: self.heard,
             limits_order: OrderIndex(self.limits_order),
             limits_told: OrderIndex(self.limits_told),
-            since: Since {
+            since: CheckTimes {
                 healthy: self.healthy_since_ms,
                 ready: self.ready_since_ms,
             },
@@ -375,15 +387,15 @@ pub(super) fn key(launch: &v1::LaunchOrder) -> Option<TaskKey> {
     crate::core::task_key(&launch.framework_id, task?)
 }
 
-pub(super) fn numbered(instance: Instance, number: u64) -> Numbered {
-    Numbered {
+pub(super) fn numbered(instance: Instance, number: u64) -> StoredInstanceNumber {
+    StoredInstanceNumber {
         instance: instance.into(),
         number,
     }
 }
 
-impl From<&Identity> for StoredIdentity {
-    fn from(identity: &Identity) -> Self {
+impl From<&AgentIdentity> for StoredIdentity {
+    fn from(identity: &AgentIdentity) -> Self {
         Self {
             cluster: identity
                 .cluster
@@ -402,12 +414,12 @@ impl From<&Identity> for StoredIdentity {
 }
 
 impl StoredIdentity {
-    fn read(self) -> Option<Identity> {
+    fn read(self) -> Option<AgentIdentity> {
         let cluster = match self.cluster.as_slice() {
             [] => None,
             bytes => Some(ClusterId(u128::from_be_bytes(bytes.try_into().ok()?))),
         };
-        Some(Identity {
+        Some(AgentIdentity {
             cluster,
             epoch: Epoch(self.epoch),
             agent: self.agent.map(AgentId),

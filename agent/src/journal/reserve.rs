@@ -18,7 +18,7 @@ const RETRY: Duration = Duration::from_secs(1);
 
 /// The allocation of one file.
 #[derive(Debug, Default)]
-pub(super) struct Reserve {
+pub(super) struct Preallocation {
     /// Blocks are allocated up to this offset, in bytes.
     until: u64,
     /// The time at which the disk was last found full; `None` while it is not.
@@ -27,7 +27,7 @@ pub(super) struct Reserve {
     is_unsupported: bool,
 }
 
-impl Reserve {
+impl Preallocation {
     /// Ensures space for `bytes` at `end` and a reserve after it. Cheap while there is enough.
     pub(super) fn renew(&mut self, file: &File, end: u64, bytes: u64) {
         let wanted = end + bytes + RESERVE_BYTES;
@@ -83,16 +83,16 @@ fn allocate(file: &File, from: u64, until: u64) -> Result<(), Errno> {
 
 /// A file that is appended to, with its reserve.
 #[derive(Debug)]
-pub(super) struct Appended {
+pub(super) struct AppendFile {
     file: File,
     end: u64,
-    reserve: Reserve,
+    reserve: Preallocation,
 }
 
-impl Appended {
+impl AppendFile {
     /// Wraps a file that ends at `end`, where it is positioned.
     pub(super) fn new(file: File, end: u64) -> Self {
-        let mut reserve = Reserve::default();
+        let mut reserve = Preallocation::default();
         reserve.renew(&file, end, 0);
         Self { file, end, reserve }
     }
@@ -127,7 +127,7 @@ mod tests {
     fn space_is_allocated_behind_the_end_and_readers_do_not_see_it() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("journal");
-        let mut appended = Appended::new(File::create(&path).unwrap(), 0);
+        let mut appended = AppendFile::new(File::create(&path).unwrap(), 0);
         for _ in 0..10 {
             appended.append(&vec![7; 300_000]).unwrap();
             let found = std::fs::metadata(&path).unwrap();

@@ -5,18 +5,18 @@
 
 use argosy_state::ids::OrderIndex;
 
-use crate::core::{ExecutorRecord, Facts, Identity, Record, Taken};
+use crate::core::{AgentIdentity, AgentState, ExecutorRecord, JournalRecord, OrderBody};
 
 /// The identity and the last order taken, after the records so far.
 #[derive(Debug)]
 pub(super) struct Seal {
-    identity: Identity,
+    identity: AgentIdentity,
     floor: OrderIndex,
 }
 
 impl Seal {
     /// Returns the seal of a journal that holds these facts.
-    pub(super) fn of(facts: &Facts) -> Self {
+    pub(super) fn of(facts: &AgentState) -> Self {
         Self {
             identity: facts.identity.clone(),
             floor: facts.floor,
@@ -24,64 +24,64 @@ impl Seal {
     }
 
     /// Applies one record.
-    pub(super) fn follow(&mut self, record: &Record) {
+    pub(super) fn follow(&mut self, record: &JournalRecord) {
         match record {
-            Record::Identity(identity) => self.identity.clone_from(identity),
-            Record::Forgot(identity) => {
+            JournalRecord::Identity(identity) => self.identity.clone_from(identity),
+            JournalRecord::IdentityReset(identity) => {
                 self.identity.clone_from(identity);
                 self.floor = OrderIndex(0);
             }
-            Record::Took { order, .. } => self.floor = self.floor.max(*order),
-            Record::Floor(order) => self.floor = *order,
-            Record::Started { .. }
-            | Record::Updated { .. }
-            | Record::Committed { .. }
-            | Record::Released { .. }
-            | Record::Stray { .. }
-            | Record::Retried { .. }
-            | Record::Task { .. }
-            | Record::Executor(_) => {}
+            JournalRecord::OrderAccepted { order, .. } => self.floor = self.floor.max(*order),
+            JournalRecord::Floor(order) => self.floor = *order,
+            JournalRecord::Started { .. }
+            | JournalRecord::Updated { .. }
+            | JournalRecord::Committed { .. }
+            | JournalRecord::Released { .. }
+            | JournalRecord::Orphaned { .. }
+            | JournalRecord::Retried { .. }
+            | JournalRecord::Task { .. }
+            | JournalRecord::Executor(_) => {}
         }
     }
 
     /// Returns the seal as records.
-    pub(super) fn records(&self) -> [Record; 2] {
+    pub(super) fn records(&self) -> [JournalRecord; 2] {
         [
-            Record::Identity(self.identity.clone()),
-            Record::Floor(self.floor),
+            JournalRecord::Identity(self.identity.clone()),
+            JournalRecord::Floor(self.floor),
         ]
     }
 }
 
 /// Returns the number of copies of this record, which are consecutive: applying it twice is the
 /// same as once.
-pub(super) fn copies(record: &Record) -> usize {
+pub(super) fn copies(record: &JournalRecord) -> usize {
     let is_doubled = match record {
-        Record::Took { what, .. } => match what {
+        JournalRecord::OrderAccepted { what, .. } => match what {
             // Without it the task would continue to run, or with other limits.
-            Taken::Kill { .. } | Taken::Limits { .. } => true,
-            Taken::Launch { .. } | Taken::Nothing => false,
+            OrderBody::Kill { .. } | OrderBody::Limits { .. } => true,
+            OrderBody::Launch { .. } | OrderBody::Nothing => false,
         },
         // Without it the next run would search for a container of another name, and start a third
         // one.
-        Record::Retried { .. } => true,
-        Record::Executor(record) => match record {
+        JournalRecord::Retried { .. } => true,
+        JournalRecord::Executor(record) => match record {
             // Many tasks depend on it.
-            ExecutorRecord::Began { .. } | ExecutorRecord::Ending { .. } => true,
+            ExecutorRecord::Created { .. } | ExecutorRecord::Ending { .. } => true,
             ExecutorRecord::Started { .. }
             | ExecutorRecord::Cleared { .. }
-            | ExecutorRecord::Heard { .. } => false,
+            | ExecutorRecord::UpdateReceived { .. } => false,
         },
         // A seal repeats these, or they concern only one task.
-        Record::Identity(_)
-        | Record::Forgot(_)
-        | Record::Floor(_)
-        | Record::Started { .. }
-        | Record::Updated { .. }
-        | Record::Committed { .. }
-        | Record::Released { .. }
-        | Record::Stray { .. }
-        | Record::Task { .. } => false,
+        JournalRecord::Identity(_)
+        | JournalRecord::IdentityReset(_)
+        | JournalRecord::Floor(_)
+        | JournalRecord::Started { .. }
+        | JournalRecord::Updated { .. }
+        | JournalRecord::Committed { .. }
+        | JournalRecord::Released { .. }
+        | JournalRecord::Orphaned { .. }
+        | JournalRecord::Task { .. } => false,
     };
     1 + usize::from(is_doubled)
 }

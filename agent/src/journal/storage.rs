@@ -10,14 +10,14 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use super::reserve::Appended;
+use super::reserve::AppendFile;
 
 /// A disk in memory that holds one journal and outlives the agent on it. All clones share one disk.
 #[derive(Debug, Clone, Default)]
-pub struct MemoryDisk(Arc<Mutex<Held>>);
+pub struct MemoryDisk(Arc<Mutex<MemoryDiskState>>);
 
 #[derive(Debug, Default)]
-struct Held {
+struct MemoryDiskState {
     journal: Option<MemoryFile>,
     next: Option<MemoryFile>,
     delay: Duration,
@@ -34,7 +34,7 @@ struct MemoryFile {
 }
 
 impl MemoryDisk {
-    fn held(&self) -> MutexGuard<'_, Held> {
+    fn held(&self) -> MutexGuard<'_, MemoryDiskState> {
         self.0.lock().expect("no holder of the lock panics")
     }
 
@@ -45,9 +45,9 @@ impl MemoryDisk {
             bytes: bytes.to_vec(),
             synced: bytes.len(),
         });
-        let held = Held {
+        let held = MemoryDiskState {
             journal,
-            ..Held::default()
+            ..MemoryDiskState::default()
         };
         Self(Arc::new(Mutex::new(held)))
     }
@@ -100,9 +100,9 @@ impl MemoryDisk {
             synced: bytes.len(),
             bytes,
         });
-        let held = Held {
+        let held = MemoryDiskState {
             journal,
-            ..Held::default()
+            ..MemoryDiskState::default()
         };
         MemoryDisk(Arc::new(Mutex::new(held)))
     }
@@ -123,26 +123,26 @@ impl MemoryDisk {
 
 /// The location of a journal and of its successor in progress.
 #[derive(Debug, Clone)]
-pub(super) enum Place {
+pub(super) enum JournalStorage {
     Files { path: PathBuf, next: PathBuf },
     Memory(MemoryDisk),
 }
 
 /// A file to which records are appended.
 #[derive(Debug)]
-pub(super) enum Output {
-    File(Appended),
+pub(super) enum AppendTarget {
+    File(AppendFile),
     /// The journal of this disk, or its successor in progress.
-    Memory(MemoryDisk, Which),
+    Memory(MemoryDisk, JournalFile),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Which {
-    Journal,
+pub(super) enum JournalFile {
+    Current,
     Next,
 }
 
-impl Place {
+impl JournalStorage {
     /// Returns the path, for messages.
     pub(super) fn path(&self) -> &Path {
         match self {
@@ -152,7 +152,7 @@ impl Place {
     }
 
     /// Opens the journal for appending, truncated at `end`.
-    pub(super) fn reopen(&self, end: u64) -> io::Result<Output> {
+    pub(super) fn reopen(&self, end: u64) -> io::Result<AppendTarget> {
         match self {
             Self::Files { path, .. } => {
                 let mut file = OpenOptions::new().write(true).open(path)?;
@@ -162,7 +162,7 @@ impl Place {
                 }
                 file.seek(SeekFrom::End(0))?;
                 file.sync_all()?;
-                Ok(Output::File(Appended::new(file, end)))
+                Ok(AppendTarget::File(AppendFile::new(file, end)))
             }
             Self::Memory(disk) => {
                 let mut held = disk.held();
@@ -171,22 +171,22 @@ impl Place {
                     .truncate(usize::try_from(end).unwrap_or(usize::MAX));
                 file.synced = file.bytes.len();
                 drop(held);
-                Ok(Output::Memory(disk.clone(), Which::Journal))
+                Ok(AppendTarget::Memory(disk.clone(), JournalFile::Current))
             }
         }
     }
 
     /// Creates an empty successor.
-    pub(super) fn create(&self) -> io::Result<Output> {
+    pub(super) fn create(&self) -> io::Result<AppendTarget> {
         match self {
             Self::Files { next, .. } => {
                 let mut options = OpenOptions::new();
                 options.write(true).create(true).truncate(true).mode(0o600);
-                Ok(Output::File(Appended::new(options.open(next)?, 0)))
+                Ok(AppendTarget::File(AppendFile::new(options.open(next)?, 0)))
             }
             Self::Memory(disk) => {
                 disk.held().next = Some(MemoryFile::default());
-                Ok(Output::Memory(disk.clone(), Which::Next))
+                Ok(AppendTarget::Memory(disk.clone(), JournalFile::Next))
             }
         }
     }
@@ -201,7 +201,7 @@ impl Place {
     }
 
     /// Replaces the journal by the successor, durably.
-    pub(super) fn replace(&self, successor: &mut Output) -> io::Result<()> {
+    pub(super) fn replace(&self, successor: &mut AppendTarget) -> io::Result<()> {
         match self {
             Self::Files { path, next } => {
                 std::fs::rename(next, path)?;
@@ -211,7 +211,7 @@ impl Place {
             Self::Memory(disk) => {
                 let mut held = disk.held();
                 held.journal = held.next.take();
-                *successor = Output::Memory(disk.clone(), Which::Journal);
+                *successor = AppendTarget::Memory(disk.clone(), JournalFile::Current);
                 Ok(())
             }
         }
@@ -223,7 +223,7 @@ impl Place {
     }
 }
 
-impl Output {
+impl AppendTarget {
     pub(super) fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
         match self {
             Self::File(file) => file.append(bytes),
@@ -263,7 +263,7 @@ impl Output {
     }
 }
 
-impl Held {
+impl MemoryDiskState {
     /// Counts an append or sync.
     fn count(&mut self) -> io::Result<()> {
         match &mut self.left {
@@ -276,10 +276,10 @@ impl Held {
         }
     }
 
-    fn file(&mut self, which: Which) -> io::Result<&mut MemoryFile> {
+    fn file(&mut self, which: JournalFile) -> io::Result<&mut MemoryFile> {
         let file = match which {
-            Which::Journal => &mut self.journal,
-            Which::Next => &mut self.next,
+            JournalFile::Current => &mut self.journal,
+            JournalFile::Next => &mut self.next,
         };
         file.as_mut()
             .ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))

@@ -3,40 +3,40 @@
 use std::ops::Range;
 use std::path::Path;
 
-use super::frame::{self, FRAME_BYTES, HEAD_BYTES, Head, Known};
+use super::frame::{self, FRAME_BYTES, HEAD_BYTES, HeaderStatus, JournalHeader};
 use super::storage::MemoryDisk;
-use super::{Contents, Journal, JournalError, Request, read, record};
-use crate::core::{Facts, Record, Sync};
+use super::{Journal, JournalContents, JournalError, WriteRequest, read, record};
+use crate::core::{AgentState, JournalRecord, SyncMode};
 
 /// Returns the journal of these records. Each awaited record is written with those before it, and
 /// synced.
-pub(crate) fn written(records: &[(Record, Sync)]) -> Vec<u8> {
+pub(crate) fn written(records: &[(JournalRecord, SyncMode)]) -> Vec<u8> {
     let requests = records.iter().zip(1..).map(|((record, sync), number)| {
-        let request = Request::Append {
+        let request = WriteRequest::Append {
             number,
             record: Box::new(record.clone()),
             sync: *sync,
         };
-        (request, (*sync == Sync::Awaited).then_some(number))
+        (request, (*sync == SyncMode::Awaited).then_some(number))
     });
     journal(requests.collect())
 }
 
 /// Returns the journal of these facts, just compacted.
-pub(crate) fn compacted(facts: &Facts) -> Vec<u8> {
-    journal(vec![(Request::Compact(facts.snapshot()), None)])
+pub(crate) fn compacted(facts: &AgentState) -> Vec<u8> {
+    journal(vec![(WriteRequest::Compact(facts.snapshot()), None)])
 }
 
 /// Returns the output of a writer for these requests. Waits after each numbered one until that is
 /// on disk.
-fn journal(requests: Vec<(Request, Option<u64>)>) -> Vec<u8> {
+fn journal(requests: Vec<(WriteRequest, Option<u64>)>) -> Vec<u8> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .build()
         .unwrap();
     let disk = MemoryDisk::default();
     runtime.block_on(async {
-        let journal = Journal::in_memory(&disk, &Contents::default(), 42).unwrap();
+        let journal = Journal::in_memory(&disk, &JournalContents::default(), 42).unwrap();
         let mut progress = journal.progress();
         for (request, awaited) in requests {
             journal.request(request);
@@ -51,8 +51,8 @@ fn journal(requests: Vec<(Request, Option<u64>)>) -> Vec<u8> {
 }
 
 /// Returns each frame of an intact journal, and the record in it.
-pub(crate) fn frames(bytes: &[u8]) -> Vec<(Range<usize>, Record)> {
-    let Head::Known(Known { salt, .. }) = frame::read_head(bytes) else {
+pub(crate) fn frames(bytes: &[u8]) -> Vec<(Range<usize>, JournalRecord)> {
+    let HeaderStatus::Valid(JournalHeader { salt, .. }) = frame::read_head(bytes) else {
         panic!("it does not begin with the header of a journal");
     };
     let mut frames = Vec::new();
@@ -67,6 +67,6 @@ pub(crate) fn frames(bytes: &[u8]) -> Vec<(Range<usize>, Record)> {
 }
 
 /// Reads these bytes as a journal.
-pub(crate) fn judged(bytes: &[u8]) -> Result<Contents, JournalError> {
-    read::judge(bytes, Path::new("journal"))
+pub(crate) fn judged(bytes: &[u8]) -> Result<JournalContents, JournalError> {
+    read::parse_journal(bytes, Path::new("journal"))
 }

@@ -14,13 +14,13 @@ use argosy_state::ids::{AgentId, OrderIndex};
 use nix::errno::Errno;
 
 use super::*;
-use crate::core::{Facts, Identity, Instance, Record, Sync, Taken};
+use crate::core::{AgentIdentity, AgentState, Instance, JournalRecord, OrderBody, SyncMode};
 
-struct Folder {
+struct TestDir {
     folder: tempfile::TempDir,
 }
 
-impl Folder {
+impl TestDir {
     fn new() -> Self {
         Self {
             folder: tempfile::tempdir().unwrap(),
@@ -35,7 +35,7 @@ impl Folder {
         self.folder.path().join("journal.next")
     }
 
-    fn read(&self) -> Contents {
+    fn read(&self) -> JournalContents {
         read(&self.path()).unwrap()
     }
 
@@ -44,28 +44,28 @@ impl Folder {
     }
 
     /// Writes these records, each synced, and closes the journal.
-    fn write(&self, records: &[Record]) {
+    fn write(&self, records: &[JournalRecord]) {
         let mut journal = self.open();
         for (at, record) in records.iter().enumerate() {
-            journal.request(append(at as u64 + 1, record, Sync::Awaited));
+            journal.request(append(at as u64 + 1, record, SyncMode::Awaited));
         }
         journal.finish().unwrap();
     }
 }
 
-fn append(number: u64, record: &Record, sync: Sync) -> Request {
-    Request::Append {
+fn append(number: u64, record: &JournalRecord, sync: SyncMode) -> WriteRequest {
+    WriteRequest::Append {
         number,
         record: Box::new(record.clone()),
         sync,
     }
 }
 
-fn launch(order: u64) -> Record {
+fn launch(order: u64) -> JournalRecord {
     launch_line(order, "true")
 }
 
-fn launch_line(order: u64, line: &str) -> Record {
+fn launch_line(order: u64, line: &str) -> JournalRecord {
     let spec = v1::TaskSpec {
         task_id: format!("task-{order}"),
         shell: line.into(),
@@ -76,9 +76,9 @@ fn launch_line(order: u64, line: &str) -> Record {
         spec: Some(spec),
         ..v1::LaunchOrder::default()
     };
-    Record::Took {
+    JournalRecord::OrderAccepted {
         order: OrderIndex(order),
-        what: Taken::Launch {
+        what: OrderBody::Launch {
             agent: Some(AgentId(1)),
             key: crate::core::task_key("framework-1", &format!("task-{order}")).unwrap(),
             launch: Arc::new(launch),
@@ -88,29 +88,29 @@ fn launch_line(order: u64, line: &str) -> Record {
 }
 
 /// Returns an agent's registration, and launches up to this order.
-fn story(orders: u64) -> Vec<Record> {
-    let identity = Record::Identity(Identity {
+fn story(orders: u64) -> Vec<JournalRecord> {
+    let identity = JournalRecord::Identity(AgentIdentity {
         agent: Some(AgentId(1)),
         nonce: 9,
         tried: vec![3, 4],
         life: 6,
         boot_id: "boot".into(),
         boot_life: 5,
-        ..Identity::default()
+        ..AgentIdentity::default()
     });
     std::iter::once(identity)
         .chain((1..=orders).map(launch))
         .collect()
 }
 
-fn facts(records: &[Record]) -> Facts {
-    let mut facts = Facts::default();
+fn facts(records: &[JournalRecord]) -> AgentState {
+    let mut facts = AgentState::default();
     records.iter().for_each(|record| facts.apply(record));
     facts
 }
 
 /// Waits for this progress of the writer.
-fn wait(journal: &Journal, reached: impl Fn(Progress) -> bool) {
+fn wait(journal: &Journal, reached: impl Fn(WriterProgress) -> bool) {
     let deadline = Instant::now() + Duration::from_secs(20);
     let progress = journal.progress();
     while !reached(*progress.borrow()) {
@@ -143,12 +143,12 @@ fn unhealthy() -> v1::NumberedUpdate {
     }
 }
 
-fn limited(instance: Instance) -> Taken {
+fn limited(instance: Instance) -> OrderBody {
     let limits = v1::Limits {
         pids: Some(9),
         ..v1::Limits::default()
     };
-    Taken::Limits {
+    OrderBody::Limits {
         instance,
         limits: Some(limits),
     }
@@ -170,7 +170,7 @@ fn a_journal_that_cannot_be_written_names_the_remedy_for_its_cause() {
 
 #[test]
 fn every_kind_of_record_reads_back() {
-    let folder = Folder::new();
+    let folder = TestDir::new();
     let instance = Instance {
         agent: AgentId(1),
         order: OrderIndex(1),
@@ -181,30 +181,30 @@ fn every_kind_of_record_reads_back() {
         at: argosy_state::ids::Timestamp(34),
     };
     records.extend([
-        Record::Took {
+        JournalRecord::OrderAccepted {
             order: OrderIndex(4),
-            what: Taken::Kill {
+            what: OrderBody::Kill {
                 instance,
                 grace_ms: 50,
             },
         },
-        Record::Took {
+        JournalRecord::OrderAccepted {
             order: OrderIndex(5),
-            what: Taken::Nothing,
+            what: OrderBody::Nothing,
         },
-        Record::Took {
+        JournalRecord::OrderAccepted {
             order: OrderIndex(6),
             what: limited(instance),
         },
-        Record::Started {
+        JournalRecord::Started {
             instance,
             fact: start,
         },
-        Record::Updated {
+        JournalRecord::Updated {
             instance,
             update: Box::new(unhealthy()),
         },
-        Record::Retried { instance, life: 7 },
+        JournalRecord::Retried { instance, life: 7 },
     ]);
     let before = facts(&records);
     records.extend(before.snapshot());
@@ -213,13 +213,13 @@ fn every_kind_of_record_reads_back() {
     let frames = testing::frames(&fs::read(folder.path()).unwrap());
     assert_eq!(folder.read().records, frames.len() as u64);
     let rest = [
-        Record::Committed {
+        JournalRecord::Committed {
             instance,
             number: 1,
         },
-        Record::Stray { instance },
-        Record::Released { instance },
-        Record::Forgot(Identity::default()),
+        JournalRecord::Orphaned { instance },
+        JournalRecord::Released { instance },
+        JournalRecord::IdentityReset(AgentIdentity::default()),
     ];
     folder.write(&rest);
     assert_eq!(
@@ -230,8 +230,8 @@ fn every_kind_of_record_reads_back() {
 
 #[test]
 fn no_file_is_an_empty_journal() {
-    let folder = Folder::new();
-    assert_eq!(folder.read().facts, Facts::default());
+    let folder = TestDir::new();
+    assert_eq!(folder.read().facts, AgentState::default());
     folder.write(&[]);
     assert_eq!(folder.read().records, 0);
     assert!(!folder.next().exists());
@@ -239,14 +239,14 @@ fn no_file_is_an_empty_journal() {
 
 #[test]
 fn many_waiting_records_share_few_syncs_and_lazy_ones_wait_for_the_next() {
-    let folder = Folder::new();
+    let folder = TestDir::new();
     let mut journal = folder.open();
-    journal.request(append(1, &launch(1), Sync::Lazy));
+    journal.request(append(1, &launch(1), SyncMode::Lazy));
     for number in 2..=5_000 {
-        journal.request(append(number, &launch(number), Sync::Awaited));
+        journal.request(append(number, &launch(number), SyncMode::Awaited));
     }
     wait(&journal, |progress| progress.durable == 5_000);
-    journal.request(append(5_001, &launch(5_001), Sync::Lazy));
+    journal.request(append(5_001, &launch(5_001), SyncMode::Lazy));
     journal.finish().unwrap();
     assert_eq!(
         folder.read().facts.tasks.len(),
@@ -257,7 +257,7 @@ fn many_waiting_records_share_few_syncs_and_lazy_ones_wait_for_the_next() {
 
 #[test]
 fn a_write_that_was_cut_off_anywhere_loses_only_itself_and_appending_goes_on() {
-    let folder = Folder::new();
+    let folder = TestDir::new();
     folder.write(&story(2));
     let two = fs::read(folder.path()).unwrap();
     folder.write(&[launch(3)]);
@@ -283,11 +283,11 @@ fn a_write_that_was_cut_off_anywhere_loses_only_itself_and_appending_goes_on() {
 
 #[test]
 fn a_flipped_bit_loses_one_record_and_says_where() {
-    let folder = Folder::new();
+    let folder = TestDir::new();
     folder.write(&story(3));
     let whole = fs::read(folder.path()).unwrap();
     let frames = testing::frames(&whole);
-    let is_second = |record: &Record| *record == launch(2);
+    let is_second = |record: &JournalRecord| *record == launch(2);
     let (second, _) = frames.iter().find(|(_, record)| is_second(record)).unwrap();
     let mut without = story(3);
     without.retain(|record| !is_second(record));
@@ -300,7 +300,7 @@ fn a_flipped_bit_loses_one_record_and_says_where() {
         wanted.skip_numbers((second.len() / frame::FRAME_BYTES) as u64);
         assert_eq!(contents.facts, wanted, "bit flipped at {at}");
         assert_eq!(contents.torn_bytes, 0);
-        let lost = Damage {
+        let lost = CorruptRange {
             offset: second.start as u64,
             bytes: second.len() as u64,
         };
@@ -310,29 +310,29 @@ fn a_flipped_bit_loses_one_record_and_says_where() {
 
 #[test]
 fn bytes_of_a_task_never_pass_for_a_record() {
-    let other = Folder::new();
+    let other = TestDir::new();
     other.write(&[launch(66)]);
     let forged = fs::read(other.path()).unwrap()[frame::HEAD_BYTES..].to_vec();
     let mut bytes = frame::head(frame::VERSION, 43).to_vec();
     let torn = bytes.len();
     frame::put(&mut bytes, 43, &forged);
     bytes[torn] ^= 1;
-    let folder = Folder::new();
+    let folder = TestDir::new();
     fs::write(folder.path(), &bytes).unwrap();
     assert_eq!(folder.read().records, 0, "another file's salt does not fit");
 }
 
 #[test]
 fn compaction_under_load_loses_nothing_and_shrinks_the_file() {
-    let folder = Folder::new();
+    let folder = TestDir::new();
     let mut journal = folder.open();
     let mut all = facts(&[]);
     let mut number = 0;
     let mut compacted = 0;
-    let mut put = |journal: &Journal, all: &mut Facts, record: Record| {
+    let mut put = |journal: &Journal, all: &mut AgentState, record: JournalRecord| {
         number += 1;
         all.apply(&record);
-        journal.request(append(number, &record, Sync::Awaited));
+        journal.request(append(number, &record, SyncMode::Awaited));
         number
     };
     for record in story(0) {
@@ -349,14 +349,14 @@ fn compaction_under_load_loses_nothing_and_shrinks_the_file() {
             agent: AgentId(1),
             order: OrderIndex(order.saturating_sub(50)),
         };
-        let number = put(&journal, &mut all, Record::Released { instance });
+        let number = put(&journal, &mut all, JournalRecord::Released { instance });
         if order % 100 == 0 {
             // Like the agent's loop, which waits for records that it needs on disk.
             wait(&journal, |progress| progress.durable == number);
         }
         if journal.progress().borrow().compactions_wanted > compacted {
             compacted += 1;
-            journal.request(Request::Compact(all.snapshot()));
+            journal.request(WriteRequest::Compact(all.snapshot()));
         }
         assert!(
             started.elapsed() < Duration::from_secs(60),
@@ -380,13 +380,13 @@ fn compaction_under_load_loses_nothing_and_shrinks_the_file() {
 
 #[test]
 fn a_journal_that_closes_during_a_compaction_leaves_no_successor() {
-    let folder = Folder::new();
+    let folder = TestDir::new();
     let records = story(2_000);
     let journal = folder.open();
     for (number, record) in (1..).zip(&records) {
-        journal.request(append(number, record, Sync::Lazy));
+        journal.request(append(number, record, SyncMode::Lazy));
     }
-    journal.request(Request::Compact(facts(&records).snapshot()));
+    journal.request(WriteRequest::Compact(facts(&records).snapshot()));
     drop(journal);
     assert!(!folder.next().exists());
     assert_eq!(folder.read().facts.snapshot(), facts(&records).snapshot());
@@ -394,7 +394,7 @@ fn a_journal_that_closes_during_a_compaction_leaves_no_successor() {
 
 #[test]
 fn a_compaction_that_was_cut_off_leaves_the_old_file() {
-    let folder = Folder::new();
+    let folder = TestDir::new();
     folder.write(&story(2));
     fs::write(folder.next(), b"half of a new journal").unwrap();
     assert_eq!(folder.read().facts, facts(&story(2)));
@@ -404,7 +404,7 @@ fn a_compaction_that_was_cut_off_leaves_the_old_file() {
 
 #[test]
 fn a_disk_that_refuses_ends_the_writer_with_the_path() {
-    let folder = Folder::new();
+    let folder = TestDir::new();
     let mut journal = folder.open();
     // A descriptor that cannot be written to, in place of a full disk.
     drop(journal.finish());
@@ -416,7 +416,7 @@ fn a_disk_that_refuses_ends_the_writer_with_the_path() {
     let journal = Journal::open(&full, &folder.next(), &contents, 1);
     let error = match journal {
         Ok(mut journal) => {
-            journal.request(append(1, &launch(1), Sync::Awaited));
+            journal.request(append(1, &launch(1), SyncMode::Awaited));
             journal.finish().unwrap_err()
         }
         Err(error) => error,
@@ -430,11 +430,11 @@ async fn a_disk_in_memory_that_breaks_ends_the_writer_and_keeps_what_was_synced(
     // them.
     for (left, safe) in [(4, 2), (5, 2), (0, 0)] {
         let disk = MemoryDisk::default();
-        let journal = Journal::in_memory(&disk, &Contents::default(), 42).unwrap();
+        let journal = Journal::in_memory(&disk, &JournalContents::default(), 42).unwrap();
         disk.break_after(left);
         let mut progress = journal.progress();
         for (at, record) in story(9).iter().enumerate() {
-            journal.request(append(at as u64 + 1, record, Sync::Awaited));
+            journal.request(append(at as u64 + 1, record, SyncMode::Awaited));
             // Each in a separate group; the channel closes when the writer has failed.
             let _ = progress
                 .wait_for(|progress| progress.durable > at as u64)
@@ -460,14 +460,14 @@ async fn a_disk_in_memory_that_breaks_ends_the_writer_and_keeps_what_was_synced(
 
 #[test]
 fn a_directory_has_one_agent_and_the_second_is_told_which() {
-    let folder = Folder::new();
+    let folder = TestDir::new();
     let path = folder.folder.path().join("lock");
-    let lock = Lock::take(&path).unwrap();
-    let refused = Lock::take(&path).unwrap_err().to_string();
+    let lock = DirectoryLock::take(&path).unwrap();
+    let refused = DirectoryLock::take(&path).unwrap_err().to_string();
     assert!(
         refused.contains(&format!("process {}", std::process::id())),
         "{refused}"
     );
     drop(lock);
-    Lock::take(&path).unwrap();
+    DirectoryLock::take(&path).unwrap();
 }

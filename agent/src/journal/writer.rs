@@ -13,12 +13,12 @@ use argosy_isolation::crash_points;
 use argosy_state::buggify::{self, Rare};
 use tokio::sync::{mpsc, watch};
 
-use super::compaction::{Compaction, Successor, create};
-use super::read::Contents;
+use super::compaction::{CompactedJournal, Compaction, create};
+use super::read::JournalContents;
 use super::seal::{Seal, copies};
-use super::storage::{MemoryDisk, Output, Place};
+use super::storage::{AppendTarget, JournalStorage, MemoryDisk};
 use super::{JournalError, frame, record};
-use crate::core::{Record, Sync};
+use crate::core::{JournalRecord, SyncMode};
 
 /// Maximum number of records that wait for the writer. When the queue is full, the agent's loop
 /// waits: it must not run ahead of its durable state.
@@ -37,22 +37,22 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// A request to the writer.
 #[derive(Debug)]
-pub enum Request {
+pub enum WriteRequest {
     /// Append a record.
     Append {
         /// Its number; one more than the one before.
         number: u64,
-        record: Box<Record>,
+        record: Box<JournalRecord>,
         /// The urgency of the sync.
-        sync: Sync,
+        sync: SyncMode,
     },
     /// Replace the file by these records, which are equivalent to all before.
-    Compact(Vec<Record>),
+    Compact(Vec<JournalRecord>),
 }
 
 /// The progress of the writer.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Progress {
+pub struct WriterProgress {
     /// Records up to this number are on disk.
     pub durable: u64,
     /// A counter that grows when a compaction is worthwhile.
@@ -64,20 +64,20 @@ pub struct Progress {
 /// The agent's end of its journal. Dropping it ends the writer after everything was synced.
 #[derive(Debug)]
 pub struct Journal {
-    hand: Hand,
-    progress: watch::Receiver<Progress>,
+    hand: WriterHandle,
+    progress: watch::Receiver<WriterProgress>,
 }
 
 /// The channel to the writer.
 #[derive(Debug)]
-enum Hand {
+enum WriterHandle {
     Thread {
-        requests: Option<SyncSender<Request>>,
+        requests: Option<SyncSender<WriteRequest>>,
         writer: Option<JoinHandle<Result<(), JournalError>>>,
     },
     /// Memory does not block: an asynchronous task, so that a simulation stays repeatable.
     Task {
-        requests: mpsc::Sender<Request>,
+        requests: mpsc::Sender<WriteRequest>,
         writer: tokio::task::JoinHandle<Result<(), JournalError>>,
     },
 }
@@ -91,7 +91,7 @@ impl Journal {
     pub fn open(
         path: &Path,
         next: &Path,
-        contents: &Contents,
+        contents: &JournalContents,
         salt: u64,
     ) -> Result<Self, JournalError> {
         let (path, next) = (path.to_owned(), next.to_owned());
@@ -101,19 +101,19 @@ impl Journal {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(source) => return Err(JournalError::Write { path: next, source }),
         }
-        let place = Place::Files { path, next };
-        let mut writer = Writer::open(place, contents, salt)?;
+        let place = JournalStorage::Files { path, next };
+        let mut writer = JournalWriter::open(place, contents, salt)?;
         let (requests, waiting) = sync_channel(WAITING);
-        let (sender, progress) = watch::channel(Progress {
+        let (sender, progress) = watch::channel(WriterProgress {
             is_full: writer.file.is_short(),
-            ..Progress::default()
+            ..WriterProgress::default()
         });
         let failed = writer.failure();
         let run = move || writer.run(&waiting, &sender);
         let spawned = std::thread::Builder::new()
             .name("journal".into())
             .spawn(run);
-        let hand = Hand::Thread {
+        let hand = WriterHandle::Thread {
             requests: Some(requests),
             writer: Some(spawned.map_err(failed)?),
         };
@@ -126,14 +126,14 @@ impl Journal {
     /// None today.
     pub fn in_memory(
         disk: &MemoryDisk,
-        contents: &Contents,
+        contents: &JournalContents,
         salt: u64,
     ) -> Result<Self, JournalError> {
-        let writer = Writer::open(Place::Memory(disk.clone()), contents, salt)?;
+        let writer = JournalWriter::open(JournalStorage::Memory(disk.clone()), contents, salt)?;
         let (requests, waiting) = mpsc::channel(WAITING);
-        let (sender, progress) = watch::channel(Progress::default());
+        let (sender, progress) = watch::channel(WriterProgress::default());
         let writer = tokio::spawn(writer.run_as_task(disk.clone(), waiting, sender));
-        let hand = Hand::Task { requests, writer };
+        let hand = WriterHandle::Task { requests, writer };
         Ok(Self { hand, progress })
     }
 
@@ -141,17 +141,17 @@ impl Journal {
     ///
     /// # Panics
     /// In memory, if the queue is full: a simulation is not that large.
-    pub fn request(&self, request: Request) {
+    pub fn request(&self, request: WriteRequest) {
         match &self.hand {
-            Hand::Thread {
+            WriterHandle::Thread {
                 requests: Some(requests),
                 ..
             } => {
                 // The writer has failed: its progress channel is closed, and its observers stop.
                 let _ = requests.send(request);
             }
-            Hand::Thread { requests: None, .. } => {}
-            Hand::Task { requests, .. } => match requests.try_send(request) {
+            WriterHandle::Thread { requests: None, .. } => {}
+            WriterHandle::Task { requests, .. } => match requests.try_send(request) {
                 Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => {}
                 Err(mpsc::error::TrySendError::Full(_)) => {
                     panic!("{WAITING} records wait for a disk in memory")
@@ -162,7 +162,7 @@ impl Journal {
 
     /// Returns the progress; its channel is closed when the writer has ended.
     #[must_use]
-    pub fn progress(&self) -> watch::Receiver<Progress> {
+    pub fn progress(&self) -> watch::Receiver<WriterProgress> {
         self.progress.clone()
     }
 
@@ -174,15 +174,16 @@ impl Journal {
     /// # Panics
     /// If the writer panicked.
     pub async fn close(mut self) -> Result<(), JournalError> {
-        if let Hand::Thread { .. } = self.hand {
+        if let WriterHandle::Thread { .. } = self.hand {
             let closed = tokio::task::spawn_blocking(move || self.finish()).await;
             return closed.expect("closing the journal never panics");
         }
-        let nobody = Hand::Thread {
+        let nobody = WriterHandle::Thread {
             requests: None,
             writer: None,
         };
-        let Hand::Task { requests, writer } = std::mem::replace(&mut self.hand, nobody) else {
+        let WriterHandle::Task { requests, writer } = std::mem::replace(&mut self.hand, nobody)
+        else {
             return Ok(());
         };
         drop(requests);
@@ -191,7 +192,7 @@ impl Journal {
 
     /// Does the same, blocking.
     pub(super) fn finish(&mut self) -> Result<(), JournalError> {
-        let Hand::Thread { requests, writer } = &mut self.hand else {
+        let WriterHandle::Thread { requests, writer } = &mut self.hand else {
             return Ok(());
         };
         *requests = None;
@@ -210,9 +211,9 @@ impl Drop for Journal {
 }
 
 #[derive(Debug)]
-struct Writer {
-    place: Place,
-    file: Output,
+struct JournalWriter {
+    place: JournalStorage,
+    file: AppendTarget,
     salt: u64,
     bytes: u64,
     /// Size after the last compaction.
@@ -225,11 +226,15 @@ struct Writer {
     dirty: bool,
 }
 
-impl Writer {
-    fn open(place: Place, contents: &Contents, salt: u64) -> Result<Self, JournalError> {
+impl JournalWriter {
+    fn open(
+        place: JournalStorage,
+        contents: &JournalContents,
+        salt: u64,
+    ) -> Result<Self, JournalError> {
         let path = place.path().to_owned();
         let failed = |source| JournalError::Write { path, source };
-        let begin_anew = |records: &[Record]| {
+        let begin_anew = |records: &[JournalRecord]| {
             let (mut file, bytes) = create(&place, salt, records)?;
             place.replace(&mut file)?;
             Ok((file, bytes, salt))
@@ -265,23 +270,23 @@ impl Writer {
     async fn run_as_task(
         mut self,
         disk: MemoryDisk,
-        mut waiting: mpsc::Receiver<Request>,
-        progress: watch::Sender<Progress>,
+        mut waiting: mpsc::Receiver<WriteRequest>,
+        progress: watch::Sender<WriterProgress>,
     ) -> Result<(), JournalError> {
         let mut group = Vec::new();
         let most = || buggify::or(Rare::OneRecordAGroup, GROUP, 1);
         while waiting.recv_many(&mut group, most()).await > 0 {
             // Later requests wait for the next group, as on a real disk.
             tokio::time::sleep(disk.delay()).await;
-            self.write_and_tell(std::mem::take(&mut group), &progress)?;
+            self.write_and_report(std::mem::take(&mut group), &progress)?;
         }
         self.finish()
     }
 
     fn run(
         &mut self,
-        waiting: &Receiver<Request>,
-        progress: &watch::Sender<Progress>,
+        waiting: &Receiver<WriteRequest>,
+        progress: &watch::Sender<WriterProgress>,
     ) -> Result<(), JournalError> {
         loop {
             let next = match progress.borrow().is_full {
@@ -302,15 +307,15 @@ impl Writer {
                     Err(TryRecvError::Empty | TryRecvError::Disconnected) => break,
                 }
             }
-            self.write_and_tell(group, progress)?;
+            self.write_and_report(group, progress)?;
         }
         self.finish()
     }
 
-    fn write_and_tell(
+    fn write_and_report(
         &mut self,
-        group: Vec<Request>,
-        progress: &watch::Sender<Progress>,
+        group: Vec<WriteRequest>,
+        progress: &watch::Sender<WriterProgress>,
     ) -> Result<(), JournalError> {
         let (durable, wants) = self.write(group).map_err(self.failure())?;
         progress.send_if_modified(|progress| {
@@ -323,7 +328,7 @@ impl Writer {
         Ok(())
     }
 
-    fn tell_of_space(&mut self, progress: &watch::Sender<Progress>) {
+    fn tell_of_space(&mut self, progress: &watch::Sender<WriterProgress>) {
         let is_full = self.file.is_short();
         metrics::gauge!("argosy_agent_journal_full").set(f64::from(u8::from(is_full)));
         progress.send_if_modified(|progress| {
@@ -345,13 +350,13 @@ impl Writer {
 
     /// Writes one group; returns the number of the last durable record, and whether the file has
     /// grown large.
-    fn write(&mut self, group: Vec<Request>) -> io::Result<(Option<u64>, bool)> {
+    fn write(&mut self, group: Vec<WriteRequest>) -> io::Result<(Option<u64>, bool)> {
         let mut bytes = Vec::new();
         let mut last = 0;
         let mut awaited = false;
         for request in group {
             match request {
-                Request::Append {
+                WriteRequest::Append {
                     number,
                     record,
                     sync,
@@ -359,9 +364,9 @@ impl Writer {
                     self.seal.follow(&record);
                     self.append(&mut bytes, &record);
                     last = number;
-                    awaited |= sync == Sync::Awaited;
+                    awaited |= sync == SyncMode::Awaited;
                 }
-                Request::Compact(records) => {
+                WriteRequest::Compact(records) => {
                     self.put(&std::mem::take(&mut bytes))?;
                     self.compact(records);
                 }
@@ -391,7 +396,7 @@ impl Writer {
     }
 
     /// Appends the frames of a record to `bytes`, and to the records for a successor in progress.
-    fn append(&mut self, bytes: &mut Vec<u8>, record: &Record) {
+    fn append(&mut self, bytes: &mut Vec<u8>, record: &JournalRecord) {
         let payload = record::encode(record);
         for _ in 0..copies(record) {
             frame::put(bytes, self.salt, &payload);
@@ -410,7 +415,7 @@ impl Writer {
         self.file.append(bytes)
     }
 
-    fn compact(&mut self, records: Vec<Record>) {
+    fn compact(&mut self, records: Vec<JournalRecord>) {
         if self.compaction.is_none() {
             self.compaction = Compaction::begin(&self.place, self.salt, records);
             self.asked = self.compaction.is_some();
@@ -423,7 +428,7 @@ impl Writer {
         let Some(compaction) = self.compaction.take_if(|compaction| compaction.is_ready()) else {
             return Ok(());
         };
-        let Successor {
+        let CompactedJournal {
             mut file,
             bytes,
             salt,

@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use argosy_content::fetcher::TaskSubnets;
 use argosy_isolation::network::{
-    self, Between, FOLDER, Joined, Protocol, Publication, PublishedPorts, Settings, Subnet,
-    Traffic, why_no_ipv6,
+    self, ContainerNamespace, FOLDER, InterContainerTraffic, LinkStats, NetworkConfig,
+    PortPublication, Protocol, PublishedPorts, Subnet, why_no_ipv6,
 };
 use argosy_isolation::{ContainerId, Isolation, NetworkError, Networks};
 use argosy_proto::v1;
@@ -18,7 +18,7 @@ use super::cni::CniSettings;
 use super::subnet6::TaskSubnet6;
 use crate::config::Config;
 use crate::core::ContainerName;
-use crate::error::sentence;
+use crate::error::error_chain;
 
 /// Number of namespaces kept ready: as many as are created at a time.
 const READY: usize = 8;
@@ -31,7 +31,7 @@ pub struct NetworkSettings {
     /// The IPv6 address range of containers.
     pub subnet6: TaskSubnet6,
     /// Whether containers of this host can connect to each other's addresses.
-    pub between: Between,
+    pub between: InterContainerTraffic,
     /// The CNI settings.
     pub cni: CniSettings,
 }
@@ -41,15 +41,15 @@ impl Default for NetworkSettings {
         Self {
             subnet: Subnet::USUAL,
             subnet6: TaskSubnet6::default(),
-            between: Between::Isolated,
+            between: InterContainerTraffic::Isolated,
             cni: CniSettings::default(),
         }
     }
 }
 
 /// The networks of this agent's containers.
-pub(crate) struct Bridges {
-    settings: Settings,
+pub(crate) struct BridgeNetworks {
+    settings: NetworkConfig,
     /// The reason why this agent cannot create networks at all.
     cannot: Option<&'static str>,
     /// The reason why containers have no IPv6 addresses although the operator enabled them.
@@ -57,18 +57,18 @@ pub(crate) struct Bridges {
     /// Set after the first successful probe of the host.
     possible: OnceLock<()>,
     /// A lock, since launches come from many blocking threads.
-    open: Mutex<Host>,
+    open: Mutex<HostPreparation>,
 }
 
 /// The state of the host's preparation.
-enum Host {
+enum HostPreparation {
     /// No network is needed yet, except for containers of an earlier run of the agent, which keep
     /// theirs.
-    Closed(BTreeSet<ContainerId>),
-    Open(Arc<Networks>),
+    Pending(BTreeSet<ContainerId>),
+    Ready(Arc<Networks>),
 }
 
-impl Bridges {
+impl BridgeNetworks {
     /// Returns the networks for the agent of this directory. Containers cannot connect to the
     /// advertised addresses of `masters`. Networks exist only with full `isolation`.
     pub(crate) fn new(directory: &Path, config: &Config, isolation: Isolation) -> Self {
@@ -85,7 +85,7 @@ impl Bridges {
             cannot,
             no_ipv6: wanted_ipv6.as_ref().err().cloned(),
             possible: OnceLock::new(),
-            settings: Settings {
+            settings: NetworkConfig {
                 owner,
                 folder: PathBuf::from(FOLDER),
                 subnet: wanted.subnet,
@@ -98,7 +98,7 @@ impl Bridges {
                     .filter_map(|master| plain(master))
                     .collect(),
             },
-            open: Mutex::new(Host::Closed(BTreeSet::new())),
+            open: Mutex::new(HostPreparation::Pending(BTreeSet::new())),
         }
     }
 
@@ -110,7 +110,7 @@ impl Bridges {
         }
         if self.possible.get().is_none() {
             network::check(self.settings.subnet, self.settings.subnet6)
-                .map_err(|error| sentence(&error))?;
+                .map_err(|error| error_chain(&error))?;
             self.possible.get_or_init(|| ());
         }
         Ok(())
@@ -118,7 +118,7 @@ impl Bridges {
 
     /// Returns the address ranges of containers, if this agent creates networks at all.
     pub(crate) fn subnets(&self) -> Option<TaskSubnets> {
-        let Settings {
+        let NetworkConfig {
             subnet, subnet6, ..
         } = self.settings;
         let subnets = TaskSubnets {
@@ -145,31 +145,32 @@ impl Bridges {
     }
 
     /// Keeps the networks of these containers of an earlier run, and removes the others. On a
-    /// failure the containers keep their networks; others get none until [`Bridges::retry`] or a
-    /// launch succeeds.
+    /// failure the containers keep their networks; others get none until [`BridgeNetworks::retry`]
+    /// or a launch succeeds.
     pub(crate) fn resume(&self, known: &BTreeSet<ContainerName>) -> Result<(), NetworkError> {
-        *self.lock() = Host::Closed(known.iter().map(|name| id(*name)).collect());
+        *self.lock() = HostPreparation::Pending(known.iter().map(|name| id(*name)).collect());
         self.retry()
     }
 
-    /// Retries [`Bridges::resume`]. Does nothing if it has succeeded, or if no networks were left.
+    /// Retries [`BridgeNetworks::resume`]. Does nothing if it has succeeded, or if no networks were
+    /// left.
     pub(crate) fn retry(&self) -> Result<(), NetworkError> {
         let mut host = self.lock();
         match *host {
-            Host::Closed(_) if Networks::are_left(&self.settings) => {
+            HostPreparation::Pending(_) if Networks::are_left(&self.settings) => {
                 self.opened(&mut host).map(drop)
             }
-            Host::Closed(_) | Host::Open(_) => Ok(()),
+            HostPreparation::Pending(_) | HostPreparation::Ready(_) => Ok(()),
         }
     }
 
-    fn opened(&self, host: &mut Host) -> Result<Arc<Networks>, NetworkError> {
+    fn opened(&self, host: &mut HostPreparation) -> Result<Arc<Networks>, NetworkError> {
         let known = match host {
-            Host::Open(networks) => return Ok(Arc::clone(networks)),
-            Host::Closed(known) => known,
+            HostPreparation::Ready(networks) => return Ok(Arc::clone(networks)),
+            HostPreparation::Pending(known) => known,
         };
         let networks = Arc::new(Networks::open(self.settings.clone(), known)?);
-        *host = Host::Open(Arc::clone(&networks));
+        *host = HostPreparation::Ready(Arc::clone(&networks));
         Ok(networks)
     }
 
@@ -177,19 +178,19 @@ impl Bridges {
     pub(crate) fn take(
         &self,
         container: ContainerName,
-        ports: &[Publication],
-    ) -> Result<Joined, NetworkError> {
+        ports: &[PortPublication],
+    ) -> Result<ContainerNamespace, NetworkError> {
         let networks = self.opened(&mut self.lock())?;
         networks.take(&id(container), ports)
     }
 
     /// Returns the traffic of the container's link; `None` without a link, or if the kernel does
     /// not report it.
-    pub(crate) fn statistics(&self, container: ContainerName) -> Option<Traffic> {
+    pub(crate) fn statistics(&self, container: ContainerName) -> Option<LinkStats> {
         // Under the lock, so that only the agent holds the networks when they are removed from the
         // host.
         let open = self.lock();
-        let Host::Open(networks) = &*open else {
+        let HostPreparation::Ready(networks) = &*open else {
             return None;
         };
         networks.statistics(&id(container)).ok().flatten()
@@ -198,8 +199,8 @@ impl Bridges {
     /// Releases the network of a container that is removed. It is no error if it had none.
     pub(crate) fn release(&self, container: ContainerName) -> Result<(), NetworkError> {
         let networks = match &mut *self.lock() {
-            Host::Open(networks) => Arc::clone(networks),
-            Host::Closed(known) => {
+            HostPreparation::Ready(networks) => Arc::clone(networks),
+            HostPreparation::Pending(known) => {
                 // The sweep removes it when the host is opened.
                 known.remove(&id(container));
                 return Ok(());
@@ -210,16 +211,16 @@ impl Bridges {
 
     /// Removes the agent's networks from the host. All of its containers are removed.
     pub(crate) fn remove(&self) -> Result<(), NetworkError> {
-        let closed = Host::Closed(BTreeSet::new());
+        let closed = HostPreparation::Pending(BTreeSet::new());
         match std::mem::replace(&mut *self.lock(), closed) {
-            Host::Open(networks) => {
+            HostPreparation::Ready(networks) => {
                 Arc::into_inner(networks).map_or(Ok(()), |networks| networks.remove())
             }
-            Host::Closed(_) => Ok(()),
+            HostPreparation::Pending(_) => Ok(()),
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Host> {
+    fn lock(&self) -> MutexGuard<'_, HostPreparation> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -236,10 +237,10 @@ fn plain(address: &str) -> Option<SocketAddr> {
 }
 
 /// Returns the ports that a task publishes.
-pub(crate) fn publications(published: &[v1::PublishedPort]) -> Vec<Publication> {
+pub(crate) fn publications(published: &[v1::PublishedPort]) -> Vec<PortPublication> {
     // The registry has validated them: an invalid one is 0, which is refused when it is published.
     let port = |number: u32| u16::try_from(number).unwrap_or(0);
-    let publications = published.iter().map(|wire| Publication {
+    let publications = published.iter().map(|wire| PortPublication {
         name: format!("{}:{}", wire.host_port, wire.container_port),
         protocol: if wire.udp {
             Protocol::Udp

@@ -11,8 +11,8 @@ use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use argosy_isolation::{
-    EntryError, EntryNotice, EntryRequest, Outcome, Probe, ProbeKind, Program, Scheme, Session,
-    Streams, Verdict, Work,
+    CommandOutcome, ExecAction, ExecNotice, ExecRequest, ExecSession, ExecSessionError,
+    ExecStreams, Probe, ProbeKind, ProbeResult, Program, Scheme,
 };
 use argosy_state::task::{self, CheckKind, Code, Explanation};
 use tokio::io::Interest;
@@ -21,8 +21,8 @@ use tokio::net::unix::pipe;
 use tokio::sync::oneshot;
 
 use super::Runner;
-use super::handles::{Controls, EnterError};
-use crate::core::checks::{Answer, Cause, Kind, Look};
+use super::handles::{ContainerControls, ExecStartError};
+use crate::core::checks::{CancelReason, CheckPurpose, CheckResult, ProbeId};
 use crate::core::{Input, Instance};
 use crate::descriptors::watched;
 
@@ -35,18 +35,18 @@ const REST: Duration = Duration::from_millis(100);
 
 /// The senders that cancel a probe, with the cause.
 #[derive(Debug, Default)]
-pub(super) struct Looks(HashMap<(Instance, Kind), oneshot::Sender<Cause>>);
+pub(super) struct RunningProbes(HashMap<(Instance, CheckPurpose), oneshot::Sender<CancelReason>>);
 
-impl Looks {
+impl RunningProbes {
     /// Begins a probe. A probe of the same check that is still in progress ends.
-    fn begin(&mut self, instance: Instance, kind: Kind) -> oneshot::Receiver<Cause> {
+    fn begin(&mut self, instance: Instance, kind: CheckPurpose) -> oneshot::Receiver<CancelReason> {
         let (stop, stopped) = oneshot::channel();
         self.0.insert((instance, kind), stop);
         stopped
     }
 
     /// Cancels a probe. A result that is known already stays known.
-    pub(super) fn stop(&mut self, instance: Instance, kind: Kind, cause: Cause) {
+    pub(super) fn stop(&mut self, instance: Instance, kind: CheckPurpose, cause: CancelReason) {
         if let Some(stop) = self.0.remove(&(instance, kind)) {
             // A probe that has ended cannot be cancelled.
             let _ = stop.send(cause);
@@ -55,8 +55,8 @@ impl Looks {
 
     /// Cancels all probes of a task that has ended.
     pub(super) fn forget(&mut self, instance: Instance) {
-        for kind in [Kind::Health, Kind::Readiness] {
-            self.stop(instance, kind, Cause::Over);
+        for kind in [CheckPurpose::Health, CheckPurpose::Readiness] {
+            self.stop(instance, kind, CancelReason::TaskEnded);
         }
     }
 }
@@ -64,10 +64,10 @@ impl Looks {
 impl Runner {
     /// Starts a probe. The end of the probe ends the session, and with it the processes that it
     /// started in the container.
-    pub(super) fn look(
+    pub(super) fn probe(
         &mut self,
         instance: Instance,
-        look: Look,
+        look: ProbeId,
         kind: CheckKind,
         timeout_ms: u64,
     ) {
@@ -76,7 +76,7 @@ impl Runner {
         self.spawn(async move {
             let answer = tokio::select! {
                 cause = stopped => {
-                    if cause == Ok(Cause::Late) {
+                    if cause == Ok(CancelReason::Timeout) {
                         count(look.kind, &kind, "timed_out");
                     }
                     return;
@@ -84,27 +84,27 @@ impl Runner {
                 answer = ask(&controls, instance, &kind, timeout_ms) => answer,
             };
             let (answer, result) = match answer {
-                Ok(()) => (Answer::Passed, "passed"),
-                Err(NoPass::Failed(reason)) => (Answer::Failed(reason), "failed"),
+                Ok(()) => (CheckResult::Passed, "passed"),
+                Err(ProbeFailure::Failed(reason)) => (CheckResult::Failed(reason), "failed"),
                 // The end of the container follows; otherwise the timeout ends the wait.
-                Err(NoPass::Unknown) => return,
+                Err(ProbeFailure::Unknown) => return,
             };
             count(look.kind, &kind, result);
-            let told = Input::Looked {
+            let told = Input::ProbeFinished {
                 instance,
                 look,
                 answer,
             };
-            shared.tell(told).await;
+            shared.report(told).await;
         });
     }
 }
 
 /// Counts a probe, once. Probes that the end of their task interrupts are not counted.
-fn count(check: Kind, asked: &CheckKind, result: &'static str) {
+fn count(check: CheckPurpose, asked: &CheckKind, result: &'static str) {
     let check = match check {
-        Kind::Health => "health",
-        Kind::Readiness => "readiness",
+        CheckPurpose::Health => "health",
+        CheckPurpose::Readiness => "readiness",
     };
     let kind = match asked {
         CheckKind::Shell(_) | CheckKind::Argv(_) => "command",
@@ -120,7 +120,7 @@ fn count(check: Kind, asked: &CheckKind, result: &'static str) {
 
 /// The reason for which a probe has not passed.
 #[derive(Debug, PartialEq, Eq)]
-enum NoPass {
+enum ProbeFailure {
     /// The check failed, or could not run.
     Failed(Explanation),
     /// The session was closed, as it is when the container ends: that is no evidence about the
@@ -128,57 +128,59 @@ enum NoPass {
     Unknown,
 }
 
-impl From<String> for NoPass {
+impl From<String> for ProbeFailure {
     fn from(reason: String) -> Self {
         Self::Failed(reason.into())
     }
 }
 
-impl From<EntryError> for NoPass {
-    fn from(error: EntryError) -> Self {
+impl From<ExecSessionError> for ProbeFailure {
+    fn from(error: ExecSessionError) -> Self {
         match error {
-            EntryError::Lost | EntryError::Talk { .. } => Self::Unknown,
-            EntryError::Spec(_) | EntryError::Garbled { .. } | EntryError::Late { .. } => {
-                Self::Failed(crate::error::sentence(&error).into())
+            ExecSessionError::Lost | ExecSessionError::Socket { .. } => Self::Unknown,
+            ExecSessionError::Spec(_)
+            | ExecSessionError::Malformed { .. }
+            | ExecSessionError::Timeout { .. } => {
+                Self::Failed(crate::error::error_chain(&error).into())
             }
         }
     }
 }
 
-impl From<EnterError> for NoPass {
-    fn from(error: EnterError) -> Self {
+impl From<ExecStartError> for ProbeFailure {
+    fn from(error: ExecStartError) -> Self {
         match error {
-            EnterError::NotRunning => Self::Unknown,
-            EnterError::Entry(error) => error.into(),
+            ExecStartError::NotRunning => Self::Unknown,
+            ExecStartError::Entry(error) => error.into(),
         }
     }
 }
 
 /// Runs a probe and waits for its result; the caller drops this at the timeout.
 async fn ask(
-    controls: &Controls,
+    controls: &ContainerControls,
     instance: Instance,
     kind: &CheckKind,
     timeout_ms: u64,
-) -> Result<(), NoPass> {
-    let request = EntryRequest::new(work(kind, timeout_ms));
+) -> Result<(), ProbeFailure> {
+    let request = ExecRequest::new(work(kind, timeout_ms));
     let session = controls.enter(instance, request).await?;
     let socket = watched(session, Interest::READABLE)
         .map_err(|error| format!("cannot watch the probe: {error}"))?;
     attend(socket).await
 }
 
-fn work(kind: &CheckKind, timeout_ms: u64) -> Work {
+fn work(kind: &CheckKind, timeout_ms: u64) -> ExecAction {
     let probe = |port: u16, kind: ProbeKind| {
-        Work::Probe(Probe {
+        ExecAction::Probe(Probe {
             port,
             timeout_ms,
             kind,
         })
     };
     match kind {
-        CheckKind::Shell(line) => Work::Command(Program::Shell(line.clone())),
-        CheckKind::Argv(words) => Work::Command(Program::Arguments(words.clone())),
+        CheckKind::Shell(line) => ExecAction::Command(Program::Shell(line.clone())),
+        CheckKind::Argv(words) => ExecAction::Command(Program::Arguments(words.clone())),
         CheckKind::Http {
             scheme,
             port,
@@ -200,23 +202,26 @@ fn work(kind: &CheckKind, timeout_ms: u64) -> Work {
 }
 
 /// Follows a session to its last notice.
-async fn attend(mut socket: AsyncFd<Session>) -> Result<(), NoPass> {
-    let mut output = Output::default();
+async fn attend(mut socket: AsyncFd<ExecSession>) -> Result<(), ProbeFailure> {
+    let mut output = ProbeOutput::default();
     loop {
         match socket.get_mut().notice()? {
-            Some(EntryNotice::Started(streams)) => {
-                let opened = Output::of(streams);
+            Some(ExecNotice::Started(streams)) => {
+                let opened = ProbeOutput::of(streams);
                 output = opened.map_err(|error| format!("cannot read its output: {error}"))?;
                 continue;
             }
-            Some(EntryNotice::Probed(Verdict::Pass)) => return Ok(()),
-            Some(EntryNotice::Probed(Verdict::Fail { reason }))
-            | Some(EntryNotice::Refused { reason }) => return Err(reason.into()),
-            Some(EntryNotice::Ended(Outcome::Exited(0))) => return Ok(()),
-            Some(EntryNotice::Ended(outcome)) => {
+            Some(ExecNotice::Probed(ProbeResult::Pass)) => return Ok(()),
+            Some(ExecNotice::Probed(ProbeResult::Fail { reason }))
+            | Some(ExecNotice::Refused { reason }) => return Err(reason.into()),
+            Some(ExecNotice::Ended(CommandOutcome::Exited(0))) => return Ok(()),
+            Some(ExecNotice::Ended(outcome)) => {
                 // Background processes of the command may keep the streams open.
                 let _ = tokio::time::timeout(REST, output.drain()).await;
-                return Err(NoPass::Failed(explanation(outcome, output.last_line())));
+                return Err(ProbeFailure::Failed(explanation(
+                    outcome,
+                    output.last_line(),
+                )));
             }
             None => {}
         }
@@ -228,30 +233,30 @@ async fn attend(mut socket: AsyncFd<Session>) -> Result<(), NoPass> {
 }
 
 /// Explains how a command ended, with the last line of its output.
-fn explanation(outcome: Outcome, line: String) -> Explanation {
+fn explanation(outcome: CommandOutcome, line: String) -> Explanation {
     let how = match outcome {
-        Outcome::Exited(code) => Explanation::of(Code::CheckExited, &[&code]),
-        Outcome::Signaled(signal) => Explanation::of(Code::CheckSignaled, &[&signal]),
-        Outcome::NotStarted => Explanation::of(Code::CheckNotStarted, &[]),
+        CommandOutcome::Exited(code) => Explanation::of(Code::CheckExited, &[&code]),
+        CommandOutcome::Signaled(signal) => Explanation::of(Code::CheckSignaled, &[&signal]),
+        CommandOutcome::NotStarted => Explanation::of(Code::CheckNotStarted, &[]),
     };
-    how.saying(line)
+    how.with_detail(line)
 }
 
 /// The output of a command: read continuously, so that it never blocks the command, and kept for
 /// its last line.
 #[derive(Debug, Default)]
-struct Output {
+struct ProbeOutput {
     streams: Vec<pipe::Receiver>,
     read_bytes: usize,
     tail: Vec<u8>,
 }
 
-impl Output {
+impl ProbeOutput {
     /// Wraps the streams of a command. The input is at its end of file.
-    fn of(streams: Streams) -> io::Result<Self> {
+    fn of(streams: ExecStreams) -> io::Result<Self> {
         let read: Vec<OwnedFd> = match streams {
-            Streams::Pipes { stdout, stderr, .. } => vec![stdout, stderr],
-            Streams::Terminal(master) => {
+            ExecStreams::Pipes { stdout, stderr, .. } => vec![stdout, stderr],
+            ExecStreams::Terminal(master) => {
                 drop(master);
                 return Err(io::Error::other("it has an unrequested terminal"));
             }
@@ -315,8 +320,8 @@ impl Output {
 mod tests {
     use super::*;
 
-    fn kept(parts: &[&[u8]]) -> Output {
-        let mut output = Output::default();
+    fn kept(parts: &[&[u8]]) -> ProbeOutput {
+        let mut output = ProbeOutput::default();
         parts.iter().for_each(|part| output.keep(part));
         output
     }
@@ -326,9 +331,9 @@ mod tests {
         let output = kept(&[b"one\n", b"cannot\x1b[1m connect\r\n \n"]);
         let line = output.last_line();
         assert_eq!(line, "cannot[1m connect");
-        let told = explanation(Outcome::Exited(7), line);
+        let told = explanation(CommandOutcome::Exited(7), line);
         assert_eq!(told.to_string(), "it exited with code 7: cannot[1m connect");
-        let told = explanation(Outcome::Signaled(9), String::new());
+        let told = explanation(CommandOutcome::Signaled(9), String::new());
         assert_eq!(told.to_string(), "signal 9 ended it");
     }
 
@@ -348,12 +353,12 @@ mod tests {
     async fn a_command_that_says_too_much_is_not_listened_to() {
         let (reader, mut writer) = io::pipe().unwrap();
         let (silent, _held) = io::pipe().unwrap();
-        let streams = Streams::Pipes {
+        let streams = ExecStreams::Pipes {
             stdin: OwnedFd::from(io::pipe().unwrap().1),
             stdout: reader.into(),
             stderr: silent.into(),
         };
-        let mut output = Output::of(streams).unwrap();
+        let mut output = ProbeOutput::of(streams).unwrap();
         let talks = std::thread::spawn(move || {
             use std::io::Write as _;
             while writer.write_all(&[b'x'; 65_536]).is_ok() {}
@@ -367,10 +372,16 @@ mod tests {
 
     #[test]
     fn a_session_that_breaks_off_says_nothing_of_the_task() {
-        assert_eq!(NoPass::from(EnterError::NotRunning), NoPass::Unknown);
-        assert_eq!(NoPass::from(EntryError::Lost), NoPass::Unknown);
-        let late = NoPass::from(EntryError::Late { waited_ms: 1 });
-        assert!(matches!(late, NoPass::Failed(_)));
+        assert_eq!(
+            ProbeFailure::from(ExecStartError::NotRunning),
+            ProbeFailure::Unknown
+        );
+        assert_eq!(
+            ProbeFailure::from(ExecSessionError::Lost),
+            ProbeFailure::Unknown
+        );
+        let late = ProbeFailure::from(ExecSessionError::Timeout { waited_ms: 1 });
+        assert!(matches!(late, ProbeFailure::Failed(_)));
     }
 
     #[test]
@@ -381,7 +392,7 @@ mod tests {
             path: "/x".into(),
             statuses: [204].into(),
         };
-        let Work::Probe(probe) = work(&http, 500) else {
+        let ExecAction::Probe(probe) = work(&http, 500) else {
             panic!("it is asked by a probe")
         };
         assert_eq!((probe.port, probe.timeout_ms), (80, 500));
@@ -392,6 +403,6 @@ mod tests {
         };
         assert_eq!(probe.kind, asked);
         let line = work(&CheckKind::Shell("true".into()), 1);
-        assert_eq!(line, Work::Command(Program::Shell("true".into())));
+        assert_eq!(line, ExecAction::Command(Program::Shell("true".into())));
     }
 }

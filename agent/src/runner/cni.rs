@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use argosy_isolation::network::Publication;
-use argosy_isolation::network::cni::{Added, Cni, List};
+use argosy_isolation::network::PortPublication;
+use argosy_isolation::network::cni::{Cni, CniResult, NetworkConfList};
 use argosy_isolation::{ContainerId, Isolation, crash_points};
 use argosy_proto::v1;
 use argosy_proto::v1::network::Mode;
@@ -20,9 +20,9 @@ use tokio::sync::Semaphore;
 
 use super::bridges::publications;
 use super::description::{failed, needs_root};
-use crate::broker::Broker;
-use crate::core::{ContainerName, Refusal, Start};
-use crate::error::{RunError, sentence};
+use crate::broker::BrokerClient;
+use crate::core::{ContainerName, ContainerStart, CreateError};
+use crate::error::{RunError, error_chain};
 use crate::paths::Paths;
 
 /// The directory of the bind-mounted network namespaces of containers, by agent; empty after a
@@ -55,21 +55,21 @@ impl Default for CniSettings {
 }
 
 /// CNI networks.
-pub(crate) struct Plugs {
+pub(crate) struct CniNetworks {
     cni: Cni,
-    lists: BTreeMap<String, List>,
+    lists: BTreeMap<String, NetworkConfList>,
 }
 
 /// The containers with CNI networks.
-pub(super) struct Plugged {
-    broker: Broker,
+pub(super) struct CniContainers {
+    broker: BrokerClient,
     /// Containers with possible CNI resources: the ends of other containers cost no disk access. A
     /// lock, since many containers come and go concurrently; nothing is awaited under it.
     holders: Mutex<BTreeSet<ContainerName>>,
     room: Semaphore,
 }
 
-impl Plugs {
+impl CniNetworks {
     /// Reads the configurations, and checks that all of their plugins exist.
     pub(crate) fn open(paths: &Paths, wanted: &CniSettings) -> Result<Self, RunError> {
         let cni = Cni {
@@ -90,27 +90,29 @@ impl Plugs {
         &self,
         name: ContainerName,
         list: &str,
-        ports: &[Publication],
-    ) -> Result<Added, String> {
+        ports: &[PortPublication],
+    ) -> Result<CniResult, String> {
         let list = self.list(list)?;
         let added = self.cni.add(&id(name), list, ports);
-        added.map_err(|error| sentence(&error))
+        added.map_err(|error| error_chain(&error))
     }
 
     /// Runs the plugins that release the network of a container.
     pub(crate) fn delete(&self, name: ContainerName) -> Result<(), String> {
-        self.cni.delete(&id(name)).map_err(|error| sentence(&error))
+        self.cni
+            .delete(&id(name))
+            .map_err(|error| error_chain(&error))
     }
 
     /// Runs the plugins that release the networks of all containers but these.
     pub(crate) fn sweep(&self, known: &[ContainerName]) -> Result<(), String> {
         let known = known.iter().map(|name| id(*name)).collect();
-        self.cni.sweep(&known).map_err(|error| sentence(&error))
+        self.cni.sweep(&known).map_err(|error| error_chain(&error))
     }
 
     /// Returns the containers with CNI resources.
     pub(crate) fn held(&self) -> Result<Vec<ContainerName>, String> {
-        let held = self.cni.held().map_err(|error| sentence(&error))?;
+        let held = self.cni.held().map_err(|error| error_chain(&error))?;
         let names = held.iter().filter_map(|id| id.as_str().parse().ok());
         Ok(names.collect())
     }
@@ -122,7 +124,7 @@ impl Plugs {
         let _ = fs::remove_dir(NAMESPACES);
     }
 
-    fn list(&self, name: &str) -> Result<&List, String> {
+    fn list(&self, name: &str) -> Result<&NetworkConfList, String> {
         self.lists.get(name).ok_or_else(|| {
             let others: Vec<_> = self.lists.keys().map(String::as_str).collect();
             let others = match others.as_slice() {
@@ -136,8 +138,8 @@ impl Plugs {
     }
 }
 
-impl Plugged {
-    pub(super) fn new(broker: Broker) -> Arc<Self> {
+impl CniContainers {
+    pub(super) fn new(broker: BrokerClient) -> Arc<Self> {
         Arc::new(Self {
             broker,
             holders: Mutex::default(),
@@ -166,11 +168,11 @@ impl Plugged {
     }
 
     /// Creates the network of a task that names one; `None` if it does not.
-    pub(super) async fn plug(
+    pub(super) async fn attach(
         self: &Arc<Self>,
-        start: &Start,
+        start: &ContainerStart,
         isolation: Isolation,
-    ) -> Result<Option<Added>, Refusal> {
+    ) -> Result<Option<CniResult>, CreateError> {
         let Some(wanted) = wanted(start) else {
             return Ok(None);
         };
@@ -183,11 +185,11 @@ impl Plugged {
         self.holders().insert(name);
         let added = self.apart(move |broker| broker.plug(name, list, ports));
         let added = added.await.map(Some);
-        added.map_err(|why| failed(Explanation::of(Code::PluginsFailed, &[]).saying(why)))
+        added.map_err(|why| failed(Explanation::of(Code::PluginsFailed, &[]).with_detail(why)))
     }
 
     /// Releases the network of a container that is removed. It is no error if none exists.
-    pub(super) async fn unplug(self: &Arc<Self>, name: ContainerName) -> Result<(), String> {
+    pub(super) async fn detach(self: &Arc<Self>, name: ContainerName) -> Result<(), String> {
         if !self.holders().contains(&name) {
             return Ok(());
         }
@@ -200,7 +202,7 @@ impl Plugged {
     /// Runs plugins on a blocking thread.
     async fn apart<T: Send + 'static>(
         self: &Arc<Self>,
-        work: impl FnOnce(&Broker) -> Result<T, String> + Send + 'static,
+        work: impl FnOnce(&BrokerClient) -> Result<T, String> + Send + 'static,
     ) -> Result<T, String> {
         let _place = self.room.acquire().await;
         let own = Arc::clone(self);
@@ -214,7 +216,7 @@ impl Plugged {
 }
 
 /// Returns the CNI network that a task names.
-pub(super) fn wanted(start: &Start) -> Option<&v1::CniNetwork> {
+pub(super) fn wanted(start: &ContainerStart) -> Option<&v1::CniNetwork> {
     let container = start.launch.spec.as_ref()?.container.as_ref()?;
     match container.network.as_ref()?.mode.as_ref()? {
         Mode::Cni(cni) => Some(cni),
@@ -222,7 +224,7 @@ pub(super) fn wanted(start: &Start) -> Option<&v1::CniNetwork> {
     }
 }
 
-fn lists(cni: &Cni, folder: &Path) -> Result<BTreeMap<String, List>, RunError> {
+fn lists(cni: &Cni, folder: &Path) -> Result<BTreeMap<String, NetworkConfList>, RunError> {
     let wrong = |value: &Path, remedy: String| RunError::Config {
         flag: "--cni-config-dir",
         value: value.display().to_string(),
@@ -234,12 +236,12 @@ fn lists(cni: &Cni, folder: &Path) -> Result<BTreeMap<String, List>, RunError> {
     })?;
     let paths: Result<BTreeSet<_>, _> = entries.map(|entry| Ok(entry?.path())).collect();
     let paths = paths.map_err(|error: std::io::Error| wrong(folder, error.to_string()))?;
-    let mut lists: BTreeMap<String, List> = BTreeMap::new();
+    let mut lists: BTreeMap<String, NetworkConfList> = BTreeMap::new();
     for path in paths {
         if path.extension().is_none_or(|end| end != "conflist") {
             continue;
         }
-        let list = List::read(&path)?;
+        let list = NetworkConfList::read(&path)?;
         cni.find_plugins(&list)?;
         let name = list.name().to_owned();
         if lists.insert(name.clone(), list).is_some() {
@@ -262,13 +264,13 @@ fn id(container: ContainerName) -> ContainerId {
 mod tests {
     use super::*;
 
-    fn opened(folder: &Path) -> Result<Plugs, String> {
+    fn opened(folder: &Path) -> Result<CniNetworks, String> {
         let wanted = CniSettings {
             lists: Some(folder.join("lists")),
             plugins: vec![folder.join("plugins")],
         };
-        let opened = Plugs::open(&Paths::new(folder), &wanted);
-        opened.map_err(|error| sentence(&error))
+        let opened = CniNetworks::open(&Paths::new(folder), &wanted);
+        opened.map_err(|error| error_chain(&error))
     }
 
     /// Returns a directory with a plugin and these configurations.
@@ -298,7 +300,7 @@ mod tests {
             plugged.list("red").unwrap_err(),
             "this agent has no network \"red\"; it has blue, green"
         );
-        let none = Plugs::open(&Paths::new(folder.path()), &CniSettings::default()).unwrap();
+        let none = CniNetworks::open(&Paths::new(folder.path()), &CniSettings::default()).unwrap();
         let refused = none.list("red").unwrap_err();
         assert!(refused.ends_with("with --cni-config-dir"), "{refused}");
     }

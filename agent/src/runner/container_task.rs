@@ -5,18 +5,21 @@ use std::time::Duration;
 
 use argosy_isolation::oom::mebibytes;
 use argosy_isolation::{
-    BootTime, Container, Exit, Handle, MemoryShortage, Notice, Outcome, ShortOf, Stop, crash_points,
+    BootTime, CommandOutcome, Container, Exit, Handle, OomKill, OomScope, StopReason,
+    SupervisorNotice, crash_points,
 };
 use argosy_state::ids::Timestamp;
-use argosy_state::task::{Capability, Code, Explanation};
+use argosy_state::task::{Code, Explanation, LinuxCapability};
 use nix::sys::signal::Signal;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::time::Instant;
 
-use super::handles::Control;
-use super::{Shared, TRY_AGAIN, boot_now};
-use crate::core::{ContainerName, Ended, How, Input, Instance, StartedFact, StopCause};
+use super::handles::ContainerControl;
+use super::{RunnerState, TRY_AGAIN, boot_now};
+use crate::core::{
+    CommandExit, CommandStatus, ContainerName, Input, Instance, StartedFact, StopCause,
+};
 use crate::descriptors::watched;
 
 /// The time after the grace period from which the agent ends a container without its supervisor.
@@ -24,46 +27,53 @@ const FORCE_AFTER: Duration = Duration::from_secs(10);
 
 /// Reports the supervisor's notices to the loop, until the container has ended.
 pub(super) async fn watch(
-    shared: &Shared,
+    shared: &RunnerState,
     name: ContainerName,
     container: Container,
-    control: &Control,
+    control: &ContainerControl,
 ) {
     attend(shared, name, container, control).await;
     control.close();
 }
 
-async fn attend(shared: &Shared, name: ContainerName, container: Container, control: &Control) {
+async fn attend(
+    shared: &RunnerState,
+    name: ContainerName,
+    container: Container,
+    control: &ContainerControl,
+) {
     let instance = name.instance;
     let lost = |why: Explanation| Input::Lost { instance, why };
     let mut socket = match watched(container, Interest::READABLE) {
         Ok(socket) => socket,
         Err(error) => {
             let unwatched = Explanation::of(Code::SupervisorUnwatched, &[]);
-            return shared.tell(lost(unwatched.saying(error.to_string()))).await;
+            return shared
+                .report(lost(unwatched.with_detail(error.to_string())))
+                .await;
         }
     };
-    let mut due = Due::default();
+    let mut due = PendingActions::default();
     loop {
         match socket.get_mut().notice() {
-            Ok(Some(Notice::Started(handle))) => {
+            Ok(Some(SupervisorNotice::Started(handle))) => {
                 crash_points::passed("watch.started");
                 // Only a start that was cancelled had a deadline; the kill that follows has
                 // another.
                 due.force = None;
                 let fact = started_fact(Some(&handle));
                 shared.cores.started(name);
-                shared.tell(Input::Started { instance, fact }).await;
+                shared.report(Input::Started { instance, fact }).await;
                 continue;
             }
-            Ok(Some(Notice::Exited(exit))) => {
+            Ok(Some(SupervisorNotice::Exited(exit))) => {
                 if exit.out_of_memory {
                     metrics::counter!("argosy_agent_oom_kills_total").increment(1);
                 }
                 crash_points::passed("watch.exited");
                 let nothing_left = exit.nothing_left;
                 let ended = ended(*exit);
-                shared.tell(Input::Exited { instance, ended }).await;
+                shared.report(Input::Exited { instance, ended }).await;
                 if nothing_left {
                     supervisor_ended(&mut socket, control).await;
                 }
@@ -72,14 +82,14 @@ async fn attend(shared: &Shared, name: ContainerName, container: Container, cont
             Ok(None) => {}
             Err(error) => {
                 return shared
-                    .tell(lost(crate::error::sentence(&error).into()))
+                    .report(lost(crate::error::error_chain(&error).into()))
                     .await;
             }
         }
         tokio::select! {
             ready = socket.readable() => match ready {
                 Ok(mut guard) => guard.clear_ready(),
-                Err(error) => return shared.tell(lost(error.to_string().into())).await,
+                Err(error) => return shared.report(lost(error.to_string().into())).await,
             },
             () = control.changed.notified() => due.pass_on(socket.get_ref(), control, instance),
             () = at(due.again) => due.pass_on(socket.get_ref(), control, instance),
@@ -90,15 +100,15 @@ async fn attend(shared: &Shared, name: ContainerName, container: Container, cont
 
 /// The next actions for a container.
 #[derive(Default)]
-struct Due {
+struct PendingActions {
     /// The supervisor has not accepted an order yet.
     again: Option<Instant>,
     /// The deadline of the supervisor.
     force: Option<Instant>,
 }
 
-impl Due {
-    fn pass_on(&mut self, container: &Container, control: &Control, instance: Instance) {
+impl PendingActions {
+    fn pass_on(&mut self, container: &Container, control: &ContainerControl, instance: Instance) {
         let wishes = control.take();
         for entry in wishes.entries {
             // If the receiver no longer exists, the session ends immediately.
@@ -130,7 +140,7 @@ impl Due {
             .filter_map(|sent| sent.as_ref().err())
         {
             let order = instance.order.0;
-            let why = crate::error::sentence(error);
+            let why = crate::error::error_chain(error);
             tracing::warn!(
                 order,
                 why,
@@ -147,7 +157,7 @@ impl Due {
 
 /// Records that the supervisor of a container that ended normally has exited, too. A supervisor
 /// that does not exit is killed by the removal, which then finds no such record.
-async fn supervisor_ended(socket: &mut AsyncFd<Container>, control: &Control) {
+async fn supervisor_ended(socket: &mut AsyncFd<Container>, control: &ContainerControl) {
     // New exec requests are refused from here on.
     control.close();
     while let Ok(mut ready) = socket.readable().await {
@@ -168,7 +178,7 @@ async fn at(time: Option<Instant>) {
 /// Ends a container without its supervisor, which is stopped or hangs, and then the supervisor: its
 /// connection closes after that, and the loop receives the end. Returns the time of the next
 /// attempt if a process of it still runs.
-async fn force(shared: &Shared, name: ContainerName) -> Option<Instant> {
+async fn force(shared: &RunnerState, name: ContainerName) -> Option<Instant> {
     tracing::warn!(container = %name, "the supervisor has not ended its container in time: the agent ends both");
     metrics::counter!("argosy_agent_forced_kills_total").increment(1);
     let broker = shared.broker.clone();
@@ -189,16 +199,16 @@ pub(super) fn started_fact(handle: Option<&Handle>) -> StartedFact {
     }
 }
 
-pub(super) fn ended(exit: Exit) -> Ended {
-    Ended {
+pub(super) fn ended(exit: Exit) -> CommandExit {
+    CommandExit {
         how: match exit.outcome {
-            Outcome::Exited(code) => How::Code(code),
-            Outcome::Signaled(signal) => How::Signal(signal),
-            Outcome::NotStarted => How::NotStarted,
+            CommandOutcome::Exited(code) => CommandStatus::Code(code),
+            CommandOutcome::Signaled(signal) => CommandStatus::Signal(signal),
+            CommandOutcome::NotStarted => CommandStatus::NotStarted,
         },
         stop: exit.stop.map(|stop| match stop {
-            Stop::Ordered => StopCause::Ordered,
-            Stop::StopAfter => StopCause::StopAfter,
+            StopReason::Ordered => StopCause::Ordered,
+            StopReason::StopAfter => StopCause::StopAfter,
         }),
         out_of_memory: exit.out_of_memory,
         why: explanation(exit),
@@ -211,17 +221,17 @@ fn explanation(exit: Exit) -> Explanation {
     let how = |[by_itself, ordered, stop_after]: [Code; 3], number: &dyn fmt::Display| {
         let code = match exit.stop {
             None => by_itself,
-            Some(Stop::Ordered) => ordered,
-            Some(Stop::StopAfter) => stop_after,
+            Some(StopReason::Ordered) => ordered,
+            Some(StopReason::StopAfter) => stop_after,
         };
         Explanation::of(code, &[number])
     };
     let mut why = match exit.outcome {
-        Outcome::Exited(code) => how(
+        CommandOutcome::Exited(code) => how(
             [Code::Exited, Code::ExitedOrdered, Code::ExitedStopAfter],
             &code,
         ),
-        Outcome::Signaled(number) => {
+        CommandOutcome::Signaled(number) => {
             let name = Signal::try_from(number).map(|signal| format!(" ({signal})"));
             how(
                 [
@@ -233,20 +243,20 @@ fn explanation(exit: Exit) -> Explanation {
             )
         }
         // The message of the process that failed to start it, in full.
-        Outcome::NotStarted => return exit.reason.into(),
+        CommandOutcome::NotStarted => return exit.reason.into(),
     };
     if let Some(shortage) = exit.memory_shortage {
         why = why.then(shortage_explained(&shortage));
     }
     if exit.lacks_capability {
-        let set = Capability::SERVER_NAME;
+        let set = LinuxCapability::SERVER_NAME;
         why = why.then(Explanation::of(Code::OwnerUnchanged, &[&set, &set]));
     }
     why
 }
 
-fn shortage_explained(shortage: &MemoryShortage) -> Explanation {
-    let is_own = shortage.of == ShortOf::Container;
+fn shortage_explained(shortage: &OomKill) -> Explanation {
+    let is_own = shortage.of == OomScope::Container;
     let code = |own: Code, host: Code| if is_own { own } else { host };
     let [used, limit] =
         [shortage.used_bytes, shortage.limit_bytes].map(|bytes| bytes.map(mebibytes));
@@ -273,11 +283,11 @@ fn shortage_explained(shortage: &MemoryShortage) -> Explanation {
 
 #[cfg(test)]
 mod tests {
-    use argosy_isolation::{ContainerId, Process, Usage};
+    use argosy_isolation::{ContainerId, LifetimeUsage, ProcessId};
 
     use super::*;
 
-    fn exit(outcome: Outcome, stop: Option<Stop>, shortage: Option<MemoryShortage>) -> Exit {
+    fn exit(outcome: CommandOutcome, stop: Option<StopReason>, shortage: Option<OomKill>) -> Exit {
         Exit {
             outcome,
             reason: "was not started".to_owned(),
@@ -286,12 +296,12 @@ mod tests {
             memory_shortage: shortage,
             lacks_capability: false,
             nothing_left: false,
-            usage: Usage::default(),
+            usage: LifetimeUsage::default(),
             finished_at_ms: 0,
         }
     }
 
-    fn explained(outcome: Outcome, stop: Option<Stop>) -> String {
+    fn explained(outcome: CommandOutcome, stop: Option<StopReason>) -> String {
         let why = explanation(exit(outcome, stop, None));
         assert_eq!((why.causes.len(), why.detail.as_str()), (1, ""));
         why.to_string()
@@ -299,17 +309,17 @@ mod tests {
 
     #[test]
     fn an_end_is_explained_by_codes() {
-        use Outcome::{Exited, Signaled};
+        use CommandOutcome::{Exited, Signaled};
         assert_eq!(explained(Exited(7), None), "exited with code 7");
         assert_eq!(
-            explained(Signaled(15), Some(Stop::Ordered)),
+            explained(Signaled(15), Some(StopReason::Ordered)),
             "killed by signal 15 (SIGTERM) after it was told to end"
         );
         assert_eq!(
-            explained(Signaled(64), Some(Stop::StopAfter)),
+            explained(Signaled(64), Some(StopReason::StopAfter)),
             "killed by signal 64 because the agent did not renew its stop_after deadline"
         );
-        let said = explanation(exit(Outcome::NotStarted, None, None));
+        let said = explanation(exit(CommandOutcome::NotStarted, None, None));
         assert_eq!(said, Explanation::from("was not started"));
         let mut lacks = exit(Exited(1), None, None);
         lacks.lacks_capability = true;
@@ -320,7 +330,7 @@ mod tests {
 
     #[test]
     fn a_shortage_of_memory_is_explained_as_its_container_says_it() {
-        for of in [ShortOf::Container, ShortOf::Host] {
+        for of in [OomScope::Container, OomScope::Host] {
             for (used, limit) in [
                 (None, None),
                 (Some(1), None),
@@ -328,13 +338,13 @@ mod tests {
                 (Some(1), Some(2)),
             ] {
                 let bytes = |mib: u64| mib << 20;
-                let shortage = MemoryShortage {
+                let shortage = OomKill {
                     of,
                     limit_bytes: limit.map(bytes),
                     used_bytes: used.map(bytes),
                     killed: used.unwrap_or(2),
                 };
-                let why = explanation(exit(Outcome::Exited(1), None, Some(shortage)));
+                let why = explanation(exit(CommandOutcome::Exited(1), None, Some(shortage)));
                 assert_eq!(why.to_string(), format!("exited with code 1; {shortage}"));
                 assert!(why.detail.is_empty());
             }
@@ -344,7 +354,7 @@ mod tests {
     #[test]
     fn a_jump_of_the_wall_clock_moves_no_start() {
         // Old enough for its start to be a whole clock tick ago.
-        let own = Process::of(std::os::unix::process::parent_id().cast_signed()).unwrap();
+        let own = ProcessId::of(std::os::unix::process::parent_id().cast_signed()).unwrap();
         let handle = |started_at_ms| Handle {
             version: 1,
             container: ContainerId::new("1-1-1").unwrap(),
@@ -353,7 +363,7 @@ mod tests {
             supervisor: own,
             init: own,
             cgroup: None,
-            missing: argosy_isolation::Missing::default(),
+            missing: argosy_isolation::MissingControllers::default(),
             started_at_ms,
             attachable: true,
         };

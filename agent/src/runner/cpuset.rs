@@ -1,38 +1,38 @@
 //! Exclusive and shared processors of containers.
 //!
-//! The book is pure; `Cores` keeps it, and writes it to the cgroups. It also writes a file to the
-//! state directory of each container with exclusive processors, which the next run of the agent
-//! reads.
+//! The book is pure; `ContainerCpus` keeps it, and writes it to the cgroups. It also writes a file
+//! to the state directory of each container with exclusive processors, which the next run of the
+//! agent reads.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 
-use argosy_isolation::{Group, Limits, MissingPolicy, Tree};
+use argosy_isolation::{Cgroup, CgroupTree, Limits, MissingPolicy};
 use argosy_proto::v1;
 use argosy_state::task::{Code, Explanation};
 use tokio::sync::Semaphore;
 
 use super::limits::amount_milli;
-use crate::broker::{Broker, CORES};
+use crate::broker::{BrokerClient, CORES};
 use crate::core::ContainerName;
 use crate::paths::Paths;
 
 /// Processor numbers.
-pub(super) type Set = BTreeSet<u32>;
+pub(super) type CpuNumbers = BTreeSet<u32>;
 
 /// The allocation of processors. A processor is exclusive to one container, or shared; the first
 /// always stays shared, since the host runs there too.
 #[derive(Debug, Default)]
-struct Book {
-    all: Set,
-    taken: BTreeMap<ContainerName, Set>,
+struct CpuAllocator {
+    all: CpuNumbers,
+    taken: BTreeMap<ContainerName, CpuNumbers>,
 }
 
-impl Book {
+impl CpuAllocator {
     /// Allocates exclusive processors to a container, the last ones first; repeated, the same.
-    fn take(&mut self, name: ContainerName, count: usize) -> Result<Set, Explanation> {
+    fn take(&mut self, name: ContainerName, count: usize) -> Result<CpuNumbers, Explanation> {
         if let Some(held) = self.taken.get(&name) {
             return Ok(held.clone());
         }
@@ -41,7 +41,7 @@ impl Book {
             let left = shared.len().saturating_sub(1);
             return Err(Explanation::of(Code::ProcessorsMissing, &[&count, &left]));
         }
-        let cores: Set = shared.into_iter().rev().take(count).collect();
+        let cores: CpuNumbers = shared.into_iter().rev().take(count).collect();
         self.taken.insert(name, cores.clone());
         Ok(cores)
     }
@@ -51,35 +51,35 @@ impl Book {
     }
 
     /// Returns the processors of a container: its exclusive ones, or the shared ones.
-    fn of(&self, name: ContainerName) -> Set {
+    fn of(&self, name: ContainerName) -> CpuNumbers {
         self.taken
             .get(&name)
             .cloned()
             .unwrap_or_else(|| self.shared())
     }
 
-    fn shared(&self) -> Set {
-        let taken: Set = self.taken.values().flatten().copied().collect();
+    fn shared(&self) -> CpuNumbers {
+        let taken: CpuNumbers = self.taken.values().flatten().copied().collect();
         self.all.difference(&taken).copied().collect()
     }
 }
 
 /// The processors of an agent's containers.
-pub(super) struct Cores {
-    tree: Option<Tree>,
+pub(super) struct ContainerCpus {
+    tree: Option<CgroupTree>,
     /// Writes to the host's cgroups. `None` without cgroups.
-    broker: Option<Broker>,
+    broker: Option<BrokerClient>,
     /// A lock, since containers are created and removed by many blocking threads. Held during
     /// broker calls, which may take long: only threads that may block wait for it.
-    book: Mutex<Book>,
+    book: Mutex<CpuAllocator>,
     /// One start at a time waits for the book, so that a hung broker blocks only one thread.
     turn: Semaphore,
 }
 
-impl Cores {
+impl ContainerCpus {
     /// Returns the processors that the containers of `tree` may use; none if the host's cgroups do
     /// not support this.
-    pub(super) fn of(tree: Option<Tree>, broker: Option<Broker>) -> Self {
+    pub(super) fn of(tree: Option<CgroupTree>, broker: Option<BrokerClient>) -> Self {
         let text = tree
             .as_ref()
             .and_then(|tree| fs::read_to_string(tree.root().join("cpuset.cpus.effective")).ok());
@@ -87,9 +87,9 @@ impl Cores {
         Self {
             tree,
             broker,
-            book: Mutex::new(Book {
+            book: Mutex::new(CpuAllocator {
                 all,
-                ..Book::default()
+                ..CpuAllocator::default()
             }),
             turn: Semaphore::new(1),
         }
@@ -138,7 +138,7 @@ impl Cores {
         let noted = broker.map_or(Ok(()), |broker| broker.note_cores(name, list(&cores)));
         if let Err(why) = noted {
             book.give_back(name);
-            return Err(Explanation::of(Code::ProcessorsFailed, &[]).saying(why));
+            return Err(Explanation::of(Code::ProcessorsFailed, &[]).with_detail(why));
         }
         self.write(&book);
         Ok(cores.into_iter().collect())
@@ -196,7 +196,7 @@ impl Cores {
 
     /// Applies the book to every container with a cgroup. A container that is being started gets it
     /// after the start.
-    fn write(&self, book: &Book) {
+    fn write(&self, book: &CpuAllocator) {
         let Some(tree) = self.tree.as_ref().filter(|_| !book.all.is_empty()) else {
             return;
         };
@@ -209,7 +209,7 @@ impl Cores {
 
     /// Sets the processors of a container. A missing cgroup is ignored; any other failure costs
     /// that container its exclusive processors, and is logged.
-    fn set(&self, group: &Path, name: ContainerName, cores: &Set) {
+    fn set(&self, group: &Path, name: ContainerName, cores: &CpuNumbers) {
         let Some(broker) = &self.broker else { return };
         let limits = Limits {
             cpuset: cores.iter().copied().collect(),
@@ -222,21 +222,21 @@ impl Cores {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Book> {
+    fn lock(&self) -> MutexGuard<'_, CpuAllocator> {
         // No panic leaves the book half-changed.
         self.book.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn group_of(tree: &Tree, name: ContainerName) -> PathBuf {
+fn group_of(tree: &CgroupTree, name: ContainerName) -> PathBuf {
     let id = argosy_isolation::ContainerId::new(name.to_string());
-    let group: Group = tree.group(&id.expect("digits and dashes make a name"));
+    let group: Cgroup = tree.group(&id.expect("digits and dashes make a name"));
     group.path().to_owned()
 }
 
 /// Parses the kernel's format of sets: `0-2,5`.
-fn parse(text: &str) -> Option<Set> {
-    let mut found = Set::new();
+fn parse(text: &str) -> Option<CpuNumbers> {
+    let mut found = CpuNumbers::new();
     for part in text.trim().split(',').filter(|part| !part.is_empty()) {
         let (first, last) = part.split_once('-').unwrap_or((part, part));
         found.extend(first.parse::<u32>().ok()?..=last.parse().ok()?);
@@ -244,7 +244,7 @@ fn parse(text: &str) -> Option<Set> {
     Some(found)
 }
 
-fn list(cores: &Set) -> String {
+fn list(cores: &CpuNumbers) -> String {
     let numbers: Vec<_> = cores.iter().map(u32::to_string).collect();
     numbers.join(",")
 }
@@ -259,41 +259,44 @@ mod tests {
         format!("1-{order}-1").parse().unwrap()
     }
 
-    fn book(text: &str) -> Book {
-        Book {
+    fn book(text: &str) -> CpuAllocator {
+        CpuAllocator {
             all: parse(text).unwrap(),
-            ..Book::default()
+            ..CpuAllocator::default()
         }
     }
 
     #[test]
     fn no_processor_is_had_by_two_and_one_stays_shared() {
         let mut book = book("0-3");
-        assert_eq!(book.take(name(1), 1), Ok(Set::from([3])));
-        assert_eq!(book.take(name(1), 1), Ok(Set::from([3])), "repeated");
-        assert_eq!(book.take(name(2), 2), Ok(Set::from([1, 2])));
-        assert_eq!(book.shared(), Set::from([0]));
+        assert_eq!(book.take(name(1), 1), Ok(CpuNumbers::from([3])));
+        assert_eq!(book.take(name(1), 1), Ok(CpuNumbers::from([3])), "repeated");
+        assert_eq!(book.take(name(2), 2), Ok(CpuNumbers::from([1, 2])));
+        assert_eq!(book.shared(), CpuNumbers::from([0]));
         let refused = book.take(name(3), 1).unwrap_err();
         assert_eq!(refused, Explanation::of(Code::ProcessorsMissing, &[&1, &0]));
-        assert_eq!(book.of(name(2)), Set::from([1, 2]));
-        assert_eq!(book.of(name(9)), Set::from([0]));
+        assert_eq!(book.of(name(2)), CpuNumbers::from([1, 2]));
+        assert_eq!(book.of(name(9)), CpuNumbers::from([0]));
         assert!(book.give_back(name(2)));
         assert!(!book.give_back(name(2)));
-        assert_eq!(book.shared(), Set::from([0, 1, 2]));
+        assert_eq!(book.shared(), CpuNumbers::from([0, 1, 2]));
     }
 
     #[test]
     fn sets_are_read_as_the_kernel_writes_them() {
-        assert_eq!(parse("0-2,5\n"), Some(Set::from([0, 1, 2, 5])));
-        assert_eq!(parse("\n"), Some(Set::new()));
+        assert_eq!(parse("0-2,5\n"), Some(CpuNumbers::from([0, 1, 2, 5])));
+        assert_eq!(parse("\n"), Some(CpuNumbers::new()));
         assert_eq!(parse("x"), None);
-        assert_eq!(list(&Set::from([2, 3])), "2,3");
-        assert_eq!(parse(&list(&Set::from([2, 3]))), Some(Set::from([2, 3])));
+        assert_eq!(list(&CpuNumbers::from([2, 3])), "2,3");
+        assert_eq!(
+            parse(&list(&CpuNumbers::from([2, 3]))),
+            Some(CpuNumbers::from([2, 3]))
+        );
     }
 
     #[test]
     fn without_the_controller_nothing_is_handed_out() {
-        let cores = Cores::of(None, None);
+        let cores = ContainerCpus::of(None, None);
         let refused = cores.take(name(1), 1).unwrap_err();
         assert_eq!(refused, Explanation::of(Code::CpusetMissing, &[]));
         assert_eq!(cores.shared(), [0; 0]);
@@ -311,7 +314,7 @@ mod tests {
                 fs::write(folder.join("exit.json"), "{}").unwrap();
             }
         }
-        let cores = Cores {
+        let cores = ContainerCpus {
             tree: None,
             broker: None,
             book: Mutex::new(book("0-3")),
@@ -328,8 +331,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let mut book = book("0-3");
         book.take(name(1), 1).unwrap();
-        let cores = Arc::new(Cores {
-            tree: Some(Tree::at(folder.path())),
+        let cores = Arc::new(ContainerCpus {
+            tree: Some(CgroupTree::at(folder.path())),
             broker: None,
             book: Mutex::new(book),
             turn: Semaphore::new(1),

@@ -6,26 +6,27 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use argosy_isolation::mounts::SANDBOX;
-use argosy_isolation::network::cni::Added;
+use argosy_isolation::network::cni::CniResult;
 use argosy_isolation::profile::COMMAND_ID;
 use argosy_isolation::{
-    BootTime, ContainerId, HostPath, Isolation, MissingPolicy, Namespaces, Owners, Profile,
-    Program, ResourceLimit, Root, Spec, StopAfter, User, View, Volume,
+    BootTime, ContainerId, ContainerUser, HostPath, Isolation, IsolationProfile, LaunchSpec,
+    MissingPolicy, MountSpec, Namespaces, OwnerMapping, Program, ResourceLimit, RootFs, StopAfter,
+    Volume,
 };
 use argosy_proto::{convert, v1};
 use argosy_state::task::{Cause, Code, Explanation};
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
-use super::image_rootfs::Launch;
+use super::image_rootfs::ImageLaunch;
 use super::sizes::ContainerSizes;
 use super::{
-    Shared, devices, disks, executors, groups, image_rootfs, limits, networks, security_options,
-    sizes, volumes,
+    RunnerState, devices, disks, executors, groups, image_rootfs, limits, networks,
+    security_options, sizes, volumes,
 };
-use crate::core::{Refusal, Start};
+use crate::core::{ContainerStart, CreateError};
 use crate::disk;
-use crate::sandbox::Viewer;
+use crate::sandbox::HostPathUser;
 
 /// The default `PATH` of a task.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -35,33 +36,33 @@ const RESOURCE_LIMITS: [(&str, u64); 3] =
     [("core", 0), ("memlock", 64 * 1024), ("msgqueue", 819_200)];
 
 /// Returns the refusal of networks by an agent that is not root.
-pub(super) fn needs_root() -> Refusal {
+pub(super) fn needs_root() -> CreateError {
     invalid(Cause::new(Code::NetworkNeedsRoot, &[]))
 }
 
 /// Returns a refusal that every other host would give, too.
-pub(super) fn invalid(why: impl Into<Explanation>) -> Refusal {
-    Refusal {
+pub(super) fn invalid(why: impl Into<Explanation>) -> CreateError {
+    CreateError {
         reason: v1::Reason::TaskInvalid,
         why: why.into(),
     }
 }
 
-pub(super) fn failed(why: impl Into<Explanation>) -> Refusal {
-    Refusal {
+pub(super) fn failed(why: impl Into<Explanation>) -> CreateError {
+    CreateError {
         reason: v1::Reason::ContainerLaunchFailed,
         why: why.into(),
     }
 }
 
 /// A container to launch, and its network namespace if that was created for it.
-pub(super) struct Prepared {
-    pub(super) spec: Spec,
+pub(super) struct PreparedLaunch {
+    pub(super) spec: LaunchSpec,
     pub(super) namespace: Option<OwnedFd>,
 }
 
 /// The mounts of a container in addition to its root and its sandbox.
-struct Places {
+struct ContainerMounts {
     host_paths: Vec<HostPath>,
     volumes: Vec<Volume>,
     sizes: ContainerSizes,
@@ -70,11 +71,11 @@ struct Places {
 /// Creates the directories of a container and the launcher's description of it. `plugged` is its
 /// CNI network, if it has one. Long steps stop when the start is cancelled.
 pub(super) fn prepare(
-    shared: &Shared,
-    start: &Start,
-    plugged: Option<Added>,
+    shared: &RunnerState,
+    start: &ContainerStart,
+    plugged: Option<CniResult>,
     cancelled: &CancellationToken,
-) -> Result<Prepared, Refusal> {
+) -> Result<PreparedLaunch, CreateError> {
     let task = start
         .launch
         .spec
@@ -93,7 +94,7 @@ pub(super) fn prepare(
     let id = container_id(start);
     let mut spec = if has_image {
         let launch = imaged(shared, start, task, cancelled)?;
-        let mut spec = Spec::new(id, &folder, &sandbox, launch.program);
+        let mut spec = LaunchSpec::new(id, &folder, &sandbox, launch.program);
         spec.profile = profile(shared, start, places, (first_host_id, launch.root))?;
         spec.image_user = Some(launch.user);
         spec.working_dir = Some(launch.working_dir);
@@ -101,8 +102,8 @@ pub(super) fn prepare(
         spec.environment = environment(shared, start, launch.environment, Path::new(SANDBOX));
         spec
     } else {
-        let mut spec = Spec::new(id, &folder, &sandbox, program(task)?);
-        spec.profile = profile(shared, start, places, (first_host_id, Root::Host))?;
+        let mut spec = LaunchSpec::new(id, &folder, &sandbox, program(task)?);
+        spec.profile = profile(shared, start, places, (first_host_id, RootFs::Host))?;
         let inside = match spec.profile {
             Some(_) => Path::new(SANDBOX),
             None => &sandbox,
@@ -117,22 +118,22 @@ pub(super) fn prepare(
     confine(shared, start, task, &mut spec)?;
     groups::share(shared, start, owner.as_ref(), &mut spec).map_err(failed)?;
     let namespace = networks::network(shared, start, plugged, &mut spec)?;
-    Ok(Prepared { spec, namespace })
+    Ok(PreparedLaunch { spec, namespace })
 }
 
 /// Returns the mounts that the task requests, checked against the configuration of this agent.
 fn places(
-    shared: &Shared,
-    start: &Start,
+    shared: &RunnerState,
+    start: &ContainerStart,
     task: &v1::TaskSpec,
-    user: Option<&User>,
-) -> Result<Places, Refusal> {
+    user: Option<&ContainerUser>,
+) -> Result<ContainerMounts, CreateError> {
     let viewer = viewer(shared, task, user)?;
     let host_paths =
         shared
             .broker
             .link_host_paths(&start.key, start.name, &task.host_paths, viewer);
-    let mut places = Places {
+    let mut places = ContainerMounts {
         host_paths: host_paths.map_err(invalid)?,
         volumes: volumes::volumes(task, &start.launch.role, &shared.settings, &shared.broker)?,
         sizes: sizes::of_task(task, &shared.settings.largest_sizes).map_err(invalid)?,
@@ -142,32 +143,36 @@ fn places(
         from: path.clone(),
         to: path,
         read_only: false,
-        owners: Owners::Mapped,
+        owners: OwnerMapping::Mapped,
     }));
     Ok(places)
 }
 
 /// Returns the user that accesses the host paths of a task. The user of an image is known only
 /// inside the container.
-fn viewer(shared: &Shared, task: &v1::TaskSpec, user: Option<&User>) -> Result<Viewer, Refusal> {
+fn viewer(
+    shared: &RunnerState,
+    task: &v1::TaskSpec,
+    user: Option<&ContainerUser>,
+) -> Result<HostPathUser, CreateError> {
     let allowed = &shared.settings.allowed_opt_outs;
     let is_confined = shared.settings.profile;
-    let walls = security_options::walls(task, allowed, is_confined).map_err(invalid)?;
+    let walls = security_options::isolation_layers(task, allowed, is_confined).map_err(invalid)?;
     let has_image = !image_rootfs::image_of(task).is_empty();
-    let is_root = user.is_some_and(User::is_of_root);
-    Ok(Viewer {
+    let is_root = user.is_some_and(ContainerUser::is_of_root);
+    Ok(HostPathUser {
         is_confined,
-        may_be_root: has_image || is_root || walls.let_change_users(),
+        may_be_root: has_image || is_root || walls.allows_user_change(),
     })
 }
 
 /// Combines the task with its image and creates its root file system.
 fn imaged(
-    shared: &Shared,
-    start: &Start,
+    shared: &RunnerState,
+    start: &ContainerStart,
     task: &v1::TaskSpec,
     cancelled: &CancellationToken,
-) -> Result<Launch, Refusal> {
+) -> Result<ImageLaunch, CreateError> {
     let root = |layers| {
         let unwanted =
             |error: std::io::Error| format!("cannot watch the creation of its root: {error}");
@@ -193,11 +198,11 @@ fn imaged(
 /// were fetched. Returns the owner of the sandbox, and with the profile the container's user 0 on
 /// the host.
 fn begin(
-    shared: &Shared,
-    start: &Start,
+    shared: &RunnerState,
+    start: &ContainerStart,
     task: &v1::TaskSpec,
-    user: Option<&User>,
-) -> Result<(Option<User>, Option<u32>), String> {
+    user: Option<&ContainerUser>,
+) -> Result<(Option<ContainerUser>, Option<u32>), String> {
     let (broker, key, name) = (&shared.broker, &start.key, start.name);
     let (owner, first) = if shared.settings.profile {
         let user = command_user(user);
@@ -231,22 +236,22 @@ fn resource_limits(pids_max: u64, open_files: u64, disk_bytes: Option<u64>) -> V
         .collect()
 }
 
-fn container_id(start: &Start) -> ContainerId {
+fn container_id(start: &ContainerStart) -> ContainerId {
     ContainerId::new(start.name.to_string()).expect("digits and dashes make a name")
 }
 
-fn cgroup(shared: &Shared, start: &Start) -> Option<PathBuf> {
+fn cgroup(shared: &RunnerState, start: &ContainerStart) -> Option<PathBuf> {
     let group = shared.group(start.name);
     group.map(|group| group.path().to_owned())
 }
 
 /// Sets namespaces, limits and deadlines.
 fn confine(
-    shared: &Shared,
-    start: &Start,
+    shared: &RunnerState,
+    start: &ContainerStart,
     task: &v1::TaskSpec,
-    spec: &mut Spec,
-) -> Result<(), Refusal> {
+    spec: &mut LaunchSpec,
+) -> Result<(), CreateError> {
     spec.nonce = shared.settings.nonce(start.name);
     spec.output = shared.settings.output;
     spec.output_record = shared.paths.output_record(&start.key, start.name);
@@ -312,21 +317,21 @@ fn confine(
 
 /// Returns the profile of the tasks of an agent with isolation.
 fn profile(
-    shared: &Shared,
-    start: &Start,
-    places: Places,
-    (first_host_id, root): (Option<u32>, Root),
-) -> Result<Option<Profile>, Refusal> {
+    shared: &RunnerState,
+    start: &ContainerStart,
+    places: ContainerMounts,
+    (first_host_id, root): (Option<u32>, RootFs),
+) -> Result<Option<IsolationProfile>, CreateError> {
     let task = start.launch.spec.clone().unwrap_or_default();
     let allowed = &shared.settings.allowed_opt_outs;
-    let walls =
-        security_options::walls(&task, allowed, shared.settings.profile).map_err(invalid)?;
+    let walls = security_options::isolation_layers(&task, allowed, shared.settings.profile)
+        .map_err(invalid)?;
     let Some(first_host_id) = first_host_id else {
         return Ok(None);
     };
-    Ok(Some(Profile {
+    Ok(Some(IsolationProfile {
         first_host_id,
-        view: View {
+        view: MountSpec {
             root,
             host_paths: places.host_paths,
             volumes: places.volumes,
@@ -337,7 +342,7 @@ fn profile(
     }))
 }
 
-fn program(task: &v1::TaskSpec) -> Result<Program, Refusal> {
+fn program(task: &v1::TaskSpec) -> Result<Program, CreateError> {
     match (task.shell.is_empty(), task.argv.is_empty()) {
         (false, true) => Ok(Program::Shell(task.shell.clone())),
         (true, false) => Ok(Program::Arguments(task.argv.clone())),
@@ -359,8 +364,8 @@ fn variables(task: &v1::TaskSpec, sandbox: &Path) -> BTreeMap<String, String> {
 
 /// Adds the variables that identify the task, which override the task's own.
 fn environment(
-    shared: &Shared,
-    start: &Start,
+    shared: &RunnerState,
+    start: &ContainerStart,
     mut variables: BTreeMap<String, String>,
     sandbox: &Path,
 ) -> Vec<(String, String)> {
@@ -390,8 +395,8 @@ pub(crate) fn never_started(folder: &Path) -> bool {
 }
 
 /// Returns the user of a task within its container.
-pub(super) fn command_user(named: Option<&User>) -> User {
-    named.cloned().unwrap_or(User {
+pub(super) fn command_user(named: Option<&ContainerUser>) -> ContainerUser {
+    named.cloned().unwrap_or(ContainerUser {
         uid: COMMAND_ID,
         gid: COMMAND_ID,
         groups: Vec::new(),
@@ -403,7 +408,7 @@ pub(super) fn command_user(named: Option<&User>) -> User {
 pub(super) fn user(
     task: &v1::TaskSpec,
     profile: bool,
-) -> Result<Option<User>, argosy_isolation::SpecError> {
+) -> Result<Option<ContainerUser>, argosy_isolation::SpecError> {
     if !image_rootfs::image_of(task).is_empty() {
         return Ok(Some(image_rootfs::ROOT));
     }
@@ -411,7 +416,7 @@ pub(super) fn user(
         "" => Ok(None),
         name => {
             let own = nix::unistd::geteuid();
-            let user = User::named(name)?;
+            let user = ContainerUser::named(name)?;
             // The agent's own user needs no permission, and is allowed in every isolation mode;
             // with the profile it is the container's user of that number.
             Ok((profile || user.uid != own.as_raw()).then_some(user))

@@ -4,13 +4,13 @@ use argosy_state::ids::{GroupId, TaskKey};
 
 use super::Runner;
 use crate::core::ContainerName;
-use crate::disk::{Floor, Measured, Wanted};
+use crate::disk::{DiskFloor, MeasureRequest, MeasuredTask};
 
 impl Runner {
     /// Starts the measurements, until the agent stops.
     pub(super) fn begin_measuring(&self) {
         let shared = &self.shared;
-        let floor = Floor::new(shared.paths.sandboxes(), shared.settings.disk_floor_bytes);
+        let floor = DiskFloor::new(shared.paths.sandboxes(), shared.settings.disk_floor_bytes);
         self.spawn(
             self.meter
                 .clone()
@@ -37,11 +37,11 @@ impl Runner {
         });
         let mut folders = vec![shared.paths.sandbox(key, name)];
         folders.extend(folder);
-        let wanted = Wanted {
+        let wanted = MeasureRequest {
             key: key.clone(),
             name,
             output_bytes: shared.settings.output.most_bytes(),
-            measured: Measured {
+            measured: MeasuredTask {
                 folders,
                 // Unlinked files that it has open elsewhere look like its own; and that disk may
                 // hang.

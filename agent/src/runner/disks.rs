@@ -12,14 +12,14 @@ const SYSTEM: &str = "/sys/dev/block";
 
 /// A whole disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Disk {
+pub(super) struct BlockDevice {
     pub(super) major: u32,
     pub(super) minor: u32,
 }
 
 /// Returns the disk that a task names: a device in `/dev`, or without a name the one that holds
 /// `sandbox`; else the reason for a refusal.
-pub(super) fn disk_of(name: &str, sandbox: &Path) -> Result<Disk, String> {
+pub(super) fn disk_of(name: &str, sandbox: &Path) -> Result<BlockDevice, String> {
     let (path, number) = if name.is_empty() {
         (sandbox, number_of(sandbox, false))
     } else {
@@ -43,7 +43,7 @@ fn number_of(path: &Path, is_device: bool) -> io::Result<u64> {
 }
 
 /// Returns the whole disk: the kernel counts use by disks, never by partitions.
-fn whole(system: &Path, number: u64) -> Option<Disk> {
+fn whole(system: &Path, number: u64) -> Option<BlockDevice> {
     // The kernel has 12 bits for the major and 20 for the minor number.
     let (major, minor) = (major(number) as u32, minor(number) as u32);
     let folder = system.join(format!("{major}:{minor}"));
@@ -51,13 +51,13 @@ fn whole(system: &Path, number: u64) -> Option<Disk> {
         return None;
     }
     if !folder.join("partition").exists() {
-        return Some(Disk { major, minor });
+        return Some(BlockDevice { major, minor });
     }
     // A partition's directory is inside that of its disk.
     let folder = fs::canonicalize(folder).ok()?;
     let text = fs::read_to_string(folder.parent()?.join("dev")).ok()?;
     let (major, minor) = text.trim().split_once(':')?;
-    Some(Disk {
+    Some(BlockDevice {
         major: major.parse().ok()?,
         minor: minor.parse().ok()?,
     })
@@ -80,7 +80,7 @@ mod tests {
         symlink(&disk, system.path().join("8:0")).unwrap();
         symlink(disk.join("sda1"), system.path().join("8:1")).unwrap();
         let found = |minor| whole(system.path(), nix::sys::stat::makedev(8, minor));
-        let sda = Some(Disk { major: 8, minor: 0 });
+        let sda = Some(BlockDevice { major: 8, minor: 0 });
         assert_eq!(found(0), sda);
         assert_eq!(found(1), sda);
         assert_eq!(found(2), None);

@@ -4,7 +4,7 @@ use std::fs;
 use std::net::IpAddr;
 use std::path::Path;
 
-use argosy_isolation::OwnFile;
+use argosy_isolation::GeneratedFile;
 use argosy_isolation::network::names;
 
 /// The file with the upstream servers of systemd's resolver, when the usual file names only the
@@ -15,24 +15,28 @@ const HOST_NAME_LETTERS: usize = 63;
 
 /// The network location of a container, for these files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Place<'a> {
+pub(super) enum NetworkLocation<'a> {
     /// In the host's network.
     Host,
     /// Without a network.
-    Alone,
+    None,
     /// In a private network, at these addresses if they are known.
-    Own(&'a [IpAddr]),
+    Private(&'a [IpAddr]),
 }
 
 /// Returns the files of a container with this name. A container with an image gets none of the
 /// host's; one without an image keeps those of the host that are correct for it.
-pub(super) fn own_files(name: &str, place: Place<'_>, has_image: bool) -> Vec<OwnFile> {
+pub(super) fn own_files(
+    name: &str,
+    place: NetworkLocation<'_>,
+    has_image: bool,
+) -> Vec<GeneratedFile> {
     let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
     let [hosts, resolvers] = match place {
-        Place::Host if !has_image => return Vec::new(),
-        Place::Host => [names::HOSTS, names::RESOLVERS].map(read),
-        Place::Alone => [names::hosts(name, &[]), String::new()],
-        Place::Own(addresses) => {
+        NetworkLocation::Host if !has_image => return Vec::new(),
+        NetworkLocation::Host => [names::HOSTS, names::RESOLVERS].map(read),
+        NetworkLocation::None => [names::hosts(name, &[]), String::new()],
+        NetworkLocation::Private(addresses) => {
             let upstream = fs::read_to_string(BEHIND_RESOLVED).ok();
             let found = names::resolvers(&read(names::RESOLVERS), upstream.as_deref(), addresses);
             if !found.text.contains("nameserver") && !found.unreachable.is_empty() {
@@ -46,8 +50,8 @@ pub(super) fn own_files(name: &str, place: Place<'_>, has_image: bool) -> Vec<Ow
         }
     };
     let hostname = match place {
-        Place::Host => read(names::HOSTNAME),
-        Place::Alone | Place::Own(_) => names::hostname(name),
+        NetworkLocation::Host => read(names::HOSTNAME),
+        NetworkLocation::None | NetworkLocation::Private(_) => names::hostname(name),
     };
     let all = [
         (names::HOSTS, hosts),
@@ -58,7 +62,7 @@ pub(super) fn own_files(name: &str, place: Place<'_>, has_image: bool) -> Vec<Ow
     let shown = all
         .into_iter()
         .filter(|(path, _)| has_image || Path::new(path).exists());
-    let files = shown.map(|(path, text)| OwnFile {
+    let files = shown.map(|(path, text)| GeneratedFile {
         path: path.into(),
         text,
     });
@@ -93,8 +97,8 @@ mod tests {
 
     #[test]
     fn the_hosts_own_files_are_shown_where_they_are_true() {
-        assert_eq!(own_files("web", Place::Host, false), []);
-        let alone = own_files("web", Place::Alone, true);
+        assert_eq!(own_files("web", NetworkLocation::Host, false), []);
+        let alone = own_files("web", NetworkLocation::None, true);
         let paths: Vec<_> = alone.iter().map(|file| file.path.to_str()).collect();
         let wanted = ["/etc/hosts", "/etc/resolv.conf", "/etc/hostname"];
         assert_eq!(paths, wanted.map(Some));

@@ -3,25 +3,25 @@
 
 use std::path::PathBuf;
 
-use argosy_isolation::User;
+use argosy_isolation::ContainerUser;
 use argosy_proto::v1;
 use argosy_state::task::{Code, Explanation};
 
 use super::description::{command_user, failed};
-use super::{Shared, image_rootfs};
-use crate::core::{Refusal, Start};
-use crate::executors::{Guest, Place};
+use super::{RunnerState, image_rootfs};
+use crate::core::{ContainerStart, CreateError};
+use crate::executors::{DirectoryAccess, ExecutorDirectory};
 
 /// Number of host user ids of one container.
 const USERS: u32 = 65_536;
 
 /// Creates the socket directory of an executor, for its container; `None` for any other container.
 pub(super) fn place(
-    shared: &Shared,
-    start: &Start,
+    shared: &RunnerState,
+    start: &ContainerStart,
     task: &v1::TaskSpec,
-    user: Option<&User>,
-) -> Result<Option<PathBuf>, Refusal> {
+    user: Option<&ContainerUser>,
+) -> Result<Option<PathBuf>, CreateError> {
     if task.executor.is_none() {
         return Ok(None);
     }
@@ -34,7 +34,7 @@ pub(super) fn place(
             let inside = command_user(user).uid;
             // The user of an image is known only inside the container.
             let is_known = image_rootfs::image_of(task).is_empty();
-            Guest {
+            DirectoryAccess {
                 owner: is_known.then_some(inside),
                 peers: if is_known {
                     first + inside..=first + inside
@@ -46,7 +46,7 @@ pub(super) fn place(
         }
         false => {
             let uid = user.map_or(own, |user| user.uid);
-            Guest {
+            DirectoryAccess {
                 owner: Some(uid),
                 peers: uid..=uid,
                 is_hidden: false,
@@ -57,19 +57,19 @@ pub(super) fn place(
     let made = shared.broker.make_place(start.name, &guest);
     made.map_err(|error| {
         let unmet = Explanation::of(Code::ExecutorUnmet, &[&folder.display()]);
-        failed(unmet.saying(error))
+        failed(unmet.with_detail(error))
     })?;
     Ok(Some(folder))
 }
 
 /// Returns the environment variables of an executor in addition to those of tasks.
-pub(super) fn variables(shared: &Shared, start: &Start) -> Vec<(String, String)> {
+pub(super) fn variables(shared: &RunnerState, start: &ContainerStart) -> Vec<(String, String)> {
     let spec = start.launch.spec.as_ref();
     if spec.is_none_or(|spec| spec.executor.is_none()) {
         let task = start.key.task.to_string();
         return vec![("ARGOSY_TASK_ID".to_owned(), task)];
     }
-    let place = Place::new(shared.paths.executor(start.name));
+    let place = ExecutorDirectory::new(shared.paths.executor(start.name));
     let text = |path: PathBuf| path.to_string_lossy().into_owned();
     let all = [
         ("ARGOSY_EXECUTOR_ID", start.key.task.to_string()),

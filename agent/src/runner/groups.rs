@@ -13,23 +13,23 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use argosy_isolation::mounts::SHARED;
-use argosy_isolation::{Spec, User, crash_points};
+use argosy_isolation::{ContainerUser, LaunchSpec, crash_points};
 use argosy_state::ids::GroupId;
 
-use super::{Runner, Shared, TRY_AGAIN};
-use crate::broker::{Above, Broker};
-use crate::core::{ContainerName, GroupStart, Input, Start};
+use super::{Runner, RunnerState, TRY_AGAIN};
+use crate::broker::{BrokerClient, ParentDirMode};
+use crate::core::{ContainerName, ContainerStart, GroupStart, Input};
 
 /// The network namespaces of groups whose containers are being started by this run of the agent. A
 /// later run needs none: it starts all tasks of a group again, or ends those that were started.
 #[derive(Default)]
-pub(super) struct Groups {
+pub(super) struct GroupNamespaces {
     /// A lock, since containers are created by several threads; held while a namespace is created,
     /// so that only one exists.
     namespaces: Mutex<BTreeMap<ContainerName, (OwnedFd, Vec<IpAddr>)>>,
 }
 
-impl Groups {
+impl GroupNamespaces {
     /// Returns the group's namespace and addresses; the first of its containers creates them.
     pub(super) fn joined(
         &self,
@@ -52,7 +52,7 @@ impl Groups {
     pub(super) fn alone(
         &self,
         name: ContainerName,
-        broker: &Broker,
+        broker: &BrokerClient,
     ) -> Result<(OwnedFd, Vec<IpAddr>), String> {
         let own = vec![Ipv4Addr::LOCALHOST.into()];
         self.joined(name, || Ok((broker.network_alone()?, own)))
@@ -72,10 +72,10 @@ impl Groups {
 /// Creates the directory that a container shares with its group, as a part of its first task's disk
 /// usage, and passes both to the container. Does nothing for a container without a group.
 pub(super) fn share(
-    shared: &Shared,
-    start: &Start,
-    owner: Option<&User>,
-    spec: &mut Spec,
+    shared: &RunnerState,
+    start: &ContainerStart,
+    owner: Option<&ContainerUser>,
+    spec: &mut LaunchSpec,
 ) -> Result<(), String> {
     let Some(group) = start.group.as_deref() else {
         return Ok(());
@@ -115,9 +115,9 @@ pub(super) fn share(
 /// task's user owns it, as with a sandbox.
 pub(crate) fn make(
     folder: &Path,
-    owner: Option<&User>,
+    owner: Option<&ContainerUser>,
     profile: bool,
-    above: Above,
+    above: ParentDirMode,
 ) -> io::Result<()> {
     let own = if profile { 0o777 } else { 0o750 };
     above.make(folder.parent().unwrap_or(folder))?;
@@ -151,12 +151,12 @@ impl Runner {
                     }
                 }
             }
-            shared.tell(Input::Destroyed { name }).await;
+            shared.report(Input::Destroyed { name }).await;
         });
     }
 }
 
-impl Shared {
+impl RunnerState {
     fn release_group(self: Arc<Self>, name: ContainerName) -> Result<(), String> {
         self.groups.forget(name);
         self.broker.release_network(name)?;
@@ -173,7 +173,7 @@ mod tests {
 
     #[test]
     fn the_containers_of_a_group_have_one_namespace() {
-        let groups = Groups::default();
+        let groups = GroupNamespaces::default();
         let name: ContainerName = "1-5-0".parse().unwrap();
         let take = || {
             let null = fs::File::open("/dev/null").unwrap();
@@ -190,7 +190,7 @@ mod tests {
     fn a_groups_folder_is_closed_to_the_host_and_open_to_all_its_users() {
         let host = tempfile::tempdir().unwrap();
         let folder = host.path().join("groups/framework-1/pod/1-5-0");
-        let above = Above::own().closed();
+        let above = ParentDirMode::own().closed();
         make(&folder, None, true, above).unwrap();
         make(&folder, None, true, above).unwrap();
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;

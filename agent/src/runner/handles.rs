@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use argosy_isolation::{Attachment, AttachmentError, EntryError, EntryRequest, Session};
+use argosy_isolation::{Attachment, AttachmentError, ExecRequest, ExecSession, ExecSessionError};
 use argosy_state::ids::Timestamp;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
 
@@ -17,22 +17,22 @@ const PLACES_FOR_PEOPLE: usize = 60;
 
 /// Handles of every container that may run. Cheap to clone; all clones share one map.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Controls(Arc<Mutex<HashMap<Instance, Arc<Control>>>>);
+pub(crate) struct ContainerControls(Arc<Mutex<HashMap<Instance, Arc<ContainerControl>>>>);
 
 /// The reason why a command was not started in a container.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum EnterError {
+pub(crate) enum ExecStartError {
     /// The container has not been started, or has ended.
     #[error("the task does not run on this agent now")]
     NotRunning,
     /// The supervisor was not queried, or cannot be.
     #[error(transparent)]
-    Entry(#[from] EntryError),
+    Entry(#[from] ExecSessionError),
 }
 
 /// The reason why a container has no slot for an interactive command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum PlaceError {
+pub(crate) enum SlotError {
     /// The container has not been started, or has ended.
     #[error("the task does not run on this agent now")]
     NotRunning,
@@ -52,28 +52,28 @@ pub(crate) enum AttachError {
     Attachment(#[from] AttachmentError),
 }
 
-impl Controls {
+impl ContainerControls {
     /// Adds a container that is about to start.
-    pub(super) fn add(&self, instance: Instance) -> Arc<Control> {
-        let control = Arc::new(Control::default());
+    pub(super) fn add(&self, instance: Instance) -> Arc<ContainerControl> {
+        let control = Arc::new(ContainerControl::default());
         self.all().insert(instance, control.clone());
         control
     }
 
     /// Removes the handle of a container that will be removed.
-    pub(super) fn forget(&self, instance: Instance) -> Option<Arc<Control>> {
+    pub(super) fn forget(&self, instance: Instance) -> Option<Arc<ContainerControl>> {
         self.all().remove(&instance)
     }
 
-    pub(super) fn get(&self, instance: Instance) -> Option<Arc<Control>> {
+    pub(super) fn get(&self, instance: Instance) -> Option<Arc<ContainerControl>> {
         self.all().get(&instance).cloned()
     }
 
     /// Returns a slot for an interactive command, held until it is dropped. Checks need none.
-    pub(crate) fn place(&self, instance: Instance) -> Result<OwnedSemaphorePermit, PlaceError> {
-        let control = self.get(instance).ok_or(PlaceError::NotRunning)?;
+    pub(crate) fn place(&self, instance: Instance) -> Result<OwnedSemaphorePermit, SlotError> {
+        let control = self.get(instance).ok_or(SlotError::NotRunning)?;
         let place = Arc::clone(&control.places).try_acquire_owned();
-        place.map_err(|_| PlaceError::Full)
+        place.map_err(|_| SlotError::Full)
     }
 
     /// Starts another command in a container. The session's first notice reports whether it has
@@ -81,12 +81,12 @@ impl Controls {
     pub(crate) async fn enter(
         &self,
         instance: Instance,
-        request: EntryRequest,
-    ) -> Result<Session, EnterError> {
-        let control = self.get(instance).ok_or(EnterError::NotRunning)?;
+        request: ExecRequest,
+    ) -> Result<ExecSession, ExecStartError> {
+        let control = self.get(instance).ok_or(ExecStartError::NotRunning)?;
         let (answer, entered) = oneshot::channel();
-        control.change(|wishes| wishes.entries.push(Entry { request, answer }));
-        Ok(entered.await.map_err(|_| EnterError::NotRunning)??)
+        control.change(|wishes| wishes.entries.push(PendingExec { request, answer }));
+        Ok(entered.await.map_err(|_| ExecStartError::NotRunning)??)
     }
 
     /// Attaches to a container's own command. The first notice reports whether that has succeeded.
@@ -97,11 +97,11 @@ impl Controls {
     ) -> Result<Attachment, AttachError> {
         let control = self.get(instance).ok_or(AttachError::NotRunning)?;
         let (answer, attached) = oneshot::channel();
-        control.change(|wishes| wishes.attachments.push(Attach { stdin, answer }));
+        control.change(|wishes| wishes.attachments.push(PendingAttach { stdin, answer }));
         Ok(attached.await.map_err(|_| AttachError::NotRunning)??)
     }
 
-    fn all(&self) -> MutexGuard<'_, HashMap<Instance, Arc<Control>>> {
+    fn all(&self) -> MutexGuard<'_, HashMap<Instance, Arc<ContainerControl>>> {
         lock(&self.0)
     }
 }
@@ -109,15 +109,15 @@ impl Controls {
 /// Pending requests to a container; the newest of each kind. A lock, since the loop writes and the
 /// container's task reads; nothing is awaited under it.
 #[derive(Debug)]
-pub(super) struct Control {
-    wishes: Mutex<Wishes>,
+pub(super) struct ContainerControl {
+    wishes: Mutex<PendingRequests>,
     pub(super) changed: Notify,
     places: Arc<Semaphore>,
     /// Nothing is left of the container but its files.
     is_ended: AtomicBool,
 }
 
-impl Default for Control {
+impl Default for ContainerControl {
     fn default() -> Self {
         Self {
             wishes: Mutex::default(),
@@ -129,37 +129,37 @@ impl Default for Control {
 }
 
 #[derive(Debug, Default)]
-pub(super) struct Wishes {
+pub(super) struct PendingRequests {
     pub(super) kill_grace_ms: Option<u64>,
     /// Its start is cancelled: it is to end without an order, or to report that it has started.
     pub(super) is_called_off: bool,
     pub(super) stop_at: Option<Timestamp>,
-    pub(super) entries: Vec<Entry>,
-    pub(super) attachments: Vec<Attach>,
+    pub(super) entries: Vec<PendingExec>,
+    pub(super) attachments: Vec<PendingAttach>,
     /// Requests are no longer forwarded.
     over: bool,
 }
 
 /// A request to start a command, and the channel for its result.
 #[derive(Debug)]
-pub(super) struct Entry {
-    pub(super) request: EntryRequest,
-    pub(super) answer: oneshot::Sender<Result<Session, EntryError>>,
+pub(super) struct PendingExec {
+    pub(super) request: ExecRequest,
+    pub(super) answer: oneshot::Sender<Result<ExecSession, ExecSessionError>>,
 }
 
 /// A request to attach, optionally with standard input.
 #[derive(Debug)]
-pub(super) struct Attach {
+pub(super) struct PendingAttach {
     pub(super) stdin: bool,
     pub(super) answer: oneshot::Sender<Result<Attachment, AttachmentError>>,
 }
 
-impl Control {
+impl ContainerControl {
     pub(super) fn kill(&self, grace_ms: u64) {
         self.change(|wishes| wishes.kill_grace_ms = Some(grace_ms));
     }
 
-    pub(super) fn call_off(&self) {
+    pub(super) fn cancel_start(&self) {
         self.change(|wishes| wishes.is_called_off = true);
     }
 
@@ -177,7 +177,7 @@ impl Control {
         self.change(|wishes| wishes.stop_at = Some(stop_at));
     }
 
-    pub(super) fn take(&self) -> Wishes {
+    pub(super) fn take(&self) -> PendingRequests {
         std::mem::take(&mut lock(&self.wishes))
     }
 
@@ -192,13 +192,13 @@ impl Control {
 
     /// Refuses all exec requests, now and later, because the container has ended.
     pub(super) fn close(&self) {
-        *lock(&self.wishes) = Wishes {
+        *lock(&self.wishes) = PendingRequests {
             over: true,
-            ..Wishes::default()
+            ..PendingRequests::default()
         };
     }
 
-    fn change(&self, change: impl FnOnce(&mut Wishes)) {
+    fn change(&self, change: impl FnOnce(&mut PendingRequests)) {
         let mut wishes = lock(&self.wishes);
         if !wishes.over {
             change(&mut wishes);

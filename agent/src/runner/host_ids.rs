@@ -35,28 +35,28 @@ const RANGES: u32 = (END_HOST_ID - FIRST_HOST_ID) / CONTAINER_IDS;
 const MARK: char = '#';
 
 /// The ranges of this agent's containers.
-pub(crate) struct HostIds {
+pub(crate) struct HostIdAllocator {
     folder: PathBuf,
-    others: Others,
+    others: ForeignIdRanges,
     directory: PathBuf,
-    held: Mutex<Held>,
+    held: Mutex<AllocatedRanges>,
 }
 
-struct Held {
+struct AllocatedRanges {
     ranges: BTreeMap<ContainerName, u32>,
     /// The start of the search for a free range.
     next: u32,
 }
 
 /// Opens the ranges of the agent with these paths.
-pub(crate) fn open(paths: &Paths) -> Result<HostIds, RunError> {
+pub(crate) fn open(paths: &Paths) -> Result<HostIdAllocator, RunError> {
     let directory = fs::canonicalize(paths.root()).unwrap_or_else(|_| paths.root().to_owned());
-    let ids = HostIds::open(Path::new(FOLDER), &directory);
+    let ids = HostIdAllocator::open(Path::new(FOLDER), &directory);
     let mut ids = ids.map_err(|source| RunError::Host {
         path: PathBuf::from(FOLDER),
         source,
     })?;
-    ids.others = Others::of_host();
+    ids.others = ForeignIdRanges::of_host();
     Ok(ids)
 }
 
@@ -67,13 +67,13 @@ pub(crate) fn none_free(error: &dyn std::fmt::Display) -> String {
 
 /// Returns the host ids, among those for containers, that other software now uses.
 pub(crate) fn given() -> Vec<Range<u32>> {
-    let ranges = Others::of_host().given().into_iter();
+    let ranges = ForeignIdRanges::of_host().given().into_iter();
     ranges
         .map(|range| first_id(range)..first_id(range + 1))
         .collect()
 }
 
-impl HostIds {
+impl HostIdAllocator {
     /// Finds the ranges of earlier runs of the agent with this directory, and releases ranges of
     /// agents whose directory no longer exists, unless a process still runs as one of those users.
     pub(crate) fn open(folder: &Path, directory: &Path) -> io::Result<Self> {
@@ -118,13 +118,13 @@ impl HostIds {
             .fold(0_u32, |mixed, byte| {
                 mixed.wrapping_mul(0x0100_0193) ^ u32::from(*byte)
             });
-        let held = Held {
+        let held = AllocatedRanges {
             ranges,
             next: first % RANGES,
         };
         Ok(Self {
             folder: folder.to_owned(),
-            others: Others::default(),
+            others: ForeignIdRanges::default(),
             directory: directory.to_owned(),
             held: Mutex::new(held),
         })
@@ -193,12 +193,12 @@ impl HostIds {
 
 /// Other software of the host that allocates ranges of users to containers.
 #[derive(Debug, Default)]
-struct Others {
+struct ForeignIdRanges {
     subordinate: Vec<PathBuf>,
     picked: PathBuf,
 }
 
-impl Others {
+impl ForeignIdRanges {
     fn of_host() -> Self {
         Self {
             subordinate: SUBORDINATE.map(PathBuf::from).into(),
@@ -276,8 +276,9 @@ mod tests {
     fn no_two_containers_of_a_host_have_the_same_users() {
         let shared = tempfile::tempdir().unwrap();
         let [mine, yours] = [(); 2].map(|()| tempfile::tempdir().unwrap());
-        let open =
-            |directory: &tempfile::TempDir| HostIds::open(shared.path(), directory.path()).unwrap();
+        let open = |directory: &tempfile::TempDir| {
+            HostIdAllocator::open(shared.path(), directory.path()).unwrap()
+        };
         let (ids, others) = (open(&mine), open(&yours));
         let names: Vec<_> = (1..=20)
             .map(|order| name(&format!("1-{order}-0")))
@@ -295,7 +296,7 @@ mod tests {
     fn users_that_other_software_has_are_no_containers() {
         let shared = tempfile::tempdir().unwrap();
         let mine = tempfile::tempdir().unwrap();
-        let mut ids = HostIds::open(shared.path(), mine.path()).unwrap();
+        let mut ids = HostIdAllocator::open(shared.path(), mine.path()).unwrap();
         let next = ids.held.lock().unwrap().next;
         let [given, half, picked, free] = [0, 1, 2, 3].map(|more| (next + more) % RANGES);
         let host = tempfile::tempdir().unwrap();
@@ -307,7 +308,7 @@ mod tests {
         );
         fs::write(&subuid, lines).unwrap();
         fs::write(host.path().join(first_id(picked).to_string()), "").unwrap();
-        ids.others = Others {
+        ids.others = ForeignIdRanges {
             subordinate: vec![subuid, host.path().join("absent")],
             picked: host.path().to_owned(),
         };
@@ -323,7 +324,7 @@ mod tests {
     fn agents_that_start_at_once_free_what_a_dead_one_held() {
         let shared = tempfile::tempdir().unwrap();
         let dead = tempfile::tempdir().unwrap();
-        let ids = HostIds::open(shared.path(), dead.path()).unwrap();
+        let ids = HostIdAllocator::open(shared.path(), dead.path()).unwrap();
         for order in 1..=200 {
             ids.take(name(&format!("1-{order}-0"))).unwrap();
         }
@@ -332,7 +333,7 @@ mod tests {
         let agents = [(); 8].map(|()| tempfile::tempdir().unwrap());
         std::thread::scope(|scope| {
             for agent in &agents {
-                let open = || HostIds::open(shared.path(), agent.path()).unwrap();
+                let open = || HostIdAllocator::open(shared.path(), agent.path()).unwrap();
                 scope.spawn(move || open().take(name("1-1-0")).unwrap());
             }
         });
@@ -355,7 +356,7 @@ mod tests {
     fn a_range_comes_into_use_again_when_its_container_is_gone() {
         let shared = tempfile::tempdir().unwrap();
         let mine = tempfile::tempdir().unwrap();
-        let ids = HostIds::open(shared.path(), mine.path()).unwrap();
+        let ids = HostIdAllocator::open(shared.path(), mine.path()).unwrap();
         let count = || fs::read_dir(shared.path()).unwrap().count();
         let first = ids.take(name("1-1-0")).unwrap();
         ids.take(name("1-2-0")).unwrap();
@@ -368,7 +369,7 @@ mod tests {
         drop(mine);
         assert!(!path.exists());
         let other = tempfile::tempdir().unwrap();
-        HostIds::open(shared.path(), other.path()).unwrap();
+        HostIdAllocator::open(shared.path(), other.path()).unwrap();
         assert_eq!(count(), 0, "of an agent whose directory is gone");
     }
 }

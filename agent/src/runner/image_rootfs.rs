@@ -5,36 +5,37 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use argosy_isolation::{Program, Root, User};
+use argosy_isolation::{ContainerUser, Program, RootFs};
 use argosy_proto::{convert, v1};
 use argosy_state::task::{Cause, Code, Explanation, ImagePull};
 use tokio::sync::watch;
 
 use crate::core::{ContainerName, Instance};
-use argosy_content::fetcher::{Progress, What};
+use argosy_content::fetcher::{FetchProgress, ItemKind};
 use argosy_content::images::{
-    Command, Fault, Image, ImageReference, Images, Obtaining, PullError, PullPolicy, Wish, combine,
+    CommandOverrides, ContainerCommand, ImageManager, ImageReference, LeasedImage, PendingPull,
+    PullError, PullErrorKind, PullPolicy, combine,
 };
 
 /// The owner of a sandbox until init has looked up the image's user.
-pub(super) const ROOT: User = User {
+pub(super) const ROOT: ContainerUser = ContainerUser {
     uid: 0,
     gid: 0,
     groups: Vec::new(),
 };
 
 /// The images of containers that are about to start.
-pub(super) struct Imaged {
+pub(super) struct ContainerImages {
     /// `None` on a host whose containers use the host's own files.
-    images: Option<Arc<Images>>,
+    images: Option<Arc<ImageManager>>,
     /// Images that are pulled, for containers that are not started yet. A lock, since different
     /// threads pull and start.
-    brought: Mutex<BTreeMap<Instance, Image>>,
+    pulled: Mutex<BTreeMap<Instance, LeasedImage>>,
 }
 
 /// The launch of a task with an image.
-pub(super) struct Launch {
-    pub(super) root: Root,
+pub(super) struct ImageLaunch {
+    pub(super) root: RootFs,
     pub(super) program: Program,
     /// The variables of image and task; the agent's are added later.
     pub(super) environment: BTreeMap<String, String>,
@@ -51,21 +52,21 @@ pub(super) fn image_of(task: &v1::TaskSpec) -> &str {
     container.map_or("", |container| &container.image)
 }
 
-impl Imaged {
-    pub(super) fn new(images: Option<Arc<Images>>) -> Self {
+impl ContainerImages {
+    pub(super) fn new(images: Option<Arc<ImageManager>>) -> Self {
         Self {
             images,
-            brought: Mutex::default(),
+            pulled: Mutex::default(),
         }
     }
 
     /// Pulls a container's image if it is missing, and holds it. Does nothing for a task without
     /// one.
-    pub(super) async fn bring(
+    pub(super) async fn pull(
         &self,
         task: &v1::TaskSpec,
         container: ContainerName,
-        meter: &watch::Sender<Progress>,
+        meter: &watch::Sender<FetchProgress>,
     ) -> Result<(), Explanation> {
         let name = image_of(task);
         if name.is_empty() {
@@ -75,9 +76,9 @@ impl Imaged {
         let images = images.ok_or_else(|| Cause::new(Code::ImagesUnavailable, &[]))?;
         let reference: ImageReference = name.parse().map_err(|error| {
             let malformed = Explanation::of(Code::ImageMalformed, &[]);
-            malformed.saying(crate::error::sentence(&error))
+            malformed.with_detail(crate::error::error_chain(&error))
         })?;
-        meter.send_replace(Progress::of(What::Image(name.to_owned())));
+        meter.send_replace(FetchProgress::of(ItemKind::Image(name.to_owned())));
         let wanted = task
             .container
             .as_ref()
@@ -93,7 +94,7 @@ impl Imaged {
         let image = obtained(obtaining, meter)
             .await
             .map_err(|error| error.explanation())?;
-        self.brought().insert(container.instance, image);
+        self.pulled().insert(container.instance, image);
         Ok(())
     }
 
@@ -103,24 +104,24 @@ impl Imaged {
         &self,
         task: &v1::TaskSpec,
         container: ContainerName,
-        root: impl FnOnce(Vec<PathBuf>) -> Result<Root, String>,
-    ) -> Result<Launch, Explanation> {
-        let image = self.brought().remove(&container.instance);
+        root: impl FnOnce(Vec<PathBuf>) -> Result<RootFs, String>,
+    ) -> Result<ImageLaunch, Explanation> {
+        let image = self.pulled().remove(&container.instance);
         let image = image.ok_or_else(|| Cause::new(Code::ImageNotBrought, &[]))?;
         let environment = task.environment.clone().into_iter().collect();
-        let wish = Wish {
+        let wish = CommandOverrides {
             shell: &task.shell,
             argv: &task.argv,
             environment: &environment,
             user: &task.user,
         };
-        let Command {
+        let ContainerCommand {
             argv,
             environment,
             user,
             working_dir,
         } = combine(&image.config, wish).map_err(|error| error.to_string())?;
-        Ok(Launch {
+        Ok(ImageLaunch {
             root: root(image.layers)?,
             program: Program::Arguments(argv),
             environment,
@@ -133,26 +134,26 @@ impl Imaged {
     /// Forgets a container that will not be started: the image is released with the next garbage
     /// collection.
     pub(super) fn forget(&self, instance: Instance) {
-        self.brought().remove(&instance);
+        self.pulled().remove(&instance);
     }
 
     /// Releases the image of a container that is removed. Blocks.
     pub(super) fn release(&self, container: ContainerName) -> Result<(), String> {
         let images = self.images.as_ref();
         let released = images.map_or(Ok(()), |images| images.release(&container.to_string()));
-        released.map_err(|fault: Fault| crate::error::sentence(&fault))
+        released.map_err(|fault: PullErrorKind| crate::error::error_chain(&fault))
     }
 
-    fn brought(&self) -> MutexGuard<'_, BTreeMap<Instance, Image>> {
-        self.brought.lock().unwrap_or_else(PoisonError::into_inner)
+    fn pulled(&self) -> MutexGuard<'_, BTreeMap<Instance, LeasedImage>> {
+        self.pulled.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// Waits for an image, and reports the progress.
 async fn obtained(
-    mut obtaining: Obtaining,
-    meter: &watch::Sender<Progress>,
-) -> Result<Image, PullError> {
+    mut obtaining: PendingPull,
+    meter: &watch::Sender<FetchProgress>,
+) -> Result<LeasedImage, PullError> {
     loop {
         tokio::select! {
             biased;

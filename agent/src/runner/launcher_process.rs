@@ -9,11 +9,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use argosy_isolation::unpack::{Job, Unpacking};
-use argosy_isolation::{Container, ContainerId, LaunchError, Launcher, Process, Spec, Tree};
+use argosy_isolation::unpack::{UnpackHandle, UnpackJob};
+use argosy_isolation::{
+    CgroupTree, Container, ContainerId, LaunchError, LaunchSpec, Launcher, ProcessId,
+};
 use tokio::time::MissedTickBehavior;
 
-use crate::broker::Broker;
+use crate::broker::BrokerClient;
 
 /// The interval of liveness checks of the launcher.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -29,9 +31,9 @@ pub struct LauncherCommand {
 }
 
 /// The launcher. Its calls may block while it is busy.
-pub(crate) struct Launching {
+pub(crate) struct LauncherProcess {
     command: LauncherCommand,
-    tree: Option<Tree>,
+    tree: Option<CgroupTree>,
     /// A lock, since many blocking threads send requests over one socket. `None` once the agent
     /// stops.
     launcher: Mutex<Option<Launcher>>,
@@ -44,7 +46,7 @@ pub(crate) struct Launching {
 /// The running supervisors of this launcher and of earlier ones, by their containers.
 #[derive(Default)]
 struct Supervisors {
-    of: BTreeMap<ContainerId, Process>,
+    of: BTreeMap<ContainerId, ProcessId>,
     /// Whether some were added since the last cleanup.
     is_grown: bool,
 }
@@ -65,8 +67,11 @@ impl Supervisors {
     }
 }
 
-impl Launching {
-    pub(crate) fn start(command: LauncherCommand, tree: Option<Tree>) -> Result<Self, LaunchError> {
+impl LauncherProcess {
+    pub(crate) fn start(
+        command: LauncherCommand,
+        tree: Option<CgroupTree>,
+    ) -> Result<Self, LaunchError> {
         let launcher = command.spawn(tree.as_ref())?;
         Ok(Self {
             command,
@@ -82,7 +87,7 @@ impl Launching {
     /// arrived.
     pub(crate) fn launch(
         &self,
-        spec: &Spec,
+        spec: &LaunchSpec,
         namespace: Option<BorrowedFd<'_>>,
     ) -> Result<Container, LaunchError> {
         self.ask(|launcher| match namespace {
@@ -94,10 +99,10 @@ impl Launching {
     /// Requests that an archive is unpacked into a directory.
     pub(crate) fn unpack(
         &self,
-        job: &Job,
+        job: &UnpackJob,
         archive: BorrowedFd<'_>,
         target: BorrowedFd<'_>,
-    ) -> Result<Unpacking, LaunchError> {
+    ) -> Result<UnpackHandle, LaunchError> {
         match self.ask(|launcher| launcher.unpack(job, archive, target)) {
             // A process without its request does nothing, so that the request can be repeated.
             Err(LaunchError::Gone { .. }) => {
@@ -172,7 +177,7 @@ impl Launching {
                 );
             }
             Err(error) => {
-                let why = crate::error::sentence(&error);
+                let why = crate::error::error_chain(&error);
                 tracing::error!(
                     pid,
                     why,
@@ -194,7 +199,7 @@ impl Launching {
 }
 
 /// Replaces a launcher that no longer accepts requests, even when there are none.
-pub(super) async fn watch(broker: Broker) {
+pub(super) async fn watch(broker: BrokerClient) {
     let mut looks = tokio::time::interval(LOOK_EVERY);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut known = 0;
@@ -212,7 +217,7 @@ pub(super) async fn watch(broker: Broker) {
 }
 
 impl LauncherCommand {
-    fn spawn(&self, tree: Option<&Tree>) -> Result<Launcher, LaunchError> {
+    fn spawn(&self, tree: Option<&CgroupTree>) -> Result<Launcher, LaunchError> {
         let mut command = Command::new(&self.program);
         command.args(&self.arguments);
         Launcher::spawn(&command, tree)

@@ -4,36 +4,36 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use argosy_isolation::{Group, Limits, Missing, MissingPolicy};
+use argosy_isolation::{Cgroup, Limits, MissingControllers, MissingPolicy};
 use argosy_proto::v1;
 use argosy_state::ids::OrderIndex;
 use argosy_state::task::{Code, Explanation};
 
 use super::disks::disk_of;
 use super::limits::{limits, named};
-use super::{Runner, Shared};
-use crate::core::{ContainerName, Input, Instance, Unmet};
+use super::{Runner, RunnerState};
+use crate::core::{ContainerName, Input, Instance, UnappliedLimits};
 
 /// Changes in progress.
 #[derive(Default)]
-pub(super) struct Changes {
+pub(super) struct LimitUpdates {
     /// The number of the newest change of each container.
-    newest: HashMap<Instance, (u64, Applied)>,
+    newest: HashMap<Instance, (u64, AppliedLimits)>,
 }
 
 /// The change that was applied last. A lock, since each is applied by a separate thread, which may
 /// wait for the kernel to reclaim memory.
-type Applied = Arc<Mutex<Last>>;
+type AppliedLimits = Arc<Mutex<LastLimits>>;
 
 #[derive(Default)]
-struct Last {
+struct LastLimits {
     number: u64,
     /// The limits that this run has applied; `None` if they are those of an earlier run.
     held: Option<v1::Limits>,
 }
 
-impl Changes {
-    fn next(&mut self, instance: Instance) -> (u64, Applied) {
+impl LimitUpdates {
+    fn next(&mut self, instance: Instance) -> (u64, AppliedLimits) {
         let (number, applied) = self.newest.entry(instance).or_default();
         *number += 1;
         (*number, applied.clone())
@@ -72,24 +72,24 @@ impl Runner {
                 };
                 match &written {
                     Ok(()) => newest.held = Some(task.limits.unwrap_or_default()),
-                    Err(Kept { part: Some(part), .. }) => newest.held = Some((**part).clone()),
-                    Err(Kept { part: None, .. }) => {}
+                    Err(LimitUpdateFailure { part: Some(part), .. }) => newest.held = Some((**part).clone()),
+                    Err(LimitUpdateFailure { part: None, .. }) => {}
                 }
                 let held = newest.held.clone();
-                Some(written.map_err(|Kept { why, .. }| Unmet { why, held }))
+                Some(written.map_err(|LimitUpdateFailure { why, .. }| UnappliedLimits { why, held }))
             });
             let written = written.await.expect("writing limits never panics");
             drop(slot);
             match (written, order) {
                 (Some(outcome), Some(order)) => {
-                    let limited = Input::Limited {
+                    let limited = Input::LimitsApplied {
                         instance,
                         order,
                         outcome,
                     };
-                    shared.tell(limited).await;
+                    shared.report(limited).await;
                 }
-                (Some(Err(Unmet { why, .. })), None) => {
+                (Some(Err(UnappliedLimits { why, .. })), None) => {
                     // The container may just have ended, and its cgroup with it.
                     tracing::warn!(container = %name, %why, "limits of a container cannot be changed");
                 }
@@ -99,14 +99,14 @@ impl Runner {
     }
 }
 
-impl Shared {
+impl RunnerState {
     /// Replaces all limits of a task's container.
     fn replace_limits(
         &self,
         name: ContainerName,
         launch: &v1::LaunchOrder,
         task: &v1::TaskSpec,
-    ) -> Result<(), Kept> {
+    ) -> Result<(), LimitUpdateFailure> {
         let key = crate::core::task_key(&launch.framework_id, &task.task_id);
         let key = key.ok_or_else(|| Explanation::from("it has no name"))?;
         let sandbox = self.paths.sandbox(&key, name);
@@ -116,7 +116,7 @@ impl Shared {
             return if asked == Limits::default() {
                 Ok(())
             } else {
-                Err(Kept {
+                Err(LimitUpdateFailure {
                     why: Explanation::of(Code::ControlGroupsMissing, &[]),
                     part: Some(Box::default()),
                 })
@@ -131,7 +131,11 @@ impl Shared {
     }
 
     /// Applies the limits of an executor's container, which follow from its tasks.
-    fn follow_tasks(&self, name: ContainerName, task: &v1::TaskSpec) -> Result<(), Kept> {
+    fn follow_tasks(
+        &self,
+        name: ContainerName,
+        task: &v1::TaskSpec,
+    ) -> Result<(), LimitUpdateFailure> {
         // Neither an executor nor its tasks have disk I/O limits.
         let no_disk = |name: &str| Err(format!("executors must not name disks such as {name}"));
         let mut limits = limits(task, self.settings.defaults, no_disk)?;
@@ -145,26 +149,26 @@ impl Shared {
         // Controllers that the host lacks were accepted at the start.
         let policy = MissingPolicy::AllowMissing;
         let applied = self.broker.apply_limits(name, limits, policy);
-        applied.map(drop).map_err(Kept::from)
+        applied.map(drop).map_err(LimitUpdateFailure::from)
     }
 }
 
 /// Limits that are not, or not all, in force.
 #[derive(Debug, PartialEq)]
-struct Kept {
+struct LimitUpdateFailure {
     why: Explanation,
     /// Those that are in force; `None`: the former limits.
     part: Option<Box<v1::Limits>>,
 }
 
-impl From<Explanation> for Kept {
+impl From<Explanation> for LimitUpdateFailure {
     fn from(why: Explanation) -> Self {
         Self { why, part: None }
     }
 }
 
 /// With the broker's message.
-impl From<String> for Kept {
+impl From<String> for LimitUpdateFailure {
     fn from(why: String) -> Self {
         Explanation::from(why).into()
     }
@@ -172,7 +176,7 @@ impl From<String> for Kept {
 
 /// Checks the applied limits. A host may lack controllers if its operator allows that; then limits
 /// that need them are not in force.
-fn kept(missing: &Missing, wanted: v1::Limits) -> Result<(), Kept> {
+fn kept(missing: &MissingControllers, wanted: v1::Limits) -> Result<(), LimitUpdateFailure> {
     if missing.controllers.is_empty() {
         return Ok(());
     }
@@ -193,13 +197,13 @@ fn kept(missing: &Missing, wanted: v1::Limits) -> Result<(), Kept> {
             _ => {}
         }
     }
-    Err(Kept {
+    Err(LimitUpdateFailure {
         why: Explanation::of(Code::ControllersMissing, &[&names]),
         part: Some(Box::new(part)),
     })
 }
 
-fn holds_more(group: &Group, limit_bytes: Option<u64>) -> bool {
+fn holds_more(group: &Cgroup, limit_bytes: Option<u64>) -> bool {
     let held = std::fs::read_to_string(group.path().join("memory.current"));
     let held = held.ok().and_then(|text| text.trim().parse::<u64>().ok());
     held.zip(limit_bytes)
@@ -222,11 +226,11 @@ mod tests {
             io: vec![v1::DiskLimit::default()],
             exclusive_cpus: true,
         };
-        assert_eq!(kept(&Missing::default(), wanted.clone()), Ok(()));
-        let missing = Missing {
+        assert_eq!(kept(&MissingControllers::default(), wanted.clone()), Ok(()));
+        let missing = MissingControllers {
             controllers: vec!["cpu".to_owned(), "io".to_owned()],
         };
-        let Kept { why, part } = kept(&missing, wanted.clone()).unwrap_err();
+        let LimitUpdateFailure { why, part } = kept(&missing, wanted.clone()).unwrap_err();
         assert_eq!(
             why.causes,
             [Cause::new(Code::ControllersMissing, &[&"cpu, io"])]

@@ -4,12 +4,12 @@
 //! are allocated by `cpuset`.
 
 use argosy_isolation::limits::IoMax;
-use argosy_isolation::{Limits, Tree};
+use argosy_isolation::{CgroupTree, Limits};
 use argosy_proto::convert;
 use argosy_proto::v1;
 use argosy_state::task::{Code, Explanation};
 
-use super::disks::Disk;
+use super::disks::BlockDevice;
 use super::memory_high;
 
 /// `cpu.weight` of one cpu: the kernel's default.
@@ -18,7 +18,7 @@ const MIB: u64 = 1024 * 1024;
 
 /// Limits of tasks that request none; 0 means no limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Defaults {
+pub(crate) struct DefaultLimits {
     /// Processes and threads. Also the highest limit that a task can request.
     pub(crate) pids_max: u64,
     /// Memory, in bytes.
@@ -29,8 +29,8 @@ pub(crate) struct Defaults {
 /// finds a disk by its name in the task.
 pub(super) fn limits(
     task: &v1::TaskSpec,
-    defaults: Defaults,
-    disk_of: impl Fn(&str) -> Result<Disk, String>,
+    defaults: DefaultLimits,
+    disk_of: impl Fn(&str) -> Result<BlockDevice, String>,
 ) -> Result<Limits, Explanation> {
     let wanted = task.limits.clone().map(convert::limits_from);
     let wanted = wanted.unwrap_or_default();
@@ -43,7 +43,7 @@ pub(super) fn limits(
     let mut io_max = Vec::new();
     for limit in wanted.io {
         let disk = disk_of(&limit.disk)
-            .map_err(|why| Explanation::of(Code::DiskUnlimited, &[]).saying(why))?;
+            .map_err(|why| Explanation::of(Code::DiskUnlimited, &[]).with_detail(why))?;
         io_max.push(IoMax {
             major: disk.major,
             minor: disk.minor,
@@ -85,7 +85,7 @@ pub(super) fn named(task: &v1::TaskSpec, limits: &Limits) -> Limits {
 }
 
 /// Whether the cgroups of a tree count processes; an unreadable tree counts none.
-pub(super) fn counts_pids(tree: &Tree) -> bool {
+pub(super) fn counts_pids(tree: &CgroupTree) -> bool {
     let limits = Limits {
         pids_max: Some(1),
         ..Limits::default()
@@ -112,11 +112,11 @@ pub(super) fn amount_milli(task: &v1::TaskSpec, name: &str) -> u64 {
 mod tests {
     use super::*;
 
-    const DEFAULTS: Defaults = Defaults {
+    const DEFAULTS: DefaultLimits = DefaultLimits {
         pids_max: 4_096,
         memory_bytes: 96 * MIB,
     };
-    const DISK: Disk = Disk {
+    const DISK: BlockDevice = BlockDevice {
         major: 254,
         minor: 16,
     };
@@ -157,7 +157,7 @@ mod tests {
         assert_eq!(own.memory_low_bytes, None);
         assert_eq!(named(&plain, &own), Limits::default());
         let memory_bytes = 0;
-        let none = limits(Defaults {
+        let none = limits(DefaultLimits {
             memory_bytes,
             ..DEFAULTS
         });

@@ -45,7 +45,7 @@ use std::ffi::OsStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use argosy_isolation::Tree;
+use argosy_isolation::CgroupTree;
 use argosy_state::ids::{TaskKey, Timestamp};
 use futures::future::BoxFuture;
 use tokio::runtime::Handle;
@@ -53,31 +53,33 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::broker::{Broker, LayersOf};
-use crate::config::{Config, DiskEnforcement, Settings};
-use crate::core::{ContainerName, Effect, Found, Input, Instance, Start};
-use crate::disk::Meter;
-use crate::environment::Containers;
+use crate::broker::{BrokerClient, BrokerLayerDirs};
+use crate::config::{Config, ContainerSettings, DiskEnforcement};
+use crate::core::{ContainerName, ContainerStart, Effect, Input, Instance, RecoveredContainer};
+use crate::disk::DiskMeter;
+use crate::environment::ContainerRuntime;
 use crate::error::RunError;
-use crate::gc::Ends;
+use crate::gc::EndedContainers;
 use crate::inbox::Event;
 use crate::paths::Paths;
-use crate::start::Host;
+use crate::start::HostFeatures;
 use crate::statistics::Statistics;
-use argosy_content::fetcher::{Cache, FetchSettings, Fetcher, Progress, TELL_EVERY, tell};
-use argosy_content::images::{Images, Unpacker};
-use argosy_content::service::{Service, ServiceCommand, ServiceSettings};
+use argosy_content::fetcher::{
+    FetchCache, FetchProgress, FetchSettings, Fetcher, TELL_EVERY, tell,
+};
+use argosy_content::images::{ImageManager, Unpacker};
+use argosy_content::service::{ContentService, ServiceCommand, ServiceSettings};
 pub use bridges::NetworkSettings;
+use cni::CniContainers;
 pub use cni::CniSettings;
-use cni::Plugged;
-use cpuset::Cores;
+use cpuset::ContainerCpus;
 pub use devices::Devices;
 pub(crate) use devices::check as check_devices;
-pub(crate) use handles::{AttachError, Controls, EnterError, PlaceError};
-use image_rootfs::Imaged;
+pub(crate) use handles::{AttachError, ContainerControls, ExecStartError, SlotError};
+use image_rootfs::ContainerImages;
 pub use launcher_process::LauncherCommand;
 pub use subnet6::TaskSubnet6;
-use unpacking::Unpackings;
+use unpacking::LauncherUnpacker;
 
 /// Maximum number of containers that are created or adopted concurrently; the same number is
 /// removed concurrently. More would only queue in the kernel.
@@ -103,36 +105,36 @@ pub struct HelperCommands {
 
 /// The containers of this host.
 pub(crate) struct Runner {
-    shared: Arc<Shared>,
-    images: Option<Arc<Images>>,
-    controls: Controls,
+    shared: Arc<RunnerState>,
+    images: Option<Arc<ImageManager>>,
+    controls: ContainerControls,
     fetches: HashMap<Instance, CancellationToken>,
-    starts: starting::Starts,
-    looks: check_probe::Looks,
-    meter: Meter,
-    ends: Ends,
-    changes: limit_updates::Changes,
+    starts: starting::PendingStarts,
+    looks: check_probe::RunningProbes,
+    meter: DiskMeter,
+    ends: EndedContainers,
+    changes: limit_updates::LimitUpdates,
     tasks: TaskTracker,
     /// The runtime of the agent's worker threads. The loop, which calls this, runs on another one.
     threads: Handle,
     stop: CancellationToken,
 }
 
-pub(super) struct Shared {
-    pub(super) settings: Settings,
+pub(super) struct RunnerState {
+    pub(super) settings: ContainerSettings,
     pub(super) paths: Paths,
-    pub(super) tree: Option<Tree>,
+    pub(super) tree: Option<CgroupTree>,
     /// Whether the cgroups of its containers count processes.
     counts_pids: bool,
     /// The process that performs operations that need root.
-    pub(super) broker: Broker,
-    imaged: Imaged,
-    cores: Arc<Cores>,
-    plugged: Arc<Plugged>,
-    groups: groups::Groups,
+    pub(super) broker: BrokerClient,
+    imaged: ContainerImages,
+    cores: Arc<ContainerCpus>,
+    plugged: Arc<CniContainers>,
+    groups: groups::GroupNamespaces,
     enforcement: DiskEnforcement,
     fetcher: Fetcher,
-    service: Arc<Service>,
+    service: Arc<ContentService>,
     slots: Arc<Semaphore>,
     /// Separate from the other slots, so that containers that cannot be removed do not block new
     /// ones.
@@ -145,7 +147,7 @@ pub(super) struct Shared {
     inbox: mpsc::Sender<Event>,
 }
 
-fn fetch_settings(config: &Config, host: &Host) -> FetchSettings {
+fn fetch_settings(config: &Config, host: &HostFeatures) -> FetchSettings {
     FetchSettings {
         limit_bytes: config.fetch_limit_bytes,
         folders: config.fetch_folders.clone(),
@@ -158,20 +160,20 @@ fn fetch_settings(config: &Config, host: &Host) -> FetchSettings {
 }
 
 /// Returns the process that contacts servers and registries; it is started at its first use.
-fn service(config: &Config, host: &Host, broker: Broker) -> Arc<Service> {
+fn service(config: &Config, host: &HostFeatures, broker: BrokerClient) -> Arc<ContentService> {
     let settings = ServiceSettings {
         fetch: fetch_settings(config, host),
         insecure_registries: config.images.insecure_registries.clone(),
         image_limit_bytes: config.images.limit_bytes,
     };
-    Service::new(Arc::new(move || broker.start_content()), settings)
+    ContentService::new(Arc::new(move || broker.start_content()), settings)
 }
 
 /// Returns the fetch cache, if it is enabled. It is opened in any case: an earlier run may have
 /// left files.
-fn cache(config: &Config, paths: &Paths) -> Result<Option<Cache>, RunError> {
+fn cache(config: &Config, paths: &Paths) -> Result<Option<FetchCache>, RunError> {
     let (bytes, pins) = (config.fetch_cache_bytes, &config.fetch_cache_pins);
-    let cache = Cache::open(&paths.cache(), bytes, pins);
+    let cache = FetchCache::open(&paths.cache(), bytes, pins);
     let cache = cache.map_err(|source| RunError::Directory {
         path: paths.cache(),
         source,
@@ -182,27 +184,27 @@ fn cache(config: &Config, paths: &Paths) -> Result<Option<Cache>, RunError> {
 impl Runner {
     pub(crate) fn new(
         config: &Config,
-        settings: Settings,
+        settings: ContainerSettings,
         paths: Paths,
-        host: &Host,
-        broker: Broker,
+        host: &HostFeatures,
+        broker: BrokerClient,
         inbox: mpsc::Sender<Event>,
     ) -> Result<Self, RunError> {
         let tree = host.tree();
         let service = service(config, host, broker.clone());
-        let unpackings = Arc::new(Unpackings::new(broker.clone()));
+        let unpackings = Arc::new(LauncherUnpacker::new(broker.clone()));
         // The host ids of an image's users are known only with user namespaces.
         let images = match settings.profile {
             true => {
                 let (folder, settings) = (paths.images(), config.images.clone());
-                let layers = Arc::new(LayersOf(broker.clone()));
+                let layers = Arc::new(BrokerLayerDirs(broker.clone()));
                 let by = (unpackings.clone() as Arc<dyn Unpacker>, layers as Arc<_>);
-                let images = Images::open(&folder, settings, by, service.clone());
+                let images = ImageManager::open(&folder, settings, by, service.clone());
                 Some(images.map_err(|source| RunError::Images { source })?)
             }
             false => None,
         };
-        let shared = Shared {
+        let shared = RunnerState {
             fetcher: Fetcher::new(
                 fetch_settings(config, host),
                 service.clone(),
@@ -210,11 +212,11 @@ impl Runner {
                 cache(config, &paths)?,
             ),
             service,
-            plugged: Plugged::new(broker.clone()),
-            groups: groups::Groups::default(),
+            plugged: CniContainers::new(broker.clone()),
+            groups: groups::GroupNamespaces::default(),
             enforcement: config.disk_enforcement,
-            imaged: Imaged::new(images.clone()),
-            cores: Arc::new(Cores::of(tree.clone(), Some(broker.clone()))),
+            imaged: ContainerImages::new(images.clone()),
+            cores: Arc::new(ContainerCpus::of(tree.clone(), Some(broker.clone()))),
             counts_pids: tree.as_ref().is_some_and(limits::counts_pids),
             settings,
             paths,
@@ -229,13 +231,13 @@ impl Runner {
         let runner = Self {
             shared: Arc::new(shared),
             images,
-            controls: Controls::default(),
+            controls: ContainerControls::default(),
             fetches: HashMap::new(),
-            starts: starting::Starts::default(),
-            looks: check_probe::Looks::default(),
-            meter: Meter::default(),
-            ends: Ends::default(),
-            changes: limit_updates::Changes::default(),
+            starts: starting::PendingStarts::default(),
+            looks: check_probe::RunningProbes::default(),
+            meter: DiskMeter::default(),
+            ends: EndedContainers::default(),
+            changes: limit_updates::LimitUpdates::default(),
             tasks: TaskTracker::new(),
             threads: Handle::current(),
             stop: CancellationToken::new(),
@@ -255,12 +257,12 @@ impl Runner {
     }
 
     /// Returns the handles of its containers.
-    pub(crate) fn controls(&self) -> Controls {
+    pub(crate) fn controls(&self) -> ContainerControls {
         self.controls.clone()
     }
 
     /// Returns the number of its containers that have ended.
-    pub(crate) fn ends(&self) -> Ends {
+    pub(crate) fn ends(&self) -> EndedContainers {
         self.ends.clone()
     }
 
@@ -270,7 +272,7 @@ impl Runner {
     }
 
     /// Returns the images of its containers, if this host supports images.
-    pub(crate) fn images(&self) -> Option<Arc<Images>> {
+    pub(crate) fn images(&self) -> Option<Arc<ImageManager>> {
         self.images.clone()
     }
 
@@ -285,18 +287,18 @@ impl Runner {
         self.tasks.spawn_on(until_stop, &self.threads);
     }
 
-    fn fetch(&mut self, start: Start) {
+    fn fetch(&mut self, start: ContainerStart) {
         let shared = self.shared.clone();
         let cancel = CancellationToken::new();
         let instance = start.name.instance;
         self.fetches.insert(instance, cancel.clone());
         self.spawn(async move {
-            let (meter, seen) = watch::channel(Progress::default());
+            let (meter, seen) = watch::channel(FetchProgress::default());
             let fetching = async {
                 let _slot = shared.fetch_slots.acquire().await;
                 shared.fetch(&start, &meter).await
             };
-            let say = |what| shared.tell(Input::Fetching { instance, what });
+            let say = |what| shared.report(Input::Fetching { instance, what });
             let result = tokio::select! {
                 // A cancelled fetch acquires nothing more.
                 biased;
@@ -307,7 +309,7 @@ impl Runner {
             if result.is_err() {
                 shared.imaged.forget(instance);
             }
-            shared.tell(Input::Fetched { instance, result }).await;
+            shared.report(Input::Fetched { instance, result }).await;
         });
     }
 
@@ -324,16 +326,20 @@ impl Runner {
             match found.expect("adopting a container never panics") {
                 Ok(container) => {
                     let fact = container_task::started_fact(container.handle());
-                    let found = Found::Running(fact);
-                    shared.tell(Input::Found { instance, found }).await;
+                    let found = RecoveredContainer::Running(fact);
+                    shared
+                        .report(Input::ContainerFound { instance, found })
+                        .await;
                     container_task::watch(&shared, name, container, &control).await;
                 }
                 Err(found) => {
-                    if matches!(found, Found::NeverStarted) {
+                    if matches!(found, RecoveredContainer::NeverStarted) {
                         // The next start has another name, and needs the same ports.
                         removing::remove(&shared, name, &key, None).await;
                     }
-                    shared.tell(Input::Found { instance, found }).await;
+                    shared
+                        .report(Input::ContainerFound { instance, found })
+                        .await;
                 }
             }
         });
@@ -357,12 +363,12 @@ impl Runner {
                 drop(preparation.await);
             }
             removing::remove(&shared, name, &key, control.as_deref()).await;
-            shared.tell(Input::Destroyed { name }).await;
+            shared.report(Input::Destroyed { name }).await;
         });
     }
 }
 
-impl Containers for Runner {
+impl ContainerRuntime for Runner {
     fn perform(&mut self, effect: Effect) -> Option<Effect> {
         match effect {
             Effect::Fetch(start) => self.fetch(*start),
@@ -387,18 +393,18 @@ impl Containers for Runner {
                     control.renew(stop_at);
                 }
             }
-            Effect::Look {
+            Effect::Probe {
                 instance,
                 look,
                 kind,
                 timeout_ms,
-            } => self.look(instance, look, kind, timeout_ms),
+            } => self.probe(instance, look, kind, timeout_ms),
             Effect::Limit {
                 name,
                 launch,
                 order,
             } => self.limit(name, launch, order),
-            Effect::StopLooking {
+            Effect::CancelProbe {
                 instance,
                 look,
                 cause,
@@ -439,8 +445,8 @@ fn name_of(text: &OsStr) -> Option<ContainerName> {
     text.to_str()?.parse().ok()
 }
 
-impl Shared {
-    pub(super) async fn tell(&self, input: Input) {
+impl RunnerState {
+    pub(super) async fn report(&self, input: Input) {
         // The loop ends only when the agent stops: then the next run discovers the state itself.
         let _ = self.inbox.send(Event::Core(input)).await;
     }

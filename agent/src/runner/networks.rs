@@ -3,22 +3,22 @@
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 
-use argosy_isolation::network::cni::Added;
-use argosy_isolation::{Isolation, Network, Root, Spec};
+use argosy_isolation::network::cni::CniResult;
+use argosy_isolation::{Isolation, LaunchSpec, Network, RootFs};
 use argosy_proto::v1;
 use argosy_proto::v1::network::Mode;
 use argosy_state::task::{Cause, Code, Explanation};
 
-use super::Shared;
+use super::RunnerState;
 use super::bridges;
 use super::description::{failed, needs_root};
-use super::etc_files::{Place, host_name, own_files};
-use crate::broker::Broker;
-use crate::core::{Refusal, Start};
-use argosy_content::fetcher::Reach;
+use super::etc_files::{NetworkLocation, host_name, own_files};
+use crate::broker::BrokerClient;
+use crate::core::{ContainerStart, CreateError};
+use argosy_content::fetcher::ServerAccess;
 
 /// Returns the network that the task or its group names.
-fn named_network(start: &Start) -> Option<&v1::Network> {
+fn named_network(start: &ContainerStart) -> Option<&v1::Network> {
     match &start.group {
         Some(group) => group.network.as_ref(),
         None => {
@@ -29,10 +29,10 @@ fn named_network(start: &Start) -> Option<&v1::Network> {
 }
 
 /// Returns the servers from which it may fetch.
-pub(super) fn reach(start: &Start) -> Reach {
+pub(super) fn reach(start: &ContainerStart) -> ServerAccess {
     match named_network(start).and_then(|network| network.mode.as_ref()) {
-        Some(Mode::None(_)) => Reach::Nothing,
-        None | Some(Mode::Host(_) | Mode::Bridge(_) | Mode::Cni(_)) => Reach::Usual,
+        Some(Mode::None(_)) => ServerAccess::None,
+        None | Some(Mode::Host(_) | Mode::Bridge(_) | Mode::Cni(_)) => ServerAccess::Default,
     }
 }
 
@@ -56,7 +56,7 @@ fn chosen(
 
 /// Logs a warning if tasks that name no network cannot get a private one, or one without IPv6.
 /// Blocks.
-pub(super) fn tell(broker: &Broker, allows_host: bool) {
+pub(super) fn tell(broker: &BrokerClient, allows_host: bool) {
     let why = match broker.check_networks() {
         Ok(None) => return,
         Ok(Some(why)) => {
@@ -81,13 +81,13 @@ pub(super) fn tell(broker: &Broker, allows_host: bool) {
 /// Creates its network, and the files with its own and other addresses. Called last, as a network
 /// has to be released.
 pub(super) fn network(
-    shared: &Shared,
-    start: &Start,
-    plugged: Option<Added>,
-    spec: &mut Spec,
-) -> Result<Option<OwnedFd>, Refusal> {
+    shared: &RunnerState,
+    start: &ContainerStart,
+    plugged: Option<CniResult>,
+    spec: &mut LaunchSpec,
+) -> Result<Option<OwnedFd>, CreateError> {
     let task = start.launch.spec.as_ref();
-    let refused = |why: String| failed(Explanation::of(Code::NetworkFailed, &[]).saying(why));
+    let refused = |why: String| failed(Explanation::of(Code::NetworkFailed, &[]).with_detail(why));
     let name = host_name(start.key.task.as_str());
     let named = named_network(start).and_then(|network| network.mode.as_ref());
     let allowed = shared.settings.allowed_opt_outs.host_network;
@@ -98,9 +98,9 @@ pub(super) fn network(
         Mode::Host(_) => {
             // Only the profile has an isolation layer that restricts ports.
             let ports = task.filter(|_| spec.profile.is_some()).map(ports);
-            (Network::Host { ports }, Place::Host, None)
+            (Network::Host { ports }, NetworkLocation::Host, None)
         }
-        Mode::None(_) if start.group.is_none() => (Network::None, Place::Alone, None),
+        Mode::None(_) if start.group.is_none() => (Network::None, NetworkLocation::None, None),
         Mode::None(_) | Mode::Bridge(_) | Mode::Cni(_) if spec.isolation != Isolation::Full => {
             return Err(needs_root());
         }
@@ -109,29 +109,33 @@ pub(super) fn network(
                 .groups
                 .alone(start.holder(), &shared.broker)
                 .map_err(refused)?;
-            (Network::Joined, Place::Alone, Some(namespace))
+            (Network::Joined, NetworkLocation::None, Some(namespace))
         }
         Mode::Bridge(bridge) => {
             let (namespace, given) = bridged(shared, start, &bridge).map_err(refused)?;
             addresses.extend(given);
-            (Network::Joined, Place::Own(&addresses), Some(namespace))
+            (
+                Network::Joined,
+                NetworkLocation::Private(&addresses),
+                Some(namespace),
+            )
         }
         Mode::Cni(_) => {
             let added = plugged.ok_or_else(|| failed(Cause::new(Code::NetworkNotMade, &[])))?;
             addresses.extend(added.addresses.first());
-            let place = Place::Own(&addresses);
+            let place = NetworkLocation::Private(&addresses);
             (Network::Joined, place, Some(added.namespace))
         }
     };
-    if let Place::Own(addresses) = place {
+    if let NetworkLocation::Private(addresses) = place {
         tell_addresses(addresses, &mut spec.environment);
     }
-    if place != Place::Host {
+    if place != NetworkLocation::Host {
         spec.hostname = Some(name.clone());
     }
     spec.network = network;
     if let Some(profile) = &spec.profile {
-        spec.files = own_files(&name, place, profile.view.root != Root::Host);
+        spec.files = own_files(&name, place, profile.view.root != RootFs::Host);
     }
     Ok(namespace)
 }
@@ -150,8 +154,8 @@ fn tell_addresses(addresses: &[IpAddr], environment: &mut Vec<(String, String)>)
 
 /// Returns the namespace and addresses of a container on the bridge, or of its group.
 fn bridged(
-    shared: &Shared,
-    start: &Start,
+    shared: &RunnerState,
+    start: &ContainerStart,
     bridge: &v1::BridgeNetwork,
 ) -> Result<(OwnedFd, Vec<IpAddr>), String> {
     let take = || {

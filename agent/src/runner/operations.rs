@@ -7,27 +7,29 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use argosy_isolation::disk::DiskUsage;
-use argosy_isolation::network::cni::Added;
-use argosy_isolation::{BootTime, ContainerId, Group, User, crash_points};
+use argosy_isolation::network::cni::CniResult;
+use argosy_isolation::{BootTime, Cgroup, ContainerId, ContainerUser, crash_points};
 use argosy_proto::v1;
 use argosy_state::ids::TaskKey;
 use argosy_state::task::Explanation;
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::description::Prepared;
-use super::starting::called_off;
-use super::{ADOPTION_TRIES, Shared, TRY_AGAIN, container_task, description, host_ids, networks};
-use crate::broker::Adopted;
-use crate::core::{ContainerName, Found, Refusal, Start};
+use super::description::PreparedLaunch;
+use super::starting::start_cancelled;
+use super::{
+    ADOPTION_TRIES, RunnerState, TRY_AGAIN, container_task, description, host_ids, networks,
+};
+use crate::broker::AdoptedContainer;
+use crate::core::{ContainerName, ContainerStart, CreateError, RecoveredContainer};
 use crate::disk;
-use argosy_content::fetcher::{Progress, Whose};
+use argosy_content::fetcher::{FetchContext, FetchProgress};
 
-impl Shared {
+impl RunnerState {
     pub(super) async fn fetch(
         self: &Arc<Self>,
-        start: &Start,
-        meter: &watch::Sender<Progress>,
+        start: &ContainerStart,
+        meter: &watch::Sender<FetchProgress>,
     ) -> Result<(), Explanation> {
         let begun = Instant::now();
         let sandbox = self.paths.sandbox(&start.key, start.name);
@@ -44,12 +46,12 @@ impl Shared {
         });
         let owner = making.await?;
         if let Some(bytes) = disk::enforced_bytes(self.enforcement, &spec) {
-            self.bound(&start.key, start.name, owner.as_ref(), bytes)
+            self.limit_disk(&start.key, start.name, owner.as_ref(), bytes)
                 .await?;
         }
         crash_points::passed("fetch.disk-bounded");
-        self.imaged.bring(&spec, start.name, meter).await?;
-        let whose = Whose {
+        self.imaged.pull(&spec, start.name, meter).await?;
+        let whose = FetchContext {
             owner: owner.as_ref(),
             reach: networks::reach(start),
         };
@@ -70,7 +72,7 @@ impl Shared {
     }
 
     /// Looks up the user that a task names.
-    async fn user(&self, spec: &v1::TaskSpec) -> Result<Option<User>, String> {
+    async fn user(&self, spec: &v1::TaskSpec) -> Result<Option<ContainerUser>, String> {
         let (task, profile) = (spec.clone(), self.settings.profile);
         let look_up = move || description::user(&task, profile).map_err(|error| error.to_string());
         match spec.user.as_str() {
@@ -87,11 +89,11 @@ impl Shared {
     }
 
     /// Sets the task's disk limit in the kernel.
-    async fn bound(
+    async fn limit_disk(
         self: &Arc<Self>,
         key: &TaskKey,
         name: ContainerName,
-        owner: Option<&User>,
+        owner: Option<&ContainerUser>,
         bytes: u64,
     ) -> Result<(), String> {
         let (shared, key, owner) = (self.clone(), key.clone(), owner.cloned());
@@ -108,8 +110,8 @@ impl Shared {
     pub(super) fn owner(
         &self,
         name: ContainerName,
-        user: Option<&User>,
-    ) -> Result<Option<User>, String> {
+        user: Option<&ContainerUser>,
+    ) -> Result<Option<ContainerUser>, String> {
         if !self.settings.profile {
             return Ok(user.cloned());
         }
@@ -120,18 +122,18 @@ impl Shared {
 
     pub(super) fn launch(
         &self,
-        start: &Start,
-        (prepared, plugged): (Option<Prepared>, Option<Added>),
+        start: &ContainerStart,
+        (prepared, plugged): (Option<PreparedLaunch>, Option<CniResult>),
         cancelled: &CancellationToken,
-    ) -> Result<argosy_isolation::Container, Refusal> {
+    ) -> Result<argosy_isolation::Container, CreateError> {
         if cancelled.is_cancelled() {
-            return Err(called_off());
+            return Err(start_cancelled());
         }
         let prepared = match prepared {
             Some(prepared) => prepared,
             None => description::prepare(self, start, plugged, cancelled)?,
         };
-        let Prepared {
+        let PreparedLaunch {
             mut spec,
             namespace,
         } = prepared;
@@ -143,7 +145,7 @@ impl Shared {
         let namespace = namespace.as_ref().map(AsFd::as_fd);
         // Its directory exists now: a cancellation after this point marks it as cancelled.
         if cancelled.is_cancelled() {
-            return Err(called_off());
+            return Err(start_cancelled());
         }
         let container = self.broker.launch(&spec, namespace)?;
         crash_points::passed("launch.made");
@@ -154,26 +156,26 @@ impl Shared {
         &self,
         name: ContainerName,
         key: &TaskKey,
-    ) -> Result<argosy_isolation::Container, Found> {
+    ) -> Result<argosy_isolation::Container, RecoveredContainer> {
         let folder = self.paths.container(name);
         let group = self.group(name).map(|group| group.path().to_owned());
         for _ in 0..ADOPTION_TRIES {
             match self.broker.adopt(name, &folder, group.clone()) {
-                Ok(Adopted::Running(container)) => {
+                Ok(AdoptedContainer::Running(container)) => {
                     crash_points::passed("find.adopted");
                     return Ok(container);
                 }
-                Ok(Adopted::Exited(exit)) => {
-                    return Err(Found::Exited(container_task::ended(exit)));
+                Ok(AdoptedContainer::Exited(exit)) => {
+                    return Err(RecoveredContainer::Exited(container_task::ended(exit)));
                 }
-                Ok(Adopted::Gone {
+                Ok(AdoptedContainer::Gone {
                     reason,
                     never_started,
                 }) => {
                     tracing::info!(container = %name, task = %key, reason, "a container has disappeared");
                     return Err(match never_started {
-                        true => Found::NeverStarted,
-                        false => Found::Gone,
+                        true => RecoveredContainer::NeverStarted,
+                        false => RecoveredContainer::Gone,
                     });
                 }
                 Err(why) => {
@@ -183,10 +185,10 @@ impl Shared {
             }
         }
         // It may run: only an answer proves its end.
-        Err(Found::Unknown)
+        Err(RecoveredContainer::Unknown)
     }
 
-    pub(super) fn group(&self, name: ContainerName) -> Option<Group> {
+    pub(super) fn group(&self, name: ContainerName) -> Option<Cgroup> {
         let id = ContainerId::new(name.to_string()).expect("digits and dashes make a name");
         self.tree.as_ref().map(|tree| tree.group(&id))
     }

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use argosy_isolation::crash_points;
 use metrics::{counter, gauge};
 
-use super::{Runner, Shared, name_of};
+use super::{Runner, RunnerState, name_of};
 use crate::core::ContainerName;
 
 /// The time for which the agent waits for the ends of all orphans before it continues its start.
@@ -36,7 +36,7 @@ impl Runner {
         let orphans: Vec<_> = found.difference(&known).copied().collect();
         let alive = self.shared.end_all(&orphans);
         let kept: BTreeSet<_> = known.union(&alive).copied().collect();
-        let is_open = self.shared.take_up(&kept);
+        let is_open = self.shared.resume_adopted(&kept);
         let mut left = alive;
         for name in &orphans {
             if !left.contains(name) && !self.shared.cleared(*name) {
@@ -51,7 +51,7 @@ impl Runner {
     }
 }
 
-impl Shared {
+impl RunnerState {
     /// Returns the containers with a cgroup, or with a directory that records no end.
     fn found(&self) -> io::Result<BTreeSet<ContainerName>> {
         let mut found = BTreeSet::new();
@@ -88,7 +88,7 @@ impl Shared {
 
     /// Adopts the resources of these containers, and releases those of others. Returns false if
     /// networks are still to be adopted.
-    fn take_up(&self, kept: &BTreeSet<ContainerName>) -> bool {
+    fn resume_adopted(&self, kept: &BTreeSet<ContainerName>) -> bool {
         let all = || kept.iter().copied().collect();
         if let Err(why) = self.broker.keep_users(all()) {
             tracing::warn!(why, "host ids stay allocated until the next start");
@@ -150,7 +150,7 @@ impl Shared {
             (left, gone, is_open) = again.await.expect("removing containers never panics");
             for name in gone {
                 // A network that a plugin cannot release now is released after the next start.
-                if let Err(why) = self.plugged.unplug(name).await {
+                if let Err(why) = self.plugged.detach(name).await {
                     tracing::warn!(container = %name, why, "a CNI network cannot be deleted");
                 }
             }

@@ -4,27 +4,27 @@ use std::sync::Arc;
 
 use argosy_state::ids::TaskKey;
 
-use super::handles::Control;
-use super::{Shared, TRY_AGAIN};
+use super::handles::ContainerControl;
+use super::{RunnerState, TRY_AGAIN};
 use crate::core::ContainerName;
 
 /// Releases all resources that were ever acquired in a container's name. `control` is that of a
 /// container which this agent has watched.
 pub(super) async fn remove(
-    shared: &Arc<Shared>,
+    shared: &Arc<RunnerState>,
     name: ContainerName,
     key: &TaskKey,
-    control: Option<&Control>,
+    control: Option<&ContainerControl>,
 ) {
     loop {
         let worker = shared.clone();
         let slot = shared.removal_slots.acquire().await;
-        let is_ended = control.is_some_and(Control::is_ended);
+        let is_ended = control.is_some_and(ContainerControl::is_ended);
         let removed = tokio::task::spawn_blocking(move || worker.remove(name, is_ended)).await;
         // A removal that waits for its retry gives its slot to others.
         drop(slot);
         let removed = match removed.expect("removing a container never panics") {
-            Ok(()) => shared.plugged.unplug(name).await,
+            Ok(()) => shared.plugged.detach(name).await,
             Err(why) => Err(why),
         };
         match removed {

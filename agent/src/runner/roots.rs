@@ -10,16 +10,17 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use argosy_isolation::image::lacks_overlay;
-use argosy_isolation::profile::Walls;
+use argosy_isolation::profile::IsolationLayers;
 use argosy_isolation::remove_tree::remove_folder;
 use argosy_isolation::unpack::copy_layers;
 use argosy_isolation::{
-    ContainerId, Exit, Image, Outcome, Profile, Program, Root, Spec, View, crash_points, destroy,
+    CommandOutcome, ContainerId, Exit, Image, IsolationProfile, LaunchSpec, MountSpec, Program,
+    RootFs, crash_points, destroy,
 };
 
-use super::launcher_process::Launching;
+use super::launcher_process::LauncherProcess;
 use crate::config::ImageRoots;
-use crate::error::sentence;
+use crate::error::error_chain;
 use crate::paths::Paths;
 
 /// Timeout of the container that probes for overlay support, and of its removal.
@@ -34,7 +35,7 @@ const WORK: &str = "work";
 const COPY: &str = "root";
 
 /// The method by which roots are created here.
-pub(crate) struct Roots {
+pub(crate) struct RootFsBuilder {
     wanted: ImageRoots,
     /// The directory of the probe for overlay support.
     folder: PathBuf,
@@ -43,7 +44,7 @@ pub(crate) struct Roots {
 }
 
 /// The location and the owner of a root.
-pub(crate) struct Place<'a> {
+pub(crate) struct RootFsLocation<'a> {
     /// The directory of the container's changes, which is removed with the container.
     pub(crate) changes: &'a Path,
     /// The container's user 0 on the host.
@@ -52,14 +53,14 @@ pub(crate) struct Place<'a> {
     pub(crate) id: ContainerId,
     pub(crate) cgroup: Option<PathBuf>,
     /// The launcher of the probe.
-    pub(crate) launching: &'a Launching,
+    pub(crate) launching: &'a LauncherProcess,
     /// Called with the directory of the changes while that is empty.
     pub(crate) made: &'a dyn Fn(&Path) -> Result<(), String>,
     /// Returns false once the start is cancelled.
     pub(crate) goes_on: &'a dyn Fn() -> bool,
 }
 
-impl Roots {
+impl RootFsBuilder {
     pub(crate) fn new(wanted: ImageRoots, paths: &Paths) -> Self {
         Self {
             wanted,
@@ -70,7 +71,11 @@ impl Roots {
 
     /// Creates the directories for a root of these layers. Blocks, for the duration of the copy
     /// where layers are copied.
-    pub(crate) fn make(&self, layers: Vec<PathBuf>, place: &Place<'_>) -> Result<Root, String> {
+    pub(crate) fn make(
+        &self,
+        layers: Vec<PathBuf>,
+        place: &RootFsLocation<'_>,
+    ) -> Result<RootFs, String> {
         // An interrupted launch may have left files.
         clear(place.changes)?;
         if self.copies(place)? {
@@ -79,11 +84,11 @@ impl Roots {
         // Other users can traverse it to its contents, and to nothing else.
         make(place.changes, 0o711)?;
         (place.made)(place.changes)?;
-        overlay(layers, place.changes).map(Root::Image)
+        overlay(layers, place.changes).map(RootFs::Image)
     }
 
     /// Whether layers are copied here. A failed probe is repeated with the next container.
-    fn copies(&self, place: &Place<'_>) -> Result<bool, String> {
+    fn copies(&self, place: &RootFsLocation<'_>) -> Result<bool, String> {
         match self.wanted {
             ImageRoots::Overlay => return Ok(false),
             ImageRoots::Copy => return Ok(true),
@@ -114,7 +119,7 @@ impl Roots {
 
 /// Starts a container whose image is an empty directory: it never runs its program, which does not
 /// exist. Its end shows whether an overlay was mounted.
-fn attempt(folder: &Path, place: &Place<'_>) -> Result<Exit, String> {
+fn attempt(folder: &Path, place: &RootFsLocation<'_>) -> Result<Exit, String> {
     clear(folder)?;
     make(folder, 0o711)?;
     let [hand_off, sandbox, layer] =
@@ -123,26 +128,28 @@ fn attempt(folder: &Path, place: &Place<'_>) -> Result<Exit, String> {
     make(&sandbox, 0o755)?;
     make(&layer, 0o755)?;
     let program = Program::Arguments(vec![NO_PROGRAM.to_owned()]);
-    let mut spec = Spec::new(place.id.clone(), &hand_off, &sandbox, program);
+    let mut spec = LaunchSpec::new(place.id.clone(), &hand_off, &sandbox, program);
     spec.cgroup.clone_from(&place.cgroup);
-    spec.profile = Some(Profile {
+    spec.profile = Some(IsolationProfile {
         first_host_id: place.first_host_id,
-        view: View {
-            root: Root::Image(overlay(vec![layer], folder)?),
+        view: MountSpec {
+            root: RootFs::Image(overlay(vec![layer], folder)?),
             host_paths: Vec::new(),
             volumes: Vec::new(),
             tmp_bytes: 1 << 20,
             shm_bytes: 1 << 20,
         },
-        walls: Walls::ALL,
+        walls: IsolationLayers::ALL,
     });
     let mut container = place
         .launching
         .launch(&spec, None)
-        .map_err(|error| sentence(&error))?;
-    let exit = container.wait(PATIENCE).map_err(|error| sentence(&error));
+        .map_err(|error| error_chain(&error))?;
+    let exit = container
+        .wait(PATIENCE)
+        .map_err(|error| error_chain(&error));
     let destroyed = destroy(&hand_off, place.cgroup.as_deref(), PATIENCE);
-    destroyed.map_err(|error| sentence(&error))?;
+    destroyed.map_err(|error| error_chain(&error))?;
     exit
 }
 
@@ -153,7 +160,7 @@ fn told(exit: Exit) -> Result<Option<String>, String> {
         return Ok(Some(exit.reason));
     }
     // It got as far as its program, which it searches in its root.
-    if exit.outcome == Outcome::NotStarted && exit.reason.contains(NO_PROGRAM) {
+    if exit.outcome == CommandOutcome::NotStarted && exit.reason.contains(NO_PROGRAM) {
         return Ok(None);
     }
     Err(format!("{:?}: {}", exit.outcome, exit.reason))
@@ -170,7 +177,7 @@ fn overlay(layers: Vec<PathBuf>, changes: &Path) -> Result<Image, String> {
     })
 }
 
-fn copy(layers: &[PathBuf], place: &Place<'_>) -> Result<Root, String> {
+fn copy(layers: &[PathBuf], place: &RootFsLocation<'_>) -> Result<RootFs, String> {
     // A file of the image's user n belongs to the host's user n in there, and may be setuid.
     make(place.changes, 0o700)?;
     (place.made)(place.changes)?;
@@ -180,13 +187,13 @@ fn copy(layers: &[PathBuf], place: &Place<'_>) -> Result<Root, String> {
     let opened = opened.map_err(|error| format!("cannot open {}: {error}", root.display()))?;
     crash_points::passed("launch.copy-begun");
     copy_layers(layers, opened.as_fd(), place.goes_on).map_err(|error| {
-        let why = sentence(&error);
+        let why = error_chain(&error);
         format!(
             "{why}; the copy counts as the task's disk, so request more of it if the space is too small"
         )
     })?;
     crash_points::passed("launch.copied");
-    Ok(Root::Folder(root))
+    Ok(RootFs::Directory(root))
 }
 
 fn make(path: &Path, mode: u32) -> Result<(), String> {

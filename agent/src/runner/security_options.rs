@@ -3,54 +3,54 @@
 //! The masters have checked the same; this check is authoritative.
 
 use argosy_isolation::Capabilities;
-use argosy_isolation::profile::Walls;
+use argosy_isolation::profile::IsolationLayers;
 use argosy_proto::convert;
 use argosy_proto::v1;
-use argosy_state::task::{Code, Explanation, OptOuts};
+use argosy_state::task::{Code, Explanation, SecurityOptions};
 
 /// Returns the isolation layers of a task, or the reason for a refusal. `confines` is whether this
 /// agent's tasks have any.
-pub(super) fn walls(
+pub(super) fn isolation_layers(
     task: &v1::TaskSpec,
-    allowed: &OptOuts,
+    allowed: &SecurityOptions,
     confines: bool,
-) -> Result<Walls, Explanation> {
+) -> Result<IsolationLayers, Explanation> {
     let container = task.container.as_ref();
     let asked = container.and_then(|container| container.opt_outs.clone());
-    let asked = OptOuts {
+    let asked = SecurityOptions {
         // Not an isolation layer of the profile: the code that creates its network checks this.
         host_network: false,
         ..convert::opt_outs_from(asked)
             .map_err(|malformed| malformed.inside("container.opt_outs").to_string())?
     };
     if asked.is_empty() {
-        return Ok(Walls::ALL);
+        return Ok(IsolationLayers::ALL);
     }
     if !confines {
         return Err(Explanation::of(Code::OptOutsUnavailable, &[]));
     }
-    if let Some((what, flag)) = asked.beyond(allowed) {
+    if let Some((what, flag)) = asked.first_not_allowed(allowed) {
         return Err(Explanation::of(Code::OptOutForbidden, &[&what, &flag]));
     }
     let names = asked.capabilities.iter().map(|one| one.name());
     let capabilities = Capabilities::named(names)
         .map_err(|unknown| format!("container.opt_outs.capabilities: {unknown}"))?;
-    Ok(Walls {
+    Ok(IsolationLayers {
         capabilities,
         privileges: !asked.new_privileges,
         system_calls: !asked.unconfined_seccomp,
         user_namespaces: !asked.nested_user_namespaces,
-        ..Walls::ALL
+        ..IsolationLayers::ALL
     })
 }
 
 #[cfg(test)]
 mod tests {
-    use argosy_state::task::Capability;
+    use argosy_state::task::LinuxCapability;
 
     use super::*;
 
-    fn asking(opt_outs: &OptOuts) -> v1::TaskSpec {
+    fn asking(opt_outs: &SecurityOptions) -> v1::TaskSpec {
         v1::TaskSpec {
             container: Some(v1::ContainerSpec {
                 opt_outs: convert::opt_outs(opt_outs),
@@ -60,9 +60,9 @@ mod tests {
         }
     }
 
-    fn all() -> OptOuts {
-        OptOuts {
-            capabilities: Capability::ALL.into(),
+    fn all() -> SecurityOptions {
+        SecurityOptions {
+            capabilities: LinuxCapability::ALL.into(),
             unconfined_seccomp: true,
             new_privileges: true,
             nested_user_namespaces: true,
@@ -72,44 +72,45 @@ mod tests {
 
     #[test]
     fn each_opt_out_takes_one_wall_away_and_no_other() {
-        let one = |change: fn(&mut OptOuts)| {
-            let mut asked = OptOuts::default();
+        let one = |change: fn(&mut SecurityOptions)| {
+            let mut asked = SecurityOptions::default();
             change(&mut asked);
-            walls(&asking(&asked), &all(), true).unwrap()
+            isolation_layers(&asking(&asked), &all(), true).unwrap()
         };
-        assert_eq!(one(|_| ()), Walls::ALL);
-        let seccomp = Walls {
+        assert_eq!(one(|_| ()), IsolationLayers::ALL);
+        let seccomp = IsolationLayers {
             system_calls: false,
-            ..Walls::ALL
+            ..IsolationLayers::ALL
         };
         assert_eq!(one(|asked| asked.unconfined_seccomp = true), seccomp);
-        let privileges = Walls {
+        let privileges = IsolationLayers {
             privileges: false,
-            ..Walls::ALL
+            ..IsolationLayers::ALL
         };
         assert_eq!(one(|asked| asked.new_privileges = true), privileges);
-        let nested = Walls {
+        let nested = IsolationLayers {
             user_namespaces: false,
-            ..Walls::ALL
+            ..IsolationLayers::ALL
         };
         assert_eq!(one(|asked| asked.nested_user_namespaces = true), nested);
-        let every = one(|asked| asked.capabilities = Capability::ALL.into());
+        let every = one(|asked| asked.capabilities = LinuxCapability::ALL.into());
         assert_eq!(every.capabilities, Capabilities::all(), "both lists agree");
     }
 
     #[test]
     fn what_is_not_allowed_is_refused_by_the_flag_that_would_allow_it() {
-        let refused = walls(&asking(&all()), &OptOuts::default(), true).unwrap_err();
+        let refused =
+            isolation_layers(&asking(&all()), &SecurityOptions::default(), true).unwrap_err();
         assert!(
             refused.to_string().contains("--allow-capabilities CHOWN"),
             "{refused}"
         );
-        let refused = walls(&asking(&all()), &all(), false).unwrap_err();
+        let refused = isolation_layers(&asking(&all()), &all(), false).unwrap_err();
         assert!(refused.to_string().contains("no profile"), "{refused}");
         let mut unknown = asking(&all());
         let container = unknown.container.as_mut().unwrap();
         container.opt_outs.as_mut().unwrap().capabilities = vec!["SYS_ADMIN".to_owned()];
-        let refused = walls(&unknown, &all(), true).unwrap_err();
+        let refused = isolation_layers(&unknown, &all(), true).unwrap_err();
         assert!(
             refused
                 .to_string()

@@ -5,7 +5,7 @@
 use argosy_isolation::ResourceLimit;
 use argosy_proto::convert;
 use argosy_proto::v1;
-use argosy_state::task::{Beyond, Cause, Code, Sizes};
+use argosy_state::task::{Cause, Code, SizeExceeded, Sizes};
 
 const MIB: u64 = 1024 * 1024;
 /// Default number of open files of a process.
@@ -38,16 +38,16 @@ pub(crate) fn largest(configured: Sizes, confines: bool) -> Sizes {
 pub(super) fn of_task(task: &v1::TaskSpec, largest: &Sizes) -> Result<ContainerSizes, Cause> {
     let container = task.container.as_ref();
     let asked = convert::sizes_from(container.and_then(|container| container.sizes));
-    match asked.beyond(largest) {
+    match asked.first_exceeding(largest) {
         None => Ok(ContainerSizes {
             open_files: asked.open_files.unwrap_or(OPEN_FILES),
             shm_bytes: asked.shm_bytes.unwrap_or(SCRATCH_BYTES),
             tmp_bytes: asked.tmp_bytes.unwrap_or(SCRATCH_BYTES),
         }),
-        Some(Beyond {
+        Some(SizeExceeded {
             field, most: None, ..
         }) => Err(Cause::new(Code::SizeUnavailable, &[&field])),
-        Some(Beyond {
+        Some(SizeExceeded {
             field,
             asked,
             most: Some(most),

@@ -16,31 +16,31 @@ use argosy_state::task::{Code, Explanation};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
-use super::description::{self, Prepared};
-use super::{Runner, Shared, cni, container_task};
-use crate::core::{ContainerName, Input, Instance, Refusal, Start};
+use super::description::{self, PreparedLaunch};
+use super::{Runner, RunnerState, cni, container_task};
+use crate::core::{ContainerName, ContainerStart, CreateError, Input, Instance};
 
 /// The result of a preparation: the prepared start, or the reason why it is impossible.
-type Preparation = oneshot::Receiver<Result<Prepared, Refusal>>;
+type PreparedStart = oneshot::Receiver<Result<PreparedLaunch, CreateError>>;
 
 /// The starts of containers that are not known to have ended.
 #[derive(Default)]
-pub(super) struct Starts {
-    of: HashMap<Instance, Starting>,
+pub(super) struct PendingStarts {
+    of: HashMap<Instance, PendingStart>,
     /// Prepared starts whose orders were not known to be durable.
-    prepared: HashMap<Instance, Preparation>,
+    prepared: HashMap<Instance, PreparedStart>,
 }
 
 #[derive(Debug)]
-struct Starting {
+struct PendingStart {
     name: ContainerName,
     cancelled: CancellationToken,
 }
 
-impl Starts {
+impl PendingStarts {
     fn add(&mut self, name: ContainerName) -> CancellationToken {
         let cancelled = CancellationToken::new();
-        let starting = Starting {
+        let starting = PendingStart {
             name,
             cancelled: cancelled.clone(),
         };
@@ -49,7 +49,7 @@ impl Starts {
     }
 
     /// Forgets a start whose container will be removed, after its preparation is complete.
-    pub(super) fn forget(&mut self, instance: Instance) -> Option<Preparation> {
+    pub(super) fn forget(&mut self, instance: Instance) -> Option<PreparedStart> {
         self.of.remove(&instance);
         self.prepared.remove(&instance)
     }
@@ -57,7 +57,7 @@ impl Starts {
 
 impl Runner {
     /// Prepares a start before its order is durable: nothing is requested from the launcher.
-    pub(super) fn prepare(&mut self, start: Start) {
+    pub(super) fn prepare(&mut self, start: ContainerStart) {
         if cni::wanted(&start).is_some() {
             // Plugins create its network first, and may take long.
             return;
@@ -79,7 +79,7 @@ impl Runner {
         });
     }
 
-    pub(super) fn start(&mut self, start: Start) {
+    pub(super) fn start(&mut self, start: ContainerStart) {
         let name = start.name;
         let instance = name.instance;
         self.fetches.remove(&instance);
@@ -103,20 +103,20 @@ impl Runner {
                         let failures = "argosy_agent_launch_failures_total";
                         metrics::counter!(failures, "step" => "start").increment(1);
                     }
-                    shared.tell(Input::NotStarted { instance, refusal }).await;
+                    shared.report(Input::NotStarted { instance, refusal }).await;
                 }
             }
         });
     }
 
     pub(super) fn cancel_start(&self, instance: Instance) {
-        let Some(Starting { name, cancelled }) = self.starts.of.get(&instance) else {
+        let Some(PendingStart { name, cancelled }) = self.starts.of.get(&instance) else {
             return;
         };
         // First, so that a start which is not cancelled below has not been requested.
         cancelled.cancel();
         if let Some(control) = self.controls.get(instance) {
-            control.call_off();
+            control.cancel_start();
         }
         let (shared, name) = (self.shared.clone(), *name);
         self.spawn(async move {
@@ -129,23 +129,23 @@ impl Runner {
     }
 }
 
-impl Shared {
+impl RunnerState {
     /// Creates a container, once its plugins have created its network.
     async fn make(
         self: Arc<Self>,
-        start: Start,
-        preparation: Option<Preparation>,
+        start: ContainerStart,
+        preparation: Option<PreparedStart>,
         cancelled: CancellationToken,
-    ) -> Result<Container, Refusal> {
+    ) -> Result<Container, CreateError> {
         let prepared = match preparation {
             Some(preparation) => preparation.await.ok().transpose()?,
             None => None,
         };
-        let plugged = self.plugged.plug(&start, self.settings.isolation).await?;
+        let plugged = self.plugged.attach(&start, self.settings.isolation).await?;
         crash_points::passed("launch.plugged");
         let _slot = tokio::select! {
             biased;
-            () = cancelled.cancelled() => return Err(called_off()),
+            () = cancelled.cancelled() => return Err(start_cancelled()),
             slot = self.slots.acquire() => slot,
         };
         let worker = Arc::clone(&self);
@@ -156,8 +156,8 @@ impl Shared {
 }
 
 /// Returns the outcome of a start that was cancelled before it was requested.
-pub(super) fn called_off() -> Refusal {
-    Refusal {
+pub(super) fn start_cancelled() -> CreateError {
+    CreateError {
         reason: v1::Reason::KilledDuringLaunch,
         why: Explanation::of(Code::KilledBeforeStart, &[]),
     }

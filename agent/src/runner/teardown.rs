@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::Shared;
+use super::RunnerState;
 
 /// The time for which a stopping agent waits for the last of its ended containers.
 const CLEAR_PATIENCE: Duration = Duration::from_secs(1);
@@ -13,7 +13,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
 /// Ends the helpers, and requests the removal of the tree when the last supervisor of an ended
 /// container has exited.
-pub(super) fn clear(mut shared: Arc<Shared>) {
+pub(super) fn clear(mut shared: Arc<RunnerState>) {
     let deadline = Instant::now() + CLEAR_PATIENCE;
     let again = || {
         std::thread::sleep(LOOK_AGAIN);

@@ -6,17 +6,17 @@ use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::Arc;
 
-use argosy_isolation::User;
-use argosy_isolation::unpack::{Format, Report, Unpacked, Unpacking};
+use argosy_isolation::ContainerUser;
+use argosy_isolation::unpack::{ArchiveFormat, UnpackHandle, UnpackReport, UnpackResult};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use tokio::io::Interest;
 use tokio::sync::Semaphore;
 
-use crate::broker::Broker;
+use crate::broker::BrokerClient;
 use crate::descriptors::watched;
 use argosy_content::fetcher::Extractor;
-use argosy_content::images::{Digest, Packing, UnpackError, UnpackedLayer, Unpacker};
+use argosy_content::images::{Digest, LayerCompression, UnpackError, UnpackedLayer, Unpacker};
 
 /// The size of an archive's header that identifies its format, in bytes.
 const BEGINNING_BYTES: u64 = 262;
@@ -26,13 +26,13 @@ const BEGINNING_BYTES: u64 = 262;
 const AT_A_TIME: usize = 4;
 
 /// Unpacking by the agent's launcher.
-pub(super) struct Unpackings {
-    broker: Broker,
+pub(super) struct LauncherUnpacker {
+    broker: BrokerClient,
     turns: Arc<Semaphore>,
 }
 
-impl Unpackings {
-    pub(super) fn new(broker: Broker) -> Self {
+impl LauncherUnpacker {
+    pub(super) fn new(broker: BrokerClient) -> Self {
         Self {
             broker,
             turns: Arc::new(Semaphore::new(AT_A_TIME)),
@@ -40,17 +40,17 @@ impl Unpackings {
     }
 }
 
-impl Unpacker for Unpackings {
+impl Unpacker for LauncherUnpacker {
     fn unpack<'a>(
         &'a self,
         layer: File,
-        packing: Packing,
+        packing: LayerCompression,
         into: &'a Path,
     ) -> BoxFuture<'a, Result<UnpackedLayer, UnpackError>> {
         let format = match packing {
-            Packing::Tar => Format::Tar,
-            Packing::TarGzip => Format::TarGzip,
-            Packing::TarZstd => Format::TarZstd,
+            LayerCompression::Tar => ArchiveFormat::Tar,
+            LayerCompression::TarGzip => ArchiveFormat::TarGzip,
+            LayerCompression::TarZstd => ArchiveFormat::TarZstd,
         };
         let (broker, draft) = (self.broker.clone(), draft_of(into));
         let unpacking = self.unpack(move || {
@@ -75,12 +75,12 @@ fn draft_of(root: &Path) -> Option<String> {
     Some(draft.to_owned())
 }
 
-impl Extractor for Unpackings {
+impl Extractor for LauncherUnpacker {
     fn extract<'a>(
         &'a self,
         mut archive: File,
         into: File,
-        owner: Option<&'a User>,
+        owner: Option<&'a ContainerUser>,
     ) -> BoxFuture<'a, Result<(), String>> {
         let own = (
             nix::unistd::geteuid().as_raw(),
@@ -95,7 +95,7 @@ impl Extractor for Unpackings {
                 .read_to_end(&mut beginning);
             read.and_then(|_| archive.rewind())
                 .map_err(|error| format!("cannot read the fetched file: {error}"))?;
-            let format = Format::of(&beginning).ok_or(
+            let format = ArchiveFormat::of(&beginning).ok_or(
                 "it is not a known kind of archive: tar, also with gzip, zstd or xz, or zip",
             )?;
             broker.unpack_files(format, owner, archive.as_fd(), into.as_fd())
@@ -104,12 +104,12 @@ impl Extractor for Unpackings {
     }
 }
 
-impl Unpackings {
+impl LauncherUnpacker {
     /// Unpacks an archive that starts with `begin`. If it is dropped, it ends the process.
     fn unpack(
         &self,
-        begin: impl FnOnce() -> Result<Unpacking, String> + Send + 'static,
-    ) -> impl Future<Output = Result<Unpacked, String>> + Send + 'static {
+        begin: impl FnOnce() -> Result<UnpackHandle, String> + Send + 'static,
+    ) -> impl Future<Output = Result<UnpackResult, String>> + Send + 'static {
         let turns = Arc::clone(&self.turns);
         async move {
             let turn = turns.acquire().await;
@@ -121,7 +121,7 @@ impl Unpackings {
     }
 }
 
-async fn finish(unpacking: Unpacking) -> Result<Unpacked, String> {
+async fn finish(unpacking: UnpackHandle) -> Result<UnpackResult, String> {
     let deaf = |error: std::io::Error| {
         format!("cannot read from the unpacking process: {error}; try again")
     };
@@ -129,9 +129,9 @@ async fn finish(unpacking: Unpacking) -> Result<Unpacked, String> {
     loop {
         while let Some(report) = socket.get_mut().report() {
             match report {
-                Report::Progress(_) => {}
-                Report::Done(unpacked) => return Ok(unpacked),
-                Report::Failed(failure) => return Err(failure.reason),
+                UnpackReport::Progress(_) => {}
+                UnpackReport::Done(unpacked) => return Ok(unpacked),
+                UnpackReport::Failed(failure) => return Err(failure.reason),
             }
         }
         socket.readable().await.map_err(deaf)?.clear_ready();

@@ -2,24 +2,24 @@
 
 use std::path::Path;
 
-use argosy_isolation::{Secret, Volume, VolumeSource};
+use argosy_isolation::{SecretFile, Volume, VolumeSource};
 use argosy_proto::v1;
 use argosy_proto::v1::task_volume::Source;
 use argosy_state::ids::Role;
 use argosy_state::task::{Cause, Code, Explanation};
 
 use super::description::{failed, invalid};
-use crate::broker::Broker;
-use crate::config::Settings;
-use crate::core::Refusal;
+use crate::broker::BrokerClient;
+use crate::config::ContainerSettings;
+use crate::core::CreateError;
 
 /// Returns the volumes of a task of this role.
 pub(super) fn volumes(
     task: &v1::TaskSpec,
     role: &str,
-    settings: &Settings,
-    broker: &Broker,
-) -> Result<Vec<Volume>, Refusal> {
+    settings: &ContainerSettings,
+    broker: &BrokerClient,
+) -> Result<Vec<Volume>, CreateError> {
     if !task.volumes.is_empty() && !settings.profile {
         return Err(failed(Cause::new(Code::VolumesUnavailable, &[])));
     }
@@ -37,11 +37,11 @@ pub(super) fn volumes(
                     Some(Source::Secret(name)) => {
                         broker.check_secret(role, name).map_err(|why| {
                             let secret = Explanation::of(Code::SecretUnavailable, &[name, &role]);
-                            failed(secret.saying(why))
+                            failed(secret.with_detail(why))
                         })?;
                         let folder = settings.secret_folder.clone().unwrap_or_default();
                         let name = Path::new(role).join(name);
-                        VolumeSource::Secret(Secret { folder, name })
+                        VolumeSource::Secret(SecretFile { folder, name })
                     }
                     None => {
                         let path = &volume.container_path;
@@ -54,7 +54,7 @@ pub(super) fn volumes(
 }
 
 /// Returns the operator's secret of this name for the role, or the reason why it is unavailable.
-pub(crate) fn secret(name: &str, role: &str, folder: Option<&Path>) -> Result<Secret, String> {
+pub(crate) fn secret(name: &str, role: &str, folder: Option<&Path>) -> Result<SecretFile, String> {
     let Some(folder) = folder else {
         let why = "this agent has no secrets; ask another agent, or start it with --secret-dir";
         return Err(why.to_owned());
@@ -65,7 +65,7 @@ pub(crate) fn secret(name: &str, role: &str, folder: Option<&Path>) -> Result<Se
     if let Err(wrong) = Role::new(role) {
         return Err(wrong.to_string());
     }
-    let secret = Secret {
+    let secret = SecretFile {
         folder: folder.to_owned(),
         name: Path::new(role).join(name),
     };
@@ -76,7 +76,7 @@ pub(crate) fn secret(name: &str, role: &str, folder: Option<&Path>) -> Result<Se
             let file = folder.join(&secret.name);
             Err(format!(
                 "{}; the agent's operator keeps it in {}",
-                crate::error::sentence(&error),
+                crate::error::error_chain(&error),
                 file.display()
             ))
         }

@@ -7,67 +7,71 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use argosy_isolation::disk::DiskUsage;
-use argosy_isolation::network::Flow;
-use argosy_isolation::{Io, Pressure, Stall, Stats};
+use argosy_isolation::network::LinkCounters;
+use argosy_isolation::{CgroupStats, IoStats, Pressure, StallShares};
 
-use super::Usage;
+use super::ContainerUsage;
 
 /// One task and its usage.
-pub(super) struct Sample {
+pub(super) struct TaskSample {
     pub(super) framework: String,
     pub(super) task: String,
-    pub(super) usage: Usage,
+    pub(super) usage: ContainerUsage,
 }
 
 /// A metric of tasks.
-struct Family {
+struct MetricFamily {
     name: &'static str,
-    kind: Kind,
+    kind: MetricType,
     help: &'static str,
-    of: fn(&Usage) -> Vec<Value>,
+    of: fn(&ContainerUsage) -> Vec<MetricValue>,
 }
 
 #[derive(Clone, Copy)]
-enum Kind {
+enum MetricType {
     Counter,
     Gauge,
 }
 
 /// The values of a metric of a task: one value, or one for each of a few labels.
-struct Value {
+struct MetricValue {
     /// `name="value"` pairs, separated by commas, which need no escapes.
     labels: &'static str,
-    figure: Figure,
+    figure: SampleNumber,
 }
 
 #[derive(Clone, Copy)]
-enum Figure {
+enum SampleNumber {
     Number(u64),
     /// Exported in seconds.
     Microseconds(u64),
 }
 
-fn number(value: Option<u64>) -> Vec<Value> {
+fn number(value: Option<u64>) -> Vec<MetricValue> {
     labelled([("", value)])
 }
 
-fn seconds(microseconds: Option<u64>) -> Vec<Value> {
-    let value = microseconds.map(|figure| Value {
+fn seconds(microseconds: Option<u64>) -> Vec<MetricValue> {
+    let value = microseconds.map(|figure| MetricValue {
         labels: "",
-        figure: Figure::Microseconds(figure),
+        figure: SampleNumber::Microseconds(figure),
     });
     value.into_iter().collect()
 }
 
-fn labelled<const N: usize>(values: [(&'static str, Option<u64>); N]) -> Vec<Value> {
+fn labelled<const N: usize>(values: [(&'static str, Option<u64>); N]) -> Vec<MetricValue> {
     let values = values.into_iter().filter_map(|(labels, value)| {
-        let figure = Figure::Number(value?);
-        Some(Value { labels, figure })
+        let figure = SampleNumber::Number(value?);
+        Some(MetricValue { labels, figure })
     });
     values.collect()
 }
 
-fn io(usage: &Usage, read: fn(&Io) -> u64, written: fn(&Io) -> u64) -> Vec<Value> {
+fn io(
+    usage: &ContainerUsage,
+    read: fn(&IoStats) -> u64,
+    written: fn(&IoStats) -> u64,
+) -> Vec<MetricValue> {
     let io = usage.stats.io.as_ref();
     labelled([
         ("direction=\"read\"", io.map(read)),
@@ -75,11 +79,11 @@ fn io(usage: &Usage, read: fn(&Io) -> u64, written: fn(&Io) -> u64) -> Vec<Value
     ])
 }
 
-fn disk(usage: &Usage, of: fn(&DiskUsage) -> u64) -> Vec<Value> {
+fn disk(usage: &ContainerUsage, of: fn(&DiskUsage) -> u64) -> Vec<MetricValue> {
     number(usage.disk.as_ref().map(of))
 }
 
-fn network(usage: &Usage, of: fn(&Flow) -> u64) -> Vec<Value> {
+fn network(usage: &ContainerUsage, of: fn(&LinkCounters) -> u64) -> Vec<MetricValue> {
     let network = usage.network.as_ref();
     labelled([
         (
@@ -93,11 +97,11 @@ fn network(usage: &Usage, of: fn(&Flow) -> u64) -> Vec<Value> {
     ])
 }
 
-fn pressure(usage: &Usage) -> Vec<Value> {
-    let stats: &Stats = &usage.stats;
+fn pressure(usage: &ContainerUsage) -> Vec<MetricValue> {
+    let stats: &CgroupStats = &usage.stats;
     let some = |pressure: Option<Pressure>| pressure.map(|pressure| pressure.some);
     let full = |pressure: Option<Pressure>| pressure.and_then(|pressure| pressure.full);
-    let all: [(&'static str, Option<Stall>); 6] = [
+    let all: [(&'static str, Option<StallShares>); 6] = [
         ("resource=\"cpu\",share=\"some\"", some(stats.cpu_pressure)),
         ("resource=\"cpu\",share=\"full\"", full(stats.cpu_pressure)),
         (
@@ -112,179 +116,179 @@ fn pressure(usage: &Usage) -> Vec<Value> {
         ("resource=\"io\",share=\"full\"", full(stats.io_pressure)),
     ];
     let told = all.into_iter().filter_map(|(labels, stall)| {
-        let figure = Figure::Microseconds(stall?.total_us);
-        Some(Value { labels, figure })
+        let figure = SampleNumber::Microseconds(stall?.total_us);
+        Some(MetricValue { labels, figure })
     });
     told.collect()
 }
 
-const FAMILIES: &[Family] = &[
-    Family {
+const FAMILIES: &[MetricFamily] = &[
+    MetricFamily {
         name: "argosy_task_cpu_seconds_total",
-        kind: Kind::Counter,
+        kind: MetricType::Counter,
         help: "Processor time.",
         of: |usage| seconds(usage.stats.cpu_us),
     },
-    Family {
+    MetricFamily {
         name: "argosy_task_cpu_user_seconds_total",
-        kind: Kind::Counter,
+        kind: MetricType::Counter,
         help: "Processor time in the task's own code.",
         of: |usage| seconds(usage.stats.cpu_user_us),
     },
-    Family {
+    MetricFamily {
         name: "argosy_task_cpu_system_seconds_total",
-        kind: Kind::Counter,
+        kind: MetricType::Counter,
         help: "Processor time in the kernel.",
         of: |usage| seconds(usage.stats.cpu_system_us),
     },
-    Family {
+    MetricFamily {
         name: "argosy_task_cpu_periods_total",
-        kind: Kind::Counter,
+        kind: MetricType::Counter,
         help: "Periods of its processor limit in which it had runnable threads.",
         of: |usage| number(usage.stats.cpu_periods),
     },
-    Family {
+    MetricFamily {
         name: "argosy_task_cpu_throttled_periods_total",
-        kind: Kind::Counter,
+        kind: MetricType::Counter,
         help: "Periods in which that limit throttled it.",
         of: |usage| number(usage.stats.cpu_throttled_periods),
     },
-    Family {
+    MetricFamily {
         name: "argosy_task_cpu_throttled_seconds_total",
-        kind: Kind::Counter,
+        kind: MetricType::Counter,
         help: "Time for which that limit throttled it.",
         of: |usage| seconds(usage.stats.cpu_throttled_us),
     },
-    Family {
+    MetricFamily {
         name: "argosy_task_memory_bytes",
-        kind: Kind::Gauge,
+        kind: MetricType::Gauge,
         help: "Memory, page cache included.",
         of: |usage| number(usage.stats.memory_bytes),
     },
-    Family {
+    MetricFamily {
         name: "argosy_task_memory_peak_bytes",
-        kind: Kind::Gauge,
+        kind: MetricType::Gauge,
         help: "Peak memory.",
         of: |usage| number(usage.stats.memory_peak_bytes),
     },
-    Family {
+    MetricFamily {
         name: "argosy_task_memory_limit_bytes",
-        kind: Kind::Gauge,
+        kind: MetricType::Gauge,
         help: "Memory limit.",
         of: |usage| number(usage.stats.memory_limit_bytes),
     },
-    Family {
+    MetricFamily {
         name: "argosy_task_memory_anonymous_bytes",
-        kind: Kind::Gauge,
+        kind: MetricType::Gauge,
         help: "Anonymous memory of the task.",
         of: |usage| number(usage.stats.memory_anonymous_bytes),
     },
-    Family {
+    MetricFamily {
         name: "argosy_task_memory_file_bytes",
-        kind: Kind::Gauge,
+        kind: MetricType::Gauge,
         help: "Page cache and memory file systems.",
         of: |usage| number(usage.stats.memory_file_bytes),
     },
-    Family {
+    MetricFamily {
         name: "argosy_task_memory_kernel_bytes",
-        kind: Kind::Gauge,
+        kind: MetricType::Gauge,
         help: "Kernel memory of the task.",
         of: |usage| number(usage.stats.memory_kernel_bytes),
     },
-    Family {
+    MetricFamily {
         name: "argosy_task_memory_high_events_total",
-        kind: Kind::Counter,
+        kind: MetricType::Counter,
         help: "Times it was slowed for being near its memory limit.",
         of: |usage| number(usage.stats.memory_high_events),
     },
-    Family {
+    MetricFamily {
         name: "argosy_task_memory_max_events_total",
-        kind: Kind::Counter,
+        kind: MetricType::Counter,
         help: "Times its memory was reclaimed at its memory limit.",
         of: |usage| number(usage.stats.memory_max_events),
     },
-    Family {
+    MetricFamily {
         name: "argosy_task_out_of_memory_kills_total",
-        kind: Kind::Counter,
+        kind: MetricType::Counter,
         help: "Processes of the task that were killed for lack of memory.",
         of: |usage| number(usage.stats.out_of_memory_kills),
     },
-    Family {
+    MetricFamily {
         name: "argosy_task_io_bytes_total",
-        kind: Kind::Counter,
+        kind: MetricType::Counter,
         help: "Bytes read from and written to disks.",
         of: |usage| io(usage, |io| io.read_bytes, |io| io.written_bytes),
     },
-    Family {
+    MetricFamily {
         name: "argosy_task_io_operations_total",
-        kind: Kind::Counter,
+        kind: MetricType::Counter,
         help: "Reads from and writes to disks.",
         of: |usage| io(usage, |io| io.reads, |io| io.writes),
     },
-    Family {
+    MetricFamily {
         name: "argosy_task_disk_bytes",
-        kind: Kind::Gauge,
+        kind: MetricType::Gauge,
         help: "Space that its files use of a disk with a limit.",
         of: |usage| disk(usage, |disk| disk.used_bytes),
     },
-    Family {
+    MetricFamily {
         name: "argosy_task_disk_limit_bytes",
-        kind: Kind::Gauge,
+        kind: MetricType::Gauge,
         help: "Limit of that space.",
         of: |usage| disk(usage, |disk| disk.limit_bytes),
     },
-    Family {
+    MetricFamily {
         name: "argosy_task_disk_files",
-        kind: Kind::Gauge,
+        kind: MetricType::Gauge,
         help: "Files on a disk with a limit.",
         of: |usage| disk(usage, |disk| disk.files),
     },
-    Family {
+    MetricFamily {
         name: "argosy_task_disk_files_limit",
-        kind: Kind::Gauge,
+        kind: MetricType::Gauge,
         help: "Limit of their number.",
         of: |usage| disk(usage, |disk| disk.files_limit),
     },
-    Family {
+    MetricFamily {
         name: "argosy_task_pids",
-        kind: Kind::Gauge,
+        kind: MetricType::Gauge,
         help: "Processes and threads.",
         of: |usage| number(usage.stats.pids),
     },
-    Family {
+    MetricFamily {
         name: "argosy_task_pids_max_events_total",
-        kind: Kind::Counter,
+        kind: MetricType::Counter,
         help: "Times its limit of processes prevented another one.",
         of: |usage| number(usage.stats.pids_max_events),
     },
-    Family {
+    MetricFamily {
         name: "argosy_task_pressure_seconds_total",
-        kind: Kind::Counter,
+        kind: MetricType::Counter,
         help: "Time in which some, or all, of its processes waited for a resource.",
         of: pressure,
     },
-    Family {
+    MetricFamily {
         name: "argosy_task_network_bytes_total",
-        kind: Kind::Counter,
+        kind: MetricType::Counter,
         help: "Bytes that passed the link of its private network.",
         of: |usage| network(usage, |flow| flow.bytes),
     },
-    Family {
+    MetricFamily {
         name: "argosy_task_network_packets_total",
-        kind: Kind::Counter,
+        kind: MetricType::Counter,
         help: "Packets that passed that link.",
         of: |usage| network(usage, |flow| flow.packets),
     },
-    Family {
+    MetricFamily {
         name: "argosy_task_network_drops_total",
-        kind: Kind::Counter,
+        kind: MetricType::Counter,
         help: "Packets that this link dropped.",
         of: |usage| network(usage, |flow| flow.drops),
     },
 ];
 
 /// Returns all metrics of these tasks. Unavailable values are omitted.
-pub(super) fn text(samples: impl IntoIterator<Item = Sample>) -> String {
+pub(super) fn text(samples: impl IntoIterator<Item = TaskSample>) -> String {
     // A duplicate name would make the whole scrape invalid.
     let tasks: BTreeMap<_, _> = samples
         .into_iter()
@@ -313,22 +317,24 @@ pub(super) fn text(samples: impl IntoIterator<Item = Sample>) -> String {
     text
 }
 
-fn describe(text: &mut String, family: &Family) {
+fn describe(text: &mut String, family: &MetricFamily) {
     let kind = match family.kind {
-        Kind::Counter => "counter",
-        Kind::Gauge => "gauge",
+        MetricType::Counter => "counter",
+        MetricType::Gauge => "gauge",
     };
     let (name, help) = (family.name, family.help);
     // Writing to a string never fails; neither below.
     let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}");
 }
 
-fn tell(text: &mut String, name: &str, labels: &str, value: &Value) {
+fn tell(text: &mut String, name: &str, labels: &str, value: &MetricValue) {
     let comma = if value.labels.is_empty() { "" } else { "," };
     let further = value.labels;
     let _ = match value.figure {
-        Figure::Number(number) => writeln!(text, "{name}{{{labels}{comma}{further}}} {number}"),
-        Figure::Microseconds(us) => {
+        SampleNumber::Number(number) => {
+            writeln!(text, "{name}{{{labels}{comma}{further}}} {number}")
+        }
+        SampleNumber::Microseconds(us) => {
             let (whole, part) = (us / 1_000_000, us % 1_000_000);
             writeln!(text, "{name}{{{labels}{comma}{further}}} {whole}.{part:06}")
         }
@@ -351,23 +357,23 @@ fn escaped(value: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use argosy_isolation::network::Traffic;
+    use argosy_isolation::network::LinkStats;
 
     use super::*;
 
-    fn sample(task: &str, usage: Usage) -> Sample {
-        Sample {
+    fn sample(task: &str, usage: ContainerUsage) -> TaskSample {
+        TaskSample {
             framework: "7-1".into(),
             task: task.into(),
             usage,
         }
     }
 
-    fn used(cpu_us: u64) -> Usage {
-        Usage {
-            stats: Stats {
+    fn used(cpu_us: u64) -> ContainerUsage {
+        ContainerUsage {
+            stats: CgroupStats {
                 cpu_us: Some(cpu_us),
-                ..Stats::default()
+                ..CgroupStats::default()
             },
             network: None,
             disk: None,
@@ -393,20 +399,20 @@ mod tests {
 
     #[test]
     fn directions_and_resources_are_labels() {
-        let stall = |total_us| Stall {
+        let stall = |total_us| StallShares {
             average_10s_percent: 0.0,
             average_60s_percent: 0.0,
             average_300s_percent: 0.0,
             total_us,
         };
-        let flow = |bytes| Flow {
+        let flow = |bytes| LinkCounters {
             bytes,
             packets: 1,
             drops: 0,
         };
-        let usage = Usage {
-            stats: Stats {
-                io: Some(Io {
+        let usage = ContainerUsage {
+            stats: CgroupStats {
+                io: Some(IoStats {
                     read_bytes: 10,
                     written_bytes: 20,
                     reads: 1,
@@ -416,9 +422,9 @@ mod tests {
                     some: stall(1_500_000),
                     full: None,
                 }),
-                ..Stats::default()
+                ..CgroupStats::default()
             },
-            network: Some(Traffic {
+            network: Some(LinkStats {
                 received: flow(300),
                 sent: flow(400),
             }),
@@ -459,7 +465,7 @@ mod tests {
     fn names_and_kinds_agree() {
         let mut names = std::collections::BTreeSet::new();
         for family in FAMILIES {
-            let counts = matches!(family.kind, Kind::Counter);
+            let counts = matches!(family.kind, MetricType::Counter);
             assert_eq!(family.name.ends_with("_total"), counts, "{}", family.name);
             assert!(family.help.ends_with('.') && !family.help.contains('\n'));
             assert!(names.insert(family.name), "{} is there twice", family.name);

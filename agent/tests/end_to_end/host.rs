@@ -8,11 +8,11 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use argosy_agent::{
-    Config, DiskEnforcement, Ground, HelperCommands, ImageRoots, IsolationMode, LauncherCommand,
-    Parts, RunError, ServiceCommand, run,
+    AgentDependencies, Config, DiskEnforcement, Environment, HelperCommands, ImageRoots,
+    IsolationMode, LauncherCommand, RunError, ServiceCommand, run,
 };
 use argosy_client::ConnectorConfig;
-use argosy_client::executor::{Meeting, Runner};
+use argosy_client::executor::{AgentEndpoint, ExecutorRunner};
 use argosy_frameworks::shell_executor::ShellExecutor;
 use argosy_isolation::crash_points;
 use argosy_proto::server::callers;
@@ -61,11 +61,11 @@ const LAYOUTS: &str = "layouts";
 const PLUGINS: &str = "plugins";
 
 /// A host: the state that remains without its agent.
-pub(crate) struct Host {
+pub(crate) struct TestHost {
     pub(crate) folder: tempfile::TempDir,
 }
 
-impl Host {
+impl TestHost {
     pub(crate) fn new() -> Self {
         Self {
             folder: tempfile::tempdir().unwrap(),
@@ -103,7 +103,11 @@ impl Host {
     }
 
     /// Does the same for an agent that gives up root.
-    pub(crate) fn divided_that_hangs(&self, master: SocketAddr, step: Option<&str>) -> Process {
+    pub(crate) fn divided_that_hangs(
+        &self,
+        master: SocketAddr,
+        step: Option<&str>,
+    ) -> AgentProcess {
         let witness = self.witness().display().to_string();
         match step {
             Some(step) => self.divided_that(master, &[HANGS, step, &witness]),
@@ -125,7 +129,7 @@ impl Host {
         let (stop, end_tasks) = (CancellationToken::new(), CancellationToken::new());
         let (mut config, mut parts) =
             configured(&self.directory(), master, end_tasks.clone()).await;
-        parts.ground = Ground::Machine(commands);
+        parts.ground = Environment::Machine(commands);
         change(&mut config);
         Agent {
             api: config.address.parse().unwrap(),
@@ -136,43 +140,48 @@ impl Host {
     }
 
     /// Starts the same as a separate process, to be killed.
-    pub(crate) fn process(&self, master: SocketAddr) -> Process {
+    pub(crate) fn process(&self, master: SocketAddr) -> AgentProcess {
         self.dying(master, &[])
     }
 
     /// Starts an agent that gives up root, and may allow its tasks the host's network.
-    pub(crate) fn divided(&self, master: SocketAddr) -> Process {
+    pub(crate) fn divided(&self, master: SocketAddr) -> AgentProcess {
         self.divided_that(master, &[])
     }
 
     /// Starts the same, which crashes at a step: its name, at which pass, and the witness file. Its
     /// agent or its broker crashes, whichever reaches the step.
-    pub(crate) fn divided_that_dies(&self, master: SocketAddr, death: &[&str]) -> Process {
+    pub(crate) fn divided_that_dies(&self, master: SocketAddr, death: &[&str]) -> AgentProcess {
         let death: Vec<_> = [DIES].iter().chain(death).copied().collect();
         self.divided_that(master, &death)
     }
 
-    fn divided_that(&self, master: SocketAddr, fate: &[&str]) -> Process {
+    fn divided_that(&self, master: SocketAddr, fate: &[&str]) -> AgentProcess {
         // Its user can traverse to its directory.
         open(self.folder.path(), 0o711);
         let mut command = self.divided_command(master);
-        Process(command.args(fate).spawn().unwrap(), self.directory())
+        AgentProcess(command.args(fate).spawn().unwrap(), self.directory())
     }
 
     /// Starts an agent whose broker is to panic: at which step and pass, and the witness file.
     /// Standard error of both goes to `said`.
-    pub(crate) fn panicking(&self, master: SocketAddr, panic: &[&str], said: &Path) -> Process {
+    pub(crate) fn panicking(
+        &self,
+        master: SocketAddr,
+        panic: &[&str],
+        said: &Path,
+    ) -> AgentProcess {
         open(self.folder.path(), 0o711);
         let mut command = self.divided_command(master);
         command.arg(PANICS).args(panic);
         command.stderr(std::fs::File::create(said).unwrap());
-        Process(command.spawn().unwrap(), self.directory())
+        AgentProcess(command.spawn().unwrap(), self.directory())
     }
 
     /// Starts the same on an unchanged directory.
-    pub(crate) fn undivided(&self, master: SocketAddr) -> Process {
+    pub(crate) fn undivided(&self, master: SocketAddr) -> AgentProcess {
         let mut command = self.divided_command(master);
-        Process(command.spawn().unwrap(), self.directory())
+        AgentProcess(command.spawn().unwrap(), self.directory())
     }
 
     fn divided_command(&self, master: SocketAddr) -> Command {
@@ -185,7 +194,7 @@ impl Host {
     }
 
     /// Starts an agent that is to crash at a step: its name, at which pass, and the witness file.
-    pub(crate) fn dying(&self, master: SocketAddr, death: &[&str]) -> Process {
+    pub(crate) fn dying(&self, master: SocketAddr, death: &[&str]) -> AgentProcess {
         self.process_of(Path::new("/proc/self/exe"), master, death)
     }
 
@@ -195,14 +204,14 @@ impl Host {
         executable: &Path,
         master: SocketAddr,
         death: &[&str],
-    ) -> Process {
+    ) -> AgentProcess {
         let mut command = Command::new(executable);
         command
             .arg(AGENT)
             .arg(self.directory())
             .arg(master.to_string())
             .args(death);
-        Process(command.spawn().unwrap(), self.directory())
+        AgentProcess(command.spawn().unwrap(), self.directory())
     }
 
     /// Returns a directory that tasks may see, and write to as `nobody`.
@@ -298,12 +307,12 @@ async fn configured(
     directory: &Path,
     master: SocketAddr,
     end_tasks: CancellationToken,
-) -> (Config, Parts) {
+) -> (Config, AgentDependencies) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let config = configuration(directory, master, listener.local_addr().unwrap());
     let parts = parts(
         Listener::tcp(listener),
-        Ground::Machine(commands()),
+        Environment::Machine(commands()),
         end_tasks,
     );
     (config, parts)
@@ -355,8 +364,8 @@ fn commands() -> HelperCommands {
     }
 }
 
-fn parts(api: Listener, ground: Ground, end_tasks: CancellationToken) -> Parts {
-    Parts {
+fn parts(api: Listener, ground: Environment, end_tasks: CancellationToken) -> AgentDependencies {
+    AgentDependencies {
         api,
         ground,
         connector: ConnectorConfig::default(),
@@ -428,9 +437,9 @@ pub(crate) fn divided_process() -> ExitCode {
     config.allowed_opt_outs.host_network = true;
     // The address for requests.
     std::fs::write(directory.with_file_name(API), &config.address).unwrap();
-    callers::keep_knowing();
-    let link = argosy_agent::divide(&config, &commands, &[], || ()).unwrap();
-    let ground = link.map_or_else(|| Ground::Machine(commands), Ground::Divided);
+    callers::keep_caller_sources();
+    let link = argosy_agent::separate_privileges(&config, &commands, &[], || ()).unwrap();
+    let ground = link.map_or_else(|| Environment::Machine(commands), Environment::Brokered);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -463,18 +472,18 @@ pub(crate) fn executor_process() -> ExitCode {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build();
-    let meeting = Meeting::named_in(std::env::vars()).unwrap();
+    let meeting = AgentEndpoint::from_environment(std::env::vars()).unwrap();
     let mut executor = ShellExecutor::default();
-    let run = async { Runner::new(meeting).run(&mut executor).await };
+    let run = async { ExecutorRunner::new(meeting).run(&mut executor).await };
     runtime.unwrap().block_on(run).unwrap();
     ExitCode::SUCCESS
 }
 
 /// An agent that is a separate process. Dropping it is `kill -9`, so that a failed test leaves
 /// none.
-pub(crate) struct Process(Child, PathBuf);
+pub(crate) struct AgentProcess(Child, PathBuf);
 
-impl Process {
+impl AgentProcess {
     pub(crate) fn pid(&self) -> u32 {
         self.0.id()
     }
@@ -549,7 +558,7 @@ impl Process {
     }
 }
 
-impl Drop for Process {
+impl Drop for AgentProcess {
     fn drop(&mut self) {
         // A process that has exited is only waited for.
         let _ = self.0.kill();
@@ -612,24 +621,24 @@ impl Agent {
 
 /// An agent in this process that keeps root, or a separate process that gives it up.
 pub(crate) enum AnyAgent {
-    Whole(Agent),
-    Divided(Process),
+    InProcess(Agent),
+    Brokered(AgentProcess),
 }
 
 impl AnyAgent {
     /// Stops it; its tasks continue.
     pub(crate) async fn stop(self) {
         match self {
-            Self::Whole(agent) => agent.stop().await,
-            Self::Divided(process) => process.stop().await,
+            Self::InProcess(agent) => agent.stop().await,
+            Self::Brokered(process) => process.stop().await,
         }
     }
 
     /// Waits until no container is left.
     pub(crate) async fn is_clear(&self) {
         match self {
-            Self::Whole(agent) => agent.is_clear().await,
-            Self::Divided(process) => process.is_clear().await,
+            Self::InProcess(agent) => agent.is_clear().await,
+            Self::Brokered(process) => process.is_clear().await,
         }
     }
 }

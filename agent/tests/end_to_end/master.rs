@@ -26,13 +26,13 @@ pub(crate) const CLUSTER: &str = "000000000000000000000000000000aa";
 pub(crate) const FRAMEWORK: &str = "framework-1";
 
 #[derive(Clone)]
-struct Service {
-    streams: mpsc::Sender<Link>,
+struct MasterService {
+    streams: mpsc::Sender<AgentStream>,
     reigns: watch::Receiver<v1::Reign>,
 }
 
 #[tonic::async_trait]
-impl Leadership for Service {
+impl Leadership for MasterService {
     type WatchStream = Pin<Box<dyn Stream<Item = Result<v1::Reign, Status>> + Send>>;
 
     async fn watch(
@@ -45,7 +45,7 @@ impl Leadership for Service {
 }
 
 #[tonic::async_trait]
-impl Agents for Service {
+impl Agents for MasterService {
     type ConnectStream = Pin<Box<dyn Stream<Item = Result<v1::ToAgent, Status>> + Send>>;
 
     async fn connect(
@@ -54,7 +54,7 @@ impl Agents for Service {
     ) -> Result<Response<Self::ConnectStream>, Status> {
         // A full queue means that the test no longer reads: it has failed.
         let (sender, receiver) = mpsc::channel(100_000);
-        let link = Link {
+        let link = AgentStream {
             inbound: request.into_inner(),
             outbound: sender,
             epoch: 5,
@@ -74,7 +74,7 @@ impl Agents for Service {
 /// A master that serves one port.
 pub(crate) struct Master {
     pub(crate) address: SocketAddr,
-    streams: mpsc::Receiver<Link>,
+    streams: mpsc::Receiver<AgentStream>,
     /// The leader that it reports.
     pub(crate) reigns: watch::Sender<v1::Reign>,
 }
@@ -85,7 +85,7 @@ impl Master {
         let address = listener.local_addr().unwrap();
         let (sender, streams) = mpsc::channel(16);
         let (reigns, reigns_seen) = watch::channel(v1::Reign::default());
-        let service = Service {
+        let service = MasterService {
             streams: sender,
             reigns: reigns_seen,
         };
@@ -101,13 +101,13 @@ impl Master {
     }
 
     /// Returns the next stream and its hello.
-    pub(crate) async fn link(&mut self) -> (Link, v1::Hello) {
+    pub(crate) async fn link(&mut self) -> (AgentStream, v1::Hello) {
         self.try_link().await.expect("the agent has hung up")
     }
 
     /// Does the same; returns `None` when the agent has disconnected before its hello arrived, as a
     /// crashing one may.
-    pub(crate) async fn try_link(&mut self) -> Option<(Link, v1::Hello)> {
+    pub(crate) async fn try_link(&mut self) -> Option<(AgentStream, v1::Hello)> {
         let next = tokio::time::timeout(PATIENCE, self.streams.recv()).await;
         let mut link = next.expect("no agent connects").unwrap();
         match link.try_next().await? {
@@ -117,7 +117,7 @@ impl Master {
     }
 
     /// As `link`, and registers the agent.
-    pub(crate) async fn registered(&mut self, equal: bool) -> (Link, v1::Hello) {
+    pub(crate) async fn registered(&mut self, equal: bool) -> (AgentStream, v1::Hello) {
         let (mut link, hello) = self.link().await;
         link.register(&hello, equal).await;
         (link, hello)
@@ -125,7 +125,7 @@ impl Master {
 }
 
 /// One stream of an agent.
-pub(crate) struct Link {
+pub(crate) struct AgentStream {
     inbound: Streaming<v1::FromAgent>,
     outbound: mpsc::Sender<Result<v1::ToAgent, Status>>,
     pub(crate) epoch: u64,
@@ -139,7 +139,7 @@ pub(crate) struct Link {
     pub(crate) may_hang_up: bool,
 }
 
-impl Link {
+impl AgentStream {
     /// Registers the agent with a heartbeat interval that is long enough for no agent to leave
     /// during other work of a test on a busy host.
     pub(crate) async fn register(&mut self, hello: &v1::Hello, equal: bool) {

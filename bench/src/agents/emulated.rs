@@ -5,41 +5,41 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use argosy_client::connector::chance;
+use argosy_client::connector::random_seed;
 use argosy_proto::v1;
-use argosy_proto::versions::Versions;
+use argosy_proto::versions::VersionRange;
 use argosy_state::capability::AgentCapability;
 use argosy_state::digest::task_mark;
 use argosy_state::ids::{OrderIndex, TaskKey};
 
 /// The last state that a task of an emulated agent reaches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Life {
+pub(crate) enum TaskLifetime {
     /// It runs and finishes immediately.
     Ends,
     /// It runs as long as the agent.
-    RunsOn,
+    RunsUntilKilled,
 }
 
-impl Life {
+impl TaskLifetime {
     /// Returns the number of updates of every task: running, and finished if it ends.
     fn updates(self) -> u64 {
         match self {
             Self::Ends => 2,
-            Self::RunsOn => 1,
+            Self::RunsUntilKilled => 1,
         }
     }
 }
 
 /// A task that was launched and not yet released.
 #[derive(Debug, Clone, Copy)]
-struct Held {
+struct UnreleasedTask {
     order: u64,
     committed: u64,
 }
 
 /// One emulated agent.
-pub(super) struct Emulated {
+pub(super) struct EmulatedAgent {
     info: v1::AgentInfo,
     cluster_id: String,
     agent_id: String,
@@ -49,13 +49,13 @@ pub(super) struct Emulated {
     boot_id: String,
     highest_epoch: u64,
     floor: u64,
-    life: Life,
-    held: BTreeMap<TaskKey, Held>,
+    life: TaskLifetime,
+    held: BTreeMap<TaskKey, UnreleasedTask>,
 }
 
-impl Emulated {
-    pub(super) fn new(number: u32, resources: &Arc<Vec<v1::Resource>>, life: Life) -> Self {
-        let nonce = chance();
+impl EmulatedAgent {
+    pub(super) fn new(number: u32, resources: &Arc<Vec<v1::Resource>>, life: TaskLifetime) -> Self {
+        let nonce = random_seed();
         Self {
             info: v1::AgentInfo {
                 host_name: format!("emulated-{number}"),
@@ -82,10 +82,10 @@ impl Emulated {
     /// Returns the first message on a new link.
     pub(super) fn hello(&mut self) -> v1::Hello {
         if self.tried.is_empty() && self.confirmed == 0 {
-            self.tried.push(chance());
+            self.tried.push(random_seed());
         }
         v1::Hello {
-            protocol: Some(Versions::OWN.first()),
+            protocol: Some(VersionRange::OWN.first()),
             cluster_id: self.cluster_id.clone(),
             agent_id: self.agent_id.clone(),
             confirmed_incarnation: self.confirmed,
@@ -101,8 +101,9 @@ impl Emulated {
     }
 
     fn digest(&self) -> u128 {
-        let mark =
-            |(key, held): (&TaskKey, &Held)| task_mark(key, OrderIndex(held.order), held.committed);
+        let mark = |(key, held): (&TaskKey, &UnreleasedTask)| {
+            task_mark(key, OrderIndex(held.order), held.committed)
+        };
         self.held.iter().map(mark).fold(0, u128::wrapping_add)
     }
 
@@ -140,7 +141,7 @@ impl Emulated {
                 None
             }
             Some(Said::Shutdown(_)) => {
-                (self.agent_id, self.nonce) = (String::new(), chance());
+                (self.agent_id, self.nonce) = (String::new(), random_seed());
                 (self.confirmed, self.floor) = (0, 0);
                 self.held.clear();
                 None
@@ -166,7 +167,7 @@ impl Emulated {
         let key = key(&launch.framework_id, &launch.spec?.task_id)?;
         self.held.insert(
             key.clone(),
-            Held {
+            UnreleasedTask {
                 order: order.index,
                 committed: 0,
             },
@@ -202,14 +203,14 @@ impl Emulated {
     }
 
     fn list(&self) -> v1::TaskList {
-        let task = |(key, held): (&TaskKey, &Held)| v1::HeldTask {
+        let task = |(key, held): (&TaskKey, &UnreleasedTask)| v1::HeldTask {
             framework_id: key.framework.to_string(),
             task_id: key.task.to_string(),
             order_index: held.order,
             committed_number: held.committed,
             state: match self.life {
-                Life::Ends => v1::TaskState::Finished,
-                Life::RunsOn => v1::TaskState::Running,
+                TaskLifetime::Ends => v1::TaskState::Finished,
+                TaskLifetime::RunsUntilKilled => v1::TaskState::Running,
             }
             .into(),
         };
@@ -228,8 +229,8 @@ fn key(framework_id: &str, task_id: &str) -> Option<TaskKey> {
     })
 }
 
-fn update(key: &TaskKey, held: Held, number: u64) -> v1::NumberedUpdate {
-    let is_last = number == Life::Ends.updates();
+fn update(key: &TaskKey, held: UnreleasedTask, number: u64) -> v1::NumberedUpdate {
+    let is_last = number == TaskLifetime::Ends.updates();
     let exit = v1::Exit {
         how: Some(v1::exit::How::Code(0)),
     };
@@ -260,8 +261,8 @@ fn update(key: &TaskKey, held: Held, number: u64) -> v1::NumberedUpdate {
 mod tests {
     use super::*;
 
-    fn agent() -> Emulated {
-        Emulated::new(0, &Arc::new(Vec::new()), Life::Ends)
+    fn agent() -> EmulatedAgent {
+        EmulatedAgent::new(0, &Arc::new(Vec::new()), TaskLifetime::Ends)
     }
 
     fn said(epoch: u64, message: v1::to_agent::Message) -> v1::ToAgent {
@@ -330,7 +331,7 @@ mod tests {
 
     #[test]
     fn a_task_that_runs_on_never_ends() {
-        let mut agent = Emulated::new(0, &Arc::new(Vec::new()), Life::RunsOn);
+        let mut agent = EmulatedAgent::new(0, &Arc::new(Vec::new()), TaskLifetime::RunsUntilKilled);
         assert_eq!(updates(&agent.take(said(1, launch(1, "a")))), 1);
         agent.take(said(1, committed(1, false)));
         assert_eq!(updates(&agent.take(said(1, launch(1, "a")))), 0);

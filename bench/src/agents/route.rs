@@ -19,39 +19,39 @@ const AGAIN: Duration = Duration::from_millis(500);
 const OUTBOX: usize = 16;
 
 /// A route to the masters.
-pub(super) enum Way {
+pub(super) enum MasterRoute {
     /// To the leader, wherever it is, as real agents do.
-    ToTheLeader(AgentUplink),
+    Leader(AgentUplink),
     /// Over this connection, whichever master is its peer.
-    Through(Channel),
+    Fixed(Channel),
 }
 
 /// An open stream.
 pub(super) struct Link {
     pub(super) sender: mpsc::Sender<v1::FromAgent>,
-    inbound: Inbox,
+    inbound: InboundStream,
     address: String,
 }
 
-enum Inbox {
+enum InboundStream {
     Leader(Inbound),
     Master(Streaming<v1::ToAgent>),
 }
 
-impl Way {
+impl MasterRoute {
     /// Opens a stream. After a failure, pauses and returns `None`.
     pub(super) async fn open(&self, hello: v1::Hello) -> Option<Link> {
         match self {
-            Self::ToTheLeader(uplink) => {
+            Self::Leader(uplink) => {
                 // A failed search has paused already.
                 let link = uplink.connect(hello, DIALLING).await.ok()?;
                 Some(Link {
                     sender: link.sender,
-                    inbound: Inbox::Leader(link.inbound),
+                    inbound: InboundStream::Leader(link.inbound),
                     address: link.address,
                 })
             }
-            Self::Through(channel) => {
+            Self::Fixed(channel) => {
                 let opening = open(channel.clone(), hello);
                 match tokio::time::timeout(DIALLING, opening).await {
                     Ok(Ok(link)) => Some(link),
@@ -66,8 +66,8 @@ impl Way {
 
     /// Reports that no message has arrived on the link for too long.
     pub(super) fn fell_silent(&self, link: &Link) {
-        if let Self::ToTheLeader(uplink) = self {
-            uplink.fell_silent(&link.address);
+        if let Self::Leader(uplink) = self {
+            uplink.mark_silent(&link.address);
         }
     }
 }
@@ -76,8 +76,8 @@ impl Link {
     /// Returns the next message, or `None` at the end.
     pub(super) async fn message(&mut self) -> Result<Option<v1::ToAgent>, Status> {
         match &mut self.inbound {
-            Inbox::Leader(inbound) => inbound.message().await,
-            Inbox::Master(stream) => stream.message().await,
+            InboundStream::Leader(inbound) => inbound.message().await,
+            InboundStream::Master(stream) => stream.message().await,
         }
     }
 }
@@ -94,7 +94,7 @@ async fn open(channel: Channel, hello: v1::Hello) -> Result<Link, Status> {
     let response = client.connect(ReceiverStream::new(outbox)).await?;
     Ok(Link {
         sender,
-        inbound: Inbox::Master(response.into_inner()),
+        inbound: InboundStream::Master(response.into_inner()),
         address: String::new(),
     })
 }

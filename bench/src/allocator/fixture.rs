@@ -2,13 +2,16 @@
 
 use std::sync::Arc;
 
-use argosy_master::allocator::{Allocator, Budget, Declined, Demand, Round, Settings, Stream};
+use argosy_master::allocator::{
+    AllocationRound, Allocator, AllocatorSettings, DeclinedResources, LinkStates, StreamState,
+    TurnBudget,
+};
 use argosy_master::offers::OfferBook;
 use argosy_state::Registry;
 use argosy_state::actor::Actor;
 use argosy_state::agent::AgentInfo;
 use argosy_state::command::{
-    Command, Entry, OpenEpoch, Promise, Proposed, RegisterAgent, Subscribe,
+    Command, LogEntry, OfferTerms, OpenEpoch, ProposedCommand, RegisterAgent, Subscribe,
 };
 use argosy_state::framework::FrameworkInfo;
 use argosy_state::ids::{AgentId, FrameworkId, NodeId, Role, Ticket, Timestamp};
@@ -17,7 +20,7 @@ use argosy_state::resources::Resources;
 /// Resources of each agent.
 pub(super) const RESOURCES: &str = "cpus:24;mem:4096;disk:4096;ports:[31000-32000]";
 
-pub(super) struct Scene {
+pub(super) struct AllocatorFixture {
     registry: Registry,
     book: OfferBook,
     allocator: Allocator,
@@ -25,7 +28,7 @@ pub(super) struct Scene {
     agents: u64,
 }
 
-impl Scene {
+impl AllocatorFixture {
     pub(super) fn new(agents: u64, frameworks: u64, roles: u64) -> Self {
         let mut registry = Registry::new();
         let mut index = 0;
@@ -35,9 +38,9 @@ impl Scene {
                 epoch: registry.epoch(),
                 serial: index,
             };
-            let entry = Entry {
+            let entry = LogEntry {
                 at: Timestamp(1),
-                commands: vec![Proposed {
+                commands: vec![ProposedCommand {
                     ticket,
                     actor: Actor::default(),
                     command,
@@ -58,9 +61,9 @@ impl Scene {
         (1..=frameworks).for_each(|session| apply(subscribe(session, roles)));
         Self {
             book: OfferBook::new(registry.epoch()),
-            allocator: Allocator::new(Settings {
+            allocator: Allocator::new(AllocatorSettings {
                 filters: usize::MAX,
-                ..Settings::default()
+                ..AllocatorSettings::default()
             }),
             registry,
             now: Timestamp(1),
@@ -68,10 +71,10 @@ impl Scene {
         }
     }
 
-    pub(super) fn step(&mut self, budget: Budget) -> Round {
-        let demand = Demand {
+    pub(super) fn step(&mut self, budget: TurnBudget) -> AllocationRound {
+        let demand = LinkStates {
             linked: &|_| true,
-            stream: &|_| Stream::Open,
+            stream: &|_| StreamState::Open,
         };
         self.allocator
             .step(&self.registry, &mut self.book, demand, self.now, budget)
@@ -91,7 +94,7 @@ impl Scene {
     }
 
     /// Returns the offer of an unpredictable agent, the same in every run.
-    pub(super) fn some_offer(&mut self, at: u64) -> Arc<Promise> {
+    pub(super) fn some_offer(&mut self, at: u64) -> Arc<OfferTerms> {
         loop {
             for step in 0..self.agents {
                 let agent = AgentId(1 + (at.wrapping_mul(7_919) + step * 104_729) % self.agents);
@@ -102,16 +105,16 @@ impl Scene {
             }
             // Every framework has declined everything: the filters must expire.
             self.now = self.now.plus_ms(10_000);
-            while self.step(Budget::UNBOUNDED).more {}
+            while self.step(TurnBudget::UNBOUNDED).more {}
         }
     }
 
-    pub(super) fn decline(&mut self, offer: &Promise) {
+    pub(super) fn decline(&mut self, offer: &OfferTerms) {
         let offer = self
             .book
             .decline(offer.framework, offer.id)
             .expect("it was open a moment ago");
-        let declined = Declined {
+        let declined = DeclinedResources {
             framework: offer.framework,
             session: offer.session,
             role: offer.role.clone(),
@@ -140,7 +143,7 @@ impl Scene {
                 if mixed(framework.0 * 1_000_003 + agent.0).is_multiple_of(10) {
                     continue;
                 }
-                let declined = Declined {
+                let declined = DeclinedResources {
                     framework,
                     session,
                     role: role.clone(),
@@ -151,7 +154,7 @@ impl Scene {
                 };
                 self.allocator.decline(declined, self.now);
             }
-            while self.step(Budget::UNBOUNDED).more {}
+            while self.step(TurnBudget::UNBOUNDED).more {}
         }
     }
 }

@@ -9,7 +9,7 @@ use super::fixture::RESOURCES;
 /// Pairs of agents and frameworks beyond which only a part of the agents is timed.
 const MOST_PAIRS: u64 = 40_000_000;
 
-pub(super) struct Naive {
+pub(super) struct NaiveResult {
     /// Time for all agents; scaled if fewer were timed.
     pub(super) whole_ms: f64,
     /// Number of agents that were timed.
@@ -21,7 +21,7 @@ struct Framework {
 }
 
 /// Runs one full round with everything free.
-pub(super) fn round(agents: u64, frameworks: u64) -> Naive {
+pub(super) fn round(agents: u64, frameworks: u64) -> NaiveResult {
     let resources = parse(RESOURCES);
     let free: BTreeMap<String, HashMap<String, f64>> = (0..agents)
         .map(|agent| (format!("agent-{agent}"), resources.clone()))
@@ -59,7 +59,7 @@ pub(super) fn round(agents: u64, frameworks: u64) -> Naive {
     }
     let ms = begin.elapsed().as_secs_f64() * 1e3;
     assert_eq!(offers.len() as u64, timed, "every agent was offered");
-    Naive {
+    NaiveResult {
         whole_ms: ms * agents as f64 / timed as f64,
         agents: timed,
     }

@@ -7,8 +7,8 @@ use anyhow::{Context, Result, bail};
 use argosy_proto::v1;
 use tokio::time::Instant;
 
-use super::{Cluster, Ground, Wire, free_addresses};
-use crate::processes::{Ending, Process, Recipe};
+use super::{BenchEnvironment, Cluster, MasterClient, free_addresses};
+use crate::processes::{Process, ProcessSpec, StopMethod};
 
 const HOST: &str = "127.78.1.1";
 /// Time for the agent to register.
@@ -26,8 +26,8 @@ pub(crate) enum AgentKind {
 }
 
 impl AgentKind {
-    /// Returns the network that tasks must name: the host's, except that the full profile gives each
-    /// a separate one, as the default is.
+    /// Returns the network that tasks must name: the host's, except that the full profile gives
+    /// each a separate one, as the default is.
     pub(crate) fn network(self) -> Option<v1::Network> {
         let host = v1::network::Mode::Host(v1::HostNetwork {});
         (self != Self::Full).then_some(v1::Network { mode: Some(host) })
@@ -47,7 +47,7 @@ impl fmt::Display for AgentKind {
 /// An agent process, which ends all its tasks on drop.
 pub(crate) struct RealAgent {
     process: Process,
-    recipe: Recipe,
+    recipe: ProcessSpec,
 }
 
 impl RealAgent {
@@ -57,7 +57,7 @@ impl RealAgent {
     /// If it exits or is not registered within half a minute.
     pub(crate) async fn start(
         cluster: &Cluster,
-        ground: &Ground,
+        ground: &BenchEnvironment,
         resources: &str,
         kind: AgentKind,
     ) -> Result<Self> {
@@ -92,11 +92,11 @@ impl RealAgent {
             "--stop-with-stdin=end",
         ]
         .map(str::to_owned);
-        let recipe = Recipe {
+        let recipe = ProcessSpec {
             program: ground.argosy.clone(),
             arguments: words.into_iter().chain(network).chain(arguments).collect(),
             log: cluster.directory().join("agent.log"),
-            ending: Ending::InputClosed,
+            ending: StopMethod::InputClosed,
         };
         let mut agent = Self {
             process: Process::start(&recipe)?,
@@ -152,7 +152,7 @@ impl RealAgent {
 /// Only the leader knows, so all masters are called.
 async fn is_connected(cluster: &Cluster) -> Result<bool> {
     for member in &cluster.members {
-        let mut client = Wire::new(member.channel.clone());
+        let mut client = MasterClient::new(member.channel.clone());
         let request = v1::ListRequest {
             consistency: v1::Consistency::Local.into(),
             ..Default::default()

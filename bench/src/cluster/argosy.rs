@@ -8,17 +8,17 @@ use argosy_proto::v1;
 use argosy_proto::v1::operator_client::OperatorClient;
 use tonic::transport::Channel;
 
-use super::{MEMBERS, Member, Standing, free_addresses};
-use crate::processes::{Ending, Recipe};
+use super::{ClusterMember, MEMBERS, MemberStatus, free_addresses};
+use crate::processes::{ProcessSpec, StopMethod};
 
 /// Client of operator calls to one master.
-pub(crate) type Wire = OperatorClient<Channel>;
+pub(crate) type MasterClient = OperatorClient<Channel>;
 
 /// Prefix of the loopback addresses of the masters.
 const NETWORK: &str = "127.78.0";
 
 /// Returns the API addresses, and the command of each master.
-pub(super) fn recipes(argosy: &Path, directory: &Path) -> Result<Vec<(String, Recipe)>> {
+pub(super) fn recipes(argosy: &Path, directory: &Path) -> Result<Vec<(String, ProcessSpec)>> {
     let mut places = Vec::with_capacity(MEMBERS);
     for number in 1..=MEMBERS {
         let addresses = free_addresses(&format!("{NETWORK}.{number}"), 2)?;
@@ -43,27 +43,33 @@ pub(super) fn recipes(argosy: &Path, directory: &Path) -> Result<Vec<(String, Re
             "--log",
             "warn",
         ];
-        let recipe = Recipe {
+        let recipe = ProcessSpec {
             program: argosy.to_owned(),
             arguments: arguments.map(str::to_owned).to_vec(),
             log: directory.join(format!("{name}.log")),
-            ending: Ending::Killed,
+            ending: StopMethod::Killed,
         };
         (api.clone(), recipe)
     };
     Ok((1..).zip(&places).map(recipe).collect())
 }
 
-pub(super) async fn standing(channel: Channel, members: &[Member]) -> Result<Standing> {
+pub(super) async fn member_status(
+    channel: Channel,
+    members: &[ClusterMember],
+) -> Result<MemberStatus> {
     let request = v1::GetClusterRequest {
         consistency: v1::Consistency::Local.into(),
     };
-    let cluster = Wire::new(channel).get_cluster(request).await?.into_inner();
+    let cluster = MasterClient::new(channel)
+        .get_cluster(request)
+        .await?
+        .into_inner();
     let leader = cluster
         .masters
         .iter()
         .find(|master| master.role == "leader");
-    Ok(Standing {
+    Ok(MemberStatus {
         leader: leader.and_then(|leader| {
             members
                 .iter()
@@ -88,11 +94,11 @@ pub(crate) fn check_build(argosy: &Path) -> Result<String> {
         )
     })?;
     let text = String::from_utf8_lossy(&output.stdout);
-    judge(&text)
+    check_build_output(&text)
         .with_context(|| format!("{} is not of the build of this program", argosy.display()))
 }
 
-fn judge(text: &str) -> Result<String> {
+fn check_build_output(text: &str) -> Result<String> {
     let release = text
         .lines()
         .next()
@@ -141,27 +147,27 @@ mod tests {
     #[test]
     fn another_build_is_refused() {
         let own = env!("CARGO_PKG_VERSION");
-        assert!(judge(&said(own, "debug", "rocksdb")).is_ok());
+        assert!(check_build_output(&said(own, "debug", "rocksdb")).is_ok());
         assert!(
-            judge(&said("0.0.9", "debug", "rocksdb"))
+            check_build_output(&said("0.0.9", "debug", "rocksdb"))
                 .unwrap_err()
                 .to_string()
                 .contains("release 0.0.9")
         );
         assert!(
-            judge(&said(own, "release", "rocksdb"))
+            check_build_output(&said(own, "release", "rocksdb"))
                 .unwrap_err()
                 .to_string()
                 .contains("release build")
         );
         assert!(
-            judge(&said(own, "debug", "rocksdb, testing"))
+            check_build_output(&said(own, "debug", "rocksdb, testing"))
                 .unwrap_err()
                 .to_string()
                 .contains("testing")
         );
         assert!(
-            judge("sh: not found")
+            check_build_output("sh: not found")
                 .unwrap_err()
                 .to_string()
                 .contains("unknown")

@@ -7,8 +7,8 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use tonic::transport::Channel;
 
-use super::{MEMBERS, Member, Standing, free_addresses};
-use crate::processes::{Ending, Recipe};
+use super::{ClusterMember, MEMBERS, MemberStatus, free_addresses};
+use crate::processes::{ProcessSpec, StopMethod};
 
 /// Generated from `proto/etcd.proto`.
 #[allow(missing_docs, unreachable_pub, clippy::all, reason = "generated")]
@@ -17,7 +17,7 @@ pub(crate) mod wire {
 }
 
 /// Returns the API addresses, and the command of each member.
-pub(super) fn recipes(directory: &Path) -> Result<Vec<(String, Recipe)>> {
+pub(super) fn recipes(directory: &Path) -> Result<Vec<(String, ProcessSpec)>> {
     let addresses = free_addresses("127.0.0.1", 2 * MEMBERS)?;
     let (clients, peers) = addresses.split_at(MEMBERS);
     let cluster: Vec<String> = (1..)
@@ -40,14 +40,14 @@ pub(super) fn recipes(directory: &Path) -> Result<Vec<(String, Recipe)>> {
                 format!("argosy-bench-{}", std::process::id()),
             ),
         ];
-        let recipe = Recipe {
+        let recipe = ProcessSpec {
             program: "etcd".into(),
             arguments: arguments
                 .into_iter()
                 .map(|(flag, value)| format!("--{flag}={value}"))
                 .collect(),
             log: directory.join(format!("{name}.log")),
-            ending: Ending::Killed,
+            ending: StopMethod::Killed,
         };
         (client.clone(), recipe)
     };
@@ -71,7 +71,10 @@ pub(crate) fn version() -> Result<String> {
     ))
 }
 
-pub(super) async fn standing(channel: Channel, members: &[Member]) -> Result<Standing> {
+pub(super) async fn member_status(
+    channel: Channel,
+    members: &[ClusterMember],
+) -> Result<MemberStatus> {
     let mut client = wire::maintenance_client::MaintenanceClient::new(channel);
     let status = client.status(wire::StatusRequest {}).await?.into_inner();
     let mut leader = None;
@@ -90,7 +93,7 @@ pub(super) async fn standing(channel: Channel, members: &[Member]) -> Result<Sta
             }
         }
     }
-    Ok(Standing {
+    Ok(MemberStatus {
         leader,
         voters: MEMBERS,
         applied: status.raft_applied_index,

@@ -5,10 +5,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use argosy_client::connector::chance;
+use argosy_client::connector::random_seed;
 use argosy_proto::v1;
 use argosy_proto::v1::scheduler_client::SchedulerClient;
-use argosy_proto::versions::Versions;
+use argosy_proto::versions::VersionRange;
 use argosy_state::capability::FrameworkCapability;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -39,10 +39,10 @@ impl Schedulers {
         for (number, way) in (0..count).zip(ways.iter().cycle()) {
             let (subscribed, closed, way) = (subscribed.clone(), closed.clone(), way.clone());
             streams.spawn(async move {
-                let mut scheduler = One::new(number, way);
+                let mut scheduler = CrowdScheduler::new(number, way);
                 loop {
                     // Only the number of ended streams is counted, not the causes.
-                    let _ = scheduler.stay(&subscribed).await;
+                    let _ = scheduler.run_stream(&subscribed).await;
                     closed.fetch_add(1, Ordering::Relaxed);
                     tokio::time::sleep(AGAIN).await;
                 }
@@ -66,26 +66,26 @@ impl Schedulers {
     }
 }
 
-struct One {
+struct CrowdScheduler {
     client: SchedulerClient<Channel>,
     name: String,
     framework_id: String,
     session: u64,
 }
 
-impl One {
+impl CrowdScheduler {
     fn new(number: u32, way: Channel) -> Self {
         Self {
             client: SchedulerClient::new(way),
             name: format!("crowd-{number}"),
             framework_id: String::new(),
-            session: chance(),
+            session: random_seed(),
         }
     }
 
     fn subscription(&self) -> v1::SubscribeRequest {
         v1::SubscribeRequest {
-            protocol: Some(Versions::OWN.first()),
+            protocol: Some(VersionRange::OWN.first()),
             info: Some(v1::FrameworkInfo {
                 name: self.name.clone(),
                 roles: vec!["*".to_owned()],
@@ -99,7 +99,7 @@ impl One {
     }
 
     /// Subscribes, and stays until the stream ends.
-    async fn stay(&mut self, subscribed: &mpsc::Sender<()>) -> Result<(), Status> {
+    async fn run_stream(&mut self, subscribed: &mpsc::Sender<()>) -> Result<(), Status> {
         let request = self.subscription();
         let mut events = self.client.subscribe(request).await?.into_inner();
         let mut beats = None;

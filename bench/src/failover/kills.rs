@@ -11,11 +11,11 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tonic::transport::Channel;
 
-use super::Load;
+use super::LoadLevel;
 use crate::agents::Agents;
-use crate::cluster::{Cluster, Member, Wire, channel};
+use crate::cluster::{Cluster, ClusterMember, MasterClient, channel};
 use crate::framework::Trickle;
-use crate::load::{Pace, Persistent};
+use crate::load::{PersistentClients, WriteRate};
 use crate::registry::masters;
 use crate::report::{Kill, Phases, Side};
 use crate::writer::{Target, Writer};
@@ -45,12 +45,12 @@ const ROUNDING_MS: i64 = 1;
 
 /// The fault of the leader.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Fault {
+pub(super) enum LeaderFault {
     Kill,
     Freeze,
 }
 
-impl Fault {
+impl LeaderFault {
     fn signal(self) -> Signal {
         match self {
             Self::Kill => Signal::SIGKILL,
@@ -60,14 +60,14 @@ impl Fault {
 }
 
 /// A cluster and its load.
-pub(super) struct Scene {
+pub(super) struct LoadedCluster {
     agent_ids: Vec<String>,
     // Declared before the cluster, so that they end first.
     _work: Option<(Trickle, Agents)>,
     cluster: Cluster,
 }
 
-impl Scene {
+impl LoadedCluster {
     /// Adds agents and a framework if the cluster is Argosy.
     pub(super) async fn set(cluster: Cluster) -> Result<Self> {
         if cluster.side != Side::Argosy {
@@ -97,24 +97,24 @@ impl Scene {
 
     fn writer(&self, channel: Channel) -> Writer {
         match self.cluster.side {
-            Side::Argosy => Writer::one(channel),
+            Side::Argosy => Writer::unary(channel),
             Side::Etcd | Side::Hyperqueue => Writer::put(channel),
         }
     }
 
-    fn load(&self, load: Load) -> Persistent {
-        let writer = |member: &Member| self.writer(member.channel.clone());
+    fn load(&self, load: LoadLevel) -> PersistentClients {
+        let writer = |member: &ClusterMember| self.writer(member.channel.clone());
         let writers: Vec<Writer> = self.cluster.members.iter().map(writer).collect();
         let (clients, pace) = match load {
-            Load::Quiet => (PACED, Pace::PerSecond(PACED_RATE)),
-            Load::Saturated => (SATURATING, Pace::Saturated),
+            LoadLevel::Quiet => (PACED, WriteRate::PerSecond(PACED_RATE)),
+            LoadLevel::Saturated => (SATURATING, WriteRate::Saturated),
         };
         let targets: Vec<Target> = (0..clients).map(|client| self.target(client)).collect();
-        Persistent::start(&writers, &targets, pace)
+        PersistentClients::start(&writers, &targets, pace)
     }
 
     /// Injects the fault into the leader once, and waits until three members are as before.
-    pub(super) async fn kill(&mut self, fault: Fault, load: Load) -> Result<Kill> {
+    pub(super) async fn kill(&mut self, fault: LeaderFault, load: LoadLevel) -> Result<Kill> {
         let leader = self.cluster.settled().await?;
         let leader_pid = self.cluster.pid(leader)?;
         let clients = self.load(load);
@@ -132,8 +132,8 @@ impl Scene {
         tokio::time::sleep(AFTERMATH).await;
         drop(clients);
         match fault {
-            Fault::Kill => self.cluster.restart(leader)?,
-            Fault::Freeze => self.cluster.signal(leader, Signal::SIGCONT)?,
+            LeaderFault::Kill => self.cluster.restart(leader)?,
+            LeaderFault::Freeze => self.cluster.signal(leader, Signal::SIGCONT)?,
         }
         let next = self.cluster.settled().await?;
         let phases = match self.cluster.side {
@@ -168,7 +168,10 @@ impl Scene {
             consistency: v1::Consistency::Local.into(),
         };
         let channel = self.cluster.members[leader].channel.clone();
-        let cluster = Wire::new(channel).get_cluster(request).await?.into_inner();
+        let cluster = MasterClient::new(channel)
+            .get_cluster(request)
+            .await?
+            .into_inner();
         let since = |ms: i64| (ms > 0).then(|| ms - wall_ms);
         // The first epoch after the signal; later ones are not part of this failover.
         let first = cluster

@@ -11,7 +11,7 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tonic::Code;
 
-use crate::cluster::{Wire, channel};
+use crate::cluster::{MasterClient, channel};
 
 /// Calls in flight on one gRPC connection.
 const CALLS: usize = 20;
@@ -21,7 +21,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 const MESSAGE_BYTES: usize = 16 << 20;
 
 #[derive(Default)]
-struct Counts {
+struct ReadCounts {
     read: AtomicU64,
     refused: AtomicU64,
 }
@@ -29,7 +29,7 @@ struct Counts {
 /// Running readers, which end on drop.
 pub(super) struct Readers {
     _tasks: JoinSet<()>,
-    counts: Arc<Counts>,
+    counts: Arc<ReadCounts>,
 }
 
 impl Readers {
@@ -38,11 +38,11 @@ impl Readers {
     /// # Errors
     /// If the address is malformed.
     pub(super) fn start(api: &str, connections: u32) -> Result<Self> {
-        let counts = Arc::new(Counts::default());
+        let counts = Arc::new(ReadCounts::default());
         let mut tasks = JoinSet::new();
         for number in 0..connections {
             if number % 2 == 0 {
-                let client = Wire::new(channel(api)?.connect_lazy());
+                let client = MasterClient::new(channel(api)?.connect_lazy());
                 let client = client.max_decoding_message_size(MESSAGE_BYTES);
                 for _ in 0..CALLS {
                     tasks.spawn(by_grpc(client.clone(), Arc::clone(&counts)));
@@ -64,7 +64,7 @@ impl Readers {
     }
 }
 
-async fn by_grpc(mut client: Wire, counts: Arc<Counts>) {
+async fn by_grpc(mut client: MasterClient, counts: Arc<ReadCounts>) {
     let mut token = String::new();
     loop {
         let request = v1::ListRequest {
@@ -86,7 +86,7 @@ async fn by_grpc(mut client: Wire, counts: Arc<Counts>) {
     }
 }
 
-async fn by_http(api: String, counts: Arc<Counts>) {
+async fn by_http(api: String, counts: Arc<ReadCounts>) {
     loop {
         // The next attempt shows why it ended.
         let _ = on_one_connection(&api, &counts).await;
@@ -94,7 +94,7 @@ async fn by_http(api: String, counts: Arc<Counts>) {
     }
 }
 
-async fn on_one_connection(api: &str, counts: &Counts) -> Result<()> {
+async fn on_one_connection(api: &str, counts: &ReadCounts) -> Result<()> {
     let mut stream = TcpStream::connect(api).await?;
     let question =
         format!("GET /v1/tasks?include_ended=true&page_size=10000 HTTP/1.1\r\nhost: {api}\r\n\r\n");

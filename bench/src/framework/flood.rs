@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use argosy_client::Masters;
-use argosy_client::scheduler::{Answer, Driver, Runner, Scheduler, is_terminal};
+use argosy_client::scheduler::{
+    CallResult, Scheduler, SchedulerDriver, SchedulerRunner, is_terminal,
+};
 use argosy_proto::v1;
 use tokio_util::sync::CancellationToken;
 
@@ -16,7 +18,7 @@ const TASK: &str = "task-";
 /// Time without a finished task after which the run fails.
 const STALLED: Duration = Duration::from_secs(60);
 
-struct Flood {
+struct FloodScheduler {
     total: u32,
     network: Option<v1::Network>,
     /// Numbers of the tasks to launch.
@@ -28,8 +30,8 @@ struct Flood {
     moved: Instant,
 }
 
-impl Scheduler for Flood {
-    fn offers(&mut self, driver: &Driver, offers: Vec<v1::Offer>) {
+impl Scheduler for FloodScheduler {
+    fn offers(&mut self, driver: &SchedulerDriver, offers: Vec<v1::Offer>) {
         for offer in offers {
             let count = room(&offer).min(self.waiting.len());
             if count == 0 {
@@ -48,7 +50,7 @@ impl Scheduler for Flood {
         }
     }
 
-    fn update(&mut self, driver: &Driver, status: &v1::TaskStatus) {
+    fn update(&mut self, driver: &SchedulerDriver, status: &v1::TaskStatus) {
         if !is_terminal(status.state()) {
             return;
         }
@@ -70,7 +72,7 @@ impl Scheduler for Flood {
         }
     }
 
-    fn answered(&mut self, _: &Driver, answer: &Answer) {
+    fn answered(&mut self, _: &SchedulerDriver, answer: &CallResult) {
         // An offer that was rescinded in the meantime is not a failure: its tasks wait for the next
         // one.
         for (task, why) in answer.not_launched() {
@@ -85,7 +87,7 @@ impl Scheduler for Flood {
         }
     }
 
-    fn tick(&mut self, driver: &Driver) {
+    fn tick(&mut self, driver: &SchedulerDriver) {
         if self.moved.elapsed() > STALLED && self.failed.is_none() {
             self.failed = Some(format!(
                 "nothing finished for {STALLED:?}; {} of {} had",
@@ -98,7 +100,7 @@ impl Scheduler for Flood {
 
 /// The results of a flood.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Flooded {
+pub(crate) struct FloodResult {
     /// Time from before the first call to the masters until the last FINISHED was seen.
     pub(crate) took: Duration,
     /// Number of launches that were rejected and repeated.
@@ -113,9 +115,9 @@ pub(crate) async fn flood(
     masters: &Masters,
     total: u32,
     network: Option<v1::Network>,
-) -> Result<Flooded> {
+) -> Result<FloodResult> {
     let begin = Instant::now();
-    let mut flood = Flood {
+    let mut flood = FloodScheduler {
         total,
         network,
         waiting: (0..total).collect(),
@@ -125,14 +127,15 @@ pub(crate) async fn flood(
         last: None,
         moved: begin,
     };
-    let run = Runner::new(config(masters, "bench-flood")).run(&mut flood, CancellationToken::new());
+    let run = SchedulerRunner::new(config(masters, "bench-flood"))
+        .run(&mut flood, CancellationToken::new());
     // The run of a framework ends by itself after its teardown.
     run.await.context("the framework ended")?;
     if let Some(why) = flood.failed {
         bail!("{why}");
     }
     let last = flood.last.context("the framework ended before its tasks")?;
-    Ok(Flooded {
+    Ok(FloodResult {
         took: last - begin,
         refused: flood.refused,
     })

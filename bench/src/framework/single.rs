@@ -4,7 +4,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use argosy_client::Masters;
-use argosy_client::scheduler::{Answer, Driver, Runner, Scheduler, is_terminal};
+use argosy_client::scheduler::{
+    CallResult, Scheduler, SchedulerDriver, SchedulerRunner, is_terminal,
+};
 use argosy_proto::v1;
 use tokio_util::sync::CancellationToken;
 
@@ -18,7 +20,7 @@ const COMMAND: &[&str] = &["/bin/sleep", "0.05"];
 const PAUSE: Duration = Duration::from_millis(50);
 
 /// Times from an offer's acceptance to RUNNING, in milliseconds.
-pub(crate) struct Starts {
+pub(crate) struct StartScheduler {
     wanted: u32,
     network: Option<v1::Network>,
     pub(crate) times_ms: Vec<f64>,
@@ -29,7 +31,7 @@ pub(crate) struct Starts {
     moved: Instant,
 }
 
-impl Starts {
+impl StartScheduler {
     fn new(wanted: u32, network: Option<v1::Network>) -> Self {
         Self {
             wanted,
@@ -56,7 +58,7 @@ impl Starts {
         let mut starts = Self::new(wanted, network);
         let mut config = config(masters, "bench-starts");
         config.tick = PAUSE;
-        Runner::new(config)
+        SchedulerRunner::new(config)
             .run(&mut starts, CancellationToken::new())
             .await
             .context("the framework ended")?;
@@ -66,7 +68,7 @@ impl Starts {
         }
     }
 
-    fn fail(&mut self, driver: &Driver, why: String) {
+    fn fail(&mut self, driver: &SchedulerDriver, why: String) {
         if self.failed.is_none() {
             self.failed = Some(why);
             drop(driver.teardown());
@@ -74,8 +76,8 @@ impl Starts {
     }
 }
 
-impl Scheduler for Starts {
-    fn offers(&mut self, driver: &Driver, offers: Vec<v1::Offer>) {
+impl Scheduler for StartScheduler {
+    fn offers(&mut self, driver: &SchedulerDriver, offers: Vec<v1::Offer>) {
         for offer in offers {
             if self.held.is_none() && room(&offer) > 0 {
                 self.held = Some(offer);
@@ -85,11 +87,11 @@ impl Scheduler for Starts {
         }
     }
 
-    fn rescinded(&mut self, _: &Driver, offer_id: &str, _: &str) {
+    fn rescinded(&mut self, _: &SchedulerDriver, offer_id: &str, _: &str) {
         self.held.take_if(|offer| offer.offer_id == offer_id);
     }
 
-    fn update(&mut self, driver: &Driver, status: &v1::TaskStatus) {
+    fn update(&mut self, driver: &SchedulerDriver, status: &v1::TaskStatus) {
         self.moved = Instant::now();
         if let Some(begun) = self
             .begun
@@ -119,14 +121,14 @@ impl Scheduler for Starts {
         }
     }
 
-    fn answered(&mut self, driver: &Driver, answer: &Answer) {
+    fn answered(&mut self, driver: &SchedulerDriver, answer: &CallResult) {
         if let Some((task, why)) = answer.not_launched().first() {
             let why = format!("{task} was not launched: {why}");
             self.fail(driver, why);
         }
     }
 
-    fn tick(&mut self, driver: &Driver) {
+    fn tick(&mut self, driver: &SchedulerDriver) {
         if self.moved.elapsed() > LOST {
             self.fail(
                 driver,
@@ -149,7 +151,7 @@ impl Scheduler for Starts {
 }
 
 /// A framework that registers, waits for an offer, launches on it and exits.
-struct Visitor {
+struct OneTaskFramework {
     network: Option<v1::Network>,
     begun: Instant,
     launched: bool,
@@ -157,8 +159,8 @@ struct Visitor {
     failed: Option<String>,
 }
 
-impl Scheduler for Visitor {
-    fn offers(&mut self, driver: &Driver, offers: Vec<v1::Offer>) {
+impl Scheduler for OneTaskFramework {
+    fn offers(&mut self, driver: &SchedulerDriver, offers: Vec<v1::Offer>) {
         for offer in offers {
             if self.launched || room(&offer) == 0 {
                 driver.decline(&offer, None);
@@ -172,7 +174,7 @@ impl Scheduler for Visitor {
         }
     }
 
-    fn update(&mut self, driver: &Driver, status: &v1::TaskStatus) {
+    fn update(&mut self, driver: &SchedulerDriver, status: &v1::TaskStatus) {
         if status.state() == v1::TaskState::Running && self.time_ms.is_none() {
             self.time_ms = Some(self.begun.elapsed().as_secs_f64() * 1e3);
         }
@@ -181,7 +183,7 @@ impl Scheduler for Visitor {
         }
     }
 
-    fn tick(&mut self, driver: &Driver) {
+    fn tick(&mut self, driver: &SchedulerDriver) {
         if self.begun.elapsed() > LOST && self.failed.is_none() {
             self.failed = Some(format!("no task ran within {LOST:?}"));
             drop(driver.teardown());
@@ -195,15 +197,15 @@ impl Scheduler for Visitor {
 /// # Errors
 /// If it does not run.
 pub(crate) async fn fresh_start(masters: &Masters, network: Option<v1::Network>) -> Result<f64> {
-    let mut visitor = Visitor {
+    let mut visitor = OneTaskFramework {
         network,
         begun: Instant::now(),
         launched: false,
         time_ms: None,
         failed: None,
     };
-    let run =
-        Runner::new(config(masters, "bench-visitor")).run(&mut visitor, CancellationToken::new());
+    let run = SchedulerRunner::new(config(masters, "bench-visitor"))
+        .run(&mut visitor, CancellationToken::new());
     run.await.context("the framework ended")?;
     if let Some(why) = visitor.failed {
         bail!("{why}");

@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use argosy_client::Masters;
-use argosy_client::scheduler::{Answer, Driver, Outcome, Runner, Scheduler, is_terminal};
+use argosy_client::scheduler::{
+    CallOutcome, CallResult, Scheduler, SchedulerDriver, SchedulerRunner, is_terminal,
+};
 use argosy_proto::v1;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -26,7 +28,7 @@ const EXPIRED: &str = "offer-expired";
 
 /// The progress of the tasks.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Stage {
+enum SleeperPhase {
     Launching,
     /// After so long, and so many launches that were repeated in a newer offer.
     AllRun(Duration, u32),
@@ -34,7 +36,7 @@ enum Stage {
     Failed(String),
 }
 
-struct Sleepers {
+struct SleeperScheduler {
     /// The network of each; `None` for the default.
     network: Option<v1::Network>,
     total: u32,
@@ -52,12 +54,12 @@ struct Sleepers {
     moved: Instant,
     /// Time at which the end was requested.
     ending: Option<Instant>,
-    stage: watch::Sender<Stage>,
+    stage: watch::Sender<SleeperPhase>,
     end: watch::Receiver<bool>,
 }
 
-impl Sleepers {
-    fn launch(&mut self, driver: &Driver) {
+impl SleeperScheduler {
+    fn launch(&mut self, driver: &SchedulerDriver) {
         while self.open_calls < OPEN_CALLS {
             let Some(offer) = self.waiting.pop_front() else {
                 return;
@@ -89,8 +91,8 @@ impl Sleepers {
         task(name(number), &command, self.network.as_ref())
     }
 
-    fn fail(&mut self, driver: &Driver, why: String) {
-        self.stage.send_replace(Stage::Failed(why));
+    fn fail(&mut self, driver: &SchedulerDriver, why: String) {
+        self.stage.send_replace(SleeperPhase::Failed(why));
         drop(driver.teardown());
     }
 }
@@ -105,24 +107,24 @@ fn number(name: &str) -> Option<u32> {
     name.strip_prefix(PREFIX)?.parse().ok()
 }
 
-impl Scheduler for Sleepers {
-    fn offers(&mut self, driver: &Driver, offers: Vec<v1::Offer>) {
+impl Scheduler for SleeperScheduler {
+    fn offers(&mut self, driver: &SchedulerDriver, offers: Vec<v1::Offer>) {
         self.waiting.extend(offers);
         self.launch(driver);
     }
 
-    fn rescinded(&mut self, _: &Driver, offer_id: &str, _: &str) {
+    fn rescinded(&mut self, _: &SchedulerDriver, offer_id: &str, _: &str) {
         self.waiting.retain(|offer| offer.offer_id != offer_id);
     }
 
-    fn update(&mut self, driver: &Driver, status: &v1::TaskStatus) {
+    fn update(&mut self, driver: &SchedulerDriver, status: &v1::TaskStatus) {
         self.moved = Instant::now();
         let state = status.state();
         if state == v1::TaskState::Running && self.ending.is_none() {
             self.running += 1;
             if self.running == self.total {
                 let repeated = self.expired;
-                (self.stage).send_replace(Stage::AllRun(self.begun.elapsed(), repeated));
+                (self.stage).send_replace(SleeperPhase::AllRun(self.begun.elapsed(), repeated));
             }
         } else if is_terminal(state) {
             let Some(ending) = self.ending.filter(|_| state == v1::TaskState::Killed) else {
@@ -131,16 +133,17 @@ impl Scheduler for Sleepers {
             };
             self.ended += 1;
             if self.ended == self.total {
-                self.stage.send_replace(Stage::AllEnded(ending.elapsed()));
+                self.stage
+                    .send_replace(SleeperPhase::AllEnded(ending.elapsed()));
                 drop(driver.teardown());
             }
         }
     }
 
-    fn answered(&mut self, driver: &Driver, answer: &Answer) {
+    fn answered(&mut self, driver: &SchedulerDriver, answer: &CallResult) {
         self.open_calls = self.open_calls.saturating_sub(1);
         let expired =
-            matches!(&answer.outcome, Outcome::Refused(refusal) if refusal.reason == EXPIRED);
+            matches!(&answer.outcome, CallOutcome::Refused(refusal) if refusal.reason == EXPIRED);
         let refused = answer.not_launched();
         match refused.first() {
             Some(_) if expired => {
@@ -157,7 +160,7 @@ impl Scheduler for Sleepers {
         self.launch(driver);
     }
 
-    fn tick(&mut self, driver: &Driver) {
+    fn tick(&mut self, driver: &SchedulerDriver) {
         let waits = self.running < self.total || self.ending.is_some();
         if waits && self.moved.elapsed() > STALLED {
             let why = format!(
@@ -177,12 +180,12 @@ impl Scheduler for Sleepers {
 }
 
 /// Sleeping tasks. They end with their framework, which ends with this value.
-pub(crate) struct Asleep {
+pub(crate) struct SleepingTasks {
     /// Time from before the framework's first call until the last of them was known to run.
     pub(crate) took: Duration,
     /// Launches that were repeated, since their offer had expired before they were applied.
     pub(crate) expired: u32,
-    stage: watch::Receiver<Stage>,
+    stage: watch::Receiver<SleeperPhase>,
     end: watch::Sender<bool>,
     stop: CancellationToken,
     run: JoinHandle<Result<()>>,
@@ -196,11 +199,11 @@ pub(crate) async fn sleepers(
     masters: &Masters,
     total: u32,
     network: Option<v1::Network>,
-) -> Result<Asleep> {
-    let (stage, mut watched) = watch::channel(Stage::Launching);
+) -> Result<SleepingTasks> {
+    let (stage, mut watched) = watch::channel(SleeperPhase::Launching);
     let (end, ends) = watch::channel(false);
     let now = Instant::now();
-    let mut sleepers = Sleepers {
+    let mut sleepers = SleeperScheduler {
         network,
         total,
         launched: 0,
@@ -221,10 +224,12 @@ pub(crate) async fn sleepers(
     let stop = CancellationToken::new();
     let stopped = stop.clone();
     let run = tokio::spawn(async move {
-        let run = Runner::new(config).run(&mut sleepers, stopped).await;
+        let run = SchedulerRunner::new(config)
+            .run(&mut sleepers, stopped)
+            .await;
         run.map(drop).context("the framework ended")
     });
-    let reached = match next(&mut watched, Stage::Launching).await {
+    let reached = match next(&mut watched, SleeperPhase::Launching).await {
         Ok(reached) => reached,
         Err(error) => {
             // If the framework has ended, it knows more.
@@ -235,7 +240,7 @@ pub(crate) async fn sleepers(
         }
     };
     match reached {
-        Stage::AllRun(took, expired) => Ok(Asleep {
+        SleeperPhase::AllRun(took, expired) => Ok(SleepingTasks {
             took,
             expired,
             stage: watched,
@@ -247,15 +252,20 @@ pub(crate) async fn sleepers(
     }
 }
 
-impl Asleep {
+impl SleepingTasks {
     /// Kills all, and returns the time until the last is known to have ended.
     ///
     /// # Errors
     /// If one ends otherwise, or nothing happens for a minute.
     pub(crate) async fn end(mut self) -> Result<Duration> {
         self.end.send_replace(true);
-        let took = match next(&mut self.stage, Stage::AllRun(self.took, self.expired)).await? {
-            Stage::AllEnded(took) => took,
+        let took = match next(
+            &mut self.stage,
+            SleeperPhase::AllRun(self.took, self.expired),
+        )
+        .await?
+        {
+            SleeperPhase::AllEnded(took) => took,
             other => bail!("the tasks did not end: {other:?}"),
         };
         (&mut self.run).await.context("the framework panicked")??;
@@ -263,17 +273,20 @@ impl Asleep {
     }
 }
 
-impl Drop for Asleep {
+impl Drop for SleepingTasks {
     fn drop(&mut self) {
         self.stop.cancel();
         self.run.abort();
     }
 }
 
-async fn next(watched: &mut watch::Receiver<Stage>, now: Stage) -> Result<Stage> {
+async fn next(
+    watched: &mut watch::Receiver<SleeperPhase>,
+    now: SleeperPhase,
+) -> Result<SleeperPhase> {
     let other = watched.wait_for(|stage| *stage != now).await;
     match other.context("the framework is gone")?.clone() {
-        Stage::Failed(why) => bail!("{why}"),
+        SleeperPhase::Failed(why) => bail!("{why}"),
         stage => Ok(stage),
     }
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use argosy_client::Masters;
-use argosy_client::scheduler::{Driver, Runner, Scheduler, Subscription};
+use argosy_client::scheduler::{Scheduler, SchedulerDriver, SchedulerRunner, Subscription};
 use argosy_proto::v1;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
@@ -23,18 +23,18 @@ const KEPT: usize = 4;
 
 /// The longest time between two events. Clones share it.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Gaps(
+pub(crate) struct LongestGap(
     // Held for a few instructions; nothing is awaited under it.
-    Arc<Mutex<Gap>>,
+    Arc<Mutex<GapState>>,
 );
 
 #[derive(Debug)]
-struct Gap {
+struct GapState {
     last: Instant,
     longest: Duration,
 }
 
-impl Default for Gap {
+impl Default for GapState {
     fn default() -> Self {
         Self {
             last: Instant::now(),
@@ -43,7 +43,7 @@ impl Default for Gap {
     }
 }
 
-impl Gaps {
+impl LongestGap {
     pub(crate) fn note(&self) {
         let mut gap = self.0.lock().expect("no holder panics");
         gap.longest = gap.longest.max(gap.last.elapsed());
@@ -58,32 +58,32 @@ impl Gaps {
 
     /// Starts a new measurement.
     pub(crate) fn restart(&self) {
-        *self.0.lock().expect("no holder panics") = Gap::default();
+        *self.0.lock().expect("no holder panics") = GapState::default();
     }
 }
 
 /// A framework that runs until drop.
 pub(crate) struct Trickle {
     _run: AbortOnDropHandle<()>,
-    gaps: Gaps,
+    gaps: LongestGap,
 }
 
-struct Drip {
+struct TrickleScheduler {
     held: VecDeque<v1::Offer>,
     launched: u64,
     subscribed: Option<oneshot::Sender<()>>,
-    gaps: Gaps,
+    gaps: LongestGap,
 }
 
-impl Scheduler for Drip {
-    fn registered(&mut self, _: &Driver, _: &Subscription) {
+impl Scheduler for TrickleScheduler {
+    fn registered(&mut self, _: &SchedulerDriver, _: &Subscription) {
         if let Some(subscribed) = self.subscribed.take() {
             // The receiver may be gone.
             let _ = subscribed.send(());
         }
     }
 
-    fn offers(&mut self, driver: &Driver, offers: Vec<v1::Offer>) {
+    fn offers(&mut self, driver: &SchedulerDriver, offers: Vec<v1::Offer>) {
         for offer in offers {
             if self.held.len() < KEPT && room(&offer) > 0 {
                 self.held.push_back(offer);
@@ -93,15 +93,15 @@ impl Scheduler for Drip {
         }
     }
 
-    fn rescinded(&mut self, _: &Driver, offer_id: &str, _: &str) {
+    fn rescinded(&mut self, _: &SchedulerDriver, offer_id: &str, _: &str) {
         self.held.retain(|offer| offer.offer_id != offer_id);
     }
 
-    fn update(&mut self, _: &Driver, _: &v1::TaskStatus) {
+    fn update(&mut self, _: &SchedulerDriver, _: &v1::TaskStatus) {
         self.gaps.note();
     }
 
-    fn tick(&mut self, driver: &Driver) {
+    fn tick(&mut self, driver: &SchedulerDriver) {
         if let Some(offer) = self.held.pop_front() {
             self.launched += 1;
             let task = task(format!("task-{}", self.launched), &["/bin/true"], None);
@@ -117,11 +117,11 @@ impl Trickle {
     /// If the masters do not accept it within half a minute.
     pub(crate) async fn start(masters: &Masters) -> Result<Self> {
         let (sender, subscribed) = oneshot::channel();
-        let mut drip = Drip {
+        let mut drip = TrickleScheduler {
             held: VecDeque::new(),
             launched: 0,
             subscribed: Some(sender),
-            gaps: Gaps::default(),
+            gaps: LongestGap::default(),
         };
         let gaps = drip.gaps.clone();
         let mut config = config(masters, "bench-trickle");
@@ -130,7 +130,7 @@ impl Trickle {
         config.tick = EVERY;
         let run = tokio::spawn(async move {
             // Its end shows in the missing phases.
-            let _ = Runner::new(config)
+            let _ = SchedulerRunner::new(config)
                 .run(&mut drip, CancellationToken::new())
                 .await;
         });
@@ -143,7 +143,7 @@ impl Trickle {
     }
 
     /// Returns the gaps between updates of its tasks.
-    pub(crate) fn gaps(&self) -> &Gaps {
+    pub(crate) fn gaps(&self) -> &LongestGap {
         &self.gaps
     }
 }

@@ -2,9 +2,9 @@
 
 use std::fmt;
 
-use super::{Goal, Report, Run, Side, Spread, VOID_LOAD, grouped};
+use super::{RatioGoal, Side, SideRun, Spread, VOID_LOAD, WorkloadReport, grouped};
 
-pub(super) fn write(report: &Report, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+pub(super) fn write(report: &WorkloadReport, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     writeln!(f, "{}: {}", report.workload, report.machine.line())?;
     writeln!(f, "{}", report.versions.join("; "))?;
     for line in &report.about {
@@ -30,7 +30,7 @@ pub(super) fn write(report: &Report, f: &mut fmt::Formatter<'_>) -> fmt::Result 
     Ok(())
 }
 
-fn figures(report: &Report) -> Vec<Vec<String>> {
+fn figures(report: &WorkloadReport) -> Vec<Vec<String>> {
     let peer = report.peer().unwrap_or(Side::Etcd);
     let theirs = format!("{peer} [lowest-highest]");
     let head = [
@@ -55,10 +55,10 @@ fn figures(report: &Report) -> Vec<Vec<String>> {
             .ratio(&cell.name)
             .map_or_else(|| "-".to_owned(), |spread| format!("{} x", text(spread)));
         let goal = match cell.goal {
-            Goal::None => String::new(),
-            Goal::AtLeast(bound) => format!(">= {bound} x"),
-            Goal::AtMost(bound) => format!("<= {bound} x"),
-            Goal::OwnAtMost(bound) => format!("<= {}", grouped(bound)),
+            RatioGoal::None => String::new(),
+            RatioGoal::AtLeast(bound) => format!(">= {bound} x"),
+            RatioGoal::AtMost(bound) => format!("<= {bound} x"),
+            RatioGoal::OwnAtMost(bound) => format!("<= {}", grouped(bound)),
         };
         let quoted = cell.quoted.unwrap_or_default().to_owned();
         rows.push(vec![
@@ -74,10 +74,10 @@ fn figures(report: &Report) -> Vec<Vec<String>> {
     rows
 }
 
-fn runs(report: &Report) -> Vec<Vec<String>> {
+fn runs(report: &WorkloadReport) -> Vec<Vec<String>> {
     let head = ["run", "fsync us", "spawn us", "other load", ""];
     let mut rows = vec![head.map(str::to_owned).to_vec()];
-    let row = |run: &Run| {
+    let row = |run: &SideRun| {
         vec![
             format!("{} {}", run.side, run.number),
             grouped(run.probes.fsync_us),
@@ -90,7 +90,7 @@ fn runs(report: &Report) -> Vec<Vec<String>> {
     rows
 }
 
-fn kills(report: &Report) -> Vec<Vec<String>> {
+fn kills(report: &WorkloadReport) -> Vec<Vec<String>> {
     let head = [
         "kill",
         "load",

@@ -2,8 +2,8 @@
 
 use super::*;
 
-fn run(side: Side, number: u32, value: f64, other_load: f64) -> Run {
-    Run {
+fn run(side: Side, number: u32, value: f64, other_load: f64) -> SideRun {
+    SideRun {
         side,
         number,
         probes: Probes {
@@ -20,11 +20,11 @@ fn run(side: Side, number: u32, value: f64, other_load: f64) -> Run {
     }
 }
 
-fn report(goal: Goal, runs: Vec<Run>) -> Report {
-    Report {
+fn report(goal: RatioGoal, runs: Vec<SideRun>) -> WorkloadReport {
+    WorkloadReport {
         workload: "registry",
         about: vec!["Words.".into()],
-        machine: Machine::here(std::path::Path::new("/")),
+        machine: MachineInfo::of_this_host(std::path::Path::new("/")),
         versions: vec!["argosy 0".into()],
         cells: vec![Cell::new("32 clients", "op/s", goal)],
         runs,
@@ -40,7 +40,7 @@ fn the_ratio_is_that_of_the_medians_and_its_range_that_of_the_runs() {
             run(Side::Etcd, number, theirs, 0.0),
         ]
     });
-    let ratio = report(Goal::None, runs.collect())
+    let ratio = report(RatioGoal::None, runs.collect())
         .ratio("32 clients")
         .unwrap();
     assert_eq!(
@@ -56,9 +56,12 @@ fn the_ratio_is_that_of_the_medians_and_its_range_that_of_the_runs() {
 #[test]
 fn a_void_run_counts_only_when_no_other_does() {
     let disturbed = run(Side::Argosy, 1, 1.0, 0.9);
-    let alone = report(Goal::None, vec![disturbed.clone()]);
+    let alone = report(RatioGoal::None, vec![disturbed.clone()]);
     assert_eq!(alone.values("32 clients", Side::Argosy), [1.0]);
-    let both = report(Goal::None, vec![disturbed, run(Side::Argosy, 2, 5.0, 0.1)]);
+    let both = report(
+        RatioGoal::None,
+        vec![disturbed, run(Side::Argosy, 2, 5.0, 0.1)],
+    );
     assert_eq!(both.values("32 clients", Side::Argosy), [5.0]);
     assert!(both.to_string().contains("1 of 2 runs are void"));
 }
@@ -72,15 +75,29 @@ fn a_gate_allows_a_fifth_less_than_the_goal() {
         ]
     };
     assert!(
-        report(Goal::AtLeast(2.0), of(161.0))
+        report(RatioGoal::AtLeast(2.0), of(161.0))
             .shortfalls()
             .is_empty()
     );
-    assert_eq!(report(Goal::AtLeast(2.0), of(159.0)).shortfalls().len(), 1);
-    assert!(report(Goal::AtMost(0.5), of(59.0)).shortfalls().is_empty());
-    assert_eq!(report(Goal::AtMost(0.5), of(61.0)).shortfalls().len(), 1);
     assert_eq!(
-        report(Goal::OwnAtMost(50.0), of(61.0)).shortfalls().len(),
+        report(RatioGoal::AtLeast(2.0), of(159.0))
+            .shortfalls()
+            .len(),
+        1
+    );
+    assert!(
+        report(RatioGoal::AtMost(0.5), of(59.0))
+            .shortfalls()
+            .is_empty()
+    );
+    assert_eq!(
+        report(RatioGoal::AtMost(0.5), of(61.0)).shortfalls().len(),
+        1
+    );
+    assert_eq!(
+        report(RatioGoal::OwnAtMost(50.0), of(61.0))
+            .shortfalls()
+            .len(),
         1
     );
 }
@@ -91,7 +108,7 @@ fn the_peer_is_who_was_measured_beside_argosy() {
         run(Side::Argosy, 1, 300.0, 0.0),
         run(Side::Hyperqueue, 1, 600.0, 0.0),
     ];
-    let report = report(Goal::AtLeast(1.0), runs);
+    let report = report(RatioGoal::AtLeast(1.0), runs);
     assert_eq!(
         report.ratio("32 clients").map(|ratio| ratio.median),
         Some(0.5)
@@ -105,7 +122,7 @@ fn a_table_shows_both_sides_the_ratio_and_the_goal() {
         run(Side::Argosy, 1, 20_000.0, 0.0),
         run(Side::Etcd, 1, 8_000.0, 0.0),
     ];
-    let text = report(Goal::AtLeast(2.0), runs).to_string();
+    let text = report(RatioGoal::AtLeast(2.0), runs).to_string();
     for part in [
         "20,000 [20,000-20,000]",
         "8,000 [8,000-8,000]",
@@ -150,7 +167,7 @@ fn quantiles_lie_between_the_ends() {
 #[test]
 fn nothing_is_divided_by_nothing() {
     let runs = vec![run(Side::Argosy, 1, 0.0, 0.0), run(Side::Etcd, 1, 0.0, 0.0)];
-    let idle = report(Goal::OwnAtMost(0.0), runs);
+    let idle = report(RatioGoal::OwnAtMost(0.0), runs);
     assert_eq!(idle.ratio("32 clients"), None);
     assert!(idle.shortfalls().is_empty());
 }

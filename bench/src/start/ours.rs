@@ -7,17 +7,18 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use argosy_isolation::profile::{COMMAND_ID, CONTAINER_IDS, END_HOST_ID, Walls};
+use argosy_isolation::profile::{COMMAND_ID, CONTAINER_IDS, END_HOST_ID, IsolationLayers};
 use argosy_isolation::{
-    Container, ContainerId, Group, Image, Launcher, Limits, MissingPolicy, Network, Outcome,
-    Profile, Program, Root, Spec, Tree, User, View, cgroup, destroy,
+    Cgroup, CgroupTree, CommandOutcome, Container, ContainerId, ContainerUser, Image,
+    IsolationProfile, LaunchSpec, Launcher, Limits, MissingPolicy, MountSpec, Network, Program,
+    RootFs, cgroup, destroy,
 };
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeValLike;
 use nix::unistd::{Gid, Uid};
 
-use super::Net;
+use super::ContainerNetwork;
 
 /// Timeout of any step.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -26,7 +27,7 @@ const FIRST_HOST_ID: u32 = END_HOST_ID - CONTAINER_IDS;
 const MIB: u64 = 1 << 20;
 
 /// The times of one container, in milliseconds.
-pub(super) struct Took {
+pub(super) struct ContainerTimes {
     /// Until the agent receives the report that the command was executed.
     pub(super) until_exec_ms: f64,
     /// Until the agent receives the result: none of its processes is running then.
@@ -38,9 +39,9 @@ pub(super) struct Took {
 }
 
 /// A launcher, and the place of its containers.
-pub(super) struct Ours {
+pub(super) struct ArgosyContainers {
     launcher: Launcher,
-    tree: Tree,
+    tree: CgroupTree,
     directory: PathBuf,
     layer: PathBuf,
     made: u32,
@@ -50,7 +51,7 @@ pub(super) struct Ours {
 pub(super) fn controllers() -> String {
     let found = cgroup::default_parent().and_then(|parent| {
         let name = ContainerId::new("bench").expect("letters make a name");
-        let tree = Tree::create(&parent, &name)?;
+        let tree = CgroupTree::create(&parent, &name)?;
         let missing = tree.missing(&limits())?;
         tree.remove()?;
         Ok(missing.controllers)
@@ -71,12 +72,12 @@ fn limits() -> Limits {
     }
 }
 
-impl Ours {
+impl ArgosyContainers {
     pub(super) fn start(argosy: &Path, directory: &Path, layer: &Path) -> Result<Self> {
         let parent = cgroup::default_parent().context("no place for control groups")?;
         let name = ContainerId::new(format!("bench-{}", std::process::id()))
             .expect("letters and digits make a name");
-        let tree = Tree::create(&parent, &name).context("cannot make a control group")?;
+        let tree = CgroupTree::create(&parent, &name).context("cannot make a control group")?;
         // As an agent does.
         let program = argosy.with_file_name("argosy-launcher");
         let launcher = Launcher::spawn(&Command::new(program), Some(&tree))
@@ -91,11 +92,11 @@ impl Ours {
     }
 
     /// Times one container, from the request until only its directory is left.
-    pub(super) fn time(&mut self, of_image: bool, net: Net) -> Result<Took> {
+    pub(super) fn time(&mut self, of_image: bool, net: ContainerNetwork) -> Result<ContainerTimes> {
         let spec = self.spec(of_image, net)?;
         let namespace = match net {
-            Net::Host | Net::Own => None,
-            Net::Ready => Some(new_network()?),
+            ContainerNetwork::Host | ContainerNetwork::Own => None,
+            ContainerNetwork::Ready => Some(new_network()?),
         };
         let used = self.used_us()?;
         let begun = Instant::now();
@@ -109,10 +110,10 @@ impl Ours {
         destroy(&spec.directory, spec.cgroup.as_deref(), PATIENCE)?;
         let until_removed_ms = begun.elapsed().as_secs_f64() * 1e3;
         let core_us = self.used_us()? - used;
-        if exit.outcome != Outcome::Exited(0) {
+        if exit.outcome != CommandOutcome::Exited(0) {
             bail!("a container ended with {}", exit.reason);
         }
-        Ok(Took {
+        Ok(ContainerTimes {
             until_exec_ms,
             until_reaped_ms,
             until_removed_ms,
@@ -122,14 +123,14 @@ impl Ours {
 
     /// Returns the processor time that the cgroup tree and this thread have used so far.
     fn used_us(&self) -> Result<f64> {
-        let tree = Group::at(self.tree.root()).stats().cpu_us;
+        let tree = Cgroup::at(self.tree.root()).stats().cpu_us;
         let tree = tree.context("the control group does not count processor time")?;
         Ok(tree as f64 + processor_us(UsageWho::RUSAGE_THREAD)?)
     }
 
     /// Creates its directories before the measured time. Agents create them, and crun's bundle
     /// exists in advance too.
-    fn spec(&mut self, of_image: bool, net: Net) -> Result<Spec> {
+    fn spec(&mut self, of_image: bool, net: ContainerNetwork) -> Result<LaunchSpec> {
         self.made += 1;
         let id = ContainerId::new(format!("c{}", self.made)).expect("letters make a name");
         let place = self.directory.join(id.as_str());
@@ -155,36 +156,36 @@ impl Ours {
             "/usr/bin/true"
         };
         let program = Program::Arguments(vec![program.to_owned()]);
-        let mut spec = Spec::new(id, &hand_off, &sandbox, program);
-        spec.user = Some(User {
+        let mut spec = LaunchSpec::new(id, &hand_off, &sandbox, program);
+        spec.user = Some(ContainerUser {
             uid: user,
             gid: user,
             groups: Vec::new(),
         });
         let root = if of_image {
-            Root::Image(Image {
+            RootFs::Image(Image {
                 layers: vec![self.layer.clone()],
                 upper,
                 work,
             })
         } else {
-            Root::Host
+            RootFs::Host
         };
-        spec.profile = Some(Profile {
+        spec.profile = Some(IsolationProfile {
             first_host_id: FIRST_HOST_ID,
-            view: View {
+            view: MountSpec {
                 root,
                 host_paths: Vec::new(),
                 volumes: Vec::new(),
                 tmp_bytes: 64 * MIB,
                 shm_bytes: 64 * MIB,
             },
-            walls: Walls::ALL,
+            walls: IsolationLayers::ALL,
         });
         match net {
-            Net::Host => {}
-            Net::Own => spec.network = Network::None,
-            Net::Ready => spec.network = Network::Joined,
+            ContainerNetwork::Host => {}
+            ContainerNetwork::Own => spec.network = Network::None,
+            ContainerNetwork::Ready => spec.network = Network::Joined,
         }
         spec.cgroup = Some(self.tree.group(&spec.id).path().to_owned());
         spec.limits = limits();

@@ -12,11 +12,11 @@ use nix::sched::{CloneFlags, unshare};
 use nix::sys::resource::UsageWho;
 use serde_json::{Value, json};
 
-use super::Net;
+use super::ContainerNetwork;
 use super::ours::processor_us;
 
 /// The result of one container.
-pub(super) struct Ran {
+pub(super) struct RuntimeResult {
     pub(super) ms: f64,
     /// Processor time in microseconds, of the runtime and all that it started.
     pub(super) core_us: f64,
@@ -25,7 +25,7 @@ pub(super) struct Ran {
 /// A thread in a mount namespace that both runtimes accept, and its children.
 pub(super) struct Runtimes {
     requests: Option<Sender<&'static str>>,
-    answers: Receiver<Result<Ran>>,
+    answers: Receiver<Result<RuntimeResult>>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -34,7 +34,7 @@ impl Runtimes {
     ///
     /// # Errors
     /// If one of them is not installed, or no mount namespace can be created.
-    pub(super) fn start(directory: &Path, root: &Path, net: Net) -> Result<Self> {
+    pub(super) fn start(directory: &Path, root: &Path, net: ContainerNetwork) -> Result<Self> {
         let bundle = bundle(directory, root, net)?;
         let (requests, wanted) = channel();
         let (answer, answers) = channel();
@@ -58,7 +58,7 @@ impl Runtimes {
     }
 
     /// Times `run` of one container.
-    pub(super) fn time(&self, program: &'static str) -> Result<Ran> {
+    pub(super) fn time(&self, program: &'static str) -> Result<RuntimeResult> {
         let requests = self.requests.as_ref().expect("it is dropped last");
         // A thread that has ended has left its reason.
         let _ = requests.send(program);
@@ -96,7 +96,7 @@ fn hide_control_groups() -> Result<()> {
 }
 
 /// Returns the bundle that `crun spec` makes, of the benchmark's root and program.
-fn bundle(directory: &Path, root: &Path, net: Net) -> Result<PathBuf> {
+fn bundle(directory: &Path, root: &Path, net: ContainerNetwork) -> Result<PathBuf> {
     let bundle = directory.join(format!("bundle-{net:?}"));
     std::fs::create_dir_all(&bundle).context("cannot make a bundle")?;
     let made = Command::new("crun")
@@ -116,7 +116,9 @@ fn bundle(directory: &Path, root: &Path, net: Net) -> Result<PathBuf> {
     if let Some(linux) = config["linux"].as_object_mut() {
         linux.remove("resources");
         if let Some(Value::Array(namespaces)) = linux.get_mut("namespaces") {
-            namespaces.retain(|namespace| net != Net::Host || namespace["type"] != "network");
+            namespaces.retain(|namespace| {
+                net != ContainerNetwork::Host || namespace["type"] != "network"
+            });
         }
     }
     std::fs::write(&file, config.to_string()).context("cannot write config.json")?;
@@ -124,7 +126,7 @@ fn bundle(directory: &Path, root: &Path, net: Net) -> Result<PathBuf> {
 }
 
 /// No other child of this process may end during this, because its time would count.
-fn time(program: &str, bundle: &Path) -> Result<Ran> {
+fn time(program: &str, bundle: &Path) -> Result<RuntimeResult> {
     let name = format!("argosy-bench-{}", std::process::id());
     let mut command = Command::new(program);
     command.args(["run", "--bundle"]).arg(bundle).arg(name);
@@ -141,7 +143,7 @@ fn time(program: &str, bundle: &Path) -> Result<Ran> {
         let words = String::from_utf8_lossy(&ended.stderr);
         bail!("{program} run: {}", words.trim());
     }
-    Ok(Ran {
+    Ok(RuntimeResult {
         ms: took,
         core_us: processor_us(UsageWho::RUSAGE_CHILDREN)? - used,
     })

@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tonic::Code;
 
-use crate::cluster::{Wire, channel};
+use crate::cluster::{MasterClient, channel};
 
 /// The number of records in a page.
 const PAGE: u32 = 1_000;
@@ -25,7 +25,7 @@ const ENDING: Duration = Duration::from_secs(60);
 
 /// The measurements of pollers.
 #[derive(Debug, Default)]
-pub(super) struct Lists {
+pub(super) struct ListResults {
     /// Milliseconds of each full list.
     pub(super) list_ms: Vec<f64>,
     /// Milliseconds of each full page of tasks.
@@ -34,7 +34,7 @@ pub(super) struct Lists {
     pub(super) seconds: f64,
 }
 
-impl Lists {
+impl ListResults {
     pub(super) fn extend(&mut self, other: Self) {
         self.list_ms.extend(other.list_ms);
         self.page_ms.extend(other.page_ms);
@@ -47,9 +47,9 @@ impl Lists {
 const NICENESS: i32 = 19;
 
 /// A separate runtime for the pollers.
-struct Threads(Option<Runtime>);
+struct PollerThreads(Option<Runtime>);
 
-impl Threads {
+impl PollerThreads {
     fn start() -> Result<(Self, Handle)> {
         let runtime = Builder::new_multi_thread()
             .worker_threads(2)
@@ -66,7 +66,7 @@ impl Threads {
     }
 }
 
-impl Drop for Threads {
+impl Drop for PollerThreads {
     fn drop(&mut self) {
         // A runtime must not wait for its threads inside another one.
         if let Some(runtime) = self.0.take() {
@@ -77,11 +77,11 @@ impl Drop for Threads {
 
 /// Running pollers; they end with the value.
 pub(super) struct Pollers {
-    tasks: JoinSet<Result<Lists>>,
+    tasks: JoinSet<Result<ListResults>>,
     /// Nothing is begun any more once it is true.
     ending: watch::Sender<bool>,
     begun: Instant,
-    _threads: Threads,
+    _threads: PollerThreads,
 }
 
 impl Pollers {
@@ -100,14 +100,15 @@ impl Pollers {
         let (ending, seen) = watch::channel(false);
         let spread = every / u32::try_from(count)?;
         let expected = Arc::new(expected);
-        let (threads, runtime) = Threads::start()?;
+        let (threads, runtime) = PollerThreads::start()?;
         let _inside = runtime.enter();
         for (number, api) in (0..).zip(apis.cycle().take(count)) {
-            let client = Wire::new(channel(api)?.connect_lazy()).max_decoding_message_size(8 << 20);
+            let client =
+                MasterClient::new(channel(api)?.connect_lazy()).max_decoding_message_size(8 << 20);
             let poller = Poller {
                 client,
                 expected: Arc::clone(&expected),
-                lists: Lists::default(),
+                lists: ListResults::default(),
             };
             let polled = poller.poll((spread * number, every), seen.clone());
             tasks.spawn_on(polled, &runtime);
@@ -124,9 +125,9 @@ impl Pollers {
     ///
     /// # Errors
     /// The first error of a poller, or a list that is not whole.
-    pub(super) async fn end(mut self) -> Result<Lists> {
+    pub(super) async fn end(mut self) -> Result<ListResults> {
         self.ending.send_replace(true);
-        let mut all = Lists::default();
+        let mut all = ListResults::default();
         let end = Instant::now() + ENDING;
         while let Some(joined) = tokio::time::timeout_at(end, self.tasks.join_next())
             .await
@@ -140,9 +141,9 @@ impl Pollers {
 }
 
 struct Poller {
-    client: Wire,
+    client: MasterClient,
     expected: Arc<(usize, usize)>,
-    lists: Lists,
+    lists: ListResults,
 }
 
 impl Poller {
@@ -150,7 +151,7 @@ impl Poller {
         mut self,
         (first, every): (Duration, Duration),
         mut ending: watch::Receiver<bool>,
-    ) -> Result<Lists> {
+    ) -> Result<ListResults> {
         let mut due = Instant::now() + first;
         loop {
             tokio::select! {

@@ -9,14 +9,14 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use crate::cpu::tree_seconds;
-use crate::processes::{Ending, Process, Recipe};
+use crate::processes::{Process, ProcessSpec, StopMethod};
 
 const PROGRAM: &str = "hq";
 /// Time for server and worker to become available.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The results of one case.
-pub(super) struct Found {
+pub(super) struct HyperQueueResult {
     /// Time from before `submit` until it has seen the last end.
     pub(super) took: Duration,
     /// Processor time of server, worker and tasks.
@@ -40,7 +40,7 @@ pub(crate) fn version() -> Result<String> {
 ///
 /// # Errors
 /// If it does not start, or a task fails.
-pub(super) fn run(directory: &Path, slots: u32, tasks: u32) -> Result<Found> {
+pub(super) fn run(directory: &Path, slots: u32, tasks: u32) -> Result<HyperQueueResult> {
     let directory = tempfile::Builder::new()
         .prefix("hyperqueue-")
         .tempdir_in(directory)
@@ -60,7 +60,7 @@ pub(super) fn run(directory: &Path, slots: u32, tasks: u32) -> Result<Found> {
     let mut words = vec!["submit", "--array", array.as_str()];
     words.extend(streams);
     words.push("/bin/true");
-    let output = own.ask(&words)?;
+    let output = own.run_program(&words)?;
     let took = begun.elapsed();
     if !output.status.success() {
         bail!(
@@ -68,7 +68,7 @@ pub(super) fn run(directory: &Path, slots: u32, tasks: u32) -> Result<Found> {
             String::from_utf8_lossy(&output.stderr)
         );
     }
-    Ok(Found {
+    Ok(HyperQueueResult {
         took,
         core_seconds: seconds() - before,
     })
@@ -86,15 +86,15 @@ impl HyperQueue<'_> {
     fn start(&self, words: &[&str], name: &str) -> Result<Process> {
         let mut arguments = vec!["--server-dir".to_owned(), self.place()];
         arguments.extend(words.iter().map(|word| (*word).to_owned()));
-        Process::start(&Recipe {
+        Process::start(&ProcessSpec {
             program: PROGRAM.into(),
             arguments,
             log: self.directory.join(format!("{name}.log")),
-            ending: Ending::Killed,
+            ending: StopMethod::Killed,
         })
     }
 
-    fn ask(&self, words: &[&str]) -> Result<Output> {
+    fn run_program(&self, words: &[&str]) -> Result<Output> {
         Command::new(PROGRAM)
             .args(["--server-dir", &self.place()])
             .args(words)
@@ -107,7 +107,7 @@ impl HyperQueue<'_> {
     fn wait_for(&self, process: &mut Process, words: &[&str], any_of: &str) -> Result<()> {
         let end = Instant::now() + PATIENCE;
         loop {
-            let output = self.ask(words)?;
+            let output = self.run_program(words)?;
             let text = String::from_utf8_lossy(&output.stdout);
             if output.status.success() && any_of.split('|').any(|word| text.contains(word)) {
                 return Ok(());

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::{fs, io};
 
-use super::{Inventory, Kind};
+use super::{Inventory, ObjectKind};
 
 /// Namespaces of a process that a container may have to itself.
 const NAMESPACES: [&str; 7] = ["cgroup", "ipc", "mnt", "net", "pid", "user", "uts"];
@@ -19,7 +19,7 @@ pub enum AuditError {
     Read { path: PathBuf, source: io::Error },
 }
 
-type Things = BTreeMap<String, String>;
+type InventoryMap = BTreeMap<String, String>;
 
 /// Returns everything that this host holds now.
 ///
@@ -29,16 +29,18 @@ pub fn take() -> Result<Inventory, AuditError> {
     let (processes, namespaces) = processes()?;
     let mounts = mounts()?;
     let mut inventory = Inventory::default();
-    inventory.things.insert(Kind::Cgroup, cgroups(&mounts));
-    let told = |(id, mount): (String, Mount)| (id, mount.told);
+    inventory
+        .things
+        .insert(ObjectKind::Cgroup, cgroups(&mounts));
+    let told = |(id, mount): (String, MountEntry)| (id, mount.told);
     let mounts = mounts.into_iter().map(told).collect();
     for (kind, things) in [
-        (Kind::Process, processes),
-        (Kind::Mount, mounts),
-        (Kind::Namespace, namespaces),
-        (Kind::Interface, names_in(Path::new("/sys/class/net"))),
-        (Kind::LoopDevice, loop_devices()),
-        (Kind::RuleTable, rule_tables()),
+        (ObjectKind::Process, processes),
+        (ObjectKind::Mount, mounts),
+        (ObjectKind::Namespace, namespaces),
+        (ObjectKind::Interface, names_in(Path::new("/sys/class/net"))),
+        (ObjectKind::LoopDevice, loop_devices()),
+        (ObjectKind::RuleTable, rule_tables()),
     ] {
         inventory.things.insert(kind, things);
     }
@@ -53,13 +55,13 @@ fn read(path: &str) -> Result<String, AuditError> {
 }
 
 /// Returns the processes by pid and start time, and the namespaces that they are in.
-fn processes() -> Result<(Things, Things), AuditError> {
+fn processes() -> Result<(InventoryMap, InventoryMap), AuditError> {
     let path = Path::new("/proc");
     let entries = fs::read_dir(path).map_err(|source| AuditError::Read {
         path: path.to_owned(),
         source,
     })?;
-    let (mut processes, mut namespaces) = (Things::new(), Things::new());
+    let (mut processes, mut namespaces) = (InventoryMap::new(), InventoryMap::new());
     for entry in entries.flatten() {
         let Some(pid) = entry
             .file_name()
@@ -111,24 +113,24 @@ fn start_time(stat: &str) -> Option<u64> {
     (fields.next()? != "Z").then(|| fields.nth(18)?.parse().ok())?
 }
 
-struct Mount {
+struct MountEntry {
     told: String,
     point: String,
     is_cgroup: bool,
 }
 
-fn mounts() -> Result<BTreeMap<String, Mount>, AuditError> {
+fn mounts() -> Result<BTreeMap<String, MountEntry>, AuditError> {
     let text = read("/proc/self/mountinfo")?;
     Ok(text.lines().filter_map(mount).collect())
 }
 
-fn mount(line: &str) -> Option<(String, Mount)> {
+fn mount(line: &str) -> Option<(String, MountEntry)> {
     let (before, after) = line.split_once(" - ")?;
     let mut fields = before.split(' ');
     let id = fields.next()?.to_owned();
     let point = fields.nth(3)?.to_owned();
     let kind = after.split(' ').next()?;
-    let mount = Mount {
+    let mount = MountEntry {
         told: format!("{point} ({kind})"),
         is_cgroup: kind == "cgroup2",
         point: point.clone(),
@@ -138,10 +140,10 @@ fn mount(line: &str) -> Option<(String, Mount)> {
 }
 
 /// Returns every directory of the cgroup trees.
-fn cgroups(mounts: &BTreeMap<String, Mount>) -> Things {
+fn cgroups(mounts: &BTreeMap<String, MountEntry>) -> InventoryMap {
     let roots = mounts.values().filter(|mount| mount.is_cgroup);
     let mut waiting: Vec<PathBuf> = roots.map(|mount| mount.point.clone().into()).collect();
-    let mut found = Things::new();
+    let mut found = InventoryMap::new();
     while let Some(folder) = waiting.pop() {
         for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
             if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
@@ -154,14 +156,14 @@ fn cgroups(mounts: &BTreeMap<String, Mount>) -> Things {
     found
 }
 
-fn names_in(folder: &Path) -> Things {
+fn names_in(folder: &Path) -> InventoryMap {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
     names.map(|name| (name.clone(), name)).collect()
 }
 
 /// Returns the loop devices that are backed by a file.
-fn loop_devices() -> Things {
+fn loop_devices() -> InventoryMap {
     let names = names_in(Path::new("/sys/block")).into_keys();
     let file = |name: String| {
         let path = format!("/sys/block/{name}/loop/backing_file");
@@ -173,9 +175,9 @@ fn loop_devices() -> Things {
 }
 
 /// Returns the tables of nft, or none if nft is missing or may not be used.
-fn rule_tables() -> Things {
+fn rule_tables() -> InventoryMap {
     let Ok(listed) = Command::new("nft").args(["list", "tables"]).output() else {
-        return Things::new();
+        return InventoryMap::new();
     };
     let text = String::from_utf8_lossy(&listed.stdout).into_owned();
     let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());

@@ -17,7 +17,7 @@ pub use inventory::{AuditError, take};
 /// A kind of thing that a host holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[allow(missing_docs, reason = "each says itself")]
-pub enum Kind {
+pub enum ObjectKind {
     Process,
     Cgroup,
     Mount,
@@ -27,7 +27,7 @@ pub enum Kind {
     RuleTable,
 }
 
-impl fmt::Display for Kind {
+impl fmt::Display for ObjectKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Process => "process",
@@ -45,7 +45,7 @@ impl fmt::Display for Kind {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Inventory {
     /// An identity never names two things, even over time: a pid is paired with its start time.
-    pub things: BTreeMap<Kind, BTreeMap<String, String>>,
+    pub things: BTreeMap<ObjectKind, BTreeMap<String, String>>,
 }
 
 /// The selection of things that count.
@@ -94,8 +94,8 @@ impl Inventory {
 
     /// Returns the comparison as an event of a history.
     #[must_use]
-    pub fn compared(&self, before: &Self, scope: &Scope, place: &str) -> history::Audit {
-        history::Audit::Leftovers {
+    pub fn compared(&self, before: &Self, scope: &Scope, place: &str) -> history::AuditFinding {
+        history::AuditFinding::Leftovers {
             place: place.to_owned(),
             looked_at: self.len() as u64,
             leftovers: self.leftovers(before, scope),
@@ -107,7 +107,7 @@ impl Inventory {
 mod tests {
     use super::*;
 
-    fn inventory(things: &[(Kind, &str, &str)]) -> Inventory {
+    fn inventory(things: &[(ObjectKind, &str, &str)]) -> Inventory {
         let mut inventory = Inventory::default();
         for (kind, identity, told) in things {
             let of_kind = inventory.things.entry(*kind).or_default();
@@ -119,14 +119,14 @@ mod tests {
     #[test]
     fn only_what_is_new_and_ours_is_left_behind() {
         let before = inventory(&[
-            (Kind::Process, "7/100", "7 sh /run/x"),
-            (Kind::Mount, "1", "/run/x"),
+            (ObjectKind::Process, "7/100", "7 sh /run/x"),
+            (ObjectKind::Mount, "1", "/run/x"),
         ]);
         let after = inventory(&[
-            (Kind::Process, "7/100", "7 sh /run/x"),
-            (Kind::Process, "7/900", "7 sleep /run/x"),
-            (Kind::Process, "8/900", "8 sleep /home"),
-            (Kind::Cgroup, "/run/x/1", "/run/x/1"),
+            (ObjectKind::Process, "7/100", "7 sh /run/x"),
+            (ObjectKind::Process, "7/900", "7 sleep /run/x"),
+            (ObjectKind::Process, "8/900", "8 sleep /home"),
+            (ObjectKind::Cgroup, "/run/x/1", "/run/x/1"),
         ]);
         let marks = vec!["/run/x".to_owned()];
         let left = after.leftovers(&before, &Scope { marks });
@@ -146,7 +146,7 @@ mod tests {
             marks: vec![mark.clone()],
         };
         let before = take().unwrap();
-        assert!(!before.is_empty() && before.things.contains_key(&Kind::Mount));
+        assert!(!before.is_empty() && before.things.contains_key(&ObjectKind::Mount));
         let mut child = std::process::Command::new("sleep")
             .arg("600")
             .env("ARGOSY_SANDBOX", &mark)

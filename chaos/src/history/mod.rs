@@ -44,11 +44,12 @@ use argosy_state::ids::Revision;
 
 pub use fault::{Fault, FaultKind};
 pub use observation::{
-    AgentFact, Audit, End, Expectation, FinalTask, FrameworkFact, ListedOffer, Observation,
-    OfferFact, OrderAction, Origin, Phase, RaftFact, Removal, TaskFact,
+    AgentFact, AuditFinding, Expectation, FinalTask, FrameworkFact, ListedOffer, Observation,
+    OfferFact, OrderAction, Origin, ProcessExit, RaftFact, Removal, RunPhase, TaskFact,
 };
 pub use operation::{
-    Answer, CallName, Consistency, Launch, Operation, Outcome, Refusal, UpdateName,
+    CallName, Consistency, LaunchedTask, Operation, OperationResponse, ReconciledTask,
+    RejectedLaunch, UpdateName,
 };
 pub use reader::{HistoryError, read_file};
 pub use recorder::{CallId, RecordError, Recorder, Recording};
@@ -56,9 +57,9 @@ pub use recorder::{CallId, RecordError, Recorder, Recording};
 /// The actor or observer of an event. Cheap to clone.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(from = "String", into = "String")]
-pub struct Process(Arc<str>);
+pub struct ProcessName(Arc<str>);
 
-impl Process {
+impl ProcessName {
     /// Returns the process called `name`.
     #[must_use]
     pub fn new(name: &str) -> Self {
@@ -71,31 +72,31 @@ impl Process {
     }
 }
 
-impl From<String> for Process {
+impl From<String> for ProcessName {
     fn from(name: String) -> Self {
         Self(name.into())
     }
 }
 
-impl From<&str> for Process {
+impl From<&str> for ProcessName {
     fn from(name: &str) -> Self {
         Self::new(name)
     }
 }
 
-impl From<&Process> for Process {
-    fn from(process: &Process) -> Self {
+impl From<&ProcessName> for ProcessName {
+    fn from(process: &ProcessName) -> Self {
         process.clone()
     }
 }
 
-impl From<Process> for String {
-    fn from(process: Process) -> Self {
+impl From<ProcessName> for String {
+    fn from(process: ProcessName) -> Self {
         process.0.as_ref().to_owned()
     }
 }
 
-impl fmt::Display for Process {
+impl fmt::Display for ProcessName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
@@ -103,11 +104,11 @@ impl fmt::Display for Process {
 
 /// One line of a history.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Event {
+pub struct HistoryEvent {
     /// Nanoseconds since the run began.
     pub time_ns: u64,
     /// The actor or observer.
-    pub process: Process,
+    pub process: ProcessName,
     /// The revision at which it became true in the registry, if that is known.
     #[serde(
         with = "text::option",
@@ -117,13 +118,13 @@ pub struct Event {
     pub revision: Option<Revision>,
     /// The content of the event.
     #[serde(flatten)]
-    pub what: What,
+    pub what: EventKind,
 }
 
 /// The content of an event. `call` joins the end of an operation to its beginning.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
-pub enum What {
+pub enum EventKind {
     /// An operation begins.
     Invoke {
         /// Unique in the history.
@@ -137,7 +138,7 @@ pub enum What {
         call: u64,
         /// The response.
         #[serde(flatten)]
-        outcome: Outcome,
+        outcome: OperationResponse,
     },
     /// The operation did not take place, and never will.
     Fail {
@@ -161,7 +162,7 @@ pub enum What {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct History {
     /// Ascending by time. Events with equal times are in the order in which they were recorded.
-    pub events: Vec<Event>,
+    pub events: Vec<HistoryEvent>,
 }
 
 /// An operation with its end.
@@ -170,22 +171,22 @@ pub struct CallView<'a> {
     /// The position of its beginning among the events.
     pub position: usize,
     /// The event of its beginning.
-    pub begun: &'a Event,
+    pub begun: &'a HistoryEvent,
     /// The request.
     pub operation: &'a Operation,
     /// The position and the event of its end; absent if the run ended before.
-    pub ended: Option<(usize, &'a Event)>,
+    pub ended: Option<(usize, &'a HistoryEvent)>,
 }
 
 impl<'a> CallView<'a> {
     /// Returns the response, if the operation took place.
     #[must_use]
-    pub fn outcome(&self) -> Option<&'a Outcome> {
+    pub fn outcome(&self) -> Option<&'a OperationResponse> {
         match self.ended {
             Some((
                 _,
-                Event {
-                    what: What::Ok { outcome, .. },
+                HistoryEvent {
+                    what: EventKind::Ok { outcome, .. },
                     ..
                 },
             )) => Some(outcome),
@@ -199,8 +200,8 @@ impl<'a> CallView<'a> {
         match self.ended {
             Some((
                 _,
-                Event {
-                    what: What::Fail { reason, .. },
+                HistoryEvent {
+                    what: EventKind::Fail { reason, .. },
                     ..
                 },
             )) => Some(reason),
@@ -212,7 +213,7 @@ impl<'a> CallView<'a> {
 impl History {
     /// Sorts the events by time.
     #[must_use]
-    pub fn new(mut events: Vec<Event>) -> Self {
+    pub fn new(mut events: Vec<HistoryEvent>) -> Self {
         events.sort_by_key(|event| event.time_ns);
         Self { events }
     }
@@ -224,7 +225,7 @@ impl History {
         let mut places = std::collections::BTreeMap::new();
         for (position, event) in self.events.iter().enumerate() {
             match &event.what {
-                What::Invoke { call, operation } => {
+                EventKind::Invoke { call, operation } => {
                     places.insert(*call, calls.len());
                     calls.push(CallView {
                         position,
@@ -233,31 +234,33 @@ impl History {
                         ended: None,
                     });
                 }
-                What::Ok { call, .. } | What::Fail { call, .. } | What::Info { call, .. } => {
+                EventKind::Ok { call, .. }
+                | EventKind::Fail { call, .. }
+                | EventKind::Info { call, .. } => {
                     if let Some(place) = places.get(call) {
                         calls[*place].ended.get_or_insert((position, event));
                     }
                 }
-                What::Fault(_) | What::Observation(_) => {}
+                EventKind::Fault(_) | EventKind::Observation(_) => {}
             }
         }
         calls
     }
 
     /// Returns every observation with its position and event.
-    pub fn observations(&self) -> impl Iterator<Item = (usize, &Event, &Observation)> {
+    pub fn observations(&self) -> impl Iterator<Item = (usize, &HistoryEvent, &Observation)> {
         let events = self.events.iter().enumerate();
         events.filter_map(|(position, event)| match &event.what {
-            What::Observation(observation) => Some((position, event, observation)),
+            EventKind::Observation(observation) => Some((position, event, observation)),
             _ => None,
         })
     }
 
     /// Returns every fault with its position and event.
-    pub fn faults(&self) -> impl Iterator<Item = (usize, &Event, &Fault)> {
+    pub fn faults(&self) -> impl Iterator<Item = (usize, &HistoryEvent, &Fault)> {
         let events = self.events.iter().enumerate();
         events.filter_map(|(position, event)| match &event.what {
-            What::Fault(fault) => Some((position, event, fault)),
+            EventKind::Fault(fault) => Some((position, event, fault)),
             _ => None,
         })
     }

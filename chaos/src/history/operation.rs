@@ -31,7 +31,7 @@ pub struct CallName {
 
 /// A task that an acceptance launches.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Launch {
+pub struct LaunchedTask {
     #[serde(with = "text")]
     pub task: TaskKey,
     /// The resources of the task.
@@ -100,7 +100,7 @@ pub enum Operation {
         #[serde(with = "text::list")]
         offers: Vec<OfferId>,
         /// The tasks to launch.
-        launches: Vec<Launch>,
+        launches: Vec<LaunchedTask>,
         /// Whether one rejected launch rejects all.
         all_or_nothing: bool,
     },
@@ -211,7 +211,7 @@ impl Operation {
 
 /// A launch that was rejected within an accepted acceptance.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Refusal {
+pub struct RejectedLaunch {
     /// The position among the launches.
     pub position: u32,
     /// `Rejection::code`.
@@ -220,7 +220,7 @@ pub struct Refusal {
 
 /// The state of a task in a reconciliation response.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Answer {
+pub struct ReconciledTask {
     #[serde(with = "text")]
     pub task: TaskKey,
     #[serde(with = "text")]
@@ -230,7 +230,7 @@ pub struct Answer {
 /// The response to an operation that took place. A rejection is not an outcome: it is a `fail`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "outcome", rename_all = "snake_case")]
-pub enum Outcome {
+pub enum OperationResponse {
     /// Done, or already in that state.
     Done,
     /// The value of a register. `None` means absent.
@@ -255,11 +255,12 @@ pub enum Outcome {
     /// An acceptance was applied, except for these launches.
     Accepted {
         /// The rejected launches, by position.
-        refused: Vec<Refusal>,
+        refused: Vec<RejectedLaunch>,
     },
     /// The response to a reconciliation.
-    Answers {
+    #[serde(rename = "answers")]
+    Reconciled {
         /// One entry for each task.
-        answers: Vec<Answer>,
+        answers: Vec<ReconciledTask>,
     },
 }

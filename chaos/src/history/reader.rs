@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader};
 use std::path::{Path, PathBuf};
 
-use super::{Event, History};
+use super::{History, HistoryEvent};
 
 /// The reason why a history cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -38,11 +38,12 @@ pub fn read_file(path: &Path) -> Result<History, HistoryError> {
         if !line.ends_with('\n') {
             return Ok(History::new(events));
         }
-        let event: Event = serde_json::from_str(&line).map_err(|source| HistoryError::Line {
-            path: path.to_owned(),
-            number: events.len() + 1,
-            source,
-        })?;
+        let event: HistoryEvent =
+            serde_json::from_str(&line).map_err(|source| HistoryError::Line {
+                path: path.to_owned(),
+                number: events.len() + 1,
+                source,
+            })?;
         events.push(event);
     }
 }

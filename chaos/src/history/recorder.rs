@@ -13,7 +13,9 @@ use std::thread::JoinHandle;
 
 use argosy_state::ids::Revision;
 
-use super::{Event, Fault, History, Observation, Operation, Outcome, Process, What};
+use super::{
+    EventKind, Fault, History, HistoryEvent, Observation, Operation, OperationResponse, ProcessName,
+};
 
 /// Capacity of the queue to the thread that owns the history. When it is full, recording blocks: a
 /// history with gaps would prove nothing.
@@ -27,7 +29,7 @@ pub enum RecordError {
     #[error("cannot start the thread that records the history")]
     Start { source: io::Error },
     #[error("the history recorder thread ended early")]
-    Died,
+    WriterExited,
 }
 
 /// An open operation. It is passed back with its end. If it is dropped, the operation stays open,
@@ -36,7 +38,7 @@ pub enum RecordError {
 #[must_use = "an operation ends ok, fail or info"]
 pub struct CallId {
     number: u64,
-    process: Process,
+    process: ProcessName,
 }
 
 impl CallId {
@@ -47,35 +49,35 @@ impl CallId {
     }
 }
 
-enum Message {
-    Event(Event),
+enum WriterMessage {
+    Event(HistoryEvent),
     End,
 }
 
 /// The destination of events.
 #[derive(Clone)]
-enum Sink {
+enum EventSink {
     /// In memory, until the recording takes them.
-    Memory(Arc<Mutex<Option<Vec<Event>>>>),
-    File(SyncSender<Message>),
+    Memory(Arc<Mutex<Option<Vec<HistoryEvent>>>>),
+    File(SyncSender<WriterMessage>),
 }
 
 /// A handle that records events. All clones feed the same history.
 #[derive(Clone)]
 pub struct Recorder {
-    events: Sink,
+    events: EventSink,
     clock: Arc<dyn Fn() -> u64 + Send + Sync>,
     calls: Arc<AtomicU64>,
 }
 
 /// A history that is being recorded. Its owner finishes it.
-pub struct Recording(Kept);
+pub struct Recording(RecordingStore);
 
-enum Kept {
-    Memory(Arc<Mutex<Option<Vec<Event>>>>),
+enum RecordingStore {
+    Memory(Arc<Mutex<Option<Vec<HistoryEvent>>>>),
     File(
-        SyncSender<Message>,
-        JoinHandle<Result<Vec<Event>, RecordError>>,
+        SyncSender<WriterMessage>,
+        JoinHandle<Result<Vec<HistoryEvent>, RecordError>>,
     ),
 }
 
@@ -84,8 +86,8 @@ impl Recorder {
     #[must_use]
     pub fn in_memory(clock: impl Fn() -> u64 + Send + Sync + 'static) -> (Self, Recording) {
         let kept = Arc::new(Mutex::new(Some(Vec::new())));
-        let recorder = Self::new(Sink::Memory(kept.clone()), clock);
-        (recorder, Recording(Kept::Memory(kept)))
+        let recorder = Self::new(EventSink::Memory(kept.clone()), clock);
+        (recorder, Recording(RecordingStore::Memory(kept)))
     }
 
     /// Records in memory and, line by line, into a new file at `path`.
@@ -110,11 +112,11 @@ impl Recorder {
                 own(&inbox, &mut file).map_err(|source| RecordError::Write { path, source })
             })
             .map_err(|source| RecordError::Start { source })?;
-        let recorder = Self::new(Sink::File(events.clone()), clock);
-        Ok((recorder, Recording(Kept::File(events, owner))))
+        let recorder = Self::new(EventSink::File(events.clone()), clock);
+        Ok((recorder, Recording(RecordingStore::File(events, owner))))
     }
 
-    fn new(events: Sink, clock: impl Fn() -> u64 + Send + Sync + 'static) -> Self {
+    fn new(events: EventSink, clock: impl Fn() -> u64 + Send + Sync + 'static) -> Self {
         Self {
             events,
             clock: Arc::new(clock),
@@ -123,18 +125,18 @@ impl Recorder {
     }
 
     /// Records the beginning of an operation.
-    pub fn invoke(&self, process: impl Into<Process>, operation: Operation) -> CallId {
+    pub fn invoke(&self, process: impl Into<ProcessName>, operation: Operation) -> CallId {
         let number = self.calls.fetch_add(1, Ordering::Relaxed) + 1;
         let process = process.into();
         let call = number;
-        self.record(process.clone(), None, What::Invoke { call, operation });
+        self.record(process.clone(), None, EventKind::Invoke { call, operation });
         CallId { number, process }
     }
 
     /// Records that an operation took place.
-    pub fn ok(&self, call: CallId, outcome: Outcome, revision: Option<Revision>) {
+    pub fn ok(&self, call: CallId, outcome: OperationResponse, revision: Option<Revision>) {
         let CallId { number, process } = call;
-        let what = What::Ok {
+        let what = EventKind::Ok {
             call: number,
             outcome,
         };
@@ -144,7 +146,7 @@ impl Recorder {
     /// Records that an operation did not take place and never will: only for definite rejections.
     pub fn fail(&self, call: CallId, reason: impl Into<String>) {
         let CallId { number, process } = call;
-        let what = What::Fail {
+        let what = EventKind::Fail {
             call: number,
             reason: reason.into(),
         };
@@ -154,7 +156,7 @@ impl Recorder {
     /// Records that the outcome of an operation is unknown: a timeout, a lost connection.
     pub fn info(&self, call: CallId, reason: impl Into<String>) {
         let CallId { number, process } = call;
-        let what = What::Info {
+        let what = EventKind::Info {
             call: number,
             reason: reason.into(),
         };
@@ -163,23 +165,23 @@ impl Recorder {
 
     /// Records a fault, just before it is injected.
     pub fn fault(&self, fault: Fault) {
-        self.record(Process::new("nemesis"), None, What::Fault(fault));
+        self.record(ProcessName::new("nemesis"), None, EventKind::Fault(fault));
     }
 
     /// Records an observation.
-    pub fn observe(&self, process: impl Into<Process>, observation: impl Into<Observation>) {
-        let what = What::Observation(observation.into());
+    pub fn observe(&self, process: impl Into<ProcessName>, observation: impl Into<Observation>) {
+        let what = EventKind::Observation(observation.into());
         self.record(process.into(), None, what);
     }
 
     /// Records an observation of something that became true at this revision.
     pub fn observe_at(
         &self,
-        process: impl Into<Process>,
+        process: impl Into<ProcessName>,
         observation: impl Into<Observation>,
         revision: Revision,
     ) {
-        let what = What::Observation(observation.into());
+        let what = EventKind::Observation(observation.into());
         self.record(process.into(), Some(revision), what);
     }
 
@@ -189,8 +191,8 @@ impl Recorder {
         (self.clock)()
     }
 
-    fn record(&self, process: Process, revision: Option<Revision>, what: What) {
-        let event = Event {
+    fn record(&self, process: ProcessName, revision: Option<Revision>, what: EventKind) {
+        let event = HistoryEvent {
             time_ns: self.now_ns(),
             process,
             revision,
@@ -199,13 +201,13 @@ impl Recorder {
         // After the recording has ended there is no receiver. Later events are not part of the
         // history.
         match &self.events {
-            Sink::Memory(kept) => {
+            EventSink::Memory(kept) => {
                 let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
                 if let Some(kept) = kept.as_mut() {
                     kept.push(event);
                 }
             }
-            Sink::File(events) => drop(events.send(Message::Event(event))),
+            EventSink::File(events) => drop(events.send(WriterMessage::Event(event))),
         }
     }
 }
@@ -218,15 +220,15 @@ impl Recording {
     /// If the file could not be written.
     pub fn finish(self) -> Result<History, RecordError> {
         let events = match self.0 {
-            Kept::Memory(kept) => {
+            RecordingStore::Memory(kept) => {
                 let kept = kept.lock().unwrap_or_else(PoisonError::into_inner).take();
                 kept.expect("only the end takes it, and there is one")
             }
-            Kept::File(events, owner) => {
+            RecordingStore::File(events, owner) => {
                 // A failure means that the owner thread has ended already; its result has the
                 // reason.
-                let _ = events.send(Message::End);
-                owner.join().map_err(|_| RecordError::Died)??
+                let _ = events.send(WriterMessage::End);
+                owner.join().map_err(|_| RecordError::WriterExited)??
             }
         };
         Ok(History::new(events))
@@ -234,13 +236,16 @@ impl Recording {
 }
 
 /// Returns the line of an event, with its line end.
-pub(super) fn line(event: &Event) -> Vec<u8> {
+pub(super) fn line(event: &HistoryEvent) -> Vec<u8> {
     let mut line = serde_json::to_vec(event).expect("every event has a JSON form");
     line.push(b'\n');
     line
 }
 
-fn own(inbox: &Receiver<Message>, file: &mut BufWriter<File>) -> io::Result<Vec<Event>> {
+fn own(
+    inbox: &Receiver<WriterMessage>,
+    file: &mut BufWriter<File>,
+) -> io::Result<Vec<HistoryEvent>> {
     let mut kept = Vec::new();
     loop {
         let message = match inbox.try_recv() {
@@ -252,7 +257,7 @@ fn own(inbox: &Receiver<Message>, file: &mut BufWriter<File>) -> io::Result<Vec<
             }
             Err(TryRecvError::Disconnected) => None,
         };
-        let Some(Message::Event(event)) = message else {
+        let Some(WriterMessage::Event(event)) = message else {
             file.flush()?;
             return Ok(kept);
         };

@@ -40,13 +40,13 @@ const OFFER: OfferId = OfferId {
 };
 
 fn record_calls(recorder: &Recorder) {
-    let client = Process::new("greedy-1");
+    let client = ProcessName::new("greedy-1");
     let name = CallName {
         framework: FrameworkId(3),
         session: 77,
         number: 1,
     };
-    let launch = Launch {
+    let launch = LaunchedTask {
         task: key("web-1"),
         resources: "cpus:0.5;mem:64;ports:[31000-31001]".parse().unwrap(),
     };
@@ -59,11 +59,15 @@ fn record_calls(recorder: &Recorder) {
             all_or_nothing: false,
         },
     );
-    let refused = vec![Refusal {
+    let refused = vec![RejectedLaunch {
         position: 0,
         code: "offer-used".to_owned(),
     }];
-    recorder.ok(accept, Outcome::Accepted { refused }, Some(REVISION));
+    recorder.ok(
+        accept,
+        OperationResponse::Accepted { refused },
+        Some(REVISION),
+    );
     let subscribe = Operation::Subscribe {
         framework: None,
         session: 77,
@@ -82,8 +86,8 @@ fn record_calls(recorder: &Recorder) {
 }
 
 fn record_facts(recorder: &Recorder) {
-    let client = Process::new("greedy-1");
-    let start = witness::Start {
+    let client = ProcessName::new("greedy-1");
+    let start = witness::ProcessStart {
         order: Some(OrderIndex(9)),
         nonce: "00ff".to_owned(),
         boot_id: "b".to_owned(),
@@ -102,15 +106,15 @@ fn record_facts(recorder: &Recorder) {
         resources: "cpus:4".parse().unwrap(),
     };
     recorder.observe(&client, made);
-    let told = TaskFact::Told {
+    let told = TaskFact::UpdateReceived {
         task: key("map-1"),
         update: REVISION,
         state: TaskState::Finished,
-        end: Some(End::Code(0)),
+        end: Some(ProcessExit::Code(0)),
     };
     recorder.observe_at(&client, told, REVISION);
     let phase = Expectation::Phase {
-        phase: Phase::Healing,
+        phase: RunPhase::Healing,
     };
     recorder.observe("harness", phase);
 }
@@ -130,7 +134,10 @@ fn what_is_recorded_is_read_back() {
     assert_eq!(read.hash(), history.hash());
     let calls = read.calls();
     assert_eq!(calls.len(), 3);
-    assert!(matches!(calls[0].outcome(), Some(Outcome::Accepted { .. })));
+    assert!(matches!(
+        calls[0].outcome(),
+        Some(OperationResponse::Accepted { .. })
+    ));
     assert_eq!(calls[1].failure(), Some("superseded"));
     assert!(calls[2].ended.is_some() && calls[2].outcome().is_none());
     recorder.fault(Fault::new(FaultKind::Heal, "*"));

@@ -16,7 +16,7 @@ use super::text;
 
 /// One start of a process.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct Start {
+pub struct ProcessStart {
     /// The order that launched it, if the task knows it.
     #[serde(with = "text::option", default)]
     pub order: Option<OrderIndex>,
@@ -48,7 +48,7 @@ pub enum WitnessError {
 
 /// Parses one line. Ids without a framework belong to `framework`.
 #[must_use]
-pub fn parse_line(line: &str, framework: FrameworkId) -> Option<(TaskKey, Start)> {
+pub fn parse_line(line: &str, framework: FrameworkId) -> Option<(TaskKey, ProcessStart)> {
     let fields: Vec<&str> = line.split(' ').collect();
     let (task, order, rest) = match fields.as_slice() {
         [task, order, rest @ ..] if rest.len() == 4 => (task, *order, rest),
@@ -69,7 +69,7 @@ pub fn parse_line(line: &str, framework: FrameworkId) -> Option<(TaskKey, Start)
         "-" => None,
         number => Some(OrderIndex(number.parse().ok()?)),
     };
-    let start = Start {
+    let start = ProcessStart {
         order,
         nonce: rest[0].to_owned(),
         boot_id: rest[1].to_owned(),
@@ -87,7 +87,7 @@ pub fn parse_line(line: &str, framework: FrameworkId) -> Option<(TaskKey, Start)
 pub fn read_file(
     path: &Path,
     framework: FrameworkId,
-) -> Result<Vec<(TaskKey, Start)>, WitnessError> {
+) -> Result<Vec<(TaskKey, ProcessStart)>, WitnessError> {
     let text = match fs::read_to_string(path) {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),

@@ -1,6 +1,6 @@
-//! R6: acknowledged writes and tasks survive all faults. Checked in the final phase: every register
-//! holds the value of an acknowledged write, or of one with unknown outcome. Every accepted task
-//! exists or has ended.
+//! AcknowledgedWrites: acknowledged writes and tasks survive all faults. Checked in the final
+//! phase: every register holds the value of an acknowledged write, or of one with unknown outcome.
+//! Every accepted task exists or has ended.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,8 +8,8 @@ use argosy_state::ids::TaskKey;
 
 use super::Findings;
 use super::facts::{final_phase, of_tasks, registered, removed};
-use crate::history::{CallView, History, Operation, Outcome, TaskFact};
-use crate::linearizability::{Action, Call, registers};
+use crate::history::{CallView, History, Operation, OperationResponse, TaskFact};
+use crate::linearizability::{RegisterCall, RegisterOp, registers};
 
 /// Checks a history. One without a final phase is skipped.
 pub(super) fn check(history: &History) -> Findings {
@@ -25,18 +25,18 @@ pub(super) fn check(history: &History) -> Findings {
 
 /// Returns the values that the calls on a register may have left after all calls that ended before
 /// `end`.
-fn left<'a>(calls: &[Call<'a>], end: usize) -> BTreeSet<Option<&'a str>> {
+fn left<'a>(calls: &[RegisterCall<'a>], end: usize) -> BTreeSet<Option<&'a str>> {
     let mut values = BTreeSet::new();
-    let sets = |call: &Call<'a>| match call.action {
-        Action::Read(_) => None,
-        Action::Write(value) => Some(value),
-        Action::Swap { swapped, value, .. } => swapped.unwrap_or(true).then_some(value),
+    let sets = |call: &RegisterCall<'a>| match call.action {
+        RegisterOp::Read(_) => None,
+        RegisterOp::Write(value) => Some(value),
+        RegisterOp::Swap { swapped, value, .. } => swapped.unwrap_or(true).then_some(value),
     };
-    let surely = |call: &&Call<'_>| {
+    let surely = |call: &&RegisterCall<'_>| {
         let is_sure = match call.action {
-            Action::Swap { swapped, .. } => swapped == Some(true),
-            Action::Write(_) => true,
-            Action::Read(_) => false,
+            RegisterOp::Swap { swapped, .. } => swapped == Some(true),
+            RegisterOp::Write(_) => true,
+            RegisterOp::Read(_) => false,
         };
         is_sure && call.ended.is_some_and(|ended| ended < end)
     };
@@ -56,13 +56,13 @@ fn left<'a>(calls: &[Call<'a>], end: usize) -> BTreeSet<Option<&'a str>> {
     values
 }
 
-fn holds(findings: &mut Findings, key: &str, calls: &[Call<'_>], end: usize) {
+fn holds(findings: &mut Findings, key: &str, calls: &[RegisterCall<'_>], end: usize) {
     let allowed = left(calls, end);
     for call in calls.iter().filter(|call| call.begun > end) {
-        let (Action::Read(found), Some(ended)) = (call.action, call.ended) else {
+        let (RegisterOp::Read(found), Some(ended)) = (call.action, call.ended) else {
             continue;
         };
-        findings.must(allowed.contains(&found), [call.begun, ended], || {
+        findings.require(allowed.contains(&found), [call.begun, ended], || {
             format!("{key} holds {found:?} at the end; what was acknowledged leaves {allowed:?}")
         });
     }
@@ -70,7 +70,7 @@ fn holds(findings: &mut Findings, key: &str, calls: &[Call<'_>], end: usize) {
 
 /// Returns every task of an acceptance that was not rejected.
 fn accepted<'a>(call: &CallView<'a>) -> Vec<&'a TaskKey> {
-    let (Operation::Accept { launches, .. }, Some(Outcome::Accepted { refused })) =
+    let (Operation::Accept { launches, .. }, Some(OperationResponse::Accepted { refused })) =
         (call.operation, call.outcome())
     else {
         return Vec::new();
@@ -93,7 +93,8 @@ fn tasks(findings: &mut Findings, history: &History) {
     };
     let mut ended: BTreeMap<&TaskKey, usize> = BTreeMap::new();
     for (at, _, fact) in of_tasks(history) {
-        if let TaskFact::Told { task, state, .. } | TaskFact::Changed { task, state, .. } = fact
+        if let TaskFact::UpdateReceived { task, state, .. } | TaskFact::Changed { task, state, .. } =
+            fact
             && state.is_terminal()
         {
             ended.insert(task, at);
@@ -109,7 +110,7 @@ fn tasks(findings: &mut Findings, history: &History) {
                 continue;
             }
             let is_there = known.contains(task) || ended.contains_key(task);
-            findings.must(is_there, [call.position, audit], || {
+            findings.require(is_there, [call.position, audit], || {
                 format!("{task} was accepted; at the end the registry has no such task, and nobody was told its end")
             });
         }
@@ -119,9 +120,9 @@ fn tasks(findings: &mut Findings, history: &History) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::history::{Audit, Consistency, FinalTask, Phase, Removal};
+    use crate::history::{AuditFinding, Consistency, FinalTask, Removal, RunPhase};
     use crate::invariants::fixture::{
-        AGENT, Ending, Scene, catches, key, offer, passes, sees_nothing,
+        AGENT, CallEnd, HistoryBuilder, assert_nothing_compared, catches, key, offer, passes,
     };
     use argosy_state::task::TaskState;
 
@@ -133,17 +134,17 @@ mod tests {
         }
     }
 
-    fn finds(scene: Scene, value: Option<&str>) -> Scene {
+    fn finds(scene: HistoryBuilder, value: Option<&str>) -> HistoryBuilder {
         let read = Operation::Read {
             key: "k".to_owned(),
             consistency: Consistency::Linearizable,
         };
         let value = value.map(ToOwned::to_owned);
-        let found = Ending::Ok(Outcome::Value { value });
-        scene.phase(Phase::Final).call("audit", read, found)
+        let found = CallEnd::Ok(OperationResponse::Value { value });
+        scene.phase(RunPhase::Final).call("audit", read, found)
     }
 
-    fn registry(scene: Scene, tasks: &[&str]) -> Scene {
+    fn registry(scene: HistoryBuilder, tasks: &[&str]) -> HistoryBuilder {
         let tasks = tasks.iter().map(|task| FinalTask {
             task: key(task),
             agent: AGENT,
@@ -151,19 +152,19 @@ mod tests {
         });
         let tasks = tasks.collect();
         scene
-            .phase(Phase::Final)
-            .saw("audit", Audit::Registry { tasks })
+            .phase(RunPhase::Final)
+            .observe("audit", AuditFinding::Registry { tasks })
     }
 
     #[test]
     fn the_last_write_or_one_of_unknown_end_may_be_there() {
-        let scene = Scene::new()
-            .call("a", write("1"), Ending::Ok(Outcome::Done))
-            .call("a", write("2"), Ending::Info)
-            .call("a", write("3"), Ending::Ok(Outcome::Done));
+        let scene = HistoryBuilder::new()
+            .call("a", write("1"), CallEnd::Ok(OperationResponse::Done))
+            .call("a", write("2"), CallEnd::Info)
+            .call("a", write("3"), CallEnd::Ok(OperationResponse::Done));
         passes(check, finds(scene.clone(), Some("3")));
         passes(check, finds(scene.clone(), Some("2")));
-        sees_nothing(check, scene.clone());
+        assert_nothing_compared(check, scene.clone());
         catches(
             check,
             finds(scene.clone(), Some("1")),
@@ -176,21 +177,27 @@ mod tests {
     fn a_register_that_nobody_surely_wrote_may_be_absent() {
         passes(
             check,
-            finds(Scene::new().call("a", write("1"), Ending::Info), None),
+            finds(
+                HistoryBuilder::new().call("a", write("1"), CallEnd::Info),
+                None,
+            ),
         );
     }
 
     #[test]
     fn an_accepted_task_that_is_nowhere_is_seen() {
-        let scene = Scene::new().accepted(1, offer(12, 1), "web");
+        let scene = HistoryBuilder::new().accepted(1, offer(12, 1), "web");
         passes(check, registry(scene.clone(), &["web"]));
         passes(
             check,
-            registry(scene.clone().told(9, "web", TaskState::Finished), &[]),
+            registry(
+                scene.clone().update_received(9, "web", TaskState::Finished),
+                &[],
+            ),
         );
-        sees_nothing(
+        assert_nothing_compared(
             check,
-            registry(Scene::new(), &[]).accepted(1, offer(12, 1), "web"),
+            registry(HistoryBuilder::new(), &[]).accepted(1, offer(12, 1), "web"),
         );
         catches(
             check,
@@ -198,7 +205,7 @@ mod tests {
             "framework-3/web was accepted",
         );
         let expired = scene.clone().removed(Removal::Deadline, 60_000);
-        sees_nothing(check, registry(expired, &[]));
+        assert_nothing_compared(check, registry(expired, &[]));
         catches(
             check,
             registry(scene.removed(Removal::Deadline, 1), &[]),

@@ -1,5 +1,5 @@
-//! T8: a restarted agent adopts exactly its own processes, kills none that it should have adopted,
-//! and reports the actual end of those that ended while it was down.
+//! Adoption: a restarted agent adopts exactly its own processes, kills none that it should have
+//! adopted, and reports the actual end of those that ended while it was down.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,12 +8,12 @@ use argosy_state::task::TaskState;
 
 use super::Findings;
 use super::facts::of_tasks;
-use crate::history::{End, History, TaskFact};
+use crate::history::{History, ProcessExit, TaskFact};
 
 pub(super) fn check(history: &History) -> Findings {
     let mut findings = Findings::default();
     let mut alive: BTreeMap<&TaskKey, (usize, (&str, u32, u64))> = BTreeMap::new();
-    let mut ends: BTreeMap<&TaskKey, (usize, End)> = BTreeMap::new();
+    let mut ends: BTreeMap<&TaskKey, (usize, ProcessExit)> = BTreeMap::new();
     for (at, _, fact) in of_tasks(history) {
         match fact {
             TaskFact::Alive {
@@ -32,7 +32,7 @@ pub(super) fn check(history: &History) -> Findings {
                 boot_id,
                 ..
             } => {
-                findings.look();
+                findings.count_comparison();
                 let adopted = (boot_id.as_str(), *pid, *start_time);
                 if let Some((seen, life)) = alive.get(task).filter(|(_, life)| *life != adopted) {
                     findings.wrong(
@@ -49,7 +49,7 @@ pub(super) fn check(history: &History) -> Findings {
     }
     orphans(history, &mut findings);
     for (at, _, fact) in of_tasks(history) {
-        if let TaskFact::Told {
+        if let TaskFact::UpdateReceived {
             task,
             state: TaskState::Finished | TaskState::Failed | TaskState::Killed,
             end: Some(told),
@@ -57,7 +57,7 @@ pub(super) fn check(history: &History) -> Findings {
         } = fact
             && let Some((ended, end)) = ends.get(task)
         {
-            findings.must(end == told, [*ended, at], || {
+            findings.require(end == told, [*ended, at], || {
                 format!("{task} ended by {end:?}, and {told:?} was told")
             });
         }
@@ -70,13 +70,14 @@ fn orphans(history: &History, findings: &mut Findings) {
     let mut over: BTreeSet<&TaskKey> = BTreeSet::new();
     for (at, _, fact) in of_tasks(history) {
         match fact {
-            TaskFact::Changed { task, state, .. } | TaskFact::Told { task, state, .. }
+            TaskFact::Changed { task, state, .. }
+            | TaskFact::UpdateReceived { task, state, .. }
                 if state.is_terminal() =>
             {
                 over.insert(task);
             }
             TaskFact::Orphaned { task, agent } => {
-                findings.must(over.contains(task), [at], || {
+                findings.require(over.contains(task), [at], || {
                     format!("{agent} ended {task} as nobody's, and its end was never committed")
                 });
             }
@@ -88,10 +89,12 @@ fn orphans(history: &History, findings: &mut Findings) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::invariants::fixture::{AGENT, Scene, catches, key, passes, revision, sees_nothing};
+    use crate::invariants::fixture::{
+        AGENT, HistoryBuilder, assert_nothing_compared, catches, key, passes, revision,
+    };
 
-    fn adopted(scene: Scene, pid: u32, start_time: u64) -> Scene {
-        scene.saw(
+    fn adopted(scene: HistoryBuilder, pid: u32, start_time: u64) -> HistoryBuilder {
+        scene.observe(
             "agent-5",
             TaskFact::Adopted {
                 task: key("web"),
@@ -103,14 +106,14 @@ mod tests {
         )
     }
 
-    fn told(scene: Scene, end: End) -> Scene {
+    fn exit_received(scene: HistoryBuilder, end: ProcessExit) -> HistoryBuilder {
         let ended = TaskFact::Ended {
             task: key("web"),
-            end: End::Code(7),
+            end: ProcessExit::Code(7),
         };
-        scene.saw("web", ended).saw(
+        scene.observe("web", ended).observe(
             "greedy",
-            TaskFact::Told {
+            TaskFact::UpdateReceived {
                 task: key("web"),
                 update: revision(9),
                 state: TaskState::Failed,
@@ -121,26 +124,26 @@ mod tests {
 
     #[test]
     fn an_agent_that_adopts_its_own_and_tells_true_ends_is_fine() {
-        let scene = adopted(Scene::new().alive("web", 4, 1), 4, 900);
-        passes(check, told(scene, End::Code(7)));
+        let scene = adopted(HistoryBuilder::new().alive("web", 4, 1), 4, 900);
+        passes(check, exit_received(scene, ProcessExit::Code(7)));
     }
 
     #[test]
     fn a_stranger_with_the_same_pid_that_is_adopted_is_seen() {
-        let scene = adopted(Scene::new().alive("web", 4, 1), 4, 901);
+        let scene = adopted(HistoryBuilder::new().alive("web", 4, 1), 4, 901);
         catches(check, scene, "was adopted as framework-3/web");
     }
 
     #[test]
     fn a_task_that_its_agent_has_forgotten_is_seen() {
-        let orphaned = |scene: Scene| {
+        let orphaned = |scene: HistoryBuilder| {
             let (task, agent) = (key("web"), AGENT);
-            scene.saw("host-1", TaskFact::Orphaned { task, agent })
+            scene.observe("host-1", TaskFact::Orphaned { task, agent })
         };
-        let ended = Scene::new().changed(9, "web", TaskState::Finished);
-        sees_nothing(check, ended.clone());
+        let ended = HistoryBuilder::new().changed(9, "web", TaskState::Finished);
+        assert_nothing_compared(check, ended.clone());
         passes(check, orphaned(ended));
-        let running = Scene::new().changed(9, "web", TaskState::Running);
+        let running = HistoryBuilder::new().changed(9, "web", TaskState::Running);
         catches(check, orphaned(running), "framework-3/web as nobody's");
     }
 
@@ -148,12 +151,12 @@ mod tests {
     fn an_end_that_is_made_up_is_seen() {
         catches(
             check,
-            told(Scene::new(), End::Code(0)),
+            exit_received(HistoryBuilder::new(), ProcessExit::Code(0)),
             "ended by Code(7), and Code(0) was told",
         );
         catches(
             check,
-            told(Scene::new(), End::Signal(9)),
+            exit_received(HistoryBuilder::new(), ProcessExit::Signal(9)),
             "Signal(9) was told",
         );
     }

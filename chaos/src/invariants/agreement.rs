@@ -1,5 +1,5 @@
-//! T4: at rest, the tasks that run on a host according to the registry are those that the kernel
-//! reports.
+//! Agreement: at rest, the tasks that run on a host according to the registry are those that the
+//! kernel reports.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,11 +8,11 @@ use argosy_state::task::TaskState;
 
 use super::Findings;
 use super::facts::audits;
-use crate::history::{Audit, FinalTask, History};
+use crate::history::{AuditFinding, FinalTask, History};
 
 /// The audits of the registry and of the hosts at one moment.
 #[derive(Default)]
-struct Moment<'a> {
+struct AuditSnapshot<'a> {
     registry: Option<(usize, &'a [FinalTask])>,
     hosts: BTreeMap<AgentId, (usize, BTreeSet<&'a TaskKey>)>,
 }
@@ -21,30 +21,30 @@ struct Moment<'a> {
 /// begins the next moment.
 pub(super) fn check(history: &History) -> Findings {
     let mut findings = Findings::default();
-    let mut moment = Moment::default();
+    let mut moment = AuditSnapshot::default();
     for (at, _, audit) in audits(history) {
         match audit {
-            Audit::Registry { tasks } => {
+            AuditFinding::Registry { tasks } => {
                 if moment.registry.is_some() {
-                    std::mem::take(&mut moment).judge(&mut findings);
+                    std::mem::take(&mut moment).check(&mut findings);
                 }
                 moment.registry = Some((at, tasks));
             }
-            Audit::Host { agent, tasks } => {
+            AuditFinding::Host { agent, tasks } => {
                 if moment.hosts.contains_key(agent) {
-                    std::mem::take(&mut moment).judge(&mut findings);
+                    std::mem::take(&mut moment).check(&mut findings);
                 }
                 moment.hosts.insert(*agent, (at, tasks.iter().collect()));
             }
-            Audit::Offers { .. } | Audit::Leftovers { .. } => {}
+            AuditFinding::Offers { .. } | AuditFinding::Leftovers { .. } => {}
         }
     }
-    moment.judge(&mut findings);
+    moment.check(&mut findings);
     findings
 }
 
-impl Moment<'_> {
-    fn judge(self, findings: &mut Findings) {
+impl AuditSnapshot<'_> {
+    fn check(self, findings: &mut Findings) {
         let Some((registered, tasks)) = self.registry else {
             return;
         };
@@ -54,7 +54,7 @@ impl Moment<'_> {
             };
             // A task that was just accepted is still in flight.
             let is_there = task.state == TaskState::Staging || running.contains(&task.task);
-            findings.must(is_there, [registered, *at], || {
+            findings.require(is_there, [registered, *at], || {
                 format!(
                     "{} is {:?} on {}, where it has no process",
                     task.task, task.state, task.agent
@@ -66,7 +66,7 @@ impl Moment<'_> {
                 let known = tasks
                     .iter()
                     .any(|known| known.task == *task && known.agent == agent);
-                findings.must(known, [registered, at], || {
+                findings.require(known, [registered, at], || {
                     format!("{task} runs on {agent}, and the registry does not know")
                 });
             }
@@ -77,28 +77,30 @@ impl Moment<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::invariants::fixture::{AGENT, Scene, catches, key, passes, sees_nothing};
+    use crate::invariants::fixture::{
+        AGENT, HistoryBuilder, assert_nothing_compared, catches, key, passes,
+    };
 
-    fn registry(tasks: &[(&str, TaskState)]) -> Scene {
+    fn registry(tasks: &[(&str, TaskState)]) -> HistoryBuilder {
         let tasks = tasks.iter().map(|(task, state)| FinalTask {
             task: key(task),
             agent: AGENT,
             state: *state,
         });
         let tasks = tasks.collect();
-        Scene::new().saw("audit", Audit::Registry { tasks })
+        HistoryBuilder::new().observe("audit", AuditFinding::Registry { tasks })
     }
 
-    fn host(scene: Scene, tasks: &[&str]) -> Scene {
+    fn host(scene: HistoryBuilder, tasks: &[&str]) -> HistoryBuilder {
         let agent = AGENT;
         let tasks = tasks.iter().map(|task| key(task)).collect();
-        scene.saw("audit", Audit::Host { agent, tasks })
+        scene.observe("audit", AuditFinding::Host { agent, tasks })
     }
 
     #[test]
     fn a_registry_and_a_host_that_agree_are_fine() {
         let both = registry(&[("web", TaskState::Running), ("new", TaskState::Staging)]);
-        sees_nothing(check, both.clone());
+        assert_nothing_compared(check, both.clone());
         passes(check, host(both.clone(), &["web"]));
         passes(check, host(both, &["web", "new"]));
     }
@@ -121,14 +123,17 @@ mod tests {
     #[test]
     fn every_moment_is_judged_and_none_by_the_audits_of_another_one() {
         let one = host(registry(&[("web", TaskState::Running)]), &["web"]);
-        let more = |scene: Scene, name: &str, runs: &[&str]| {
+        let more = |scene: HistoryBuilder, name: &str, runs: &[&str]| {
             let task = FinalTask {
                 task: key(name),
                 agent: AGENT,
                 state: TaskState::Running,
             };
             let tasks = vec![task];
-            host(scene.saw("audit", Audit::Registry { tasks }), runs)
+            host(
+                scene.observe("audit", AuditFinding::Registry { tasks }),
+                runs,
+            )
         };
         passes(check, more(one.clone(), "db", &["db"]));
         let wrong = more(one, "db", &[]);
@@ -138,8 +143,8 @@ mod tests {
             more(wrong, "web", &["web"]),
             "framework-3/db is Running",
         );
-        let after = host(Scene::new(), &["web"]);
-        sees_nothing(check, after.clone());
+        let after = host(HistoryBuilder::new(), &["web"]);
+        assert_nothing_compared(check, after.clone());
         passes(check, more(after, "web", &[]));
     }
 }

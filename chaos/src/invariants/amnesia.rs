@@ -1,4 +1,4 @@
-//! R8: a master whose disk was wiped, or whose synced log became shorter, never votes or leads
+//! Amnesia: a master whose disk was wiped, or whose synced log became shorter, never votes or leads
 //! again under its old id.
 
 use std::collections::BTreeMap;
@@ -6,14 +6,14 @@ use std::collections::BTreeMap;
 use argosy_state::ids::NodeId;
 
 use super::Findings;
-use super::facts::{of_masters, struck};
+use super::facts::{faults_of_kind, of_masters};
 use crate::history::{FaultKind, History, RaftFact};
 
 pub(super) fn check(history: &History) -> Findings {
     let mut findings = Findings::default();
     // The event since which a node has lost data.
     let mut forgetful: BTreeMap<NodeId, usize> = BTreeMap::new();
-    for (at, target) in struck(history, FaultKind::WipeDisk) {
+    for (at, target) in faults_of_kind(history, FaultKind::WipeDisk) {
         if let Ok(node) = target.parse() {
             forgetful.entry(node).or_insert(at);
         }
@@ -27,13 +27,13 @@ pub(super) fn check(history: &History) -> Findings {
             RaftFact::Started {
                 node, last_index, ..
             } => {
-                findings.look();
+                findings.count_comparison();
                 if durable.get(node).is_some_and(|log| log.1 > *last_index) {
                     forgetful.entry(*node).or_insert(at);
                 }
             }
             RaftFact::Voted { node, .. } | RaftFact::Led { node, .. } => {
-                findings.look();
+                findings.count_comparison();
                 if let Some(since) = forgetful.get(node).filter(|since| **since < at) {
                     let act = if matches!(fact, RaftFact::Led { .. }) {
                         "leads"
@@ -55,7 +55,7 @@ pub(super) fn check(history: &History) -> Findings {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::invariants::fixture::{ONE, Scene, TWO, catches, passes};
+    use crate::invariants::fixture::{HistoryBuilder, ONE, TWO, catches, passes};
 
     fn started(last_index: u64) -> RaftFact {
         RaftFact::Started {
@@ -83,20 +83,20 @@ mod tests {
 
     #[test]
     fn a_node_that_kept_all_and_a_new_id_for_a_wiped_one_may_vote() {
-        let scene = Scene::new()
-            .saw("disk", durable(9))
-            .saw("master-1", started(9))
-            .saw("master-1", voted(ONE))
+        let scene = HistoryBuilder::new()
+            .observe("disk", durable(9))
+            .observe("master-1", started(9))
+            .observe("master-1", voted(ONE))
             .fault(FaultKind::WipeDisk, "master-1")
-            .saw("master-2", voted(TWO));
+            .observe("master-2", voted(TWO));
         passes(check, scene);
     }
 
     #[test]
     fn a_wiped_node_that_votes_is_seen() {
-        let scene = Scene::new()
+        let scene = HistoryBuilder::new()
             .fault(FaultKind::WipeDisk, "master-1")
-            .saw("master-1", voted(ONE));
+            .observe("master-1", voted(ONE));
         catches(check, scene, "master-1 votes");
     }
 
@@ -107,10 +107,10 @@ mod tests {
             term: 4,
             last_index: 9,
         };
-        let scene = Scene::new()
-            .saw("disk", durable(9))
-            .saw("master-1", started(8))
-            .saw("master-1", led);
+        let scene = HistoryBuilder::new()
+            .observe("disk", durable(9))
+            .observe("master-1", started(8))
+            .observe("master-1", led);
         catches(check, scene, "master-1 leads");
     }
 }

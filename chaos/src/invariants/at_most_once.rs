@@ -1,5 +1,5 @@
-//! R7: each call takes effect at most once, however often it is repeated: one response for a name,
-//! one order for a task, one task for an order.
+//! AtMostOnce: each call takes effect at most once, however often it is repeated: one response for
+//! a name, one order for a task, one task for an order.
 
 use std::collections::BTreeMap;
 
@@ -7,28 +7,28 @@ use argosy_state::ids::{AgentId, OrderIndex, TaskKey};
 
 use super::Findings;
 use super::facts::of_tasks;
-use crate::history::{CallName, Event, History, Outcome, TaskFact, What};
+use crate::history::{CallName, EventKind, History, HistoryEvent, OperationResponse, TaskFact};
 
 pub(super) fn check(history: &History) -> Findings {
     let mut findings = Findings::default();
-    let mut answers: BTreeMap<&CallName, (usize, Option<&Outcome>)> = BTreeMap::new();
+    let mut answers: BTreeMap<&CallName, (usize, Option<&OperationResponse>)> = BTreeMap::new();
     for call in history.calls() {
         let (Some(name), Some((ended, event))) = (call.operation.call_name(), call.ended) else {
             continue;
         };
         let answer = match event {
-            Event {
-                what: What::Ok { outcome, .. },
+            HistoryEvent {
+                what: EventKind::Ok { outcome, .. },
                 ..
             } => Some(outcome),
-            Event {
-                what: What::Fail { .. },
+            HistoryEvent {
+                what: EventKind::Fail { .. },
                 ..
             } => None,
             _ => continue,
         };
         let (first, known) = *answers.entry(name).or_insert((ended, answer));
-        findings.must(known == answer, [first, ended], || {
+        findings.require(known == answer, [first, ended], || {
             let CallName {
                 framework,
                 session,
@@ -50,14 +50,14 @@ fn launches(history: &History, findings: &mut Findings) {
         } = fact
         {
             let (first, other) = *carried.entry((*agent, *order)).or_insert((at, task));
-            findings.must(other == task, [first, at], || {
+            findings.require(other == task, [first, at], || {
                 format!(
                     "{other} and {task} were launched on {agent} under order {}",
                     order.0
                 )
             });
             let (first, known) = *orders.entry(task).or_insert((at, *order));
-            findings.must(known == *order, [first, at], || {
+            findings.require(known == *order, [first, at], || {
                 format!(
                     "{task} was launched under orders {} and {}",
                     known.0, order.0
@@ -70,18 +70,18 @@ fn launches(history: &History, findings: &mut Findings) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::invariants::fixture::{Ending, Scene, accept, catches, offer, passes};
+    use crate::invariants::fixture::{CallEnd, HistoryBuilder, accept, catches, offer, passes};
 
     #[test]
     fn a_repeated_call_with_its_answer_is_fine() {
-        let scene = Scene::new()
+        let scene = HistoryBuilder::new()
             .accepted(1, offer(12, 1), "web")
             .accepted(1, offer(12, 1), "web")
-            .call("greedy", accept(2, offer(12, 2), "db"), Ending::Info)
+            .call("greedy", accept(2, offer(12, 2), "db"), CallEnd::Info)
             .call(
                 "greedy",
                 accept(2, offer(12, 2), "db"),
-                Ending::Fail("offer-used"),
+                CallEnd::Fail("offer-used"),
             )
             .launched(9, "web", 1)
             .launched(9, "web", 1);
@@ -90,10 +90,10 @@ mod tests {
 
     #[test]
     fn a_second_answer_that_differs_is_seen() {
-        let scene = Scene::new().accepted(1, offer(12, 1), "web").call(
+        let scene = HistoryBuilder::new().accepted(1, offer(12, 1), "web").call(
             "greedy",
             accept(1, offer(12, 1), "web"),
-            Ending::Fail("offer-used"),
+            CallEnd::Fail("offer-used"),
         );
         catches(
             check,
@@ -104,7 +104,9 @@ mod tests {
 
     #[test]
     fn a_task_launched_under_two_orders_is_seen() {
-        let scene = Scene::new().launched(9, "web", 1).launched(11, "web", 2);
+        let scene = HistoryBuilder::new()
+            .launched(9, "web", 1)
+            .launched(11, "web", 2);
         catches(
             check,
             scene,
@@ -114,7 +116,9 @@ mod tests {
 
     #[test]
     fn two_tasks_under_one_order_are_seen() {
-        let scene = Scene::new().launched(9, "web", 1).launched(9, "db", 1);
+        let scene = HistoryBuilder::new()
+            .launched(9, "web", 1)
+            .launched(9, "db", 1);
         catches(
             check,
             scene,

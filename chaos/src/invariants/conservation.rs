@@ -1,5 +1,5 @@
-//! O1: for every agent, after every entry, the used, offered and free resources add up to the
-//! total.
+//! ResourceConservation: for every agent, after every entry, the used, offered and free resources
+//! add up to the total.
 
 use super::Findings;
 use super::facts::of_agents;
@@ -20,7 +20,7 @@ pub(super) fn check(history: &History) -> Findings {
             continue;
         };
         let sum = used.plus(offered).and_then(|sum| sum.plus(free));
-        findings.must(sum.as_ref() == Some(total), [at], || match sum {
+        findings.require(sum.as_ref() == Some(total), [at], || match sum {
             Some(sum) => format!("after entry {index} {agent} gives {total}, but used, offered and free are {sum}"),
             None => format!("after entry {index} of {agent} something is used, offered or free twice: {used}; {offered}; {free}"),
         });
@@ -31,9 +31,9 @@ pub(super) fn check(history: &History) -> Findings {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::invariants::fixture::{AGENT, Scene, catches, passes, resources};
+    use crate::invariants::fixture::{AGENT, HistoryBuilder, catches, passes, resources};
 
-    fn account(used: &str, free: &str) -> Scene {
+    fn account(used: &str, free: &str) -> HistoryBuilder {
         let seen = AgentFact::Account {
             agent: AGENT,
             index: 9,
@@ -42,7 +42,7 @@ mod tests {
             offered: resources("cpus:1"),
             free: resources(free),
         };
-        Scene::new().saw("master-1", seen)
+        HistoryBuilder::new().observe("master-1", seen)
     }
 
     #[test]

@@ -6,18 +6,18 @@ use std::ops::Range;
 use crate::history::{Fault, FaultKind, History};
 
 /// The time in which a fault was in force, in nanoseconds.
-struct Delay<'a> {
+struct FaultWindow<'a> {
     fault: &'a Fault,
     from_ns: u64,
     until_ns: u64,
 }
 
 /// All delays of a history.
-pub(super) struct Delays<'a>(Vec<Delay<'a>>);
+pub(super) struct FaultWindows<'a>(Vec<FaultWindow<'a>>);
 
-impl<'a> Delays<'a> {
+impl<'a> FaultWindows<'a> {
     pub(super) fn of(history: &'a History) -> Self {
-        let mut delays: Vec<Delay<'a>> = Vec::new();
+        let mut delays: Vec<FaultWindow<'a>> = Vec::new();
         for (_, event, fault) in history.faults() {
             let now_ns = event.time_ns;
             let open = delays.iter_mut().filter(|delay| delay.until_ns == u64::MAX);
@@ -31,7 +31,7 @@ impl<'a> Delays<'a> {
                 FaultKind::Pause,
             ];
             if delaying.contains(&fault.kind) {
-                delays.push(Delay {
+                delays.push(FaultWindow {
                     fault,
                     from_ns: now_ns,
                     until_ns: u64::MAX,
@@ -93,15 +93,16 @@ fn ends(end: &Fault, fault: &Fault) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::invariants::fixture::Scene;
+    use crate::invariants::fixture::HistoryBuilder;
 
     const SECOND: u64 = 1_000_000_000;
 
     /// Returns the delay in the first ten seconds of messages from master 1 to `greedy`, in
     /// milliseconds.
-    fn held_up_ms(scene: Scene) -> u64 {
+    fn held_up_ms(scene: HistoryBuilder) -> u64 {
         let history = scene.history();
-        let held_up_ns = Delays::of(&history).held_up_ns(&(0..10 * SECOND), "master-1", "greedy");
+        let held_up_ns =
+            FaultWindows::of(&history).held_up_ns(&(0..10 * SECOND), "master-1", "greedy");
         held_up_ns / 1_000_000
     }
 
@@ -113,12 +114,12 @@ mod tests {
             (FaultKind::SlowDisk, "master-1", FaultKind::Heal),
             (FaultKind::Pause, "master-1", FaultKind::Resume),
         ] {
-            let begun = Scene::new().fault(kind, target).after_ms(499);
+            let begun = HistoryBuilder::new().fault(kind, target).after_ms(499);
             assert_eq!(held_up_ms(begun.clone().fault(end, target)), 500, "{kind}");
             let other = begun.fault(end, "master-2").after_ms(498);
             assert_eq!(held_up_ms(other.fault(FaultKind::Heal, "*")), 999, "{kind}");
             assert_eq!(
-                held_up_ms(Scene::new().fault(kind, target)),
+                held_up_ms(HistoryBuilder::new().fault(kind, target)),
                 9_999,
                 "{kind}"
             );
@@ -128,10 +129,10 @@ mod tests {
     #[test]
     fn the_last_slow_write_outlasts_its_fault() {
         let slow = Fault::new(FaultKind::SlowDisk, "master-1").with("120 ms");
-        let scene = Scene::new().harm(slow).after_ms(499);
+        let scene = HistoryBuilder::new().inject(slow).after_ms(499);
         assert_eq!(held_up_ms(scene.fault(FaultKind::Heal, "master-1")), 620);
         let words = Fault::new(FaultKind::Delay, "greedy>master-1").with("held");
-        let scene = Scene::new().harm(words).after_ms(499);
+        let scene = HistoryBuilder::new().inject(words).after_ms(499);
         assert_eq!(held_up_ms(scene.fault(FaultKind::Heal, "*")), 500);
     }
 
@@ -143,14 +144,18 @@ mod tests {
             (FaultKind::SlowDisk, "host-1"),
             (FaultKind::Crash, "master-1"),
         ] {
-            assert_eq!(held_up_ms(Scene::new().fault(kind, target)), 0, "{kind}");
+            assert_eq!(
+                held_up_ms(HistoryBuilder::new().fault(kind, target)),
+                0,
+                "{kind}"
+            );
         }
-        assert_eq!(held_up_ms(Scene::new()), 0);
+        assert_eq!(held_up_ms(HistoryBuilder::new()), 0);
     }
 
     #[test]
     fn faults_at_the_same_time_count_once() {
-        let both = Scene::new()
+        let both = HistoryBuilder::new()
             .fault(FaultKind::SlowDisk, "master-1")
             .after_ms(99)
             .fault(FaultKind::Pause, "master-1")
@@ -163,7 +168,7 @@ mod tests {
 
     #[test]
     fn a_paused_master_that_is_killed_is_not_paused_any_more() {
-        let killed = Scene::new()
+        let killed = HistoryBuilder::new()
             .fault(FaultKind::Pause, "master-1")
             .after_ms(99)
             .fault(FaultKind::Crash, "master-1");

@@ -1,4 +1,5 @@
-//! R3: when an entry is reported as committed, it is on the synced logs of a quorum of voters.
+//! Durability: when an entry is reported as committed, it is on the synced logs of a quorum of
+//! voters.
 
 use std::collections::BTreeMap;
 
@@ -24,7 +25,7 @@ pub(super) fn check(history: &History) -> Findings {
             } if !durable.is_empty() && !voters.is_empty() => {
                 let holds = |voter: &&NodeId| durable.get(voter).is_some_and(|log| log.1 >= *index);
                 let holders = voters.iter().filter(holds).count();
-                findings.look();
+                findings.count_comparison();
                 if holders * 2 <= voters.len() {
                     let seen = voters.iter().filter_map(|voter| durable.get(voter));
                     let mut events: Vec<usize> = seen.map(|log| log.0).collect();
@@ -45,7 +46,9 @@ pub(super) fn check(history: &History) -> Findings {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::invariants::fixture::{ONE, Scene, THREE, TWO, catches, passes, sees_nothing};
+    use crate::invariants::fixture::{
+        HistoryBuilder, ONE, THREE, TWO, assert_nothing_compared, catches, passes,
+    };
 
     fn durable(node: NodeId, last_index: u64) -> RaftFact {
         RaftFact::Durable { node, last_index }
@@ -63,30 +66,33 @@ mod tests {
 
     #[test]
     fn what_a_quorum_has_synced_is_committed() {
-        let scene = Scene::new()
-            .saw("disk", durable(TWO, 7))
-            .saw("disk", durable(ONE, 9))
-            .saw("master-1", committed(7));
+        let scene = HistoryBuilder::new()
+            .observe("disk", durable(TWO, 7))
+            .observe("disk", durable(ONE, 9))
+            .observe("master-1", committed(7));
         passes(check, scene);
-        sees_nothing(check, Scene::new().saw("master-1", committed(7)));
+        assert_nothing_compared(
+            check,
+            HistoryBuilder::new().observe("master-1", committed(7)),
+        );
     }
 
     #[test]
     fn an_entry_on_one_disk_of_three_is_not_committed() {
-        let scene = Scene::new()
-            .saw("disk", durable(TWO, 6))
-            .saw("disk", durable(ONE, 9))
-            .saw("master-1", committed(7));
+        let scene = HistoryBuilder::new()
+            .observe("disk", durable(TWO, 6))
+            .observe("disk", durable(ONE, 9))
+            .observe("master-1", committed(7));
         catches(check, scene, "only 1 of 3 voters");
     }
 
     #[test]
     fn a_disk_that_lost_an_entry_does_not_count() {
-        let scene = Scene::new()
-            .saw("disk", durable(ONE, 7))
-            .saw("disk", durable(TWO, 7))
-            .saw("disk", durable(TWO, 5))
-            .saw("master-1", committed(7));
+        let scene = HistoryBuilder::new()
+            .observe("disk", durable(ONE, 7))
+            .observe("disk", durable(TWO, 7))
+            .observe("disk", durable(TWO, 5))
+            .observe("master-1", committed(7));
         catches(check, scene, "entry 7");
     }
 }

@@ -1,6 +1,6 @@
-//! R1: there is at most one leader in a term, and a node votes once in a term. Terms never decrease
-//! on a node, over restarts and power cuts. Commit and applied indexes never decrease within an
-//! incarnation.
+//! ElectionSafety: there is at most one leader in a term, and a node votes once in a term. Terms
+//! never decrease on a node, over restarts and power cuts. Commit and applied indexes never
+//! decrease within an incarnation.
 
 use std::collections::BTreeMap;
 
@@ -12,14 +12,14 @@ use crate::history::{History, RaftFact};
 
 /// The progress of a node, and the events that recorded it.
 #[derive(Debug, Clone, Copy, Default)]
-struct Place {
+struct NodeProgress {
     at: usize,
     term: u64,
     committed: u64,
     applied: u64,
 }
 
-impl Place {
+impl NodeProgress {
     fn at(at: usize, term: u64, committed: u64, applied: u64) -> Self {
         Self {
             at,
@@ -35,7 +35,7 @@ pub(super) fn check(history: &History) -> Findings {
     let mut leaders: BTreeMap<u64, (usize, NodeId)> = BTreeMap::new();
     let mut reigns = BTreeMap::new();
     let mut votes: BTreeMap<(NodeId, u64), (usize, NodeId)> = BTreeMap::new();
-    let mut places: BTreeMap<NodeId, Place> = BTreeMap::new();
+    let mut places: BTreeMap<NodeId, NodeProgress> = BTreeMap::new();
     for (at, _, fact) in of_masters(history) {
         match fact {
             RaftFact::Led { node, term, .. } => {
@@ -50,7 +50,7 @@ pub(super) fn check(history: &History) -> Findings {
                 lead(&mut findings, &mut leaders, (at, *node), *term);
                 let reign = (*node, *term, *life);
                 let (first, known) = *reigns.entry(*epoch).or_insert((at, reign));
-                findings.must(known == reign, [first, at], || {
+                findings.require(known == reign, [first, at], || {
                     format!(
                         "the reign of entry {} is of {} and of {node}",
                         epoch.0, known.0
@@ -63,7 +63,7 @@ pub(super) fn check(history: &History) -> Findings {
                 candidate,
             } => {
                 let (first, known) = *votes.entry((*node, *term)).or_insert((at, *candidate));
-                findings.must(known == *candidate, [first, at], || {
+                findings.require(known == *candidate, [first, at], || {
                     format!("{node} voted in term {term} for {known} and for {candidate}")
                 });
             }
@@ -76,7 +76,7 @@ pub(super) fn check(history: &History) -> Findings {
                     &mut findings,
                     &mut places,
                     *node,
-                    Place::at(at, *term, 0, 0),
+                    NodeProgress::at(at, *term, 0, 0),
                 );
             }
             RaftFact::Progress {
@@ -85,7 +85,7 @@ pub(super) fn check(history: &History) -> Findings {
                 committed,
                 applied,
             } => {
-                let now = Place::at(at, *term, *committed, *applied);
+                let now = NodeProgress::at(at, *term, *committed, *applied);
                 place(&mut findings, &mut places, *node, now);
             }
             _ => {}
@@ -101,19 +101,24 @@ fn lead(
     term: u64,
 ) {
     let (first, known) = *leaders.entry(term).or_insert((at, node));
-    findings.must(known == node, [first, at], || {
+    findings.require(known == node, [first, at], || {
         format!("{known} and {node} both lead in term {term}")
     });
 }
 
-fn place(findings: &mut Findings, places: &mut BTreeMap<NodeId, Place>, node: NodeId, now: Place) {
+fn place(
+    findings: &mut Findings,
+    places: &mut BTreeMap<NodeId, NodeProgress>,
+    node: NodeId,
+    now: NodeProgress,
+) {
     let before = places.insert(node, now).unwrap_or(now);
     for (what, was, is) in [
         ("term", before.term, now.term),
         ("commit", before.committed, now.committed),
         ("applied entry", before.applied, now.applied),
     ] {
-        findings.must(is >= was, [before.at, now.at], || {
+        findings.require(is >= was, [before.at, now.at], || {
             format!("the {what} of {node} went back from {was} to {is}")
         });
     }
@@ -122,7 +127,7 @@ fn place(findings: &mut Findings, places: &mut BTreeMap<NodeId, Place>, node: No
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::invariants::fixture::{ONE, Scene, TWO, catches, passes};
+    use crate::invariants::fixture::{HistoryBuilder, ONE, TWO, catches, passes};
     use argosy_state::ids::Epoch;
 
     fn led(node: NodeId, term: u64) -> RaftFact {
@@ -162,22 +167,22 @@ mod tests {
 
     #[test]
     fn leaders_of_their_own_terms_and_a_restart_are_fine() {
-        let scene = Scene::new()
-            .saw("master-1", led(ONE, 2))
-            .saw("master-1", progress(2, 40))
-            .saw("master-2", led(TWO, 3))
-            .saw("master-1", voted(3, TWO))
-            .saw("master-1", voted(3, TWO))
-            .saw("master-1", started(3))
-            .saw("master-1", progress(3, 30));
+        let scene = HistoryBuilder::new()
+            .observe("master-1", led(ONE, 2))
+            .observe("master-1", progress(2, 40))
+            .observe("master-2", led(TWO, 3))
+            .observe("master-1", voted(3, TWO))
+            .observe("master-1", voted(3, TWO))
+            .observe("master-1", started(3))
+            .observe("master-1", progress(3, 30));
         passes(check, scene);
     }
 
     #[test]
     fn two_leaders_of_a_term_are_seen() {
-        let scene = Scene::new()
-            .saw("master-1", led(ONE, 2))
-            .saw("master-2", led(TWO, 2));
+        let scene = HistoryBuilder::new()
+            .observe("master-1", led(ONE, 2))
+            .observe("master-2", led(TWO, 2));
         catches(check, scene, "master-1 and master-2 both lead in term 2");
     }
 
@@ -189,26 +194,26 @@ mod tests {
             term: 4,
             life,
         };
-        let scene = Scene::new()
-            .saw("master-1", opened(ONE, 1))
-            .saw("master-2", opened(ONE, 2));
+        let scene = HistoryBuilder::new()
+            .observe("master-1", opened(ONE, 1))
+            .observe("master-2", opened(ONE, 2));
         catches(check, scene, "the reign of entry 12");
     }
 
     #[test]
     fn two_votes_in_a_term_are_seen_also_over_a_restart() {
-        let scene = Scene::new()
-            .saw("master-1", voted(3, TWO))
-            .saw("master-1", started(3))
-            .saw("master-1", voted(3, ONE));
+        let scene = HistoryBuilder::new()
+            .observe("master-1", voted(3, TWO))
+            .observe("master-1", started(3))
+            .observe("master-1", voted(3, ONE));
         catches(check, scene, "voted in term 3");
     }
 
     #[test]
     fn a_term_that_was_lost_in_a_restart_is_seen() {
-        let scene = Scene::new()
-            .saw("master-1", progress(5, 1))
-            .saw("master-1", started(4));
+        let scene = HistoryBuilder::new()
+            .observe("master-1", progress(5, 1))
+            .observe("master-1", started(4));
         catches(check, scene, "term of master-1 went back from 5 to 4");
     }
 
@@ -218,9 +223,9 @@ mod tests {
         if let RaftFact::Progress { applied, .. } = &mut backward {
             *applied = 10;
         }
-        let scene = Scene::new()
-            .saw("master-1", progress(5, 10))
-            .saw("master-1", backward);
+        let scene = HistoryBuilder::new()
+            .observe("master-1", progress(5, 10))
+            .observe("master-1", backward);
         catches(check, scene, "commit of master-1 went back from 10 to 9");
     }
 }

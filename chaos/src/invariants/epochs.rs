@@ -1,5 +1,5 @@
-//! F1: an agent never acts for an epoch below the highest that it has stored, nor for one that it
-//! has not stored yet.
+//! EpochMonotonicity: an agent never acts for an epoch below the highest that it has stored, nor
+//! for one that it has not stored yet.
 
 use std::collections::BTreeMap;
 
@@ -16,7 +16,7 @@ pub(super) fn check(history: &History) -> Findings {
         match fact {
             AgentFact::EpochStored { agent, epoch } => {
                 let (first, highest) = *stored.entry(*agent).or_insert((at, *epoch));
-                findings.must(*epoch >= highest, [first, at], || {
+                findings.require(*epoch >= highest, [first, at], || {
                     format!("{agent} stored reign {} after {}", epoch.0, highest.0)
                 });
                 if *epoch > highest {
@@ -30,7 +30,7 @@ pub(super) fn check(history: &History) -> Findings {
                 ..
             } => {
                 let (first, highest) = stored.get(agent).copied().unwrap_or((at, Epoch(0)));
-                findings.must(*epoch == highest, [first, at], || {
+                findings.require(*epoch == highest, [first, at], || {
                     format!(
                         "{agent} acted on order {} of reign {} with {} stored",
                         order.0, epoch.0, highest.0
@@ -47,17 +47,17 @@ pub(super) fn check(history: &History) -> Findings {
 mod tests {
     use super::*;
     use crate::history::OrderAction;
-    use crate::invariants::fixture::{AGENT, Scene, catches, passes};
+    use crate::invariants::fixture::{AGENT, HistoryBuilder, catches, passes};
     use argosy_state::ids::OrderIndex;
 
-    fn stored(scene: Scene, epoch: u64) -> Scene {
+    fn stored(scene: HistoryBuilder, epoch: u64) -> HistoryBuilder {
         let agent = AGENT;
         let epoch = Epoch(epoch);
-        scene.saw("agent-5", AgentFact::EpochStored { agent, epoch })
+        scene.observe("agent-5", AgentFact::EpochStored { agent, epoch })
     }
 
-    fn acted(scene: Scene, epoch: u64) -> Scene {
-        scene.saw(
+    fn acted(scene: HistoryBuilder, epoch: u64) -> HistoryBuilder {
+        scene.observe(
             "agent-5",
             AgentFact::OrderTaken {
                 agent: AGENT,
@@ -74,7 +74,7 @@ mod tests {
     fn an_agent_that_stores_a_reign_and_acts_in_it_is_fine() {
         passes(
             check,
-            acted(stored(acted(stored(Scene::new(), 12), 12), 30), 30),
+            acted(stored(acted(stored(HistoryBuilder::new(), 12), 12), 30), 30),
         );
     }
 
@@ -82,7 +82,7 @@ mod tests {
     fn an_order_of_a_reign_that_is_over_is_seen() {
         catches(
             check,
-            acted(stored(stored(Scene::new(), 12), 30), 12),
+            acted(stored(stored(HistoryBuilder::new(), 12), 30), 12),
             "reign 12 with 30 stored",
         );
     }
@@ -91,7 +91,7 @@ mod tests {
     fn an_action_before_the_reign_is_stored_is_seen() {
         catches(
             check,
-            acted(stored(Scene::new(), 12), 30),
+            acted(stored(HistoryBuilder::new(), 12), 30),
             "reign 30 with 12 stored",
         );
     }
@@ -100,7 +100,7 @@ mod tests {
     fn a_stored_reign_that_goes_back_is_seen() {
         catches(
             check,
-            stored(stored(Scene::new(), 30), 12),
+            stored(stored(HistoryBuilder::new(), 30), 12),
             "stored reign 12 after 30",
         );
     }

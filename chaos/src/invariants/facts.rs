@@ -6,8 +6,8 @@ use argosy_state::ids::{AgentId, FrameworkId, Revision, TaskKey};
 use argosy_state::task::TaskState;
 
 use crate::history::{
-    AgentFact, Audit, Event, Expectation, FaultKind, FrameworkFact, History, Observation,
-    OfferFact, Operation, Phase, RaftFact, Removal, TaskFact,
+    AgentFact, AuditFinding, Expectation, FaultKind, FrameworkFact, History, HistoryEvent,
+    Observation, OfferFact, Operation, RaftFact, Removal, RunPhase, TaskFact,
 };
 
 /// The maximum difference between the times at which separate observers record an event. Within it,
@@ -18,7 +18,7 @@ pub(super) const APART_NS: u64 = 1_000_000_000;
 macro_rules! walk {
     ($(#[$doc:meta] $name:ident: $variant:ident($fact:ident);)*) => {$(
         #[$doc]
-        pub(super) fn $name(history: &History) -> impl Iterator<Item = (usize, &Event, &$fact)> {
+        pub(super) fn $name(history: &History) -> impl Iterator<Item = (usize, &HistoryEvent, &$fact)> {
             history.observations().filter_map(|(at, event, seen)| match seen {
                 Observation::$variant(fact) => Some((at, event, fact)),
                 _ => None,
@@ -41,12 +41,12 @@ walk! {
     /// Returns the expectations that the harness stated.
     expectations: Expect(Expectation);
     /// Returns the findings of audits.
-    audits: Audit(Audit);
+    audits: Audit(AuditFinding);
 }
 
 /// Returns the position at which the final phase begins; `None` if the run did not reach it.
 pub(super) fn final_phase(history: &History) -> Option<usize> {
-    let phase = Phase::Final;
+    let phase = RunPhase::Final;
     expectations(history)
         .find(|(_, _, expected)| matches!(expected, Expectation::Phase { phase: now } if *now == phase))
         .map(|(at, _, _)| at)
@@ -54,7 +54,7 @@ pub(super) fn final_phase(history: &History) -> Option<usize> {
 
 /// A committed change of a task. Each master records it separately, and it counts once.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Change {
+pub(super) struct StateChange {
     pub(super) at: usize,
     pub(super) revision: Revision,
     pub(super) state: TaskState,
@@ -62,12 +62,12 @@ pub(super) struct Change {
 
 /// Returns the committed changes of every task, in the order of their revisions. Changes without a
 /// revision are left out.
-pub(super) fn changes(history: &History) -> BTreeMap<&TaskKey, Vec<Change>> {
-    let mut all: BTreeMap<&TaskKey, Vec<Change>> = BTreeMap::new();
+pub(super) fn changes(history: &History) -> BTreeMap<&TaskKey, Vec<StateChange>> {
+    let mut all: BTreeMap<&TaskKey, Vec<StateChange>> = BTreeMap::new();
     for (at, event, fact) in of_tasks(history) {
         if let (TaskFact::Changed { task, state, .. }, Some(revision)) = (fact, event.revision) {
             let state = *state;
-            all.entry(task).or_default().push(Change {
+            all.entry(task).or_default().push(StateChange {
                 at,
                 revision,
                 state,
@@ -93,7 +93,7 @@ pub(super) fn launches(history: &History) -> BTreeMap<&TaskKey, (usize, &TaskFac
 }
 
 /// A framework whose removal a history records.
-pub(super) struct Removed {
+pub(super) struct FrameworkRemoval {
     /// The position at which its removal was requested or, by a deadline, committed.
     pub(super) at: usize,
     pub(super) framework: FrameworkId,
@@ -105,7 +105,7 @@ pub(super) struct Removed {
 /// Returns every committed removal. If a history records no facts about frameworks, it returns
 /// every requested teardown. A teardown must have been requested. A deadline justifies a removal if
 /// the framework was disconnected for its whole failover timeout, by cluster time.
-pub(super) fn removals(history: &History) -> Vec<Removed> {
+pub(super) fn removals(history: &History) -> Vec<FrameworkRemoval> {
     let calls = history.calls();
     let asked: Vec<(usize, FrameworkId)> = calls
         .iter()
@@ -115,7 +115,7 @@ pub(super) fn removals(history: &History) -> Vec<Removed> {
         })
         .collect();
     if of_frameworks(history).next().is_none() {
-        let removed = |(at, framework)| Removed {
+        let removed = |(at, framework)| FrameworkRemoval {
             at,
             framework,
             wrong: None,
@@ -151,9 +151,9 @@ pub(super) fn removals(history: &History) -> Vec<Removed> {
                         early(timeouts.get(framework), absences.get(framework), *at_ms)
                     }
                     // Such a framework had no tasks.
-                    Removal::Room => None,
+                    Removal::Quota => None,
                 };
-                removals.push(Removed {
+                removals.push(FrameworkRemoval {
                     at,
                     framework: *framework,
                     wrong,
@@ -190,7 +190,7 @@ pub(super) fn removed(history: &History) -> BTreeSet<FrameworkId> {
 }
 
 /// Returns the targets of a kind of fault, such as "agent-3", with the positions of the faults.
-pub(super) fn struck(history: &History, kind: FaultKind) -> Vec<(usize, &str)> {
+pub(super) fn faults_of_kind(history: &History, kind: FaultKind) -> Vec<(usize, &str)> {
     let of_kind = history.faults().filter(|(_, _, fault)| fault.kind == kind);
     of_kind
         .map(|(at, _, fault)| (at, fault.target.as_str()))
@@ -200,8 +200,12 @@ pub(super) fn struck(history: &History, kind: FaultKind) -> Vec<(usize, &str)> {
 /// Returns the tasks of the registry that have not ended, according to the last audit.
 pub(super) fn registered(history: &History) -> Option<(usize, BTreeSet<&TaskKey>)> {
     let found = audits(history).filter_map(|(at, _, audit)| match audit {
-        Audit::Registry { tasks } => Some((at, tasks.iter().map(|task| &task.task).collect())),
-        Audit::Host { .. } | Audit::Offers { .. } | Audit::Leftovers { .. } => None,
+        AuditFinding::Registry { tasks } => {
+            Some((at, tasks.iter().map(|task| &task.task).collect()))
+        }
+        AuditFinding::Host { .. }
+        | AuditFinding::Offers { .. }
+        | AuditFinding::Leftovers { .. } => None,
     });
     found.last()
 }

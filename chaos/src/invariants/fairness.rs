@@ -1,5 +1,5 @@
-//! O5: after healing, every framework with demand gets an offer in time, and unallocated resources
-//! return to the pool, so that none leak.
+//! Fairness: after healing, every framework with demand gets an offer in time, and unallocated
+//! resources return to the pool, so that none leak.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,9 @@ use argosy_state::ids::{Epoch, OfferId};
 
 use super::Findings;
 use super::facts::{expectations, of_offers, removals};
-use crate::history::{Event, Expectation, History, Observation, OfferFact, RaftFact, What};
+use crate::history::{
+    EventKind, Expectation, History, HistoryEvent, Observation, OfferFact, RaftFact,
+};
 
 /// The maximum age of a list of open offers when it is recorded.
 const LATE_NS: u64 = 2_000_000_000;
@@ -30,20 +32,20 @@ pub(super) fn check(history: &History) -> Findings {
             matches!(fact, OfferFact::Made { framework: to, .. } if to == framework)
                 && (at..end).contains(&made)
         });
-        let is_fault = |what: &What| matches!(what, What::Fault(_));
+        let is_fault = |what: &EventKind| matches!(what, EventKind::Fault(_));
         let disturbed = history.events[at..end]
             .iter()
             .any(|event| is_fault(&event.what));
-        // A framework that was just restarted may return after its timeout. T7 checks whether it
-        // was removed too early.
+        // A framework that was just restarted may return after its timeout. TaskSurvival checks
+        // whether it was removed too early.
         let is_removed = removals
             .iter()
             .any(|removed| removed.framework == *framework && removed.at < end);
         // A run that ended early, or was disturbed, proves nothing.
         if came {
-            findings.look();
+            findings.count_comparison();
         } else if end < history.events.len() && !disturbed && !is_removed {
-            findings.look();
+            findings.count_comparison();
             let waited_ms = within_ns / 1_000_000;
             findings.wrong(
                 format!("{framework} wants resources and was offered none within {waited_ms} ms"),
@@ -73,7 +75,7 @@ fn void_offers(history: &History, findings: &mut Findings) {
                 void.entry(*offer).or_insert(at);
             }
             Observation::Offer(OfferFact::Listed { offers }) if is_of(event, newest) => {
-                findings.look();
+                findings.count_comparison();
                 for listed in offers {
                     let offer = listed.offer;
                     let since = void
@@ -98,7 +100,7 @@ fn void_offers(history: &History, findings: &mut Findings) {
 
 /// Whether a list belongs to the newest epoch. A leader that was replaced and does not know it
 /// lacks what the next one has rescinded.
-fn is_of(list: &Event, newest: Epoch) -> bool {
+fn is_of(list: &HistoryEvent, newest: Epoch) -> bool {
     list.revision
         .is_some_and(|revision| revision.index >= newest.0)
 }
@@ -118,7 +120,7 @@ fn pools(history: &History, findings: &mut Findings) {
                 let parts = [used, offered, free].map(|part| part.scalar_milli(name));
                 parts.iter().sum::<i64>() != total.scalar_milli(name)
             });
-            findings.must(lost.is_none(), [at], || {
+            findings.require(lost.is_none(), [at], || {
                 format!("agents give {total}, but used {used}, offered {offered} and free {free} are not that")
             });
         }
@@ -130,15 +132,16 @@ mod tests {
     use argosy_state::ids::FrameworkId;
 
     use super::*;
-    use crate::history::{FaultKind, ListedOffer, Operation, Outcome, Phase};
+    use crate::history::{FaultKind, ListedOffer, Operation, OperationResponse, RunPhase};
     use crate::invariants::fixture::{
-        AGENT, Ending, FRAMEWORK, ONE, Scene, catches, offer, passes, resources, sees_nothing,
+        AGENT, CallEnd, FRAMEWORK, HistoryBuilder, ONE, assert_nothing_compared, catches, offer,
+        passes, resources,
     };
 
-    fn expected() -> Scene {
+    fn expected() -> HistoryBuilder {
         let within_ns = 500_000_000;
         let framework = FRAMEWORK;
-        Scene::new().saw(
+        HistoryBuilder::new().observe(
             "harness",
             Expectation::Offer {
                 framework,
@@ -160,7 +163,7 @@ mod tests {
             "framework-3 wants",
         );
         let disturbed = expected().fault(FaultKind::Crash, "master-1").after_ms(900);
-        sees_nothing(check, disturbed.phase(Phase::Final));
+        assert_nothing_compared(check, disturbed.phase(RunPhase::Final));
     }
 
     #[test]
@@ -168,10 +171,10 @@ mod tests {
         let removed = |framework| {
             let name = None;
             let teardown = Operation::Teardown { name, framework };
-            let scene = expected().call("log", teardown, Ending::Ok(Outcome::Done));
+            let scene = expected().call("log", teardown, CallEnd::Ok(OperationResponse::Done));
             scene.after_ms(600).made(offer(12, 1))
         };
-        sees_nothing(check, removed(FRAMEWORK));
+        assert_nothing_compared(check, removed(FRAMEWORK));
         catches(check, removed(FrameworkId(9)), "framework-3 wants");
     }
 
@@ -184,17 +187,17 @@ mod tests {
             life: 7,
         };
         let offer = offer(12, 1);
-        let list = |scene: Scene, index| {
+        let list = |scene: HistoryBuilder, index| {
             let listed = ListedOffer {
                 offer,
                 agent: AGENT,
                 resources: resources("cpus:1"),
             };
             let offers = vec![listed];
-            scene.saw_at("lister", index, OfferFact::Listed { offers })
+            scene.observe_at("lister", index, OfferFact::Listed { offers })
         };
-        let scene = list(Scene::new().saw("log", opened), 20);
-        let void = scene.saw("greedy", OfferFact::Rescinded { offer });
+        let scene = list(HistoryBuilder::new().observe("log", opened), 20);
+        let void = scene.observe("greedy", OfferFact::Rescinded { offer });
         passes(check, list(void.clone().after_ms(1_500), 21));
         let late = void.after_ms(2_500);
         catches(check, list(list(late.clone(), 21), 22), "offer 12.1");
@@ -211,13 +214,13 @@ mod tests {
             term: 3,
             life: 8,
         };
-        passes(check, list(late.saw("log", next), 22));
+        passes(check, list(late.observe("log", next), 22));
     }
 
     #[test]
     fn a_pool_that_leaks_is_seen() {
         let pool = |free: &str| {
-            Scene::new().saw(
+            HistoryBuilder::new().observe(
                 "master-1",
                 OfferFact::Pool {
                     total: resources("cpus:8;ports:[1-9]"),

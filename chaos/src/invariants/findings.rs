@@ -8,79 +8,124 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[allow(missing_docs, reason = "each says itself in its sentence")]
 pub enum Rule {
-    R1,
-    R2,
-    R3,
-    R4,
-    R5,
-    R6,
-    R7,
-    R8,
-    R9,
-    O1,
-    O2,
-    O3,
-    O4,
-    O5,
-    T1,
-    T2,
-    T3,
-    T4,
-    T5,
-    T6,
-    T7,
-    T8,
-    T9,
-    T10,
-    T11,
-    T12,
-    F1,
-    F2,
-    F3,
-    L1,
-    C1,
+    #[serde(alias = "R1")]
+    ElectionSafety,
+    #[serde(alias = "R2")]
+    LogMatching,
+    #[serde(alias = "R3")]
+    Durability,
+    #[serde(alias = "R4")]
+    StateMachineSafety,
+    #[serde(alias = "R5")]
+    Linearizability,
+    #[serde(alias = "R6")]
+    AcknowledgedWrites,
+    #[serde(alias = "R7")]
+    AtMostOnce,
+    #[serde(alias = "R8")]
+    Amnesia,
+    #[serde(alias = "R9")]
+    Liveness,
+    #[serde(alias = "O1")]
+    ResourceConservation,
+    #[serde(alias = "O2")]
+    NoDoubleBooking,
+    #[serde(alias = "O3")]
+    OfferSingleUse,
+    #[serde(alias = "O4")]
+    OfferLimits,
+    #[serde(alias = "O5")]
+    Fairness,
+    #[serde(alias = "T1")]
+    SingleStart,
+    #[serde(alias = "T2")]
+    StateTransitions,
+    #[serde(alias = "T3")]
+    UpdateDelivery,
+    #[serde(alias = "T4")]
+    Agreement,
+    #[serde(alias = "T5")]
+    LaunchProvenance,
+    #[serde(alias = "T6")]
+    Kills,
+    #[serde(alias = "T7")]
+    TaskSurvival,
+    #[serde(alias = "T8")]
+    Adoption,
+    #[serde(alias = "T9")]
+    Reboots,
+    #[serde(alias = "T10")]
+    AgentReturns,
+    #[serde(alias = "T11")]
+    GroupAtomicity,
+    #[serde(alias = "T12")]
+    ExecutorLifetime,
+    #[serde(alias = "F1")]
+    EpochMonotonicity,
+    #[serde(alias = "F2")]
+    StaleLeaderFencing,
+    #[serde(alias = "F3")]
+    UniqueIdentity,
+    #[serde(alias = "L1")]
+    LimitEnforcement,
+    #[serde(alias = "C1")]
+    NoLeftovers,
 }
 
 impl Rule {
     /// Returns the rule in words.
     #[must_use]
-    pub fn sentence(self) -> &'static str {
+    pub fn description(self) -> &'static str {
         match self {
-            Self::R1 => "at most one leader in a term; terms, votes and commits never go back",
-            Self::R2 => {
+            Self::ElectionSafety => {
+                "at most one leader in a term; terms, votes and commits never go back"
+            }
+            Self::LogMatching => {
                 "logs agree up to the commit index, and every later leader has all committed entries"
             }
-            Self::R3 => "entries that are reported as committed are on the synced logs of a quorum",
-            Self::R4 => "the same applied index means the same registry",
-            Self::R5 => "operations on the registry are linearizable",
-            Self::R6 => "acknowledged writes and tasks survive",
-            Self::R7 => "each call takes effect at most once",
-            Self::R8 => "a master that lost its log or vote never votes under its old id",
-            Self::R9 => "with a majority connected, commits continue in time",
-            Self::O1 => "free, offered and used resources add up to the total",
-            Self::O2 => "no unit is allocated twice",
-            Self::O3 => {
+            Self::Durability => {
+                "entries that are reported as committed are on the synced logs of a quorum"
+            }
+            Self::StateMachineSafety => "the same applied index means the same registry",
+            Self::Linearizability => "operations on the registry are linearizable",
+            Self::AcknowledgedWrites => "acknowledged writes and tasks survive",
+            Self::AtMostOnce => "each call takes effect at most once",
+            Self::Amnesia => "a master that lost its log or vote never votes under its old id",
+            Self::Liveness => "with a majority connected, commits continue in time",
+            Self::ResourceConservation => "free, offered and used resources add up to the total",
+            Self::NoDoubleBooking => "no unit is allocated twice",
+            Self::OfferSingleUse => {
                 "an offer is used once, by the framework that received it, and not after it was rescinded"
             }
-            Self::O4 => "offers respect limits and agent modes",
-            Self::O5 => "frameworks with demand get offers, and no resources leak",
-            Self::T1 => "a task starts at most once",
-            Self::T2 => "states follow the table, and nothing follows an end",
-            Self::T3 => "no update is lost, or delivered out of order",
-            Self::T4 => "the registry and the hosts agree about the running tasks",
-            Self::T5 => "every task was requested, on offers of its framework",
-            Self::T6 => "tasks that are reported as ended, or as never started, do not run",
-            Self::T7 => "tasks continue to run, whatever happens around them",
-            Self::T8 => "a restarted agent adopts its own tasks, and reports their actual end",
-            Self::T9 => "a reboot ends tasks once, and no earlier task is adopted",
-            Self::T10 => "gone tasks never run again, and lost ones return only with their agent",
-            Self::T11 => "tasks of a group start together or not at all, and end together",
-            Self::T12 => "an executor runs once under its name, and only while it has tasks",
-            Self::F1 => "an agent never acts for an epoch below the highest that it stored",
-            Self::F2 => "nothing starts without a commit",
-            Self::F3 => "one identity has one holder",
-            Self::L1 => "limits that are reported as in force are in force",
-            Self::C1 => "nothing is left behind",
+            Self::OfferLimits => "offers respect limits and agent modes",
+            Self::Fairness => "frameworks with demand get offers, and no resources leak",
+            Self::SingleStart => "a task starts at most once",
+            Self::StateTransitions => "states follow the table, and nothing follows an end",
+            Self::UpdateDelivery => "no update is lost, or delivered out of order",
+            Self::Agreement => "the registry and the hosts agree about the running tasks",
+            Self::LaunchProvenance => "every task was requested, on offers of its framework",
+            Self::Kills => "tasks that are reported as ended, or as never started, do not run",
+            Self::TaskSurvival => "tasks continue to run, whatever happens around them",
+            Self::Adoption => {
+                "a restarted agent adopts its own tasks, and reports their actual end"
+            }
+            Self::Reboots => "a reboot ends tasks once, and no earlier task is adopted",
+            Self::AgentReturns => {
+                "gone tasks never run again, and lost ones return only with their agent"
+            }
+            Self::GroupAtomicity => {
+                "tasks of a group start together or not at all, and end together"
+            }
+            Self::ExecutorLifetime => {
+                "an executor runs once under its name, and only while it has tasks"
+            }
+            Self::EpochMonotonicity => {
+                "an agent never acts for an epoch below the highest that it stored"
+            }
+            Self::StaleLeaderFencing => "nothing starts without a commit",
+            Self::UniqueIdentity => "one identity has one holder",
+            Self::LimitEnforcement => "limits that are reported as in force are in force",
+            Self::NoLeftovers => "nothing is left behind",
         }
     }
 }
@@ -114,7 +159,7 @@ pub struct Findings {
 
 impl Findings {
     /// Counts one comparison.
-    pub(super) fn look(&mut self) {
+    pub(super) fn count_comparison(&mut self) {
         self.looked_at += 1;
     }
 
@@ -124,13 +169,13 @@ impl Findings {
     }
 
     /// Counts one comparison, and adds a violation unless `holds` is true.
-    pub(super) fn must<const N: usize>(
+    pub(super) fn require<const N: usize>(
         &mut self,
         holds: bool,
         events: [usize; N],
         what: impl FnOnce() -> String,
     ) {
-        self.look();
+        self.count_comparison();
         if !holds {
             self.wrong(what(), events);
         }

@@ -8,8 +8,9 @@ use argosy_state::task::TaskState;
 
 use super::Findings;
 use crate::history::{
-    CallName, Event, Expectation, Fault, FaultKind, FrameworkFact, History, Launch, Observation,
-    OfferFact, Operation, Outcome, Phase, Process, Removal, TaskFact, What, witness::Start,
+    CallName, EventKind, Expectation, Fault, FaultKind, FrameworkFact, History, HistoryEvent,
+    LaunchedTask, Observation, OfferFact, Operation, OperationResponse, ProcessName, Removal,
+    RunPhase, TaskFact, witness::ProcessStart,
 };
 
 pub(super) const FRAMEWORK: FrameworkId = FrameworkId(3);
@@ -47,21 +48,21 @@ pub(super) fn call_name(session: u64, number: u64) -> CallName {
 }
 
 /// The end of a call.
-pub(super) enum Ending {
-    Ok(Outcome),
+pub(super) enum CallEnd {
+    Ok(OperationResponse),
     Fail(&'static str),
     Info,
 }
 
 /// A builder of a history. Each event comes one millisecond after the previous one.
 #[derive(Clone, Default)]
-pub(super) struct Scene {
-    events: Vec<Event>,
+pub(super) struct HistoryBuilder {
+    events: Vec<HistoryEvent>,
     time_ns: u64,
     calls: u64,
 }
 
-impl Scene {
+impl HistoryBuilder {
     pub(super) fn new() -> Self {
         Self::default()
     }
@@ -72,54 +73,59 @@ impl Scene {
         self
     }
 
-    fn push(mut self, process: &str, revision: Option<Revision>, what: What) -> Self {
+    fn push(mut self, process: &str, revision: Option<Revision>, what: EventKind) -> Self {
         self.time_ns += 1_000_000;
-        self.events.push(Event {
+        self.events.push(HistoryEvent {
             time_ns: self.time_ns,
-            process: Process::new(process),
+            process: ProcessName::new(process),
             revision,
             what,
         });
         self
     }
 
-    pub(super) fn saw(self, process: &str, seen: impl Into<Observation>) -> Self {
-        self.push(process, None, What::Observation(seen.into()))
+    pub(super) fn observe(self, process: &str, seen: impl Into<Observation>) -> Self {
+        self.push(process, None, EventKind::Observation(seen.into()))
     }
 
     /// Adds an observation of something that became true with the entry `index`.
-    pub(super) fn saw_at(self, process: &str, index: u64, seen: impl Into<Observation>) -> Self {
+    pub(super) fn observe_at(
+        self,
+        process: &str,
+        index: u64,
+        seen: impl Into<Observation>,
+    ) -> Self {
         let revision = Some(revision(index));
-        self.push(process, revision, What::Observation(seen.into()))
+        self.push(process, revision, EventKind::Observation(seen.into()))
     }
 
     pub(super) fn fault(self, kind: FaultKind, target: &str) -> Self {
-        self.harm(Fault::new(kind, target))
+        self.inject(Fault::new(kind, target))
     }
 
-    pub(super) fn harm(self, fault: Fault) -> Self {
-        self.push("nemesis", None, What::Fault(fault))
+    pub(super) fn inject(self, fault: Fault) -> Self {
+        self.push("nemesis", None, EventKind::Fault(fault))
     }
 
-    pub(super) fn phase(self, phase: Phase) -> Self {
-        self.saw("harness", Expectation::Phase { phase })
+    pub(super) fn phase(self, phase: RunPhase) -> Self {
+        self.observe("harness", Expectation::Phase { phase })
     }
 
     pub(super) fn begin(mut self, process: &str, operation: Operation) -> Self {
         self.calls += 1;
         let call = self.calls;
-        self.push(process, None, What::Invoke { call, operation })
+        self.push(process, None, EventKind::Invoke { call, operation })
     }
 
     /// Ends the call that was the `call`th to begin.
-    pub(super) fn end(self, process: &str, call: u64, ending: Ending) -> Self {
+    pub(super) fn end(self, process: &str, call: u64, ending: CallEnd) -> Self {
         let what = match ending {
-            Ending::Ok(outcome) => What::Ok { call, outcome },
-            Ending::Fail(reason) => What::Fail {
+            CallEnd::Ok(outcome) => EventKind::Ok { call, outcome },
+            CallEnd::Fail(reason) => EventKind::Fail {
                 call,
                 reason: reason.to_owned(),
             },
-            Ending::Info => What::Info {
+            CallEnd::Info => EventKind::Info {
                 call,
                 reason: "deadline".to_owned(),
             },
@@ -130,12 +136,12 @@ impl Scene {
     /// Ends a call with the value of a register, as of the entry `index`.
     pub(super) fn end_at(self, process: &str, call: u64, index: u64, value: Option<&str>) -> Self {
         let value = value.map(ToOwned::to_owned);
-        let outcome = Outcome::Value { value };
-        let what = What::Ok { call, outcome };
+        let outcome = OperationResponse::Value { value };
+        let what = EventKind::Ok { call, outcome };
         self.push(process, Some(revision(index)), what)
     }
 
-    pub(super) fn call(self, process: &str, operation: Operation, ending: Ending) -> Self {
+    pub(super) fn call(self, process: &str, operation: Operation, ending: CallEnd) -> Self {
         let scene = self.begin(process, operation);
         let call = scene.calls;
         scene.end(process, call, ending)
@@ -143,10 +149,10 @@ impl Scene {
 
     /// Adds a completed acceptance of one offer for one task.
     pub(super) fn accepted(self, number: u64, used: OfferId, task: &str) -> Self {
-        let outcome = Outcome::Accepted {
+        let outcome = OperationResponse::Accepted {
             refused: Vec::new(),
         };
-        self.call("greedy", accept(number, used, task), Ending::Ok(outcome))
+        self.call("greedy", accept(number, used, task), CallEnd::Ok(outcome))
     }
 
     pub(super) fn made(self, made: OfferId) -> Self {
@@ -158,7 +164,7 @@ impl Scene {
             role: Role::default(),
             resources: resources("cpus:4"),
         };
-        self.saw("greedy", seen)
+        self.observe("greedy", seen)
     }
 
     /// Adds the removal of a framework with a failover timeout of one minute. It was disconnected
@@ -175,9 +181,9 @@ impl Scene {
             by,
             at_ms: at_ms + away_ms,
         };
-        self.saw("greedy", subscribed)
-            .saw_at("log", 7, FrameworkFact::Disconnected { framework, at_ms })
-            .saw_at("log", 8, removing)
+        self.observe("greedy", subscribed)
+            .observe_at("log", 7, FrameworkFact::Disconnected { framework, at_ms })
+            .observe_at("log", 8, removing)
     }
 
     /// Adds an operator's request for the teardown of the framework.
@@ -186,7 +192,7 @@ impl Scene {
             name: None,
             framework: FRAMEWORK,
         };
-        self.call("hand", teardown, Ending::Info)
+        self.call("hand", teardown, CallEnd::Info)
     }
 
     pub(super) fn launched(self, index: u64, task: &str, order: u64) -> Self {
@@ -197,13 +203,13 @@ impl Scene {
             offers: vec![offer(12, 1)],
             principal: "alice".to_owned(),
         };
-        self.saw_at("master-1", index, seen)
+        self.observe_at("master-1", index, seen)
     }
 
     pub(super) fn changed(self, index: u64, task: &str, state: TaskState) -> Self {
         let task = key(task);
         let number = 0;
-        self.saw_at(
+        self.observe_at(
             "master-1",
             index,
             TaskFact::Changed {
@@ -214,18 +220,18 @@ impl Scene {
         )
     }
 
-    pub(super) fn told(self, index: u64, task: &str, state: TaskState) -> Self {
-        let seen = TaskFact::Told {
+    pub(super) fn update_received(self, index: u64, task: &str, state: TaskState) -> Self {
+        let seen = TaskFact::UpdateReceived {
             task: key(task),
             update: revision(index),
             state,
             end: None,
         };
-        self.saw("greedy", seen)
+        self.observe("greedy", seen)
     }
 
     pub(super) fn witnessed(self, task: &str, nonce: &str) -> Self {
-        let start = Start {
+        let start = ProcessStart {
             order: None,
             nonce: nonce.to_owned(),
             boot_id: "boot-1".to_owned(),
@@ -233,7 +239,7 @@ impl Scene {
             start_time: 900,
         };
         let task = key(task);
-        self.saw("witness", TaskFact::Witnessed { task, start })
+        self.observe("witness", TaskFact::Witnessed { task, start })
     }
 
     pub(super) fn alive(self, task: &str, pid: u32, progress: u64) -> Self {
@@ -249,7 +255,7 @@ impl Scene {
             boot_id: boot.to_owned(),
             progress: Some(progress),
         };
-        self.saw("audit", seen)
+        self.observe("audit", seen)
     }
 
     pub(super) fn history(self) -> History {
@@ -261,7 +267,7 @@ pub(super) fn accept(number: u64, used: OfferId, task: &str) -> Operation {
     Operation::Accept {
         name: call_name(7, number),
         offers: vec![used],
-        launches: vec![Launch {
+        launches: vec![LaunchedTask {
             task: key(task),
             resources: resources("cpus:1;ports:[31000-31000]"),
         }],
@@ -271,7 +277,7 @@ pub(super) fn accept(number: u64, used: OfferId, task: &str) -> Operation {
 
 /// Asserts that the checker compares something and finds no violation.
 #[track_caller]
-pub(super) fn passes(check: fn(&History) -> Findings, scene: Scene) {
+pub(super) fn passes(check: fn(&History) -> Findings, scene: HistoryBuilder) {
     let findings = check(&scene.history());
     assert_eq!(findings.wrong, []);
     assert!(findings.looked_at > 0, "it looked at nothing");
@@ -279,7 +285,7 @@ pub(super) fn passes(check: fn(&History) -> Findings, scene: Scene) {
 
 /// Asserts that the checker finds exactly one violation, with this text, and names events.
 #[track_caller]
-pub(super) fn catches(check: fn(&History) -> Findings, scene: Scene, words: &str) {
+pub(super) fn catches(check: fn(&History) -> Findings, scene: HistoryBuilder, words: &str) {
     let history = scene.history();
     let findings = check(&history);
     let [(what, events)] = findings.wrong.as_slice() else {
@@ -292,6 +298,6 @@ pub(super) fn catches(check: fn(&History) -> Findings, scene: Scene, words: &str
 
 /// Asserts that the checker compares nothing.
 #[track_caller]
-pub(super) fn sees_nothing(check: fn(&History) -> Findings, scene: Scene) {
+pub(super) fn assert_nothing_compared(check: fn(&History) -> Findings, scene: HistoryBuilder) {
     assert_eq!(check(&scene.history()), Findings::default());
 }

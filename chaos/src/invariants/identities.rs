@@ -1,5 +1,5 @@
-//! F3: an identity has one holder. A copy of an agent's disk is rejected, and so are the calls of a
-//! superseded scheduler.
+//! UniqueIdentity: an identity has one holder. A copy of an agent's disk is rejected, and so are
+//! the calls of a superseded scheduler.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use argosy_state::ids::{AgentId, FrameworkId, Revision};
 
 use super::Findings;
 use super::facts::of_agents;
-use crate::history::{AgentFact, CallView, History, Operation, Outcome};
+use crate::history::{AgentFact, CallView, History, Operation, OperationResponse};
 
 pub(super) fn check(history: &History) -> Findings {
     let mut findings = Findings::default();
@@ -27,7 +27,7 @@ fn agents(history: &History, findings: &mut Findings) {
             ..
         } = fact
         {
-            findings.look();
+            findings.count_comparison();
             let all = registered.entry(*agent).or_default();
             // Without a revision, incarnations keep the order in which they were observed.
             let unknown = Revision {
@@ -43,7 +43,7 @@ fn agents(history: &History, findings: &mut Findings) {
         for pair in lives.windows(2) {
             let ((first, known, _), (at, incarnation, former)) = (pair[0], pair[1]);
             let is_own = incarnation == known || former == known;
-            findings.must(is_own, [first, at], || {
+            findings.require(is_own, [first, at], || {
                 format!("{agent} was registered by incarnation {incarnation}, which came after {former}, while {known} held the id")
             });
         }
@@ -59,7 +59,7 @@ fn schedulers(calls: &[CallView<'_>], findings: &mut Findings) {
         .filter_map(|call| match (call.operation, call.outcome(), call.ended) {
             (
                 Operation::Subscribe { session, .. },
-                Some(Outcome::Subscribed { framework, .. }),
+                Some(OperationResponse::Subscribed { framework, .. }),
                 Some((ended, _)),
             ) => Some((ended, *framework, *session)),
             _ => None,
@@ -75,9 +75,10 @@ fn schedulers(calls: &[CallView<'_>], findings: &mut Findings) {
     }
     for call in calls.iter().filter(|call| call.outcome().is_some()) {
         let caller = match (call.operation, call.outcome()) {
-            (Operation::Subscribe { session, .. }, Some(Outcome::Subscribed { framework, .. })) => {
-                Some((*framework, *session))
-            }
+            (
+                Operation::Subscribe { session, .. },
+                Some(OperationResponse::Subscribed { framework, .. }),
+            ) => Some((*framework, *session)),
             (operation, _) => operation
                 .call_name()
                 .map(|name| (name.framework, name.session)),
@@ -85,7 +86,7 @@ fn schedulers(calls: &[CallView<'_>], findings: &mut Findings) {
         let Some(caller) = caller else {
             continue;
         };
-        findings.look();
+        findings.count_comparison();
         if let Some(since) = superseded
             .get(&caller)
             .filter(|since| **since < call.position)
@@ -103,11 +104,16 @@ fn schedulers(calls: &[CallView<'_>], findings: &mut Findings) {
 mod tests {
     use super::*;
     use crate::invariants::fixture::{
-        AGENT, Ending, FRAMEWORK, Scene, accept, catches, offer, passes,
+        AGENT, CallEnd, FRAMEWORK, HistoryBuilder, accept, catches, offer, passes,
     };
 
-    fn registered(scene: Scene, index: u64, incarnation: u64, former: u64) -> Scene {
-        scene.saw_at(
+    fn registered(
+        scene: HistoryBuilder,
+        index: u64,
+        incarnation: u64,
+        former: u64,
+    ) -> HistoryBuilder {
+        scene.observe_at(
             "master-1",
             index,
             AgentFact::Registered {
@@ -119,30 +125,30 @@ mod tests {
         )
     }
 
-    fn subscribed(scene: Scene, session: u64) -> Scene {
+    fn subscribed(scene: HistoryBuilder, session: u64) -> HistoryBuilder {
         let operation = Operation::Subscribe {
             framework: Some(FRAMEWORK),
             session,
             principal: "alice".to_owned(),
             held: Vec::new(),
         };
-        let outcome = Outcome::Subscribed {
+        let outcome = OperationResponse::Subscribed {
             framework: FRAMEWORK,
             kept: Vec::new(),
             rescinded: Vec::new(),
         };
-        scene.call("greedy", operation, Ending::Ok(outcome))
+        scene.call("greedy", operation, CallEnd::Ok(outcome))
     }
 
     #[test]
     fn lives_that_follow_each_other_are_fine() {
-        let scene = registered(registered(Scene::new(), 5, 100, 0), 9, 200, 100);
+        let scene = registered(registered(HistoryBuilder::new(), 5, 100, 0), 9, 200, 100);
         passes(check, registered(scene, 9, 200, 100));
     }
 
     #[test]
     fn a_copy_of_a_disk_that_is_registered_is_seen() {
-        let scene = registered(registered(Scene::new(), 5, 100, 0), 9, 200, 100);
+        let scene = registered(registered(HistoryBuilder::new(), 5, 100, 0), 9, 200, 100);
         catches(
             check,
             registered(scene, 12, 300, 100),
@@ -152,17 +158,17 @@ mod tests {
 
     #[test]
     fn a_superseded_scheduler_that_is_refused_is_fine() {
-        let scene = subscribed(subscribed(Scene::new(), 7), 8);
+        let scene = subscribed(subscribed(HistoryBuilder::new(), 7), 8);
         let late = accept(2, offer(12, 1), "web");
         passes(
             check,
-            scene.call("greedy", late, Ending::Fail("superseded")),
+            scene.call("greedy", late, CallEnd::Fail("superseded")),
         );
     }
 
     #[test]
     fn a_superseded_scheduler_that_is_granted_a_call_is_seen() {
-        let scene = subscribed(subscribed(Scene::new(), 7), 8);
+        let scene = subscribed(subscribed(HistoryBuilder::new(), 7), 8);
         catches(
             check,
             scene.clone().accepted(2, offer(12, 1), "web"),

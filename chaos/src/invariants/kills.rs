@@ -1,5 +1,5 @@
-//! T6: a task that was reported as ended has no process. A task that was killed or dropped before
-//! its delivery never starts. A task that must end does so in time.
+//! Kills: a task that was reported as ended has no process. A task that was killed or dropped
+//! before its delivery never starts. A task that must end does so in time.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use argosy_state::task::TaskState;
 
 use super::Findings;
 use super::facts::{APART_NS, expectations, of_tasks};
-use crate::history::{Event, Expectation, History, TaskFact, What};
+use crate::history::{EventKind, Expectation, History, HistoryEvent, TaskFact};
 
 /// Whether a state of this kind means that no process is left. The processes on a host that is gone
 /// are unknown.
@@ -22,7 +22,8 @@ pub(super) fn check(history: &History) -> Findings {
     let mut never: BTreeMap<&TaskKey, (usize, &str)> = BTreeMap::new();
     for (at, _, fact) in of_tasks(history) {
         match fact {
-            TaskFact::Told { task, state, .. } | TaskFact::Changed { task, state, .. } => {
+            TaskFact::UpdateReceived { task, state, .. }
+            | TaskFact::Changed { task, state, .. } => {
                 if leaves_nothing(*state) {
                     ended.entry(task).or_insert(at);
                 }
@@ -31,11 +32,11 @@ pub(super) fn check(history: &History) -> Findings {
                 }
             }
             TaskFact::Stopped { task } => {
-                findings.look();
+                findings.count_comparison();
                 ended.entry(task).or_insert(at);
             }
             TaskFact::KillCommitted { task, delivered } => {
-                findings.look();
+                findings.count_comparison();
                 if !delivered {
                     never
                         .entry(task)
@@ -63,7 +64,7 @@ fn remains(
             TaskFact::Alive { task, .. } => {
                 if let Some(end) = ended.get(task) {
                     let end_ns = history.events[*end].time_ns;
-                    findings.must(event.time_ns <= end_ns + APART_NS, [*end, at], || {
+                    findings.require(event.time_ns <= end_ns + APART_NS, [*end, at], || {
                         format!("{task} has a process after it was told ended, or stopped")
                     });
                 }
@@ -71,7 +72,7 @@ fn remains(
             // Witness files are read at the end, so the time of a start is unknown. Every start
             // counts.
             TaskFact::Witnessed { task, .. } => {
-                findings.look();
+                findings.count_comparison();
                 if let Some((since, why)) = never.get(task) {
                     findings.wrong(format!("{task} was {why}, and started"), [*since, at]);
                 }
@@ -94,7 +95,7 @@ fn deadlines(history: &History, findings: &mut Findings) {
         let has_ended = of_tasks(history)
             .take_while(|(seen, _, _)| *seen < end)
             .any(|(_, _, fact)| match fact {
-                TaskFact::Told {
+                TaskFact::UpdateReceived {
                     task: of, state, ..
                 }
                 | TaskFact::Changed {
@@ -102,12 +103,12 @@ fn deadlines(history: &History, findings: &mut Findings) {
                 } => of == task && state.is_terminal(),
                 _ => false,
             });
-        let is_fault = |event: &Event| matches!(event.what, What::Fault(_));
+        let is_fault = |event: &HistoryEvent| matches!(event.what, EventKind::Fault(_));
         let is_disturbed = history.events[at..end].iter().any(is_fault);
         if has_ended {
-            findings.look();
+            findings.count_comparison();
         } else if end < history.events.len() && !is_disturbed {
-            findings.look();
+            findings.count_comparison();
             let waited_ms = within_ns / 1_000_000;
             findings.wrong(
                 format!("{task} was to end, and has not within {waited_ms} ms"),
@@ -120,20 +121,22 @@ fn deadlines(history: &History, findings: &mut Findings) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::history::{FaultKind, Phase};
-    use crate::invariants::fixture::{Scene, catches, key, passes, sees_nothing};
+    use crate::history::{FaultKind, RunPhase};
+    use crate::invariants::fixture::{
+        HistoryBuilder, assert_nothing_compared, catches, key, passes,
+    };
 
-    fn killed(delivered: bool) -> Scene {
+    fn killed(delivered: bool) -> HistoryBuilder {
         let task = key("web");
-        Scene::new().saw("master-1", TaskFact::KillCommitted { task, delivered })
+        HistoryBuilder::new().observe("master-1", TaskFact::KillCommitted { task, delivered })
     }
 
     #[test]
     fn a_process_that_ends_with_its_task_is_fine() {
-        let scene = Scene::new()
+        let scene = HistoryBuilder::new()
             .witnessed("web", "n")
             .alive("web", 4, 1)
-            .told(9, "web", TaskState::Killed)
+            .update_received(9, "web", TaskState::Killed)
             .alive("web", 4, 2);
         passes(check, scene);
         passes(check, killed(true).witnessed("web", "n"));
@@ -142,17 +145,20 @@ mod tests {
 
     #[test]
     fn a_process_that_outlives_its_end_is_seen() {
-        let scene = Scene::new()
-            .told(9, "web", TaskState::Killed)
+        let scene = HistoryBuilder::new()
+            .update_received(9, "web", TaskState::Killed)
             .after_ms(1500);
         catches(check, scene.alive("web", 4, 1), "after it was told ended");
-        let gone = Scene::new().told(9, "web", TaskState::Gone).after_ms(1500);
+        let gone = HistoryBuilder::new()
+            .update_received(9, "web", TaskState::Gone)
+            .after_ms(1500);
         assert_eq!(check(&gone.alive("web", 4, 1).history()).wrong, []);
     }
 
     #[test]
     fn a_process_that_outlives_its_stop_after_is_seen() {
-        let stopped = || Scene::new().saw("log", TaskFact::Stopped { task: key("web") });
+        let stopped =
+            || HistoryBuilder::new().observe("log", TaskFact::Stopped { task: key("web") });
         passes(check, stopped());
         let scene = stopped().after_ms(1500);
         catches(check, scene.alive("web", 4, 1), "or stopped");
@@ -165,7 +171,7 @@ mod tests {
             killed(false).witnessed("web", "n"),
             "killed before it was delivered",
         );
-        let dropped = Scene::new().changed(9, "web", TaskState::Dropped);
+        let dropped = HistoryBuilder::new().changed(9, "web", TaskState::Dropped);
         catches(
             check,
             dropped.witnessed("web", "n"),
@@ -178,15 +184,18 @@ mod tests {
         let expected = || {
             let task = key("web");
             let within_ns = 500_000_000;
-            Scene::new().saw("harness", Expectation::Ends { task, within_ns })
+            HistoryBuilder::new().observe("harness", Expectation::Ends { task, within_ns })
         };
-        passes(check, expected().told(9, "web", TaskState::Killed));
+        passes(
+            check,
+            expected().update_received(9, "web", TaskState::Killed),
+        );
         catches(
             check,
-            expected().after_ms(600).phase(Phase::Final),
+            expected().after_ms(600).phase(RunPhase::Final),
             "was to end",
         );
         let disturbed = expected().fault(FaultKind::Crash, "agent-5").after_ms(600);
-        sees_nothing(check, disturbed.phase(Phase::Final));
+        assert_nothing_compared(check, disturbed.phase(RunPhase::Final));
     }
 }

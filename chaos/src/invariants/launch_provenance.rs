@@ -1,5 +1,5 @@
-//! T5: every running task has an acceptance by its framework, on offers that were made to that
-//! framework, with the principal that subscribed.
+//! LaunchProvenance: every running task has an acceptance by its framework, on offers that were
+//! made to that framework, with the principal that subscribed.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,7 +7,7 @@ use argosy_state::ids::{FrameworkId, OfferId, TaskKey};
 
 use super::Findings;
 use super::facts::{launches, of_offers, of_tasks};
-use crate::history::{History, OfferFact, Operation, Outcome, TaskFact};
+use crate::history::{History, OfferFact, Operation, OperationResponse, TaskFact};
 
 /// Checks a history. Steps that it does not record at all are not required.
 pub(super) fn check(history: &History) -> Findings {
@@ -30,7 +30,7 @@ pub(super) fn check(history: &History) -> Findings {
             }
             (
                 Operation::Subscribe { principal, .. },
-                Some(Outcome::Subscribed { framework, .. }),
+                Some(OperationResponse::Subscribed { framework, .. }),
             ) => {
                 principals.insert(*framework, principal);
             }
@@ -46,10 +46,10 @@ pub(super) fn check(history: &History) -> Findings {
         if !seen.insert(task) {
             continue;
         }
-        findings.must(asked.contains_key(task), [at], || {
+        findings.require(asked.contains_key(task), [at], || {
             format!("{task} runs, and nobody asked for it")
         });
-        findings.must(
+        findings.require(
             launched.is_empty() || launched.contains_key(task),
             [at],
             || format!("{task} runs, and no entry launched it"),
@@ -78,18 +78,18 @@ fn chains(
         let is_of_a_call = by
             .iter()
             .any(|(_, given)| offers.iter().all(|offer| given.contains(offer)));
-        findings.must(is_of_a_call && !offers.is_empty(), [at], || {
+        findings.require(is_of_a_call && !offers.is_empty(), [at], || {
             format!("{task} was launched on offers that no acceptance for it named")
         });
         let is_foreign = |offer: &&OfferId| {
             made.get(offer)
                 .is_some_and(|to| !to.contains(&task.framework))
         };
-        findings.must(!offers.iter().any(|offer| is_foreign(&offer)), [at], || {
+        findings.require(!offers.iter().any(|offer| is_foreign(&offer)), [at], || {
             format!("{task} was launched on an offer made to another framework")
         });
         if let Some(known) = principals.get(&task.framework) {
-            findings.must(known == principal, [at], || {
+            findings.require(known == principal, [at], || {
                 format!("{task} was launched for {principal:?}, and its framework is of {known:?}")
             });
         }
@@ -113,23 +113,23 @@ fn made(history: &History) -> BTreeMap<&OfferId, BTreeSet<FrameworkId>> {
 mod tests {
     use super::*;
     use crate::invariants::fixture::{
-        AGENT, Ending, FRAMEWORK, Scene, catches, offer, passes, resources,
+        AGENT, CallEnd, FRAMEWORK, HistoryBuilder, catches, offer, passes, resources,
     };
     use argosy_state::ids::Role;
 
-    fn subscribed(principal: &str) -> Scene {
+    fn subscribed(principal: &str) -> HistoryBuilder {
         let operation = Operation::Subscribe {
             framework: None,
             session: 7,
             principal: principal.to_owned(),
             held: Vec::new(),
         };
-        let outcome = Outcome::Subscribed {
+        let outcome = OperationResponse::Subscribed {
             framework: FRAMEWORK,
             kept: Vec::new(),
             rescinded: Vec::new(),
         };
-        Scene::new().call("greedy", operation, Ending::Ok(outcome))
+        HistoryBuilder::new().call("greedy", operation, CallEnd::Ok(outcome))
     }
 
     #[test]
@@ -145,14 +145,14 @@ mod tests {
     fn a_task_that_nobody_asked_for_is_seen() {
         catches(
             check,
-            Scene::new().witnessed("web", "n"),
+            HistoryBuilder::new().witnessed("web", "n"),
             "nobody asked for it",
         );
     }
 
     #[test]
     fn a_task_that_no_entry_launched_is_seen() {
-        let scene = Scene::new()
+        let scene = HistoryBuilder::new()
             .accepted(1, offer(12, 1), "web")
             .accepted(2, offer(12, 2), "db")
             .launched(9, "web", 1);
@@ -161,7 +161,7 @@ mod tests {
 
     #[test]
     fn a_task_on_an_offer_that_was_not_named_is_seen() {
-        let scene = Scene::new()
+        let scene = HistoryBuilder::new()
             .accepted(1, offer(12, 9), "web")
             .launched(9, "web", 1);
         catches(check, scene, "no acceptance for it named");
@@ -177,10 +177,11 @@ mod tests {
             role: Role::default(),
             resources: resources("cpus:1"),
         };
-        let launch = |scene: Scene| scene.accepted(1, offer(12, 1), "web").launched(9, "web", 1);
+        let launch =
+            |scene: HistoryBuilder| scene.accepted(1, offer(12, 1), "web").launched(9, "web", 1);
         catches(
             check,
-            launch(Scene::new().saw("other", foreign)),
+            launch(HistoryBuilder::new().observe("other", foreign)),
             "made to another framework",
         );
         catches(

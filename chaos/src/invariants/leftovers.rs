@@ -1,15 +1,15 @@
-//! C1: after a task has ended and was cleaned up, nothing of it remains: no process, cgroup, mount,
-//! namespace, interface, rule or directory.
+//! NoLeftovers: after a task has ended and was cleaned up, nothing of it remains: no process,
+//! cgroup, mount, namespace, interface, rule or directory.
 
 use super::Findings;
 use super::facts::audits;
-use crate::history::{Audit, History};
+use crate::history::{AuditFinding, History};
 
 /// Checks a history by its audits.
 pub(super) fn check(history: &History) -> Findings {
     let mut findings = Findings::default();
     for (at, _, audit) in audits(history) {
-        if let Audit::Leftovers {
+        if let AuditFinding::Leftovers {
             place,
             looked_at,
             leftovers,
@@ -27,14 +27,14 @@ pub(super) fn check(history: &History) -> Findings {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::invariants::fixture::{Scene, catches, passes, sees_nothing};
+    use crate::invariants::fixture::{HistoryBuilder, assert_nothing_compared, catches, passes};
 
-    fn audit(looked_at: u64, leftovers: &[&str]) -> Scene {
+    fn audit(looked_at: u64, leftovers: &[&str]) -> HistoryBuilder {
         let leftovers = leftovers.iter().map(ToString::to_string).collect();
         let place = "agent-3".to_owned();
-        Scene::new().saw(
+        HistoryBuilder::new().observe(
             "audit",
-            Audit::Leftovers {
+            AuditFinding::Leftovers {
                 place,
                 looked_at,
                 leftovers,
@@ -45,7 +45,7 @@ mod tests {
     #[test]
     fn a_clean_host_is_fine_and_an_audit_of_nothing_shows_nothing() {
         passes(check, audit(40, &[]));
-        sees_nothing(check, audit(0, &[]));
+        assert_nothing_compared(check, audit(0, &[]));
     }
 
     #[test]

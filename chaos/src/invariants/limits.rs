@@ -1,5 +1,5 @@
-//! O4: the used and offered resources of roles stay within their limits, and only registered agents
-//! are offered.
+//! OfferLimits: the used and offered resources of roles stay within their limits, and only
+//! registered agents are offered.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound::{Excluded, Unbounded};
@@ -9,9 +9,9 @@ use argosy_state::ids::{AgentId, Epoch, OfferId};
 use argosy_state::resources::Resources;
 
 use super::Findings;
-use super::delays::Delays;
+use super::delays::FaultWindows;
 use super::facts::{of_agents, of_masters, of_offers};
-use crate::history::{AgentFact, History, OfferFact, Process, RaftFact};
+use crate::history::{AgentFact, History, OfferFact, ProcessName, RaftFact};
 
 /// The maximum delay between the making of an offer and its record, while nothing delays the leader
 /// or its link: a round of the allocator and a few packets.
@@ -21,9 +21,9 @@ pub(super) fn check(history: &History) -> Findings {
     let mut findings = Findings::default();
     let modes = modes(history);
     let made = made(history);
-    let reigns = reigns(history);
+    let reigns = epochs(history);
     let leaders = leaders(history);
-    let delays = Delays::of(history);
+    let delays = FaultWindows::of(history);
     for (at, event, fact) in of_offers(history) {
         match fact {
             OfferFact::RoleAccount {
@@ -37,7 +37,7 @@ pub(super) fn check(history: &History) -> Findings {
                     let most = part.value.scalar_milli();
                     sum(used, offered, name) > most
                 });
-                findings.must(over.is_none(), [at], || {
+                findings.require(over.is_none(), [at], || {
                     format!("role {role} may hold {limit}, uses {used} and is offered {offered}")
                 });
             }
@@ -70,7 +70,7 @@ pub(super) fn check(history: &History) -> Findings {
                     *mode == AgentMode::Registered && way_ns(time_ns, next_ns) <= LATE_NS
                 });
                 let is_in_use = mode == AgentMode::Registered || since_ns < apart_ns || soon;
-                findings.must(is_in_use, [seen, at], || {
+                findings.require(is_in_use, [seen, at], || {
                     format!("offer {offer} is of {agent}, which is {mode:?}")
                 });
             }
@@ -85,7 +85,7 @@ fn sum(used: &Resources, offered: &Resources, name: &str) -> i64 {
 }
 
 /// Returns all recorded epochs. Each is the index of its first entry.
-fn reigns(history: &History) -> BTreeSet<Epoch> {
+fn epochs(history: &History) -> BTreeSet<Epoch> {
     let obeyed = of_agents(history).filter_map(|(_, _, fact)| match fact {
         AgentFact::EpochStored { epoch, .. } | AgentFact::OrderTaken { epoch, .. } => Some(*epoch),
         _ => None,
@@ -102,7 +102,7 @@ fn reigns(history: &History) -> BTreeSet<Epoch> {
 }
 
 /// Returns the process of the leader of each epoch.
-fn leaders(history: &History) -> BTreeMap<Epoch, &Process> {
+fn leaders(history: &History) -> BTreeMap<Epoch, &ProcessName> {
     let mut elected = BTreeMap::new();
     let mut leaders = BTreeMap::new();
     for (_, event, fact) in of_masters(history) {
@@ -167,7 +167,7 @@ mod tests {
     use super::*;
     use crate::history::FaultKind;
     use crate::invariants::fixture::{
-        AGENT, ONE, Scene, catches, offer, passes, resources, sees_nothing,
+        AGENT, HistoryBuilder, ONE, assert_nothing_compared, catches, offer, passes, resources,
     };
     use argosy_state::ids::Role;
 
@@ -177,17 +177,17 @@ mod tests {
 
     #[test]
     fn offers_of_agents_whose_modes_are_not_recorded_are_not_judged() {
-        sees_nothing(check, Scene::new().made(offer(12, 1)));
+        assert_nothing_compared(check, HistoryBuilder::new().made(offer(12, 1)));
     }
 
-    fn account(offered: &str) -> Scene {
+    fn account(offered: &str) -> HistoryBuilder {
         let seen = OfferFact::RoleAccount {
             role: Role::new("batch").unwrap(),
             limit: Some(resources("cpus:4")),
             used: resources("cpus:3;mem:9000"),
             offered: resources(offered),
         };
-        Scene::new().saw("master-1", seen)
+        HistoryBuilder::new().observe("master-1", seen)
     }
 
     #[test]
@@ -202,14 +202,14 @@ mod tests {
 
     #[test]
     fn an_agent_in_use_is_offered_and_a_silent_one_is_not() {
-        let lost = Scene::new()
-            .saw_at("master-1", 8, mode(AgentMode::Registered))
-            .saw_at("master-1", 9, mode(AgentMode::Unreachable))
-            .saw_at("master-2", 8, mode(AgentMode::Registered));
+        let lost = HistoryBuilder::new()
+            .observe_at("master-1", 8, mode(AgentMode::Registered))
+            .observe_at("master-1", 9, mode(AgentMode::Unreachable))
+            .observe_at("master-2", 8, mode(AgentMode::Registered));
         passes(
             check,
-            Scene::new()
-                .saw_at("master-1", 8, mode(AgentMode::Registered))
+            HistoryBuilder::new()
+                .observe_at("master-1", 8, mode(AgentMode::Registered))
                 .made(offer(12, 1)),
         );
         passes(check, lost.clone().made(offer(12, 1)));
@@ -217,7 +217,7 @@ mod tests {
         let late = lost.after_ms(310).made(offer(12, 1));
         catches(
             check,
-            late.after_ms(2000).saw("x", mode(AgentMode::Gone)),
+            late.after_ms(2000).observe("x", mode(AgentMode::Gone)),
             "which is Unreachable",
         );
     }
@@ -236,12 +236,12 @@ mod tests {
             life: 7,
         };
         let late = |target, held_ms| {
-            Scene::new()
-                .saw("master-1", led.clone())
-                .saw("log", opened.clone())
-                .saw_at("log", 18, mode(AgentMode::Registered))
+            HistoryBuilder::new()
+                .observe("master-1", led.clone())
+                .observe("log", opened.clone())
+                .observe_at("log", 18, mode(AgentMode::Registered))
                 .fault(FaultKind::Delay, target)
-                .saw_at("log", 19, mode(AgentMode::Deactivated))
+                .observe_at("log", 19, mode(AgentMode::Deactivated))
                 .after_ms(held_ms)
                 .fault(FaultKind::Heal, target)
                 .after_ms(250)
@@ -258,25 +258,25 @@ mod tests {
 
     #[test]
     fn an_agent_that_comes_into_use_may_be_offered_a_little_earlier() {
-        let idle = Scene::new()
-            .saw_at("log", 8, mode(AgentMode::Unreachable))
+        let idle = HistoryBuilder::new()
+            .observe_at("log", 8, mode(AgentMode::Unreachable))
             .after_ms(500)
             .made(offer(12, 1));
-        let used = |scene: Scene| scene.saw_at("log", 19, mode(AgentMode::Registered));
+        let used = |scene: HistoryBuilder| scene.observe_at("log", 19, mode(AgentMode::Registered));
         passes(check, used(idle.clone().after_ms(290)));
         catches(check, used(idle.after_ms(310)), "which is Unreachable");
     }
 
     #[test]
     fn a_leader_that_was_replaced_offers_what_the_next_one_has_given_up() {
-        let lost = Scene::new()
-            .saw_at("master-1", 8, mode(AgentMode::Registered))
-            .saw_at("master-1", 19, mode(AgentMode::Unreachable))
+        let lost = HistoryBuilder::new()
+            .observe_at("master-1", 8, mode(AgentMode::Registered))
+            .observe_at("master-1", 19, mode(AgentMode::Unreachable))
             .after_ms(3_500);
-        let next = |scene: Scene, epoch| {
+        let next = |scene: HistoryBuilder, epoch| {
             let agent = AGENT;
             let epoch = Epoch(epoch);
-            scene.saw("agent-5", AgentFact::EpochStored { agent, epoch })
+            scene.observe("agent-5", AgentFact::EpochStored { agent, epoch })
         };
         let replaced = next(lost.clone(), 15).made(offer(12, 1));
         assert_eq!(check(&replaced.history()).wrong, []);
@@ -290,11 +290,11 @@ mod tests {
 
     #[test]
     fn an_offer_that_a_slow_link_tells_late_was_made_before_the_next_one() {
-        let scene = Scene::new()
-            .saw_at("master-1", 8, mode(AgentMode::Registered))
+        let scene = HistoryBuilder::new()
+            .observe_at("master-1", 8, mode(AgentMode::Registered))
             .made(offer(12, 2))
             .after_ms(500)
-            .saw_at("master-1", 9, mode(AgentMode::Deactivated))
+            .observe_at("master-1", 9, mode(AgentMode::Deactivated))
             .after_ms(3_000);
         passes(check, scene.clone().made(offer(12, 1)));
         catches(

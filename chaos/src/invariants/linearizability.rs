@@ -1,4 +1,5 @@
-//! R5: operations on registers are linearizable, and no response is older than an earlier response.
+//! Linearizability: operations on registers are linearizable, and no response is older than an
+//! earlier response.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +7,7 @@ use argosy_state::ids::Revision;
 
 use super::Findings;
 use crate::history::{Consistency, History, Operation};
-use crate::linearizability::{Answer, Budget, registers, search};
+use crate::linearizability::{Budget, SearchOutcome, registers, search};
 
 /// Steps of the search for one register: a few seconds, with the same result on every machine.
 const STEPS: u64 = 20_000_000;
@@ -16,9 +17,9 @@ pub(super) fn check(history: &History) -> Findings {
     for (key, calls) in registers(history) {
         findings.looked_at += calls.len() as u64;
         match search(&calls, Budget::Steps(STEPS)) {
-            Answer::Linearizable => {}
-            Answer::Undecided => findings.undecided.push(key.to_owned()),
-            Answer::Impossible { stuck } => {
+            SearchOutcome::Linearizable => {}
+            SearchOutcome::Undecided => findings.undecided.push(key.to_owned()),
+            SearchOutcome::Impossible { stuck } => {
                 let call = calls[stuck];
                 let events: Vec<usize> = std::iter::once(call.begun).chain(call.ended).collect();
                 findings.wrong(
@@ -37,7 +38,7 @@ pub(super) fn check(history: &History) -> Findings {
 }
 
 /// A call whose response has a revision.
-struct Answered {
+struct RevisionedCall {
     begun: usize,
     ended: usize,
     revision: Revision,
@@ -46,7 +47,7 @@ struct Answered {
 /// Checks the revisions of responses for each register: a response is not older than any response
 /// before the call began.
 fn backward(history: &History, findings: &mut Findings) {
-    let mut answered: BTreeMap<&str, Vec<Answered>> = BTreeMap::new();
+    let mut answered: BTreeMap<&str, Vec<RevisionedCall>> = BTreeMap::new();
     for call in history.calls() {
         let key = match call.operation {
             Operation::Read {
@@ -61,7 +62,7 @@ fn backward(history: &History, findings: &mut Findings) {
         };
         if let Some(revision) = event.revision {
             let begun = call.position;
-            answered.entry(key).or_default().push(Answered {
+            answered.entry(key).or_default().push(RevisionedCall {
                 begun,
                 ended,
                 revision,
@@ -83,7 +84,7 @@ fn backward(history: &History, findings: &mut Findings) {
             };
             let other = &calls[newest[last]];
             let shown = [other.ended, call.begun, call.ended];
-            findings.must(call.revision >= other.revision, shown, || {
+            findings.require(call.revision >= other.revision, shown, || {
                 let (now, then) = (call.revision.index, other.revision.index);
                 format!(
                     "{key} was answered as of entry {now}, after it had been answered as of {then}"
@@ -96,8 +97,10 @@ fn backward(history: &History, findings: &mut Findings) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::history::Outcome;
-    use crate::invariants::fixture::{Ending, Scene, catches, passes, sees_nothing};
+    use crate::history::OperationResponse;
+    use crate::invariants::fixture::{
+        CallEnd, HistoryBuilder, assert_nothing_compared, catches, passes,
+    };
 
     fn read(consistency: Consistency) -> Operation {
         let key = "weight/batch".to_owned();
@@ -112,41 +115,41 @@ mod tests {
         }
     }
 
-    fn found(value: &str) -> Ending {
+    fn found(value: &str) -> CallEnd {
         let value = Some(value.to_owned());
-        Ending::Ok(Outcome::Value { value })
+        CallEnd::Ok(OperationResponse::Value { value })
     }
 
     #[test]
     fn a_timeout_a_refusal_and_an_old_local_read_are_fine() {
-        let scene = Scene::new()
-            .call("a", write("1"), Ending::Ok(Outcome::Done))
-            .call("a", write("2"), Ending::Info)
-            .call("b", write("3"), Ending::Fail("invalid"))
+        let scene = HistoryBuilder::new()
+            .call("a", write("1"), CallEnd::Ok(OperationResponse::Done))
+            .call("a", write("2"), CallEnd::Info)
+            .call("b", write("3"), CallEnd::Fail("invalid"))
             .call("b", read(Consistency::Linearizable), found("1"))
             .call("b", read(Consistency::Linearizable), found("2"))
             .call("b", read(Consistency::Local), found("1"))
-            .call("b", read(Consistency::Linearizable), Ending::Info);
+            .call("b", read(Consistency::Linearizable), CallEnd::Info);
         passes(check, scene);
-        sees_nothing(
+        assert_nothing_compared(
             check,
-            Scene::new().call("b", read(Consistency::Local), found("1")),
+            HistoryBuilder::new().call("b", read(Consistency::Local), found("1")),
         );
     }
 
     #[test]
     fn a_stale_read_is_seen() {
-        let scene = Scene::new()
-            .call("a", write("1"), Ending::Ok(Outcome::Done))
-            .call("a", write("2"), Ending::Ok(Outcome::Done))
+        let scene = HistoryBuilder::new()
+            .call("a", write("1"), CallEnd::Ok(OperationResponse::Done))
+            .call("a", write("2"), CallEnd::Ok(OperationResponse::Done))
             .call("b", read(Consistency::Linearizable), found("1"));
         catches(check, scene, "weight/batch");
     }
 
     #[test]
     fn a_write_that_was_refused_and_is_found_is_seen() {
-        let scene = Scene::new()
-            .call("a", write("1"), Ending::Fail("invalid"))
+        let scene = HistoryBuilder::new()
+            .call("a", write("1"), CallEnd::Fail("invalid"))
             .call("b", read(Consistency::Linearizable), found("1"));
         catches(check, scene, "no order");
     }
@@ -154,7 +157,7 @@ mod tests {
     #[test]
     fn an_answer_from_further_back_is_seen_by_its_revision() {
         let scene = |index| {
-            Scene::new()
+            HistoryBuilder::new()
                 .begin("a", read(Consistency::Linearizable))
                 .end_at("a", 1, index, None)
                 .begin("b", read(Consistency::Linearizable))

@@ -1,28 +1,30 @@
-//! R9: while a majority is connected, commits continue, and a lost leader is replaced in time. The
-//! harness states when this applies; a fault before the time is over cancels the expectation.
+//! Liveness: while a majority is connected, commits continue, and a lost leader is replaced in
+//! time. The harness states when this applies; a fault before the time is over cancels the
+//! expectation.
 
 use super::Findings;
 use super::facts::expectations;
 use crate::history::{
-    CallView, Event, Expectation, Fault, History, Observation, Operation, RaftFact, What,
+    CallView, EventKind, Expectation, Fault, History, HistoryEvent, Observation, Operation,
+    RaftFact,
 };
 
 pub(super) fn check(history: &History) -> Findings {
     let mut findings = Findings::default();
     let calls = history.calls();
-    let mut commits: Vec<usize> = writes(&calls).chain(told(history)).collect();
+    let mut commits: Vec<usize> = writes(&calls).chain(commit_observations(history)).collect();
     commits.sort_unstable();
     let epochs: Vec<usize> = epochs(history).collect();
     for (at, event, expected) in expectations(history) {
         let expected = match expected {
-            Expectation::Commit { within_ns } => Expected {
+            Expectation::Commit { within_ns } => PendingExpectation {
                 at,
                 within_ns: *within_ns,
                 came: after(&commits, at),
                 unsays: |_| true,
                 words: "nothing was committed, although a majority was connected",
             },
-            Expectation::NextLeader { within_ns } => Expected {
+            Expectation::NextLeader { within_ns } => PendingExpectation {
                 at,
                 within_ns: *within_ns,
                 came: after(&epochs, at),
@@ -31,13 +33,13 @@ pub(super) fn check(history: &History) -> Findings {
             },
             _ => continue,
         };
-        judge(&mut findings, history, event, &expected);
+        check_event(&mut findings, history, event, &expected);
     }
     findings
 }
 
 /// Something that must follow an event.
-struct Expected {
+struct PendingExpectation {
     at: usize,
     within_ns: u64,
     /// The position at which it first came after the event.
@@ -55,8 +57,13 @@ fn after(positions: &[usize], at: usize) -> Option<usize> {
 }
 
 /// Checks whether the expected event came in time.
-fn judge(findings: &mut Findings, history: &History, event: &Event, expected: &Expected) {
-    let Expected {
+fn check_event(
+    findings: &mut Findings,
+    history: &History,
+    event: &HistoryEvent,
+    expected: &PendingExpectation,
+) {
+    let PendingExpectation {
         at,
         within_ns,
         came,
@@ -67,18 +74,18 @@ fn judge(findings: &mut Findings, history: &History, event: &Event, expected: &E
     let later = &history.events[at..];
     let end = at + later.partition_point(|event| event.time_ns <= until);
     if came.is_some_and(|came| !is_late(came)) {
-        findings.look();
+        findings.count_comparison();
         return;
     }
-    let is_fault = |event: &Event| match &event.what {
-        What::Fault(fault) => (expected.unsays)(fault),
+    let is_fault = |event: &HistoryEvent| match &event.what {
+        EventKind::Fault(fault) => (expected.unsays)(fault),
         _ => false,
     };
     // A run that ended early, or was disturbed, proves nothing.
     if end == history.events.len() || history.events[at..end].iter().any(is_fault) {
         return;
     }
-    findings.look();
+    findings.count_comparison();
     let waited_ms = within_ns / 1_000_000;
     findings.wrong(
         format!("within {waited_ms} ms {}", expected.words),
@@ -106,7 +113,7 @@ fn epochs(history: &History) -> impl Iterator<Item = usize> {
     })
 }
 
-fn told(history: &History) -> impl Iterator<Item = usize> {
+fn commit_observations(history: &History) -> impl Iterator<Item = usize> {
     history.observations().filter_map(|(at, _, seen)| {
         let is_commit = matches!(
             seen,
@@ -119,70 +126,74 @@ fn told(history: &History) -> impl Iterator<Item = usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::history::{FaultKind, Outcome, Phase};
-    use crate::invariants::fixture::{Ending, ONE, Scene, catches, passes, sees_nothing};
+    use crate::history::{FaultKind, OperationResponse, RunPhase};
+    use crate::invariants::fixture::{
+        CallEnd, HistoryBuilder, ONE, assert_nothing_compared, catches, passes,
+    };
     use argosy_state::ids::{AgentId, Epoch};
 
-    fn expected() -> Scene {
+    fn expected() -> HistoryBuilder {
         let within_ns = 500_000_000;
-        Scene::new().saw("harness", Expectation::Commit { within_ns })
+        HistoryBuilder::new().observe("harness", Expectation::Commit { within_ns })
     }
 
-    fn lost(scene: Scene) -> Scene {
+    fn lost(scene: HistoryBuilder) -> HistoryBuilder {
         let within_ns = 1_200_000_000;
         let scene = scene.fault(FaultKind::Crash, "master-1");
-        scene.saw("harness", Expectation::NextLeader { within_ns })
+        scene.observe("harness", Expectation::NextLeader { within_ns })
     }
 
-    fn opened(scene: Scene) -> Scene {
+    fn opened(scene: HistoryBuilder) -> HistoryBuilder {
         let opened = RaftFact::EpochOpened {
             node: ONE,
             epoch: Epoch(12),
             term: 2,
             life: 7,
         };
-        scene.saw("log", opened)
+        scene.observe("log", opened)
     }
 
     #[test]
     fn a_leader_that_is_lost_is_replaced_in_time() {
-        let scene = lost(Scene::new()).after_ms(1_100);
-        passes(check, opened(scene).after_ms(900).phase(Phase::Final));
-        sees_nothing(check, lost(Scene::new()));
-        let disturbed = lost(Scene::new()).fault(FaultKind::Crash, "master-2");
-        sees_nothing(check, opened(disturbed.after_ms(1_300)));
+        let scene = lost(HistoryBuilder::new()).after_ms(1_100);
+        passes(check, opened(scene).after_ms(900).phase(RunPhase::Final));
+        assert_nothing_compared(check, lost(HistoryBuilder::new()));
+        let disturbed = lost(HistoryBuilder::new()).fault(FaultKind::Crash, "master-2");
+        assert_nothing_compared(check, opened(disturbed.after_ms(1_300)));
     }
 
     #[test]
     fn a_leader_that_is_replaced_late_or_never_is_seen() {
         let words = "within 1200 ms no new leader took office";
-        let late = lost(opened(Scene::new())).after_ms(1_300);
+        let late = lost(opened(HistoryBuilder::new())).after_ms(1_300);
         catches(check, opened(late), words);
         catches(
             check,
-            lost(Scene::new()).after_ms(1_300).phase(Phase::Final),
+            lost(HistoryBuilder::new())
+                .after_ms(1_300)
+                .phase(RunPhase::Final),
             words,
         );
-        let restarted = lost(Scene::new()).fault(FaultKind::Restart, "master-1");
+        let restarted = lost(HistoryBuilder::new()).fault(FaultKind::Restart, "master-1");
         catches(check, opened(restarted.after_ms(1_300)), words);
         // A commit that the former leader had in flight is not a sign of the next one.
         catches(
             check,
-            commit(lost(Scene::new()))
+            commit(lost(HistoryBuilder::new()))
                 .after_ms(1_300)
-                .phase(Phase::Final),
+                .phase(RunPhase::Final),
             words,
         );
     }
 
-    fn commit(scene: Scene) -> Scene {
+    fn commit(scene: HistoryBuilder) -> HistoryBuilder {
         let voters = vec![ONE];
         let committed = RaftFact::Committed {
             node: ONE,
             index: 4,
             voters,
         };
-        scene.saw("master-1", committed)
+        scene.observe("master-1", committed)
     }
 
     #[test]
@@ -191,12 +202,12 @@ mod tests {
             check,
             commit(expected().after_ms(400))
                 .after_ms(900)
-                .phase(Phase::Final),
+                .phase(RunPhase::Final),
         );
         let deactivate = Operation::Deactivate { agent: AgentId(1) };
         passes(
             check,
-            expected().call("a", deactivate, Ending::Ok(Outcome::Done)),
+            expected().call("a", deactivate, CallEnd::Ok(OperationResponse::Done)),
         );
     }
 
@@ -205,7 +216,7 @@ mod tests {
         catches(check, commit(expected().after_ms(600)), "within 500 ms");
         catches(
             check,
-            expected().after_ms(600).phase(Phase::Final),
+            expected().after_ms(600).phase(RunPhase::Final),
             "within 500 ms",
         );
     }
@@ -213,7 +224,7 @@ mod tests {
     #[test]
     fn a_fault_or_the_end_of_the_run_makes_it_unsaid() {
         let disturbed = expected().fault(FaultKind::Crash, "master-1");
-        sees_nothing(check, disturbed.after_ms(600).phase(Phase::Final));
-        sees_nothing(check, expected());
+        assert_nothing_compared(check, disturbed.after_ms(600).phase(RunPhase::Final));
+        assert_nothing_compared(check, expected());
     }
 }

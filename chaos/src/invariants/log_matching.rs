@@ -1,5 +1,5 @@
-//! R2: logs agree up to the commit index, a committed entry never changes, and a later leader has
-//! every committed entry.
+//! LogMatching: logs agree up to the commit index, a committed entry never changes, and a later
+//! leader has every committed entry.
 
 use std::collections::BTreeMap;
 
@@ -28,7 +28,7 @@ pub(super) fn check(history: &History) -> Findings {
                 }
                 Some((first, known_term, known)) => {
                     let same = (*known_term, *known) == (*term, chain.as_str());
-                    findings.must(same, [*first, at], || {
+                    findings.require(same, [*first, at], || {
                         format!("entry {index} is of term {known_term} elsewhere, and another one of term {term} at {node}")
                     });
                 }
@@ -50,7 +50,7 @@ pub(super) fn check(history: &History) -> Findings {
                 terms.insert(*node, *term);
                 let earlier = committed.range(..*term).map(|(_, found)| *found);
                 if let Some((first, index)) = earlier.max_by_key(|(_, index)| *index) {
-                    findings.must(*last_index >= index, [first, at], || {
+                    findings.require(*last_index >= index, [first, at], || {
                         format!("{node} leads in term {term} with a log up to {last_index}, but entry {index} was committed before")
                     });
                 }
@@ -64,7 +64,9 @@ pub(super) fn check(history: &History) -> Findings {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::invariants::fixture::{ONE, Scene, TWO, catches, passes, sees_nothing};
+    use crate::invariants::fixture::{
+        HistoryBuilder, ONE, TWO, assert_nothing_compared, catches, passes,
+    };
 
     fn applied(node: NodeId, chain: &str) -> RaftFact {
         RaftFact::Applied {
@@ -94,40 +96,43 @@ mod tests {
 
     #[test]
     fn logs_that_agree_are_fine() {
-        let scene = Scene::new()
-            .saw("master-1", led(ONE, 1, 0))
-            .saw("master-1", committed(ONE, 7))
-            .saw("master-1", applied(ONE, "x"))
-            .saw("master-2", applied(TWO, "x"))
-            .saw("master-2", led(TWO, 2, 7));
+        let scene = HistoryBuilder::new()
+            .observe("master-1", led(ONE, 1, 0))
+            .observe("master-1", committed(ONE, 7))
+            .observe("master-1", applied(ONE, "x"))
+            .observe("master-2", applied(TWO, "x"))
+            .observe("master-2", led(TWO, 2, 7));
         passes(check, scene);
-        sees_nothing(check, Scene::new().saw("master-1", applied(ONE, "x")));
+        assert_nothing_compared(
+            check,
+            HistoryBuilder::new().observe("master-1", applied(ONE, "x")),
+        );
     }
 
     #[test]
     fn two_entries_of_one_index_are_seen() {
-        let scene = Scene::new()
-            .saw("master-1", applied(ONE, "x"))
-            .saw("master-2", applied(TWO, "y"));
+        let scene = HistoryBuilder::new()
+            .observe("master-1", applied(ONE, "x"))
+            .observe("master-2", applied(TWO, "y"));
         catches(check, scene, "entry 7");
     }
 
     #[test]
     fn a_leader_without_a_committed_entry_is_seen() {
-        let scene = Scene::new()
-            .saw("master-1", led(ONE, 1, 0))
-            .saw("master-1", committed(ONE, 7))
-            .saw("master-2", led(TWO, 2, 6));
+        let scene = HistoryBuilder::new()
+            .observe("master-1", led(ONE, 1, 0))
+            .observe("master-1", committed(ONE, 7))
+            .observe("master-2", led(TWO, 2, 6));
         catches(check, scene, "entry 7 was committed before");
     }
 
     #[test]
     fn what_a_later_leader_commits_is_not_asked_of_an_earlier_one() {
-        let scene = Scene::new()
-            .saw("master-2", led(TWO, 2, 5))
-            .saw("master-2", committed(TWO, 9))
-            .saw("master-1", led(ONE, 1, 4))
-            .saw("master-1", led(ONE, 3, 9));
+        let scene = HistoryBuilder::new()
+            .observe("master-2", led(TWO, 2, 5))
+            .observe("master-2", committed(TWO, 9))
+            .observe("master-1", led(ONE, 1, 4))
+            .observe("master-1", led(ONE, 3, 9));
         passes(check, scene);
     }
 }

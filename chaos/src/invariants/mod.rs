@@ -42,7 +42,7 @@ mod verdict;
 mod fixture;
 
 pub use findings::{Findings, Rule, Violation};
-pub use verdict::{Evidence, Judged, Minimum, Verdict, judge};
+pub use verdict::{Evidence, InvariantReport, Minimum, RuleResult, check_history};
 
 use crate::history::History;
 
@@ -51,41 +51,45 @@ pub type Checker = fn(&History) -> Findings;
 
 /// Every rule that is checked against histories, with its checker.
 pub const CHECKERS: [(Rule, Checker); 28] = [
-    (Rule::R1, election_safety::check),
-    (Rule::R2, log_matching::check),
-    (Rule::R3, durability::check),
-    (Rule::R4, state_machine_safety::check),
-    (Rule::R5, linearizability::check),
-    (Rule::R6, acknowledged::check),
-    (Rule::R7, at_most_once::check),
-    (Rule::R8, amnesia::check),
-    (Rule::R9, liveness::check),
-    (Rule::O1, conservation::check),
-    (Rule::O2, no_double_booking::check),
-    (Rule::O3, offer_single_use::check),
-    (Rule::O4, limits::check),
-    (Rule::O5, fairness::check),
-    (Rule::T1, single_start::check),
-    (Rule::T2, transitions::check),
-    (Rule::T3, updates::check),
-    (Rule::T4, agreement::check),
-    (Rule::T5, launch_provenance::check),
-    (Rule::T6, kills::check),
-    (Rule::T7, task_survival::check),
-    (Rule::T8, adoption::check),
-    (Rule::T9, reboots::check),
-    (Rule::T10, returns::check),
-    (Rule::F1, epochs::check),
-    (Rule::F2, stale_leader_fencing::check),
-    (Rule::F3, identities::check),
-    (Rule::C1, leftovers::check),
+    (Rule::ElectionSafety, election_safety::check),
+    (Rule::LogMatching, log_matching::check),
+    (Rule::Durability, durability::check),
+    (Rule::StateMachineSafety, state_machine_safety::check),
+    (Rule::Linearizability, linearizability::check),
+    (Rule::AcknowledgedWrites, acknowledged::check),
+    (Rule::AtMostOnce, at_most_once::check),
+    (Rule::Amnesia, amnesia::check),
+    (Rule::Liveness, liveness::check),
+    (Rule::ResourceConservation, conservation::check),
+    (Rule::NoDoubleBooking, no_double_booking::check),
+    (Rule::OfferSingleUse, offer_single_use::check),
+    (Rule::OfferLimits, limits::check),
+    (Rule::Fairness, fairness::check),
+    (Rule::SingleStart, single_start::check),
+    (Rule::StateTransitions, transitions::check),
+    (Rule::UpdateDelivery, updates::check),
+    (Rule::Agreement, agreement::check),
+    (Rule::LaunchProvenance, launch_provenance::check),
+    (Rule::Kills, kills::check),
+    (Rule::TaskSurvival, task_survival::check),
+    (Rule::Adoption, adoption::check),
+    (Rule::Reboots, reboots::check),
+    (Rule::AgentReturns, returns::check),
+    (Rule::EpochMonotonicity, epochs::check),
+    (Rule::StaleLeaderFencing, stale_leader_fencing::check),
+    (Rule::UniqueIdentity, identities::check),
+    (Rule::NoLeftovers, leftovers::check),
 ];
 
 /// Rules that the simulation of the whole system checks while it runs. They are not checked against
 /// histories.
-pub const LIVE: [Rule; 3] = [Rule::T11, Rule::T12, Rule::L1];
+pub const LIVE: [Rule; 3] = [
+    Rule::GroupAtomicity,
+    Rule::ExecutorLifetime,
+    Rule::LimitEnforcement,
+];
 
-/// Returns the rule that a text such as "T7: …" begins with.
+/// Returns the rule that a text such as "TaskSurvival: …" begins with.
 #[must_use]
 pub fn rule_named(words: &str) -> Option<Rule> {
     let (name, _) = words.split_once(": ")?;

@@ -1,5 +1,5 @@
-//! O2: no unit (a port, a volume, a device) is in two live tasks, nor in two offers of one epoch.
-//! O1 covers amounts.
+//! NoDoubleBooking: no unit (a port, a volume, a device) is in two live tasks, nor in two offers of
+//! one epoch. ResourceConservation covers amounts.
 //!
 //! Tasks are checked by revisions. Offers are checked by the records that leaders make of their own
 //! books, and by the lists of open offers at one moment. A framework that is frozen, partitioned or
@@ -24,7 +24,7 @@ pub(super) fn check(history: &History) -> Findings {
 }
 
 /// The lifetime of a task in the registry.
-struct Life<'a> {
+struct TaskLifetime<'a> {
     at: usize,
     task: &'a TaskKey,
     from: Revision,
@@ -33,10 +33,10 @@ struct Life<'a> {
 }
 
 /// The resources that tasks asked for, and the offers that they named.
-type Asked<'a> = BTreeMap<&'a TaskKey, Vec<(&'a [OfferId], &'a Resources)>>;
+type LaunchRequests<'a> = BTreeMap<&'a TaskKey, Vec<(&'a [OfferId], &'a Resources)>>;
 
-fn asked(history: &History) -> Asked<'_> {
-    let mut asked = Asked::new();
+fn launch_requests(history: &History) -> LaunchRequests<'_> {
+    let mut asked = LaunchRequests::new();
     for call in history.calls() {
         if let Operation::Accept {
             launches, offers, ..
@@ -52,10 +52,10 @@ fn asked(history: &History) -> Asked<'_> {
 }
 
 /// Returns the tasks of each agent, in the order of their launches.
-fn lives(history: &History) -> BTreeMap<AgentId, Vec<Life<'_>>> {
-    let asked = asked(history);
+fn task_lifetimes(history: &History) -> BTreeMap<AgentId, Vec<TaskLifetime<'_>>> {
+    let asked = launch_requests(history);
     let changes = changes(history);
-    let mut lives: BTreeMap<AgentId, BTreeMap<&TaskKey, Life<'_>>> = BTreeMap::new();
+    let mut lives: BTreeMap<AgentId, BTreeMap<&TaskKey, TaskLifetime<'_>>> = BTreeMap::new();
     for (at, event, fact) in of_tasks(history) {
         let TaskFact::Launched {
             task,
@@ -74,7 +74,7 @@ fn lives(history: &History) -> BTreeMap<AgentId, Vec<Life<'_>>> {
             let until = ends
                 .filter(|change| change.state.is_terminal())
                 .map(|change| change.revision);
-            let life = Life {
+            let life = TaskLifetime {
                 at,
                 task,
                 from,
@@ -85,7 +85,7 @@ fn lives(history: &History) -> BTreeMap<AgentId, Vec<Life<'_>>> {
         }
     }
     let in_order = lives.into_iter().map(|(agent, lives)| {
-        let mut lives: Vec<Life<'_>> = lives.into_values().collect();
+        let mut lives: Vec<TaskLifetime<'_>> = lives.into_values().collect();
         lives.sort_by_key(|life| life.from);
         (agent, lives)
     });
@@ -93,10 +93,10 @@ fn lives(history: &History) -> BTreeMap<AgentId, Vec<Life<'_>>> {
 }
 
 fn tasks(history: &History, findings: &mut Findings) {
-    for (agent, lives) in lives(history) {
-        let mut live: Vec<&Life<'_>> = Vec::new();
+    for (agent, lives) in task_lifetimes(history) {
+        let mut live: Vec<&TaskLifetime<'_>> = Vec::new();
         for life in &lives {
-            findings.look();
+            findings.count_comparison();
             live.retain(|other| other.until.is_none_or(|until| until > life.from));
             for other in &live {
                 if other.uses.plus(life.uses).is_none() {
@@ -136,11 +136,11 @@ fn ends(history: &History) -> BTreeMap<OfferId, usize> {
 }
 
 /// An offer that was made: its position, its id, and its resources.
-type Made<'a> = (usize, OfferId, &'a Resources);
+type SentOffer<'a> = (usize, OfferId, &'a Resources);
 
 fn offers(history: &History, findings: &mut Findings) {
     let ends = ends(history);
-    let mut made: BTreeMap<(Epoch, AgentId), Vec<Made<'_>>> = BTreeMap::new();
+    let mut made: BTreeMap<(Epoch, AgentId), Vec<SentOffer<'_>>> = BTreeMap::new();
     for (at, event, fact) in of_offers(history) {
         let OfferFact::Made {
             offer,
@@ -154,7 +154,7 @@ fn offers(history: &History, findings: &mut Findings) {
         if !event.process.as_str().starts_with("master-") {
             continue;
         }
-        findings.look();
+        findings.count_comparison();
         let live = made.entry((offer.epoch, *agent)).or_default();
         let is_over = |other: &OfferId| {
             let end = ends.get(other);
@@ -185,7 +185,7 @@ fn lists(history: &History, findings: &mut Findings) {
         let OfferFact::Listed { offers } = fact else {
             continue;
         };
-        findings.look();
+        findings.count_comparison();
         let mut open: BTreeMap<AgentId, Vec<&ListedOffer>> = BTreeMap::new();
         for listed in offers {
             let others = open.entry(listed.agent).or_default();
@@ -211,12 +211,12 @@ fn lists(history: &History, findings: &mut Findings) {
 mod tests {
     use super::*;
     use crate::invariants::fixture::{
-        AGENT, FRAMEWORK, Scene, accept, catches, offer, passes, resources,
+        AGENT, FRAMEWORK, HistoryBuilder, accept, catches, offer, passes, resources,
     };
     use argosy_state::ids::Role;
     use argosy_state::task::TaskState;
 
-    fn made(scene: Scene, by: &str, made: OfferId, text: &str) -> Scene {
+    fn made(scene: HistoryBuilder, by: &str, made: OfferId, text: &str) -> HistoryBuilder {
         let seen = OfferFact::Made {
             offer: made,
             framework: FRAMEWORK,
@@ -225,12 +225,12 @@ mod tests {
             role: Role::default(),
             resources: resources(text),
         };
-        scene.saw(by, seen)
+        scene.observe(by, seen)
     }
 
     #[test]
     fn a_port_that_is_given_again_after_an_end_is_fine() {
-        let scene = Scene::new()
+        let scene = HistoryBuilder::new()
             .accepted(1, offer(12, 1), "web")
             .launched(9, "web", 1)
             .accepted(2, offer(12, 2), "db")
@@ -241,7 +241,7 @@ mod tests {
 
     #[test]
     fn two_tasks_on_one_port_are_seen() {
-        let scene = Scene::new()
+        let scene = HistoryBuilder::new()
             .accepted(1, offer(12, 1), "web")
             .launched(9, "web", 1)
             .accepted(2, offer(12, 2), "db")
@@ -263,7 +263,7 @@ mod tests {
             }
             accept
         };
-        let scene = Scene::new()
+        let scene = HistoryBuilder::new()
             .begin("greedy", ask(offer(12, 7), "web", "ports:[31001-31001]"))
             .begin("greedy", ask(offer(12, 1), "web", "ports:[31000-31000]"))
             .begin("greedy", ask(offer(12, 1), "db", "ports:[31001-31001]"))
@@ -274,8 +274,13 @@ mod tests {
 
     #[test]
     fn offers_of_one_port_are_fine_once_the_first_is_void_or_of_another_reign() {
-        let first = made(Scene::new(), "master-1", offer(12, 1), "ports:[1-3]");
-        let other = first.clone().saw(
+        let first = made(
+            HistoryBuilder::new(),
+            "master-1",
+            offer(12, 1),
+            "ports:[1-3]",
+        );
+        let other = first.clone().observe(
             "greedy",
             OfferFact::Rescinded {
                 offer: offer(12, 1),
@@ -287,10 +292,15 @@ mod tests {
 
     #[test]
     fn two_offers_of_one_port_are_seen() {
-        let first = made(Scene::new(), "master-1", offer(12, 1), "ports:[1-3]");
+        let first = made(
+            HistoryBuilder::new(),
+            "master-1",
+            offer(12, 1),
+            "ports:[1-3]",
+        );
         let both = made(first, "master-1", offer(12, 2), "ports:[3-4]");
         catches(check, both.clone(), "offers 12.1 and 12.2");
-        let late = both.saw(
+        let late = both.observe(
             "greedy",
             OfferFact::Rescinded {
                 offer: offer(12, 1),
@@ -307,7 +317,9 @@ mod tests {
             resources: resources(text),
         };
         let other = AgentId(6);
-        let list = |offers: Vec<ListedOffer>| Scene::new().saw("x", OfferFact::Listed { offers });
+        let list = |offers: Vec<ListedOffer>| {
+            HistoryBuilder::new().observe("x", OfferFact::Listed { offers })
+        };
         let apart = vec![
             listed(1, AGENT, "ports:[1-3]"),
             listed(2, AGENT, "ports:[4-5]"),
@@ -318,14 +330,14 @@ mod tests {
             listed(1, AGENT, "ports:[1-3]"),
             listed(2, AGENT, "ports:[3-4]"),
         ];
-        let twice = list(both.clone()).saw("x", OfferFact::Listed { offers: both });
+        let twice = list(both.clone()).observe("x", OfferFact::Listed { offers: both });
         assert_eq!(check(&twice.clone().history()).wrong.len(), 1);
         catches(check, twice, "offers 12.1 and 12.2");
     }
 
     #[test]
     fn what_frameworks_still_hold_is_not_judged() {
-        let first = made(Scene::new(), "greedy", offer(12, 1), "ports:[1-3]");
+        let first = made(HistoryBuilder::new(), "greedy", offer(12, 1), "ports:[1-3]");
         let both = made(first, "crasher", offer(12, 2), "ports:[3-4]");
         let found = check(&both.after_ms(60_000).history());
         assert_eq!(found.looked_at, 0);

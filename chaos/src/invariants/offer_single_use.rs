@@ -1,5 +1,5 @@
-//! O3: an offer is used at most once, only by the framework and session to which it was made, and
-//! never after it was rescinded in the same epoch. A rejected acceptance starts nothing.
+//! OfferSingleUse: an offer is used at most once, only by the framework and session to which it was
+//! made, and never after it was rescinded in the same epoch. A rejected acceptance starts nothing.
 //!
 //! A rescinded offer may be honoured after a change of leader: every reason to rescind one is a
 //! fact that the commit checks again.
@@ -11,7 +11,8 @@ use argosy_state::ids::{FrameworkId, OfferId, Revision, TaskKey};
 use super::Findings;
 use super::facts::{audits, of_masters, of_offers, of_tasks};
 use crate::history::{
-    Audit, CallName, CallView, History, OfferFact, Operation, Outcome, RaftFact, TaskFact,
+    AuditFinding, CallName, CallView, History, OfferFact, Operation, OperationResponse, RaftFact,
+    TaskFact,
 };
 
 pub(super) fn check(history: &History) -> Findings {
@@ -27,14 +28,14 @@ pub(super) fn check(history: &History) -> Findings {
 /// Checks that at the end a connected framework knows which of its offers are invalid.
 fn holdings(history: &History, findings: &mut Findings) {
     for (at, _, audit) in audits(history) {
-        if let Audit::Offers {
+        if let AuditFinding::Offers {
             framework,
             held,
             open,
         } = audit
         {
             let void = held.iter().find(|offer| !open.contains(offer));
-            findings.must(void.is_none(), [at], || {
+            findings.require(void.is_none(), [at], || {
                 format!("{framework} holds offers {held:?}, of which its leader knows {open:?}")
             });
         }
@@ -43,14 +44,14 @@ fn holdings(history: &History, findings: &mut Findings) {
 
 /// The known facts about an offer.
 #[derive(Default)]
-struct Known {
+struct OfferRecord {
     made: BTreeSet<(FrameworkId, u64)>,
     made_at: usize,
     void_at: Option<usize>,
 }
 
-fn known(history: &History) -> BTreeMap<OfferId, Known> {
-    let mut known: BTreeMap<OfferId, Known> = BTreeMap::new();
+fn known(history: &History) -> BTreeMap<OfferId, OfferRecord> {
+    let mut known: BTreeMap<OfferId, OfferRecord> = BTreeMap::new();
     for (at, _, fact) in of_offers(history) {
         match fact {
             OfferFact::Made {
@@ -75,7 +76,7 @@ fn known(history: &History) -> BTreeMap<OfferId, Known> {
 /// Returns the number of launches that an acceptance was granted.
 fn granted(call: &CallView<'_>) -> usize {
     match (call.operation, call.outcome()) {
-        (Operation::Accept { launches, .. }, Some(Outcome::Accepted { refused })) => {
+        (Operation::Accept { launches, .. }, Some(OperationResponse::Accepted { refused })) => {
             launches.len().saturating_sub(refused.len())
         }
         _ => 0,
@@ -93,7 +94,7 @@ fn uses(history: &History, calls: &[CallView<'_>], findings: &mut Findings) {
         let ended = call.ended.map_or(at, |(ended, _)| ended);
         for offer in offers {
             let (first, by) = *used.entry(*offer).or_insert((at, name));
-            findings.must(by == name, [first, at], || {
+            findings.require(by == name, [first, at], || {
                 format!(
                     "offer {offer} was used by call {} of session {} and by call {} of session {}",
                     by.number, by.session, name.number, name.session
@@ -104,7 +105,7 @@ fn uses(history: &History, calls: &[CallView<'_>], findings: &mut Findings) {
             };
             let to = (name.framework, name.session);
             if !known.made.is_empty() {
-                findings.must(known.made.contains(&to), [known.made_at, at], || {
+                findings.require(known.made.contains(&to), [known.made_at, at], || {
                     format!(
                         "offer {offer} was used by {} in session {}, to whom it was not made",
                         to.0, to.1
@@ -112,7 +113,7 @@ fn uses(history: &History, calls: &[CallView<'_>], findings: &mut Findings) {
                 });
             }
             if let Some(void) = known.void_at.filter(|void| *void < at) {
-                findings.must(reign_after(history, *offer, ended), [void, at], || {
+                findings.require(epoch_after(history, *offer, ended), [void, at], || {
                     format!("offer {offer} was withdrawn in its reign, and honoured all the same")
                 });
             }
@@ -121,7 +122,7 @@ fn uses(history: &History, calls: &[CallView<'_>], findings: &mut Findings) {
 }
 
 /// Whether an epoch after that of the offer had begun before `by`.
-fn reign_after(history: &History, offer: OfferId, by: usize) -> bool {
+fn epoch_after(history: &History, offer: OfferId, by: usize) -> bool {
     of_masters(history).take_while(|(at, _, _)| *at <= by).any(
         |(_, _, fact)| matches!(fact, RaftFact::EpochOpened { epoch, .. } if *epoch > offer.epoch),
     )
@@ -133,7 +134,7 @@ fn commits(history: &History, findings: &mut Findings) {
     for (at, event, fact) in of_offers(history) {
         if let (OfferFact::Used { offer, .. }, Some(revision)) = (fact, event.revision) {
             let (first, known) = *used.entry(*offer).or_insert((at, revision));
-            findings.must(known == revision, [first, at], || {
+            findings.require(known == revision, [first, at], || {
                 format!(
                     "offer {offer} was used by entry {} and by entry {}",
                     known.index, revision.index
@@ -152,7 +153,7 @@ fn refusals(history: &History, calls: &[CallView<'_>], findings: &mut Findings) 
         };
         for (position, launch) in launches.iter().enumerate() {
             let is_refused = match call.outcome() {
-                Some(Outcome::Accepted { refused }) => {
+                Some(OperationResponse::Accepted { refused }) => {
                     refused.iter().any(|one| one.position as usize == position)
                 }
                 _ => call.failure().is_some(),
@@ -183,7 +184,7 @@ fn refusals(history: &History, calls: &[CallView<'_>], findings: &mut Findings) 
 mod tests {
     use super::*;
     use crate::invariants::fixture::{
-        Ending, FRAMEWORK, ONE, Scene, accept, catches, offer, passes,
+        CallEnd, FRAMEWORK, HistoryBuilder, ONE, accept, catches, offer, passes,
     };
     use argosy_state::ids::Epoch;
 
@@ -194,21 +195,21 @@ mod tests {
 
     #[test]
     fn an_offer_used_once_by_its_framework_is_fine() {
-        let scene = Scene::new()
+        let scene = HistoryBuilder::new()
             .made(offer(12, 1))
             .accepted(1, offer(12, 1), "web")
             .accepted(1, offer(12, 1), "web")
             .call(
                 "greedy",
                 accept(2, offer(12, 1), "db"),
-                Ending::Fail("offer-used"),
+                CallEnd::Fail("offer-used"),
             );
         passes(check, scene);
     }
 
     #[test]
     fn an_offer_used_twice_is_seen() {
-        let scene = Scene::new()
+        let scene = HistoryBuilder::new()
             .made(offer(12, 1))
             .accepted(1, offer(12, 1), "web")
             .accepted(2, offer(12, 1), "db");
@@ -219,10 +220,10 @@ mod tests {
             session: 7,
             tasks: Vec::new(),
         };
-        let scene = Scene::new()
-            .saw_at("master-1", 20, used())
-            .saw_at("master-2", 20, used())
-            .saw_at("master-2", 21, used());
+        let scene = HistoryBuilder::new()
+            .observe_at("master-1", 20, used())
+            .observe_at("master-2", 20, used())
+            .observe_at("master-2", 21, used());
         catches(check, scene, "by entry 20 and by entry 21");
     }
 
@@ -236,15 +237,18 @@ mod tests {
             role: argosy_state::ids::Role::default(),
             resources: crate::invariants::fixture::resources("cpus:1"),
         };
-        let scene = Scene::new()
-            .saw("greedy", foreign)
-            .accepted(1, offer(12, 1), "web");
+        let scene =
+            HistoryBuilder::new()
+                .observe("greedy", foreign)
+                .accepted(1, offer(12, 1), "web");
         catches(check, scene, "to whom it was not made");
     }
 
     #[test]
     fn a_withdrawn_offer_is_honoured_only_by_a_later_reign() {
-        let void = Scene::new().made(offer(12, 1)).saw("greedy", rescinded());
+        let void = HistoryBuilder::new()
+            .made(offer(12, 1))
+            .observe("greedy", rescinded());
         catches(
             check,
             void.clone().accepted(1, offer(12, 1), "web"),
@@ -258,7 +262,7 @@ mod tests {
         };
         passes(
             check,
-            void.saw("master-1", opened)
+            void.observe("master-1", opened)
                 .accepted(1, offer(12, 1), "web"),
         );
     }
@@ -266,7 +270,7 @@ mod tests {
     #[test]
     fn a_refused_task_that_starts_is_seen() {
         let refused = accept(1, offer(12, 1), "web");
-        let scene = Scene::new().call("greedy", refused, Ending::Fail("offer-expired"));
+        let scene = HistoryBuilder::new().call("greedy", refused, CallEnd::Fail("offer-expired"));
         catches(
             check,
             scene.witnessed("web", "n"),
@@ -277,9 +281,9 @@ mod tests {
     #[test]
     fn a_framework_that_holds_what_is_void_is_seen() {
         let audit = |open: &[OfferId]| {
-            Scene::new().saw(
+            HistoryBuilder::new().observe(
                 "audit",
-                Audit::Offers {
+                AuditFinding::Offers {
                     framework: FRAMEWORK,
                     held: vec![offer(12, 1)],
                     open: open.to_vec(),

@@ -1,5 +1,5 @@
-//! T9: when a host reboots, its tasks end exactly once, and nothing from before the reboot is
-//! adopted. (T2 checks that an end comes once.)
+//! Reboots: when a host reboots, its tasks end exactly once, and nothing from before the reboot is
+//! adopted. (StateTransitions checks that an end comes once.)
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,12 +7,12 @@ use argosy_state::ids::{AgentId, TaskKey};
 use argosy_state::task::TaskState;
 
 use super::Findings;
-use super::facts::{audits, final_phase, of_tasks, registered, struck};
-use crate::history::{Audit, FaultKind, History, TaskFact};
+use super::facts::{audits, faults_of_kind, final_phase, of_tasks, registered};
+use crate::history::{AuditFinding, FaultKind, History, TaskFact};
 
 pub(super) fn check(history: &History) -> Findings {
     let mut findings = Findings::default();
-    for (at, target) in struck(history, FaultKind::HostReboot) {
+    for (at, target) in faults_of_kind(history, FaultKind::HostReboot) {
         if let Ok(agent) = target.parse() {
             reboot(history, &mut findings, at, agent);
         }
@@ -36,7 +36,7 @@ fn reboot(history: &History, findings: &mut Findings, fault: usize, agent: Agent
                     before.insert(task, at);
                     boots.insert(boot_id);
                 } else {
-                    findings.must(!boots.contains(boot_id.as_str()), [fault, at], || {
+                    findings.require(!boots.contains(boot_id.as_str()), [fault, at], || {
                         format!("{task} runs on {agent} in a boot that is over")
                     });
                 }
@@ -48,11 +48,12 @@ fn reboot(history: &History, findings: &mut Findings, fault: usize, agent: Agent
                 ..
             } if *by == agent && at > fault => {
                 let is_old = boots.contains(boot_id.as_str()) || before.contains_key(task);
-                findings.must(!is_old, [fault, at], || {
+                findings.require(!is_old, [fault, at], || {
                     format!("{task} was adopted by {agent} over a reboot")
                 });
             }
-            TaskFact::Told { task, state, .. } | TaskFact::Changed { task, state, .. }
+            TaskFact::UpdateReceived { task, state, .. }
+            | TaskFact::Changed { task, state, .. }
                 if state.is_terminal() =>
             {
                 ended.insert(task);
@@ -67,7 +68,7 @@ fn reboot(history: &History, findings: &mut Findings, fault: usize, agent: Agent
     let (audit, live) = registered(history).unwrap_or((fault, BTreeSet::new()));
     for (task, seen) in before {
         let is_over = ended.contains(task) && !live.contains(task);
-        findings.must(is_over, [seen, fault, audit], || {
+        findings.require(is_over, [seen, fault, audit], || {
             format!("{task} ran on {agent} before its reboot, and has not ended")
         });
     }
@@ -83,7 +84,7 @@ fn still_live(
 ) {
     let is_final = final_phase(history).unwrap_or(usize::MAX);
     for (at, _, audit) in audits(history) {
-        let Audit::Registry { tasks } = audit else {
+        let AuditFinding::Registry { tasks } = audit else {
             continue;
         };
         if at <= fault || at >= is_final {
@@ -97,7 +98,7 @@ fn still_live(
             live.insert(&task.task);
         }
         for (task, seen) in before {
-            findings.must(!live.contains(task), [*seen, fault, at], || {
+            findings.require(!live.contains(task), [*seen, fault, at], || {
                 format!("{task} ran before the reboot of its host, and is still said to live")
             });
         }
@@ -107,17 +108,19 @@ fn still_live(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::history::{FinalTask, Phase};
-    use crate::invariants::fixture::{AGENT, Scene, catches, key, passes, sees_nothing};
+    use crate::history::{FinalTask, RunPhase};
+    use crate::invariants::fixture::{
+        AGENT, HistoryBuilder, assert_nothing_compared, catches, key, passes,
+    };
 
-    fn rebooted() -> Scene {
-        Scene::new()
+    fn rebooted() -> HistoryBuilder {
+        HistoryBuilder::new()
             .alive("web", 4, 1)
             .fault(FaultKind::HostReboot, "agent-5")
     }
 
-    fn adopted(scene: Scene) -> Scene {
-        scene.saw(
+    fn adopted(scene: HistoryBuilder) -> HistoryBuilder {
+        scene.observe(
             "agent-5",
             TaskFact::Adopted {
                 task: key("web"),
@@ -134,7 +137,7 @@ mod tests {
         let scene = rebooted()
             .changed(9, "web", TaskState::Failed)
             .alive_in("boot-2", "db", 4, 1)
-            .phase(Phase::Final);
+            .phase(RunPhase::Final);
         passes(check, scene);
     }
 
@@ -154,18 +157,22 @@ mod tests {
 
     #[test]
     fn a_task_that_never_ends_is_seen() {
-        catches(check, rebooted().phase(Phase::Final), "has not ended");
+        catches(check, rebooted().phase(RunPhase::Final), "has not ended");
     }
 
     #[test]
     fn a_task_of_the_boot_before_that_is_said_to_live_at_rest_is_seen() {
-        let audited = |scene: Scene, name: &str, state| {
+        let audited = |scene: HistoryBuilder, name: &str, state| {
             let (task, agent) = (key(name), AGENT);
             let tasks = vec![FinalTask { task, agent, state }];
-            scene.saw("audit", Audit::Registry { tasks })
+            scene.observe("audit", AuditFinding::Registry { tasks })
         };
-        let early = audited(Scene::new().alive("web", 4, 1), "web", TaskState::Running);
-        sees_nothing(check, early.clone());
+        let early = audited(
+            HistoryBuilder::new().alive("web", 4, 1),
+            "web",
+            TaskState::Running,
+        );
+        assert_nothing_compared(check, early.clone());
         let early = early.fault(FaultKind::HostReboot, "agent-5");
         passes(check, audited(early.clone(), "db", TaskState::Running));
         passes(check, audited(early.clone(), "web", TaskState::Unreachable));

@@ -1,5 +1,5 @@
-//! T10: a task that was declared gone never runs again. A task of a lost agent runs again only
-//! after its agent re-registered under its id.
+//! AgentReturns: a task that was declared gone never runs again. A task of a lost agent runs again
+//! only after its agent re-registered under its id.
 
 use std::collections::BTreeMap;
 
@@ -8,10 +8,10 @@ use argosy_state::ids::{AgentId, Revision, TaskKey};
 use argosy_state::task::TaskState;
 
 use super::Findings;
-use super::facts::{Change, changes, launches, of_agents, registered};
+use super::facts::{StateChange, changes, launches, of_agents, registered};
 use crate::history::{AgentFact, History, OrderAction};
 
-type Modes = BTreeMap<AgentId, BTreeMap<Revision, (usize, AgentMode)>>;
+type ModeHistory = BTreeMap<AgentId, BTreeMap<Revision, (usize, AgentMode)>>;
 
 pub(super) fn check(history: &History) -> Findings {
     let mut findings = Findings::default();
@@ -21,7 +21,7 @@ pub(super) fn check(history: &History) -> Findings {
         for pair in modes.windows(2) {
             let ((first, before), (at, next)) = (pair[0], pair[1]);
             let holds = before != AgentMode::Gone || next == AgentMode::Gone;
-            findings.must(holds, [first, at], || {
+            findings.require(holds, [first, at], || {
                 format!("{agent} was declared gone, and is {next:?} again")
             });
         }
@@ -51,7 +51,7 @@ fn late_launch(
     history: &History,
     findings: &mut Findings,
     task: &TaskKey,
-    changes: &[Change],
+    changes: &[StateChange],
     modes: &BTreeMap<Revision, (usize, AgentMode)>,
 ) {
     let lost = changes
@@ -74,15 +74,15 @@ fn late_launch(
         } = fact
             && taken == task
         {
-            findings.must(at < *back, [lost.at, *back, at], || {
+            findings.require(at < *back, [lost.at, *back, at], || {
                 format!("the launch of {task} was delivered after the task was UNREACHABLE")
             });
         }
     }
 }
 
-fn modes(history: &History) -> Modes {
-    let mut modes = Modes::new();
+fn modes(history: &History) -> ModeHistory {
+    let mut modes = ModeHistory::new();
     for (at, event, fact) in of_agents(history) {
         if let (AgentFact::Mode { agent, mode }, Some(revision)) = (fact, event.revision) {
             let known = modes.entry(*agent).or_default();
@@ -97,7 +97,7 @@ fn modes(history: &History) -> Modes {
 fn came_back(
     findings: &mut Findings,
     task: &TaskKey,
-    pair: &[Change],
+    pair: &[StateChange],
     modes: Option<&BTreeMap<Revision, (usize, AgentMode)>>,
 ) {
     let (before, next) = (pair[0], pair[1]);
@@ -115,7 +115,7 @@ fn came_back(
     let Some((_, (at, mode))) = modes.range(..=by).next_back() else {
         return;
     };
-    findings.must(
+    findings.require(
         *mode != AgentMode::Unreachable,
         [before.at, *at, next.at],
         || {
@@ -127,11 +127,11 @@ fn came_back(
     );
 }
 
-fn gone(history: &History, findings: &mut Findings, task: &TaskKey, changes: &[Change]) {
+fn gone(history: &History, findings: &mut Findings, task: &TaskKey, changes: &[StateChange]) {
     let is_gone =
-        |change: &&Change| matches!(change.state, TaskState::Gone | TaskState::GoneByOperator);
+        |change: &&StateChange| matches!(change.state, TaskState::Gone | TaskState::GoneByOperator);
     if let (Some(gone), Some((audit, live))) = (changes.iter().find(is_gone), registered(history)) {
-        findings.must(!live.contains(task), [gone.at, audit], || {
+        findings.require(!live.contains(task), [gone.at, audit], || {
             format!("{task} was declared gone, and is in the registry at the end")
         });
     }
@@ -140,17 +140,17 @@ fn gone(history: &History, findings: &mut Findings, task: &TaskKey, changes: &[C
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::history::{Audit, FinalTask};
-    use crate::invariants::fixture::{AGENT, Scene, catches, key, passes};
+    use crate::history::{AuditFinding, FinalTask};
+    use crate::invariants::fixture::{AGENT, HistoryBuilder, catches, key, passes};
     use argosy_state::ids::{Epoch, OrderIndex};
 
-    fn mode(scene: Scene, index: u64, mode: AgentMode) -> Scene {
-        scene.saw_at("master-1", index, AgentFact::Mode { agent: AGENT, mode })
+    fn mode(scene: HistoryBuilder, index: u64, mode: AgentMode) -> HistoryBuilder {
+        scene.observe_at("master-1", index, AgentFact::Mode { agent: AGENT, mode })
     }
 
-    fn lost() -> Scene {
+    fn lost() -> HistoryBuilder {
         mode(
-            Scene::new().launched(3, "web", 1),
+            HistoryBuilder::new().launched(3, "web", 1),
             5,
             AgentMode::Unreachable,
         )
@@ -192,7 +192,7 @@ mod tests {
         let scene = lost().changed(8, "web", TaskState::GoneByOperator);
         catches(
             check,
-            scene.saw("audit", Audit::Registry { tasks }),
+            scene.observe("audit", AuditFinding::Registry { tasks }),
             "declared gone, and is in",
         );
     }
@@ -207,9 +207,9 @@ mod tests {
             task: Some(key("web")),
             repeated: false,
         };
-        let before = mode(lost().saw("agent-5", taken()), 8, AgentMode::Registered);
+        let before = mode(lost().observe("agent-5", taken()), 8, AgentMode::Registered);
         passes(check, before);
-        let after = mode(lost(), 8, AgentMode::Registered).saw("agent-5", taken());
+        let after = mode(lost(), 8, AgentMode::Registered).observe("agent-5", taken());
         catches(check, after, "delivered after the task was UNREACHABLE");
     }
 }

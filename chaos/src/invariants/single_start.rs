@@ -1,4 +1,5 @@
-//! T1: a task starts at most once in the cluster, according to the witness lines of the tasks.
+//! SingleStart: a task starts at most once in the cluster, according to the witness lines of the
+//! tasks.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +15,7 @@ pub(super) fn check(history: &History) -> Findings {
     for (at, _, fact) in of_tasks(history) {
         if let TaskFact::Witnessed { task, start } = fact {
             let (first, nonce) = *nonces.entry(task).or_insert((at, &start.nonce));
-            findings.must(nonce == start.nonce, [first, at], || {
+            findings.require(nonce == start.nonce, [first, at], || {
                 format!(
                     "{task} has started twice (nonces {nonce} and {})",
                     start.nonce
@@ -28,17 +29,21 @@ pub(super) fn check(history: &History) -> Findings {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::invariants::fixture::{Scene, catches, passes};
+    use crate::invariants::fixture::{HistoryBuilder, catches, passes};
 
     #[test]
     fn one_start_read_twice_is_one() {
-        let scene = Scene::new().witnessed("web", "a").witnessed("db", "b");
+        let scene = HistoryBuilder::new()
+            .witnessed("web", "a")
+            .witnessed("db", "b");
         passes(check, scene.witnessed("web", "a"));
     }
 
     #[test]
     fn two_starts_are_seen() {
-        let scene = Scene::new().witnessed("web", "a").witnessed("web", "b");
+        let scene = HistoryBuilder::new()
+            .witnessed("web", "a")
+            .witnessed("web", "b");
         catches(check, scene, "framework-3/web has started twice");
     }
 }

@@ -1,5 +1,5 @@
-//! F2: nothing starts without a commit. Neither a deposed leader, nor a paused one, nor a late
-//! message of one can start a task.
+//! StaleLeaderFencing: nothing starts without a commit. Neither a deposed leader, nor a paused one,
+//! nor a late message of one can start a task.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,7 @@ use super::facts::{of_agents, of_tasks};
 use crate::history::{AgentFact, History, OrderAction, TaskFact};
 
 /// The position, order and agent of each committed launch.
-type Committed<'a> = BTreeMap<&'a TaskKey, (usize, OrderIndex, AgentId)>;
+type CommittedLaunches<'a> = BTreeMap<&'a TaskKey, (usize, OrderIndex, AgentId)>;
 
 /// Checks a history. One that records no committed launch at all is checked for repeated orders
 /// only.
@@ -31,13 +31,13 @@ pub(super) fn check(history: &History) -> Findings {
             continue;
         };
         let first = *taken.entry((*agent, *order)).or_insert(at);
-        findings.must(first == at, [first, at], || {
+        findings.require(first == at, [first, at], || {
             format!("{agent} acted twice on order {}", order.0)
         });
         if let (OrderAction::Launch, Some(task), false) = (action, task, committed.is_empty()) {
             let known = committed.get(task);
             let is_known = known.is_some_and(|(_, under, on)| (under, on) == (order, agent));
-            findings.must(is_known, [at], || {
+            findings.require(is_known, [at], || {
                 format!(
                     "{agent} started {task} under order {}, which no entry gave it",
                     order.0
@@ -57,7 +57,7 @@ pub(super) fn check(history: &History) -> Findings {
             continue;
         };
         let same = start.order.is_none_or(|under| under == *order);
-        findings.must(same, [*first, at], || {
+        findings.require(same, [*first, at], || {
             format!("{task} started under another order than {}", order.0)
         });
     }
@@ -65,8 +65,8 @@ pub(super) fn check(history: &History) -> Findings {
 }
 
 /// Returns the committed launches from the log, or from later reads of the registry.
-fn committed(history: &History) -> Committed<'_> {
-    let mut committed = Committed::new();
+fn committed(history: &History) -> CommittedLaunches<'_> {
+    let mut committed = CommittedLaunches::new();
     for (at, _, fact) in of_tasks(history) {
         if let TaskFact::Launched {
             task, order, agent, ..
@@ -82,12 +82,12 @@ fn committed(history: &History) -> Committed<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::history::witness::Start;
-    use crate::invariants::fixture::{AGENT, Scene, catches, key, passes};
+    use crate::history::witness::ProcessStart;
+    use crate::invariants::fixture::{AGENT, HistoryBuilder, catches, key, passes};
     use argosy_state::ids::Epoch;
 
-    fn taken(scene: Scene, order: u64, repeated: bool) -> Scene {
-        scene.saw(
+    fn order_accepted(scene: HistoryBuilder, order: u64, repeated: bool) -> HistoryBuilder {
+        scene.observe(
             "agent-5",
             AgentFact::OrderTaken {
                 agent: AGENT,
@@ -102,34 +102,38 @@ mod tests {
 
     #[test]
     fn a_committed_launch_that_is_sent_twice_is_fine() {
-        let scene = taken(Scene::new().launched(9, "web", 4), 4, false);
-        passes(check, taken(scene, 4, true).witnessed("web", "n"));
+        let scene = order_accepted(HistoryBuilder::new().launched(9, "web", 4), 4, false);
+        passes(check, order_accepted(scene, 4, true).witnessed("web", "n"));
     }
 
     #[test]
     fn an_order_that_is_acted_on_twice_is_seen() {
-        let scene = taken(Scene::new().launched(9, "web", 4), 4, false);
-        catches(check, taken(scene, 4, false), "acted twice on order 4");
+        let scene = order_accepted(HistoryBuilder::new().launched(9, "web", 4), 4, false);
+        catches(
+            check,
+            order_accepted(scene, 4, false),
+            "acted twice on order 4",
+        );
     }
 
     #[test]
     fn a_launch_under_an_order_that_nobody_gave_is_seen() {
         catches(
             check,
-            taken(Scene::new().launched(9, "web", 4), 5, false),
+            order_accepted(HistoryBuilder::new().launched(9, "web", 4), 5, false),
             "no entry gave it",
         );
     }
 
     #[test]
     fn a_start_that_was_not_committed_is_seen() {
-        let scene = Scene::new().launched(9, "web", 4);
+        let scene = HistoryBuilder::new().launched(9, "web", 4);
         catches(
             check,
             scene.clone().witnessed("db", "n"),
             "no entry launched it",
         );
-        let start = Start {
+        let start = ProcessStart {
             order: Some(OrderIndex(5)),
             nonce: "n".to_owned(),
             boot_id: "b".to_owned(),
@@ -137,7 +141,7 @@ mod tests {
             start_time: 900,
         };
         let task = key("web");
-        let other = scene.saw("witness", TaskFact::Witnessed { task, start });
+        let other = scene.observe("witness", TaskFact::Witnessed { task, start });
         catches(check, other, "another order than 4");
     }
 
@@ -148,9 +152,9 @@ mod tests {
             order: OrderIndex(4),
             agent: AGENT,
         };
-        let scene = Scene::new()
+        let scene = HistoryBuilder::new()
             .witnessed("web", "n")
-            .saw("historian", recorded);
+            .observe("historian", recorded);
         passes(check, scene.clone());
         catches(check, scene.witnessed("db", "n"), "no entry launched it");
     }

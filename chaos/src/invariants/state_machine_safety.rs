@@ -1,5 +1,5 @@
-//! R4: an equal applied index means an equal registry, on every master, whether it came from the
-//! log, a snapshot or a replay.
+//! StateMachineSafety: an equal applied index means an equal registry, on every master, whether it
+//! came from the log, a snapshot or a replay.
 
 use std::collections::BTreeMap;
 
@@ -25,7 +25,7 @@ pub(super) fn check(history: &History) -> Findings {
             None => {
                 digests.insert(*index, (at, digest.clone()));
             }
-            Some((first, known)) => findings.must(known == digest, [*first, at], || {
+            Some((first, known)) => findings.require(known == digest, [*first, at], || {
                 format!("after entry {index} {node} (by {origin:?}) has another registry than others: {digest}, not {known}")
             }),
         }
@@ -37,7 +37,9 @@ pub(super) fn check(history: &History) -> Findings {
 mod tests {
     use super::*;
     use crate::history::Origin;
-    use crate::invariants::fixture::{ONE, Scene, TWO, catches, passes, sees_nothing};
+    use crate::invariants::fixture::{
+        HistoryBuilder, ONE, TWO, assert_nothing_compared, catches, passes,
+    };
     use argosy_state::ids::NodeId;
 
     fn digest(node: NodeId, index: u64, digest: &str) -> RaftFact {
@@ -51,18 +53,18 @@ mod tests {
 
     #[test]
     fn equal_registries_are_fine_and_one_alone_shows_nothing() {
-        let alone = Scene::new()
-            .saw("master-1", digest(ONE, 7, "aa"))
-            .saw("master-2", digest(TWO, 8, "bb"));
-        sees_nothing(check, alone.clone());
-        passes(check, alone.saw("master-2", digest(TWO, 7, "aa")));
+        let alone = HistoryBuilder::new()
+            .observe("master-1", digest(ONE, 7, "aa"))
+            .observe("master-2", digest(TWO, 8, "bb"));
+        assert_nothing_compared(check, alone.clone());
+        passes(check, alone.observe("master-2", digest(TWO, 7, "aa")));
     }
 
     #[test]
     fn registries_that_differ_are_seen() {
-        let scene = Scene::new()
-            .saw("master-1", digest(ONE, 7, "aa"))
-            .saw("master-2", digest(TWO, 7, "ab"));
+        let scene = HistoryBuilder::new()
+            .observe("master-1", digest(ONE, 7, "aa"))
+            .observe("master-2", digest(TWO, 7, "ab"));
         catches(check, scene, "after entry 7 master-2");
     }
 }

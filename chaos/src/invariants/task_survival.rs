@@ -1,14 +1,16 @@
-//! T7: a running task continues in the same process and with growing progress, whatever happens to
-//! masters, networks and agent processes. Its framework is removed only by a requested teardown, or
-//! when its failover timeout expires.
+//! TaskSurvival: a running task continues in the same process and with growing progress, whatever
+//! happens to masters, networks and agent processes. Its framework is removed only by a requested
+//! teardown, or when its failover timeout expires.
 
 use std::collections::BTreeMap;
 
 use argosy_state::ids::{AgentId, TaskKey};
 
 use super::Findings;
-use super::facts::{Removed, expectations, final_phase, of_tasks, removals};
-use crate::history::{Event, Expectation, FaultKind, History, Operation, TaskFact, What};
+use super::facts::{FrameworkRemoval, expectations, final_phase, of_tasks, removals};
+use crate::history::{
+    EventKind, Expectation, FaultKind, History, HistoryEvent, Operation, TaskFact,
+};
 
 /// A running task makes progress within this time.
 const PROGRESS_NS: u64 = 10_000_000_000;
@@ -19,10 +21,10 @@ pub(super) fn check(history: &History) -> Findings {
     let removals = removals(history);
     for removed in &removals {
         match &removed.wrong {
-            None => findings.look(),
+            None => findings.count_comparison(),
             Some((shown, why)) => {
                 let words = format!("{} was removed {why}", removed.framework);
-                findings.must(false, [*shown, removed.at], || words);
+                findings.require(false, [*shown, removed.at], || words);
             }
         }
     }
@@ -36,7 +38,7 @@ pub(super) fn check(history: &History) -> Findings {
 
 /// The last observation of a process.
 #[derive(Clone, Copy)]
-struct Seen<'a> {
+struct LastObservation<'a> {
     at: usize,
     time_ns: u64,
     life: (&'a str, u32, u64),
@@ -45,7 +47,7 @@ struct Seen<'a> {
 
 fn processes(history: &History, findings: &mut Findings) {
     // The position at which its progress last grew.
-    let mut seen: BTreeMap<&TaskKey, Seen<'_>> = BTreeMap::new();
+    let mut seen: BTreeMap<&TaskKey, LastObservation<'_>> = BTreeMap::new();
     for (at, event, fact) in of_tasks(history) {
         let TaskFact::Alive {
             task,
@@ -58,7 +60,7 @@ fn processes(history: &History, findings: &mut Findings) {
         else {
             continue;
         };
-        let now = Seen {
+        let now = LastObservation {
             at,
             time_ns: event.time_ns,
             life: (boot_id, *pid, *start_time),
@@ -68,7 +70,7 @@ fn processes(history: &History, findings: &mut Findings) {
             continue;
         };
         let shown = [before.at, at];
-        findings.must(before.life == now.life, shown, || {
+        findings.require(before.life == now.life, shown, || {
             format!(
                 "{task} is another process now: {:?} was {:?}",
                 now.life, before.life
@@ -77,18 +79,18 @@ fn processes(history: &History, findings: &mut Findings) {
         if before.life == now.life
             && let (Some(was), Some(is)) = (before.progress, now.progress)
         {
-            findings.must(is >= was, shown, || {
+            findings.require(is >= was, shown, || {
                 format!("the progress of {task} went back from {was} to {is}")
             });
             let waited_ns = now.time_ns - before.time_ns;
-            findings.must(is > was || waited_ns < PROGRESS_NS, shown, || {
+            findings.require(is > was || waited_ns < PROGRESS_NS, shown, || {
                 format!(
                     "{task} has made no progress in {} s",
                     waited_ns / 1_000_000_000
                 )
             });
             if is == was {
-                seen.insert(task, Seen { at, ..before });
+                seen.insert(task, LastObservation { at, ..before });
             }
         }
     }
@@ -97,7 +99,7 @@ fn processes(history: &History, findings: &mut Findings) {
 fn keeps_running(
     history: &History,
     findings: &mut Findings,
-    removals: &[Removed],
+    removals: &[FrameworkRemoval],
     (from, task): (usize, &TaskKey),
 ) {
     let agent = of_tasks(history).find_map(|(_, _, fact)| match fact {
@@ -123,13 +125,13 @@ fn keeps_running(
     let mut alive = None;
     for (at, _, fact) in of_tasks(history).take_while(|(at, _, _)| *at < until) {
         match fact {
-            TaskFact::Told {
+            TaskFact::UpdateReceived {
                 task: of, state, ..
             }
             | TaskFact::Changed {
                 task: of, state, ..
             } if of == task && at > from => {
-                findings.must(!state.is_terminal(), [from, at], || {
+                findings.require(!state.is_terminal(), [from, at], || {
                     format!("{task} is {state:?}, and nobody asked for its end")
                 });
             }
@@ -145,21 +147,21 @@ fn keeps_running(
     }
     // If processes are recorded at all, this one must exist at the end.
     if let (Some(end), None, Some(_)) = (final_phase(history), excused, alive) {
-        findings.must(alive > Some(end), [from, end], || {
+        findings.require(alive > Some(end), [from, end], || {
             format!("{task} is not there any more at the end, and nobody asked for that")
         });
     }
 }
 
 /// Whether a task may end because of this event.
-fn ends(event: &Event, task: &TaskKey, agent: Option<AgentId>) -> bool {
+fn ends(event: &HistoryEvent, task: &TaskKey, agent: Option<AgentId>) -> bool {
     match &event.what {
-        What::Invoke { operation, .. } => match operation {
+        EventKind::Invoke { operation, .. } => match operation {
             Operation::Kill { task: of, .. } => of == task,
             Operation::MarkGone { agent: of } => Some(*of) == agent,
             _ => false,
         },
-        What::Fault(fault) => {
+        EventKind::Fault(fault) => {
             let kinds = [
                 FaultKind::HostReboot,
                 FaultKind::WipeDisk,
@@ -175,15 +177,17 @@ fn ends(event: &Event, task: &TaskKey, agent: Option<AgentId>) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::history::{FrameworkFact, Phase, Removal};
-    use crate::invariants::fixture::{FRAMEWORK, Scene, catches, key, passes, sees_nothing};
+    use crate::history::{FrameworkFact, Removal, RunPhase};
+    use crate::invariants::fixture::{
+        FRAMEWORK, HistoryBuilder, assert_nothing_compared, catches, key, passes,
+    };
     use argosy_state::task::TaskState;
 
-    fn service() -> Scene {
+    fn service() -> HistoryBuilder {
         let task = key("web");
-        Scene::new()
+        HistoryBuilder::new()
             .alive("web", 4, 1)
-            .saw("harness", Expectation::KeepsRunning { task })
+            .observe("harness", Expectation::KeepsRunning { task })
     }
 
     #[test]
@@ -191,36 +195,40 @@ mod tests {
         let scene = service()
             .fault(FaultKind::FreezeAllMasters, "*")
             .alive("web", 4, 2)
-            .told(9, "web", TaskState::Unreachable)
+            .update_received(9, "web", TaskState::Unreachable)
             .after_ms(9000)
             .alive("web", 4, 2)
-            .phase(Phase::Final);
+            .phase(RunPhase::Final);
         passes(check, scene.alive("web", 4, 3));
         let rebooted = service().fault(FaultKind::HostReboot, "agent-5");
-        let rebooted = rebooted.told(9, "web", TaskState::Failed);
-        assert_eq!(check(&rebooted.phase(Phase::Final).history()).wrong, []);
+        let rebooted = rebooted.update_received(9, "web", TaskState::Failed);
+        assert_eq!(check(&rebooted.phase(RunPhase::Final).history()).wrong, []);
     }
 
     #[test]
     fn a_framework_that_was_torn_down_or_away_for_too_long_is_removed_with_its_tasks() {
-        let torn_down = Scene::new().torn_down().removed(Removal::Teardown, 0);
+        let torn_down = HistoryBuilder::new()
+            .torn_down()
+            .removed(Removal::Teardown, 0);
         passes(check, torn_down);
-        passes(check, Scene::new().removed(Removal::Room, 0));
+        passes(check, HistoryBuilder::new().removed(Removal::Quota, 0));
         let expired = service().removed(Removal::Deadline, 60_000);
-        passes(check, expired.told(9, "web", TaskState::Killed));
+        passes(check, expired.update_received(9, "web", TaskState::Killed));
     }
 
     #[test]
     fn a_framework_that_was_removed_by_mistake_is_seen() {
         catches(
             check,
-            Scene::new().removed(Removal::Deadline, 59_999),
+            HistoryBuilder::new().removed(Removal::Deadline, 59_999),
             "framework-3 was removed 59999 ms after it was disconnected, and may be away for 60000 ms",
         );
-        let later = Scene::new().removed(Removal::Teardown, 0).torn_down();
+        let later = HistoryBuilder::new()
+            .removed(Removal::Teardown, 0)
+            .torn_down();
         catches(check, later, "by a teardown that nobody asked for");
         let ended = service().removed(Removal::Deadline, 9);
-        let ended = check(&ended.told(9, "web", TaskState::Killed).history());
+        let ended = check(&ended.update_received(9, "web", TaskState::Killed).history());
         assert_eq!(ended.wrong.len(), 2, "the end of its task is not excused");
     }
 
@@ -232,9 +240,9 @@ mod tests {
             by: Removal::Deadline,
             at_ms: 1,
         };
-        let found = check(&Scene::new().saw("log", removing).history());
+        let found = check(&HistoryBuilder::new().observe("log", removing).history());
         assert_eq!(found.wrong, []);
-        sees_nothing(check, Scene::new());
+        assert_nothing_compared(check, HistoryBuilder::new());
     }
 
     #[test]
@@ -260,9 +268,13 @@ mod tests {
     fn an_end_that_nobody_asked_for_is_seen() {
         catches(
             check,
-            service().told(9, "web", TaskState::Killed),
+            service().update_received(9, "web", TaskState::Killed),
             "is Killed, and nobody",
         );
-        catches(check, service().phase(Phase::Final), "not there any more");
+        catches(
+            check,
+            service().phase(RunPhase::Final),
+            "not there any more",
+        );
     }
 }

@@ -1,6 +1,6 @@
-//! T2: states follow the transition table. A task has at most one end, and only copies of the same
-//! update come after it. Checked for commits, for updates on agents' disks, and for updates that
-//! frameworks received.
+//! StateTransitions: states follow the transition table. A task has at most one end, and only
+//! copies of the same update come after it. Checked for commits, for updates on agents' disks, and
+//! for updates that frameworks received.
 
 use std::collections::BTreeMap;
 
@@ -17,20 +17,20 @@ pub(super) fn check(history: &History) -> Findings {
         for pair in changes.windows(2) {
             let (before, next) = (pair[0], pair[1]);
             let holds = before.state.may_become(next.state) && before.revision < next.revision;
-            findings.must(holds, [before.at, next.at], || {
+            findings.require(holds, [before.at, next.at], || {
                 format!("{task} became {:?} after {:?}", next.state, before.state)
             });
         }
     }
     made(history, &mut findings);
-    told(history, &mut findings);
+    check_received_updates(history, &mut findings);
     findings
 }
 
 fn made(history: &History, findings: &mut Findings) {
     let mut newest: BTreeMap<(&TaskKey, OrderIndex), (usize, u64, TaskState)> = BTreeMap::new();
     for (at, _, fact) in of_tasks(history) {
-        let TaskFact::Made {
+        let TaskFact::UpdateStored {
             task,
             order,
             number,
@@ -48,18 +48,18 @@ fn made(history: &History, findings: &mut Findings) {
             continue;
         }
         let holds = *number > known && before.may_become(*state);
-        findings.must(holds, [first, at], || {
+        findings.require(holds, [first, at], || {
             format!("the agent of {task} made update {number} ({state:?}) after update {known} ({before:?})")
         });
     }
 }
 
-fn told(history: &History, findings: &mut Findings) {
+fn check_received_updates(history: &History, findings: &mut Findings) {
     let mut states: BTreeMap<(&TaskKey, Revision), (usize, TaskState)> = BTreeMap::new();
     let mut ends: BTreeMap<&TaskKey, (usize, Revision)> = BTreeMap::new();
     let mut newest: BTreeMap<&TaskKey, (usize, Revision)> = BTreeMap::new();
     for (at, _, fact) in of_tasks(history) {
-        let TaskFact::Told {
+        let TaskFact::UpdateReceived {
             task,
             update,
             state,
@@ -69,12 +69,12 @@ fn told(history: &History, findings: &mut Findings) {
             continue;
         };
         let (first, known) = *states.entry((task, *update)).or_insert((at, *state));
-        findings.must(known == *state, [first, at], || {
+        findings.require(known == *state, [first, at], || {
             format!("one update of {task} was told as {known:?} and as {state:?}")
         });
         if state.is_terminal() {
             let (first, known) = *ends.entry(task).or_insert((at, *update));
-            findings.must(known == *update, [first, at], || {
+            findings.require(known == *update, [first, at], || {
                 format!("{task} was told two ends")
             });
         }
@@ -85,7 +85,7 @@ fn told(history: &History, findings: &mut Findings) {
     }
     for (task, (at, end)) in ends {
         let (last, update) = newest[task];
-        findings.must(update <= end, [at, last], || {
+        findings.require(update <= end, [at, last], || {
             format!("{task} was told an update that is newer than its end")
         });
     }
@@ -94,14 +94,14 @@ fn told(history: &History, findings: &mut Findings) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::invariants::fixture::{Scene, catches, key, passes};
+    use crate::invariants::fixture::{HistoryBuilder, catches, key, passes};
 
-    fn made(scene: Scene, number: u64, state: TaskState) -> Scene {
+    fn made(scene: HistoryBuilder, number: u64, state: TaskState) -> HistoryBuilder {
         let task = key("web");
         let order = OrderIndex(1);
-        scene.saw(
+        scene.observe(
             "agent-5",
-            TaskFact::Made {
+            TaskFact::UpdateStored {
                 task,
                 order,
                 number,
@@ -112,7 +112,7 @@ mod tests {
 
     #[test]
     fn a_life_told_by_several_masters_in_any_order_is_fine() {
-        let scene = Scene::new()
+        let scene = HistoryBuilder::new()
             .changed(4, "web", TaskState::Running)
             .changed(3, "web", TaskState::Staging)
             .changed(4, "web", TaskState::Running)
@@ -125,7 +125,7 @@ mod tests {
 
     #[test]
     fn a_second_end_and_a_life_after_the_end_are_seen() {
-        let ended = Scene::new().changed(4, "web", TaskState::Killed);
+        let ended = HistoryBuilder::new().changed(4, "web", TaskState::Killed);
         catches(
             check,
             ended.clone().changed(5, "web", TaskState::Finished),
@@ -141,7 +141,7 @@ mod tests {
     #[test]
     fn what_an_agent_makes_is_numbered_and_follows_the_table() {
         let scene = made(
-            made(Scene::new(), 1, TaskState::Running),
+            made(HistoryBuilder::new(), 1, TaskState::Running),
             2,
             TaskState::Finished,
         );
@@ -152,7 +152,7 @@ mod tests {
             "update 3 (Failed) after update 2",
         );
         let scene = made(
-            made(Scene::new(), 2, TaskState::Starting),
+            made(HistoryBuilder::new(), 2, TaskState::Starting),
             1,
             TaskState::Running,
         );
@@ -161,21 +161,25 @@ mod tests {
 
     #[test]
     fn a_framework_is_told_one_end_and_nothing_newer() {
-        let scene = Scene::new()
-            .told(4, "web", TaskState::Running)
-            .told(9, "web", TaskState::Finished)
-            .told(9, "web", TaskState::Finished);
+        let scene = HistoryBuilder::new()
+            .update_received(4, "web", TaskState::Running)
+            .update_received(9, "web", TaskState::Finished)
+            .update_received(9, "web", TaskState::Finished);
         passes(check, scene.clone());
         catches(
             check,
-            scene.clone().told(10, "web", TaskState::Running),
+            scene.clone().update_received(10, "web", TaskState::Running),
             "newer than its end",
         );
-        catches(check, scene.told(8, "web", TaskState::Failed), "two ends");
-        let scene = Scene::new().told(4, "web", TaskState::Running);
         catches(
             check,
-            scene.told(4, "web", TaskState::Killing),
+            scene.update_received(8, "web", TaskState::Failed),
+            "two ends",
+        );
+        let scene = HistoryBuilder::new().update_received(4, "web", TaskState::Running);
+        catches(
+            check,
+            scene.update_received(4, "web", TaskState::Killing),
             "as Running and as Killing",
         );
     }

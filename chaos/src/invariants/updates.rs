@@ -1,5 +1,5 @@
-//! T3: an update is on its agent's disk before it is sent, is delivered in order, and is not lost.
-//! After healing, agents hold no unacknowledged updates, and every end was delivered.
+//! UpdateDelivery: an update is on its agent's disk before it is sent, is delivered in order, and
+//! is not lost. After healing, agents hold no unacknowledged updates, and every end was delivered.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,7 +8,7 @@ use argosy_state::ids::{OrderIndex, Revision, TaskKey};
 
 use super::Findings;
 use super::facts::{changes, final_phase, launches, of_agents, of_tasks, removed};
-use crate::history::{AgentFact, FaultKind, History, Process, TaskFact};
+use crate::history::{AgentFact, FaultKind, History, ProcessName, TaskFact};
 
 pub(super) fn check(history: &History) -> Findings {
     let mut findings = Findings::default();
@@ -24,18 +24,18 @@ type Instance<'a> = (&'a TaskKey, OrderIndex);
 
 /// The acknowledgements that agents received.
 #[derive(Default)]
-struct Told<'a> {
+struct AcknowledgedUpdates<'a> {
     settled: BTreeMap<Instance<'a>, u64>,
     committed: BTreeMap<&'a TaskKey, u64>,
     strays: BTreeSet<Instance<'a>>,
 }
 
-impl<'a> Told<'a> {
+impl<'a> AcknowledgedUpdates<'a> {
     fn of(history: &'a History) -> Self {
         let mut told = Self::default();
         for (_, _, fact) in of_tasks(history) {
             match fact {
-                TaskFact::Settled {
+                TaskFact::UpdateAcknowledged {
                     task,
                     order,
                     number,
@@ -47,7 +47,7 @@ impl<'a> Told<'a> {
                     let newest = told.committed.entry(task).or_default();
                     *newest = (*newest).max(*number);
                 }
-                TaskFact::Stray { task, order } => {
+                TaskFact::OrphanReported { task, order } => {
                     told.strays.insert((task, *order));
                 }
                 _ => {}
@@ -71,7 +71,7 @@ fn agents(history: &History, findings: &mut Findings) {
     let mut made: BTreeMap<Instance<'_>, (usize, u64)> = BTreeMap::new();
     for (at, _, fact) in of_tasks(history) {
         match fact {
-            TaskFact::Made {
+            TaskFact::UpdateStored {
                 task,
                 order,
                 number,
@@ -82,13 +82,13 @@ fn agents(history: &History, findings: &mut Findings) {
                     *newest = (at, *number);
                 }
             }
-            TaskFact::Sent {
+            TaskFact::UpdateSent {
                 task,
                 order,
                 number,
             } => {
                 let newest = made.get(&(task, *order)).map_or(0, |(_, number)| *number);
-                findings.must(newest >= *number, [at], || {
+                findings.require(newest >= *number, [at], || {
                     format!("update {number} of {task} was sent before it was on disk")
                 });
             }
@@ -99,13 +99,13 @@ fn agents(history: &History, findings: &mut Findings) {
         return;
     }
     let lost = lost(history);
-    let told = Told::of(history);
+    let told = AcknowledgedUpdates::of(history);
     for (instance, (at, number)) in made {
         if lost.contains(instance.0) {
             continue;
         }
         let (known, task) = (told.newest(&instance), instance.0);
-        findings.must(known >= number, [at], || {
+        findings.require(known >= number, [at], || {
             format!("update {number} of {task} was never settled, only {known} was")
         });
     }
@@ -143,10 +143,10 @@ fn in_order(history: &History, findings: &mut Findings) {
         .filter(|(_, _, fault)| fault.kind == FaultKind::FrameworkCrash)
         .map(|(at, _, fault)| (at, &fault.target))
         .collect();
-    let mut told: BTreeMap<(&TaskKey, &Process, usize), BTreeMap<Revision, usize>> =
+    let mut told: BTreeMap<(&TaskKey, &ProcessName, usize), BTreeMap<Revision, usize>> =
         BTreeMap::new();
     for (at, event, fact) in of_tasks(history) {
-        let TaskFact::Told { task, update, .. } = fact else {
+        let TaskFact::UpdateReceived { task, update, .. } = fact else {
             continue;
         };
         let name = event.process.to_string();
@@ -157,7 +157,7 @@ fn in_order(history: &History, findings: &mut Findings) {
         let known = told.entry((task, &event.process, life)).or_default();
         if let (false, Some((newest, first))) = (known.contains_key(update), known.last_key_value())
         {
-            findings.must(newest < update, [*first, at], || {
+            findings.require(newest < update, [*first, at], || {
                 format!(
                     "{task} was told what became true with entry {} after what did with {}",
                     update.index, newest.index
@@ -174,7 +174,7 @@ fn ends_were_told(history: &History, findings: &mut Findings) {
     let mut listening = BTreeSet::new();
     let mut told = BTreeSet::new();
     for (_, _, fact) in of_tasks(history) {
-        if let TaskFact::Told { task, state, .. } = fact {
+        if let TaskFact::UpdateReceived { task, state, .. } = fact {
             listening.insert(task.framework);
             if state.is_terminal() {
                 told.insert(task);
@@ -188,7 +188,7 @@ fn ends_were_told(history: &History, findings: &mut Findings) {
         if let Some(end) = changes.iter().find(|change| change.state.is_terminal())
             && listening.contains(&task.framework)
         {
-            findings.must(told.contains(task), [end.at], || {
+            findings.require(told.contains(task), [end.at], || {
                 format!(
                     "{task} ended as {:?}, and its framework was never told",
                     end.state
@@ -201,14 +201,16 @@ fn ends_were_told(history: &History, findings: &mut Findings) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::history::{FrameworkFact, Phase, Removal};
-    use crate::invariants::fixture::{AGENT, FRAMEWORK, Scene, catches, key, passes, revision};
+    use crate::history::{FrameworkFact, Removal, RunPhase};
+    use crate::invariants::fixture::{
+        AGENT, FRAMEWORK, HistoryBuilder, catches, key, passes, revision,
+    };
     use argosy_state::task::TaskState;
 
-    fn made(scene: Scene, number: u64) -> Scene {
-        scene.saw(
+    fn made(scene: HistoryBuilder, number: u64) -> HistoryBuilder {
+        scene.observe(
             "agent-5",
-            TaskFact::Made {
+            TaskFact::UpdateStored {
                 task: key("web"),
                 order: OrderIndex(1),
                 number,
@@ -217,12 +219,12 @@ mod tests {
         )
     }
 
-    fn sent(scene: Scene, number: u64) -> Scene {
+    fn sent(scene: HistoryBuilder, number: u64) -> HistoryBuilder {
         let task = key("web");
         let order = OrderIndex(1);
-        scene.saw(
+        scene.observe(
             "agent-5",
-            TaskFact::Sent {
+            TaskFact::UpdateSent {
                 task,
                 order,
                 number,
@@ -230,12 +232,12 @@ mod tests {
         )
     }
 
-    fn settled(scene: Scene, number: u64) -> Scene {
+    fn settled(scene: HistoryBuilder, number: u64) -> HistoryBuilder {
         let task = key("web");
         let order = OrderIndex(1);
-        scene.saw(
+        scene.observe(
             "agent-5",
-            TaskFact::Settled {
+            TaskFact::UpdateAcknowledged {
                 task,
                 order,
                 number,
@@ -245,47 +247,47 @@ mod tests {
 
     #[test]
     fn made_sent_settled_and_told_is_fine() {
-        let scene = settled(sent(made(made(Scene::new(), 1), 2), 2), 2)
-            .told(4, "web", TaskState::Running)
-            .told(9, "web", TaskState::Finished)
-            .told(4, "web", TaskState::Running)
+        let scene = settled(sent(made(made(HistoryBuilder::new(), 1), 2), 2), 2)
+            .update_received(4, "web", TaskState::Running)
+            .update_received(9, "web", TaskState::Finished)
+            .update_received(4, "web", TaskState::Running)
             .changed(9, "web", TaskState::Finished);
-        passes(check, scene.phase(Phase::Final));
+        passes(check, scene.phase(RunPhase::Final));
     }
 
     #[test]
     fn an_update_that_is_sent_before_it_is_made_is_seen() {
         catches(
             check,
-            made(sent(made(Scene::new(), 1), 2), 2),
+            made(sent(made(HistoryBuilder::new(), 1), 2), 2),
             "update 2 of framework-3/web was sent",
         );
     }
 
     #[test]
     fn an_update_that_is_never_settled_is_seen_unless_its_agent_is_gone() {
-        let scene = settled(made(made(Scene::new(), 1), 2), 1);
+        let scene = settled(made(made(HistoryBuilder::new(), 1), 2), 1);
         catches(
             check,
-            scene.clone().phase(Phase::Final),
+            scene.clone().phase(RunPhase::Final),
             "update 2 of framework-3/web was never",
         );
         let mode = AgentMode::Gone;
         let gone = scene
             .launched(2, "web", 1)
-            .saw("master-1", AgentFact::Mode { agent: AGENT, mode });
-        assert_eq!(check(&gone.phase(Phase::Final).history()).wrong, []);
+            .observe("master-1", AgentFact::Mode { agent: AGENT, mode });
+        assert_eq!(check(&gone.phase(RunPhase::Final).history()).wrong, []);
     }
 
     #[test]
     fn a_committed_update_of_a_stray_is_settled_and_another_is_not() {
-        let stray = |scene: Scene| {
+        let stray = |scene: HistoryBuilder| {
             let task = key("web");
             let order = OrderIndex(1);
-            scene.saw("agent-5", TaskFact::Stray { task, order })
+            scene.observe("agent-5", TaskFact::OrphanReported { task, order })
         };
-        let scene = settled(made(made(Scene::new(), 1), 2), 1);
-        let changed = |scene: Scene, number| {
+        let scene = settled(made(made(HistoryBuilder::new(), 1), 2), 1);
+        let changed = |scene: HistoryBuilder, number| {
             let task = key("web");
             let state = TaskState::Running;
             let fact = TaskFact::Changed {
@@ -293,78 +295,84 @@ mod tests {
                 state,
                 number,
             };
-            scene.saw("log", fact)
+            scene.observe("log", fact)
         };
-        passes(check, stray(changed(scene.clone(), 2)).phase(Phase::Final));
+        passes(
+            check,
+            stray(changed(scene.clone(), 2)).phase(RunPhase::Final),
+        );
         for wrong in [stray(changed(scene.clone(), 1)), changed(scene, 2)] {
-            catches(check, wrong.phase(Phase::Final), "was never settled");
+            catches(check, wrong.phase(RunPhase::Final), "was never settled");
         }
     }
 
     #[test]
     fn an_older_update_told_for_the_first_time_is_seen() {
-        let scene = Scene::new().told(9, "web", TaskState::Running);
+        let scene = HistoryBuilder::new().update_received(9, "web", TaskState::Running);
         catches(
             check,
-            scene.told(4, "web", TaskState::Starting),
+            scene.update_received(4, "web", TaskState::Starting),
             "with entry 4 after",
         );
     }
 
     #[test]
     fn a_scheduler_that_was_killed_may_be_told_what_its_former_life_passed_over() {
-        let told = |number| TaskFact::Told {
+        let told = |number| TaskFact::UpdateReceived {
             task: key("web"),
             update: revision(number),
             state: TaskState::Running,
             end: None,
         };
-        let scene = Scene::new().saw("framework-2", told(9));
+        let scene = HistoryBuilder::new().observe("framework-2", told(9));
         let killed = scene
             .clone()
             .fault(FaultKind::FrameworkCrash, "framework-2");
-        let killed = killed.saw("framework-2", told(4));
-        passes(check, killed.saw("framework-2", told(9)));
+        let killed = killed.observe("framework-2", told(4));
+        passes(check, killed.observe("framework-2", told(9)));
         let another = scene.fault(FaultKind::FrameworkCrash, "framework-3");
         catches(
             check,
-            another.saw("framework-2", told(4)),
+            another.observe("framework-2", told(4)),
             "with entry 4 after",
         );
     }
 
     #[test]
     fn a_superseded_scheduler_may_be_told_late() {
-        let late = TaskFact::Told {
+        let late = TaskFact::UpdateReceived {
             task: key("web"),
             update: revision(4),
             state: TaskState::Running,
             end: None,
         };
-        let scene = Scene::new().told(9, "web", TaskState::Finished);
-        let later = scene.saw("superseded", late);
-        passes(check, later.told(11, "web", TaskState::Finished));
+        let scene = HistoryBuilder::new().update_received(9, "web", TaskState::Finished);
+        let later = scene.observe("superseded", late);
+        passes(check, later.update_received(11, "web", TaskState::Finished));
     }
 
     #[test]
     fn an_end_that_nobody_is_told_is_seen() {
-        let scene =
-            Scene::new()
-                .told(4, "web", TaskState::Running)
-                .changed(9, "web", TaskState::Failed);
+        let scene = HistoryBuilder::new()
+            .update_received(4, "web", TaskState::Running)
+            .changed(9, "web", TaskState::Failed);
         passes(
             check,
             scene
                 .clone()
-                .told(9, "web", TaskState::Failed)
-                .phase(Phase::Final),
+                .update_received(9, "web", TaskState::Failed)
+                .phase(RunPhase::Final),
         );
-        catches(check, scene.clone().phase(Phase::Final), "ended as Failed");
+        catches(
+            check,
+            scene.clone().phase(RunPhase::Final),
+            "ended as Failed",
+        );
         for excused in [
             scene.clone().torn_down(),
             scene.clone().removed(Removal::Deadline, 60_000),
         ] {
-            assert_eq!(check(&excused.phase(Phase::Final).history()).wrong, []);
+            assert_eq!(check(&excused.phase(RunPhase::Final).history()).wrong, []);
         }
         let subscribed = FrameworkFact::Subscribed {
             framework: FRAMEWORK,
@@ -374,9 +382,9 @@ mod tests {
             scene.clone().removed(Removal::Deadline, 59_000),
             scene.clone().removed(Removal::Teardown, 0),
             // The requested teardown did not take place.
-            scene.torn_down().saw("greedy", subscribed),
+            scene.torn_down().observe("greedy", subscribed),
         ] {
-            catches(check, mistaken.phase(Phase::Final), "ended as Failed");
+            catches(check, mistaken.phase(RunPhase::Final), "ended as Failed");
         }
     }
 }

@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::{CHECKERS, Findings, Rule, Violation};
-use crate::history::{Expectation, FaultKind, History, Observation, RaftFact, What};
+use crate::history::{EventKind, Expectation, FaultKind, History, Observation, RaftFact};
 
 /// The findings of one checker, in numbers.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct Judged {
+pub struct RuleResult {
     /// How many things it compared. Zero proves nothing.
     pub looked_at: u64,
     /// How many comparisons failed.
@@ -35,9 +35,9 @@ pub struct Evidence {
 
 /// The verdict on a history, or on all histories of a batch.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct Verdict {
+pub struct InvariantReport {
     /// The findings by rule.
-    pub rules: BTreeMap<Rule, Judged>,
+    pub rules: BTreeMap<Rule, RuleResult>,
     pub violations: Vec<Violation>,
     /// Evidence of activity.
     pub evidence: Evidence,
@@ -58,7 +58,7 @@ pub struct Minimum {
     pub rules: BTreeMap<Rule, u64>,
 }
 
-impl Verdict {
+impl InvariantReport {
     /// Whether no rule was violated. This does not mean that anything was compared.
     #[must_use]
     pub fn is_clean(&self) -> bool {
@@ -127,7 +127,7 @@ impl Verdict {
         let rules = minimum.rules.iter();
         let unseen = rules.filter(|(rule, least)| looked_at(rule) < **least);
         let unseen = unseen.map(|(rule, least)| {
-            let (is, must) = (looked_at(rule), rule.sentence());
+            let (is, must) = (looked_at(rule), rule.description());
             format!("{rule} compared {is} things, of at least {least}: {must}")
         });
         few.chain(unseen).chain(self.undecided()).collect()
@@ -155,7 +155,7 @@ impl Evidence {
 
 /// Runs every checker.
 #[must_use]
-pub fn judge(history: &History) -> Verdict {
+pub fn check_history(history: &History) -> InvariantReport {
     let mut rules = BTreeMap::new();
     let mut violations = Vec::new();
     for (rule, check) in CHECKERS {
@@ -164,7 +164,7 @@ pub fn judge(history: &History) -> Verdict {
             wrong,
             undecided,
         } = check(history);
-        let judged = Judged {
+        let judged = RuleResult {
             looked_at,
             violations: wrong.len() as u64,
             undecided,
@@ -176,7 +176,7 @@ pub fn judge(history: &History) -> Verdict {
                 .map(|(what, events)| Violation { rule, what, events }),
         );
     }
-    Verdict {
+    InvariantReport {
         rules,
         violations,
         evidence: evidence(history),
@@ -188,22 +188,22 @@ fn evidence(history: &History) -> Evidence {
     let mut reigns = std::collections::BTreeSet::new();
     for event in &history.events {
         match &event.what {
-            What::Invoke { .. } => {}
-            What::Ok { .. } | What::Fail { .. } => evidence.operations += 1,
-            What::Info { .. } => evidence.unknown += 1,
-            What::Fault(fault) if fault.kind.is_repair() => {}
-            What::Fault(fault) => *evidence.faults.entry(fault.kind).or_default() += 1,
-            What::Observation(Observation::Raft(RaftFact::EpochOpened { epoch, .. })) => {
+            EventKind::Invoke { .. } => {}
+            EventKind::Ok { .. } | EventKind::Fail { .. } => evidence.operations += 1,
+            EventKind::Info { .. } => evidence.unknown += 1,
+            EventKind::Fault(fault) if fault.kind.is_repair() => {}
+            EventKind::Fault(fault) => *evidence.faults.entry(fault.kind).or_default() += 1,
+            EventKind::Observation(Observation::Raft(RaftFact::EpochOpened { epoch, .. })) => {
                 reigns.insert(*epoch);
             }
-            What::Observation(Observation::Expect(
+            EventKind::Observation(Observation::Expect(
                 Expectation::Commit { .. }
                 | Expectation::NextLeader { .. }
                 | Expectation::Offer { .. }
                 | Expectation::Ends { .. }
                 | Expectation::KeepsRunning { .. },
             )) => evidence.expectations += 1,
-            What::Observation(_) => {}
+            EventKind::Observation(_) => {}
         }
     }
     evidence.leader_changes = (reigns.len() as u64).saturating_sub(1);
@@ -213,17 +213,17 @@ fn evidence(history: &History) -> Evidence {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::invariants::fixture::{ONE, Scene, offer};
+    use crate::invariants::fixture::{HistoryBuilder, ONE, offer};
     use argosy_state::ids::Epoch;
 
     #[test]
     fn a_verdict_names_rules_events_and_those_that_saw_nothing() {
-        let scene = Scene::new()
+        let scene = HistoryBuilder::new()
             .fault(FaultKind::Crash, "master-1")
             .accepted(1, offer(12, 1), "web")
             .witnessed("web", "a")
             .witnessed("web", "b");
-        let verdict = judge(&scene.history());
+        let verdict = check_history(&scene.history());
         assert_eq!(verdict.rules.len(), CHECKERS.len());
         assert!(!verdict.is_clean());
         let [violation] = verdict.violations.as_slice() else {
@@ -231,10 +231,10 @@ mod tests {
         };
         assert_eq!(
             (violation.rule, violation.events.as_slice()),
-            (Rule::T1, &[3, 4][..])
+            (Rule::SingleStart, &[3, 4][..])
         );
-        assert!(verdict.silent().contains(&Rule::R1));
-        assert!(!verdict.silent().contains(&Rule::T1));
+        assert!(verdict.silent().contains(&Rule::ElectionSafety));
+        assert!(!verdict.silent().contains(&Rule::SingleStart));
         assert_eq!(verdict.evidence.faults[&FaultKind::Crash], 1);
     }
 
@@ -246,54 +246,54 @@ mod tests {
             term: epoch,
             life: 1,
         };
-        let scene = Scene::new()
-            .saw("master-1", opened(4))
-            .saw("master-2", opened(4))
-            .saw("master-1", opened(9))
+        let scene = HistoryBuilder::new()
+            .observe("master-1", opened(4))
+            .observe("master-2", opened(4))
+            .observe("master-1", opened(9))
             .fault(FaultKind::Crash, "master-1")
             .accepted(1, offer(12, 1), "web");
-        let verdict = judge(&scene.history());
+        let verdict = check_history(&scene.history());
         let reached = Minimum {
             operations: 1,
             faults: 1,
             fault_kinds: 1,
             leader_changes: 1,
-            rules: BTreeMap::from([(Rule::R1, 1), (Rule::O3, 1)]),
+            rules: BTreeMap::from([(Rule::ElectionSafety, 1), (Rule::OfferSingleUse, 1)]),
         };
         assert_eq!(verdict.shortfalls(&reached), Vec::<String>::new());
         let more = Minimum {
             operations: 2,
             leader_changes: 2,
-            rules: BTreeMap::from([(Rule::T4, 1)]),
+            rules: BTreeMap::from([(Rule::Agreement, 1)]),
             ..reached
         };
         let missing = verdict.shortfalls(&more);
         assert_eq!(missing.len(), 3, "{missing:?}");
-        let words = "T4 compared 0 things, of at least 1: ";
+        let words = "Agreement compared 0 things, of at least 1: ";
         assert!(missing[2].starts_with(words), "{missing:?}");
     }
 
     #[test]
     fn what_was_not_decided_is_a_shortfall_of_every_run() {
-        let mut verdict = judge(&History::default());
+        let mut verdict = check_history(&History::default());
         assert_eq!(verdict.shortfalls(&Minimum::default()), [""; 0]);
-        let registers = verdict.rules.get_mut(&Rule::R5).unwrap();
+        let registers = verdict.rules.get_mut(&Rule::Linearizability).unwrap();
         registers.undecided.push("agent-1/zone".to_owned());
         let missing = verdict.shortfalls(&Minimum::default());
         assert_eq!(
             missing,
-            ["R5 did not decide agent-1/zone within its budget"]
+            ["Linearizability did not decide agent-1/zone within its budget"]
         );
     }
 
     #[test]
     fn verdicts_of_a_batch_add_up() {
-        let scene = Scene::new()
+        let scene = HistoryBuilder::new()
             .fault(FaultKind::Crash, "master-1")
             .accepted(1, offer(12, 1), "web")
             .witnessed("web", "a");
-        let one = judge(&scene.history());
-        let mut sum = Verdict::default();
+        let one = check_history(&scene.history());
+        let mut sum = InvariantReport::default();
         for _ in 0..3 {
             sum.add(one.clone());
         }
@@ -306,7 +306,7 @@ mod tests {
 
     #[test]
     fn a_repair_is_no_fault() {
-        let mut scene = Scene::new().fault(FaultKind::Crash, "master-1");
+        let mut scene = HistoryBuilder::new().fault(FaultKind::Crash, "master-1");
         for kind in [
             FaultKind::Restart,
             FaultKind::Resume,
@@ -316,13 +316,13 @@ mod tests {
         ] {
             scene = scene.fault(kind, "master-1");
         }
-        let evidence = judge(&scene.history()).evidence;
+        let evidence = check_history(&scene.history()).evidence;
         assert_eq!(evidence.faults, BTreeMap::from([(FaultKind::Crash, 1)]));
     }
 
     #[test]
     fn an_empty_history_is_clean_and_every_rule_says_that_it_saw_nothing() {
-        let verdict = judge(&History::default());
+        let verdict = check_history(&History::default());
         assert!(verdict.is_clean());
         assert_eq!(verdict.silent().len(), CHECKERS.len());
     }

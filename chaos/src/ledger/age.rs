@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use super::{EVERY_FAULT, GRAPHS, GitError, Newest, POWER, RAFT, REAL, SYSTEM};
+use super::{EVERY_FAULT, GRAPHS, GitError, NewestLine, POWER, RAFT, REAL, SYSTEM};
 
 /// The distance between the commit of a line and HEAD.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Distance {
+pub struct CommitDistance {
     /// Commits since then.
     pub commits: u64,
     /// Lines of product code that were inserted or deleted since then.
@@ -14,7 +14,7 @@ pub struct Distance {
 }
 
 /// The maximum distance at which a line is valid for the current code.
-const MOST: Distance = Distance {
+const MOST: CommitDistance = CommitDistance {
     commits: 400,
     changed_lines: 30_000,
 };
@@ -50,8 +50,8 @@ const HARNESSES: [(&str, &str); 6] = [
 /// # Errors
 /// If the git history has no answer at all.
 pub fn stale(
-    newest: &BTreeMap<String, Newest>,
-    distance: impl Fn(&str) -> Result<Distance, GitError>,
+    newest: &BTreeMap<String, NewestLine>,
+    distance: impl Fn(&str) -> Result<CommitDistance, GitError>,
 ) -> Result<Vec<String>, GitError> {
     let mut stale = Vec::new();
     for (tier, command) in HARNESSES {
@@ -73,7 +73,7 @@ pub fn stale(
     Ok(stale)
 }
 
-impl Distance {
+impl CommitDistance {
     fn is_near(self) -> bool {
         self.commits <= MOST.commits && self.changed_lines <= MOST.changed_lines
     }
@@ -84,9 +84,9 @@ mod tests {
     use super::super::{newest, read};
     use super::*;
 
-    fn all(commit: &str) -> BTreeMap<String, Newest> {
+    fn all(commit: &str) -> BTreeMap<String, NewestLine> {
         let newest = |tier: &str| {
-            let newest = Newest {
+            let newest = NewestLine {
                 commit: commit.to_owned(),
                 time: String::new(),
                 tree: String::new(),
@@ -96,9 +96,9 @@ mod tests {
         HARNESSES.iter().map(|(tier, _)| newest(tier)).collect()
     }
 
-    fn at(commits: u64, changed_lines: u64) -> impl Fn(&str) -> Result<Distance, GitError> {
+    fn at(commits: u64, changed_lines: u64) -> impl Fn(&str) -> Result<CommitDistance, GitError> {
         move |_| {
-            Ok(Distance {
+            Ok(CommitDistance {
                 commits,
                 changed_lines,
             })

@@ -12,7 +12,7 @@ use nix::sys::time::{TimeVal, TimeValLike as _};
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
-use super::{Outcome, Run, Stamp, Start};
+use super::{BatchOutcome, BatchRecord, BatchStart, Stamp};
 use crate::real::host_tools;
 
 /// Further fields of a last line, which the sums do not use.
@@ -20,7 +20,7 @@ pub(crate) type Details = serde_json::Map<String, serde_json::Value>;
 
 /// The plan of a batch.
 #[derive(Debug)]
-pub(crate) struct Plan<'a> {
+pub(crate) struct BatchPlan<'a> {
     pub(crate) tier: &'static str,
     pub(crate) seed: u64,
     pub(crate) seeds: u64,
@@ -32,11 +32,11 @@ pub(crate) struct Plan<'a> {
 #[derive(Debug)]
 pub(crate) struct Batch {
     ledger: PathBuf,
-    start: Start,
+    start: BatchStart,
 }
 
 #[derive(Serialize)]
-struct Event<'a, T> {
+struct EventLine<'a, T> {
     event: &'static str,
     #[serde(flatten)]
     line: &'a T,
@@ -46,9 +46,9 @@ struct Event<'a, T> {
 
 impl Batch {
     /// Appends the first line.
-    pub(crate) fn begin(ledger: &Path, plan: &Plan<'_>) -> io::Result<Self> {
+    pub(crate) fn begin(ledger: &Path, plan: &BatchPlan<'_>) -> io::Result<Self> {
         let time = utc(SystemTime::now());
-        let start = Start {
+        let start = BatchStart {
             tier: plan.tier.to_owned(),
             // Read now, because a long batch may end after a newer commit.
             commit: git(&["rev-parse", "--short", "HEAD"]).unwrap_or_default(),
@@ -67,8 +67,8 @@ impl Batch {
     }
 
     /// Appends the last line. Tier, commit and first seed are those of the first.
-    pub(crate) fn end(self, mut run: Run, details: Details) -> io::Result<()> {
-        let Start {
+    pub(crate) fn end(self, mut run: BatchRecord, details: Details) -> io::Result<()> {
+        let BatchStart {
             tier,
             commit,
             seed,
@@ -86,10 +86,10 @@ impl Batch {
 
     /// Appends the last line of a batch whose harness failed.
     pub(crate) fn fail(self, error: String) -> io::Result<()> {
-        let run = Run {
-            outcome: Outcome::Failed,
+        let run = BatchRecord {
+            outcome: BatchOutcome::Failed,
             error,
-            ..Run::default()
+            ..BatchRecord::default()
         };
         self.end(run, Details::new())
     }
@@ -101,7 +101,7 @@ fn append(
     line: &impl Serialize,
     details: Details,
 ) -> io::Result<()> {
-    let event = Event {
+    let event = EventLine {
         event,
         line,
         details,
@@ -194,14 +194,14 @@ fn utc(time: SystemTime) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Line, SYSTEM, read};
+    use super::super::{LedgerLine, SYSTEM, read};
     use super::*;
 
     fn begin(folder: &Path) -> (PathBuf, Batch) {
         let ledger = folder.join("ledger.jsonl");
         let executable = folder.join("executable");
         std::fs::write(&executable, "abc").unwrap();
-        let plan = Plan {
+        let plan = BatchPlan {
             tier: SYSTEM,
             seed: 7,
             seeds: 3,
@@ -211,7 +211,7 @@ mod tests {
         (ledger, batch)
     }
 
-    fn lines(ledger: &Path) -> Vec<Line> {
+    fn lines(ledger: &Path) -> Vec<LedgerLine> {
         read(&std::fs::read_to_string(ledger).unwrap()).unwrap()
     }
 
@@ -219,26 +219,26 @@ mod tests {
     fn a_batch_has_a_first_and_a_last_line_with_code_and_time() {
         let folder = tempfile::tempdir().unwrap();
         let (ledger, batch) = begin(folder.path());
-        assert!(matches!(lines(&ledger)[..], [Line::Start(_)]));
-        let run = Run {
+        assert!(matches!(lines(&ledger)[..], [LedgerLine::Start(_)]));
+        let run = BatchRecord {
             seeds: 3,
             faults: 5,
-            ..Run::default()
+            ..BatchRecord::default()
         };
-        let details = Details::from_iter([("silent".to_owned(), "R3".into())]);
+        let details = Details::from_iter([("silent".to_owned(), "Durability".into())]);
         batch.end(run, details).unwrap();
-        let [Line::Start(start), Line::Run(run)] = &lines(&ledger)[..] else {
+        let [LedgerLine::Start(start), LedgerLine::Run(run)] = &lines(&ledger)[..] else {
             panic!("a first and a last line");
         };
         assert_eq!((start.seed, start.seeds, run.seed), (7, 3, 7));
-        assert_eq!((run.faults, run.outcome), (5, Outcome::Complete));
+        assert_eq!((run.faults, run.outcome), (5, BatchOutcome::Complete));
         assert_eq!(start.stamp.batch, run.stamp.batch);
         let known = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
         assert_eq!(run.stamp.executable, known);
         assert!(run.stamp.time >= start.stamp.time && run.stamp.time.ends_with('Z'));
         assert!(["clean", "dirty", "unknown"].contains(&run.stamp.tree.as_str()));
         let text = std::fs::read_to_string(&ledger).unwrap();
-        assert!(text.contains(r#""silent":"R3""#), "{text}");
+        assert!(text.contains(r#""silent":"Durability""#), "{text}");
     }
 
     #[test]
@@ -247,19 +247,24 @@ mod tests {
         let (ledger, batch) = begin(folder.path());
         batch.fail("no room".to_owned()).unwrap();
         drop(begin(folder.path()));
-        let [Line::Start(_), Line::Run(run), Line::Start(_)] = &lines(&ledger)[..] else {
+        let [
+            LedgerLine::Start(_),
+            LedgerLine::Run(run),
+            LedgerLine::Start(_),
+        ] = &lines(&ledger)[..]
+        else {
             panic!("{:?}", lines(&ledger));
         };
         assert_eq!(
             (run.outcome, run.error.as_str()),
-            (Outcome::Failed, "no room")
+            (BatchOutcome::Failed, "no room")
         );
     }
 
     #[test]
     fn a_batch_whose_executable_cannot_be_read_does_not_begin() {
         let folder = tempfile::tempdir().unwrap();
-        let plan = Plan {
+        let plan = BatchPlan {
             tier: SYSTEM,
             seed: 1,
             seeds: 1,

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::Distance;
+use super::CommitDistance;
 use crate::real::host_tools;
 
 /// The paths of the code that runs in production. Changes in them make a line old.
@@ -36,7 +36,7 @@ pub enum GitError {
 
 /// A file as it was at a commit.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Version {
+pub struct FileVersion {
     pub commit: String,
     /// The content of the file.
     pub text: String,
@@ -44,11 +44,11 @@ pub struct Version {
 
 /// A checkout with its whole history.
 #[derive(Debug)]
-pub struct Git {
+pub struct GitRepository {
     folder: PathBuf,
 }
 
-impl Git {
+impl GitRepository {
     /// Opens a checkout.
     ///
     /// # Errors
@@ -89,7 +89,7 @@ impl Git {
 
     /// Whether HEAD or one of its ancestors is that commit.
     #[must_use]
-    pub fn knows(&self, commit: &str) -> bool {
+    pub fn contains(&self, commit: &str) -> bool {
         self.verify(commit).is_ok()
     }
 
@@ -97,12 +97,12 @@ impl Git {
     ///
     /// # Errors
     /// If there is no such commit.
-    pub fn distance(&self, commit: &str) -> Result<Distance, GitError> {
+    pub fn distance(&self, commit: &str) -> Result<CommitDistance, GitError> {
         self.verify(commit)?;
         let commits = self.run(&["rev-list", "--count", &format!("{commit}..HEAD")])?;
         let words = ["diff", "--shortstat", commit, "HEAD", "--"];
         let changes = self.run(&[&words[..], &PRODUCT].concat())?;
-        Ok(Distance {
+        Ok(CommitDistance {
             commits: commits.trim().parse().unwrap_or(u64::MAX),
             changed_lines: changed_lines(&changes),
         })
@@ -127,7 +127,7 @@ impl Git {
     ///
     /// # Errors
     /// If there is no such commit.
-    pub fn versions(&self, path: &str, since: &str) -> Result<Vec<Version>, GitError> {
+    pub fn versions(&self, path: &str, since: &str) -> Result<Vec<FileVersion>, GitError> {
         self.verify(since)?;
         let range = format!("{since}..HEAD");
         let words = ["rev-list", "--full-history", range.as_str(), "--", path];
@@ -137,7 +137,7 @@ impl Git {
             .map(|commit| {
                 let text = self.run(&["show", &format!("{commit}:{path}")])?;
                 let commit = commit.to_owned();
-                Ok(Version { commit, text })
+                Ok(FileVersion { commit, text })
             })
             .collect()
     }
@@ -233,10 +233,10 @@ mod tests {
     #[test]
     fn distance_and_versions_come_from_the_history() {
         let folder = repository();
-        let git = Git::open(folder.path()).unwrap();
+        let git = GitRepository::open(folder.path()).unwrap();
         let first = git.run(&["rev-parse", "--short", "HEAD~2"]).unwrap();
         let first = first.trim();
-        let expected = Distance {
+        let expected = CommitDistance {
             commits: 2,
             changed_lines: 2,
         };
@@ -254,20 +254,20 @@ mod tests {
         for unknown in ["abcdef0", "", "--all", "HEAD"] {
             let error = git.distance(unknown).unwrap_err();
             assert!(matches!(error, GitError::Unknown { .. }), "{error}");
-            assert!(!git.knows(unknown), "{unknown}");
+            assert!(!git.contains(unknown), "{unknown}");
         }
-        assert!(git.knows(first));
+        assert!(git.contains(first));
     }
 
     #[test]
     fn an_abandoned_commit_is_not_part_of_the_history() {
         let folder = repository();
-        let git = Git::open(folder.path()).unwrap();
+        let git = GitRepository::open(folder.path()).unwrap();
         let abandoned = git.run(&["rev-parse", "--short", "HEAD"]).unwrap();
         git.run(&["reset", "--quiet", "--hard", "HEAD~1"]).unwrap();
         let abandoned = abandoned.trim();
         git.run(&["cat-file", "-e", abandoned]).unwrap();
-        assert!(!git.knows(abandoned));
+        assert!(!git.contains(abandoned));
         let error = git.versions("docs/f", abandoned).unwrap_err();
         assert!(matches!(error, GitError::Unknown { .. }), "{error}");
     }
@@ -275,7 +275,7 @@ mod tests {
     #[test]
     fn a_file_is_read_as_it_was_when_a_line_came_to_another() {
         let folder = repository();
-        let git = Git::open(folder.path()).unwrap();
+        let git = GitRepository::open(folder.path()).unwrap();
         let when = |line| git.when_added(line, "master/code", "docs/f").unwrap();
         assert_eq!(when("2").as_deref(), Some("1\n2\n"));
         assert_eq!(when("4"), None);
@@ -291,13 +291,13 @@ mod tests {
             clone.display().to_string(),
         ];
         host_tools::run("git", &["clone", "-q", "--depth", "1", &from, &to]).unwrap();
-        let error = Git::open(&clone).unwrap_err().to_string();
+        let error = GitRepository::open(&clone).unwrap_err().to_string();
         assert!(
             error.contains("not available: this is a shallow clone"),
             "{error}"
         );
         let empty = tempfile::tempdir().unwrap();
-        let error = Git::open(empty.path()).unwrap_err().to_string();
+        let error = GitRepository::open(empty.path()).unwrap_err().to_string();
         assert!(error.contains("git history is not available"), "{error}");
     }
 }

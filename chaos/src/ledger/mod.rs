@@ -19,13 +19,13 @@ use serde::de::Error as _;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-pub use age::{Distance, stale};
-pub(crate) use batch::{Batch, Details, Plan};
+pub use age::{CommitDistance, stale};
+pub(crate) use batch::{Batch, BatchPlan, Details};
 pub use command::{LedgerArguments, ledger};
-pub use git::{Git, GitError, Version, is_kept};
+pub use git::{FileVersion, GitError, GitRepository, is_kept};
 pub use page::{render, shortfalls};
 pub use release::early_releases;
-pub use sums::{Newest, newest};
+pub use sums::{NewestLine, newest};
 
 /// The harness whose seeds play connectivity graphs. The number of a seed determines its graphs.
 pub(crate) const GRAPHS: &str = "sim-graphs";
@@ -63,7 +63,7 @@ pub struct Stamp {
 /// The outcome of a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Outcome {
+pub enum BatchOutcome {
     /// The batch did what was planned. Lines of the old form have no other outcome.
     #[default]
     Complete,
@@ -76,7 +76,7 @@ pub enum Outcome {
 /// The last line of a batch, or a line of the old form. A harness leaves out fields that it does
 /// not know.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct Run {
+pub struct BatchRecord {
     /// The harness: "sim-raft", "sim-system", "sim-graphs", "real", "power".
     pub tier: String,
     /// The commit of the executables.
@@ -130,7 +130,7 @@ pub struct Run {
     pub cpu_ms: u64,
     /// The outcome. Only complete batches add to the sums.
     #[serde(default)]
-    pub outcome: Outcome,
+    pub outcome: BatchOutcome,
     /// The reason why the harness failed.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub error: String,
@@ -151,7 +151,7 @@ fn is_zero(number: &u64) -> bool {
     *number == 0
 }
 
-impl Run {
+impl BatchRecord {
     /// Whether this is a line of the old form: it has no time, no first line and no batch.
     fn is_old(&self) -> bool {
         self.stamp.batch.is_empty()
@@ -187,7 +187,7 @@ impl Run {
 
 /// The first line of a batch. One without a last line was interrupted.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct Start {
+pub struct BatchStart {
     /// The harness.
     pub tier: String,
     /// The commit of the executables.
@@ -217,7 +217,7 @@ pub struct Correction {
 }
 
 impl Correction {
-    fn covers(&self, run: &Run) -> bool {
+    fn covers(&self, run: &BatchRecord) -> bool {
         let end = |seed: u64, seeds: u64| seed.saturating_add(seeds);
         run.tier == self.tier
             && run.commit == self.commit
@@ -228,7 +228,7 @@ impl Correction {
 
 /// A bug that was found. A later line with the same `bug` and `seed` replaces it on the page.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Found {
+pub struct FoundBug {
     /// A description of the bug in one line.
     pub bug: String,
     /// How to reproduce it: a seed or a script.
@@ -248,12 +248,12 @@ pub struct Found {
 
 /// A line of the ledger.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Line {
-    Found(Found),
+pub enum LedgerLine {
+    Bug(FoundBug),
     /// The first line of a batch.
-    Start(Start),
+    Start(BatchStart),
     /// The last line of a batch, or a line of the old form.
-    Run(Run),
+    Run(BatchRecord),
     /// Earlier lines that do not count.
     Correction(Correction),
 }
@@ -271,7 +271,7 @@ pub struct LedgerError {
 ///
 /// # Errors
 /// The first line of an unknown form.
-pub fn read(text: &str) -> Result<Vec<Line>, LedgerError> {
+pub fn read(text: &str) -> Result<Vec<LedgerLine>, LedgerError> {
     let lines = text.lines().enumerate();
     let lines = lines.filter(|(_, line)| !line.trim().is_empty());
     lines
@@ -286,16 +286,16 @@ pub fn read(text: &str) -> Result<Vec<Line>, LedgerError> {
 
 /// Parses a line. Lines of the old form have no `event`: those with a `bug` are bugs, all others
 /// are runs.
-fn parse(line: &str) -> serde_json::Result<Line> {
+fn parse(line: &str) -> serde_json::Result<LedgerLine> {
     let value: Value = serde_json::from_str(line)?;
     let event = value
         .get("event")
         .map(|event| event.as_str().unwrap_or("?"));
     match event {
-        None if value.get("bug").is_some() => serde_json::from_value(value).map(Line::Found),
-        None | Some("end") => serde_json::from_value(value).map(Line::Run),
-        Some("start") => serde_json::from_value(value).map(Line::Start),
-        Some("correction") => serde_json::from_value(value).map(Line::Correction),
+        None if value.get("bug").is_some() => serde_json::from_value(value).map(LedgerLine::Bug),
+        None | Some("end") => serde_json::from_value(value).map(LedgerLine::Run),
+        Some("start") => serde_json::from_value(value).map(LedgerLine::Start),
+        Some("correction") => serde_json::from_value(value).map(LedgerLine::Correction),
         Some(other) => Err(serde_json::Error::custom(format!(
             "unknown event {other:?}"
         ))),
@@ -311,11 +311,11 @@ mod tests {
         let text = r#"{"tier":"real","commit":"bbb","version":"0.1.0","seed":7,"leader_kills":25}
 
 {"bug":"b","seed":"seed 4","cause":"c"}"#;
-        let [Line::Run(run), Line::Found(found)] = &read(text).unwrap()[..] else {
+        let [LedgerLine::Run(run), LedgerLine::Bug(found)] = &read(text).unwrap()[..] else {
             panic!("a run and a bug");
         };
         assert_eq!((run.seed, run.seeds, run.leader_kills), (7, 1, 25));
-        assert!(run.is_old() && run.outcome == Outcome::Complete);
+        assert!(run.is_old() && run.outcome == BatchOutcome::Complete);
         assert_eq!(found.fix, "");
     }
 
@@ -343,11 +343,11 @@ mod tests {
             (100, 0, 10, false),
             (100, 0, 11, true),
         ] {
-            let run = Run {
+            let run = BatchRecord {
                 seeds,
                 violating_seeds,
                 violations,
-                ..Run::default()
+                ..BatchRecord::default()
             };
             assert_eq!(run.is_broken(), is_broken, "{run:?}");
         }
@@ -362,12 +362,12 @@ mod tests {
             seeds: 200,
             why: "w".to_owned(),
         };
-        let run = |tier: &str, commit: &str, seed, seeds| Run {
+        let run = |tier: &str, commit: &str, seed, seeds| BatchRecord {
             tier: tier.to_owned(),
             commit: commit.to_owned(),
             seed,
             seeds,
-            ..Run::default()
+            ..BatchRecord::default()
         };
         assert!(correction.covers(&run(SYSTEM, "aaa", 100, 200)));
         assert!(correction.covers(&run(SYSTEM, "aaa", 200, 100)));

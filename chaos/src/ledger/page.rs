@@ -4,59 +4,59 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use super::sums::{Sum, Totals, totals};
-use super::{Found, Line, RAFT, REAL, SYSTEM};
+use super::sums::{HarnessSum, LedgerTotals, totals};
+use super::{FoundBug, LedgerLine, RAFT, REAL, SYSTEM};
 use crate::sim::graphs;
 
 /// A sum that must be reached before a release.
-struct Goal {
+struct ReleaseGoal {
     what: &'static str,
     least: u64,
-    reached: fn(&Totals) -> u64,
+    reached: fn(&LedgerTotals) -> u64,
 }
 
-const GOALS: [Goal; 9] = [
-    Goal {
+const GOALS: [ReleaseGoal; 9] = [
+    ReleaseGoal {
         what: "simulated hours of the whole system",
         least: 100,
         reached: |sums| sums.all.of(SYSTEM).seconds / 3600,
     },
-    Goal {
+    ReleaseGoal {
         what: "faults in them, without repairs",
         least: 100_000,
         reached: |sums| sums.all.of(SYSTEM).faults,
     },
-    Goal {
+    ReleaseGoal {
         what: "kinds of connectivity graphs of five masters, each with each kind of place for the leader",
         least: graphs::CLASSES,
         reached: |sums| sums.all.graphs.range(..graphs::CLASSES).count() as u64,
     },
-    Goal {
+    ReleaseGoal {
         what: "connectivity graphs of five masters, each with each place of the leader",
         least: graphs::CASES,
         reached: |sums| sums.all.graphs.len() as u64,
     },
-    Goal {
+    ReleaseGoal {
         what: "seeds of raft alone",
         least: 20_000,
         reached: |sums| sums.all.of(RAFT).seeds,
     },
-    Goal {
+    ReleaseGoal {
         what: "leaders of real processes killed",
         least: 1_000,
         reached: |sums| sums.all.kills(),
     },
-    Goal {
+    ReleaseGoal {
         what: "power cuts",
         least: 300,
         reached: |sums| sums.all.cuts(),
     },
-    Goal {
+    ReleaseGoal {
         what: "seeds of the whole system since the newest fix",
         least: 2_000,
         reached: |sums| sums.since_fix.of(SYSTEM).seeds,
     },
-    Goal {
+    ReleaseGoal {
         what: "leaders of real processes killed since the newest fix",
         least: 100,
         reached: |sums| sums.since_fix.kills(),
@@ -73,7 +73,7 @@ of its fix.
 
 /// Returns the page that sums up the lines.
 #[must_use]
-pub fn render(lines: &[Line]) -> String {
+pub fn render(lines: &[LedgerLine]) -> String {
     let totals = totals(lines);
     let mut page = TITLE.to_owned();
     reached(&mut page, &totals);
@@ -98,7 +98,7 @@ pub fn render(lines: &[Line]) -> String {
 
 /// Returns a message for each minimum of a release that the lines do not reach.
 #[must_use]
-pub fn shortfalls(lines: &[Line]) -> Vec<String> {
+pub fn shortfalls(lines: &[LedgerLine]) -> Vec<String> {
     let totals = totals(lines);
     let mut short = Vec::new();
     for goal in &GOALS {
@@ -118,7 +118,7 @@ pub fn shortfalls(lines: &[Line]) -> Vec<String> {
     short
 }
 
-fn reached(page: &mut String, totals: &Totals) {
+fn reached(page: &mut String, totals: &LedgerTotals) {
     page.push_str("\n## Reached\n\n| What | At least | Reached |\n|---|--:|--:|\n");
     for goal in &GOALS {
         let [least, reached] = [goal.least, (goal.reached)(totals)].map(number);
@@ -173,7 +173,7 @@ fn reached(page: &mut String, totals: &Totals) {
 
 const HEAD: &str = "| | Runs | Seconds | Faults | Faults and repairs (old lines) | Leader kills | Power cuts | Changes of leader | Operations | Violations |\n|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|\n";
 
-fn row(page: &mut String, name: &str, sum: &Sum) {
+fn row(page: &mut String, name: &str, sum: &HarnessSum) {
     let numbers = [
         sum.seeds,
         sum.seconds,
@@ -191,7 +191,7 @@ fn row(page: &mut String, name: &str, sum: &Sum) {
     line(page, &cells);
 }
 
-fn newest(page: &mut String, totals: &Totals) {
+fn newest(page: &mut String, totals: &LedgerTotals) {
     page.push_str("\n## Newest commit of each harness\n\n| Harness | Commit | Time (UTC) | Working tree |\n|---|---|---|---|\n");
     for (tier, newest) in &totals.newest {
         let known = |text: &str| {
@@ -212,7 +212,7 @@ fn newest(page: &mut String, totals: &Totals) {
     }
 }
 
-fn unfinished(page: &mut String, totals: &Totals) {
+fn unfinished(page: &mut String, totals: &LedgerTotals) {
     page.push_str("\n## Batches that did not complete\n\n");
     if totals.unfinished.is_empty() {
         page.push_str("None since batches have a first line.\n");
@@ -231,7 +231,7 @@ fn unfinished(page: &mut String, totals: &Totals) {
     }
 }
 
-fn excluded(page: &mut String, totals: &Totals) {
+fn excluded(page: &mut String, totals: &LedgerTotals) {
     page.push_str("\n## Lines that do not count\n\n| Harness | Commit | Lines | Seeds | Seconds | Violations | Why |\n|---|---|--:|--:|--:|--:|---|\n");
     for (correction, sum) in &totals.excluded {
         let mut cells = vec![correction.tier.clone(), correction.commit.clone()];
@@ -242,12 +242,12 @@ fn excluded(page: &mut String, totals: &Totals) {
 }
 
 /// Adds each bug once, at its first position, with the content of its newest line.
-fn bugs(page: &mut String, lines: &[Line]) {
+fn bugs(page: &mut String, lines: &[LedgerLine]) {
     page.push_str("\n## Bugs found\n\n| Bug | Seed or script | Cause | Fix | Kept by |\n|---|---|---|---|---|\n");
     let mut order: Vec<(&str, &str)> = Vec::new();
-    let mut newest: BTreeMap<(&str, &str), &Found> = BTreeMap::new();
+    let mut newest: BTreeMap<(&str, &str), &FoundBug> = BTreeMap::new();
     for line in lines {
-        if let Line::Found(found) = line {
+        if let LedgerLine::Bug(found) = line {
             let key = (found.bug.as_str(), found.seed.as_str());
             if newest.insert(key, found).is_none() {
                 order.push(key);
@@ -255,7 +255,7 @@ fn bugs(page: &mut String, lines: &[Line]) {
         }
     }
     for key in order {
-        let Found {
+        let FoundBug {
             bug,
             seed,
             cause,

@@ -2,12 +2,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Correction, EVERY_FAULT, Found, GRAPHS, Line, Outcome, REAL, Run, Stamp, Start};
+use super::{
+    BatchOutcome, BatchRecord, BatchStart, Correction, EVERY_FAULT, FoundBug, GRAPHS, LedgerLine,
+    REAL, Stamp,
+};
 use crate::sim::graphs;
 
 /// The sum of the lines of one harness.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Sum {
+pub(super) struct HarnessSum {
     pub(super) seeds: u64,
     pub(super) seconds: u64,
     pub(super) faults: u64,
@@ -27,15 +30,15 @@ pub(super) struct Sum {
 }
 
 #[derive(Debug, Default)]
-pub(super) struct Sums {
-    pub(super) by_tier: BTreeMap<String, Sum>,
+pub(super) struct HarnessSums {
+    pub(super) by_tier: BTreeMap<String, HarnessSum>,
     pub(super) too_little: u64,
     /// The numbers of the connectivity graphs that were played.
     pub(super) graphs: BTreeSet<u64>,
 }
 
-impl Sums {
-    pub(super) fn of(&self, tier: &str) -> Sum {
+impl HarnessSums {
+    pub(super) fn of(&self, tier: &str) -> HarnessSum {
         self.by_tier.get(tier).cloned().unwrap_or_default()
     }
 
@@ -61,7 +64,7 @@ impl Sums {
 
     /// Adds a run. Violations count in every run; all else only in one that is complete, not
     /// broken, and proves enough.
-    pub(super) fn add(&mut self, run: &Run) {
+    pub(super) fn add(&mut self, run: &BatchRecord) {
         let sum = self.by_tier.entry(run.tier.clone()).or_default();
         sum.violations += run.violations;
         self.too_little += u64::from(run.proves_too_little);
@@ -94,13 +97,13 @@ impl Sums {
     }
 }
 
-fn proves(run: &Run) -> bool {
-    run.outcome == Outcome::Complete && !run.proves_too_little && !run.is_broken()
+fn proves(run: &BatchRecord) -> bool {
+    run.outcome == BatchOutcome::Complete && !run.proves_too_little && !run.is_broken()
 }
 
 /// Lines that a correction removed from the sums.
 #[derive(Debug, Default)]
-pub(super) struct Excluded {
+pub(super) struct ExcludedLines {
     pub(super) lines: u64,
     pub(super) seeds: u64,
     pub(super) seconds: u64,
@@ -109,7 +112,7 @@ pub(super) struct Excluded {
 
 /// A batch that adds nothing.
 #[derive(Debug)]
-pub(super) struct Unfinished {
+pub(super) struct UnfinishedBatch {
     pub(super) tier: String,
     pub(super) commit: String,
     pub(super) seed: u64,
@@ -119,7 +122,7 @@ pub(super) struct Unfinished {
 
 /// The newest line of a harness that proves something.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Newest {
+pub struct NewestLine {
     /// The commit of the executables.
     pub commit: String,
     /// When it was written; empty in lines of the old form.
@@ -130,52 +133,55 @@ pub struct Newest {
 
 /// Sums over all lines, and over those after the newest bug that was fixed.
 #[derive(Debug, Default)]
-pub(super) struct Totals {
-    pub(super) all: Sums,
-    pub(super) since_fix: Sums,
+pub(super) struct LedgerTotals {
+    pub(super) all: HarnessSums,
+    pub(super) since_fix: HarnessSums,
     /// Batches of `since_fix`. Each begins with its start time. Lines of the old form have none.
     batches_since_fix: BTreeSet<String>,
     /// By commit, the newest last.
-    pub(super) commits: Vec<(String, Sums)>,
-    pub(super) newest: BTreeMap<String, Newest>,
-    pub(super) unfinished: Vec<Unfinished>,
-    pub(super) excluded: Vec<(Correction, Excluded)>,
+    pub(super) commits: Vec<(String, HarnessSums)>,
+    pub(super) newest: BTreeMap<String, NewestLine>,
+    pub(super) unfinished: Vec<UnfinishedBatch>,
+    pub(super) excluded: Vec<(Correction, ExcludedLines)>,
 }
 
 /// Returns the newest line of each harness that proves something: not corrected, not unfinished,
 /// with enough evidence, and of a known commit that was tested without other changes. Abandoned
 /// work leaves lines of unknown commits.
 #[must_use]
-pub fn newest(lines: &[Line], is_known: impl Fn(&str) -> bool) -> BTreeMap<String, Newest> {
-    let counts = |line: &&Line| match line {
-        Line::Run(run) => is_known(&run.commit) && run.stamp.tree != "dirty",
-        Line::Start(_) | Line::Correction(_) | Line::Found(_) => true,
+pub fn newest(
+    lines: &[LedgerLine],
+    is_known: impl Fn(&str) -> bool,
+) -> BTreeMap<String, NewestLine> {
+    let counts = |line: &&LedgerLine| match line {
+        LedgerLine::Run(run) => is_known(&run.commit) && run.stamp.tree != "dirty",
+        LedgerLine::Start(_) | LedgerLine::Correction(_) | LedgerLine::Bug(_) => true,
     };
-    let lines: Vec<Line> = lines.iter().filter(counts).cloned().collect();
+    let lines: Vec<LedgerLine> = lines.iter().filter(counts).cloned().collect();
     totals(&lines).newest
 }
 
-pub(super) fn totals(lines: &[Line]) -> Totals {
+pub(super) fn totals(lines: &[LedgerLine]) -> LedgerTotals {
     let corrections = lines.iter().filter_map(|line| match line {
-        Line::Correction(correction) => Some((correction.clone(), Excluded::default())),
-        Line::Found(_) | Line::Start(_) | Line::Run(_) => None,
+        LedgerLine::Correction(correction) => Some((correction.clone(), ExcludedLines::default())),
+        LedgerLine::Bug(_) | LedgerLine::Start(_) | LedgerLine::Run(_) => None,
     });
-    let mut totals = Totals {
+    let mut totals = LedgerTotals {
         excluded: corrections.collect(),
-        ..Totals::default()
+        ..LedgerTotals::default()
     };
-    let mut open: Vec<&Start> = Vec::new();
+    let mut open: Vec<&BatchStart> = Vec::new();
     // Corrections apply to the lines above them. This counts those that were read so far.
     let mut met = 0;
     for line in lines {
         match line {
-            Line::Start(start) => open.push(start),
-            Line::Run(run) => {
+            LedgerLine::Start(start) => open.push(start),
+            LedgerLine::Run(run) => {
                 open.retain(|start| run.is_old() || start.stamp.batch != run.stamp.batch);
                 totals.add(run, met);
             }
-            Line::Correction(_) => met += 1,
-            Line::Found(found) => totals.fixed(found),
+            LedgerLine::Correction(_) => met += 1,
+            LedgerLine::Bug(found) => totals.fixed(found),
         }
     }
     totals.unfinished.extend(open.into_iter().map(without_end));
@@ -185,8 +191,8 @@ pub(super) fn totals(lines: &[Line]) -> Totals {
     totals
 }
 
-fn without_end(start: &Start) -> Unfinished {
-    Unfinished {
+fn without_end(start: &BatchStart) -> UnfinishedBatch {
+    UnfinishedBatch {
         tier: start.tier.clone(),
         commit: start.commit.clone(),
         seed: start.seed,
@@ -195,18 +201,18 @@ fn without_end(start: &Start) -> Unfinished {
     }
 }
 
-impl Totals {
+impl LedgerTotals {
     /// Restarts the count, unless everything that is counted began after the fix.
-    fn fixed(&mut self, found: &Found) {
+    fn fixed(&mut self, found: &FoundBug) {
         let is_older = |batch: &String| *batch < found.fixed_at;
         let is_late = !found.fixed_at.is_empty() && !self.batches_since_fix.iter().any(is_older);
         if !found.fix.is_empty() && !is_late {
-            self.since_fix = Sums::default();
+            self.since_fix = HarnessSums::default();
             self.batches_since_fix.clear();
         }
     }
 
-    fn add(&mut self, run: &Run, met: usize) {
+    fn add(&mut self, run: &BatchRecord, met: usize) {
         let correction = self.excluded.iter_mut().skip(met);
         let mut correction = correction.filter(|(correction, _)| correction.covers(run));
         if let Some((_, excluded)) = correction.next() {
@@ -225,25 +231,25 @@ impl Totals {
             .position(|(commit, _)| *commit == run.commit);
         let (commit, mut sums) = match place {
             Some(place) => self.commits.remove(place),
-            None => (run.commit.clone(), Sums::default()),
+            None => (run.commit.clone(), HarnessSums::default()),
         };
         sums.add(run);
         self.commits.push((commit, sums));
         let Stamp { time, tree, .. } = run.stamp.clone();
         if proves(run) {
             let commit = run.commit.clone();
-            let newest = Newest { commit, time, tree };
+            let newest = NewestLine { commit, time, tree };
             if run.has_every_fault() {
                 self.newest.insert(EVERY_FAULT.to_owned(), newest.clone());
             }
             self.newest.insert(run.tier.clone(), newest);
         }
         let why = match run.outcome {
-            Outcome::Complete => return,
-            Outcome::Interrupted => "interrupted".to_owned(),
-            Outcome::Failed => format!("failed: {}", run.error),
+            BatchOutcome::Complete => return,
+            BatchOutcome::Interrupted => "interrupted".to_owned(),
+            BatchOutcome::Failed => format!("failed: {}", run.error),
         };
-        self.unfinished.push(Unfinished {
+        self.unfinished.push(UnfinishedBatch {
             tier: run.tier.clone(),
             commit: run.commit.clone(),
             seed: run.seed,

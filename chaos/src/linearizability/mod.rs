@@ -11,10 +11,10 @@ mod search;
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use crate::history::{Consistency, History, Operation, What};
+use crate::history::{Consistency, EventKind, History, Operation};
 
-pub use register::{Action, Call};
-pub use search::{Answer, search};
+pub use register::{RegisterCall, RegisterOp};
+pub use search::{SearchOutcome, search};
 
 /// The budget of the search for one register.
 #[derive(Debug, Clone, Copy)]
@@ -22,14 +22,14 @@ pub enum Budget {
     /// This number of steps: the same result on every machine.
     Steps(u64),
     /// Until this moment.
-    Until(Instant),
+    Deadline(Instant),
 }
 
 /// Returns the calls of every register, by its name, in the order in which they began. It leaves
 /// out local reads, operations that did not take place, and reads without a response.
 #[must_use]
-pub fn registers(history: &History) -> BTreeMap<&str, Vec<Call<'_>>> {
-    let mut all: BTreeMap<&str, Vec<Call<'_>>> = BTreeMap::new();
+pub fn registers(history: &History) -> BTreeMap<&str, Vec<RegisterCall<'_>>> {
+    let mut all: BTreeMap<&str, Vec<RegisterCall<'_>>> = BTreeMap::new();
     for call in history.calls() {
         let key = match call.operation {
             Operation::Read { key, consistency } => {
@@ -41,11 +41,11 @@ pub fn registers(history: &History) -> BTreeMap<&str, Vec<Call<'_>>> {
             Operation::Write { key, .. } | Operation::CompareAndSet { key, .. } => key,
             _ => continue,
         };
-        let is_known = |what: &What| matches!(what, What::Ok { .. });
+        let is_known = |what: &EventKind| matches!(what, EventKind::Ok { .. });
         let ended = call.ended.filter(|(_, event)| is_known(&event.what));
         let action = register::action(call.operation, call.outcome());
         if let (Some(action), None) = (action, call.failure()) {
-            all.entry(key).or_default().push(Call {
+            all.entry(key).or_default().push(RegisterCall {
                 begun: call.position,
                 ended: ended.map(|(at, _)| at),
                 action,

@@ -1,10 +1,10 @@
 //! The model: a register with read, write, compare-and-set and delete.
 
-use crate::history::{Operation, Outcome};
+use crate::history::{Operation, OperationResponse};
 
 /// The known effect of a call on a register. `None` is an absent register.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Action<'a> {
+pub enum RegisterOp<'a> {
     /// It read this value.
     Read(Option<&'a str>),
     /// It wrote this value.
@@ -23,15 +23,15 @@ pub enum Action<'a> {
 /// One call on a register. Its beginning and end are positions in one order of all beginnings and
 /// ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Call<'a> {
+pub struct RegisterCall<'a> {
     /// The position of its beginning.
     pub begun: usize,
     /// The position of its end; `None` if it may still take place.
     pub ended: Option<usize>,
-    pub action: Action<'a>,
+    pub action: RegisterOp<'a>,
 }
 
-impl<'a> Action<'a> {
+impl<'a> RegisterOp<'a> {
     /// Returns the new value, if this action is possible on a register that holds `state`.
     #[must_use]
     pub fn apply(self, state: Option<&'a str>) -> Option<Option<&'a str>> {
@@ -54,23 +54,23 @@ impl<'a> Action<'a> {
 /// Returns the effect of a call; `None` if there is nothing to check.
 pub(super) fn action<'a>(
     operation: &'a Operation,
-    outcome: Option<&'a Outcome>,
-) -> Option<Action<'a>> {
+    outcome: Option<&'a OperationResponse>,
+) -> Option<RegisterOp<'a>> {
     match (operation, outcome) {
-        (Operation::Read { .. }, Some(Outcome::Value { value })) => {
-            Some(Action::Read(value.as_deref()))
+        (Operation::Read { .. }, Some(OperationResponse::Value { value })) => {
+            Some(RegisterOp::Read(value.as_deref()))
         }
-        (Operation::Write { value, .. }, _) => Some(Action::Write(value.as_deref())),
+        (Operation::Write { value, .. }, _) => Some(RegisterOp::Write(value.as_deref())),
         (
             Operation::CompareAndSet {
                 expected, value, ..
             },
             outcome,
-        ) => Some(Action::Swap {
+        ) => Some(RegisterOp::Swap {
             expected: expected.as_deref(),
             value: value.as_deref(),
             swapped: match outcome {
-                Some(Outcome::Swapped { swapped }) => Some(*swapped),
+                Some(OperationResponse::Swapped { swapped }) => Some(*swapped),
                 _ => None,
             },
         }),

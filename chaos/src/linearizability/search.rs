@@ -6,11 +6,11 @@ use std::collections::HashSet;
 use std::time::Instant;
 
 use super::Budget;
-use super::register::{Action, Call};
+use super::register::{RegisterCall, RegisterOp};
 
 /// The result of the search.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Answer {
+pub enum SearchOutcome {
     /// An order exists.
     Linearizable,
     /// No order exists. The furthest attempt could not place this call.
@@ -29,25 +29,25 @@ const STEPS_A_LOOK: u64 = 4096;
 
 /// Searches for an order of the calls on one register that is absent at the beginning.
 #[must_use]
-pub fn search(calls: &[Call<'_>], budget: Budget) -> Answer {
-    let calls: Vec<(usize, Call<'_>)> = worth_placing(calls);
+pub fn search(calls: &[RegisterCall<'_>], budget: Budget) -> SearchOutcome {
+    let calls: Vec<(usize, RegisterCall<'_>)> = relevant_calls(calls);
     let mut search = Search::new(&calls);
     let mut steps = 0_u64;
     loop {
         steps += 1;
         let over = match budget {
             Budget::Steps(most) => steps > most,
-            Budget::Until(end) => steps.is_multiple_of(STEPS_A_LOOK) && Instant::now() >= end,
+            Budget::Deadline(end) => steps.is_multiple_of(STEPS_A_LOOK) && Instant::now() >= end,
         };
         if over {
-            return Answer::Undecided;
+            return SearchOutcome::Undecided;
         }
         match search.step() {
-            Step::On => {}
-            Step::Done => return Answer::Linearizable,
-            Step::Stuck => {
+            SearchStep::Advanced => {}
+            SearchStep::Done => return SearchOutcome::Linearizable,
+            SearchStep::Stuck => {
                 let stuck = calls[search.stuck].0;
-                return Answer::Impossible { stuck };
+                return SearchOutcome::Impossible { stuck };
             }
         }
     }
@@ -55,20 +55,20 @@ pub fn search(calls: &[Call<'_>], budget: Budget) -> Answer {
 
 /// Leaves out writes of unknown outcome whose value no read has found, if there are no conditional
 /// ones: they can always come last. Each one that is kept would double the search.
-fn worth_placing<'a>(calls: &[Call<'a>]) -> Vec<(usize, Call<'a>)> {
+fn relevant_calls<'a>(calls: &[RegisterCall<'a>]) -> Vec<(usize, RegisterCall<'a>)> {
     let swaps = calls
         .iter()
-        .any(|call| matches!(call.action, Action::Swap { .. }));
+        .any(|call| matches!(call.action, RegisterOp::Swap { .. }));
     let found: HashSet<Option<&str>> = calls
         .iter()
         .filter_map(|call| match call.action {
-            Action::Read(found) => Some(found),
-            Action::Write(_) | Action::Swap { .. } => None,
+            RegisterOp::Read(found) => Some(found),
+            RegisterOp::Write(_) | RegisterOp::Swap { .. } => None,
         })
         .collect();
-    let counts = |call: &Call<'_>| match call.action {
-        Action::Write(value) => call.ended.is_some() || swaps || found.contains(&value),
-        Action::Read(_) | Action::Swap { .. } => true,
+    let counts = |call: &RegisterCall<'_>| match call.action {
+        RegisterOp::Write(value) => call.ended.is_some() || swaps || found.contains(&value),
+        RegisterOp::Read(_) | RegisterOp::Swap { .. } => true,
     };
     let numbered = calls.iter().copied().enumerate();
     numbered.filter(|(_, call)| counts(call)).collect()
@@ -76,24 +76,24 @@ fn worth_placing<'a>(calls: &[Call<'a>]) -> Vec<(usize, Call<'a>)> {
 
 /// The beginning or the end of a call.
 #[derive(Debug, Clone, Copy)]
-struct Mark {
+struct CallBoundary {
     call: usize,
     is_end: bool,
     previous: usize,
     next: usize,
 }
 
-enum Step {
-    On,
+enum SearchStep {
+    Advanced,
     Done,
     Stuck,
 }
 
 struct Search<'a> {
-    calls: &'a [(usize, Call<'a>)],
+    calls: &'a [(usize, RegisterCall<'a>)],
     /// All beginnings and ends in order, with those of taken calls unlinked. The first one is only
     /// the head.
-    marks: Vec<Mark>,
+    marks: Vec<CallBoundary>,
     /// The position of the end of each call.
     ends: Vec<usize>,
     /// The current position.
@@ -108,14 +108,14 @@ struct Search<'a> {
 }
 
 impl<'a> Search<'a> {
-    fn new(calls: &'a [(usize, Call<'a>)]) -> Self {
+    fn new(calls: &'a [(usize, RegisterCall<'a>)]) -> Self {
         let mut order: Vec<(usize, usize, bool)> = Vec::with_capacity(calls.len() * 2);
         for (number, (_, call)) in calls.iter().enumerate() {
             order.push((call.begun, number, false));
             order.push((call.ended.unwrap_or(NONE), number, true));
         }
         order.sort_unstable();
-        let mut marks = vec![Mark {
+        let mut marks = vec![CallBoundary {
             call: NONE,
             is_end: false,
             previous: NONE,
@@ -128,7 +128,7 @@ impl<'a> Search<'a> {
             if is_end {
                 ends[call] = here;
             }
-            marks.push(Mark {
+            marks.push(CallBoundary {
                 call,
                 is_end,
                 previous: here - 1,
@@ -149,9 +149,9 @@ impl<'a> Search<'a> {
         }
     }
 
-    fn step(&mut self) -> Step {
+    fn step(&mut self) -> SearchStep {
         if self.marks[0].next == NONE {
-            return Step::Done;
+            return SearchStep::Done;
         }
         let mark = self.marks[self.now];
         if mark.is_end {
@@ -170,24 +170,24 @@ impl<'a> Search<'a> {
                 self.value = after;
                 self.unlink(self.now, self.ends[mark.call]);
                 self.now = self.marks[0].next;
-                return Step::On;
+                return SearchStep::Advanced;
             }
             self.flip(mark.call);
         }
         self.now = mark.next;
-        Step::On
+        SearchStep::Advanced
     }
 
-    fn back(&mut self) -> Step {
+    fn back(&mut self) -> SearchStep {
         let Some((beginning, value)) = self.path.pop() else {
-            return Step::Stuck;
+            return SearchStep::Stuck;
         };
         let call = self.marks[beginning].call;
         self.value = value;
         self.flip(call);
         self.link(beginning, self.ends[call]);
         self.now = self.marks[beginning].next;
-        Step::On
+        SearchStep::Advanced
     }
 
     fn flip(&mut self, call: usize) {
@@ -196,7 +196,7 @@ impl<'a> Search<'a> {
 
     fn unlink(&mut self, beginning: usize, end: usize) {
         for place in [beginning, end] {
-            let Mark { previous, next, .. } = self.marks[place];
+            let CallBoundary { previous, next, .. } = self.marks[place];
             self.marks[previous].next = next;
             if next != NONE {
                 self.marks[next].previous = previous;
@@ -207,7 +207,7 @@ impl<'a> Search<'a> {
     /// Undoes `unlink`, in the opposite order.
     fn link(&mut self, beginning: usize, end: usize) {
         for place in [end, beginning] {
-            let Mark { previous, next, .. } = self.marks[place];
+            let CallBoundary { previous, next, .. } = self.marks[place];
             self.marks[previous].next = place;
             if next != NONE {
                 self.marks[next].previous = place;

@@ -7,32 +7,32 @@ use super::*;
 
 const STEPS: Budget = Budget::Steps(1_000_000);
 
-fn call<'a>(begun: usize, ended: usize, action: Action<'a>) -> Call<'a> {
-    Call {
+fn call<'a>(begun: usize, ended: usize, action: RegisterOp<'a>) -> RegisterCall<'a> {
+    RegisterCall {
         begun,
         ended: Some(ended),
         action,
     }
 }
 
-fn open<'a>(begun: usize, action: Action<'a>) -> Call<'a> {
-    Call {
+fn open<'a>(begun: usize, action: RegisterOp<'a>) -> RegisterCall<'a> {
+    RegisterCall {
         begun,
         ended: None,
         action,
     }
 }
 
-fn read(value: &str) -> Action<'_> {
-    Action::Read(Some(value))
+fn read(value: &str) -> RegisterOp<'_> {
+    RegisterOp::Read(Some(value))
 }
 
-fn write(value: &str) -> Action<'_> {
-    Action::Write(Some(value))
+fn write(value: &str) -> RegisterOp<'_> {
+    RegisterOp::Write(Some(value))
 }
 
-fn swap<'a>(expected: &'a str, value: &'a str, swapped: Option<bool>) -> Action<'a> {
-    Action::Swap {
+fn swap<'a>(expected: &'a str, value: &'a str, swapped: Option<bool>) -> RegisterOp<'a> {
+    RegisterOp::Swap {
         expected: Some(expected),
         value: Some(value),
         swapped,
@@ -40,26 +40,26 @@ fn swap<'a>(expected: &'a str, value: &'a str, swapped: Option<bool>) -> Action<
 }
 
 #[track_caller]
-fn good(calls: &[Call<'_>]) {
-    assert_eq!(search(calls, STEPS), Answer::Linearizable);
+fn good(calls: &[RegisterCall<'_>]) {
+    assert_eq!(search(calls, STEPS), SearchOutcome::Linearizable);
 }
 
 #[track_caller]
-fn bad(calls: &[Call<'_>], stuck: usize) {
-    assert_eq!(search(calls, STEPS), Answer::Impossible { stuck });
+fn bad(calls: &[RegisterCall<'_>], stuck: usize) {
+    assert_eq!(search(calls, STEPS), SearchOutcome::Impossible { stuck });
 }
 
 #[test]
 fn nothing_and_one_after_the_other_are_fine() {
     good(&[]);
     good(&[
-        call(0, 1, Action::Read(None)),
+        call(0, 1, RegisterOp::Read(None)),
         call(2, 3, write("a")),
         call(4, 5, read("a")),
         call(6, 7, swap("a", "b", Some(true))),
         call(8, 9, swap("a", "c", Some(false))),
-        call(10, 11, Action::Write(None)),
-        call(12, 13, Action::Read(None)),
+        call(10, 11, RegisterOp::Write(None)),
+        call(12, 13, RegisterOp::Read(None)),
     ]);
 }
 
@@ -96,7 +96,10 @@ fn a_stale_read_and_a_lost_write_are_impossible() {
         ],
         2,
     );
-    bad(&[call(0, 1, write("a")), call(2, 3, Action::Read(None))], 1);
+    bad(
+        &[call(0, 1, write("a")), call(2, 3, RegisterOp::Read(None))],
+        1,
+    );
 }
 
 #[test]
@@ -162,15 +165,18 @@ fn a_swap_of_unknown_end_explains_one_that_did_not_swap() {
 #[test]
 fn a_budget_that_is_used_up_decides_nothing() {
     let values: Vec<String> = (0..40).map(|number| number.to_string()).collect();
-    let mut calls: Vec<Call<'_>> = values
+    let mut calls: Vec<RegisterCall<'_>> = values
         .iter()
         .enumerate()
         .map(|(at, value)| call(at, 1000 + at, write(value)))
         .collect();
     calls.push(call(500, 501, read("nobody")));
-    assert_eq!(search(&calls, Budget::Steps(100_000)), Answer::Undecided);
-    let now = Budget::Until(Instant::now());
-    assert_eq!(search(&calls, now), Answer::Undecided);
+    assert_eq!(
+        search(&calls, Budget::Steps(100_000)),
+        SearchOutcome::Undecided
+    );
+    let now = Budget::Deadline(Instant::now());
+    assert_eq!(search(&calls, now), SearchOutcome::Undecided);
 }
 
 #[test]
@@ -189,13 +195,13 @@ fn two_thousand_calls_of_eight_clients_are_judged_at_once() {
     calls.push(call(90_000, 90_001, read("0")));
     assert!(matches!(
         search(&calls, Budget::Steps(20_000_000)),
-        Answer::Impossible { .. }
+        SearchOutcome::Impossible { .. }
     ));
 }
 
 /// Tries every order.
-fn brute(calls: &[Call<'_>]) -> bool {
-    fn place(calls: &[Call<'_>], taken: u32, value: Option<&str>) -> bool {
+fn brute_force(calls: &[RegisterCall<'_>]) -> bool {
+    fn place(calls: &[RegisterCall<'_>], taken: u32, value: Option<&str>) -> bool {
         let free = |number: &usize| taken & (1 << number) == 0;
         let waiting: Vec<usize> = (0..calls.len()).filter(free).collect();
         // Calls that are still open need not take place.
@@ -216,12 +222,12 @@ fn brute(calls: &[Call<'_>]) -> bool {
 
 const VALUES: [Option<&str>; 4] = [None, Some("a"), Some("b"), Some("c")];
 
-fn any_action() -> impl Strategy<Value = Action<'static>> {
+fn any_action() -> impl Strategy<Value = RegisterOp<'static>> {
     let value = || prop::sample::select(&VALUES[..]);
     prop_oneof![
-        value().prop_map(Action::Read),
-        value().prop_map(Action::Write),
-        (value(), value(), any::<bool>()).prop_map(|(expected, value, swapped)| Action::Swap {
+        value().prop_map(RegisterOp::Read),
+        value().prop_map(RegisterOp::Write),
+        (value(), value(), any::<bool>()).prop_map(|(expected, value, swapped)| RegisterOp::Swap {
             expected,
             value,
             swapped: Some(swapped),
@@ -230,7 +236,7 @@ fn any_action() -> impl Strategy<Value = Action<'static>> {
 }
 
 /// Generates calls with distinct positions: no two beginnings or ends coincide.
-fn any_calls() -> impl Strategy<Value = Vec<Call<'static>>> {
+fn any_calls() -> impl Strategy<Value = Vec<RegisterCall<'static>>> {
     let one = (
         any_action(),
         0_usize..24,
@@ -240,22 +246,22 @@ fn any_calls() -> impl Strategy<Value = Vec<Call<'static>>> {
     prop::collection::vec(one, 1..8).prop_map(|parts| {
         let count = parts.len();
         let made = parts.into_iter().enumerate();
-        let mut calls: Vec<Call<'static>> = made
+        let mut calls: Vec<RegisterCall<'static>> = made
             .filter_map(|(number, (action, begun, length, is_open))| {
                 let begun_place = begun * 2 * count + number;
                 let end_place = (begun + length) * 2 * count + count + number;
-                let is_read = matches!(action, Action::Read(_));
+                let is_read = matches!(action, RegisterOp::Read(_));
                 let action = match action {
-                    Action::Swap {
+                    RegisterOp::Swap {
                         expected, value, ..
-                    } if is_open => Action::Swap {
+                    } if is_open => RegisterOp::Swap {
                         expected,
                         value,
                         swapped: None,
                     },
                     other => other,
                 };
-                (!(is_read && is_open)).then_some(Call {
+                (!(is_read && is_open)).then_some(RegisterCall {
                     begun: begun_place,
                     ended: (!is_open).then_some(end_place),
                     action,
@@ -273,7 +279,7 @@ proptest! {
     #[test]
     fn the_search_agrees_with_trying_every_order(calls in any_calls()) {
         let found = search(&calls, STEPS);
-        prop_assert_ne!(found, Answer::Undecided);
-        prop_assert_eq!(found == Answer::Linearizable, brute(&calls));
+        prop_assert_ne!(found, SearchOutcome::Undecided);
+        prop_assert_eq!(found == SearchOutcome::Linearizable, brute_force(&calls));
     }
 }

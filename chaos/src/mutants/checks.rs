@@ -7,7 +7,7 @@ use crate::invariants::{Rule, rule_named};
 
 /// The source of a violation.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Judge {
+pub(super) enum ViolationSource {
     /// The checker of a rule, from the history.
     Checker(Rule),
     /// A check of a rule while the simulation runs.
@@ -25,9 +25,9 @@ const OTHERS: [(&str, &str); 5] = [
     ("ended without a report", "an aborted process"),
 ];
 
-impl Judge {
+impl ViolationSource {
     /// Returns the source of a violation. Checks during the simulation begin with its time: "at
-    /// 4000 ms: T7: …".
+    /// 4000 ms: TaskSurvival: …".
     pub(super) fn of(violation: &str) -> Self {
         let live = violation
             .split_once(" ms: ")
@@ -56,14 +56,14 @@ impl Judge {
 /// Returns the first violation that one of these rules names.
 pub(super) fn named_by<'a>(rules: &[Rule], violations: &'a [String]) -> Option<&'a String> {
     let is_named = |words: &&String| {
-        Judge::of(words)
+        ViolationSource::of(words)
             .rule()
             .is_some_and(|rule| rules.contains(&rule))
     };
     violations.iter().find(is_named)
 }
 
-impl fmt::Display for Judge {
+impl fmt::Display for ViolationSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Checker(rule) => write!(f, "{rule}"),
@@ -80,9 +80,9 @@ mod tests {
     #[test]
     fn a_bug_is_found_only_by_one_of_its_rules() {
         let timeout = "at 9 ms: the cluster has not come to rest".to_owned();
-        let other = "T3: an update was lost".to_owned();
-        let intended = "at 7 ms: T1: a started twice".to_owned();
-        let rules = [Rule::T1, Rule::F2];
+        let other = "UpdateDelivery: an update was lost".to_owned();
+        let intended = "at 7 ms: SingleStart: a started twice".to_owned();
+        let rules = [Rule::SingleStart, Rule::StaleLeaderFencing];
         assert_eq!(named_by(&rules, &[]), None);
         assert_eq!(named_by(&rules, &[timeout.clone(), other.clone()]), None);
         let all = [timeout, other, intended.clone()];
@@ -92,19 +92,23 @@ mod tests {
     #[test]
     fn a_checker_a_live_check_and_a_timeout_are_told_apart() {
         for (words, judge, shown) in [
-            ("T10: a came back", Judge::Checker(Rule::T10), "T10"),
             (
-                "at 40 ms: T7: a was given up",
-                Judge::Live(Rule::T7),
-                "T7 (live)",
+                "AgentReturns: a came back",
+                ViolationSource::Checker(Rule::AgentReturns),
+                "AgentReturns",
             ),
             (
-                "at 40 ms: T12: an executor has no task",
-                Judge::Live(Rule::T12),
-                "T12 (live)",
+                "at 40 ms: TaskSurvival: a was given up",
+                ViolationSource::Live(Rule::TaskSurvival),
+                "TaskSurvival (live)",
+            ),
+            (
+                "at 40 ms: ExecutorLifetime: an executor has no task",
+                ViolationSource::Live(Rule::ExecutorLifetime),
+                "ExecutorLifetime (live)",
             ),
         ] {
-            assert_eq!(Judge::of(words), judge);
+            assert_eq!(ViolationSource::of(words), judge);
             assert_eq!(
                 (judge.rule().is_some(), judge.to_string().as_str()),
                 (true, shown)
@@ -126,7 +130,7 @@ mod tests {
             ("at 9 ms: X1: nothing", "“X1: nothing”"),
             ("T99: no such rule", "“T99: no such rule”"),
         ] {
-            let judge = Judge::of(words);
+            let judge = ViolationSource::of(words);
             assert_eq!((judge.rule(), judge.to_string().as_str()), (None, shown));
         }
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use argosy_state::bugs::{self, Bug};
 
-use crate::real::Report;
+use crate::real::RunReport;
 use crate::sim::subprocess::{OWN, output};
 
 /// The timeout of a run. Eight faults take a minute.
@@ -32,7 +32,7 @@ pub(super) fn check(argosy: &Path) -> io::Result<()> {
 }
 
 /// Runs one seed and returns all violations.
-pub(super) fn play(
+pub(super) fn run_seed(
     argosy: &Path,
     seed: u64,
     (faults, rounds): (&str, u64),
@@ -56,7 +56,7 @@ pub(super) fn play(
     let Ok(bytes) = std::fs::read(&report) else {
         return Ok(vec![format!("its process ended without a report: {ended}")]);
     };
-    let report: Report = serde_json::from_slice(&bytes).map_err(io::Error::other)?;
+    let report: RunReport = serde_json::from_slice(&bytes).map_err(io::Error::other)?;
     let violations = report.violations.into_iter();
     Ok(violations
         .map(|violation| {

@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 
 use argosy_state::bugs::Bug;
 
-use super::checks::{Judge, named_by};
-use super::{ProveArguments, Where, real};
-use crate::bugs::{Place, Planted};
+use super::checks::{ViolationSource, named_by};
+use super::{HarnessName, ProveArguments, real};
+use crate::bugs::{Harness, PlantedBug};
 use crate::sim::subprocess;
 
 /// The maximum length of a violation that is printed.
@@ -21,20 +21,20 @@ const OTHERWISE: usize = 6;
 
 /// A seed with violations that is clean without the bug.
 #[derive(Debug, Clone)]
-struct Find {
+struct DetectingSeed {
     seed: u64,
     /// Time since the search for this bug began.
     after: Duration,
-    judges: BTreeSet<Judge>,
+    judges: BTreeSet<ViolationSource>,
 }
 
 /// The result of the search for one bug.
-struct Hunted {
-    planted: Planted,
+struct BugSearchResult {
+    planted: PlantedBug,
     /// Seeds in which one of its rules named it.
-    finds: Vec<Find>,
+    finds: Vec<DetectingSeed>,
     /// Seeds in which only other checks reported it.
-    otherwise: Vec<Find>,
+    otherwise: Vec<DetectingSeed>,
     /// Seeds that were played.
     seeds: u64,
     /// Whether its rules found it in the requested number of seeds.
@@ -42,32 +42,32 @@ struct Hunted {
 }
 
 /// A running search, shared by the threads that play seeds.
-struct Hunt<'a> {
+struct BugSearch<'a> {
     arguments: &'a ProveArguments,
-    planted: &'a Planted,
+    planted: &'a PlantedBug,
     began: Instant,
-    state: Mutex<State>,
+    state: Mutex<SearchState>,
     /// The results of seeds without any bug.
-    plain: &'a Plain,
+    plain: &'a BaselineResults,
     /// The executable with the bugs, for real processes.
     argosy: &'a Path,
 }
 
 #[derive(Default)]
-struct State {
+struct SearchState {
     next: u64,
-    finds: Vec<Find>,
-    otherwise: Vec<Find>,
+    finds: Vec<DetectingSeed>,
+    otherwise: Vec<DetectingSeed>,
     error: Option<io::Error>,
 }
 
-type Plain = Mutex<BTreeMap<(Place, u64), Option<String>>>;
+type BaselineResults = Mutex<BTreeMap<(Harness, u64), Option<String>>>;
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-pub(super) fn look(arguments: &ProveArguments, planted: &[Planted]) -> u8 {
+pub(super) fn search(arguments: &ProveArguments, planted: &[PlantedBug]) -> u8 {
     let argosy = match executable(arguments) {
         Ok(argosy) => argosy,
         Err(error) => {
@@ -75,10 +75,10 @@ pub(super) fn look(arguments: &ProveArguments, planted: &[Planted]) -> u8 {
             return 2;
         }
     };
-    let plain = Plain::default();
+    let plain = BaselineResults::default();
     let mut all = Vec::new();
     for planted in planted {
-        match hunt(arguments, planted, (&plain, &argosy)) {
+        match search_bug(arguments, planted, (&plain, &argosy)) {
             Ok(hunted) => all.push(hunted),
             Err(error) => {
                 eprintln!("argosy-chaos: {error}");
@@ -86,7 +86,7 @@ pub(super) fn look(arguments: &ProveArguments, planted: &[Planted]) -> u8 {
             }
         }
     }
-    let missed: Vec<&Hunted> = all.iter().filter(|hunted| !hunted.is_found).collect();
+    let missed: Vec<&BugSearchResult> = all.iter().filter(|hunted| !hunted.is_found).collect();
     println!(
         "{} of {} planted bugs found by their rules",
         all.len() - missed.len(),
@@ -106,7 +106,7 @@ pub(super) fn look(arguments: &ProveArguments, planted: &[Planted]) -> u8 {
 
 /// Returns the executable in which bugs can be planted. A simulation starts no process of it.
 fn executable(arguments: &ProveArguments) -> io::Result<PathBuf> {
-    if arguments.place == Where::Simulation {
+    if arguments.place == HarnessName::Simulation {
         return Ok(PathBuf::new());
     }
     let argosy = match &arguments.argosy {
@@ -118,18 +118,18 @@ fn executable(arguments: &ProveArguments) -> io::Result<PathBuf> {
 }
 
 /// Plays seeds until enough of them have found the bug, or until the timeout.
-fn hunt(
+fn search_bug(
     arguments: &ProveArguments,
-    planted: &Planted,
-    (plain, argosy): (&Plain, &Path),
-) -> io::Result<Hunted> {
-    let hunt = Hunt {
+    planted: &PlantedBug,
+    (plain, argosy): (&BaselineResults, &Path),
+) -> io::Result<BugSearchResult> {
+    let hunt = BugSearch {
         arguments,
         planted,
         began: Instant::now(),
-        state: Mutex::new(State {
+        state: Mutex::new(SearchState {
             next: arguments.from,
-            ..State::default()
+            ..SearchState::default()
         }),
         plain,
         argosy,
@@ -137,15 +137,15 @@ fn hunt(
     let processors = || std::thread::available_parallelism().map_or(1, usize::from);
     let at_a_time = match planted.place {
         // Two clusters at the same time would delay each other.
-        Place::RealProcesses { .. } => 1,
+        Harness::RealProcesses { .. } => 1,
         _ => arguments.at_a_time.unwrap_or_else(processors).max(1),
     };
     std::thread::scope(|scope| {
         for _ in 0..at_a_time {
-            scope.spawn(|| hunt.play_on());
+            scope.spawn(|| hunt.run_seeds());
         }
     });
-    let State {
+    let SearchState {
         next,
         finds,
         otherwise,
@@ -164,7 +164,7 @@ fn hunt(
         let found = finds.len();
         println!("{bug} found by {found} of {seeds} seeds; it needs {needs}");
     }
-    Ok(Hunted {
+    Ok(BugSearchResult {
         planted: *planted,
         finds,
         otherwise,
@@ -173,7 +173,7 @@ fn hunt(
     })
 }
 
-impl Hunt<'_> {
+impl BugSearch<'_> {
     /// Returns the next seed, or `None` if the search is over.
     fn next(&self) -> Option<u64> {
         let mut state = lock(&self.state);
@@ -189,7 +189,7 @@ impl Hunt<'_> {
         Some(seed)
     }
 
-    fn play_on(&self) {
+    fn run_seeds(&self) {
         while let Some(seed) = self.next() {
             if let Err(error) = self.try_seed(seed) {
                 lock(&self.state).error = Some(error);
@@ -199,19 +199,22 @@ impl Hunt<'_> {
 
     fn try_seed(&self, seed: u64) -> io::Result<()> {
         let bug = self.planted.bug;
-        let violations = self.play(seed, Some(bug))?;
+        let violations = self.run_seed(seed, Some(bug))?;
         let Some(first) = violations.first() else {
             return Ok(());
         };
         // A seed that fails without the bug has found something else.
-        if let Some(other) = self.play_plain(seed)? {
+        if let Some(other) = self.run_baseline(seed)? {
             println!("seed {seed} is not clean without {bug} either: {other}");
             return Ok(());
         }
-        let find = Find {
+        let find = DetectingSeed {
             seed,
             after: self.began.elapsed(),
-            judges: violations.iter().map(|words| Judge::of(words)).collect(),
+            judges: violations
+                .iter()
+                .map(|words| ViolationSource::of(words))
+                .collect(),
         };
         let intended = named_by(self.planted.rules, &violations);
         let (how, words) = match intended {
@@ -232,37 +235,37 @@ impl Hunt<'_> {
     }
 
     /// Plays a seed without any bug, once.
-    fn play_plain(&self, seed: u64) -> io::Result<Option<String>> {
+    fn run_baseline(&self, seed: u64) -> io::Result<Option<String>> {
         let key = (self.planted.place, seed);
         if let Some(known) = lock(self.plain).get(&key) {
             return Ok(known.clone());
         }
-        let first = self.play(seed, None)?.into_iter().next();
+        let first = self.run_seed(seed, None)?.into_iter().next();
         lock(self.plain).insert(key, first.clone());
         Ok(first)
     }
 
     /// Plays a seed and returns all violations.
-    fn play(&self, seed: u64, bug: Option<Bug>) -> io::Result<Vec<String>> {
+    fn run_seed(&self, seed: u64, bug: Option<Bug>) -> io::Result<Vec<String>> {
         let mut words = Vec::new();
         match self.planted.place {
-            Place::RaftSimulation => words.push("--raft-only".to_owned()),
-            Place::SystemSimulation => {}
-            Place::RealProcesses { faults, rounds } => {
-                return real::play(self.argosy, seed, (faults, rounds), bug);
+            Harness::RaftSimulation => words.push("--raft-only".to_owned()),
+            Harness::SystemSimulation => {}
+            Harness::RealProcesses { faults, rounds } => {
+                return real::run_seed(self.argosy, seed, (faults, rounds), bug);
             }
         }
         words.extend(bug.map(|bug| format!("--plant={bug}")));
-        let played = subprocess::play(seed, &words)?;
+        let played = subprocess::run_seed(seed, &words)?;
         Ok(played.violations().map(str::to_owned).collect())
     }
 }
 
-impl Hunted {
+impl BugSearchResult {
     /// Returns the checks that saw the bug.
     fn seen(&self) -> String {
         let finds = self.finds.iter().chain(&self.otherwise);
-        let judges: BTreeSet<&Judge> = finds.flat_map(|find| &find.judges).collect();
+        let judges: BTreeSet<&ViolationSource> = finds.flat_map(|find| &find.judges).collect();
         if judges.is_empty() {
             return format!("nothing was seen in {} seeds", self.seeds);
         }
@@ -289,9 +292,9 @@ impl Hunted {
     }
 }
 
-fn write_table(path: &Path, all: &[Hunted]) -> io::Result<()> {
+fn write_table(path: &Path, all: &[BugSearchResult]) -> io::Result<()> {
     let mut text =
         String::from("| Bug | Its rules | Seeds | Seconds | Seen by |\n|---|---|---|---|---|\n");
-    text.extend(all.iter().map(Hunted::row));
+    text.extend(all.iter().map(BugSearchResult::row));
     std::fs::write(path, text)
 }

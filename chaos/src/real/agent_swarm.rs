@@ -5,11 +5,11 @@
 
 use std::time::Duration;
 
-use argosy_client::connector::chance;
+use argosy_client::connector::random_seed;
 use argosy_client::uplink::Uplink;
 use argosy_client::{AgentUplink, Connector, ConnectorConfig, Masters};
 use argosy_proto::v1;
-use argosy_proto::versions::Versions;
+use argosy_proto::versions::VersionRange;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::task::JoinSet;
@@ -25,13 +25,13 @@ const SILENT: Duration = Duration::from_secs(3);
 const PING: Duration = Duration::from_secs(1);
 
 /// The links. They end when this value is dropped.
-pub(crate) struct Herd {
+pub(crate) struct AgentSwarm {
     _links: JoinSet<()>,
     linked: Arc<AtomicUsize>,
     count: usize,
 }
 
-impl Herd {
+impl AgentSwarm {
     pub(crate) fn start(masters: &Masters, count: usize) -> Self {
         let linked = Arc::new(AtomicUsize::new(0));
         let mut links = JoinSet::new();
@@ -41,7 +41,7 @@ impl Herd {
                 connector = Connector::new(masters.clone(), ConnectorConfig::default());
             }
             let uplink = AgentUplink::new(connector.clone());
-            links.spawn(live(Speaker::new(number), uplink, Arc::clone(&linked)));
+            links.spawn(live(SwarmAgent::new(number), uplink, Arc::clone(&linked)));
         }
         Self {
             _links: links,
@@ -61,13 +61,13 @@ impl Herd {
 }
 
 /// The state that one agent keeps between links.
-struct Speaker {
+struct SwarmAgent {
     hello: v1::Hello,
 }
 
-impl Speaker {
+impl SwarmAgent {
     fn new(number: usize) -> Self {
-        let nonce = chance();
+        let nonce = random_seed();
         let resources = argosy_client::resources::resources("cpus:0.001;mem:1");
         let info = v1::AgentInfo {
             host_name: format!("herd-{number}"),
@@ -78,9 +78,9 @@ impl Speaker {
             ..Default::default()
         };
         let hello = v1::Hello {
-            protocol: Some(Versions::OWN.first()),
+            protocol: Some(VersionRange::OWN.first()),
             nonce,
-            tried_incarnations: vec![chance()],
+            tried_incarnations: vec![random_seed()],
             boot_id: format!("{nonce:016x}"),
             info: Some(info),
             digest: 0_u128.to_be_bytes().to_vec(),
@@ -89,7 +89,7 @@ impl Speaker {
         Self { hello }
     }
 
-    fn hear(&mut self, message: v1::ToAgent) -> bool {
+    fn receive(&mut self, message: v1::ToAgent) -> bool {
         self.hello.highest_epoch = self.hello.highest_epoch.max(message.epoch);
         let Some(v1::to_agent::Message::Registered(registered)) = message.message else {
             return false;
@@ -102,29 +102,29 @@ impl Speaker {
     }
 }
 
-async fn live(mut speaker: Speaker, uplink: AgentUplink, linked: Arc<AtomicUsize>) {
+async fn live(mut speaker: SwarmAgent, uplink: AgentUplink, linked: Arc<AtomicUsize>) {
     loop {
         // A failed search has paused already.
         if let Ok(link) = uplink.connect(speaker.hello.clone(), DIALLING).await {
             let address = link.address.clone();
-            let mut counted = Linked {
+            let mut counted = LinkGuard {
                 linked: &linked,
                 is_counted: false,
             };
-            if speak(&mut speaker, link, &mut counted).await {
-                uplink.fell_silent(&address);
+            if run_link(&mut speaker, link, &mut counted).await {
+                uplink.mark_silent(&address);
             }
         }
     }
 }
 
 /// Counts an agent for as long as it is linked.
-struct Linked<'a> {
+struct LinkGuard<'a> {
     linked: &'a AtomicUsize,
     is_counted: bool,
 }
 
-impl Linked<'_> {
+impl LinkGuard<'_> {
     fn count(&mut self) {
         if !self.is_counted {
             self.is_counted = true;
@@ -133,7 +133,7 @@ impl Linked<'_> {
     }
 }
 
-impl Drop for Linked<'_> {
+impl Drop for LinkGuard<'_> {
     fn drop(&mut self) {
         if self.is_counted {
             self.linked.fetch_sub(1, Ordering::Relaxed);
@@ -142,7 +142,7 @@ impl Drop for Linked<'_> {
 }
 
 /// Runs until the link ends. Returns whether the master had become silent.
-async fn speak(speaker: &mut Speaker, mut link: Uplink, counted: &mut Linked<'_>) -> bool {
+async fn run_link(speaker: &mut SwarmAgent, mut link: Uplink, counted: &mut LinkGuard<'_>) -> bool {
     let mut pings = tokio::time::interval(PING);
     let mut heard = Instant::now();
     let mut serial = 0;
@@ -152,7 +152,7 @@ async fn speak(speaker: &mut Speaker, mut link: Uplink, counted: &mut Linked<'_>
                 let Ok(Some(message)) = message else { return false };
                 heard = Instant::now();
                 let asks_for_tasks = matches!(message.message, Some(v1::to_agent::Message::ListTasks(_)));
-                if speaker.hear(message) {
+                if speaker.receive(message) {
                     counted.count();
                 }
                 asks_for_tasks.then(|| v1::from_agent::Message::TaskList(v1::TaskList {

@@ -21,7 +21,7 @@ pub struct RunArguments {
     pub(crate) seed: Option<u64>,
     /// Masters x agents; masters are 1, 3 or 5
     #[arg(long, value_name = "MxA", default_value = "3x3")]
-    pub(crate) size: Size,
+    pub(crate) size: ClusterSize,
     /// Only these faults, as kill-leader,pause-agent [default: all that this host can do]
     #[arg(
         long,
@@ -40,8 +40,8 @@ pub struct RunArguments {
     #[arg(long, conflicts_with_all = ["script", "rounds"])]
     pub(crate) each_once: bool,
     /// How long faults hold, and how long the pauses between them are
-    #[arg(long, value_enum, value_name = "PACE", default_value_t = Pace::Usual)]
-    pub(crate) pace: Pace,
+    #[arg(long, value_enum, value_name = "PACE", default_value_t = FaultTiming::Usual)]
+    pub(crate) pace: FaultTiming,
     /// Write the report as JSON to this file
     #[arg(long, value_name = "FILE")]
     pub(crate) report: Option<PathBuf>,
@@ -99,14 +99,14 @@ pub struct ReportArguments {
 
 /// How long faults hold, and how long the pauses between them are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Pace {
+pub(crate) enum FaultTiming {
     /// The usual random times
     Usual,
     /// A third of the usual times, for a gate
     Quick,
 }
 
-impl Pace {
+impl FaultTiming {
     /// Scales a time.
     pub(crate) fn of(self, time: Duration) -> Duration {
         match self {
@@ -117,7 +117,7 @@ impl Pace {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Size {
+pub(crate) struct ClusterSize {
     pub(crate) masters: u8,
     pub(crate) agents: u8,
     pub(crate) frameworks: u8,
@@ -130,7 +130,7 @@ pub(crate) struct Size {
 )]
 pub(crate) struct InvalidSize(String);
 
-impl FromStr for Size {
+impl FromStr for ClusterSize {
     type Err = InvalidSize;
 
     fn from_str(text: &str) -> Result<Self, InvalidSize> {
@@ -148,7 +148,7 @@ impl FromStr for Size {
     }
 }
 
-impl fmt::Display for Size {
+impl fmt::Display for ClusterSize {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}x{}", self.masters, self.agents)
     }
@@ -202,9 +202,9 @@ mod tests {
 
     #[test]
     fn sizes_that_no_group_should_have_are_refused() {
-        assert_eq!("5x6".parse::<Size>().unwrap().to_string(), "5x6");
+        assert_eq!("5x6".parse::<ClusterSize>().unwrap().to_string(), "5x6");
         for bad in ["2x3", "3", "3x0", "3x31", "x", "3x3x3", "-1x2"] {
-            let error = bad.parse::<Size>().unwrap_err().to_string();
+            let error = bad.parse::<ClusterSize>().unwrap_err().to_string();
             assert!(error.contains(bad) && error.contains("3x6"), "{error}");
         }
     }

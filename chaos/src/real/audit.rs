@@ -8,11 +8,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use argosy_client::OperatorClient;
-use argosy_isolation::{Process, cgroup};
+use argosy_isolation::{ProcessId, cgroup};
 use argosy_proto::v1;
 use argosy_state::ids::{AgentId, FrameworkId, TaskId, TaskKey};
 
-use super::folder::Folder;
+use super::folder::RunDirectory;
 
 /// Maximum number of records in one page.
 const PAGE: u32 = 10_000;
@@ -28,7 +28,7 @@ pub(crate) struct TaskProcess {
 
 /// Returns the processes of all tasks of a run: those in its agents' cgroups, and those that name a
 /// sandbox in its directory, in any cgroup.
-pub(crate) fn task_processes(folder: &Folder) -> Vec<TaskProcess> {
+pub(crate) fn task_processes(folder: &RunDirectory) -> Vec<TaskProcess> {
     let mount = cgroup::mount_point().unwrap_or_default();
     let trees = folder.trees();
     let trees: Vec<&Path> = trees
@@ -54,8 +54,8 @@ fn task_process(pid: i32, folder: &Path, trees: &[&Path]) -> Option<TaskProcess>
     if !is_named && !is_in(pid, trees) {
         return None;
     }
-    let process = Process::of(pid).ok()?;
-    if !super::folder::lives(process) {
+    let process = ProcessId::of(pid).ok()?;
+    if !super::folder::is_alive(process) {
         return None;
     }
     Some(TaskProcess {

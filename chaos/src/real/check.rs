@@ -10,9 +10,12 @@ use argosy_state::ids::{FrameworkId, TaskKey};
 use argosy_state::task::TaskState;
 
 use super::framework::port;
-use super::report::{OUTAGE_MS, Operations, Outage, Reign, Report, Violation};
+use super::report::{
+    EpochRecord, OUTAGE_MS, OperationCounts, Outage, ReportedViolation, RunReport,
+};
 use crate::history::{
-    self, End, Event, History, Observation, Operation, Process, TaskFact, What, witness,
+    self, EventKind, History, HistoryEvent, Observation, Operation, ProcessExit, ProcessName,
+    TaskFact, witness,
 };
 use crate::invariants;
 
@@ -20,7 +23,7 @@ use crate::invariants;
 ///
 /// # Errors
 /// If one cannot be read.
-pub(crate) fn merge(folder: &Path, more: Vec<Event>) -> Result<History> {
+pub(crate) fn merge(folder: &Path, more: Vec<HistoryEvent>) -> Result<History> {
     let mut files: Vec<_> = fs::read_dir(folder)
         .with_context(|| format!("cannot read {}", folder.display()))?
         .flatten()
@@ -44,23 +47,23 @@ pub(crate) fn merge(folder: &Path, more: Vec<Event>) -> Result<History> {
     Ok(History::new(events))
 }
 
-fn call_of(event: &Event) -> Option<u64> {
+fn call_of(event: &HistoryEvent) -> Option<u64> {
     match &event.what {
-        What::Invoke { call, .. }
-        | What::Ok { call, .. }
-        | What::Fail { call, .. }
-        | What::Info { call, .. } => Some(*call),
-        What::Fault(_) | What::Observation(_) => None,
+        EventKind::Invoke { call, .. }
+        | EventKind::Ok { call, .. }
+        | EventKind::Fail { call, .. }
+        | EventKind::Info { call, .. } => Some(*call),
+        EventKind::Fault(_) | EventKind::Observation(_) => None,
     }
 }
 
-fn call_of_mut(event: &mut Event) -> Option<&mut u64> {
+fn call_of_mut(event: &mut HistoryEvent) -> Option<&mut u64> {
     match &mut event.what {
-        What::Invoke { call, .. }
-        | What::Ok { call, .. }
-        | What::Fail { call, .. }
-        | What::Info { call, .. } => Some(call),
-        What::Fault(_) | What::Observation(_) => None,
+        EventKind::Invoke { call, .. }
+        | EventKind::Ok { call, .. }
+        | EventKind::Fail { call, .. }
+        | EventKind::Info { call, .. } => Some(call),
+        EventKind::Fault(_) | EventKind::Observation(_) => None,
     }
 }
 
@@ -68,17 +71,17 @@ fn call_of_mut(event: &mut Event) -> Option<&mut u64> {
 ///
 /// # Errors
 /// If a file cannot be read or contains an invalid line.
-pub(crate) fn signed(shared: &Path, time_ns: u64) -> Result<Vec<Event>> {
+pub(crate) fn signed(shared: &Path, time_ns: u64) -> Result<Vec<HistoryEvent>> {
     // Every line names its framework.
     let nobody = FrameworkId(0);
     let starts = witness::read_file(&shared.join(super::cluster::WITNESS), nobody)?;
-    let event = |task: TaskKey, fact: TaskFact| Event {
+    let event = |task: TaskKey, fact: TaskFact| HistoryEvent {
         time_ns,
-        process: Process::new(&task.to_string()),
+        process: ProcessName::new(&task.to_string()),
         revision: None,
-        what: What::Observation(Observation::Task(fact)),
+        what: EventKind::Observation(Observation::Task(fact)),
     };
-    let mut events: Vec<Event> = starts
+    let mut events: Vec<HistoryEvent> = starts
         .into_iter()
         .map(|(task, start)| event(task.clone(), TaskFact::Witnessed { task, start }))
         .collect();
@@ -93,21 +96,21 @@ pub(crate) fn signed(shared: &Path, time_ns: u64) -> Result<Vec<Event>> {
             Some((task, code.parse::<i32>().ok()?))
         });
         let (task, code) = end.with_context(|| format!("invalid end {line:?} of a task"))?;
-        let end = End::Code(code);
+        let end = ProcessExit::Code(code);
         events.push(event(task.clone(), TaskFact::Ended { task, end }));
     }
     Ok(events)
 }
 
 /// Runs all checkers on the whole history.
-pub(crate) fn judge(history: &History, report: &mut Report) {
+pub(crate) fn check_run(history: &History, report: &mut RunReport) {
     let witnessed = history
         .observations()
         .filter(|(_, _, seen)| matches!(seen, Observation::Task(TaskFact::Witnessed { .. })));
     report.witnessed = witnessed.count() as u64;
     report.violations.extend(services(history));
     report.violations.extend(twice_led(&report.reigns));
-    let verdict = invariants::judge(history);
+    let verdict = invariants::check_history(history);
     for (rule, judged) in &verdict.rules {
         report.checkers.insert(rule.to_string(), judged.looked_at);
         for what in &judged.undecided {
@@ -130,7 +133,7 @@ pub(crate) fn judge(history: &History, report: &mut Report) {
             what.push_str("\n    ");
             what.extend(line.chars().take(400));
         }
-        report.violations.push(Violation {
+        report.violations.push(ReportedViolation {
             checker: violation.rule.to_string(),
             what,
             time_ns: first.map(|event| event.time_ns),
@@ -139,8 +142,8 @@ pub(crate) fn judge(history: &History, report: &mut Report) {
 }
 
 /// Counts the outcomes of operations, by kind.
-pub(crate) fn operations(history: &History) -> BTreeMap<String, Operations> {
-    let mut counted: BTreeMap<String, Operations> = BTreeMap::new();
+pub(crate) fn operations(history: &History) -> BTreeMap<String, OperationCounts> {
+    let mut counted: BTreeMap<String, OperationCounts> = BTreeMap::new();
     for call in history.calls() {
         let kind = match call.operation {
             Operation::Read { .. } => "read",
@@ -162,8 +165,8 @@ pub(crate) fn operations(history: &History) -> BTreeMap<String, Operations> {
         };
         let count = counted.entry(kind.to_owned()).or_default();
         match call.ended.map(|(_, event)| &event.what) {
-            Some(What::Ok { .. }) => count.ok += 1,
-            Some(What::Fail { .. }) => count.failed += 1,
+            Some(EventKind::Ok { .. }) => count.ok += 1,
+            Some(EventKind::Fail { .. }) => count.failed += 1,
             Some(_) | None => count.unknown += 1,
         }
     }
@@ -176,7 +179,7 @@ pub(crate) fn outages(history: &History, from_ns: u64, to_ns: u64) -> Vec<Outage
         .events
         .iter()
         .filter_map(|event| match &event.what {
-            What::Invoke {
+            EventKind::Invoke {
                 call,
                 operation: Operation::Write { .. },
             } => Some(*call),
@@ -186,7 +189,7 @@ pub(crate) fn outages(history: &History, from_ns: u64, to_ns: u64) -> Vec<Outage
     let answered = history
         .events
         .iter()
-        .filter(|event| matches!(&event.what, What::Ok { call, .. } if writes.contains(call)));
+        .filter(|event| matches!(&event.what, EventKind::Ok { call, .. } if writes.contains(call)));
     let times = answered
         .map(|event| event.time_ns)
         .filter(|time| (from_ns..=to_ns).contains(time));
@@ -206,11 +209,11 @@ pub(crate) fn outages(history: &History, from_ns: u64, to_ns: u64) -> Vec<Outage
 }
 
 /// Returns how many services hold their port, and a violation for each one that found it taken.
-pub(crate) fn ports(shared: &Path) -> (u64, Vec<Violation>) {
+pub(crate) fn ports(shared: &Path) -> (u64, Vec<ReportedViolation>) {
     let said = fs::read_to_string(shared.join(port::PORTS)).unwrap_or_default();
     let taken = said.lines().filter(|line| line.ends_with(port::TAKEN));
-    let found = taken.map(|line| Violation {
-        checker: "O2".to_owned(),
+    let found = taken.map(|line| ReportedViolation {
+        checker: "NoDoubleBooking".to_owned(),
         what: format!("a port was in two live tasks: {line}"),
         time_ns: None,
     });
@@ -220,20 +223,23 @@ pub(crate) fn ports(shared: &Path) -> (u64, Vec<Violation>) {
 
 /// Checks that a service runs until its end is requested, whatever happens to masters, networks and
 /// agents.
-pub(crate) fn services(history: &History) -> Vec<Violation> {
+pub(crate) fn services(history: &History) -> Vec<ReportedViolation> {
     let mut asked = BTreeSet::new();
     let mut running = BTreeSet::new();
     let mut found = Vec::new();
     for event in &history.events {
         match &event.what {
-            What::Invoke {
+            EventKind::Invoke {
                 operation: Operation::Kill { task, .. },
                 ..
             } => {
                 asked.insert(task.clone());
             }
-            What::Observation(Observation::Task(TaskFact::Told {
-                task, state, end, ..
+            EventKind::Observation(Observation::Task(TaskFact::UpdateReceived {
+                task,
+                state,
+                end,
+                ..
             })) => {
                 let is_service = task.task.as_str().contains("-service-");
                 if *state == TaskState::Running {
@@ -251,8 +257,8 @@ pub(crate) fn services(history: &History) -> Vec<Violation> {
                 );
                 let was_running = running.contains(task) || *state != TaskState::Dropped;
                 if is_service && is_over && was_running && !asked.contains(task) {
-                    found.push(Violation {
-                        checker: "T7".to_owned(),
+                    found.push(ReportedViolation {
+                        checker: "TaskSurvival".to_owned(),
                         what: format!(
                             "{task} ended as {state:?} ({end:?}) and nobody had asked for it"
                         ),
@@ -267,14 +273,14 @@ pub(crate) fn services(history: &History) -> Vec<Violation> {
 }
 
 /// Checks the epochs that masters reported: each has one leader.
-pub(crate) fn twice_led(reigns: &[Reign]) -> Vec<Violation> {
+pub(crate) fn twice_led(reigns: &[EpochRecord]) -> Vec<ReportedViolation> {
     let mut leaders: BTreeMap<u64, &str> = BTreeMap::new();
     let mut found = Vec::new();
     for reign in reigns {
         let first = leaders.entry(reign.epoch).or_insert(&reign.leader);
         if *first != reign.leader {
-            found.push(Violation {
-                checker: "R1".to_owned(),
+            found.push(ReportedViolation {
+                checker: "ElectionSafety".to_owned(),
                 what: format!(
                     "reign {} is led by {first} and by {}",
                     reign.epoch, reign.leader
@@ -289,7 +295,7 @@ pub(crate) fn twice_led(reigns: &[Reign]) -> Vec<Violation> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::history::{CallName, Outcome, Recorder};
+    use crate::history::{CallName, OperationResponse, Recorder};
     use argosy_state::ids::{Revision, TaskId};
 
     fn key(id: &str) -> TaskKey {
@@ -299,8 +305,8 @@ mod tests {
         }
     }
 
-    fn told(id: &str, state: TaskState) -> TaskFact {
-        TaskFact::Told {
+    fn update_received(id: &str, state: TaskState) -> TaskFact {
+        TaskFact::UpdateReceived {
             task: key(id),
             update: Revision {
                 index: 1,
@@ -314,8 +320,8 @@ mod tests {
     #[test]
     fn a_service_that_ends_unasked_is_a_violation_and_a_killed_one_is_not() {
         let (recorder, recording) = Recorder::in_memory(|| 1);
-        recorder.observe("f", told("f-service-1", TaskState::Running));
-        recorder.observe("f", told("f-service-1", TaskState::Failed));
+        recorder.observe("f", update_received("f-service-1", TaskState::Running));
+        recorder.observe("f", update_received("f-service-1", TaskState::Failed));
         let call = CallName {
             framework: FrameworkId(1),
             session: 1,
@@ -326,10 +332,10 @@ mod tests {
             task: key("f-service-2"),
         };
         let open = recorder.invoke("f", kill);
-        recorder.ok(open, Outcome::Done, None);
-        recorder.observe("f", told("f-service-2", TaskState::Killed));
-        recorder.observe("f", told("f-service-3", TaskState::Dropped));
-        recorder.observe("f", told("f-short-4", TaskState::Failed));
+        recorder.ok(open, OperationResponse::Done, None);
+        recorder.observe("f", update_received("f-service-2", TaskState::Killed));
+        recorder.observe("f", update_received("f-service-3", TaskState::Dropped));
+        recorder.observe("f", update_received("f-short-4", TaskState::Failed));
         let found = services(&recording.finish().unwrap());
         assert_eq!(found.len(), 1, "{found:?}");
         assert!(found[0].what.contains("f-service-1"));
@@ -350,7 +356,7 @@ mod tests {
                 request: String::new(),
             };
             let call = recorder.invoke("c", write);
-            recorder.ok(call, Outcome::Done, None);
+            recorder.ok(call, OperationResponse::Done, None);
         }
         let history = recording.finish().unwrap();
         let found = outages(&history, 0, 500_000_000);
@@ -372,7 +378,7 @@ mod tests {
                     request: String::new(),
                 },
             );
-            recorder.ok(call, Outcome::Done, None);
+            recorder.ok(call, OperationResponse::Done, None);
             recording.finish().unwrap();
         }
         let merged = merge(folder.path(), Vec::new()).unwrap();
@@ -383,7 +389,7 @@ mod tests {
 
     #[test]
     fn two_leaders_of_one_reign_are_found() {
-        let reign = |leader: &str| Reign {
+        let reign = |leader: &str| EpochRecord {
             epoch: 4,
             leader: leader.to_owned(),
             seen_ns: 1,

@@ -12,15 +12,15 @@ use argosy_client::{Connector, ConnectorConfig, Masters, OperatorClient};
 use argosy_proto::v1;
 use tokio::time::Instant;
 
-use super::arguments::Size;
+use super::arguments::ClusterSize;
 use super::audit;
-use super::folder::Folder;
-use super::framework::{Habit, Wanted};
+use super::folder::RunDirectory;
+use super::framework::{FrameworkBehaviour, WorkPhase};
 use super::network::Network;
-use super::partitions::{Cuts, Place};
-use super::processes::{Member, Recipe};
-use super::session::Counts;
-use super::watch::Watch;
+use super::partitions::{HostIndex, NetworkDisturbances};
+use super::processes::{ManagedProcess, ProcessSpec};
+use super::session::TaskCounts;
+use super::watch::MasterWatch;
 
 /// Silence after which agents are unreachable: short, so that faults exceed it.
 pub(crate) const AGENT_TIMEOUT: Duration = Duration::from_secs(4);
@@ -37,21 +37,21 @@ pub(crate) const WITNESS: &str = "witness";
 
 /// The environment of a cluster, created once.
 #[derive(Debug, Clone)]
-pub(crate) struct Ground {
+pub(crate) struct ClusterEnvironment {
     pub(crate) argosy: PathBuf,
     pub(crate) chaos: PathBuf,
-    pub(crate) folder: Folder,
-    pub(crate) size: Size,
+    pub(crate) folder: RunDirectory,
+    pub(crate) size: ClusterSize,
     pub(crate) seed: u64,
     /// The habits of the frameworks, assigned in turn. Not empty.
-    pub(crate) habits: &'static [Habit],
+    pub(crate) habits: &'static [FrameworkBehaviour],
     /// Monotonic clock at the beginning, in nanoseconds.
     pub(crate) began_ns: u64,
 }
 
 /// The kind of a member.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Kind {
+pub(crate) enum MemberKind {
     Master,
     Agent,
     Framework,
@@ -59,23 +59,23 @@ pub(crate) enum Kind {
 
 /// The members, by their places.
 pub(crate) struct Cluster {
-    pub(crate) ground: Ground,
+    pub(crate) ground: ClusterEnvironment,
     pub(crate) network: Network,
-    pub(crate) members: Vec<Member>,
-    kinds: Vec<Kind>,
+    pub(crate) members: Vec<ManagedProcess>,
+    kinds: Vec<MemberKind>,
     /// Masters that belong to the group now. Spare ones do not.
-    pub(crate) voters: Vec<Place>,
-    pub(crate) watch: Watch,
+    pub(crate) voters: Vec<HostIndex>,
+    pub(crate) watch: MasterWatch,
     /// The number of tasks over time.
-    pub(crate) counts: Counts,
+    pub(crate) counts: TaskCounts,
     /// Disturbances of the network by number. Each fault removes the one that it added.
-    disturbances: BTreeMap<u64, Cuts>,
+    disturbances: BTreeMap<u64, NetworkDisturbances>,
     next_disturbance: u64,
 }
 
 impl Cluster {
     /// Creates hosts and start recipes, and starts nothing.
-    pub(crate) fn plan(ground: Ground, mut network: Network) -> Result<Self> {
+    pub(crate) fn plan(ground: ClusterEnvironment, mut network: Network) -> Result<Self> {
         let mut members = Vec::new();
         let mut kinds = Vec::new();
         let mut voters = Vec::new();
@@ -88,23 +88,23 @@ impl Cluster {
         for number in &masters {
             let name = format!("master-{number}");
             voters.push(network.add(&name, *number)?);
-            members.push(Member::new(master(&ground, &network, &name, &raft)));
-            kinds.push(Kind::Master);
+            members.push(ManagedProcess::new(master(&ground, &network, &name, &raft)));
+            kinds.push(MemberKind::Master);
         }
         let agents =
             (1..=ground.size.agents).map(|number| (format!("agent-{number}"), 20 + number));
         for (name, number) in agents.chain([(REGISTER_HOST.to_owned(), 19)]) {
             network.add(&name, number)?;
-            members.push(Member::new(agent(&ground, &network, &name, &api)));
-            kinds.push(Kind::Agent);
+            members.push(ManagedProcess::new(agent(&ground, &network, &name, &api)));
+            kinds.push(MemberKind::Agent);
         }
         for number in 1..=ground.size.frameworks {
             let name = format!("framework-{number}");
             network.add(&name, 100 + number)?;
-            members.push(Member::new(framework(
+            members.push(ManagedProcess::new(framework(
                 &ground, &network, &name, &api, number,
             )));
-            kinds.push(Kind::Framework);
+            kinds.push(MemberKind::Framework);
         }
         Ok(Self {
             ground,
@@ -112,37 +112,37 @@ impl Cluster {
             members,
             kinds,
             voters,
-            watch: Watch::default(),
-            counts: Counts::default(),
+            watch: MasterWatch::default(),
+            counts: TaskCounts::default(),
             disturbances: BTreeMap::new(),
             next_disturbance: 1,
         })
     }
 
-    pub(crate) fn places(&self, kind: Kind) -> Vec<Place> {
+    pub(crate) fn places(&self, kind: MemberKind) -> Vec<HostIndex> {
         (0..self.members.len())
             .filter(|place| self.kinds[*place] == kind)
             .collect()
     }
 
-    pub(crate) fn kind(&self, place: Place) -> Kind {
+    pub(crate) fn kind(&self, place: HostIndex) -> MemberKind {
         self.kinds[place]
     }
 
     /// Returns the agents that run tasks.
-    pub(crate) fn workers(&self) -> Vec<Place> {
-        let is_register = |place: &Place| self.members[*place].name() == REGISTER_HOST;
-        self.places(Kind::Agent)
+    pub(crate) fn workers(&self) -> Vec<HostIndex> {
+        let is_register = |place: &HostIndex| self.members[*place].name() == REGISTER_HOST;
+        self.places(MemberKind::Agent)
             .into_iter()
             .filter(|place| !is_register(place))
             .collect()
     }
 
-    pub(crate) fn api(&self, place: Place) -> String {
+    pub(crate) fn api(&self, place: HostIndex) -> String {
         format!("{}:5050", self.network.host(place).address)
     }
 
-    pub(crate) fn raft(&self, place: Place) -> String {
+    pub(crate) fn raft(&self, place: HostIndex) -> String {
         format!("{}:5052", self.network.host(place).address)
     }
 
@@ -159,14 +159,14 @@ impl Cluster {
     /// schedulers.
     pub(crate) async fn start(&mut self) -> Result<()> {
         for place in 0..self.members.len() {
-            if self.kinds[place] != Kind::Framework {
+            if self.kinds[place] != MemberKind::Framework {
                 self.members[place].start()?;
             }
         }
         let watched = self.voters.iter().map(|place| (*place, self.api(*place)));
         self.watch.begin(watched.collect());
         self.await_health(Duration::from_secs(60)).await?;
-        for place in self.places(Kind::Framework) {
+        for place in self.places(MemberKind::Framework) {
             self.members[place].start()?;
         }
         Ok(())
@@ -174,9 +174,9 @@ impl Cluster {
 
     /// Starts a member if it has ended. The unsynced state of a master may be lost with its
     /// process.
-    pub(crate) fn start_again(&mut self, place: Place) -> Result<()> {
+    pub(crate) fn start_again(&mut self, place: HostIndex) -> Result<()> {
         let member = &mut self.members[place];
-        if member.look().is_some() || !member.is_up() {
+        if member.poll().is_some() || !member.is_up() {
             self.watch.restarted(place);
         }
         self.members[place].start()?;
@@ -184,11 +184,11 @@ impl Cluster {
     }
 
     /// Waits for a leader, and returns the master that reports itself as leading.
-    pub(crate) async fn leader(&self, patience: Duration) -> Result<Place> {
+    pub(crate) async fn leader(&self, patience: Duration) -> Result<HostIndex> {
         let deadline = Instant::now() + patience;
         loop {
             let known = self.watch.leader();
-            if let Some(place) = known.filter(|place| self.members[*place].is_well()) {
+            if let Some(place) = known.filter(|place| self.members[*place].is_healthy()) {
                 return Ok(place);
             }
             if Instant::now() >= deadline {
@@ -199,11 +199,11 @@ impl Cluster {
     }
 
     /// Returns the running masters of the group that do not lead.
-    pub(crate) fn followers(&self, leader: Place) -> Vec<Place> {
+    pub(crate) fn followers(&self, leader: HostIndex) -> Vec<HostIndex> {
         self.voters
             .iter()
             .copied()
-            .filter(|place| *place != leader && self.members[*place].is_well())
+            .filter(|place| *place != leader && self.members[*place].is_healthy())
             .collect()
     }
 
@@ -255,7 +255,7 @@ impl Cluster {
             Err(error) => return Some(format!("agents cannot be listed ({error})")),
         };
         let missing: Vec<&str> = self
-            .places(Kind::Agent)
+            .places(MemberKind::Agent)
             .into_iter()
             .map(|place| self.members[place].name())
             .filter(|name| {
@@ -277,7 +277,7 @@ impl Cluster {
     }
 
     /// Adds a disturbance to the current ones. The returned number removes it.
-    pub(crate) fn disturb(&mut self, cuts: Cuts) -> Result<u64> {
+    pub(crate) fn disturb(&mut self, cuts: NetworkDisturbances) -> Result<u64> {
         let name = self.next_disturbance;
         self.next_disturbance += 1;
         self.disturbances.insert(name, cuts);
@@ -286,19 +286,19 @@ impl Cluster {
     }
 
     /// Removes a disturbance.
-    pub(crate) fn calm(&mut self, name: u64) -> Result<()> {
+    pub(crate) fn end_disturbance(&mut self, name: u64) -> Result<()> {
         self.disturbances.remove(&name);
         self.apply_disturbances()
     }
 
     /// Removes all disturbances.
-    pub(crate) fn calm_all(&mut self) -> Result<()> {
+    pub(crate) fn end_disturbances(&mut self) -> Result<()> {
         self.disturbances.clear();
         self.apply_disturbances()
     }
 
     fn apply_disturbances(&mut self) -> Result<()> {
-        let mut all = Cuts::default();
+        let mut all = NetworkDisturbances::default();
         for cuts in self.disturbances.values() {
             all.add(cuts);
         }
@@ -308,7 +308,7 @@ impl Cluster {
     }
 
     /// Writes the requested phase for all schedulers.
-    pub(crate) fn want(&self, wanted: Wanted) -> Result<()> {
+    pub(crate) fn want(&self, wanted: WorkPhase) -> Result<()> {
         let path = self.ground.folder.path().join("phase");
         let fresh = path.with_extension("new");
         std::fs::write(&fresh, wanted.word())
@@ -319,7 +319,7 @@ impl Cluster {
     /// Records the cgroup trees of all agents, so that they are always removed at the end.
     pub(crate) fn note_trees(&self) -> Result<BTreeSet<PathBuf>> {
         let mut trees = BTreeSet::new();
-        for place in self.places(Kind::Agent) {
+        for place in self.places(MemberKind::Agent) {
             let member = &self.members[place];
             let tree = member.pid().and_then(audit::tree_of);
             let tree = tree.with_context(|| format!("{} has no cgroup", member.name()))?;
@@ -331,21 +331,26 @@ impl Cluster {
 
     /// Returns the number of agents, including the one with the registers.
     pub(crate) fn members_of_agents(&self) -> usize {
-        self.places(Kind::Agent).len()
+        self.places(MemberKind::Agent).len()
     }
 
-    pub(crate) fn data(&self, place: Place) -> PathBuf {
+    pub(crate) fn data(&self, place: HostIndex) -> PathBuf {
         self.ground.folder.data(self.members[place].name())
     }
 }
 
-fn recipe(ground: &Ground, network: &Network, name: &str, argv: Vec<String>) -> Recipe {
+fn recipe(
+    ground: &ClusterEnvironment,
+    network: &Network,
+    name: &str,
+    argv: Vec<String>,
+) -> ProcessSpec {
     let host = network
         .hosts()
         .iter()
         .find(|host| host.name == name)
         .expect("its host was just created");
-    Recipe {
+    ProcessSpec {
         name: name.to_owned(),
         namespace: host.namespace.clone(),
         argv,
@@ -364,7 +369,7 @@ fn words(program: &Path, words: &[&str]) -> Vec<String> {
         .collect()
 }
 
-fn master(ground: &Ground, network: &Network, name: &str, peers: &str) -> Recipe {
+fn master(ground: &ClusterEnvironment, network: &Network, name: &str, peers: &str) -> ProcessSpec {
     let data = ground.folder.data(name).display().to_string();
     let listen = address(network, name);
     let timeout = format!("{}s", AGENT_TIMEOUT.as_secs());
@@ -391,7 +396,7 @@ fn master(ground: &Ground, network: &Network, name: &str, peers: &str) -> Recipe
     recipe(ground, network, name, argv)
 }
 
-fn agent(ground: &Ground, network: &Network, name: &str, masters: &str) -> Recipe {
+fn agent(ground: &ClusterEnvironment, network: &Network, name: &str, masters: &str) -> ProcessSpec {
     let data = ground.folder.data(name).display().to_string();
     let listen = address(network, name);
     let shared = ground.folder.shared().display().to_string();
@@ -430,7 +435,13 @@ fn agent(ground: &Ground, network: &Network, name: &str, masters: &str) -> Recip
     recipe(ground, network, name, argv)
 }
 
-fn framework(ground: &Ground, network: &Network, name: &str, masters: &str, number: u8) -> Recipe {
+fn framework(
+    ground: &ClusterEnvironment,
+    network: &Network,
+    name: &str,
+    masters: &str,
+    number: u8,
+) -> ProcessSpec {
     let folder = ground.folder.path().display().to_string();
     let (seed, began) = (ground.seed.to_string(), ground.began_ns.to_string());
     let habit = ground.habits[usize::from(number - 1) % ground.habits.len()];

@@ -21,17 +21,17 @@ use clap::{Args, ValueEnum};
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
-use super::arguments::{Size, duration};
+use super::arguments::{ClusterSize, duration};
 use super::cluster::Cluster;
 use super::host_tools;
-use super::progress::Screen;
-use super::run::{Usage, usable};
-use super::testbed::{Means, with_cluster};
+use super::progress::ProgressDisplay;
+use super::run::{UsageError, usable};
+use super::testbed::{TestPrograms, with_cluster};
 use crate::history::{FaultKind, Recorder};
-use fixture::Scene;
-use load::Load;
-use peers::{Peer, Plan, can_lose};
-use samples::{Samples, System};
+use fixture::FailoverCluster;
+use load::LoadLevel;
+use peers::{Peer, PeerPlan, can_lose};
+use samples::{MeasuredSystem, Samples};
 
 /// Delay of the first write after the loss, so that any last action of the old leader is over.
 const DYING: Duration = Duration::from_millis(1);
@@ -49,11 +49,11 @@ pub struct FailoverArguments {
     #[arg(long, value_name = "NUMBER", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     kills: u32,
     /// How the leader is lost
-    #[arg(long, value_enum, value_delimiter = ',', value_name = "NAME,…", default_values_t = Loss::ALL)]
-    loss: Vec<Loss>,
+    #[arg(long, value_enum, value_delimiter = ',', value_name = "NAME,…", default_values_t = LeaderLoss::ALL)]
+    loss: Vec<LeaderLoss>,
     /// The load that clients generate during the measurement
-    #[arg(long, value_enum, value_delimiter = ',', value_name = "NAME,…", default_values_t = [Load::Quiet])]
-    load: Vec<Load>,
+    #[arg(long, value_enum, value_delimiter = ',', value_name = "NAME,…", default_values_t = [LoadLevel::Quiet])]
+    load: Vec<LoadLevel>,
     /// How long to watch for unnecessary elections, with `--loss none` [default: 1h]
     #[arg(long, value_name = "TIME", value_parser = duration)]
     duration: Option<Duration>,
@@ -65,7 +65,7 @@ pub struct FailoverArguments {
     peer_kills: Option<u32>,
     /// Masters x agents; masters are 3 or 5
     #[arg(long, value_name = "MxA", default_value = "3x3")]
-    size: Size,
+    size: ClusterSize,
     /// The seed of the workload
     #[arg(long, value_name = "NUMBER", default_value_t = 1)]
     seed: u64,
@@ -86,7 +86,7 @@ pub struct FailoverArguments {
 /// The way in which a leader is lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub(crate) enum Loss {
+pub(crate) enum LeaderLoss {
     /// kill -9
     Kill,
     /// SIGSTOP
@@ -101,7 +101,7 @@ pub(crate) enum Loss {
     None,
 }
 
-impl Loss {
+impl LeaderLoss {
     const ALL: [Self; 5] = [
         Self::Kill,
         Self::Freeze,
@@ -157,32 +157,36 @@ pub fn failover(arguments: &FailoverArguments) -> u8 {
     }
 }
 
-fn prepare(arguments: &FailoverArguments) -> Result<Means, Usage> {
+fn prepare(arguments: &FailoverArguments) -> Result<TestPrograms, UsageError> {
     if arguments.size.masters == 1 {
         let text = "a single master has no failover: write --size 3x3 or 5x3";
-        return Err(Usage(text.to_owned()));
+        return Err(UsageError(text.to_owned()));
     }
-    if arguments.loss.contains(&Loss::Stall) && host_tools::find("strace").is_none() {
-        return Err(Usage(
+    if arguments.loss.contains(&LeaderLoss::Stall) && host_tools::find("strace").is_none() {
+        return Err(UsageError(
             "stall needs strace, which is not installed".to_owned(),
         ));
     }
-    if arguments.duration.is_some() && !arguments.loss.contains(&Loss::None) {
+    if arguments.duration.is_some() && !arguments.loss.contains(&LeaderLoss::None) {
         let text = "--duration is for a leader that is left alone: write --loss none with it";
-        return Err(Usage(text.to_owned()));
+        return Err(UsageError(text.to_owned()));
     }
     if !arguments.peers.is_empty() && !arguments.loss.iter().any(|loss| can_lose(*loss)) {
         let text = "peers are killed and frozen only: add kill or freeze to --loss";
-        return Err(Usage(text.to_owned()));
+        return Err(UsageError(text.to_owned()));
     }
     if let Some(missing) = arguments.peers.iter().find_map(|peer| peer.missing()) {
-        return Err(Usage(missing));
+        return Err(UsageError(missing));
     }
     usable(arguments.argosy.as_ref())
 }
 
-fn measure(arguments: &FailoverArguments, means: &Means, samples: &mut Samples) -> Result<()> {
-    let screen = Screen::new();
+fn measure(
+    arguments: &FailoverArguments,
+    means: &TestPrograms,
+    samples: &mut Samples,
+) -> Result<()> {
+    let screen = ProgressDisplay::new();
     with_cluster(
         means,
         &arguments.directory,
@@ -190,19 +194,19 @@ fn measure(arguments: &FailoverArguments, means: &Means, samples: &mut Samples) 
         &screen,
         async |mut cluster, recorder, stop| {
             // Peers run before Argosy starts: neither runs while the other is measured.
-            beside(arguments, &mut cluster, (&screen, &stop), samples).await?;
-            ours(arguments, cluster, &recorder, (&screen, &stop), samples).await
+            measure_peers(arguments, &mut cluster, (&screen, &stop), samples).await?;
+            measure_argosy(arguments, cluster, &recorder, (&screen, &stop), samples).await
         },
     )
 }
 
-async fn beside(
+async fn measure_peers(
     arguments: &FailoverArguments,
     cluster: &mut Cluster,
-    (screen, stop): (&Screen, &CancellationToken),
+    (screen, stop): (&ProgressDisplay, &CancellationToken),
     samples: &mut Samples,
 ) -> Result<()> {
-    let plan = Plan {
+    let plan = PeerPlan {
         losses: &arguments.loss,
         loads: &arguments.load,
         kills: arguments.peer_kills.unwrap_or(arguments.kills),
@@ -215,23 +219,23 @@ async fn beside(
     Ok(())
 }
 
-async fn ours(
+async fn measure_argosy(
     arguments: &FailoverArguments,
     cluster: Cluster,
     recorder: &Recorder,
-    (screen, stop): (&Screen, &CancellationToken),
+    (screen, stop): (&ProgressDisplay, &CancellationToken),
     samples: &mut Samples,
 ) -> Result<()> {
     if stop.is_cancelled() {
         return Ok(());
     }
-    let mut scene = Scene::set(cluster, recorder).await?;
+    let mut scene = FailoverCluster::set(cluster, recorder).await?;
     for (loss, load) in cases(arguments) {
-        if loss == Loss::None {
+        if loss == LeaderLoss::None {
             let duration = arguments.duration.unwrap_or(ALONE);
-            let spell = scene.leave_alone(load, duration, stop).await?;
-            screen.say(&spell.line());
-            samples.add_spell(spell);
+            let spell = scene.run_undisturbed(load, duration, stop).await?;
+            screen.print(&spell.line());
+            samples.add_period(spell);
             continue;
         }
         let what = format!("{}, {}", loss.name(), load.name());
@@ -242,13 +246,13 @@ async fn ours(
             screen.show(&format!("{what}: {number} of {}", arguments.kills));
             samples.add(scene.lose(loss, load).await?);
         }
-        screen.say(&samples.line((System::Argosy, loss, load)));
+        screen.print(&samples.line((MeasuredSystem::Argosy, loss, load)));
     }
     Ok(())
 }
 
-fn cases(arguments: &FailoverArguments) -> impl Iterator<Item = (Loss, Load)> + '_ {
-    let loads = |loss: &Loss| {
+fn cases(arguments: &FailoverArguments) -> impl Iterator<Item = (LeaderLoss, LoadLevel)> + '_ {
+    let loads = |loss: &LeaderLoss| {
         let loss = *loss;
         arguments.load.iter().map(move |load| (loss, *load))
     };

@@ -5,11 +5,11 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::rng::Chance;
+use crate::rng::Rng;
 
 /// A requirement of a fault, in addition to root, ip and nft.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Need {
+pub(crate) enum FaultRequirement {
     Nothing,
     /// A program of the host.
     Program(&'static str),
@@ -44,7 +44,7 @@ macro_rules! faults {
                 match self { $(Self::$variant => $weight,)* }
             }
 
-            pub(crate) fn need(self) -> Need {
+            pub(crate) fn need(self) -> FaultRequirement {
                 match self { $(Self::$variant => $need,)* }
             }
         }
@@ -52,41 +52,41 @@ macro_rules! faults {
 }
 
 faults! {
-    KillLeader "kill-leader" 20 Need::Nothing, "kill -9 of the leader, restarted later";
-    KillFollower "kill-follower" 6 Need::Voters(3), "kill -9 of a follower, restarted later";
-    KillMinority "kill-minority" 4 Need::Nothing, "kill -9 of the leader and as many others as the group can spare";
-    KillAllMasters "kill-all-masters" 4 Need::Nothing, "kill -9 of every master at once";
-    KillAgent "kill-agent" 8 Need::Nothing, "kill -9 of an agent; its tasks continue";
-    KillAgentInLaunch "kill-agent-in-launch" 6 Need::Nothing, "repeated kill -9 of one agent while tasks start on it";
-    KillAgentInDestroy "kill-agent-in-destroy" 4 Need::Nothing, "kill -9 of an agent while services are ended on it";
-    KillFramework "kill-framework" 8 Need::Nothing, "kill -9 of a scheduler; it returns as the same framework";
-    PauseLeader "pause-leader" 10 Need::Nothing, "SIGSTOP of the leader, SIGCONT later";
-    PauseFollower "pause-follower" 4 Need::Voters(3), "SIGSTOP of a follower, SIGCONT later";
-    PauseAgent "pause-agent" 5 Need::Nothing, "SIGSTOP of an agent, sometimes beyond its timeout";
-    PauseFramework "pause-framework" 3 Need::Nothing, "SIGSTOP of a scheduler, SIGCONT later";
-    FreezeAllMasters "freeze-all-masters" 3 Need::Nothing, "SIGSTOP of every master at once";
-    RollingRestart "rolling-restart" 3 Need::Nothing, "each master in turn is stopped in order and restarted";
-    TransferLeader "transfer-leader" 8 Need::Voters(3), "leadership is transferred";
-    PartitionLeader "partition-leader" 8 Need::Nothing, "the leader's host is cut off in both directions";
-    PartitionOneWay "partition-one-way" 6 Need::Voters(3), "a master's incoming or outgoing packets are lost, but not both";
-    PartitionPartial "partition-partial" 6 Need::Voters(3), "a random connectivity graph of the masters";
-    CutLeaderFromMasters "cut-leader-from-masters" 6 Need::Voters(3), "only the other masters lose the leader; agents and schedulers do not";
-    PartitionAgent "partition-agent" 6 Need::Nothing, "an agent's host is cut off, sometimes beyond its timeout";
-    PartitionFramework "partition-framework" 3 Need::Nothing, "a scheduler's host is cut off";
-    PacketLoss "packet-loss" 5 Need::Nothing, "masters' hosts lose packets";
-    SlowLink "slow-link" 3 Need::Program("tc"), "the leader's host can send a few hundred kilobits a second";
-    DelayLink "delay-link" 4 Need::Voters(3), "raft connections between masters go through a slow proxy";
-    HalfClose "half-close" 3 Need::Voters(3), "raft connections stay open but carry nothing more";
-    ResetConnections "reset-connections" 3 Need::Voters(3), "raft connections are reset repeatedly";
-    DamageLink "damage-link" 3 Need::Voters(3), "raft connections sometimes flip a bit of their data";
-    FullDisk "full-disk" 3 Need::Nothing, "the disk of a master fills up";
-    FailingSync "failing-sync" 3 Need::Program("strace"), "fdatasync fails on a master";
-    StalledDisk "stalled-disk" 3 Need::Program("strace"), "fdatasync of the leader takes seconds";
-    MemoryLimit "memory-limit" 2 Need::Program("prlimit"), "a master cannot allocate more memory";
-    DescriptorLimit "descriptor-limit" 3 Need::Program("prlimit"), "a master cannot open more descriptors";
-    ClockJump "clock-jump" 3 Need::FakeClock, "the wall clock of a master jumps by an hour, there and back";
-    ReplaceMaster "replace-master" 3 Need::Voters(3), "a master loses its disk, leaves the group and joins it again";
-    ReconnectStorm "reconnect-storm" 2 Need::Nothing, "1,000 agents connect together while the leader is killed";
+    KillLeader "kill-leader" 20 FaultRequirement::Nothing, "kill -9 of the leader, restarted later";
+    KillFollower "kill-follower" 6 FaultRequirement::Voters(3), "kill -9 of a follower, restarted later";
+    KillMinority "kill-minority" 4 FaultRequirement::Nothing, "kill -9 of the leader and as many others as the group can spare";
+    KillAllMasters "kill-all-masters" 4 FaultRequirement::Nothing, "kill -9 of every master at once";
+    KillAgent "kill-agent" 8 FaultRequirement::Nothing, "kill -9 of an agent; its tasks continue";
+    KillAgentInLaunch "kill-agent-in-launch" 6 FaultRequirement::Nothing, "repeated kill -9 of one agent while tasks start on it";
+    KillAgentInDestroy "kill-agent-in-destroy" 4 FaultRequirement::Nothing, "kill -9 of an agent while services are ended on it";
+    KillFramework "kill-framework" 8 FaultRequirement::Nothing, "kill -9 of a scheduler; it returns as the same framework";
+    PauseLeader "pause-leader" 10 FaultRequirement::Nothing, "SIGSTOP of the leader, SIGCONT later";
+    PauseFollower "pause-follower" 4 FaultRequirement::Voters(3), "SIGSTOP of a follower, SIGCONT later";
+    PauseAgent "pause-agent" 5 FaultRequirement::Nothing, "SIGSTOP of an agent, sometimes beyond its timeout";
+    PauseFramework "pause-framework" 3 FaultRequirement::Nothing, "SIGSTOP of a scheduler, SIGCONT later";
+    FreezeAllMasters "freeze-all-masters" 3 FaultRequirement::Nothing, "SIGSTOP of every master at once";
+    RollingRestart "rolling-restart" 3 FaultRequirement::Nothing, "each master in turn is stopped in order and restarted";
+    TransferLeader "transfer-leader" 8 FaultRequirement::Voters(3), "leadership is transferred";
+    PartitionLeader "partition-leader" 8 FaultRequirement::Nothing, "the leader's host is cut off in both directions";
+    PartitionOneWay "partition-one-way" 6 FaultRequirement::Voters(3), "a master's incoming or outgoing packets are lost, but not both";
+    PartitionPartial "partition-partial" 6 FaultRequirement::Voters(3), "a random connectivity graph of the masters";
+    CutLeaderFromMasters "cut-leader-from-masters" 6 FaultRequirement::Voters(3), "only the other masters lose the leader; agents and schedulers do not";
+    PartitionAgent "partition-agent" 6 FaultRequirement::Nothing, "an agent's host is cut off, sometimes beyond its timeout";
+    PartitionFramework "partition-framework" 3 FaultRequirement::Nothing, "a scheduler's host is cut off";
+    PacketLoss "packet-loss" 5 FaultRequirement::Nothing, "masters' hosts lose packets";
+    SlowLink "slow-link" 3 FaultRequirement::Program("tc"), "the leader's host can send a few hundred kilobits a second";
+    DelayLink "delay-link" 4 FaultRequirement::Voters(3), "raft connections between masters go through a slow proxy";
+    HalfClose "half-close" 3 FaultRequirement::Voters(3), "raft connections stay open but carry nothing more";
+    ResetConnections "reset-connections" 3 FaultRequirement::Voters(3), "raft connections are reset repeatedly";
+    DamageLink "damage-link" 3 FaultRequirement::Voters(3), "raft connections sometimes flip a bit of their data";
+    FullDisk "full-disk" 3 FaultRequirement::Nothing, "the disk of a master fills up";
+    FailingSync "failing-sync" 3 FaultRequirement::Program("strace"), "fdatasync fails on a master";
+    StalledDisk "stalled-disk" 3 FaultRequirement::Program("strace"), "fdatasync of the leader takes seconds";
+    MemoryLimit "memory-limit" 2 FaultRequirement::Program("prlimit"), "a master cannot allocate more memory";
+    DescriptorLimit "descriptor-limit" 3 FaultRequirement::Program("prlimit"), "a master cannot open more descriptors";
+    ClockJump "clock-jump" 3 FaultRequirement::FakeClock, "the wall clock of a master jumps by an hour, there and back";
+    ReplaceMaster "replace-master" 3 FaultRequirement::Voters(3), "a master loses its disk, leaves the group and joins it again";
+    ReconnectStorm "reconnect-storm" 2 FaultRequirement::Nothing, "1,000 agents connect together while the leader is killed";
 }
 
 impl FaultName {
@@ -161,15 +161,15 @@ impl fmt::Display for FaultName {
 
 /// A random sequence of faults.
 #[derive(Debug, Clone)]
-pub(crate) struct Mix {
+pub(crate) struct FaultMix {
     allowed: Vec<FaultName>,
     /// Each kind once before any is repeated, in random order.
     first: Vec<FaultName>,
 }
 
-impl Mix {
+impl FaultMix {
     /// Creates a sequence in which each of these faults comes once first.
-    pub(crate) fn new(allowed: Vec<FaultName>, chance: &mut Chance) -> Self {
+    pub(crate) fn new(allowed: Vec<FaultName>, chance: &mut Rng) -> Self {
         let mut left = allowed.clone();
         let mut first = Vec::new();
         while let Some(fault) = chance.weighted(&left, |fault| fault.weight()).copied() {
@@ -181,7 +181,7 @@ impl Mix {
     }
 
     /// Returns the next fault.
-    pub(crate) fn next(&mut self, chance: &mut Chance) -> Option<FaultName> {
+    pub(crate) fn next(&mut self, chance: &mut Rng) -> Option<FaultName> {
         self.first.pop().or_else(|| {
             chance
                 .weighted(&self.allowed, |fault| fault.weight())
@@ -216,8 +216,8 @@ mod tests {
 
     #[test]
     fn each_kind_comes_once_before_any_comes_again() {
-        let mut chance = Chance::new(3);
-        let mut mix = Mix::new(FaultName::ALL.to_vec(), &mut chance);
+        let mut chance = Rng::new(3);
+        let mut mix = FaultMix::new(FaultName::ALL.to_vec(), &mut chance);
         let mut seen: Vec<_> = FaultName::ALL
             .iter()
             .map(|_| mix.next(&mut chance).unwrap())
@@ -229,8 +229,8 @@ mod tests {
 
     #[test]
     fn what_could_not_be_done_comes_once_more_when_the_others_have_come() {
-        let mut chance = Chance::new(3);
-        let mut mix = Mix::new(FaultName::ALL.to_vec(), &mut chance);
+        let mut chance = Rng::new(3);
+        let mut mix = FaultMix::new(FaultName::ALL.to_vec(), &mut chance);
         let first = mix.next(&mut chance).unwrap();
         mix.put_back(first);
         let others = FaultName::ALL.len() - 1;

@@ -10,7 +10,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use argosy_isolation::{CgroupError, Group, Process};
+use argosy_isolation::{Cgroup, CgroupError, ProcessId};
 use nix::mount::{MntFlags, umount2};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -26,7 +26,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// The reason why the directory of a run cannot be used.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum FolderError {
+pub(crate) enum RunDirectoryError {
     /// It cannot be created or written.
     #[error("cannot write {path}")]
     Write { path: PathBuf, source: io::Error },
@@ -37,24 +37,25 @@ pub(crate) enum FolderError {
 
 /// The directory of a run.
 #[derive(Debug, Clone)]
-pub(crate) struct Folder {
+pub(crate) struct RunDirectory {
     path: PathBuf,
     prefix: String,
 }
 
-impl Folder {
+impl RunDirectory {
     /// Creates the directory of a new run in `base`.
     ///
     /// # Errors
-    /// [`FolderError`]
-    pub(crate) fn make(base: &Path) -> Result<Self, FolderError> {
-        let own = Process::of(std::process::id().cast_signed()).map_err(FolderError::Own)?;
+    /// [`RunDirectoryError`]
+    pub(crate) fn make(base: &Path) -> Result<Self, RunDirectoryError> {
+        let own =
+            ProcessId::of(std::process::id().cast_signed()).map_err(RunDirectoryError::Own)?;
         let prefix = format!("{NAME}-{}", own.pid);
         let folder = Self {
             path: base.join(&prefix),
             prefix,
         };
-        let write = |path: &Path, source| FolderError::Write {
+        let write = |path: &Path, source| RunDirectoryError::Write {
             path: path.to_owned(),
             source,
         };
@@ -106,8 +107,8 @@ impl Folder {
     /// Records the cgroup tree of an agent: its tasks may outlive everything else of the run.
     ///
     /// # Errors
-    /// [`FolderError`]
-    pub(crate) fn note_tree(&self, tree: &Path) -> Result<(), FolderError> {
+    /// [`RunDirectoryError`]
+    pub(crate) fn note_tree(&self, tree: &Path) -> Result<(), RunDirectoryError> {
         let path = self.path.join("trees");
         let mut known = self.trees();
         if known.iter().any(|one| one == tree) {
@@ -116,7 +117,7 @@ impl Folder {
         known.push(tree.to_owned());
         let lines = known.iter().map(|tree| format!("{}\n", tree.display()));
         fs::write(&path, lines.collect::<String>())
-            .map_err(|source| FolderError::Write { path, source })
+            .map_err(|source| RunDirectoryError::Write { path, source })
     }
 
     /// Returns the recorded trees.
@@ -176,7 +177,7 @@ pub(crate) fn clear_dead(base: &Path) -> Vec<String> {
         if !is_run || owner_lives(&path) {
             continue;
         }
-        let folder = Folder {
+        let folder = RunDirectory {
             prefix: name.to_owned(),
             path: path.clone(),
         };
@@ -193,13 +194,13 @@ fn owner_lives(folder: &Path) -> bool {
     let pid = words.next().and_then(|word| word.parse().ok());
     let start_ticks = words.next().and_then(|word| word.parse().ok());
     match (pid, start_ticks) {
-        (Some(pid), Some(start_ticks)) => lives(Process { pid, start_ticks }),
+        (Some(pid), Some(start_ticks)) => is_alive(ProcessId { pid, start_ticks }),
         _ => false,
     }
 }
 
 /// Whether exactly that process runs. A zombie does not count.
-pub(crate) fn lives(process: Process) -> bool {
+pub(crate) fn is_alive(process: ProcessId) -> bool {
     process.open().ok().flatten().is_some()
 }
 
@@ -212,16 +213,16 @@ fn end_all_in(namespaces: &[String]) -> Vec<String> {
         .collect();
     let deadline = Instant::now() + PATIENCE;
     loop {
-        let living = living_in(&identities);
+        let living = processes_in(&identities);
         if living.is_empty() {
             return Vec::new();
         }
         if Instant::now() >= deadline {
-            let name = |process: &Process| format!("process {}", process.pid);
+            let name = |process: &ProcessId| format!("process {}", process.pid);
             return living.iter().map(name).collect();
         }
         for process in living {
-            if lives(process) {
+            if is_alive(process) {
                 // It may have ended since, which is fine.
                 let _ = kill(Pid::from_raw(process.pid), Signal::SIGKILL);
             }
@@ -230,7 +231,7 @@ fn end_all_in(namespaces: &[String]) -> Vec<String> {
     }
 }
 
-fn living_in(identities: &[(u64, u64)]) -> Vec<Process> {
+fn processes_in(identities: &[(u64, u64)]) -> Vec<ProcessId> {
     use std::os::unix::fs::MetadataExt;
     let own = std::process::id().cast_signed();
     fs::read_dir("/proc")
@@ -241,22 +242,22 @@ fn living_in(identities: &[(u64, u64)]) -> Vec<Process> {
         .filter(|pid| *pid != own)
         .filter_map(|pid| {
             // Reads the process first: if its pid is reused after that, the process counts as dead.
-            let process = Process::of(pid).ok()?;
+            let process = ProcessId::of(pid).ok()?;
             let network = fs::metadata(format!("/proc/{pid}/ns/net")).ok()?;
             identities
                 .contains(&(network.dev(), network.ino()))
                 .then_some(process)
         })
-        .filter(|process| lives(*process))
+        .filter(|process| is_alive(*process))
         .collect()
 }
 
 /// Kills everything in the tree of an agent, and removes the tree.
 fn remove_tree(tree: &Path) -> Result<(), CgroupError> {
     for group in folders_in(tree) {
-        Group::at(&group).remove(PATIENCE)?;
+        Cgroup::at(&group).remove(PATIENCE)?;
     }
-    Group::at(tree).remove(PATIENCE)?;
+    Cgroup::at(tree).remove(PATIENCE)?;
     if let Some(all) = tree.parent() {
         // Stays while another agent of this host has its tree there.
         let _ = fs::remove_dir(all);
@@ -296,7 +297,7 @@ mod tests {
     #[test]
     fn a_run_whose_owner_lives_is_left_alone_and_a_dead_one_is_removed() {
         let base = tempfile::tempdir().unwrap();
-        let living = Folder::make(base.path()).unwrap();
+        let living = RunDirectory::make(base.path()).unwrap();
         let dead = base.path().join("argosy-chaos-999999999");
         fs::create_dir_all(dead.join("logs")).unwrap();
         fs::write(dead.join("owner"), "999999999 1\n").unwrap();
@@ -309,7 +310,7 @@ mod tests {
     #[test]
     fn an_owner_whose_number_was_given_out_again_is_dead() {
         let base = tempfile::tempdir().unwrap();
-        let folder = Folder::make(base.path()).unwrap();
+        let folder = RunDirectory::make(base.path()).unwrap();
         let own = std::process::id();
         fs::write(folder.path().join("owner"), format!("{own} 1\n")).unwrap();
         assert!(!owner_lives(folder.path()));

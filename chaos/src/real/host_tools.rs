@@ -28,11 +28,11 @@ pub(crate) enum ToolError {
 
 /// Runs a program to its end.
 pub(crate) fn run<T: AsRef<OsStr>>(program: &str, words: &[T]) -> Result<String, ToolError> {
-    feed(program, words, "")
+    run_with_input(program, words, "")
 }
 
 /// Runs a program to its end with `input` as its standard input. Returns its output.
-pub(crate) fn feed<T: AsRef<OsStr>>(
+pub(crate) fn run_with_input<T: AsRef<OsStr>>(
     program: &str,
     words: &[T],
     input: &str,
@@ -53,10 +53,10 @@ pub(crate) fn feed<T: AsRef<OsStr>>(
         let _ = stdin.write_all(input.as_bytes());
     }
     let output = child.wait_with_output().map_err(start)?;
-    judge(program, words, &output)
+    check_status(program, words, &output)
 }
 
-fn judge<T: AsRef<OsStr>>(
+fn check_status<T: AsRef<OsStr>>(
     program: &str,
     words: &[T],
     output: &Output,
@@ -121,7 +121,7 @@ mod tests {
 
     #[test]
     fn input_reaches_the_program_and_its_output_comes_back() {
-        assert_eq!(feed("cat", &["-"], "rules").unwrap(), "rules");
+        assert_eq!(run_with_input("cat", &["-"], "rules").unwrap(), "rules");
         assert!(find("sh").is_some() && find("no-such-program").is_none());
     }
 }

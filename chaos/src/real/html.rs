@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use super::report::{Outage, Report, quantile};
+use super::report::{Outage, RunReport, quantile};
 
 /// Width of the drawing, in its own units.
 const WIDTH: f64 = 1_000.0;
@@ -39,7 +39,7 @@ const COLOURS: [&str; 6] = [
 ];
 
 /// Returns the whole page.
-pub(crate) fn page(report: &Report) -> String {
+pub(crate) fn page(report: &RunReport) -> String {
     let mut text = String::from(
         "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><meta name=\"viewport\" content=\"width=device-width\"><title>argosy-chaos</title><style>",
     );
@@ -58,7 +58,7 @@ pub(crate) fn page(report: &Report) -> String {
     text
 }
 
-fn head(text: &mut String, report: &Report) {
+fn head(text: &mut String, report: &RunReport) {
     let verdict = match report.exit_code() {
         0 => "<span class=\"good\">Offers and tasks survived</span>",
         1 => "<span class=\"bad\">Something was lost or done twice</span>",
@@ -100,12 +100,12 @@ fn head(text: &mut String, report: &Report) {
 }
 
 /// The horizontal scale of the drawing.
-struct Scale {
+struct TimeScale {
     from_ns: u64,
     to_ns: u64,
 }
 
-impl Scale {
+impl TimeScale {
     fn x(&self, time_ns: u64) -> f64 {
         let span = self.to_ns.saturating_sub(self.from_ns).max(1) as f64;
         let time = time_ns.clamp(self.from_ns, self.to_ns) - self.from_ns;
@@ -135,9 +135,9 @@ fn label(text: &mut String, y: f64, name: &str) {
     );
 }
 
-fn timeline(text: &mut String, report: &Report) {
+fn timeline(text: &mut String, report: &RunReport) {
     let (from_ns, to_ns) = report.faults_ns;
-    let scale = Scale { from_ns, to_ns };
+    let scale = TimeScale { from_ns, to_ns };
     let mut lanes: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
     for (position, line) in report.faults.iter().enumerate() {
         if line.failure.is_none() {
@@ -182,7 +182,7 @@ fn timeline(text: &mut String, report: &Report) {
     text.push_str("</svg>\n");
 }
 
-fn leaders(text: &mut String, report: &Report, scale: &Scale, y: f64) {
+fn leaders(text: &mut String, report: &RunReport, scale: &TimeScale, y: f64) {
     let mut order: Vec<&str> = Vec::new();
     let mut reigns: Vec<_> = report.reigns.iter().collect();
     reigns.sort_by_key(|reign| reign.seen_ns);
@@ -203,7 +203,7 @@ fn leaders(text: &mut String, report: &Report, scale: &Scale, y: f64) {
     }
 }
 
-fn curve(text: &mut String, report: &Report, scale: &Scale, y: f64) {
+fn curve(text: &mut String, report: &RunReport, scale: &TimeScale, y: f64) {
     let most = report
         .tasks
         .iter()
@@ -227,7 +227,7 @@ fn curve(text: &mut String, report: &Report, scale: &Scale, y: f64) {
     }
 }
 
-fn axis(text: &mut String, scale: &Scale, y: f64) {
+fn axis(text: &mut String, scale: &TimeScale, y: f64) {
     let seconds = scale.to_ns.saturating_sub(scale.from_ns) / 1_000_000_000;
     let step = [1, 2, 5, 10, 30, 60, 120, 300, 600, 1_800, 3_600]
         .into_iter()
@@ -242,7 +242,7 @@ fn axis(text: &mut String, scale: &Scale, y: f64) {
     }
 }
 
-fn operations(text: &mut String, report: &Report) {
+fn operations(text: &mut String, report: &RunReport) {
     text.push_str("<div><h2>Operations</h2>\n<table><tr><th></th><th>ok</th><th>failed</th><th>unknown</th></tr>\n");
     for (kind, count) in &report.operations {
         let _ = writeln!(
@@ -257,7 +257,7 @@ fn operations(text: &mut String, report: &Report) {
     text.push_str("</table></div>\n");
 }
 
-fn faults(text: &mut String, report: &Report) {
+fn faults(text: &mut String, report: &RunReport) {
     text.push_str("<div><h2>Faults</h2>\n<table>\n");
     for (fault, count) in report.done() {
         let _ = writeln!(text, "<tr><td>{}</td><td>{count}</td></tr>", escape(fault));
@@ -265,7 +265,7 @@ fn faults(text: &mut String, report: &Report) {
     text.push_str("</table></div>\n");
 }
 
-fn outages(text: &mut String, report: &Report) {
+fn outages(text: &mut String, report: &RunReport) {
     let mut gaps: Vec<u64> = report.outages.iter().map(Outage::ms).collect();
     gaps.sort_unstable();
     let _ = writeln!(
@@ -279,12 +279,12 @@ fn outages(text: &mut String, report: &Report) {
     );
 }
 
-fn violations(text: &mut String, report: &Report) {
+fn violations(text: &mut String, report: &RunReport) {
     let _ = writeln!(
         text,
         "<h2>Violations</h2>\n<p>{} rules were judged: {}.</p>",
-        report.judging().len(),
-        escape(&report.judging().join(", "))
+        report.decisive_checks().len(),
+        escape(&report.decisive_checks().join(", "))
     );
     for violation in &report.violations {
         let _ = writeln!(
@@ -318,11 +318,11 @@ pub(crate) fn escape(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::real::report::{FaultLine, Reign, TaskCount, Violation};
+    use crate::real::report::{EpochRecord, FaultLine, ReportedViolation, TaskCount};
 
     #[test]
     fn the_page_shows_every_lane_and_nothing_from_elsewhere() {
-        let report = Report {
+        let report = RunReport {
             faults_ns: (1_000_000_000, 61_000_000_000),
             faults: vec![FaultLine {
                 fault: "kill-leader".to_owned(),
@@ -331,7 +331,7 @@ mod tests {
                 ended_ns: Some(6_000_000_000),
                 failure: None,
             }],
-            reigns: vec![Reign {
+            reigns: vec![EpochRecord {
                 epoch: 3,
                 leader: "master-1".to_owned(),
                 seen_ns: 1,
@@ -341,12 +341,12 @@ mod tests {
                 launched: 5,
                 ended: 1,
             }],
-            violations: vec![Violation {
-                checker: "T1".to_owned(),
+            violations: vec![ReportedViolation {
+                checker: "SingleStart".to_owned(),
                 what: "<script>alert(1)</script>".to_owned(),
                 time_ns: None,
             }],
-            ..Report::default()
+            ..RunReport::default()
         };
         let page = page(&report);
         for part in ["kill-leader", "master-1, reign 3", "60 s", "polyline"] {

@@ -11,57 +11,57 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use argosy_proto::v1;
 
-use super::agent_swarm::Herd;
+use super::agent_swarm::AgentSwarm;
 use super::cluster::Cluster;
 use super::faults::FaultName;
-use super::partitions::{Cuts, Place};
-use super::process_faults::{Limit, SmallDisk, Tracer};
+use super::partitions::{HostIndex, NetworkDisturbances};
+use super::process_faults::{LimitedResource, SmallDisk, Tracer};
 use super::proxy::Proxy;
 use crate::history::{Fault, FaultKind, Recorder};
-use crate::rng::Chance;
+use crate::rng::Rng;
 
 /// Timeout for finding a leader before a fault that needs one, if no other fault holds.
 pub(super) const FINDING: Duration = Duration::from_secs(10);
 
 /// A fault in force.
-pub(crate) struct Held {
+pub(crate) struct InjectedFault {
     pub(crate) fault: FaultName,
     /// The target in words, for the live view and the report.
     pub(crate) target: String,
     /// The default duration.
     pub(crate) lasts: Duration,
-    undo: Vec<Undo>,
+    undo: Vec<UndoStep>,
 }
 
 /// The actions that end a fault, in reverse order of its steps.
-pub(super) enum Undo {
-    Start(Place),
-    Thaw(Place),
-    Calm(u64),
-    Widen(Place),
-    Detach(Place, Tracer),
-    Free(Place, SmallDisk),
-    Loosen(Place, Limit),
-    Tick(Place),
-    Join(Place),
-    Straighten(u64, Vec<Proxy>),
-    Dismiss(Herd),
+pub(super) enum UndoStep {
+    Start(HostIndex),
+    Resume(HostIndex),
+    EndDisturbance(u64),
+    RemoveRateLimit(HostIndex),
+    DetachTracer(HostIndex, Tracer),
+    RestoreDisk(HostIndex, SmallDisk),
+    RemoveLimit(HostIndex, LimitedResource),
+    ResetClock(HostIndex),
+    AddMaster(HostIndex),
+    RemoveProxies(u64, Vec<Proxy>),
+    StopSwarm(AgentSwarm),
 }
 
 /// The context for injecting a fault.
-pub(crate) struct Hand<'a> {
+pub(crate) struct Injector<'a> {
     pub(crate) cluster: &'a mut Cluster,
-    pub(crate) chance: &'a mut Chance,
+    pub(crate) chance: &'a mut Rng,
     pub(crate) recorder: &'a Recorder,
     /// Timeout for finding a leader.
     finding: Duration,
-    undo: Vec<Undo>,
+    undo: Vec<UndoStep>,
 }
 
-impl<'a> Hand<'a> {
+impl<'a> Injector<'a> {
     pub(crate) fn new(
         cluster: &'a mut Cluster,
-        chance: &'a mut Chance,
+        chance: &'a mut Rng,
         recorder: &'a Recorder,
         finding: Duration,
     ) -> Self {
@@ -75,17 +75,17 @@ impl<'a> Hand<'a> {
     }
 
     /// Injects a fault. If it fails half-way, its steps are undone.
-    pub(crate) async fn begin(mut self, fault: FaultName) -> Result<Held> {
-        let begun = self.inflict(fault).await;
+    pub(crate) async fn begin(mut self, fault: FaultName) -> Result<InjectedFault> {
+        let begun = self.inject(fault).await;
         match begun {
-            Ok((target, lasts)) => Ok(Held {
+            Ok((target, lasts)) => Ok(InjectedFault {
                 fault,
                 target,
                 lasts,
                 undo: self.undo,
             }),
             Err(error) => {
-                let half = Held {
+                let half = InjectedFault {
                     fault,
                     target: String::new(),
                     lasts: Duration::ZERO,
@@ -97,7 +97,7 @@ impl<'a> Hand<'a> {
         }
     }
 
-    async fn inflict(&mut self, fault: FaultName) -> Result<(String, Duration)> {
+    async fn inject(&mut self, fault: FaultName) -> Result<(String, Duration)> {
         use FaultName as F;
         match fault {
             F::KillLeader => self.kill_leader().await,
@@ -121,8 +121,8 @@ impl<'a> Hand<'a> {
             F::FullDisk => self.full_disk().await,
             F::FailingSync => self.failing_sync().await,
             F::StalledDisk => self.stalled_disk().await,
-            F::MemoryLimit => self.limit(Limit::Memory),
-            F::DescriptorLimit => self.limit(Limit::Descriptors),
+            F::MemoryLimit => self.limit(LimitedResource::Memory),
+            F::DescriptorLimit => self.limit(LimitedResource::Descriptors),
             F::ClockJump => self.clock_jump().await,
             F::ReplaceMaster => self.replace_master().await,
             F::KillAgent => self.kill_agent(),
@@ -138,7 +138,7 @@ impl<'a> Hand<'a> {
     }
 
     /// Returns the name of a member in histories. Masters are named by their id in the group.
-    fn name(&self, place: Place) -> String {
+    fn name(&self, place: HostIndex) -> String {
         name_of(self.cluster, place)
     }
 
@@ -151,36 +151,36 @@ impl<'a> Hand<'a> {
     }
 
     /// Kills a member with kill -9. It is started again when the fault ends.
-    fn kill(&mut self, place: Place, kind: FaultKind, detail: &str) -> String {
+    fn kill(&mut self, place: HostIndex, kind: FaultKind, detail: &str) -> String {
         let name = self.name(place);
         self.note(kind, &name, detail);
         self.cluster.members[place].kill();
         self.cluster.watch.forget(place);
-        self.undo.push(Undo::Start(place));
+        self.undo.push(UndoStep::Start(place));
         name
     }
 
-    fn freeze(&mut self, place: Place) -> Result<String> {
+    fn freeze(&mut self, place: HostIndex) -> Result<String> {
         let name = self.name(place);
         self.note(FaultKind::Pause, &name, "SIGSTOP");
         self.cluster.members[place].freeze()?;
         self.cluster.watch.forget(place);
-        self.undo.push(Undo::Thaw(place));
+        self.undo.push(UndoStep::Resume(place));
         Ok(name)
     }
 
-    fn disturb(&mut self, cuts: Cuts) -> Result<()> {
+    fn disturb(&mut self, cuts: NetworkDisturbances) -> Result<()> {
         let name = self.cluster.disturb(cuts)?;
-        self.undo.push(Undo::Calm(name));
+        self.undo.push(UndoStep::EndDisturbance(name));
         Ok(())
     }
 
     /// Returns a random running member of these places.
-    fn some(&mut self, places: &[Place]) -> Result<Place> {
-        let well: Vec<Place> = places
+    fn some(&mut self, places: &[HostIndex]) -> Result<HostIndex> {
+        let well: Vec<HostIndex> = places
             .iter()
             .copied()
-            .filter(|place| self.cluster.members[*place].is_well())
+            .filter(|place| self.cluster.members[*place].is_healthy())
             .collect();
         self.chance
             .pick(&well)
@@ -189,15 +189,15 @@ impl<'a> Hand<'a> {
     }
 }
 
-/// Returns the name of a member in histories, as [`Hand::name`] does.
-pub(crate) fn name_of(cluster: &Cluster, place: Place) -> String {
+/// Returns the name of a member in histories, as [`Injector::name`] does.
+pub(crate) fn name_of(cluster: &Cluster, place: HostIndex) -> String {
     cluster.watch.node(place).map_or_else(
         || cluster.members[place].name().to_owned(),
         |node| node.to_string(),
     )
 }
 
-impl Held {
+impl InjectedFault {
     /// Ends the fault.
     ///
     /// # Errors
@@ -212,72 +212,72 @@ impl Held {
     }
 }
 
-impl Undo {
+impl UndoStep {
     async fn perform(self, cluster: &mut Cluster, recorder: &Recorder) -> Result<()> {
         let note = |cluster: &Cluster, kind, place| {
             recorder.fault(Fault::new(kind, name_of(cluster, place)));
         };
         match self {
             Self::Start(place) => revive(cluster, recorder, place)?,
-            Self::Thaw(place) => {
+            Self::Resume(place) => {
                 note(cluster, FaultKind::Resume, place);
-                cluster.members[place].thaw();
+                cluster.members[place].resume();
             }
-            Self::Calm(name) => {
+            Self::EndDisturbance(name) => {
                 recorder.fault(Fault::new(FaultKind::Heal, "*"));
-                cluster.calm(name)?;
+                cluster.end_disturbance(name)?;
             }
-            Self::Widen(place) => {
+            Self::RemoveRateLimit(place) => {
                 note(cluster, FaultKind::Heal, place);
-                cluster.network.squeeze(place, None)?;
+                cluster.network.limit_rate(place, None)?;
             }
-            Self::Straighten(name, proxies) => {
+            Self::RemoveProxies(name, proxies) => {
                 recorder.fault(Fault::new(FaultKind::Heal, "*"));
-                cluster.calm(name)?;
+                cluster.end_disturbance(name)?;
                 drop(proxies);
             }
-            Self::Detach(place, tracer) => {
+            Self::DetachTracer(place, tracer) => {
                 // Blocks until the tracer has detached.
                 tokio::task::spawn_blocking(move || drop(tracer)).await?;
-                cluster.members[place].expect_again();
+                cluster.members[place].forbid_exit();
                 revive(cluster, recorder, place)?;
             }
-            Self::Loosen(place, limit) => {
+            Self::RemoveLimit(place, limit) => {
                 let member = &mut cluster.members[place];
-                let loosened = member.pid().map_or(Ok(()), |pid| limit.loosen(pid));
+                let loosened = member.pid().map_or(Ok(()), |pid| limit.lift(pid));
                 // A process that has ended has no limits any more.
-                if member.look().is_none() && member.is_up() {
+                if member.poll().is_none() && member.is_up() {
                     loosened?;
                 }
-                member.expect_again();
+                member.forbid_exit();
                 revive(cluster, recorder, place)?;
             }
-            Self::Free(place, disk) => {
+            Self::RestoreDisk(place, disk) => {
                 note(cluster, FaultKind::DiskFreed, place);
                 disk.free();
                 cluster.members[place].kill();
-                cluster.members[place].expect_again();
+                cluster.members[place].forbid_exit();
                 disk.remove()?;
                 revive(cluster, recorder, place)?;
             }
-            Self::Tick(place) => {
+            Self::ResetClock(place) => {
                 cluster.members[place].kill();
                 revive(cluster, recorder, place)?;
             }
-            Self::Join(place) => {
+            Self::AddMaster(place) => {
                 revive(cluster, recorder, place)?;
                 masters::join(cluster, recorder, place).await?;
             }
-            Self::Dismiss(herd) => dismiss(cluster, herd).await,
+            Self::StopSwarm(herd) => stop_swarm(cluster, herd).await,
         }
         Ok(())
     }
 }
 
 /// Starts a member that may have ended because of the fault.
-fn revive(cluster: &mut Cluster, recorder: &Recorder, place: Place) -> Result<()> {
+fn revive(cluster: &mut Cluster, recorder: &Recorder, place: HostIndex) -> Result<()> {
     let member = &mut cluster.members[place];
-    let ended = member.look().is_some() || !member.is_up();
+    let ended = member.poll().is_some() || !member.is_up();
     if ended {
         recorder.fault(Fault::new(FaultKind::Restart, name_of(cluster, place)));
         cluster.start_again(place)?;
@@ -286,7 +286,7 @@ fn revive(cluster: &mut Cluster, recorder: &Recorder, place: Place) -> Result<()
 }
 
 /// Ends the swarm and marks its agents as gone.
-async fn dismiss(cluster: &Cluster, herd: Herd) {
+async fn stop_swarm(cluster: &Cluster, herd: AgentSwarm) {
     drop(herd);
     let operator = cluster.operator();
     let page = operator

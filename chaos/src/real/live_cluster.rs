@@ -22,11 +22,13 @@ use tokio_util::sync::CancellationToken;
 use super::arguments::RunArguments;
 use super::audit;
 use super::faults::FaultName;
-use super::progress::Screen;
-use super::report::{FaultLine, Operations, Outage, Reign, Report, Violation};
-use super::run::Usage;
-use crate::rng::Chance;
-use processes::Listener;
+use super::progress::ProgressDisplay;
+use super::report::{
+    EpochRecord, FaultLine, OperationCounts, Outage, ReportedViolation, RunReport,
+};
+use super::run::UsageError;
+use crate::rng::Rng;
+use processes::ListeningProcess;
 
 /// Faults that can be injected into an existing cluster.
 const POSSIBLE: [FaultName; 5] = [
@@ -44,23 +46,23 @@ const DEADLINE: Duration = Duration::from_secs(10);
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// An existing cluster.
-struct Theirs {
+struct ExistingCluster {
     operator: OperatorClient,
-    screen: Screen,
-    report: Report,
-    chance: Chance,
+    screen: ProgressDisplay,
+    report: RunReport,
+    chance: Rng,
     begun: Instant,
 }
 
 /// Asks for confirmation, injects the faults and reports.
 ///
 /// # Errors
-/// [`Usage`] before anything was done.
-pub(crate) fn rehearse(
+/// [`UsageError`] before anything was done.
+pub(crate) fn run_live(
     arguments: &RunArguments,
     masters: &Masters,
     seed: u64,
-) -> Result<Report, anyhow::Error> {
+) -> Result<RunReport, anyhow::Error> {
     for fault in &arguments.only {
         if !POSSIBLE.contains(fault) {
             let names: Vec<_> = POSSIBLE.iter().map(|fault| fault.name()).collect();
@@ -68,7 +70,7 @@ pub(crate) fn rehearse(
                 "{fault} cannot be injected into an existing cluster; possible faults: {}",
                 names.join(", ")
             );
-            return Err(Usage(text).into());
+            return Err(UsageError(text).into());
         }
     }
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -77,38 +79,38 @@ pub(crate) fn rehearse(
     runtime.block_on(async {
         let operator =
             OperatorClient::new(Connector::new(masters.clone(), ConnectorConfig::default()));
-        let cluster = ask(&operator)
+        let cluster = read_cluster(&operator)
             .await
-            .map_err(|error| Usage(format!("{error:#}")))?;
+            .map_err(|error| UsageError(format!("{error:#}")))?;
         let needs_processes = arguments
             .only
             .iter()
             .any(|fault| *fault != FaultName::TransferLeader);
         if needs_processes {
             for master in &cluster.masters {
-                processes::listener(&master.api_address).map_err(Usage)?;
+                processes::listener(&master.api_address).map_err(UsageError)?;
             }
         }
         confirm(arguments, &cluster)?;
         let stop = CancellationToken::new();
         super::testbed::watch_signals(stop.clone())?;
-        let theirs = Theirs {
+        let theirs = ExistingCluster {
             operator,
-            screen: Screen::new(),
-            report: Report {
+            screen: ProgressDisplay::new(),
+            report: RunReport {
                 seed,
                 size: format!("{}x{}", cluster.masters.len(), cluster.agents),
                 version: cluster.protocol.map(|who| who.release).unwrap_or_default(),
-                ..Report::default()
+                ..RunReport::default()
             },
-            chance: Chance::new(seed),
+            chance: Rng::new(seed),
             begun: Instant::now(),
         };
         theirs.run(arguments, &stop).await
     })
 }
 
-async fn ask(operator: &OperatorClient) -> Result<v1::Cluster> {
+async fn read_cluster(operator: &OperatorClient) -> Result<v1::Cluster> {
     let request = v1::GetClusterRequest {
         consistency: v1::Consistency::Linearizable.into(),
     };
@@ -119,11 +121,11 @@ async fn ask(operator: &OperatorClient) -> Result<v1::Cluster> {
         .context("the cluster does not respond")
 }
 
-fn confirm(arguments: &RunArguments, cluster: &v1::Cluster) -> Result<(), Usage> {
+fn confirm(arguments: &RunArguments, cluster: &v1::Cluster) -> Result<(), UsageError> {
     if arguments.yes {
         return Ok(());
     }
-    let refused = |text: &str| Err(Usage(text.to_owned()));
+    let refused = |text: &str| Err(UsageError(text.to_owned()));
     if !std::io::stdin().is_terminal() {
         return refused("cannot ask for confirmation without a terminal: add --yes");
     }
@@ -147,8 +149,12 @@ fn confirm(arguments: &RunArguments, cluster: &v1::Cluster) -> Result<(), Usage>
     }
 }
 
-impl Theirs {
-    async fn run(mut self, arguments: &RunArguments, stop: &CancellationToken) -> Result<Report> {
+impl ExistingCluster {
+    async fn run(
+        mut self,
+        arguments: &RunArguments,
+        stop: &CancellationToken,
+    ) -> Result<RunReport> {
         let before = self.running().await?;
         let probing = self.probe();
         tokio::time::sleep(Duration::from_secs(1)).await;
@@ -196,7 +202,7 @@ impl Theirs {
             .collect())
     }
 
-    fn note_reign(&mut self, cluster: &v1::Cluster) {
+    fn note_epoch(&mut self, cluster: &v1::Cluster) {
         if self
             .report
             .reigns
@@ -204,7 +210,7 @@ impl Theirs {
             .all(|reign| reign.epoch != cluster.epoch)
         {
             let seen_ns = self.now_ns();
-            self.report.reigns.push(Reign {
+            self.report.reigns.push(EpochRecord {
                 epoch: cluster.epoch,
                 leader: cluster.leader.clone(),
                 seen_ns,
@@ -213,8 +219,8 @@ impl Theirs {
     }
 
     async fn round(&mut self, fault: FaultName) -> Result<()> {
-        let cluster = ask(&self.operator).await?;
-        self.note_reign(&cluster);
+        let cluster = read_cluster(&self.operator).await?;
+        self.note_epoch(&cluster);
         let leads = |master: &&v1::Master| master.node_id == cluster.leader;
         let wants_leader = !matches!(fault, FaultName::KillFollower | FaultName::PauseFollower);
         let candidates: Vec<&v1::Master> = cluster
@@ -230,14 +236,14 @@ impl Theirs {
             return Ok(());
         };
         let begun_ns = self.now_ns();
-        self.screen.say(&format!("{fault}: {}", victim.node_id));
+        self.screen.print(&format!("{fault}: {}", victim.node_id));
         match fault {
             FaultName::TransferLeader => {
                 let asked = self
                     .operator
                     .transfer_leader(v1::TransferLeaderRequest::default());
                 if let Err(error) = asked.await {
-                    self.screen.say(&format!("it was refused: {error}"));
+                    self.screen.print(&format!("it was refused: {error}"));
                 }
             }
             FaultName::KillLeader | FaultName::KillFollower => self.kill(&victim).await?,
@@ -251,18 +257,18 @@ impl Theirs {
             ended_ns,
             failure: None,
         });
-        let after = ask(&self.operator).await?;
-        self.note_reign(&after);
+        let after = read_cluster(&self.operator).await?;
+        self.note_epoch(&after);
         Ok(())
     }
 
     async fn kill(&mut self, victim: &v1::Master) -> Result<()> {
-        let listener = processes::listener(&victim.api_address).map_err(Usage)?;
+        let listener = processes::listener(&victim.api_address).map_err(UsageError)?;
         listener.send(Signal::SIGKILL)?;
         let deadline = Instant::now() + PATIENCE;
         while Instant::now() < deadline {
             let again = processes::listener(&victim.api_address);
-            if again.is_ok_and(|again: Listener| again != listener) {
+            if again.is_ok_and(|again: ListeningProcess| again != listener) {
                 return Ok(());
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
@@ -271,13 +277,13 @@ impl Theirs {
             "{} at {} was not restarted within {PATIENCE:?}: start it manually",
             victim.node_id, victim.api_address
         );
-        self.screen.say(&why);
+        self.screen.print(&why);
         self.report.too_little.push(why);
         Ok(())
     }
 
     async fn pause(&mut self, victim: &v1::Master) -> Result<()> {
-        let listener = processes::listener(&victim.api_address).map_err(Usage)?;
+        let listener = processes::listener(&victim.api_address).map_err(UsageError)?;
         listener.send(Signal::SIGSTOP)?;
         let time = Duration::from_millis(self.chance.between(300, 4_000));
         tokio::time::sleep(time).await;
@@ -302,8 +308,8 @@ impl Theirs {
                 v1::TaskState::Gone | v1::TaskState::Dropped | v1::TaskState::Unreachable
             );
             if is_lost {
-                self.report.violations.push(Violation {
-                    checker: "T7".to_owned(),
+                self.report.violations.push(ReportedViolation {
+                    checker: "TaskSurvival".to_owned(),
                     what: format!(
                         "{framework_id}/{id} ran before and is {:?} now",
                         task.state()
@@ -312,7 +318,7 @@ impl Theirs {
                 });
             }
         }
-        self.report.checkers = BTreeMap::from([("T7".to_owned(), compared)]);
+        self.report.checkers = BTreeMap::from([("TaskSurvival".to_owned(), compared)]);
         Ok(())
     }
 
@@ -322,9 +328,9 @@ impl Theirs {
         let is_over = Arc::clone(&over);
         let asking = tokio::spawn(async move {
             let mut answered = vec![begun.elapsed()];
-            let mut reads = Operations::default();
+            let mut reads = OperationCounts::default();
             while !is_over.load(Ordering::Relaxed) {
-                match ask(&operator).await {
+                match read_cluster(&operator).await {
                     Ok(_) => {
                         reads.ok += 1;
                         answered.push(begun.elapsed());
@@ -343,11 +349,11 @@ impl Theirs {
 /// A client that sends requests continuously.
 struct Probe {
     over: Arc<AtomicBool>,
-    asking: JoinHandle<(Vec<Duration>, Operations)>,
+    asking: JoinHandle<(Vec<Duration>, OperationCounts)>,
 }
 
 impl Probe {
-    async fn end(self) -> Result<(Vec<Outage>, Operations)> {
+    async fn end(self) -> Result<(Vec<Outage>, OperationCounts)> {
         self.over.store(true, Ordering::Relaxed);
         let (answered, reads) = self.asking.await.context("the probe task failed")?;
         let ns = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);

@@ -40,5 +40,7 @@ pub use arguments::{ReportArguments, RunArguments};
 pub use failover::{FailoverArguments, failover};
 pub use framework::port::{HoldArguments, hold};
 pub use framework::{FrameworkArguments, run as run_framework};
-pub use report::{FaultLine, Operations, Outage, Reign, Report, TaskCount, Violation};
+pub use report::{
+    EpochRecord, FaultLine, OperationCounts, Outage, ReportedViolation, RunReport, TaskCount,
+};
 pub use run::{faults, report, run};

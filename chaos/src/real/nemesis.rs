@@ -9,16 +9,16 @@ use anyhow::Result;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::arguments::Pace;
-use super::cluster::{Cluster, Kind};
-use super::faults::{FaultName, Mix};
-use super::inject::{FINDING, Hand, Held, name_of};
+use super::arguments::FaultTiming;
+use super::cluster::{Cluster, MemberKind};
+use super::faults::{FaultMix, FaultName};
+use super::inject::{FINDING, InjectedFault, Injector, name_of};
 use super::processes::describe;
-use super::progress::Screen;
-use super::report::{FaultLine, Violation};
-use super::script::Step;
+use super::progress::ProgressDisplay;
+use super::report::{FaultLine, ReportedViolation};
+use super::script::ScriptStep;
 use crate::history::{Expectation, Recorder};
-use crate::rng::Chance;
+use crate::rng::Rng;
 
 /// Timeout for the cluster to become healthy after a fault.
 const RECOVERY: Duration = Duration::from_secs(60);
@@ -34,34 +34,34 @@ const TRIES: usize = 3;
 const HASTE_PERCENT: u64 = 20;
 
 /// The source of the next fault.
-pub(crate) enum Plan {
+pub(crate) enum FaultSource {
     /// Random faults until the deadline, or for a number of rounds.
-    Chance {
-        mix: Mix,
+    Random {
+        mix: FaultMix,
         rounds: Option<u64>,
         lasts: Duration,
     },
     /// A timeline.
-    Script(Vec<Step>),
+    Script(Vec<ScriptStep>),
 }
 
 /// The driver of the faults.
 pub(crate) struct Nemesis<'a> {
     pub(crate) cluster: &'a mut Cluster,
-    pub(crate) chance: Chance,
-    pub(crate) pace: Pace,
+    pub(crate) chance: Rng,
+    pub(crate) pace: FaultTiming,
     pub(crate) recorder: &'a Recorder,
-    pub(crate) screen: &'a Screen,
+    pub(crate) screen: &'a ProgressDisplay,
     pub(crate) stop: &'a CancellationToken,
     pub(crate) faults: Vec<FaultLine>,
-    pub(crate) violations: Vec<Violation>,
+    pub(crate) violations: Vec<ReportedViolation>,
     /// Further text of the live line.
     pub(crate) pulse: &'a dyn Fn() -> String,
 }
 
 /// One part of a round, after its first fault has begun.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Part {
+enum RoundStep {
     Wait(Duration),
     /// The second fault, and the timeout for finding a leader if it needs one.
     Begin {
@@ -73,35 +73,40 @@ enum Part {
 
 /// Returns the parts of a round. The first fault lasts for the given time, and a second one may
 /// begin in it. The first one holds no longer, however long the second one waits.
-fn parts(lasts: Duration, second: Option<(FaultName, Duration)>) -> Vec<Part> {
+fn parts(lasts: Duration, second: Option<(FaultName, Duration)>) -> Vec<RoundStep> {
     match second {
-        None => vec![Part::Wait(lasts), Part::EndFirst],
+        None => vec![RoundStep::Wait(lasts), RoundStep::EndFirst],
         Some((fault, _)) if fault.waits_for_health() => {
             let finding = FINDING;
-            let begin = Part::Begin { fault, finding };
-            vec![Part::Wait(lasts), Part::EndFirst, begin]
+            let begin = RoundStep::Begin { fault, finding };
+            vec![RoundStep::Wait(lasts), RoundStep::EndFirst, begin]
         }
         Some((fault, after)) => {
             let rest = lasts.saturating_sub(after);
             let finding = FINDING.min(rest);
-            let begin = Part::Begin { fault, finding };
-            vec![Part::Wait(after), begin, Part::Wait(rest), Part::EndFirst]
+            let begin = RoundStep::Begin { fault, finding };
+            vec![
+                RoundStep::Wait(after),
+                begin,
+                RoundStep::Wait(rest),
+                RoundStep::EndFirst,
+            ]
         }
     }
 }
 
 impl Nemesis<'_> {
     /// Runs until the plan is over or is cancelled. Then it ends all faults.
-    pub(crate) async fn rage(&mut self, plan: Plan) -> Result<()> {
+    pub(crate) async fn run(&mut self, plan: FaultSource) -> Result<()> {
         match plan {
-            Plan::Chance { mix, rounds, lasts } => self.by_chance(mix, rounds, lasts).await,
-            Plan::Script(steps) => self.by_script(&steps).await,
+            FaultSource::Random { mix, rounds, lasts } => self.by_chance(mix, rounds, lasts).await,
+            FaultSource::Script(steps) => self.by_script(&steps).await,
         }
     }
 
     async fn by_chance(
         &mut self,
-        mut mix: Mix,
+        mut mix: FaultMix,
         rounds: Option<u64>,
         lasts: Duration,
     ) -> Result<()> {
@@ -139,7 +144,7 @@ impl Nemesis<'_> {
         }
     }
 
-    async fn by_script(&mut self, steps: &[Step]) -> Result<()> {
+    async fn by_script(&mut self, steps: &[ScriptStep]) -> Result<()> {
         let begun = Instant::now();
         for step in steps {
             let left = step.at.saturating_sub(begun.elapsed());
@@ -171,9 +176,9 @@ impl Nemesis<'_> {
         let (mut held, mut over) = (Some(held), None);
         for part in parts(lasts, second) {
             match part {
-                Part::Wait(time) => self.wait(time).await?,
-                Part::Begin { fault, finding } => over = self.begin(fault, finding).await,
-                Part::EndFirst => {
+                RoundStep::Wait(time) => self.wait(time).await?,
+                RoundStep::Begin { fault, finding } => over = self.begin(fault, finding).await,
+                RoundStep::EndFirst => {
                     if let Some(held) = held.take() {
                         self.end(held).await?;
                     }
@@ -194,12 +199,12 @@ impl Nemesis<'_> {
         Ok(true)
     }
 
-    async fn begin(&mut self, fault: FaultName, finding: Duration) -> Option<Held> {
+    async fn begin(&mut self, fault: FaultName, finding: Duration) -> Option<InjectedFault> {
         let at = self.recorder.now_ns();
-        let hand = Hand::new(self.cluster, &mut self.chance, self.recorder, finding);
+        let hand = Injector::new(self.cluster, &mut self.chance, self.recorder, finding);
         match hand.begin(fault).await {
             Ok(held) => {
-                self.screen.say(&format!("{fault}: {}", held.target));
+                self.screen.print(&format!("{fault}: {}", held.target));
                 self.faults.push(FaultLine {
                     fault: fault.name().to_owned(),
                     target: held.target.clone(),
@@ -211,7 +216,7 @@ impl Nemesis<'_> {
             }
             Err(error) => {
                 let failure = format!("{error:#}");
-                self.screen.say(&failure);
+                self.screen.print(&failure);
                 self.faults.push(FaultLine {
                     fault: fault.name().to_owned(),
                     target: String::new(),
@@ -224,10 +229,10 @@ impl Nemesis<'_> {
         }
     }
 
-    async fn end(&mut self, held: Held) -> Result<()> {
+    async fn end(&mut self, held: InjectedFault) -> Result<()> {
         let (fault, target) = (held.fault, held.target.clone());
         if let Err(error) = held.end(self.cluster, self.recorder).await {
-            self.violation("R9", format!("{error:#}"));
+            self.violation("Liveness", format!("{error:#}"));
         }
         let now = self.recorder.now_ns();
         let open = self.faults.iter_mut().rev().find(|line| {
@@ -243,7 +248,7 @@ impl Nemesis<'_> {
     pub(crate) async fn recover(&mut self) -> Result<()> {
         let begun = Instant::now();
         loop {
-            self.tend()?;
+            self.check_members()?;
             let Some(missing) = self.cluster.what_is_missing().await else {
                 return Ok(());
             };
@@ -252,7 +257,7 @@ impl Nemesis<'_> {
             }
             if begun.elapsed() > RECOVERY {
                 self.violation(
-                    "R9",
+                    "Liveness",
                     format!("not in health {RECOVERY:?} after the last fault: {missing}"),
                 );
                 return Ok(());
@@ -267,7 +272,7 @@ impl Nemesis<'_> {
     async fn wait(&mut self, time: Duration) -> Result<()> {
         let end = Instant::now() + time;
         loop {
-            self.tend()?;
+            self.check_members()?;
             let left = end.saturating_duration_since(Instant::now());
             if left.is_zero() || self.stop.is_cancelled() {
                 return Ok(());
@@ -281,21 +286,21 @@ impl Nemesis<'_> {
     }
 
     /// Reports a member that ended without a fault that explains it, and starts it again.
-    fn tend(&mut self) -> Result<()> {
+    fn check_members(&mut self) -> Result<()> {
         for place in 0..self.cluster.members.len() {
             let member = &mut self.cluster.members[place];
-            if member.is_excused() {
+            if member.may_exit() {
                 continue;
             }
-            let Some(status) = member.look() else {
+            let Some(status) = member.poll() else {
                 continue;
             };
-            let words = member.last_words(6);
+            let words = member.log_tail(6);
             let name = name_of(self.cluster, place);
             let what = format!("{name} ended by itself ({}):\n{words}", describe(status));
             let checker = match self.cluster.kind(place) {
-                Kind::Master | Kind::Agent => "member-ended",
-                Kind::Framework => "framework-ended",
+                MemberKind::Master | MemberKind::Agent => "member-ended",
+                MemberKind::Framework => "framework-ended",
             };
             self.violation(checker, what);
             self.cluster.start_again(place)?;
@@ -304,8 +309,8 @@ impl Nemesis<'_> {
     }
 
     fn violation(&mut self, checker: &str, what: String) {
-        self.screen.say(&format!("VIOLATION {checker}: {what}"));
-        self.violations.push(Violation {
+        self.screen.print(&format!("VIOLATION {checker}: {what}"));
+        self.violations.push(ReportedViolation {
             checker: checker.to_owned(),
             what,
             time_ns: Some(self.recorder.now_ns()),
@@ -327,18 +332,21 @@ mod tests {
                 let mut held = Duration::ZERO;
                 for part in parts(lasts, Some((fault, after))) {
                     match part {
-                        Part::Wait(time) => held += time,
-                        Part::Begin { finding, .. } => {
+                        RoundStep::Wait(time) => held += time,
+                        RoundStep::Begin { finding, .. } => {
                             assert!(!fault.waits_for_health(), "{fault} waits");
                             assert!(finding <= lasts - after, "{fault}");
                         }
-                        Part::EndFirst => break,
+                        RoundStep::EndFirst => break,
                     }
                 }
                 assert_eq!(held, lasts, "{fault}");
             }
         }
         let waits = parts(lasts, Some((FaultName::RollingRestart, Duration::ZERO)));
-        assert!(matches!(waits.last(), Some(Part::Begin { .. })), "it comes");
+        assert!(
+            matches!(waits.last(), Some(RoundStep::Begin { .. })),
+            "it comes"
+        );
     }
 }

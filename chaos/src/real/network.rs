@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use nix::sched::{CloneFlags, setns};
 
 use super::host_tools::{self, ToolError};
-use super::partitions::{Cuts, Place};
+use super::partitions::{HostIndex, NetworkDisturbances};
 
 /// The directory in which `ip netns` keeps its handles.
 const HANDLES: &str = "/run/netns";
@@ -36,7 +36,7 @@ pub(crate) enum NetworkError {
 
 /// The network of one host of the cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Host {
+pub(crate) struct NetworkHost {
     /// As "master-1".
     pub(crate) name: String,
     pub(crate) address: Ipv4Addr,
@@ -48,8 +48,8 @@ pub(crate) struct Host {
 #[derive(Debug)]
 pub(crate) struct Network {
     prefix: String,
-    hosts: Vec<Host>,
-    cuts: Cuts,
+    hosts: Vec<NetworkHost>,
+    cuts: NetworkDisturbances,
 }
 
 impl Network {
@@ -70,7 +70,7 @@ impl Network {
         Ok(Self {
             prefix: prefix.to_owned(),
             hosts: Vec::new(),
-            cuts: Cuts::default(),
+            cuts: NetworkDisturbances::default(),
         })
     }
 
@@ -78,7 +78,7 @@ impl Network {
     ///
     /// # Errors
     /// [`NetworkError`]
-    pub(crate) fn add(&mut self, name: &str, number: u8) -> Result<Place, NetworkError> {
+    pub(crate) fn add(&mut self, name: &str, number: u8) -> Result<HostIndex, NetworkError> {
         let namespace = format!("{}-{name}", self.prefix);
         let address = Ipv4Addr::new(10, 99, 0, number);
         let outer = format!("h{number}");
@@ -93,7 +93,7 @@ impl Network {
             "-n", &namespace, "address", "add", &with_mask, "dev", "eth0",
         ])?;
         ip(&["-n", &namespace, "link", "set", "eth0", "up"])?;
-        self.hosts.push(Host {
+        self.hosts.push(NetworkHost {
             name: name.to_owned(),
             address,
             namespace,
@@ -101,11 +101,11 @@ impl Network {
         Ok(self.hosts.len() - 1)
     }
 
-    pub(crate) fn host(&self, place: Place) -> &Host {
+    pub(crate) fn host(&self, place: HostIndex) -> &NetworkHost {
         &self.hosts[place]
     }
 
-    pub(crate) fn hosts(&self) -> &[Host] {
+    pub(crate) fn hosts(&self) -> &[NetworkHost] {
         &self.hosts
     }
 
@@ -113,7 +113,7 @@ impl Network {
     ///
     /// # Errors
     /// [`NetworkError`]. Some hosts may have the new rules then, and the next call repairs that.
-    pub(crate) fn disturb(&mut self, cuts: Cuts) -> Result<(), NetworkError> {
+    pub(crate) fn disturb(&mut self, cuts: NetworkDisturbances) -> Result<(), NetworkError> {
         let addresses: Vec<Ipv4Addr> = self.hosts.iter().map(|host| host.address).collect();
         for place in cuts.changed(&self.cuts, &addresses, OWN_ADDRESS) {
             let rules = cuts.rules(place, &addresses, OWN_ADDRESS);
@@ -128,7 +128,11 @@ impl Network {
     ///
     /// # Errors
     /// [`NetworkError`]
-    pub(crate) fn squeeze(&self, place: Place, rate: Option<&str>) -> Result<(), NetworkError> {
+    pub(crate) fn limit_rate(
+        &self,
+        place: HostIndex,
+        rate: Option<&str>,
+    ) -> Result<(), NetworkError> {
         let namespace = &self.hosts[place].namespace;
         let words: Vec<&str> = match rate {
             Some(rate) => vec![
@@ -154,7 +158,7 @@ pub(crate) fn execute_inside(
         host_tools::path(program).into_os_string(),
     ];
     line.extend(words.iter().map(OsString::from));
-    host_tools::feed("nsenter", &line, input).map(drop)
+    host_tools::run_with_input("nsenter", &line, input).map(drop)
 }
 
 /// Returns the option of `nsenter` that enters a namespace.

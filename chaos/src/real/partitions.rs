@@ -7,40 +7,40 @@ use std::fmt::Write as _;
 use std::net::Ipv4Addr;
 
 /// A host, by its place in the network.
-pub(crate) type Place = usize;
+pub(crate) type HostIndex = usize;
 
 /// All current disturbances of the network.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Cuts {
+pub(crate) struct NetworkDisturbances {
     /// `(from, to)`: `to` receives nothing from `from`.
-    deaf: BTreeSet<(Place, Place)>,
+    deaf: BTreeSet<(HostIndex, HostIndex)>,
     /// The percentage of incoming packets that a host loses.
-    loss_percent: BTreeMap<Place, u8>,
+    loss_percent: BTreeMap<HostIndex, u8>,
     /// Connections of `from` to the Raft port of `to` go to a proxy at this port.
-    detours: BTreeMap<(Place, Place), u16>,
+    detours: BTreeMap<(HostIndex, HostIndex), u16>,
 }
 
-impl Cuts {
+impl NetworkDisturbances {
     /// Drops all packets from `from` at `to`.
-    pub(crate) fn cut(&mut self, from: Place, to: Place) {
+    pub(crate) fn cut(&mut self, from: HostIndex, to: HostIndex) {
         if from != to {
             self.deaf.insert((from, to));
         }
     }
 
     /// Drops all packets in both directions.
-    pub(crate) fn cut_both(&mut self, one: Place, other: Place) {
+    pub(crate) fn cut_both(&mut self, one: HostIndex, other: HostIndex) {
         self.cut(one, other);
         self.cut(other, one);
     }
 
     /// Lets a host lose this percentage of packets.
-    pub(crate) fn lose(&mut self, host: Place, percent: u8) {
+    pub(crate) fn lose(&mut self, host: HostIndex, percent: u8) {
         self.loss_percent.insert(host, percent.min(99));
     }
 
     /// Redirects new Raft connections of `from` to `to` through the proxy at `port`.
-    pub(crate) fn detour(&mut self, from: Place, to: Place, port: u16) {
+    pub(crate) fn detour(&mut self, from: HostIndex, to: HostIndex, port: u16) {
         self.detours.insert((from, to), port);
     }
 
@@ -60,7 +60,7 @@ impl Cuts {
         other: &Self,
         addresses: &[Ipv4Addr],
         proxy: Ipv4Addr,
-    ) -> Vec<Place> {
+    ) -> Vec<HostIndex> {
         (0..addresses.len())
             .filter(|host| {
                 self.rules(*host, addresses, proxy) != other.rules(*host, addresses, proxy)
@@ -69,7 +69,7 @@ impl Cuts {
     }
 
     /// Returns the whole rule set of one host for nft. It replaces all existing rules.
-    pub(crate) fn rules(&self, host: Place, addresses: &[Ipv4Addr], proxy: Ipv4Addr) -> String {
+    pub(crate) fn rules(&self, host: HostIndex, addresses: &[Ipv4Addr], proxy: Ipv4Addr) -> String {
         let mut text = String::from(
             "table ip chaos {}\nflush table ip chaos\ntable ip chaos {\n chain in {\n  type filter hook input priority 0; policy accept;\n",
         );
@@ -123,21 +123,24 @@ mod tests {
 
     #[test]
     fn one_direction_is_a_rule_at_the_deaf_end_only() {
-        let mut cuts = Cuts::default();
+        let mut cuts = NetworkDisturbances::default();
         cuts.cut(0, 1);
         assert!(
             cuts.rules(1, &addresses(), PROXY)
                 .contains("ip saddr { 10.99.0.1 } drop")
         );
         assert!(!cuts.rules(0, &addresses(), PROXY).contains("drop"));
-        assert_eq!(cuts.changed(&Cuts::default(), &addresses(), PROXY), [1]);
+        assert_eq!(
+            cuts.changed(&NetworkDisturbances::default(), &addresses(), PROXY),
+            [1]
+        );
     }
 
     #[test]
     fn disturbances_add_up_and_none_leaves_empty_rules_everywhere() {
-        let mut cuts = Cuts::default();
+        let mut cuts = NetworkDisturbances::default();
         cuts.cut_both(0, 2);
-        let mut more = Cuts::default();
+        let mut more = NetworkDisturbances::default();
         more.lose(1, 30);
         more.detour(0, 1, 7_000);
         cuts.add(&more);
@@ -151,7 +154,7 @@ mod tests {
                 .contains("ip daddr 10.99.0.2 tcp dport 5052 dnat to 10.99.0.254:7000")
         );
         for host in 0..3 {
-            let rules = Cuts::default().rules(host, &addresses(), PROXY);
+            let rules = NetworkDisturbances::default().rules(host, &addresses(), PROXY);
             assert!(
                 !rules.contains("drop") && !rules.contains("dnat"),
                 "{rules}"

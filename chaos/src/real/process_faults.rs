@@ -14,7 +14,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::host_tools;
-use super::processes::Mood;
+use super::processes::RunSettings;
 
 /// Timeout for a tracer to attach.
 const ATTACHING: Duration = Duration::from_secs(5);
@@ -23,16 +23,16 @@ const ROOM_BYTES: u64 = 24 << 20;
 
 /// A resource that is limited.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Limit {
+pub(crate) enum LimitedResource {
     /// Address space.
     Memory,
     /// File descriptors.
     Descriptors,
 }
 
-impl Limit {
+impl LimitedResource {
     /// Leaves the process almost nothing in addition to its current use.
-    pub(crate) fn tighten(self, pid: u32) -> Result<()> {
+    pub(crate) fn apply(self, pid: u32) -> Result<()> {
         let limit = match self {
             Self::Memory => {
                 let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
@@ -51,7 +51,7 @@ impl Limit {
     }
 
     /// Raises the limit to the hard limit again.
-    pub(crate) fn loosen(self, pid: u32) -> Result<()> {
+    pub(crate) fn lift(self, pid: u32) -> Result<()> {
         let flag = match self {
             Self::Memory => "--as",
             Self::Descriptors => "--nofile",
@@ -77,7 +77,7 @@ impl Limit {
 
 /// The effect on the syncs of a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Syncs {
+pub(crate) enum SyncFault {
     /// They fail with EIO.
     Fail,
     /// They take this long.
@@ -92,10 +92,10 @@ pub(crate) struct Tracer {
 
 impl Tracer {
     /// Attaches to a process, which may end because of that.
-    pub(crate) async fn attach(pid: u32, syncs: Syncs) -> Result<Self> {
+    pub(crate) async fn attach(pid: u32, syncs: SyncFault) -> Result<Self> {
         let inject = match syncs {
-            Syncs::Fail => "inject=fdatasync,fsync,sync_file_range:error=EIO".to_owned(),
-            Syncs::Take(time) => {
+            SyncFault::Fail => "inject=fdatasync,fsync,sync_file_range:error=EIO".to_owned(),
+            SyncFault::Take(time) => {
                 format!("inject=fdatasync,fsync:delay_enter={}", time.as_micros())
             }
         };
@@ -157,7 +157,7 @@ pub(crate) struct SmallDisk {
 impl SmallDisk {
     /// Mounts it with the content of the directory.
     pub(crate) fn under(folder: &Path) -> Result<Self> {
-        let kept = kept(folder);
+        let kept = saved_path(folder);
         fs::rename(folder, &kept).with_context(|| format!("cannot move {}", folder.display()))?;
         fs::create_dir_all(folder)?;
         let size = format!("size={}", bytes_in(&kept)? + ROOM_BYTES);
@@ -203,7 +203,7 @@ impl SmallDisk {
     /// Unmounts it and copies its content back into the directory. The process must not run.
     pub(crate) fn remove(self) -> Result<()> {
         self.free();
-        let kept = kept(&self.folder);
+        let kept = saved_path(&self.folder);
         fs::remove_dir_all(&kept)?;
         fs::create_dir_all(&kept)?;
         copy(&self.folder, &kept)?;
@@ -214,7 +214,7 @@ impl SmallDisk {
     }
 }
 
-fn kept(folder: &Path) -> PathBuf {
+fn saved_path(folder: &Path) -> PathBuf {
     folder.with_extension("kept")
 }
 
@@ -266,14 +266,14 @@ impl FakeClock {
         Ok(())
     }
 
-    pub(crate) fn mood(&self) -> Mood {
+    pub(crate) fn settings(&self) -> RunSettings {
         let pairs = [
             ("LD_PRELOAD", self.library.display().to_string()),
             ("FAKETIME_TIMESTAMP_FILE", self.file.display().to_string()),
             ("FAKETIME_NO_CACHE", "1".to_owned()),
             ("FAKETIME_DONT_FAKE_MONOTONIC", "1".to_owned()),
         ];
-        Mood {
+        RunSettings {
             environment: pairs.map(|(name, value)| (name.to_owned(), value)).into(),
         }
     }
@@ -295,7 +295,7 @@ mod tests {
                 .stderr(Stdio::null())
                 .spawn()
                 .unwrap();
-            let tracer = Tracer::attach(syncing.id(), Syncs::Fail).await.unwrap();
+            let tracer = Tracer::attach(syncing.id(), SyncFault::Fail).await.unwrap();
             assert!(!syncing.wait().unwrap().success());
             drop(tracer);
         }
@@ -306,8 +306,8 @@ mod tests {
         let mut sleeper = Command::new("sleep").arg("60").spawn().unwrap();
         let limits = || fs::read_to_string(format!("/proc/{}/limits", sleeper.id())).unwrap();
         for (limit, name) in [
-            (Limit::Descriptors, "Max open files"),
-            (Limit::Memory, "Max address space"),
+            (LimitedResource::Descriptors, "Max open files"),
+            (LimitedResource::Memory, "Max address space"),
         ] {
             let soft_and_hard = || {
                 let text = limits();
@@ -318,10 +318,10 @@ mod tests {
                 let words: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
                 (words[0].clone(), words[1].clone())
             };
-            limit.tighten(sleeper.id()).unwrap();
+            limit.apply(sleeper.id()).unwrap();
             let (soft, hard) = soft_and_hard();
             assert_ne!(soft, hard, "{name}");
-            limit.loosen(sleeper.id()).unwrap();
+            limit.lift(sleeper.id()).unwrap();
             let (soft, hard) = soft_and_hard();
             assert_eq!(soft, hard, "{name}");
         }

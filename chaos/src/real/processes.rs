@@ -40,7 +40,7 @@ pub(crate) enum ProcessError {
 
 /// The command of a process. It can be started again.
 #[derive(Debug, Clone)]
-pub(crate) struct Recipe {
+pub(crate) struct ProcessSpec {
     /// As "master-1".
     pub(crate) name: String,
     /// The network namespace of its host.
@@ -53,15 +53,15 @@ pub(crate) struct Recipe {
 
 /// Settings of one run of a process, in addition to its recipe.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Mood {
+pub(crate) struct RunSettings {
     /// Environment variables.
     pub(crate) environment: Vec<(String, String)>,
 }
 
 /// A process that may be running, frozen or down.
 #[derive(Debug)]
-pub(crate) struct Member {
-    pub(crate) recipe: Recipe,
+pub(crate) struct ManagedProcess {
+    pub(crate) recipe: ProcessSpec,
     child: Option<Child>,
     frozen: bool,
     /// Active faults that may end it.
@@ -70,8 +70,8 @@ pub(crate) struct Member {
     pub(crate) starts: u32,
 }
 
-impl Member {
-    pub(crate) fn new(recipe: Recipe) -> Self {
+impl ManagedProcess {
+    pub(crate) fn new(recipe: ProcessSpec) -> Self {
         Self {
             recipe,
             child: None,
@@ -87,11 +87,11 @@ impl Member {
 
     /// Starts the process, unless it runs.
     pub(crate) fn start(&mut self) -> Result<(), ProcessError> {
-        self.start_in(&Mood::default())
+        self.start_in(&RunSettings::default())
     }
 
     /// Starts the process with settings in addition to its recipe, unless it runs.
-    pub(crate) fn start_in(&mut self, mood: &Mood) -> Result<(), ProcessError> {
+    pub(crate) fn start_in(&mut self, mood: &RunSettings) -> Result<(), ProcessError> {
         if self.child.is_some() {
             return Ok(());
         }
@@ -105,7 +105,7 @@ impl Member {
         Ok(())
     }
 
-    fn spawn(&self, mood: &Mood) -> io::Result<Child> {
+    fn spawn(&self, mood: &RunSettings) -> io::Result<Child> {
         let log = File::options()
             .create(true)
             .append(true)
@@ -131,16 +131,16 @@ impl Member {
     }
 
     /// Marks the start of a fault that may end the process.
-    pub(crate) fn excuse(&mut self) {
+    pub(crate) fn allow_exit(&mut self) {
         self.excuses += 1;
     }
 
     /// Marks the end of such a fault.
-    pub(crate) fn expect_again(&mut self) {
+    pub(crate) fn forbid_exit(&mut self) {
         self.excuses = self.excuses.saturating_sub(1);
     }
 
-    pub(crate) fn is_excused(&self) -> bool {
+    pub(crate) fn may_exit(&self) -> bool {
         self.excuses > 0
     }
 
@@ -159,7 +159,7 @@ impl Member {
     }
 
     /// Whether it runs and is not frozen.
-    pub(crate) fn is_well(&self) -> bool {
+    pub(crate) fn is_healthy(&self) -> bool {
         self.child.is_some() && !self.frozen
     }
 
@@ -184,7 +184,7 @@ impl Member {
     }
 
     /// Sends SIGCONT. Has no effect on a process that is down.
-    pub(crate) fn thaw(&mut self) {
+    pub(crate) fn resume(&mut self) {
         if self.is_frozen() {
             // A process that has ended needs no SIGCONT.
             let _ = self.signal(Signal::SIGCONT);
@@ -208,7 +208,7 @@ impl Member {
         if !self.is_up() {
             return Ok(());
         }
-        self.thaw();
+        self.resume();
         self.signal(Signal::SIGTERM)?;
         if self.ended_within(patience).await.is_some() {
             return Ok(());
@@ -224,7 +224,7 @@ impl Member {
     pub(crate) async fn ended_within(&mut self, patience: Duration) -> Option<ExitStatus> {
         let deadline = Instant::now() + patience;
         loop {
-            if let Some(status) = self.look() {
+            if let Some(status) = self.poll() {
                 return Some(status);
             }
             if Instant::now() >= deadline || self.child.is_none() {
@@ -235,7 +235,7 @@ impl Member {
     }
 
     /// Returns how it ended, once.
-    pub(crate) fn look(&mut self) -> Option<ExitStatus> {
+    pub(crate) fn poll(&mut self) -> Option<ExitStatus> {
         let status = self.child.as_mut()?.try_wait().ok().flatten()?;
         self.child = None;
         self.frozen = false;
@@ -243,12 +243,12 @@ impl Member {
     }
 
     /// Returns the last lines of its log.
-    pub(crate) fn last_words(&self, lines: usize) -> String {
+    pub(crate) fn log_tail(&self, lines: usize) -> String {
         last_lines(&self.recipe.log, lines)
     }
 }
 
-impl Drop for Member {
+impl Drop for ManagedProcess {
     fn drop(&mut self) {
         self.kill();
     }

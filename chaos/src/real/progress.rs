@@ -4,12 +4,12 @@ use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
 /// The terminal output of a run.
-pub(crate) struct Screen {
+pub(crate) struct ProgressDisplay {
     begun: Instant,
     is_terminal: bool,
 }
 
-impl Screen {
+impl ProgressDisplay {
     pub(crate) fn new() -> Self {
         Self {
             begun: Instant::now(),
@@ -23,7 +23,7 @@ impl Screen {
     }
 
     /// Prints a line that stays.
-    pub(crate) fn say(&self, text: &str) {
+    pub(crate) fn print(&self, text: &str) {
         let clear = if self.is_terminal { "\r\x1b[K" } else { "" };
         let seconds = self.begun.elapsed().as_secs_f64();
         // Standard error may be closed. The report has the same text.

@@ -21,7 +21,7 @@ const CHUNKS_UNDER_WAY: usize = 256;
 
 /// The behaviour of the link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Manner {
+pub(crate) enum ProxyMode {
     /// All data arrives later by this time.
     Delayed(Duration),
     /// It stays open, and after this time carries nothing more from the client.
@@ -34,13 +34,13 @@ pub(crate) enum Manner {
 
 /// The position of a corrupting connection.
 #[derive(Debug, Default)]
-struct Damage {
+struct CorruptionOffset {
     carried: usize,
 }
 
-impl Damage {
+impl CorruptionOffset {
     /// Flips one bit in every `every` bytes, a different one of the eight each time.
-    fn inflict(&mut self, every: NonZeroUsize, chunk: &mut [u8]) {
+    fn corrupt(&mut self, every: NonZeroUsize, chunk: &mut [u8]) {
         for byte in chunk {
             self.carried += 1;
             if self.carried.is_multiple_of(every.get()) {
@@ -64,7 +64,7 @@ impl Proxy {
     pub(crate) async fn start(
         own: Ipv4Addr,
         target: SocketAddr,
-        manner: Manner,
+        manner: ProxyMode,
     ) -> std::io::Result<Self> {
         let listener = TcpListener::bind((own, 0)).await?;
         let port = listener.local_addr()?.port();
@@ -81,7 +81,7 @@ impl Proxy {
     }
 }
 
-async fn accept(listener: TcpListener, target: SocketAddr, manner: Manner) {
+async fn accept(listener: TcpListener, target: SocketAddr, manner: ProxyMode) {
     let mut links = JoinSet::new();
     while let Ok((client, _)) = listener.accept().await {
         links.spawn(link(client, target, manner));
@@ -90,7 +90,7 @@ async fn accept(listener: TcpListener, target: SocketAddr, manner: Manner) {
     }
 }
 
-async fn link(client: TcpStream, target: SocketAddr, manner: Manner) {
+async fn link(client: TcpStream, target: SocketAddr, manner: ProxyMode) {
     let Ok(server) = TcpStream::connect(target).await else {
         return;
     };
@@ -106,29 +106,29 @@ async fn link(client: TcpStream, target: SocketAddr, manner: Manner) {
         }
     };
     match manner {
-        Manner::Closed(after) => drop(tokio::time::timeout(after, carry).await),
-        Manner::Delayed(_) | Manner::Silent(_) | Manner::Damaged(_) => carry.await,
+        ProxyMode::Closed(after) => drop(tokio::time::timeout(after, carry).await),
+        ProxyMode::Delayed(_) | ProxyMode::Silent(_) | ProxyMode::Damaged(_) => carry.await,
     }
 }
 
 /// Carries one direction until it ends.
-async fn carry(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, manner: Manner, asks: bool) {
+async fn carry(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, manner: ProxyMode, asks: bool) {
     let begun = Instant::now();
     let (sender, mut under_way) = mpsc::channel::<(Instant, Vec<u8>)>(CHUNKS_UNDER_WAY);
     let read = async {
         let mut chunk = vec![0; CHUNK_BYTES];
-        let mut damage = Damage::default();
+        let mut damage = CorruptionOffset::default();
         while let Ok(length @ 1..) = from.read(&mut chunk).await {
             let arrives = match manner {
-                Manner::Delayed(delay) => Instant::now() + delay,
-                Manner::Silent(after) if asks && begun.elapsed() > after => {
+                ProxyMode::Delayed(delay) => Instant::now() + delay,
+                ProxyMode::Silent(after) if asks && begun.elapsed() > after => {
                     // Reads nothing more, so that further data fills the buffers.
                     std::future::pending::<()>().await;
                     break;
                 }
-                Manner::Silent(_) | Manner::Closed(_) => Instant::now(),
-                Manner::Damaged(every) => {
-                    damage.inflict(every, &mut chunk[..length]);
+                ProxyMode::Silent(_) | ProxyMode::Closed(_) => Instant::now(),
+                ProxyMode::Damaged(every) => {
+                    damage.corrupt(every, &mut chunk[..length]);
                     Instant::now()
                 }
             };
@@ -171,7 +171,7 @@ mod tests {
         address
     }
 
-    async fn through(manner: Manner) -> (Proxy, TcpStream) {
+    async fn through(manner: ProxyMode) -> (Proxy, TcpStream) {
         let proxy = Proxy::start(Ipv4Addr::LOCALHOST, echo().await, manner)
             .await
             .unwrap();
@@ -184,7 +184,7 @@ mod tests {
     #[tokio::test]
     async fn a_delayed_link_takes_its_time_in_both_directions() {
         let delay = Duration::from_millis(40);
-        let (_proxy, mut stream) = through(Manner::Delayed(delay)).await;
+        let (_proxy, mut stream) = through(ProxyMode::Delayed(delay)).await;
         let begun = Instant::now();
         stream.write_all(b"x").await.unwrap();
         assert_eq!(stream.read_u8().await.unwrap(), b'x');
@@ -193,7 +193,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_silent_link_stays_open_and_carries_nothing() {
-        let (_proxy, mut stream) = through(Manner::Silent(Duration::ZERO)).await;
+        let (_proxy, mut stream) = through(ProxyMode::Silent(Duration::ZERO)).await;
         stream.write_all(b"x").await.unwrap();
         let answer = tokio::time::timeout(Duration::from_millis(200), stream.read_u8()).await;
         assert!(answer.is_err(), "{answer:?}");
@@ -203,10 +203,10 @@ mod tests {
     fn damage_is_one_bit_in_so_many_bytes_however_they_are_cut() {
         let every = NonZeroUsize::new(100).unwrap();
         let mut bytes = [0; 1_000];
-        let mut damage = Damage::default();
+        let mut damage = CorruptionOffset::default();
         bytes
             .chunks_mut(77)
-            .for_each(|chunk| damage.inflict(every, chunk));
+            .for_each(|chunk| damage.corrupt(every, chunk));
         for (place, byte) in bytes.iter().enumerate() {
             let changed = u32::from((place + 1) % 100 == 0);
             assert_eq!(byte.count_ones(), changed, "byte {place}");
@@ -215,7 +215,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_closed_link_ends() {
-        let (_proxy, mut stream) = through(Manner::Closed(Duration::from_millis(30))).await;
+        let (_proxy, mut stream) = through(ProxyMode::Closed(Duration::from_millis(30))).await;
         let ended = tokio::time::timeout(Duration::from_secs(10), stream.read_u8()).await;
         assert!(ended.unwrap().is_err());
     }

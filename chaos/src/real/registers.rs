@@ -11,8 +11,8 @@ use argosy_proto::v1;
 use argosy_state::ids::Revision;
 use tokio::task::JoinSet;
 
-use crate::history::{Consistency, Operation, Outcome, Process, Recorder};
-use crate::rng::Chance;
+use crate::history::{Consistency, Operation, OperationResponse, ProcessName, Recorder};
+use crate::rng::Rng;
 
 /// Concurrent clients.
 const CLIENTS: u64 = 6;
@@ -29,12 +29,12 @@ const PAUSE_MS: u64 = 40;
 /// The clients. They end when this value is dropped.
 pub(crate) struct Registers {
     clients: JoinSet<()>,
-    counted: Arc<Counted>,
+    counted: Arc<OperationCounters>,
 }
 
 /// The number of operations.
 #[derive(Debug, Default)]
-pub(crate) struct Counted {
+pub(crate) struct OperationCounters {
     begun: AtomicU64,
     pub(crate) answered: AtomicU64,
     pub(crate) unknown: AtomicU64,
@@ -43,16 +43,11 @@ pub(crate) struct Counted {
 
 impl Registers {
     /// Starts the clients on the attributes of `agent`.
-    pub(crate) fn start(
-        masters: &Masters,
-        agent: &str,
-        recorder: &Recorder,
-        chance: &Chance,
-    ) -> Self {
-        let counted = Arc::new(Counted::default());
+    pub(crate) fn start(masters: &Masters, agent: &str, recorder: &Recorder, chance: &Rng) -> Self {
+        let counted = Arc::new(OperationCounters::default());
         let mut clients = JoinSet::new();
         for number in 1..=CLIENTS {
-            let client = Client {
+            let client = RegisterClient {
                 name: format!("client-{number}"),
                 lives: 1,
                 agent: agent.to_owned(),
@@ -70,7 +65,7 @@ impl Registers {
         Self { clients, counted }
     }
 
-    pub(crate) fn counted(&self) -> &Counted {
+    pub(crate) fn counted(&self) -> &OperationCounters {
         &self.counted
     }
 
@@ -80,17 +75,17 @@ impl Registers {
     }
 }
 
-struct Client {
+struct RegisterClient {
     name: String,
     lives: u64,
     agent: String,
     operator: OperatorClient,
     recorder: Recorder,
-    chance: Chance,
-    counted: Arc<Counted>,
+    chance: Rng,
+    counted: Arc<OperationCounters>,
 }
 
-impl Client {
+impl RegisterClient {
     async fn live(mut self) {
         loop {
             let number = self.counted.begun.fetch_add(1, Ordering::Relaxed);
@@ -106,8 +101,8 @@ impl Client {
         }
     }
 
-    fn process(&self) -> Process {
-        Process::new(&format!("{}.{}", self.name, self.lives))
+    fn process(&self) -> ProcessName {
+        ProcessName::new(&format!("{}.{}", self.name, self.lives))
     }
 
     fn key(&self, register: &str) -> String {
@@ -142,7 +137,7 @@ impl Client {
                     }
                     Some(_) | None => {
                         self.counted.answered.fetch_add(1, Ordering::Relaxed);
-                        self.recorder.ok(call, Outcome::Done, at);
+                        self.recorder.ok(call, OperationResponse::Done, at);
                     }
                 }
             }
@@ -168,7 +163,8 @@ impl Client {
                 self.counted.answered.fetch_add(1, Ordering::Relaxed);
                 let attributes = agent.info.map(|info| info.attributes).unwrap_or_default();
                 let value = attributes.get(register).cloned();
-                self.recorder.ok(call, Outcome::Value { value }, None);
+                self.recorder
+                    .ok(call, OperationResponse::Value { value }, None);
             }
             Err(error) => self.failed(call, &error),
         }

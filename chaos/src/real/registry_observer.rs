@@ -22,15 +22,15 @@ const PAGE: u32 = 500;
 const HISTORY: &str = "~0";
 
 /// A reader that polls until it is finished.
-pub(crate) struct Historian {
+pub(crate) struct RegistryObserver {
     stop: CancellationToken,
     looking: JoinHandle<Result<()>>,
 }
 
-impl Historian {
+impl RegistryObserver {
     pub(crate) fn start(operator: OperatorClient, recorder: Recorder) -> Self {
         let stop = CancellationToken::new();
-        let mut reader = Reader {
+        let mut reader = RegistryReader {
             operator,
             recorder,
             place: HISTORY.to_owned(),
@@ -64,7 +64,7 @@ impl Historian {
     }
 }
 
-struct Reader {
+struct RegistryReader {
     operator: OperatorClient,
     recorder: Recorder,
     /// The position from which the task history is read.
@@ -72,7 +72,7 @@ struct Reader {
     known: BTreeSet<(TaskKey, OrderIndex)>,
 }
 
-impl Reader {
+impl RegistryReader {
     async fn read_ended(&mut self) -> Result<()> {
         self.place = self.read(self.place.clone(), true).await?;
         Ok(())

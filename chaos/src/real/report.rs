@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 
 /// A violation that a run found.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Violation {
-    /// The rule, as "T1" or "linearizability".
+pub struct ReportedViolation {
+    /// The rule, as "SingleStart" or "linearizability".
     pub checker: String,
     /// A description.
     pub what: String,
@@ -50,7 +50,7 @@ impl Outage {
 
 /// The outcomes of operations of one kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct Operations {
+pub struct OperationCounts {
     /// Operations that took place.
     pub ok: u64,
     /// Operations that did not.
@@ -61,7 +61,7 @@ pub struct Operations {
 
 /// An epoch, as the harness observed its beginning.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Reign {
+pub struct EpochRecord {
     /// The number of the epoch.
     pub epoch: u64,
     /// Its leader, as "master-1".
@@ -83,7 +83,7 @@ pub struct TaskCount {
 
 /// The report of a run.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct Report {
+pub struct RunReport {
     /// The release under test.
     pub version: String,
     /// The seed of the faults.
@@ -95,11 +95,11 @@ pub struct Report {
     /// Whether it was stopped early.
     pub interrupted: bool,
     /// Outcomes by kind of operation.
-    pub operations: BTreeMap<String, Operations>,
+    pub operations: BTreeMap<String, OperationCounts>,
     /// Every fault.
     pub faults: Vec<FaultLine>,
     /// Every epoch.
-    pub reigns: Vec<Reign>,
+    pub reigns: Vec<EpochRecord>,
     /// Times without an answered write that exceed the threshold.
     pub outages: Vec<Outage>,
     /// The time of faults, in nanoseconds since the run began.
@@ -112,7 +112,7 @@ pub struct Report {
     pub checkers: BTreeMap<String, u64>,
     /// Checks that were not decided in time.
     pub undecided: Vec<String>,
-    pub violations: Vec<Violation>,
+    pub violations: Vec<ReportedViolation>,
     /// The reasons why the run proves too little; empty if it proves enough.
     pub too_little: Vec<String>,
     /// The directory of history and logs, if they were kept.
@@ -122,7 +122,7 @@ pub struct Report {
 /// A gap between answered writes that is shorter is not an outage.
 pub(crate) const OUTAGE_MS: u64 = 150;
 
-impl Report {
+impl RunReport {
     /// Returns 0 for a good run, 1 for violations, 3 for too little evidence.
     #[must_use]
     pub fn exit_code(&self) -> u8 {
@@ -213,7 +213,7 @@ impl Report {
             quantile(&gaps, 99),
             gaps.last().copied().unwrap_or_default()
         );
-        let judging = self.judging();
+        let judging = self.decisive_checks();
         let _ = writeln!(
             text,
             "{:<28}{:>9}   {}",
@@ -238,7 +238,7 @@ impl Report {
 
     /// Returns the rules whose checkers compared anything.
     #[must_use]
-    pub fn judging(&self) -> Vec<&str> {
+    pub fn decisive_checks(&self) -> Vec<&str> {
         let judging = self
             .checkers
             .iter()
@@ -271,19 +271,19 @@ mod tests {
 
     #[test]
     fn a_violation_outweighs_a_run_that_shows_little() {
-        let mut report = Report::default();
+        let mut report = RunReport::default();
         assert_eq!(report.exit_code(), 0);
         report.too_little.push("no faults".to_owned());
         assert_eq!(report.exit_code(), 3);
-        report.violations.push(Violation {
-            checker: "T1".to_owned(),
+        report.violations.push(ReportedViolation {
+            checker: "SingleStart".to_owned(),
             what: "a task started twice".to_owned(),
             time_ns: None,
         });
         assert_eq!(report.exit_code(), 1);
         let table = report.table();
         assert!(
-            table.contains("T1: a task started twice") && table.contains("no faults"),
+            table.contains("SingleStart: a task started twice") && table.contains("no faults"),
             "{table}"
         );
     }
@@ -305,9 +305,9 @@ mod tests {
             ended_ns: None,
             failure: failure.map(str::to_owned),
         };
-        let report = Report {
+        let report = RunReport {
             faults: vec![line(None), line(Some("no leader"))],
-            ..Report::default()
+            ..RunReport::default()
         };
         assert_eq!(report.done()["kill-leader"], 1);
     }

@@ -11,18 +11,18 @@ use anyhow::{Context, Result};
 use argosy_isolation::cgroup;
 
 use super::arguments::{ReportArguments, RunArguments};
-use super::faults::{FaultName, Mix, Need};
-use super::folder::Folder;
-use super::framework::Habit;
-use super::live_cluster::rehearse;
-use super::nemesis::Plan;
-use super::progress::Screen;
-use super::report::{Report, Violation};
-use super::session::{Found, Session};
-use super::testbed::{Means, Stage, make_folder};
+use super::faults::{FaultMix, FaultName, FaultRequirement};
+use super::folder::RunDirectory;
+use super::framework::FrameworkBehaviour;
+use super::live_cluster::run_live;
+use super::nemesis::FaultSource;
+use super::progress::ProgressDisplay;
+use super::report::{ReportedViolation, RunReport};
+use super::session::{RunSession, SessionFindings};
+use super::testbed::{TestPrograms, Testbed, make_folder};
 use super::{check, host_tools, html, run_log, script};
 use crate::ledger::{Batch, REAL};
-use crate::rng::Chance;
+use crate::rng::Rng;
 
 /// Programs that are always required.
 const PROGRAMS: [&str; 3] = ["ip", "nft", "nsenter"];
@@ -32,13 +32,13 @@ const USAGE: u8 = 2;
 /// The message for a command line that cannot be carried out.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
-pub(crate) struct Usage(pub(crate) String);
+pub(crate) struct UsageError(pub(crate) String);
 
 /// The settled parameters of a run, before anything is touched.
-struct Prepared {
-    means: Means,
+struct RunSetup {
+    means: TestPrograms,
     seed: u64,
-    plan: Plan,
+    plan: FaultSource,
     /// Faults that this host cannot inject, with the reasons.
     absent: Vec<String>,
 }
@@ -55,7 +55,7 @@ pub fn faults() -> String {
 pub fn run(arguments: &RunArguments) -> u8 {
     if let Some(masters) = &arguments.masters {
         let seed = arguments.seed.unwrap_or_else(seed_of_chance);
-        let report = rehearse(arguments, masters, seed).and_then(|report| {
+        let report = run_live(arguments, masters, seed).and_then(|report| {
             write_report(arguments, &report)?;
             let _ = writeln!(std::io::stdout(), "{}", report.table());
             Ok(report)
@@ -73,11 +73,11 @@ pub fn run(arguments: &RunArguments) -> u8 {
 }
 
 /// Runs between the first and the last line of the ledger.
-fn recorded(arguments: &RunArguments, prepared: Prepared) -> Result<Report> {
+fn recorded(arguments: &RunArguments, prepared: RunSetup) -> Result<RunReport> {
     let Some(path) = &arguments.ledger else {
         return perform(arguments, prepared);
     };
-    let plan = crate::ledger::Plan {
+    let plan = crate::ledger::BatchPlan {
         tier: REAL,
         seed: prepared.seed,
         seeds: 1,
@@ -94,12 +94,12 @@ fn recorded(arguments: &RunArguments, prepared: Prepared) -> Result<Report> {
     outcome
 }
 
-fn code(outcome: Result<Report>) -> u8 {
+fn code(outcome: Result<RunReport>) -> u8 {
     match outcome {
         Ok(report) => report.exit_code(),
         Err(error) => {
             eprintln!("argosy-chaos: {error:#}");
-            if error.is::<Usage>() { USAGE } else { 1 }
+            if error.is::<UsageError>() { USAGE } else { 1 }
         }
     }
 }
@@ -112,8 +112,8 @@ fn seed_of_chance() -> u64 {
 }
 
 /// Returns the programs with which this host can run clusters in namespaces.
-pub(crate) fn usable(argosy: Option<&PathBuf>) -> Result<Means, Usage> {
-    let usage = |text: String| Usage(text);
+pub(crate) fn usable(argosy: Option<&PathBuf>) -> Result<TestPrograms, UsageError> {
+    let usage = |text: String| UsageError(text);
     if !nix::unistd::geteuid().is_root() {
         return Err(usage(
             "hosts are network namespaces, which only root can create: run it as root".to_owned(),
@@ -141,15 +141,15 @@ pub(crate) fn usable(argosy: Option<&PathBuf>) -> Result<Means, Usage> {
             argosy.display()
         )));
     }
-    Ok(Means { argosy, chaos })
+    Ok(TestPrograms { argosy, chaos })
 }
 
-fn prepare(arguments: &RunArguments) -> Result<Prepared, Usage> {
+fn prepare(arguments: &RunArguments) -> Result<RunSetup, UsageError> {
     let means = usable(arguments.argosy.as_ref())?;
     places(arguments)?;
     let seed = arguments.seed.unwrap_or_else(seed_of_chance);
     let (plan, absent) = plan(arguments, seed)?;
-    Ok(Prepared {
+    Ok(RunSetup {
         means,
         seed,
         plan,
@@ -158,10 +158,10 @@ fn prepare(arguments: &RunArguments) -> Result<Prepared, Usage> {
 }
 
 /// Checks that every output file can be created, before the run and not after it.
-fn places(arguments: &RunArguments) -> Result<(), Usage> {
+fn places(arguments: &RunArguments) -> Result<(), UsageError> {
     let folder = &arguments.directory;
     if !folder.is_dir() {
-        return Err(Usage(format!(
+        return Err(UsageError(format!(
             "--directory {}: there is no such directory",
             folder.display()
         )));
@@ -176,7 +176,7 @@ fn places(arguments: &RunArguments) -> Result<(), Usage> {
         let folder = path.parent().unwrap_or(path);
         if !folder.as_os_str().is_empty() && !folder.is_dir() {
             let (path, folder) = (path.display(), folder.display());
-            return Err(Usage(format!(
+            return Err(UsageError(format!(
                 "{option} {path}: there is no directory {folder}"
             )));
         }
@@ -184,22 +184,22 @@ fn places(arguments: &RunArguments) -> Result<(), Usage> {
     Ok(())
 }
 
-fn plan(arguments: &RunArguments, seed: u64) -> Result<(Plan, Vec<String>), Usage> {
+fn plan(arguments: &RunArguments, seed: u64) -> Result<(FaultSource, Vec<String>), UsageError> {
     let masters = usize::from(arguments.size.masters);
     if let Some(path) = &arguments.script {
         let text = fs::read_to_string(path)
-            .map_err(|error| Usage(format!("cannot read {}: {error}", path.display())))?;
-        let steps =
-            script::parse(&text).map_err(|error| Usage(format!("{}: {error}", path.display())))?;
+            .map_err(|error| UsageError(format!("cannot read {}: {error}", path.display())))?;
+        let steps = script::parse(&text)
+            .map_err(|error| UsageError(format!("{}: {error}", path.display())))?;
         for step in &steps {
-            possible(step.fault, masters).map_err(Usage)?;
+            check_possible(step.fault, masters).map_err(UsageError)?;
         }
-        return Ok((Plan::Script(steps), Vec::new()));
+        return Ok((FaultSource::Script(steps), Vec::new()));
     }
     let (allowed, absent): (Vec<FaultName>, _) = if arguments.faults.is_empty() {
         let judged = FaultName::ALL
             .iter()
-            .map(|fault| (fault, possible(*fault, masters)));
+            .map(|fault| (fault, check_possible(*fault, masters)));
         let (can, cannot): (Vec<_>, Vec<_>) = judged.partition(|(_, possible)| possible.is_ok());
         let absent = cannot
             .into_iter()
@@ -208,18 +208,18 @@ fn plan(arguments: &RunArguments, seed: u64) -> Result<(Plan, Vec<String>), Usag
         (can.into_iter().map(|(fault, _)| *fault).collect(), absent)
     } else {
         for fault in &arguments.faults {
-            possible(*fault, masters).map_err(Usage)?;
+            check_possible(*fault, masters).map_err(UsageError)?;
         }
         (arguments.faults.clone(), Vec::new())
     };
-    let mut chance = Chance::new(seed).fork(0x006d_6978);
+    let mut chance = Rng::new(seed).fork(0x006d_6978);
     let rounds = if arguments.each_once {
         Some(allowed.len() as u64)
     } else {
         arguments.rounds
     };
-    let plan = Plan::Chance {
-        mix: Mix::new(allowed, &mut chance),
+    let plan = FaultSource::Random {
+        mix: FaultMix::new(allowed, &mut chance),
         rounds,
         lasts: arguments.duration,
     };
@@ -227,22 +227,28 @@ fn plan(arguments: &RunArguments, seed: u64) -> Result<(Plan, Vec<String>), Usag
 }
 
 /// Checks whether this host and this group size allow the fault. Otherwise returns the reason.
-fn possible(fault: FaultName, masters: usize) -> Result<(), String> {
+fn check_possible(fault: FaultName, masters: usize) -> Result<(), String> {
     match fault.need() {
-        Need::Nothing => Ok(()),
-        Need::Program(program) if host_tools::find(program).is_some() => Ok(()),
-        Need::Program(program) => Err(format!("{fault} needs {program}, which is not installed")),
-        Need::FakeClock if host_tools::fake_clock().is_some() => Ok(()),
-        Need::FakeClock => Err(format!("{fault} needs libfaketime, which is not installed")),
-        Need::Voters(least) if masters >= least => Ok(()),
-        Need::Voters(least) => Err(format!("{fault} needs {least} masters, not {masters}")),
+        FaultRequirement::Nothing => Ok(()),
+        FaultRequirement::Program(program) if host_tools::find(program).is_some() => Ok(()),
+        FaultRequirement::Program(program) => {
+            Err(format!("{fault} needs {program}, which is not installed"))
+        }
+        FaultRequirement::FakeClock if host_tools::fake_clock().is_some() => Ok(()),
+        FaultRequirement::FakeClock => {
+            Err(format!("{fault} needs libfaketime, which is not installed"))
+        }
+        FaultRequirement::Voters(least) if masters >= least => Ok(()),
+        FaultRequirement::Voters(least) => {
+            Err(format!("{fault} needs {least} masters, not {masters}"))
+        }
     }
 }
 
-fn perform(arguments: &RunArguments, prepared: Prepared) -> Result<Report> {
-    let screen = Screen::new();
+fn perform(arguments: &RunArguments, prepared: RunSetup) -> Result<RunReport> {
+    let screen = ProgressDisplay::new();
     for why in &prepared.absent {
-        screen.say(why);
+        screen.print(why);
         if arguments.each_once {
             // In the format of a test. The gate counts this line, and fails where setup should have
             // installed the missing parts.
@@ -250,7 +256,7 @@ fn perform(arguments: &RunArguments, prepared: Prepared) -> Result<Report> {
         }
     }
     let folder = make_folder(&arguments.directory, &screen)?;
-    screen.say(&format!(
+    screen.print(&format!(
         "seed {}, {}",
         prepared.seed,
         folder.path().display()
@@ -260,8 +266,8 @@ fn perform(arguments: &RunArguments, prepared: Prepared) -> Result<Report> {
     let report = outcome.and_then(|mut report| {
         report
             .violations
-            .extend(left.into_iter().map(|what| Violation {
-                checker: "C1".to_owned(),
+            .extend(left.into_iter().map(|what| ReportedViolation {
+                checker: "NoLeftovers".to_owned(),
                 what: format!("cannot be removed: {what}"),
                 time_ns: None,
             }));
@@ -278,33 +284,33 @@ fn perform(arguments: &RunArguments, prepared: Prepared) -> Result<Report> {
 /// Does everything between the creation of the network and the checks.
 fn inside(
     arguments: &RunArguments,
-    prepared: Prepared,
-    folder: &Folder,
-    screen: &Screen,
-) -> Result<Report> {
+    prepared: RunSetup,
+    folder: &RunDirectory,
+    screen: &ProgressDisplay,
+) -> Result<RunReport> {
     let version = version(&prepared.means.argosy);
-    let stage = Stage::set(
+    let stage = Testbed::set(
         &prepared.means,
         folder,
         (arguments.size, prepared.seed),
-        &Habit::ALL,
+        &FrameworkBehaviour::ALL,
     )?;
     let seed = prepared.seed;
-    let ((found, failure), interrupted) = stage.play(async |cluster, recorder, stop| {
-        let mut session = Session {
+    let ((found, failure), interrupted) = stage.run(async |cluster, recorder, stop| {
+        let mut session = RunSession {
             cluster,
             recorder,
             screen,
             stop,
-            chance: Chance::new(seed),
+            chance: Rng::new(seed),
             pace: arguments.pace,
-            found: Found::default(),
+            found: SessionFindings::default(),
         };
         let ended = session.run(prepared.plan).await;
-        Ok((session.take_found(), ended.err()))
+        Ok((session.take_findings(), ended.err()))
     })?;
-    screen.say("judging");
-    let mut report = judged(arguments, folder, found, failure)?;
+    screen.print("judging");
+    let mut report = checked(arguments, folder, found, failure)?;
     report.version = version;
     report.seed = seed;
     report.size = arguments.size.to_string();
@@ -312,15 +318,15 @@ fn inside(
     Ok(report)
 }
 
-fn judged(
+fn checked(
     arguments: &RunArguments,
-    folder: &Folder,
-    found: Found,
+    folder: &RunDirectory,
+    found: SessionFindings,
     failure: Option<anyhow::Error>,
-) -> Result<Report> {
+) -> Result<RunReport> {
     let signed = check::signed(&folder.shared(), u64::MAX / 2)?;
     let history = check::merge(&folder.history(), signed)?;
-    let mut report = Report {
+    let mut report = RunReport {
         operations: check::operations(&history),
         outages: check::outages(&history, found.faults_ns.0, found.faults_ns.1),
         faults: found.faults,
@@ -328,25 +334,28 @@ fn judged(
         tasks: found.tasks,
         faults_ns: found.faults_ns,
         violations: found.violations,
-        ..Report::default()
+        ..RunReport::default()
     };
     if let Some(error) = failure {
-        report.violations.push(Violation {
+        report.violations.push(ReportedViolation {
             checker: "harness".to_owned(),
             what: format!("{error:#}"),
             time_ns: None,
         });
     }
-    check::judge(&history, &mut report);
+    check::check_run(&history, &mut report);
     let (held, taken) = check::ports(&folder.shared());
-    *report.checkers.entry("O2".to_owned()).or_default() += held;
+    *report
+        .checkers
+        .entry("NoDoubleBooking".to_owned())
+        .or_default() += held;
     report.violations.extend(taken);
     too_little(arguments, &mut report);
     Ok(report)
 }
 
 /// Records the shortfalls. A run without violations that did nothing proves nothing.
-fn too_little(arguments: &RunArguments, report: &mut Report) {
+fn too_little(arguments: &RunArguments, report: &mut RunReport) {
     let seconds = (report.faults_ns.1.saturating_sub(report.faults_ns.0)) / 1_000_000_000;
     let least = arguments.least_operations.unwrap_or(seconds * 5).max(1);
     let answered = report.answered();
@@ -364,7 +373,7 @@ fn too_little(arguments: &RunArguments, report: &mut Report) {
     let masters = usize::from(arguments.size.masters);
     let wanted: Vec<FaultName> = if arguments.each_once && arguments.faults.is_empty() {
         let all = FaultName::ALL.iter().copied();
-        all.filter(|fault| possible(*fault, masters).is_ok())
+        all.filter(|fault| check_possible(*fault, masters).is_ok())
             .collect()
     } else {
         arguments.faults.clone()
@@ -389,7 +398,14 @@ fn too_little(arguments: &RunArguments, report: &mut Report) {
         .iter()
         .map(|what| format!("undecided: {what}"));
     report.too_little.extend(undecided.collect::<Vec<_>>());
-    for rule in ["R1", "R5", "O3", "T1", "T4", "C1"] {
+    for rule in [
+        "ElectionSafety",
+        "Linearizability",
+        "OfferSingleUse",
+        "SingleStart",
+        "Agreement",
+        "NoLeftovers",
+    ] {
         if report.checkers.get(rule).copied().unwrap_or_default() == 0 {
             let text = format!("the checker of {rule} had nothing to look at");
             report.too_little.push(text);
@@ -403,7 +419,7 @@ fn version(argosy: &Path) -> String {
 }
 
 /// Copies the files that are needed to analyse a violation.
-fn keep(arguments: &RunArguments, folder: &Folder, report: &mut Report) {
+fn keep(arguments: &RunArguments, folder: &RunDirectory, report: &mut RunReport) {
     if report.violations.is_empty() && !arguments.keep {
         return;
     }
@@ -432,7 +448,7 @@ fn keep(arguments: &RunArguments, folder: &Folder, report: &mut Report) {
     }
 }
 
-fn write_report(arguments: &RunArguments, report: &Report) -> Result<()> {
+fn write_report(arguments: &RunArguments, report: &RunReport) -> Result<()> {
     if let Some(path) = &arguments.report {
         let text = serde_json::to_vec_pretty(report).context("the report has a JSON form")?;
         fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
@@ -440,7 +456,7 @@ fn write_report(arguments: &RunArguments, report: &Report) -> Result<()> {
     write_page(arguments.html.as_ref(), report)
 }
 
-fn write_page(path: Option<&PathBuf>, report: &Report) -> Result<()> {
+fn write_page(path: Option<&PathBuf>, report: &RunReport) -> Result<()> {
     let Some(path) = path else {
         return Ok(());
     };
@@ -453,7 +469,7 @@ pub fn report(arguments: &ReportArguments) -> u8 {
     let path = &arguments.report;
     let read = fs::read(path)
         .map_err(anyhow::Error::from)
-        .and_then(|text| Ok(serde_json::from_slice::<Report>(&text)?))
+        .and_then(|text| Ok(serde_json::from_slice::<RunReport>(&text)?))
         .and_then(|report| write_page(arguments.html.as_ref(), &report).map(|()| report));
     match read {
         Ok(report) => {

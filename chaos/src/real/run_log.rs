@@ -1,7 +1,7 @@
 //! The line that a run on real processes adds to the ledger.
 
-use super::report::Report;
-use crate::ledger::{Details, Outcome, Run};
+use super::report::RunReport;
+use crate::ledger::{BatchOutcome, BatchRecord, Details};
 
 /// Faults that kill the leader.
 const KILLS: [&str; 4] = [
@@ -12,9 +12,9 @@ const KILLS: [&str; 4] = [
 ];
 
 /// Returns the sums of a run.
-pub(super) fn run(report: &Report) -> Run {
+pub(super) fn run(report: &RunReport) -> BatchRecord {
     let done = report.done();
-    Run {
+    BatchRecord {
         seeds: 1,
         seconds: report.seconds,
         faults: done.values().sum(),
@@ -25,20 +25,23 @@ pub(super) fn run(report: &Report) -> Run {
         violations: report.violations.len() as u64,
         proves_too_little: !report.too_little.is_empty(),
         outcome: match report.interrupted {
-            true => Outcome::Interrupted,
-            false => Outcome::Complete,
+            true => BatchOutcome::Interrupted,
+            false => BatchOutcome::Complete,
         },
-        ..Run::default()
+        ..BatchRecord::default()
     }
 }
 
 /// Returns the fields that the sums do not use.
-pub(super) fn details(report: &Report) -> Details {
+pub(super) fn details(report: &RunReport) -> Details {
     Details::from_iter([
         ("version".to_owned(), report.version.as_str().into()),
         ("size".to_owned(), report.size.as_str().into()),
         ("starts_witnessed".to_owned(), report.witnessed.into()),
-        ("rules_judged".to_owned(), report.judging().len().into()),
+        (
+            "rules_judged".to_owned(),
+            report.decisive_checks().len().into(),
+        ),
         ("too_little".to_owned(), report.too_little.clone().into()),
     ])
 }
@@ -46,7 +49,7 @@ pub(super) fn details(report: &Report) -> Details {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::real::report::{FaultLine, Violation};
+    use crate::real::report::{FaultLine, ReportedViolation};
 
     #[test]
     fn a_run_adds_what_its_report_shows() {
@@ -57,29 +60,32 @@ mod tests {
             ended_ns: None,
             failure: failure.map(str::to_owned),
         };
-        let mut report = Report {
+        let mut report = RunReport {
             version: "argosy 0.1.0".to_owned(),
             faults: vec![
                 line("kill-leader", None),
                 line("kill-leader", Some("no leader")),
                 line("pause-agent", None),
             ],
-            ..Report::default()
+            ..RunReport::default()
         };
         let sums = run(&report);
         assert_eq!((sums.faults, sums.leader_kills, sums.violations), (2, 1, 0));
-        assert_eq!(sums.outcome, Outcome::Complete);
+        assert_eq!(sums.outcome, BatchOutcome::Complete);
         assert!(!sums.proves_too_little);
         assert_eq!(sums.fault_kinds, 2);
         report.interrupted = true;
         report.too_little.push("no task".to_owned());
-        report.violations.push(Violation {
-            checker: "T1".to_owned(),
+        report.violations.push(ReportedViolation {
+            checker: "SingleStart".to_owned(),
             what: "twice".to_owned(),
             time_ns: None,
         });
         let sums = run(&report);
-        assert_eq!((sums.outcome, sums.violations), (Outcome::Interrupted, 1));
+        assert_eq!(
+            (sums.outcome, sums.violations),
+            (BatchOutcome::Interrupted, 1)
+        );
         assert!(sums.proves_too_little);
     }
 }

@@ -9,7 +9,7 @@ use super::faults::FaultName;
 
 /// One line of a timeline.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Step {
+pub(crate) struct ScriptStep {
     /// Time since the faults began.
     pub(crate) at: Duration,
     pub(crate) fault: FaultName,
@@ -26,8 +26,8 @@ pub(crate) struct InvalidLine {
 }
 
 /// Parses a timeline. Its times must not decrease.
-pub(crate) fn parse(text: &str) -> Result<Vec<Step>, InvalidLine> {
-    let mut steps: Vec<Step> = Vec::new();
+pub(crate) fn parse(text: &str) -> Result<Vec<ScriptStep>, InvalidLine> {
+    let mut steps: Vec<ScriptStep> = Vec::new();
     for (position, line) in text.lines().enumerate() {
         let content = line.split('#').next().unwrap_or_default().trim();
         if content.is_empty() {
@@ -54,7 +54,7 @@ pub(crate) fn parse(text: &str) -> Result<Vec<Step>, InvalidLine> {
     Ok(steps)
 }
 
-fn step(line: &str) -> Result<Step, String> {
+fn step(line: &str) -> Result<ScriptStep, String> {
     let words: Vec<&str> = line.split_whitespace().collect();
     let (at, fault, lasts) = match words.as_slice() {
         ["at", at, fault] => (at, fault, None),
@@ -69,7 +69,7 @@ fn step(line: &str) -> Result<Step, String> {
     let fault = fault
         .parse::<FaultName>()
         .map_err(|error| error.to_string())?;
-    Ok(Step { at, fault, lasts })
+    Ok(ScriptStep { at, fault, lasts })
 }
 
 #[cfg(test)]

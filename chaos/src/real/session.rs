@@ -15,18 +15,18 @@ use argosy_state::task::TaskState;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::arguments::Pace;
+use super::arguments::FaultTiming;
 use super::audit;
-use super::cluster::{Cluster, Kind, REGISTER_HOST};
-use super::framework::{Progress, Wanted};
-use super::nemesis::{Nemesis, Plan};
-use super::progress::Screen;
+use super::cluster::{Cluster, MemberKind, REGISTER_HOST};
+use super::framework::{FrameworkProgress, WorkPhase};
+use super::nemesis::{FaultSource, Nemesis};
+use super::progress::ProgressDisplay;
 use super::registers::Registers;
-use super::registry_observer::Historian;
-use super::report::{FaultLine, Reign, TaskCount, Violation};
+use super::registry_observer::RegistryObserver;
+use super::report::{EpochRecord, FaultLine, ReportedViolation, TaskCount};
 use super::watch::lock;
-use crate::history::{Audit, Expectation, FinalTask, Phase, Recorder, TaskFact};
-use crate::rng::Chance;
+use crate::history::{AuditFinding, Expectation, FinalTask, Recorder, RunPhase, TaskFact};
+use crate::rng::Rng;
 
 /// Work before the first fault.
 const WARM_UP: Duration = Duration::from_secs(2);
@@ -39,40 +39,40 @@ const LOOK: Duration = Duration::from_millis(100);
 
 /// The findings of a session, in addition to its history.
 #[derive(Default)]
-pub(crate) struct Found {
+pub(crate) struct SessionFindings {
     pub(crate) faults: Vec<FaultLine>,
-    pub(crate) violations: Vec<Violation>,
-    pub(crate) reigns: Vec<Reign>,
+    pub(crate) violations: Vec<ReportedViolation>,
+    pub(crate) reigns: Vec<EpochRecord>,
     pub(crate) tasks: Vec<TaskCount>,
     pub(crate) faults_ns: (u64, u64),
     trees: BTreeSet<PathBuf>,
 }
 
 /// A run on a cluster.
-pub(crate) struct Session<'a> {
+pub(crate) struct RunSession<'a> {
     pub(crate) cluster: Cluster,
     pub(crate) recorder: Recorder,
-    pub(crate) screen: &'a Screen,
+    pub(crate) screen: &'a ProgressDisplay,
     pub(crate) stop: CancellationToken,
-    pub(crate) chance: Chance,
-    pub(crate) pace: Pace,
-    pub(crate) found: Found,
+    pub(crate) chance: Rng,
+    pub(crate) pace: FaultTiming,
+    pub(crate) found: SessionFindings,
 }
 
-impl Session<'_> {
+impl RunSession<'_> {
     /// Runs all steps. The findings from before an error are in `found`.
-    pub(crate) async fn run(&mut self, plan: Plan) -> Result<()> {
-        self.cluster.want(Wanted::Work)?;
+    pub(crate) async fn run(&mut self, plan: FaultSource) -> Result<()> {
+        self.cluster.want(WorkPhase::Work)?;
         self.cluster.watch.record(self.recorder.clone());
         self.cluster
             .start()
             .await
             .context("the cluster does not start")?;
-        self.screen.say(&format!(
+        self.screen.print(&format!(
             "{} masters, {} agents, {} schedulers are up",
             self.cluster.voters.len(),
             self.cluster.workers().len(),
-            self.cluster.places(Kind::Framework).len()
+            self.cluster.places(MemberKind::Framework).len()
         ));
         self.found.trees = self.cluster.note_trees()?;
         let operator = self.cluster.operator();
@@ -87,37 +87,37 @@ impl Session<'_> {
             &self.recorder,
             &self.chance,
         );
-        let historian = Historian::start(operator.clone(), self.recorder.clone());
+        let historian = RegistryObserver::start(operator.clone(), self.recorder.clone());
         let counts = self.count_tasks();
         tokio::time::sleep(WARM_UP).await;
-        self.phase(Phase::Faults);
+        self.phase(RunPhase::Faults);
         self.found.faults_ns.0 = self.recorder.now_ns();
         self.faults(plan, &registers).await?;
         self.found.faults_ns.1 = self.recorder.now_ns();
-        self.phase(Phase::Healing);
+        self.phase(RunPhase::Healing);
         self.expect_services();
         self.heal().await?;
         registers.stop().await;
-        self.phase(Phase::Final);
+        self.phase(RunPhase::Final);
         self.read_registers(&operator, register).await;
         self.audit(&operator, &ids).await;
         if let Err(error) = historian.finish().await {
-            self.violation("F2", format!("{error:#}"));
+            self.violation("StaleLeaderFencing", format!("{error:#}"));
         }
         self.end_services().await?;
         counts.abort();
         self.look_for_leftovers();
         self.stop_members().await;
-        self.found.reigns = self.reigns();
+        self.found.reigns = self.epochs();
         Ok(())
     }
 
-    fn phase(&self, phase: Phase) {
+    fn phase(&self, phase: RunPhase) {
         self.recorder
             .observe("nemesis", Expectation::Phase { phase });
     }
 
-    async fn faults(&mut self, plan: Plan, registers: &Registers) -> Result<()> {
+    async fn faults(&mut self, plan: FaultSource, registers: &Registers) -> Result<()> {
         let watch = self.cluster.watch.clone();
         let pulse = || {
             let counted = registers.counted();
@@ -131,7 +131,7 @@ impl Session<'_> {
                 "leader {leader}, {} operations, {} unknown, {} reigns",
                 load(&counted.answered),
                 load(&counted.unknown),
-                watch.reigns().len()
+                watch.epochs().len()
             )
         };
         let mut nemesis = Nemesis {
@@ -145,7 +145,7 @@ impl Session<'_> {
             violations: Vec::new(),
             pulse: &pulse,
         };
-        let raged = nemesis.rage(plan).await;
+        let raged = nemesis.run(plan).await;
         let (faults, violations) = (
             std::mem::take(&mut nemesis.faults),
             std::mem::take(&mut nemesis.violations),
@@ -157,27 +157,27 @@ impl Session<'_> {
 
     /// Ends all faults. Then the cluster must become healthy, and all short tasks must end.
     async fn heal(&mut self) -> Result<()> {
-        self.screen.say("healing");
-        self.cluster.calm_all()?;
+        self.screen.print("healing");
+        self.cluster.end_disturbances()?;
         for member in &mut self.cluster.members {
-            member.thaw();
+            member.resume();
         }
         for place in self.cluster.voters.clone() {
             self.cluster.start_again(place)?;
         }
-        for kind in [Kind::Agent, Kind::Framework] {
+        for kind in [MemberKind::Agent, MemberKind::Framework] {
             for place in self.cluster.places(kind) {
                 self.cluster.members[place].start()?;
             }
         }
-        self.cluster.want(Wanted::Drain)?;
+        self.cluster.want(WorkPhase::Drain)?;
         if let Err(error) = self.cluster.await_health(HEALING).await {
             self.violation(
-                "R9",
+                "Liveness",
                 format!("the cluster is not in health again: {error:#}"),
             );
         }
-        self.await_frameworks(Wanted::Drain, "short tasks are open", |progress| {
+        self.await_frameworks(WorkPhase::Drain, "short tasks are open", |progress| {
             let short = progress
                 .open
                 .iter()
@@ -193,12 +193,12 @@ impl Session<'_> {
     /// Waits until every framework reports it.
     async fn await_frameworks(
         &mut self,
-        wanted: Wanted,
+        wanted: WorkPhase,
         otherwise: &str,
-        is_done: impl Fn(&Progress) -> bool,
+        is_done: impl Fn(&FrameworkProgress) -> bool,
     ) {
         let deadline = Instant::now() + HEALING;
-        for place in self.cluster.places(Kind::Framework) {
+        for place in self.cluster.places(MemberKind::Framework) {
             loop {
                 let progress = self.progress(place);
                 let done = progress.wanted == wanted.word() && is_done(&progress);
@@ -209,7 +209,7 @@ impl Session<'_> {
                     let name = self.cluster.members[place].name().to_owned();
                     let open: Vec<_> = progress.open.iter().take(10).cloned().collect();
                     let why = format!("{name}: {otherwise} after {HEALING:?}: {}", open.join(" "));
-                    self.violation("T4", why);
+                    self.violation("Agreement", why);
                     break;
                 }
                 tokio::time::sleep(LOOK).await;
@@ -217,7 +217,7 @@ impl Session<'_> {
         }
     }
 
-    fn progress(&self, place: usize) -> Progress {
+    fn progress(&self, place: usize) -> FrameworkProgress {
         let file = self.cluster.data(place).join("progress");
         let text = std::fs::read(file).unwrap_or_default();
         serde_json::from_slice(&text).unwrap_or_default()
@@ -225,14 +225,17 @@ impl Session<'_> {
 
     /// Reads every register in use once more. It must hold the last write.
     async fn read_registers(&mut self, operator: &OperatorClient, register: &AgentId) {
-        use crate::history::{Consistency, Operation, Outcome};
+        use crate::history::{Consistency, Operation, OperationResponse};
         let request = v1::GetRequest {
             id: register.to_string(),
             consistency: v1::Consistency::Linearizable.into(),
             ..Default::default()
         };
         let Ok(agent) = operator.get_agent(request.clone()).await else {
-            self.violation("R5", "the registers cannot be read at the end".to_owned());
+            self.violation(
+                "Linearizability",
+                "the registers cannot be read at the end".to_owned(),
+            );
             return;
         };
         let attributes = agent.info.map(|info| info.attributes).unwrap_or_default();
@@ -248,7 +251,8 @@ impl Session<'_> {
                 Ok(agent) => {
                     let attributes = agent.info.map(|info| info.attributes).unwrap_or_default();
                     let value = attributes.get(name).cloned();
-                    self.recorder.ok(call, Outcome::Value { value }, None);
+                    self.recorder
+                        .ok(call, OperationResponse::Value { value }, None);
                 }
                 Err(error) => self.recorder.info(call, error.to_string()),
             }
@@ -259,7 +263,7 @@ impl Session<'_> {
     fn expect_services(&mut self) {
         let processes = audit::task_processes(&self.cluster.ground.folder);
         let mut services = BTreeSet::new();
-        for place in self.cluster.places(Kind::Framework) {
+        for place in self.cluster.places(MemberKind::Framework) {
             services.extend(self.progress(place).services);
         }
         let (of_services, _): (Vec<_>, Vec<_>) = processes
@@ -297,7 +301,7 @@ impl Session<'_> {
     async fn audit(&mut self, operator: &OperatorClient, ids: &BTreeMap<String, AgentId>) {
         let listed = match audit::live_tasks(operator).await {
             Ok(listed) => listed,
-            Err(error) => return self.violation("T4", format!("{error:#}")),
+            Err(error) => return self.violation("Agreement", format!("{error:#}")),
         };
         let processes = audit::task_processes(&self.cluster.ground.folder);
         let mut by_agent: BTreeMap<AgentId, BTreeSet<TaskKey>> = BTreeMap::new();
@@ -317,17 +321,18 @@ impl Session<'_> {
         for (agent, tasks) in by_agent {
             let tasks = tasks.into_iter().collect();
             self.recorder
-                .observe("auditor", Audit::Host { agent, tasks });
+                .observe("auditor", AuditFinding::Host { agent, tasks });
         }
         let tasks = listed.iter().filter_map(final_task).collect();
-        self.recorder.observe("auditor", Audit::Registry { tasks });
+        self.recorder
+            .observe("auditor", AuditFinding::Registry { tasks });
     }
 
     /// Lets frameworks end their services. Then nothing of any task may remain.
     async fn end_services(&mut self) -> Result<()> {
-        self.screen.say("ending services");
-        self.cluster.want(Wanted::End)?;
-        self.await_frameworks(Wanted::End, "services are open", |progress| {
+        self.screen.print("ending services");
+        self.cluster.want(WorkPhase::End)?;
+        self.await_frameworks(WorkPhase::End, "services are open", |progress| {
             progress.open.is_empty()
         })
         .await;
@@ -353,7 +358,7 @@ impl Session<'_> {
         let looked_at = (self.found.trees.len() + self.cluster.workers().len()) as u64;
         self.recorder.observe(
             "auditor",
-            Audit::Leftovers {
+            AuditFinding::Leftovers {
                 place: "agents".to_owned(),
                 looked_at,
                 leftovers,
@@ -363,10 +368,10 @@ impl Session<'_> {
 
     /// Ends all members in order.
     async fn stop_members(&mut self) {
-        for place in self.cluster.places(Kind::Framework) {
+        for place in self.cluster.places(MemberKind::Framework) {
             self.cluster.members[place].kill();
         }
-        for kind in [Kind::Agent, Kind::Master] {
+        for kind in [MemberKind::Agent, MemberKind::Master] {
             for place in self.cluster.places(kind) {
                 if let Err(error) = self.cluster.members[place].stop(ENDING).await {
                     self.violation("member-ended", error.to_string());
@@ -377,7 +382,7 @@ impl Session<'_> {
 
     /// Records the number of tasks twice a second.
     fn count_tasks(&mut self) -> tokio::task::AbortHandle {
-        let places = self.cluster.places(Kind::Framework);
+        let places = self.cluster.places(MemberKind::Framework);
         let files: Vec<PathBuf> = places
             .into_iter()
             .map(|place| self.cluster.data(place).join("progress"))
@@ -392,7 +397,8 @@ impl Session<'_> {
                 };
                 for file in &files {
                     let text = std::fs::read(file).unwrap_or_default();
-                    let progress: Progress = serde_json::from_slice(&text).unwrap_or_default();
+                    let progress: FrameworkProgress =
+                        serde_json::from_slice(&text).unwrap_or_default();
                     count.launched += progress.launched;
                     count.ended += progress.ended;
                 }
@@ -403,11 +409,11 @@ impl Session<'_> {
         counting.abort_handle()
     }
 
-    fn reigns(&self) -> Vec<Reign> {
+    fn epochs(&self) -> Vec<EpochRecord> {
         let name = |place| super::inject::name_of(&self.cluster, place);
-        let reigns = self.cluster.watch.reigns().into_iter();
+        let reigns = self.cluster.watch.epochs().into_iter();
         reigns
-            .map(|(epoch, place, seen_ns)| Reign {
+            .map(|(epoch, place, seen_ns)| EpochRecord {
                 epoch,
                 leader: name(place),
                 seen_ns,
@@ -416,15 +422,15 @@ impl Session<'_> {
     }
 
     /// Returns the findings, also after an error.
-    pub(crate) fn take_found(&mut self) -> Found {
-        self.found.reigns = self.reigns();
+    pub(crate) fn take_findings(&mut self) -> SessionFindings {
+        self.found.reigns = self.epochs();
         self.found.tasks = std::mem::take(&mut *lock(&self.cluster.counts));
         std::mem::take(&mut self.found)
     }
 
     fn violation(&mut self, checker: &str, what: String) {
-        self.screen.say(&format!("VIOLATION {checker}: {what}"));
-        self.found.violations.push(Violation {
+        self.screen.print(&format!("VIOLATION {checker}: {what}"));
+        self.found.violations.push(ReportedViolation {
             checker: checker.to_owned(),
             what,
             time_ns: Some(self.recorder.now_ns()),
@@ -433,7 +439,7 @@ impl Session<'_> {
 }
 
 /// Task counts that a separate task appends to.
-pub(crate) type Counts = Arc<Mutex<Vec<TaskCount>>>;
+pub(crate) type TaskCounts = Arc<Mutex<Vec<TaskCount>>>;
 
 fn final_task(task: &v1::Task) -> Option<FinalTask> {
     use v1::TaskState as Wire;

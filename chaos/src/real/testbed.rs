@@ -12,27 +12,27 @@ use tokio::runtime::Builder;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use super::arguments::Size;
+use super::arguments::ClusterSize;
 use super::clock;
-use super::cluster::{Cluster, Ground};
-use super::folder::{self, Folder};
-use super::framework::Habit;
+use super::cluster::{Cluster, ClusterEnvironment};
+use super::folder::{self, RunDirectory};
+use super::framework::FrameworkBehaviour;
 use super::network::Network;
-use super::progress::Screen;
+use super::progress::ProgressDisplay;
 use crate::history::{Recorder, Recording};
 
 /// The programs that a run needs.
-pub(crate) struct Means {
+pub(crate) struct TestPrograms {
     pub(super) argosy: PathBuf,
     pub(super) chaos: PathBuf,
 }
 
-pub(super) fn make_folder(base: &Path, screen: &Screen) -> Result<Folder> {
+pub(super) fn make_folder(base: &Path, screen: &ProgressDisplay) -> Result<RunDirectory> {
     fs::create_dir_all(base).with_context(|| format!("cannot create {}", base.display()))?;
     for cleared in folder::clear_dead(base) {
-        screen.say(&format!("removed what {cleared} had left"));
+        screen.print(&format!("removed what {cleared} had left"));
     }
-    Ok(Folder::make(base)?)
+    Ok(RunDirectory::make(base)?)
 }
 
 /// The program with which an agent creates containers, in addition to its own.
@@ -46,43 +46,43 @@ fn keep(program: &Path, copy: &Path) -> Result<()> {
 }
 
 /// A measured cluster must always have something to offer.
-const MEASURED: [Habit; 1] = [Habit::Steady];
+const MEASURED: [FrameworkBehaviour; 1] = [FrameworkBehaviour::Steady];
 
 /// Runs `work` on a cluster for a measurement, and removes the cluster afterwards.
 pub(super) fn with_cluster<T>(
-    means: &Means,
+    means: &TestPrograms,
     base: &Path,
-    (size, seed): (Size, u64),
-    screen: &Screen,
+    (size, seed): (ClusterSize, u64),
+    screen: &ProgressDisplay,
     work: impl AsyncFnOnce(Cluster, Recorder, CancellationToken) -> Result<T>,
 ) -> Result<T> {
     let folder = make_folder(base, screen)?;
-    let outcome = Stage::set(means, &folder, (size, seed), &MEASURED).and_then(|stage| {
-        let done = stage.play(work)?;
+    let outcome = Testbed::set(means, &folder, (size, seed), &MEASURED).and_then(|stage| {
+        let done = stage.run(work)?;
         Ok(done.0)
     });
     for what in folder.clear() {
-        screen.say(&format!("cannot be removed: {what}"));
+        screen.print(&format!("cannot be removed: {what}"));
     }
     folder.remove();
     outcome
 }
 
 /// Network, threads and recorder of one run.
-pub(super) struct Stage {
-    ground: Ground,
+pub(super) struct Testbed {
+    ground: ClusterEnvironment,
     network: Network,
     runtime: tokio::runtime::Runtime,
     recorder: Recorder,
     recording: Recording,
 }
 
-impl Stage {
+impl Testbed {
     pub(super) fn set(
-        means: &Means,
-        folder: &Folder,
-        (size, seed): (Size, u64),
-        habits: &'static [Habit],
+        means: &TestPrograms,
+        folder: &RunDirectory,
+        (size, seed): (ClusterSize, u64),
+        habits: &'static [FrameworkBehaviour],
     ) -> Result<Self> {
         let began_ns = clock::monotonic_ns();
         let argosy = folder.path().join("argosy");
@@ -91,7 +91,7 @@ impl Stage {
         if launcher.is_file() {
             keep(&launcher, &argosy.with_file_name(LAUNCHER))?;
         }
-        let ground = Ground {
+        let ground = ClusterEnvironment {
             argosy,
             chaos: means.chaos.clone(),
             folder: folder.clone(),
@@ -117,7 +117,7 @@ impl Stage {
     }
 
     /// Returns the result of `work`, and whether it was cancelled.
-    pub(super) fn play<T>(
+    pub(super) fn run<T>(
         self,
         work: impl AsyncFnOnce(Cluster, Recorder, CancellationToken) -> Result<T>,
     ) -> Result<(T, bool)> {

@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tonic::transport::{Channel, Endpoint};
 
-use super::partitions::Place;
+use super::partitions::HostIndex;
 use crate::history::{Origin, RaftFact, Recorder};
 
 /// Interval of polls of one master.
@@ -27,7 +27,7 @@ const DIGEST_EVERY: u64 = 5;
 
 /// The last status of one master.
 #[derive(Debug, Clone)]
-pub(crate) struct Said {
+pub(crate) struct MasterStatus {
     pub(crate) at: Instant,
     pub(crate) term: u64,
     pub(crate) leads: bool,
@@ -35,46 +35,46 @@ pub(crate) struct Said {
 }
 
 #[derive(Debug, Default)]
-struct Seen {
-    said: BTreeMap<Place, Said>,
+struct ObservedMasters {
+    said: BTreeMap<HostIndex, MasterStatus>,
     /// Each epoch with the terms in which a master reported that it leads, and when that was first
     /// received. A new leader reports the previous epoch until its own has begun: the lowest term
     /// counts.
-    reigns: BTreeMap<(u64, u64, Place), u64>,
+    reigns: BTreeMap<(u64, u64, HostIndex), u64>,
     /// Masters that were restarted and have not reported since.
-    restarted: BTreeSet<Place>,
+    restarted: BTreeSet<HostIndex>,
 }
 
 /// The observer of all masters. Cheap to clone.
 #[derive(Clone, Default)]
-pub(crate) struct Watch {
+pub(crate) struct MasterWatch {
     // A lock, because faults, the live view and the pollers use it. It is never held across an
     // await.
-    seen: Arc<Mutex<Seen>>,
+    seen: Arc<Mutex<ObservedMasters>>,
     asking: Arc<Mutex<JoinSet<()>>>,
     recorder: Arc<Mutex<Option<Recorder>>>,
 }
 
-impl Watch {
+impl MasterWatch {
     /// Records all observations from now on.
     pub(crate) fn record(&self, recorder: Recorder) {
         *lock(&self.recorder) = Some(recorder);
     }
 
     /// Polls these masters until the last clone is dropped.
-    pub(crate) fn begin(&self, masters: Vec<(Place, String)>) {
+    pub(crate) fn begin(&self, masters: Vec<(HostIndex, String)>) {
         for (place, api) in masters {
             let watch = Self {
                 asking: Arc::default(),
                 ..self.clone()
             };
-            lock(&self.asking).spawn(async move { watch.ask(place, &api).await });
+            lock(&self.asking).spawn(async move { watch.poll(place, &api).await });
         }
     }
 
     /// Returns the active leader: a master that reports itself as leader, while none reports so for
     /// a later term.
-    pub(crate) fn leader(&self) -> Option<Place> {
+    pub(crate) fn leader(&self) -> Option<HostIndex> {
         let seen = lock(&self.seen);
         let fresh = seen
             .said
@@ -87,19 +87,19 @@ impl Watch {
     }
 
     /// Drops the status of a master that was just killed or frozen.
-    pub(crate) fn forget(&self, place: Place) {
+    pub(crate) fn forget(&self, place: HostIndex) {
         lock(&self.seen).said.remove(&place);
     }
 
     /// Marks the next report of this master as the first one of a new process. The former process
     /// must have ended.
-    pub(crate) fn restarted(&self, place: Place) {
+    pub(crate) fn restarted(&self, place: HostIndex) {
         lock(&self.seen).restarted.insert(place);
     }
 
     /// Returns the epochs with the master that reported to lead in them, and when that was first
     /// received, in nanoseconds of the recorder's clock.
-    pub(crate) fn reigns(&self) -> Vec<(u64, Place, u64)> {
+    pub(crate) fn epochs(&self) -> Vec<(u64, HostIndex, u64)> {
         let seen = lock(&self.seen);
         let mut terms: BTreeMap<u64, u64> = BTreeMap::new();
         for (epoch, term, _) in seen.reigns.keys() {
@@ -114,18 +114,18 @@ impl Watch {
     }
 
     /// Returns the id of the master in the group.
-    pub(crate) fn node(&self, place: Place) -> Option<NodeId> {
+    pub(crate) fn node(&self, place: HostIndex) -> Option<NodeId> {
         lock(&self.seen).said.get(&place)?.node
     }
 
-    async fn ask(&self, place: Place, api: &str) {
+    async fn poll(&self, place: HostIndex, api: &str) {
         let channel = Endpoint::from_shared(format!("http://{api}"))
             .expect("the address is valid")
             .connect_timeout(PATIENCE)
             .connect_lazy();
         let mut answers = 0_u64;
         loop {
-            if let Some(cluster) = look(channel.clone()).await {
+            if let Some(cluster) = read_cluster(channel.clone()).await {
                 self.note(place, &cluster, answers.is_multiple_of(DIGEST_EVERY));
                 answers += 1;
             }
@@ -133,7 +133,7 @@ impl Watch {
         }
     }
 
-    fn note(&self, place: Place, cluster: &v1::Cluster, with_digest: bool) {
+    fn note(&self, place: HostIndex, cluster: &v1::Cluster, with_digest: bool) {
         let node: Option<NodeId> = cluster.answered_by.parse().ok();
         let leads = !cluster.leader.is_empty() && cluster.leader == cluster.answered_by;
         let recorder = lock(&self.recorder).clone();
@@ -144,7 +144,7 @@ impl Watch {
                 .entry((cluster.epoch, cluster.term, place))
                 .or_insert(now_ns);
         }
-        let said = Said {
+        let said = MasterStatus {
             at: Instant::now(),
             term: cluster.term,
             leads,
@@ -189,7 +189,7 @@ impl Watch {
     }
 }
 
-async fn look(channel: Channel) -> Option<v1::Cluster> {
+async fn read_cluster(channel: Channel) -> Option<v1::Cluster> {
     let mut request = tonic::Request::new(v1::GetClusterRequest {
         consistency: v1::Consistency::Local.into(),
     });
@@ -206,13 +206,13 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::invariants::judge;
+    use crate::invariants::check_history;
 
     #[test]
     fn what_a_killed_master_had_applied_may_be_learnt_again_by_its_next_process() {
         for is_restarted in [true, false] {
             let (recorder, recording) = Recorder::in_memory(|| 1);
-            let watch = Watch::default();
+            let watch = MasterWatch::default();
             watch.record(recorder);
             let said = |applied| v1::Cluster {
                 answered_by: NodeId(1).to_string(),
@@ -229,7 +229,7 @@ mod tests {
             watch.note(0, &said(13), false);
             *lock(&watch.recorder) = None;
             let history = recording.finish().unwrap();
-            let judged = judge(&history);
+            let judged = check_history(&history);
             assert_eq!(judged.violations.is_empty(), is_restarted);
         }
     }

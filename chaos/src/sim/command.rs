@@ -10,10 +10,10 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 
-use super::subprocess::{self, Played, SUM, Sums, VIOLATION};
-use super::{Verdict, log, minimum, raft, system};
+use super::subprocess::{self, SUM, SeedResult, SeedSums, VIOLATION};
+use super::{SimulationResult, log, minimum, raft, system};
 use crate::invariants;
-use crate::ledger::{Batch, Details, GRAPHS, Plan, RAFT, Run, SYSTEM};
+use crate::ledger::{Batch, BatchPlan, BatchRecord, Details, GRAPHS, RAFT, SYSTEM};
 
 /// Plays seeds of simulated clusters, each in a subprocess
 #[derive(Debug, Args)]
@@ -70,19 +70,19 @@ pub struct SimArguments {
 
 /// The sum over all seeds.
 #[derive(Debug, Default)]
-struct Sum {
-    run: Run,
-    judged: invariants::Verdict,
+struct BatchSum {
+    run: BatchRecord,
+    judged: invariants::InvariantReport,
     cpu_ms: u64,
     violated: Vec<u64>,
     /// The reasons why the batch proves too little; empty if it proves enough.
     too_little: Vec<String>,
 }
 
-impl Sum {
-    fn add(&mut self, seed: u64, sums: Sums) {
+impl BatchSum {
+    fn add(&mut self, seed: u64, sums: SeedSums) {
         self.cpu_ms += sums.cpu_ms;
-        let Run {
+        let BatchRecord {
             seeds,
             seconds,
             faults,
@@ -163,7 +163,7 @@ impl Sum {
 #[must_use]
 pub fn sim(arguments: &SimArguments) -> u8 {
     let ended = match arguments.alone {
-        true => alone(arguments),
+        true => run_in_process(arguments),
         false => all(arguments),
     };
     ended.unwrap_or_else(|error| {
@@ -173,21 +173,21 @@ pub fn sim(arguments: &SimArguments) -> u8 {
 }
 
 /// Plays one seed, for a parent process that sums up.
-fn alone(arguments: &SimArguments) -> io::Result<u8> {
+fn run_in_process(arguments: &SimArguments) -> io::Result<u8> {
     #[cfg(feature = "testing")]
     argosy_state::bugs::plant(&arguments.plant);
     if let Some(path) = &arguments.log {
         log::write_to(path)?;
     }
-    let verdict = play(arguments.from, arguments);
+    let verdict = run_seed(arguments.from, arguments);
     show(&verdict);
     if let Some(path) = &arguments.history {
         write(path, &verdict)?;
     }
-    let sums = Sums {
+    let sums = SeedSums {
         run: run_of(&verdict, arguments),
         cpu_ms: u64::try_from(verdict.cpu.as_millis()).unwrap_or(u64::MAX),
-        judged: invariants::Verdict {
+        judged: invariants::InvariantReport {
             violations: Vec::new(),
             ..verdict.judged
         },
@@ -199,7 +199,7 @@ fn alone(arguments: &SimArguments) -> io::Result<u8> {
 
 /// Plays all seeds, between the first and the last line of the ledger.
 fn all(arguments: &SimArguments) -> io::Result<u8> {
-    let plan = Plan {
+    let plan = BatchPlan {
         tier: tier(arguments),
         seed: arguments.from,
         seeds: arguments.seeds,
@@ -207,7 +207,7 @@ fn all(arguments: &SimArguments) -> io::Result<u8> {
     };
     let begin = |ledger: &PathBuf| Batch::begin(ledger, &plan);
     let batch = arguments.ledger.as_ref().map(begin).transpose()?;
-    let played = play_all(arguments);
+    let played = run_seeds(arguments);
     if let Some(batch) = batch {
         match &played {
             Ok(sum) => batch.end(sum.run.clone(), sum.details())?,
@@ -218,8 +218,8 @@ fn all(arguments: &SimArguments) -> io::Result<u8> {
 }
 
 /// Plays the seeds, shows each as it ends, and sums them up.
-fn play_all(arguments: &SimArguments) -> io::Result<Sum> {
-    let mut sum = Sum::default();
+fn run_seeds(arguments: &SimArguments) -> io::Result<BatchSum> {
+    let mut sum = BatchSum::default();
     let mut broken = None;
     let next = &AtomicU64::new(arguments.from);
     thread::scope(|scope| {
@@ -233,7 +233,7 @@ fn play_all(arguments: &SimArguments) -> io::Result<Sum> {
             .or_else(|| thread::available_parallelism().ok());
         for _ in 0..jobs.map_or(1, NonZeroUsize::get) {
             let told = told.clone();
-            scope.spawn(move || play_in_turn(arguments, until, next, &told));
+            scope.spawn(move || run_worker(arguments, until, next, &told));
         }
         drop(told);
         for (seed, played) in played {
@@ -253,10 +253,15 @@ fn play_all(arguments: &SimArguments) -> io::Result<Sum> {
     broken.map_or(Ok(sum), Err)
 }
 
-type Told = mpsc::SyncSender<(u64, io::Result<Played>)>;
+type ResultSender = mpsc::SyncSender<(u64, io::Result<SeedResult>)>;
 
 /// Plays the next seed, until all are played, the time is over, or a seed cannot be played at all.
-fn play_in_turn(arguments: &SimArguments, until: Option<Instant>, next: &AtomicU64, told: &Told) {
+fn run_worker(
+    arguments: &SimArguments,
+    until: Option<Instant>,
+    next: &AtomicU64,
+    told: &ResultSender,
+) {
     let words = words(arguments);
     let end = arguments.from.saturating_add(arguments.seeds);
     while until.is_none_or(|until| Instant::now() < until) {
@@ -264,7 +269,7 @@ fn play_in_turn(arguments: &SimArguments, until: Option<Instant>, next: &AtomicU
         if seed >= end {
             return;
         }
-        let played = subprocess::play(seed, &words);
+        let played = subprocess::run_seed(seed, &words);
         let is_broken = played.is_err();
         if told.send((seed, played)).is_err() || is_broken {
             return;
@@ -296,11 +301,11 @@ fn tier(arguments: &SimArguments) -> &'static str {
     }
 }
 
-fn run_of(verdict: &Verdict, arguments: &SimArguments) -> Run {
+fn run_of(verdict: &SimulationResult, arguments: &SimArguments) -> BatchRecord {
     let evidence = &verdict.judged.evidence;
     // The simulation of Raft alone has no epochs, only leaders.
     let led = verdict.counts.happened.get("led").copied().unwrap_or(0);
-    Run {
+    BatchRecord {
         tier: tier(arguments).to_owned(),
         seed: verdict.seed,
         seeds: 1,
@@ -309,29 +314,29 @@ fn run_of(verdict: &Verdict, arguments: &SimArguments) -> Run {
         leader_changes: evidence.leader_changes.max(led.saturating_sub(1)),
         operations: evidence.operations,
         violations: verdict.violations.len() as u64,
-        ..Run::default()
+        ..BatchRecord::default()
     }
 }
 
-fn play(seed: u64, arguments: &SimArguments) -> Verdict {
+fn run_seed(seed: u64, arguments: &SimArguments) -> SimulationResult {
     if arguments.graphs {
-        return system::tour(seed);
+        return system::partition_tour(seed);
     }
     let faults = Duration::from_secs(arguments.faults);
     if arguments.raft_only {
-        let mut options = raft::Options::of(seed);
+        let mut options = raft::RaftOptions::of(seed);
         options.faults = faults;
         options.nodes = arguments.masters.map_or(options.nodes, usize::from);
         return raft::run(seed, &options);
     }
-    let mut options = system::Options::of(seed);
+    let mut options = system::SystemOptions::of(seed);
     options.faults = faults;
     options.masters = arguments.masters.map_or(options.masters, usize::from);
     options.agents = arguments.agents.map_or(options.agents, usize::from);
     system::run(seed, &options)
 }
 
-fn show(verdict: &Verdict) {
+fn show(verdict: &SimulationResult) {
     let happened: Vec<String> = verdict
         .counts
         .happened
@@ -354,7 +359,7 @@ fn show(verdict: &Verdict) {
     }
 }
 
-fn write(path: &Path, verdict: &Verdict) -> io::Result<()> {
+fn write(path: &Path, verdict: &SimulationResult) -> io::Result<()> {
     let mut text = String::new();
     for event in &verdict.history.events {
         text.push_str(&serde_json::to_string(event).map_err(io::Error::other)?);
@@ -367,13 +372,13 @@ fn write(path: &Path, verdict: &Verdict) -> io::Result<()> {
 mod tests {
     use super::*;
     use crate::history::History;
-    use crate::invariants::{Rule, judge};
+    use crate::invariants::{Rule, check_history};
 
     /// Returns the sum of a hundred seeds of the whole system in which every rule compared enough.
-    fn sum() -> Sum {
-        let mut sum = Sum::default();
+    fn sum() -> BatchSum {
+        let mut sum = BatchSum::default();
         sum.run.seeds = 100;
-        sum.judged = judge(&History::default());
+        sum.judged = check_history(&History::default());
         sum.judged.evidence.operations = 1_000_000;
         for judged in sum.judged.rules.values_mut() {
             judged.looked_at = 1_000_000;
@@ -390,7 +395,12 @@ mod tests {
             (0, false)
         );
         let mut silent = sum();
-        silent.judged.rules.get_mut(&Rule::T1).unwrap().looked_at = 0;
+        silent
+            .judged
+            .rules
+            .get_mut(&Rule::SingleStart)
+            .unwrap()
+            .looked_at = 0;
         silent.finish(SYSTEM);
         assert_eq!(
             (silent.exit_code(), silent.run.proves_too_little),
@@ -399,9 +409,16 @@ mod tests {
         let [reason] = &silent.too_little[..] else {
             panic!("{:?}", silent.too_little);
         };
-        assert!(reason.starts_with("T1 compared 0 things"), "{reason}");
+        assert!(
+            reason.starts_with("SingleStart compared 0 things"),
+            "{reason}"
+        );
         let mut undecided = sum();
-        let registers = undecided.judged.rules.get_mut(&Rule::R5).unwrap();
+        let registers = undecided
+            .judged
+            .rules
+            .get_mut(&Rule::Linearizability)
+            .unwrap();
         registers.undecided.push("agent-1/zone".to_owned());
         undecided.finish(SYSTEM);
         assert_eq!(undecided.exit_code(), 3);
@@ -410,7 +427,7 @@ mod tests {
     #[test]
     fn an_aborted_seed_is_a_violation_of_the_batch() {
         let mut sum = sum();
-        let mut aborted = Sums::default();
+        let mut aborted = SeedSums::default();
         aborted.run.seeds = 1;
         aborted.run.violations = 1;
         aborted.run.aborted_seeds = 1;

@@ -76,19 +76,19 @@ impl fmt::Display for Graph {
 
 /// A graph, and the leader when it is applied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Case {
+pub(crate) struct GraphCase {
     pub(crate) graph: Graph,
     pub(crate) leader: usize,
 }
 
-impl fmt::Display for Case {
+impl fmt::Display for GraphCase {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { graph, leader } = self;
         write!(f, "links {graph}, master-{} leads", leader + 1)
     }
 }
 
-impl Case {
+impl GraphCase {
     fn all() -> impl Iterator<Item = Self> {
         let graphs = (0..1 << PAIRS).map(Graph);
         graphs.flat_map(|graph| (0..MASTERS).map(move |leader| Self { graph, leader }))
@@ -121,30 +121,32 @@ fn orders(places: &[usize]) -> Vec<Vec<usize>> {
 }
 
 /// All cases in the order in which they are played: first one of each class, then every other one.
-pub(crate) struct Atlas {
-    cases: Vec<Case>,
+pub(crate) struct GraphCases {
+    cases: Vec<GraphCase>,
 }
 
-impl Atlas {
+impl GraphCases {
     pub(crate) fn new() -> Self {
         let places: Vec<usize> = (0..MASTERS).collect();
         let orders = orders(&places);
-        let mut classes: BTreeMap<Graph, Vec<Case>> = BTreeMap::new();
-        for case in Case::all() {
+        let mut classes: BTreeMap<Graph, Vec<GraphCase>> = BTreeMap::new();
+        for case in GraphCase::all() {
             classes.entry(case.class(&orders)).or_default().push(case);
         }
         // Any case of a class will do. This varies the place of the leader.
         let firsts = classes.values().enumerate();
-        let mut cases: Vec<Case> = firsts
+        let mut cases: Vec<GraphCase> = firsts
             .map(|(number, class)| class[number * 7 % class.len()])
             .collect();
-        let others: Vec<Case> = Case::all().filter(|case| !cases.contains(case)).collect();
+        let others: Vec<GraphCase> = GraphCase::all()
+            .filter(|case| !cases.contains(case))
+            .collect();
         cases.extend(others);
         Self { cases }
     }
 
     /// Returns the cases of a seed.
-    pub(crate) fn of_seed(&self, seed: u64) -> impl Iterator<Item = Case> {
+    pub(crate) fn of_seed(&self, seed: u64) -> impl Iterator<Item = GraphCase> {
         numbers(seed).map(|number| self.cases[number as usize])
     }
 }
@@ -163,7 +165,7 @@ mod tests {
 
     #[test]
     fn every_graph_comes_once_with_each_leader_and_one_of_each_class_first() {
-        let atlas = Atlas::new();
+        let atlas = GraphCases::new();
         assert_eq!(atlas.cases.len() as u64, CASES);
         let distinct: BTreeSet<_> = atlas.cases.iter().collect();
         assert_eq!(distinct.len() as u64, CASES);
@@ -171,7 +173,7 @@ mod tests {
         let firsts = &atlas.cases[..CLASSES as usize];
         let classes: BTreeSet<_> = firsts.iter().map(|case| case.class(&all)).collect();
         assert_eq!(classes.len() as u64, CLASSES);
-        let others = Case::all().map(|case| case.class(&all));
+        let others = GraphCase::all().map(|case| case.class(&all));
         assert!(others.into_iter().all(|class| classes.contains(&class)));
         let leaders: BTreeSet<_> = firsts.iter().map(|case| case.leader).collect();
         assert_eq!(leaders.len(), MASTERS, "not the same one leads always");
@@ -217,7 +219,7 @@ mod tests {
         assert!(star.reaches_majority(0) && !star.reaches_majority(1));
         assert_eq!(star.neighbours(3).collect::<Vec<_>>(), [0]);
         assert_eq!(star.parted().count(), 6);
-        let case = Case {
+        let case = GraphCase {
             graph: star,
             leader: 2,
         };

@@ -3,33 +3,33 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::network::Cuts;
-use super::run::{LATENCY, Stage};
+use super::network::CutLinks;
+use super::run::{LATENCY, Simulation};
 
 /// A broken link.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Link {
+pub(super) enum LinkFault {
     /// No packets from the first host to the second.
     Cut(String, String),
     /// Packets between the hosts are held and arrive together later, as after a short cut of a real
     /// network.
-    Held(String, String),
+    Buffered(String, String),
     /// All packets between the hosts are delayed, each by a different time.
     Slow(String, String),
 }
 
-impl Link {
+impl LinkFault {
     /// Returns the target that a fault names.
     pub(super) fn target(&self) -> String {
-        let (Self::Cut(one, other) | Self::Held(one, other) | Self::Slow(one, other)) = self;
+        let (Self::Cut(one, other) | Self::Buffered(one, other) | Self::Slow(one, other)) = self;
         format!("{one}>{other}")
     }
 
-    fn touches(&self, one: &str, other: &str) -> bool {
+    fn affects(&self, one: &str, other: &str) -> bool {
         match self {
             // The two directions of a cut link are two cuts.
             Self::Cut(from, to) => (from.as_str(), to.as_str()) == (one, other),
-            Self::Held(a, b) | Self::Slow(a, b) => {
+            Self::Buffered(a, b) | Self::Slow(a, b) => {
                 (a.as_str(), b.as_str()) == (one, other) || (b.as_str(), a.as_str()) == (one, other)
             }
         }
@@ -37,40 +37,50 @@ impl Link {
 }
 
 /// All broken links.
-pub(super) struct Links {
-    cuts: Cuts,
-    broken: Vec<Link>,
+pub(super) struct LinkFaults {
+    cuts: CutLinks,
+    broken: Vec<LinkFault>,
 }
 
-impl Links {
-    pub(super) fn new(cuts: Cuts) -> Self {
+impl LinkFaults {
+    pub(super) fn new(cuts: CutLinks) -> Self {
         let broken = Vec::new();
         Self { cuts, broken }
     }
 
-    fn is_touched(&self, from: &str, to: &str) -> bool {
-        self.broken.iter().any(|link| link.touches(from, to))
+    fn is_broken(&self, from: &str, to: &str) -> bool {
+        self.broken.iter().any(|link| link.affects(from, to))
     }
 
     /// Cuts a link. Returns `None` if the link is broken already.
-    pub(super) fn cut(&mut self, stage: &Stage<'_>, from: &str, to: &str) -> Option<Link> {
-        if self.is_touched(from, to) {
+    pub(super) fn cut(
+        &mut self,
+        simulation: &Simulation<'_>,
+        from: &str,
+        to: &str,
+    ) -> Option<LinkFault> {
+        if self.is_broken(from, to) {
             return None;
         }
         self.cuts.cut(from, to);
-        stage.sim.partition_oneway(from, to);
-        let link = Link::Cut(from.to_owned(), to.to_owned());
+        simulation.sim.partition_oneway(from, to);
+        let link = LinkFault::Cut(from.to_owned(), to.to_owned());
         self.broken.push(link.clone());
         Some(link)
     }
 
     /// Holds a link. Returns `None` if the link is broken already.
-    pub(super) fn hold(&mut self, stage: &Stage<'_>, one: &str, other: &str) -> Option<Link> {
-        if self.is_touched(one, other) || self.is_touched(other, one) {
+    pub(super) fn hold(
+        &mut self,
+        simulation: &Simulation<'_>,
+        one: &str,
+        other: &str,
+    ) -> Option<LinkFault> {
+        if self.is_broken(one, other) || self.is_broken(other, one) {
             return None;
         }
-        stage.sim.hold(one, other);
-        let link = Link::Held(one.to_owned(), other.to_owned());
+        simulation.sim.hold(one, other);
+        let link = LinkFault::Buffered(one.to_owned(), other.to_owned());
         self.broken.push(link.clone());
         Some(link)
     }
@@ -78,44 +88,48 @@ impl Links {
     /// Slows a link. Returns `None` if the link is broken already.
     pub(super) fn slow(
         &mut self,
-        stage: &Stage<'_>,
+        simulation: &Simulation<'_>,
         one: &str,
         other: &str,
         latency: Duration,
-    ) -> Option<Link> {
-        if self.is_touched(one, other) || self.is_touched(other, one) {
+    ) -> Option<LinkFault> {
+        if self.is_broken(one, other) || self.is_broken(other, one) {
             return None;
         }
-        stage.sim.set_link_max_message_latency(one, other, latency);
-        let link = Link::Slow(one.to_owned(), other.to_owned());
+        simulation
+            .sim
+            .set_link_max_message_latency(one, other, latency);
+        let link = LinkFault::Slow(one.to_owned(), other.to_owned());
         self.broken.push(link.clone());
         Some(link)
     }
 
-    pub(super) fn mend(&mut self, stage: &Stage<'_>, link: &Link) {
+    pub(super) fn repair(&mut self, simulation: &Simulation<'_>, link: &LinkFault) {
         self.broken.retain(|one| one != link);
         match link {
-            Link::Cut(from, to) => {
-                self.cuts.mend(from, to);
-                stage.sim.repair_oneway(from.as_str(), to.as_str());
+            LinkFault::Cut(from, to) => {
+                self.cuts.repair(from, to);
+                simulation.sim.repair_oneway(from.as_str(), to.as_str());
             }
-            Link::Held(one, other) => stage.sim.release(one.as_str(), other.as_str()),
-            Link::Slow(one, other) => {
+            LinkFault::Buffered(one, other) => simulation.sim.release(one.as_str(), other.as_str()),
+            LinkFault::Slow(one, other) => {
                 let (one, other) = (one.as_str(), other.as_str());
-                stage.sim.set_link_max_message_latency(one, other, LATENCY);
+                simulation
+                    .sim
+                    .set_link_max_message_latency(one, other, LATENCY);
             }
         }
     }
 }
 
 /// Items with the times at which they end.
-pub(super) struct Timetable<T> {
+pub(super) struct ExpiryQueue<T> {
     /// The number separates items that end at the same time.
     due: BTreeMap<(Duration, u64), T>,
     number: u64,
 }
 
-impl<T> Timetable<T> {
+impl<T> ExpiryQueue<T> {
     pub(super) fn new() -> Self {
         Self {
             due: BTreeMap::new(),

@@ -14,9 +14,9 @@ use super::run;
 /// The default filter, unless RUST_LOG is set. The simulation adds the host.
 const OURS: &str = "argosy_master=debug,argosy_agent=debug,argosy_raft=debug,argosy_client=debug,turmoil::sim=info";
 
-struct Simulated;
+struct SimulatedTime;
 
-impl FormatTime for Simulated {
+impl FormatTime for SimulatedTime {
     fn format_time(&self, writer: &mut Writer<'_>) -> fmt::Result {
         write!(writer, "{:9.3}", run::elapsed().as_secs_f64())
     }
@@ -30,7 +30,7 @@ pub(super) fn write_to(path: &Path) -> io::Result<()> {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(OURS));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_timer(Simulated)
+        .with_timer(SimulatedTime)
         .with_ansi(false)
         .with_writer(File::create(path)?)
         .init();

@@ -11,70 +11,75 @@ use crate::invariants::Rule::{self, *};
 use crate::ledger::{GRAPHS, RAFT, SYSTEM};
 
 /// The minimum of a hundred seeds.
-struct Hundred {
+struct MinimumPerHundred {
     operations: u64,
     /// How many things each rule must compare.
     rules: &'static [(Rule, u64)],
 }
 
-const RAFT_ALONE: Hundred = Hundred {
+const RAFT_ALONE: MinimumPerHundred = MinimumPerHundred {
     operations: 5_000,
-    // The simulation checks R3 while it runs. R8 compares starts, but no disk is wiped, so it
-    // cannot fail.
-    rules: &[(R1, 1_200), (R2, 7_000), (R4, 300), (R5, 4_500)],
-};
-
-const WHOLE_SYSTEM: Hundred = Hundred {
-    operations: 4_000,
+    // The simulation checks Durability while it runs. Amnesia compares starts, but no disk is
+    // wiped, so it cannot fail.
     rules: &[
-        (R1, 100),
-        (R4, 2_500),
-        (R5, 4_500),
-        (R6, 90),
-        (R7, 2_000),
-        (R8, 200),
-        (R9, 10),
-        (O1, 8_000),
-        (O2, 500),
-        (O3, 1_500),
-        (O4, 4_000),
-        (O5, 800),
-        (T1, 500),
-        (T2, 5_000),
-        (T3, 4_500),
-        (T4, 300),
-        (T5, 2_000),
-        (T6, 900),
-        (T7, 80),
-        (T8, 1_000),
-        (T9, 30),
-        (T10, 80),
-        (F1, 600),
-        (F2, 1_500),
-        (F3, 900),
+        (ElectionSafety, 1_200),
+        (LogMatching, 7_000),
+        (StateMachineSafety, 300),
+        (Linearizability, 4_500),
     ],
 };
 
-const CONNECTIVITY_GRAPHS: Hundred = Hundred {
+const WHOLE_SYSTEM: MinimumPerHundred = MinimumPerHundred {
+    operations: 4_000,
+    rules: &[
+        (ElectionSafety, 100),
+        (StateMachineSafety, 2_500),
+        (Linearizability, 4_500),
+        (AcknowledgedWrites, 90),
+        (AtMostOnce, 2_000),
+        (Amnesia, 200),
+        (Liveness, 10),
+        (ResourceConservation, 8_000),
+        (NoDoubleBooking, 500),
+        (OfferSingleUse, 1_500),
+        (OfferLimits, 4_000),
+        (Fairness, 800),
+        (SingleStart, 500),
+        (StateTransitions, 5_000),
+        (UpdateDelivery, 4_500),
+        (Agreement, 300),
+        (LaunchProvenance, 2_000),
+        (Kills, 900),
+        (TaskSurvival, 80),
+        (Adoption, 1_000),
+        (Reboots, 30),
+        (AgentReturns, 80),
+        (EpochMonotonicity, 600),
+        (StaleLeaderFencing, 1_500),
+        (UniqueIdentity, 900),
+    ],
+};
+
+const CONNECTIVITY_GRAPHS: MinimumPerHundred = MinimumPerHundred {
     operations: 6_000,
     rules: &[
-        (R1, 100),
-        (R4, 5_000),
-        (R5, 9_000),
-        (R7, 1_500),
-        (O1, 11_000),
-        (O2, 300),
-        (O3, 1_000),
-        (O4, 2_500),
-        (T1, 300),
-        (T2, 3_500),
-        (T3, 2_000),
-        (T5, 1_500),
-        (T6, 400),
-        (T10, 30),
-        (F1, 400),
-        (F2, 1_000),
-        (F3, 500),
+        (ElectionSafety, 100),
+        (StateMachineSafety, 5_000),
+        (Linearizability, 9_000),
+        (AtMostOnce, 1_500),
+        (ResourceConservation, 11_000),
+        (NoDoubleBooking, 300),
+        (OfferSingleUse, 1_000),
+        (OfferLimits, 2_500),
+        (SingleStart, 300),
+        (StateTransitions, 3_500),
+        (UpdateDelivery, 2_000),
+        (LaunchProvenance, 1_500),
+        (Kills, 400),
+        (AgentReturns, 30),
+        (EpochMonotonicity, 400),
+        (StaleLeaderFencing, 1_000),
+        (UniqueIdentity, 500),
     ],
 };
 
@@ -107,12 +112,15 @@ mod tests {
     fn a_batch_must_show_as_much_as_its_seeds() {
         let hundred = of(SYSTEM, 100);
         let thousand = of(SYSTEM, 1_000);
-        assert_eq!(thousand.rules[&T1], 10 * hundred.rules[&T1]);
+        assert_eq!(
+            thousand.rules[&SingleStart],
+            10 * hundred.rules[&SingleStart]
+        );
         assert_eq!(thousand.operations, 10 * hundred.operations);
         assert!(hundred.rules.values().all(|least| *least > 0));
         let one = of(SYSTEM, 1);
         assert_eq!(
-            (one.rules[&T1], one.rules[&T9]),
+            (one.rules[&SingleStart], one.rules[&Reboots]),
             (5, 0),
             "rare things may be absent"
         );
@@ -122,9 +130,9 @@ mod tests {
     #[test]
     fn each_simulation_has_its_own_minimum() {
         for tier in [RAFT, SYSTEM, GRAPHS] {
-            assert!(of(tier, 100).rules.contains_key(&R5), "{tier}");
+            assert!(of(tier, 100).rules.contains_key(&Linearizability), "{tier}");
         }
-        assert!(!of(RAFT, 100).rules.contains_key(&T1));
+        assert!(!of(RAFT, 100).rules.contains_key(&SingleStart));
         assert_eq!(of("real", 100), Minimum::default());
     }
 }

@@ -23,4 +23,4 @@ pub mod system;
 #[cfg(test)]
 mod tests;
 
-pub use run::{Counts, Verdict};
+pub use run::{SimulationCounts, SimulationResult};

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, UNIX_EPOCH};
 
 use argosy_proto::clock::WallClock;
-use argosy_proto::transport::{Connection, Dialer, Identified, Listener, PeerIdentity};
+use argosy_proto::transport::{Connection, Dialer, IdentifiedConnection, Listener, PeerIdentity};
 use argosy_state::actor::{Principal, PrincipalKind, PrincipalName};
 use futures::stream;
 use tokio::io::DuplexStream;
@@ -24,9 +24,9 @@ const PIPE_BYTES: usize = 64 * 1024;
 
 /// Links that lose all packets, by the names of their hosts: from, to.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Cuts(Arc<Mutex<BTreeSet<(String, String)>>>);
+pub(super) struct CutLinks(Arc<Mutex<BTreeSet<(String, String)>>>);
 
-impl Cuts {
+impl CutLinks {
     fn set(&self) -> MutexGuard<'_, BTreeSet<(String, String)>> {
         self.0.lock().expect("no holder of the lock panics")
     }
@@ -35,7 +35,7 @@ impl Cuts {
         self.set().insert((from.to_owned(), to.to_owned()));
     }
 
-    pub(super) fn mend(&self, from: &str, to: &str) {
+    pub(super) fn repair(&self, from: &str, to: &str) {
         self.set().remove(&(from.to_owned(), to.to_owned()));
     }
 
@@ -85,7 +85,7 @@ pub(super) async fn listener(port: u16) -> io::Result<Listener> {
 }
 
 /// Returns a dialer for the host called `own`.
-pub(super) fn dialer(own: &str, cuts: &Cuts) -> Dialer {
+pub(super) fn dialer(own: &str, cuts: &CutLinks) -> Dialer {
     let (own, cuts) = (own.to_owned(), cuts.clone());
     Dialer::new(move |address, _| {
         let (own, cuts) = (own.clone(), cuts.clone());
@@ -94,7 +94,7 @@ pub(super) fn dialer(own: &str, cuts: &Cuts) -> Dialer {
     })
 }
 
-async fn connect(own: &str, cuts: &Cuts, address: String) -> io::Result<TcpStream> {
+async fn connect(own: &str, cuts: &CutLinks, address: String) -> io::Result<TcpStream> {
     let host = host_of(&address).to_owned();
     match TcpStream::connect(address).await {
         Ok(stream) => Ok(stream),
@@ -106,7 +106,7 @@ async fn connect(own: &str, cuts: &Cuts, address: String) -> io::Result<TcpStrea
 
 /// The process's end of the network, with listeners and a dialer, for a process in a separate
 /// runtime.
-pub(super) struct Seat<const PORTS: usize> {
+pub(super) struct ProcessEndpoint<const PORTS: usize> {
     /// In the order of the ports.
     pub(super) listeners: [Listener; PORTS],
     pub(super) dialer: Dialer,
@@ -114,24 +114,24 @@ pub(super) struct Seat<const PORTS: usize> {
 
 /// The host's end of the network. It carries bytes between network and process, whether the process
 /// runs or not.
-pub(super) struct Card {
+pub(super) struct HostEndpoint {
     own: String,
-    cuts: Cuts,
-    ports: Vec<(u16, mpsc::Sender<io::Result<Identified>>)>,
-    dials: mpsc::Receiver<Dial>,
+    cuts: CutLinks,
+    ports: Vec<(u16, mpsc::Sender<io::Result<IdentifiedConnection>>)>,
+    dials: mpsc::Receiver<DialRequest>,
 }
 
-struct Dial {
+struct DialRequest {
     address: String,
     answer: oneshot::Sender<io::Result<DuplexStream>>,
 }
 
 /// Returns both ends, for a host that listens on these ports.
-pub(super) fn card<const PORTS: usize>(
+pub(super) fn endpoints<const PORTS: usize>(
     own: &str,
-    cuts: &Cuts,
+    cuts: &CutLinks,
     ports: [u16; PORTS],
-) -> (Card, Seat<PORTS>) {
+) -> (HostEndpoint, ProcessEndpoint<PORTS>) {
     let mut senders = Vec::new();
     let listeners = ports.map(|port| {
         // When full, further connections wait in the host's queue.
@@ -142,29 +142,29 @@ pub(super) fn card<const PORTS: usize>(
         }))
     });
     // When full, dialing waits.
-    let (asks, dials) = mpsc::channel::<Dial>(64);
+    let (asks, dials) = mpsc::channel::<DialRequest>(64);
     let dialer = Dialer::new(move |address, _| {
         let asks = asks.clone();
         let peer = identity_of(host_of(&address));
         async move {
             let (answer, answered) = oneshot::channel();
             let gone = || io::Error::from(io::ErrorKind::NetworkDown);
-            let asked = asks.send(Dial { address, answer }).await;
+            let asked = asks.send(DialRequest { address, answer }).await;
             asked.map_err(|_| gone())?;
             let stream = answered.await.map_err(|_| gone())??;
             Ok((Connection::new(stream), peer))
         }
     });
-    let card = Card {
+    let card = HostEndpoint {
         own: own.to_owned(),
         cuts: cuts.clone(),
         ports: senders,
         dials,
     };
-    (card, Seat { listeners, dialer })
+    (card, ProcessEndpoint { listeners, dialer })
 }
 
-impl Card {
+impl HostEndpoint {
     /// Runs until its host goes down, or cannot listen.
     pub(super) async fn run(self) -> io::Error {
         match self.carry_all().await {
@@ -186,7 +186,7 @@ impl Card {
                 }
             });
         }
-        while let Some(Dial {
+        while let Some(DialRequest {
             address,
             mut answer,
         }) = self.dials.recv().await

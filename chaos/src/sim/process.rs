@@ -15,28 +15,28 @@ use tokio::task::LocalSet;
 use super::run::STEP;
 
 /// The main function of a process. It returns the reason of its end.
-pub(super) type Life = Box<dyn FnOnce() -> LocalBoxFuture<'static, String> + Send>;
+pub(super) type ProcessMain = Box<dyn FnOnce() -> LocalBoxFuture<'static, String> + Send>;
 
 /// Processes that hosts have started and that do not run yet. Cheap to clone.
 #[derive(Clone, Default)]
 // One thread runs the simulation. The lock satisfies the types of asynchronous code.
-pub(super) struct Starts(Arc<Mutex<Vec<Start>>>);
+pub(super) struct StartQueue(Arc<Mutex<Vec<StartRequest>>>);
 
-struct Start {
+struct StartRequest {
     host: String,
     /// The seed of tokio's random choices.
     seed: u64,
-    life: Life,
+    life: ProcessMain,
     ended: oneshot::Sender<String>,
 }
 
-impl Starts {
-    fn waiting(&self) -> MutexGuard<'_, Vec<Start>> {
+impl StartQueue {
+    fn waiting(&self) -> MutexGuard<'_, Vec<StartRequest>> {
         self.0.lock().expect("no holder of the lock panics")
     }
 
     /// Starts a process on this host. Returns only if the process ends by itself, with its reason.
-    pub(super) async fn run(&self, host: &str, seed: u64, life: Life) -> String {
+    pub(super) async fn run(&self, host: &str, seed: u64, life: ProcessMain) -> String {
         match self.begin(host, seed, life).await {
             Ok(words) => words,
             // It was killed, and its host is about to be killed.
@@ -44,9 +44,9 @@ impl Starts {
         }
     }
 
-    fn begin(&self, host: &str, seed: u64, life: Life) -> oneshot::Receiver<String> {
+    fn begin(&self, host: &str, seed: u64, life: ProcessMain) -> oneshot::Receiver<String> {
         let (ended, end) = oneshot::channel();
-        self.waiting().push(Start {
+        self.waiting().push(StartRequest {
             host: host.to_owned(),
             seed,
             life,
@@ -58,12 +58,12 @@ impl Starts {
 
 /// All running processes, by their hosts.
 #[derive(Default)]
-pub(super) struct Processes {
-    pub(super) starts: Starts,
-    by_host: BTreeMap<String, Process>,
+pub(super) struct SimProcesses {
+    pub(super) starts: StartQueue,
+    by_host: BTreeMap<String, SimProcess>,
 }
 
-struct Process {
+struct SimProcess {
     // Dropped before the runtime, because its tasks belong to both.
     local: LocalSet,
     runtime: Runtime,
@@ -71,16 +71,16 @@ struct Process {
     stalled: Option<Duration>,
 }
 
-impl Processes {
+impl SimProcesses {
     /// Runs one step of every process that is not paused.
     pub(super) fn step(&mut self) {
         let starts =
             std::mem::take(&mut *self.starts.0.lock().expect("no holder of the lock panics"));
         for start in starts {
             let host = start.host.clone();
-            self.by_host.insert(host, Process::new(start));
+            self.by_host.insert(host, SimProcess::new(start));
         }
-        self.by_host.values().for_each(Process::step);
+        self.by_host.values().for_each(SimProcess::step);
     }
 
     /// Kills the process on this host. Everything that is not on its disk is lost.
@@ -116,8 +116,8 @@ impl Processes {
     }
 }
 
-impl Process {
-    fn new(start: Start) -> Self {
+impl SimProcess {
+    fn new(start: StartRequest) -> Self {
         let mut seed = [0; 32];
         seed[..8].copy_from_slice(&start.seed.to_be_bytes());
         let runtime = Builder::new_current_thread()
@@ -131,7 +131,7 @@ impl Process {
         local.unhandled_panic(UnhandledPanic::ShutdownRuntime);
         // Timers have whole milliseconds, and from here on the clock has, too.
         runtime.block_on(async { tokio::time::sleep(Duration::from_millis(1)).await });
-        let Start { life, ended, .. } = start;
+        let StartRequest { life, ended, .. } = start;
         runtime.block_on(local.run_until(async {
             tokio::task::spawn_local(async move {
                 // The receiver is gone if its host is gone.
@@ -164,7 +164,7 @@ mod tests {
 
     #[test]
     fn a_process_that_stood_still_goes_on_later_with_its_clock_ahead() {
-        let mut processes = Processes::default();
+        let mut processes = SimProcesses::default();
         let beats: Arc<Mutex<Vec<u128>>> = Arc::default();
         let seen = beats.clone();
         let life = async move {
@@ -176,7 +176,7 @@ mod tests {
         };
         let life = Box::new(move || life.boxed_local());
         let mut end = processes.starts.begin("host-1", 7, life);
-        let run = |processes: &mut Processes, ms: u128| {
+        let run = |processes: &mut SimProcesses, ms: u128| {
             for _ in 0..ms / STEP.as_millis() {
                 processes.step();
             }
@@ -199,7 +199,7 @@ mod tests {
 
     #[test]
     fn what_a_process_says_at_its_end_is_told_once_it_has_run() {
-        let mut processes = Processes::default();
+        let mut processes = SimProcesses::default();
         let life = Box::new(|| async { "no more".to_owned() }.boxed_local());
         let mut end = processes.starts.begin("host-1", 7, life);
         assert!(end.try_recv().is_err(), "it has not run yet");

@@ -11,9 +11,9 @@ use argosy_state::buggify;
 use argosy_state::bugs::{Bug, is_on};
 use turmoil::Sim;
 
-use super::process::Processes;
+use super::process::SimProcesses;
 use crate::history::{Fault, FaultKind, History, Recorder, Recording};
-use crate::invariants::{self, judge};
+use crate::invariants::{self, check_history};
 
 /// The first moment of every simulation, in seconds since 1970.
 const EPOCH_S: u64 = 1_700_000_000;
@@ -44,7 +44,7 @@ pub(super) const BEGAN: Duration = Duration::from_secs(EPOCH_S);
 
 /// Counts of a simulation. One that did little proves little.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Counts {
+pub struct SimulationCounts {
     /// Faults by kind, without repairs.
     pub faults: BTreeMap<FaultKind, u64>,
     /// Other events by name.
@@ -53,17 +53,17 @@ pub struct Counts {
 
 /// The result of a simulation.
 #[derive(Debug)]
-pub struct Verdict {
+pub struct SimulationResult {
     /// The seed that repeats it.
     pub seed: u64,
     /// Violations that were found while it ran, or in its history.
     pub violations: Vec<String>,
     /// The findings of every checker in the history.
-    pub judged: invariants::Verdict,
+    pub judged: invariants::InvariantReport,
     /// The recorded history.
     pub history: History,
     /// The counts.
-    pub counts: Counts,
+    pub counts: SimulationCounts,
     /// The simulated time.
     pub simulated: Duration,
     /// CPU time; zero if the system does not report it.
@@ -72,21 +72,21 @@ pub struct Verdict {
 
 /// State that the hosts of one simulation and its driver share. Cheap to clone.
 #[derive(Clone)]
-pub(super) struct Notes {
+pub(super) struct SimContext {
     pub(super) recorder: Recorder,
     // One thread runs the simulation. The lock satisfies the types of asynchronous code.
-    inner: Arc<Mutex<Inner>>,
+    inner: Arc<Mutex<RecordedCounts>>,
     /// Nanoseconds, between the steps. Within a step hosts have their own time.
     now_ns: Arc<AtomicU64>,
 }
 
 #[derive(Default)]
-struct Inner {
+struct RecordedCounts {
     violations: Vec<String>,
-    counts: Counts,
+    counts: SimulationCounts,
 }
 
-impl Notes {
+impl SimContext {
     fn new() -> (Self, Recording) {
         let now_ns = Arc::new(AtomicU64::new(0));
         let between = now_ns.clone();
@@ -104,7 +104,7 @@ impl Notes {
         (notes, recording)
     }
 
-    fn inner(&self) -> std::sync::MutexGuard<'_, Inner> {
+    fn inner(&self) -> std::sync::MutexGuard<'_, RecordedCounts> {
         self.inner
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner)
@@ -142,16 +142,16 @@ impl Notes {
 }
 
 /// A simulation and its clock.
-pub(super) struct Stage<'a> {
+pub(super) struct Simulation<'a> {
     /// Whether it continues after a violation: with a planted bug, each rule must have its chance
     /// to name it.
     pub(super) plays_on: bool,
     pub(super) sim: Sim<'a>,
-    pub(super) processes: Processes,
-    pub(super) notes: Notes,
+    pub(super) processes: SimProcesses,
+    pub(super) notes: SimContext,
 }
 
-impl Stage<'_> {
+impl Simulation<'_> {
     pub(super) fn now(&self) -> Duration {
         self.sim.elapsed()
     }
@@ -177,7 +177,7 @@ impl Stage<'_> {
     }
 
     /// Makes rare orders of events frequent in masters and agents, by seed.
-    pub(super) fn take_rare_turns(&self, seed: u64) {
+    pub(super) fn enable_buggify(&self, seed: u64) {
         let turns = buggify::begin(seed);
         if !turns.is_empty() {
             let fault = Fault::new(FaultKind::Buggify, "*");
@@ -192,7 +192,7 @@ impl Stage<'_> {
     }
 
     /// Starts the software on this host. If it runs already, it is restarted.
-    pub(super) fn bounce(&mut self, host: &str) {
+    pub(super) fn restart_host(&mut self, host: &str) {
         self.processes.kill(host);
         self.sim.bounce(host);
     }
@@ -206,10 +206,10 @@ fn cpu() -> Duration {
 }
 
 /// Runs one simulation from its seed to its verdict. A panic of any process in it is a violation.
-pub(super) fn perform(seed: u64, play: impl FnOnce(&mut Stage<'_>)) -> Verdict {
+pub(super) fn simulate(seed: u64, play: impl FnOnce(&mut Simulation<'_>)) -> SimulationResult {
     let began = cpu();
     buggify::end();
-    let (notes, recording) = Notes::new();
+    let (notes, recording) = SimContext::new();
     let mut builder = turmoil::Builder::new();
     builder
         .rng_seed(seed)
@@ -222,14 +222,14 @@ pub(super) fn perform(seed: u64, play: impl FnOnce(&mut Stage<'_>)) -> Verdict {
         .tcp_capacity(4_096);
     let mut simulated = Duration::ZERO;
     let played = catch_unwind(AssertUnwindSafe(|| {
-        let mut stage = Stage {
+        let mut simulation = Simulation {
             plays_on: Bug::ALL.iter().any(|bug| is_on(*bug)),
             sim: builder.build(),
-            processes: Processes::default(),
+            processes: SimProcesses::default(),
             notes: notes.clone(),
         };
-        play(&mut stage);
-        simulated = stage.now();
+        play(&mut simulation);
+        simulated = simulation.now();
     }));
     if let Err(panic) = played {
         let words = panic
@@ -242,15 +242,15 @@ pub(super) fn perform(seed: u64, play: impl FnOnce(&mut Stage<'_>)) -> Verdict {
     let history = recording
         .finish()
         .expect("a history in memory has no file to fail");
-    let Inner {
+    let RecordedCounts {
         mut violations,
         counts,
     } = std::mem::take(&mut *notes.inner());
-    let judged = judge(&history);
+    let judged = check_history(&history);
     for violation in &judged.violations {
         violations.push(format!("{}: {}", violation.rule, violation.what));
     }
-    Verdict {
+    SimulationResult {
         seed,
         violations,
         judged,

@@ -7,18 +7,18 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use argosy_client::scheduler::{Driver, Scheduler, SchedulerConfig, Subscription, run};
+use argosy_client::scheduler::{Scheduler, SchedulerConfig, SchedulerDriver, Subscription, run};
 use argosy_client::{AgentUplink, Connector, ConnectorConfig, Masters, OperatorClient};
-use argosy_master::Parts;
+use argosy_master::MasterParts;
 use argosy_proto::v1;
-use argosy_proto::versions::Versions;
-use argosy_raft::{MemoryStore, Surroundings, Timing};
+use argosy_proto::versions::VersionRange;
+use argosy_raft::{MemoryStore, NodeEnvironment, Timing};
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 use turmoil::{Result, Sim};
 
 use super::run::{LATENCY, STEP};
-use crate::sim::network::{Cuts, WallClocks, dialer, listener};
+use crate::sim::network::{CutLinks, WallClocks, dialer, listener};
 
 const MASTER: &str = "master-1";
 const API: u16 = 5050;
@@ -31,9 +31,9 @@ const SLACK: Duration = Duration::from_secs(2);
 
 /// The observed lines, with their times.
 #[derive(Clone, Default)]
-struct Seen(Arc<Mutex<Vec<(Duration, String)>>>);
+struct ObservedLines(Arc<Mutex<Vec<(Duration, String)>>>);
 
-impl Seen {
+impl ObservedLines {
     fn note(&self, line: String) {
         let at = turmoil::sim_elapsed().unwrap_or_default();
         self.0.lock().unwrap().push((at, line));
@@ -49,25 +49,25 @@ impl Seen {
     }
 }
 
-struct Holder {
+struct OfferHolder {
     name: &'static str,
-    seen: Seen,
+    seen: ObservedLines,
 }
 
-impl Scheduler for Holder {
-    fn registered(&mut self, _: &Driver, _: &Subscription) {
+impl Scheduler for OfferHolder {
+    fn registered(&mut self, _: &SchedulerDriver, _: &Subscription) {
         self.seen.note(format!("{} registered", self.name));
     }
 
-    fn offers(&mut self, _: &Driver, _: Vec<v1::Offer>) {
+    fn offers(&mut self, _: &SchedulerDriver, _: Vec<v1::Offer>) {
         self.seen.note(format!("{} holds an offer", self.name));
     }
 
-    fn update(&mut self, _: &Driver, status: &v1::TaskStatus) {
+    fn update(&mut self, _: &SchedulerDriver, status: &v1::TaskStatus) {
         panic!("it has launched nothing: {status:?}");
     }
 
-    fn disconnected(&mut self, _: &Driver, _: &str) {
+    fn disconnected(&mut self, _: &SchedulerDriver, _: &str) {
         self.seen.note(format!("{} disconnected", self.name));
     }
 }
@@ -76,15 +76,15 @@ fn masters() -> Masters {
     Masters::new([&format!("{MASTER}:{API}")]).expect("the address is valid")
 }
 
-fn connector(own: &str, cuts: &Cuts) -> ConnectorConfig {
+fn connector(own: &str, cuts: &CutLinks) -> ConnectorConfig {
     ConnectorConfig {
         dialer: dialer(own, cuts),
         seed: 7,
     }
 }
 
-async fn master(cuts: Cuts) -> Result {
-    let mut config = argosy_master::Config::new(
+async fn master(cuts: CutLinks) -> Result {
+    let mut config = argosy_master::MasterConfig::new(
         PathBuf::from("/nowhere"),
         format!("{MASTER}:{API}"),
         format!("{MASTER}:{RAFT}"),
@@ -93,9 +93,9 @@ async fn master(cuts: Cuts) -> Result {
     config.bootstrap = true;
     assert_eq!(config.framework_timeout_ms, TIMEOUT_MS);
     assert_eq!(config.framework_grace_ms, GRACE_MS);
-    let parts = Parts {
+    let parts = MasterParts {
         api: listener(API).await?,
-        raft: Surroundings {
+        raft: NodeEnvironment {
             listener: listener(RAFT).await?,
             dialer: dialer(MASTER, &cuts),
             wall: WallClocks::default().of(MASTER),
@@ -111,9 +111,9 @@ async fn master(cuts: Cuts) -> Result {
 }
 
 /// Registers with four processors, and stays connected.
-async fn agent(cuts: Cuts) -> Result {
+async fn agent(cuts: CutLinks) -> Result {
     let hello = v1::Hello {
-        protocol: Some(Versions::OWN.first()),
+        protocol: Some(VersionRange::OWN.first()),
         tried_incarnations: vec![7],
         nonce: 7,
         boot_id: "boot".to_owned(),
@@ -143,16 +143,16 @@ async fn agent(cuts: Cuts) -> Result {
     Ok(())
 }
 
-async fn scheduler(name: &'static str, cuts: Cuts, seen: Seen) -> Result {
+async fn scheduler(name: &'static str, cuts: CutLinks, seen: ObservedLines) -> Result {
     let mut config = SchedulerConfig::new(masters(), name);
     config.connector = connector(name, &cuts);
-    let mut holder = Holder { name, seen };
+    let mut holder = OfferHolder { name, seen };
     run(&mut holder, config, CancellationToken::new()).await?;
     Ok(())
 }
 
 /// Polls the master for the frameworks that are recorded as connected.
-async fn onlooker(cuts: Cuts, seen: Seen) -> Result {
+async fn observer(cuts: CutLinks, seen: ObservedLines) -> Result {
     let client = OperatorClient::new(Connector::new(masters(), connector("onlooker", &cuts)));
     loop {
         let page = client.list_frameworks(v1::ListRequest::default()).await?;
@@ -170,9 +170,9 @@ async fn onlooker(cuts: Cuts, seen: Seen) -> Result {
 }
 
 /// Steps until the line is observed. Returns the time.
-fn until(
+fn run_until(
     sim: &mut Sim<'_>,
-    seen: &Seen,
+    seen: &ObservedLines,
     line: &str,
     from: Duration,
     longest: Duration,
@@ -192,7 +192,7 @@ fn until(
 #[test]
 #[allow(clippy::too_many_lines, reason = "one story, told in order")]
 fn offers_of_a_scheduler_whose_host_vanishes_go_to_others_and_its_absence_begins() {
-    let (cuts, seen) = (Cuts::default(), Seen::default());
+    let (cuts, seen) = (CutLinks::default(), ObservedLines::default());
     let mut sim = turmoil::Builder::new()
         .rng_seed(7)
         .tick_duration(STEP)
@@ -211,14 +211,14 @@ fn offers_of_a_scheduler_whose_host_vanishes_go_to_others_and_its_absence_begins
     });
     let start = Duration::ZERO;
     let minute = Duration::from_secs(60);
-    until(&mut sim, &seen, "first holds an offer", start, minute);
+    run_until(&mut sim, &seen, "first holds an offer", start, minute);
     let (own, told) = (cuts.clone(), seen.clone());
     sim.host("second", move || {
         scheduler("second", own.clone(), told.clone())
     });
     let (own, told) = (cuts.clone(), seen.clone());
-    sim.host("onlooker", move || onlooker(own.clone(), told.clone()));
-    until(&mut sim, &seen, "second registered", start, minute);
+    sim.host("onlooker", move || observer(own.clone(), told.clone()));
+    run_until(&mut sim, &seen, "second registered", start, minute);
     // Both schedulers are up for longer than the timeout: neither is disconnected, and the first
     // holds its offer.
     let alive = sim.elapsed() + Duration::from_millis(2 * TIMEOUT_MS);
@@ -235,7 +235,7 @@ fn offers_of_a_scheduler_whose_host_vanishes_go_to_others_and_its_absence_begins
     }
     let timeout = Duration::from_millis(TIMEOUT_MS);
     let grace = Duration::from_millis(GRACE_MS);
-    let offered = until(
+    let offered = run_until(
         &mut sim,
         &seen,
         "second holds an offer",
@@ -244,7 +244,7 @@ fn offers_of_a_scheduler_whose_host_vanishes_go_to_others_and_its_absence_begins
     );
     // Its last heartbeat was at most one interval old when it vanished.
     assert!(offered >= vanished + timeout * 2 / 3 - SLACK);
-    let absent = until(
+    let absent = run_until(
         &mut sim,
         &seen,
         "first is disconnected",
@@ -259,11 +259,11 @@ fn offers_of_a_scheduler_whose_host_vanishes_go_to_others_and_its_absence_begins
     // The scheduler has detected the loss by itself, and reconnects when the network is repaired.
     assert!(seen.first("first disconnected", vanished).is_some());
     for (from, to) in [("first", MASTER), (MASTER, "first")] {
-        cuts.mend(from, to);
+        cuts.repair(from, to);
         sim.repair_oneway(from, to);
     }
     let mended = sim.elapsed();
-    until(
+    run_until(
         &mut sim,
         &seen,
         "first is connected",

@@ -8,28 +8,28 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use crate::invariants::Verdict;
-use crate::ledger::Run;
+use crate::invariants::InvariantReport;
+use crate::ledger::BatchRecord;
 
 /// The result of a seed, as its process reported it.
 #[derive(Debug)]
-pub(crate) struct Played {
+pub(crate) struct SeedResult {
     /// For people: the events, and every violation.
     pub(crate) lines: Vec<String>,
-    pub(crate) sums: Sums,
+    pub(crate) sums: SeedSums,
 }
 
 /// The sums that a seed adds to its batch: the last line of its process.
 #[derive(Debug, Default, Serialize, Deserialize)]
-pub(crate) struct Sums {
-    pub(crate) run: Run,
+pub(crate) struct SeedSums {
+    pub(crate) run: BatchRecord,
     /// The findings of the checkers in its history. The violations are in the lines before.
-    pub(crate) judged: Verdict,
+    pub(crate) judged: InvariantReport,
     /// CPU time in milliseconds.
     pub(crate) cpu_ms: u64,
 }
 
-impl Played {
+impl SeedResult {
     /// Returns all violations, one line each.
     pub(crate) fn violations(&self) -> impl Iterator<Item = &str> {
         let lines = self.lines.iter();
@@ -51,7 +51,7 @@ const LONGEST: Duration = Duration::from_mins(15);
 ///
 /// # Errors
 /// If no process can be started.
-pub(crate) fn play(seed: u64, words: &[String]) -> io::Result<Played> {
+pub(crate) fn run_seed(seed: u64, words: &[String]) -> io::Result<SeedResult> {
     let mut command = Command::new(OWN);
     command
         .args(["sim", "--alone", "--seeds", "1", "--from"])
@@ -99,31 +99,31 @@ fn wait(child: &mut Child, longest: Duration) -> io::Result<Option<ExitStatus>> 
 }
 
 /// Parses the output; `None` if the process did not write its sums.
-fn read(text: &str) -> Option<Played> {
+fn read(text: &str) -> Option<SeedResult> {
     let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
     let sum = lines.pop()?;
     let sums = serde_json::from_str(sum.strip_prefix(SUM)?).ok()?;
-    Some(Played { lines, sums })
+    Some(SeedResult { lines, sums })
 }
 
 /// Returns the result of a seed whose process ended without its sums. It has failed, whatever the
 /// reason.
-fn aborted(seed: u64, text: &str, ended: &str) -> Played {
+fn aborted(seed: u64, text: &str, ended: &str) -> SeedResult {
     let violation = format!("seed {seed}: its process ended without a report: {ended}");
     let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
     lines.push(format!("{VIOLATION}{violation}"));
-    let run = Run {
+    let run = BatchRecord {
         seed,
         seeds: 1,
         violations: 1,
         aborted_seeds: 1,
-        ..Run::default()
+        ..BatchRecord::default()
     };
-    let sums = Sums {
+    let sums = SeedSums {
         run,
-        ..Sums::default()
+        ..SeedSums::default()
     };
-    Played { lines, sums }
+    SeedResult { lines, sums }
 }
 
 #[cfg(test)]
@@ -162,20 +162,23 @@ mod tests {
 
     #[test]
     fn sums_and_violations_are_read_back() {
-        let run = Run {
+        let run = BatchRecord {
             violations: 2,
-            ..Run::default()
+            ..BatchRecord::default()
         };
-        let sums = Sums {
+        let sums = SeedSums {
             run,
             cpu_ms: 45,
-            ..Sums::default()
+            ..SeedSums::default()
         };
         let sums = serde_json::to_string(&sums).unwrap();
-        let text = format!("seed 3: 9 s\n{VIOLATION}T1: twice\n{SUM}{sums}\n");
+        let text = format!("seed 3: 9 s\n{VIOLATION}SingleStart: twice\n{SUM}{sums}\n");
         let played = read(&text).unwrap();
         assert_eq!((played.sums.cpu_ms, played.sums.run.violations), (45, 2));
-        assert_eq!(played.violations().collect::<Vec<_>>(), ["T1: twice"]);
+        assert_eq!(
+            played.violations().collect::<Vec<_>>(),
+            ["SingleStart: twice"]
+        );
         assert_eq!(played.lines.len(), 2);
     }
 }

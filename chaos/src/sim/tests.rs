@@ -14,13 +14,13 @@ const SEED: u64 = 4_728;
 
 fn histories() -> String {
     let faults = Duration::from_secs(6);
-    let raft = raft::Options {
+    let raft = raft::RaftOptions {
         faults,
-        ..raft::Options::default()
+        ..raft::RaftOptions::default()
     };
-    let system = system::Options {
+    let system = system::SystemOptions {
         faults,
-        ..system::Options::default()
+        ..system::SystemOptions::default()
     };
     let (raft, system) = (raft::run(SEED, &raft), system::run(SEED, &system));
     assert!(raft.violations.is_empty(), "{:#?}", raft.violations);
@@ -45,7 +45,7 @@ fn start() -> Child {
         .unwrap()
 }
 
-fn told(child: Child) -> String {
+fn output_of(child: Child) -> String {
     let text = String::from_utf8(child.wait_with_output().unwrap().stdout).unwrap();
     let mut lines = text.lines();
     let said = lines.find_map(|line| line.split("histories ").nth(1));
@@ -60,16 +60,16 @@ fn a_seed_gives_the_same_history_in_another_process() {
         return;
     }
     let [one, other] = [start(), start()];
-    assert_eq!(told(one), told(other));
+    assert_eq!(output_of(one), output_of(other));
 }
 
 /// Nothing can come to rest in zero time. The rules check the remaining state nevertheless.
 #[test]
 fn a_cluster_that_does_not_come_to_rest_is_judged_by_its_end() {
-    let options = system::Options {
+    let options = system::SystemOptions {
         faults: Duration::from_secs(2),
         healing: Duration::ZERO,
-        ..system::Options::default()
+        ..system::SystemOptions::default()
     };
     let verdict = system::run(SEED, &options);
     let is_told = |violation: &String| violation.contains("after the last fault the cluster");

@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 
 use super::disk::Flushes;
 use super::guest::DISKS;
-use super::machine::{Hardware, Heard, Machine, MachineError, SharedDisk};
+use super::machine::{Hardware, MachineError, ReportWait, SharedDisk, VirtualMachine};
 use super::power_cuts;
-use super::report::Report;
+use super::report::GuestReport;
 
 /// Lines of the console that are shown after a failure.
 pub(crate) const LAST_LINES: usize = 40;
@@ -17,7 +17,7 @@ const BOOTING: Duration = Duration::from_secs(60);
 
 /// The result of one case.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Verdict {
+pub(crate) struct CaseResult {
     pub(crate) case: String,
     /// Milliseconds that it took inside the machine.
     pub(crate) ms: u64,
@@ -34,7 +34,7 @@ pub(crate) fn run(
     group: &str,
     limit: Duration,
     work: &Path,
-) -> anyhow::Result<Vec<Verdict>> {
+) -> anyhow::Result<Vec<CaseResult>> {
     let wanted: Vec<&str> = group.split(',').collect();
     let disks = power_cuts::new_disks(work, DISKS, Flushes::Honoured)?;
     let words = format!("argosy.cases={group} argosy.limit={}", limit.as_secs());
@@ -49,8 +49,8 @@ fn in_machine(
     wanted: &[&str],
     limit: Duration,
     work: &Path,
-) -> Result<Vec<Verdict>, MachineError> {
-    let machine = Machine::start(hardware, disks, words, work)?;
+) -> Result<Vec<CaseResult>, MachineError> {
+    let machine = VirtualMachine::start(hardware, disks, words, work)?;
     let mut verdicts = Vec::new();
     for case in wanted {
         // The guest applies the limit, too. This deadline is for a guest that hangs.
@@ -72,33 +72,35 @@ fn in_machine(
     Ok(verdicts)
 }
 
-fn failed(case: &str, why: &str) -> Verdict {
-    Verdict {
+fn failed(case: &str, why: &str) -> CaseResult {
+    CaseResult {
         case: case.to_owned(),
         ms: 0,
         why: why.to_owned(),
     }
 }
 
-fn wait(machine: &Machine, case: &str, deadline: Instant) -> Verdict {
+fn wait(machine: &VirtualMachine, case: &str, deadline: Instant) -> CaseResult {
     loop {
-        match machine.hear(deadline) {
-            Heard::Report(report) => {
-                if let Some(verdict) = judge(case, report) {
+        match machine.wait_for_report(deadline) {
+            ReportWait::Report(report) => {
+                if let Some(verdict) = result_of(case, report) {
                     return verdict;
                 }
             }
-            Heard::Silence => return failed(case, "no verdict in time"),
-            Heard::Ended => return failed(case, "no verdict: the machine has ended"),
+            ReportWait::Silence => return failed(case, "no verdict in time"),
+            ReportWait::Ended => return failed(case, "no verdict: the machine has ended"),
         }
     }
 }
 
 /// Returns the verdict on `case`, if the report is one.
-fn judge(case: &str, report: Report) -> Option<Verdict> {
+fn result_of(case: &str, report: GuestReport) -> Option<CaseResult> {
     match report {
-        Report::Verdict { case: of, ms, why } if of == case => Some(Verdict { case: of, ms, why }),
-        Report::Verdict { case: of, .. } => {
+        GuestReport::CaseResult { case: of, ms, why } if of == case => {
+            Some(CaseResult { case: of, ms, why })
+        }
+        GuestReport::CaseResult { case: of, .. } => {
             Some(failed(case, &format!("no verdict, but one on {of}")))
         }
         // The guest continues to its verdict. Earlier reports are informational.
@@ -110,8 +112,8 @@ fn judge(case: &str, report: Report) -> Option<Verdict> {
 mod tests {
     use super::*;
 
-    fn verdict(case: &str, why: &str) -> Report {
-        Report::Verdict {
+    fn verdict(case: &str, why: &str) -> GuestReport {
+        GuestReport::CaseResult {
             case: case.into(),
             ms: 3,
             why: why.into(),
@@ -120,10 +122,13 @@ mod tests {
 
     #[test]
     fn only_a_verdict_on_the_case_itself_counts() {
-        assert_eq!(judge("limits", Report::Mounted), None);
-        assert_eq!(judge("limits", verdict("limits", "")).unwrap().why, "");
-        assert_eq!(judge("limits", verdict("limits", "no")).unwrap().why, "no");
-        let other = judge("limits", verdict("netem", "")).unwrap();
+        assert_eq!(result_of("limits", GuestReport::Mounted), None);
+        assert_eq!(result_of("limits", verdict("limits", "")).unwrap().why, "");
+        assert_eq!(
+            result_of("limits", verdict("limits", "no")).unwrap().why,
+            "no"
+        );
+        let other = result_of("limits", verdict("netem", "")).unwrap();
         assert!(other.why.starts_with("no verdict"), "{other:?}");
     }
 }

@@ -1,8 +1,8 @@
 //! The check after a power cut: acknowledged writes must still exist.
 //!
-//! Pure. A series of cuts on the same disks has one `Promises`. Each boot is read back before new
-//! load begins. The load is fixed: writer `w` sends batch 1, 2, 3 … one at a time. Batch `n` sets
-//! [`BATCH`] keys to the numbers up to `n * BATCH`, each to the key that follows in turn.
+//! Pure. A series of cuts on the same disks has one `AcknowledgedWrites`. Each boot is read back
+//! before new load begins. The load is fixed: writer `w` sends batch 1, 2, 3 … one at a time. Batch
+//! `n` sets [`BATCH`] keys to the numbers up to `n * BATCH`, each to the key that follows in turn.
 
 use std::collections::BTreeMap;
 
@@ -32,7 +32,7 @@ fn after(writer: u64, batches: u64) -> Values {
 
 /// A broken promise, with its place.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum Violation {
+pub(crate) enum DurabilityViolation {
     /// An agent whose registration was acknowledged is unknown.
     #[error("{agent} was registered and is unknown now")]
     AgentLost { agent: String },
@@ -46,14 +46,14 @@ pub(crate) enum Violation {
     },
     /// A batch was applied in part.
     #[error("{agent}: batch {batch} of writer {writer} was applied in part")]
-    HalfBatch {
+    PartialBatch {
         agent: String,
         writer: u64,
         batch: u64,
     },
     /// A value that was never written.
     #[error("{agent}: {key} reads {found}, which was never written")]
-    Invented {
+    NeverWritten {
         agent: String,
         key: String,
         found: u64,
@@ -88,9 +88,9 @@ pub(crate) enum Violation {
 
 /// All acknowledgements in one series.
 #[derive(Debug, Default)]
-pub(crate) struct Promises {
+pub(crate) struct AcknowledgedWrites {
     settled: BTreeMap<String, Values>,
-    current: Option<Current>,
+    current: Option<CurrentLoad>,
     revision: u64,
     digests: BTreeMap<u64, String>,
     /// Batches that were acknowledged.
@@ -101,14 +101,14 @@ pub(crate) struct Promises {
 
 /// The agent that the newest load writes to, and the last acknowledged batch of each writer.
 #[derive(Debug)]
-struct Current {
+struct CurrentLoad {
     agent: String,
     batches: [u64; WRITERS as usize],
 }
 
-impl Promises {
+impl AcknowledgedWrites {
     pub(crate) fn loading(&mut self, agent: &str) {
-        self.current = Some(Current {
+        self.current = Some(CurrentLoad {
             agent: agent.to_owned(),
             batches: [0; WRITERS as usize],
         });
@@ -123,14 +123,14 @@ impl Promises {
         writer: u64,
         batch: u64,
         revision: u64,
-    ) -> Result<(), Violation> {
+    ) -> Result<(), DurabilityViolation> {
         let current = self.current.as_mut();
         let last = current.and_then(|current| current.batches.get_mut(writer as usize));
         match last {
             Some(last) if *last + 1 == batch => *last = batch,
             Some(_) | None => {
                 let why = format!("batch {batch} of writer {writer} is acknowledged out of turn");
-                return Err(Violation::Failed { why });
+                return Err(DurabilityViolation::Failed { why });
             }
         }
         self.revision = self.revision.max(revision);
@@ -147,7 +147,7 @@ impl Promises {
         master: u64,
         applied: u64,
         digest: &str,
-    ) -> Result<(), Violation> {
+    ) -> Result<(), DurabilityViolation> {
         let known = self
             .digests
             .entry(applied)
@@ -155,7 +155,7 @@ impl Promises {
         if known == digest {
             return Ok(());
         }
-        Err(Violation::DigestsDiffer {
+        Err(DurabilityViolation::DigestsDiffer {
             master,
             applied,
             digest: digest.to_owned(),
@@ -169,10 +169,10 @@ impl Promises {
         &mut self,
         found: &BTreeMap<String, Values>,
         applied: u64,
-    ) -> Vec<Violation> {
+    ) -> Vec<DurabilityViolation> {
         let mut violations = Vec::new();
         if applied < self.revision {
-            violations.push(Violation::RevisionLost {
+            violations.push(DurabilityViolation::RevisionLost {
                 acknowledged: self.revision,
                 applied,
             });
@@ -183,7 +183,7 @@ impl Promises {
             .chain(self.current.iter().map(|current| &current.agent));
         for agent in promised.filter(|agent| !found.contains_key(*agent)) {
             let agent = agent.clone();
-            violations.push(Violation::AgentLost { agent });
+            violations.push(DurabilityViolation::AgentLost { agent });
         }
         self.compared += found
             .values()
@@ -197,7 +197,7 @@ impl Promises {
         if let Some(current) = self.current.take()
             && let Some(values) = found.get(&current.agent)
         {
-            violations.extend(current.judge(values));
+            violations.extend(current.check(values));
         }
         // This includes an agent whose registration was in flight: from now on it must stay.
         self.settled = found.clone();
@@ -205,14 +205,14 @@ impl Promises {
     }
 }
 
-fn changes(agent: &str, before: &Values, found: &Values) -> Vec<Violation> {
+fn changes(agent: &str, before: &Values, found: &Values) -> Vec<DurabilityViolation> {
     let keys: std::collections::BTreeSet<&String> = before.keys().chain(found.keys()).collect();
     let read = |values: &Values, key: &String| values.get(key).copied().unwrap_or(0);
     let differing = keys
         .into_iter()
         .filter(|key| read(before, key) != read(found, key));
     differing
-        .map(|key| Violation::Changed {
+        .map(|key| DurabilityViolation::Changed {
             agent: agent.to_owned(),
             key: key.clone(),
             before: read(before, key),
@@ -221,8 +221,8 @@ fn changes(agent: &str, before: &Values, found: &Values) -> Vec<Violation> {
         .collect()
 }
 
-impl Current {
-    fn judge(&self, found: &Values) -> Vec<Violation> {
+impl CurrentLoad {
+    fn check(&self, found: &Values) -> Vec<DurabilityViolation> {
         let mut violations = Vec::new();
         let mut known = 0;
         for (writer, last) in (0..WRITERS).zip(self.batches) {
@@ -233,7 +233,7 @@ impl Current {
                 .map(|(key, value)| (key.clone(), *value))
                 .collect();
             known += own.len();
-            violations.extend(self.judge_writer(writer, last, &own));
+            violations.extend(self.check_writer(writer, last, &own));
         }
         if known != found.len() {
             let ours =
@@ -244,7 +244,7 @@ impl Current {
         violations
     }
 
-    fn judge_writer(&self, writer: u64, last: u64, found: &Values) -> Vec<Violation> {
+    fn check_writer(&self, writer: u64, last: u64, found: &Values) -> Vec<DurabilityViolation> {
         let (promised, next) = (after(writer, last), after(writer, last + 1));
         if *found == promised || *found == next {
             return Vec::new();
@@ -253,7 +253,7 @@ impl Current {
         for (key, acknowledged) in &promised {
             let value = found.get(key).copied().unwrap_or(0);
             if value < *acknowledged {
-                violations.push(Violation::ValueLost {
+                violations.push(DurabilityViolation::ValueLost {
                     agent: self.agent.clone(),
                     key: key.clone(),
                     acknowledged: *acknowledged,
@@ -269,7 +269,7 @@ impl Current {
             }
         }
         if violations.is_empty() {
-            violations.push(Violation::HalfBatch {
+            violations.push(DurabilityViolation::PartialBatch {
                 agent: self.agent.clone(),
                 writer,
                 batch: last + 1,
@@ -278,8 +278,8 @@ impl Current {
         violations
     }
 
-    fn invented(&self, key: &str, found: u64) -> Violation {
-        Violation::Invented {
+    fn invented(&self, key: &str, found: u64) -> DurabilityViolation {
+        DurabilityViolation::NeverWritten {
             agent: self.agent.clone(),
             key: key.to_owned(),
             found,
@@ -292,8 +292,8 @@ mod tests {
     use super::*;
 
     /// Returns promises of a load in which 20 batches of writer 1 were acknowledged.
-    fn promises() -> Promises {
-        let mut promises = Promises::default();
+    fn promises() -> AcknowledgedWrites {
+        let mut promises = AcknowledgedWrites::default();
         promises.loading("agent-1");
         (1..=20).for_each(|batch| promises.acknowledge(1, batch, 100 + batch).unwrap());
         promises
@@ -335,7 +335,10 @@ mod tests {
         values.insert(key, value);
         let violations = promises().read_back(&found(values), 120);
         assert!(
-            matches!(violations[..], [Violation::HalfBatch { batch: 21, .. }]),
+            matches!(
+                violations[..],
+                [DurabilityViolation::PartialBatch { batch: 21, .. }]
+            ),
             "{violations:?}"
         );
     }
@@ -346,7 +349,9 @@ mod tests {
             let mut values = after(1, 20);
             values.insert(key.into(), value);
             let violations = promises().read_back(&found(values), 120);
-            let invented = |violation: &Violation| matches!(violation, Violation::Invented { .. });
+            let invented = |violation: &DurabilityViolation| {
+                matches!(violation, DurabilityViolation::NeverWritten { .. })
+            };
             assert!(violations.iter().any(invented), "{key}: {violations:?}");
         }
     }
@@ -360,7 +365,7 @@ mod tests {
         later.insert("agent-2".into(), Values::new());
         let violations = promises.read_back(&later, 130);
         assert_eq!(violations.len(), 4);
-        assert!(matches!(violations[0], Violation::Changed { .. }));
+        assert!(matches!(violations[0], DurabilityViolation::Changed { .. }));
     }
 
     #[test]
@@ -368,7 +373,7 @@ mod tests {
         let violations = promises().read_back(&found(after(1, 20)), 119);
         assert!(matches!(
             violations[..],
-            [Violation::RevisionLost {
+            [DurabilityViolation::RevisionLost {
                 acknowledged: 120,
                 applied: 119
             }]
@@ -389,6 +394,6 @@ mod tests {
         let mut promises = promises();
         assert!(promises.acknowledge(1, 22, 200).is_err());
         assert!(promises.acknowledge(WRITERS, 1, 200).is_err());
-        assert!(Promises::default().acknowledge(0, 1, 1).is_err());
+        assert!(AcknowledgedWrites::default().acknowledge(0, 1, 1).is_err());
     }
 }

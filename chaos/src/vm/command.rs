@@ -9,10 +9,10 @@ use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 
 use super::disk::Flushes;
-use super::machine::{Clock, Hardware};
-use super::summary::Summary;
+use super::machine::{ClockSource, Hardware};
+use super::summary::CutSummary;
 use super::{cases, guest, power_cuts};
-use crate::ledger::{Batch, POWER, Plan};
+use crate::ledger::{Batch, BatchPlan, POWER};
 
 /// No failure.
 const GOOD: u8 = 0;
@@ -46,7 +46,7 @@ enum Verb {
 }
 
 #[derive(Debug, Args)]
-struct Host {
+struct BootFiles {
     /// Image of the kernel
     #[arg(long, value_name = "FILE")]
     kernel: PathBuf,
@@ -58,13 +58,13 @@ struct Host {
 #[derive(Debug, Args)]
 struct Cases {
     #[command(flatten)]
-    host: Host,
+    host: BootFiles,
     /// Seconds that a case may take
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     limit: u64,
     /// The time source of the machine
-    #[arg(long, value_enum, default_value_t = Clock::Host)]
-    clock: Clock,
+    #[arg(long, value_enum, default_value_t = ClockSource::Host)]
+    clock: ClockSource,
     /// Names of cases; those separated by commas share a machine
     #[arg(required = true, value_name = "CASE,…")]
     groups: Vec<String>,
@@ -73,7 +73,7 @@ struct Cases {
 #[derive(Debug, Args)]
 struct PowerCuts {
     #[command(flatten)]
-    host: Host,
+    host: BootFiles,
     /// Number of cuts
     #[arg(long, value_name = "NUMBER", default_value_t = 5)]
     cuts: u64,
@@ -91,8 +91,8 @@ struct PowerCuts {
     ledger: Option<PathBuf>,
 }
 
-impl Host {
-    fn hardware(&self, clock: Clock) -> anyhow::Result<Hardware> {
+impl BootFiles {
+    fn hardware(&self, clock: ClockSource) -> anyhow::Result<Hardware> {
         for file in [&self.kernel, &self.initramfs] {
             let found = std::fs::metadata(file);
             found.with_context(|| format!("cannot use {}", file.display()))?;
@@ -147,8 +147,8 @@ fn run_cuts(arguments: &PowerCuts) -> anyhow::Result<u8> {
     } else {
         Flushes::Honoured
     };
-    let settings = power_cuts::Settings {
-        hardware: arguments.host.hardware(Clock::Host)?,
+    let settings = power_cuts::CutSettings {
+        hardware: arguments.host.hardware(ClockSource::Host)?,
         cuts: arguments.cuts,
         seed: arguments.seed,
         series: arguments.series,
@@ -176,11 +176,14 @@ fn run_cuts(arguments: &PowerCuts) -> anyhow::Result<u8> {
 }
 
 /// Runs the cuts between the first and the last line of the ledger.
-fn recorded(arguments: &PowerCuts, settings: &power_cuts::Settings) -> anyhow::Result<Summary> {
+fn recorded(
+    arguments: &PowerCuts,
+    settings: &power_cuts::CutSettings,
+) -> anyhow::Result<CutSummary> {
     let Some(ledger) = &arguments.ledger else {
         return power_cuts::run(settings);
     };
-    let plan = Plan {
+    let plan = BatchPlan {
         tier: POWER,
         seed: arguments.seed,
         seeds: arguments.cuts,
@@ -198,7 +201,7 @@ fn recorded(arguments: &PowerCuts, settings: &power_cuts::Settings) -> anyhow::R
 }
 
 /// Checks a run on lying disks. A harness that finds nothing there would find nothing anywhere.
-fn proven(summary: &Summary) -> u8 {
+fn proven(summary: &CutSummary) -> u8 {
     match summary.violations.first() {
         Some(violation) => {
             println!("found on disks that ignore flushes: {violation}");

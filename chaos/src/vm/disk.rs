@@ -13,7 +13,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use crate::rng::Chance;
+use crate::rng::Rng;
 
 /// The unit that a disk writes atomically.
 pub(crate) const SECTOR_BYTES: usize = 512;
@@ -27,11 +27,11 @@ type Sector = [u8; SECTOR_BYTES];
 
 /// Data that is not durable yet: for each sector the durable content, then the later writes.
 #[derive(Debug, Default)]
-struct Unflushed(BTreeMap<u64, Vec<Sector>>);
+struct UnflushedSectors(BTreeMap<u64, Vec<Sector>>);
 
 /// The effect of a cut on unflushed data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Loss {
+pub(crate) enum UnflushedLoss {
     /// All of it is lost.
     Everything,
     /// None is lost: the cache was written back just in time.
@@ -42,8 +42,8 @@ pub(crate) enum Loss {
     Sectors,
 }
 
-impl Loss {
-    pub(crate) fn choose(chance: &mut Chance) -> Self {
+impl UnflushedLoss {
+    pub(crate) fn choose(chance: &mut Rng) -> Self {
         match chance.below(8) {
             0..=3 => Self::Everything,
             4 => Self::Nothing,
@@ -64,7 +64,7 @@ pub(crate) enum Flushes {
 
 /// Counts of one disk, for the summary.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Counts {
+pub(crate) struct DiskCounts {
     /// Requested flushes.
     pub(crate) flushes: u64,
     /// Sectors that were not durable at a cut.
@@ -78,10 +78,10 @@ pub(crate) struct Counts {
 pub(crate) struct Disk {
     file: File,
     bytes: u64,
-    unflushed: Unflushed,
+    unflushed: UnflushedSectors,
     flushes: Flushes,
     powered: bool,
-    pub(crate) counts: Counts,
+    pub(crate) counts: DiskCounts,
 }
 
 impl Disk {
@@ -95,10 +95,10 @@ impl Disk {
         Ok(Self {
             file,
             bytes,
-            unflushed: Unflushed::default(),
+            unflushed: UnflushedSectors::default(),
             flushes,
             powered: true,
-            counts: Counts::default(),
+            counts: DiskCounts::default(),
         })
     }
 
@@ -124,7 +124,7 @@ impl Disk {
     }
 
     /// Writes data. `through` makes it durable immediately.
-    pub(crate) fn write(&mut self, offset: u64, data: &[u8], through: Through) -> io::Result<()> {
+    pub(crate) fn write(&mut self, offset: u64, data: &[u8], through: WriteMode) -> io::Result<()> {
         self.check(offset, data.len())?;
         let mut before = vec![0; data.len()];
         self.file.read_exact_at(&mut before, offset)?;
@@ -134,7 +134,7 @@ impl Disk {
             .chunks_exact(SECTOR_BYTES)
             .zip(data.chunks_exact(SECTOR_BYTES));
         for (number, (before, after)) in (first..).zip(pairs) {
-            if through == Through::ToTheMedium && self.flushes == Flushes::Honoured {
+            if through == WriteMode::WriteThrough && self.flushes == Flushes::Honoured {
                 self.unflushed.0.remove(&number);
             } else {
                 self.unflushed.note(number, before, after);
@@ -159,7 +159,7 @@ impl Disk {
     ///
     /// # Errors
     /// If the file cannot be written.
-    pub(crate) fn cut(&mut self, loss: Loss, chance: &mut Chance) -> io::Result<()> {
+    pub(crate) fn cut(&mut self, loss: UnflushedLoss, chance: &mut Rng) -> io::Result<()> {
         self.powered = false;
         let unflushed = std::mem::take(&mut self.unflushed);
         for (number, versions) in unflushed.settle(loss, chance) {
@@ -179,14 +179,14 @@ impl Disk {
 
 /// The path of a write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Through {
+pub(crate) enum WriteMode {
     /// Through the cache, as usual.
-    TheCache,
+    WriteBack,
     /// Forced unit access.
-    ToTheMedium,
+    WriteThrough,
 }
 
-impl Unflushed {
+impl UnflushedSectors {
     fn note(&mut self, number: u64, before: &[u8], after: &[u8]) {
         let sector = |bytes: &[u8]| {
             let sector: Sector = bytes.try_into().expect("chunks are of a sector's length");
@@ -201,7 +201,7 @@ impl Unflushed {
 
     /// Returns the content after the cut of each sector at risk; `None` if it is the newest
     /// version.
-    fn settle(self, loss: Loss, chance: &mut Chance) -> Vec<(u64, Option<Sector>)> {
+    fn settle(self, loss: UnflushedLoss, chance: &mut Rng) -> Vec<(u64, Option<Sector>)> {
         let mut settled = Vec::new();
         let (mut block, mut keep_block) = (u64::MAX, true);
         for (number, mut versions) in self.0 {
@@ -211,11 +211,11 @@ impl Unflushed {
             }
             let newest = versions.len() - 1;
             let kept = match loss {
-                Loss::Everything => 0,
-                Loss::Nothing => newest,
-                Loss::Blocks if keep_block => newest,
-                Loss::Blocks => 0,
-                Loss::Sectors => chance.below(versions.len() as u64) as usize,
+                UnflushedLoss::Everything => 0,
+                UnflushedLoss::Nothing => newest,
+                UnflushedLoss::Blocks if keep_block => newest,
+                UnflushedLoss::Blocks => 0,
+                UnflushedLoss::Sectors => chance.below(versions.len() as u64) as usize,
             };
             let content = (kept != newest).then(|| versions.swap_remove(kept));
             settled.push((number, content));
@@ -235,7 +235,7 @@ mod tests {
         (file, disk)
     }
 
-    fn put(disk: &mut Disk, sector: u64, byte: u8, through: Through) {
+    fn put(disk: &mut Disk, sector: u64, byte: u8, through: WriteMode) {
         let offset = sector * SECTOR_BYTES as u64;
         disk.write(offset, &[byte; SECTOR_BYTES], through).unwrap();
     }
@@ -254,13 +254,14 @@ mod tests {
     #[test]
     fn what_was_flushed_survives_and_the_rest_is_gone() {
         let (_file, mut disk) = disk(Flushes::Honoured);
-        put(&mut disk, 3, 1, Through::TheCache);
+        put(&mut disk, 3, 1, WriteMode::WriteBack);
         disk.flush().unwrap();
-        put(&mut disk, 3, 2, Through::TheCache);
-        put(&mut disk, 4, 2, Through::TheCache);
-        put(&mut disk, 5, 2, Through::ToTheMedium);
+        put(&mut disk, 3, 2, WriteMode::WriteBack);
+        put(&mut disk, 4, 2, WriteMode::WriteBack);
+        put(&mut disk, 5, 2, WriteMode::WriteThrough);
         assert_eq!(get(&disk, 3), 2, "what was written is read");
-        disk.cut(Loss::Everything, &mut Chance::new(1)).unwrap();
+        disk.cut(UnflushedLoss::Everything, &mut Rng::new(1))
+            .unwrap();
         assert!(disk.read(0, &mut [0; SECTOR_BYTES]).is_err());
         assert!(disk.flush().is_err());
         disk.power_on();
@@ -271,9 +272,10 @@ mod tests {
     #[test]
     fn a_disk_that_ignores_flushes_loses_them() {
         let (_file, mut disk) = disk(Flushes::Ignored);
-        put(&mut disk, 3, 1, Through::ToTheMedium);
+        put(&mut disk, 3, 1, WriteMode::WriteThrough);
         disk.flush().unwrap();
-        disk.cut(Loss::Everything, &mut Chance::new(1)).unwrap();
+        disk.cut(UnflushedLoss::Everything, &mut Rng::new(1))
+            .unwrap();
         disk.power_on();
         assert_eq!(get(&disk, 3), 0);
     }
@@ -282,8 +284,9 @@ mod tests {
     fn blocks_are_kept_whole_and_sectors_one_by_one() {
         for seed in 0..50 {
             let (_file, mut disk) = disk(Flushes::Honoured);
-            (0..64).for_each(|sector| put(&mut disk, sector, 1, Through::TheCache));
-            disk.cut(Loss::Blocks, &mut Chance::new(seed)).unwrap();
+            (0..64).for_each(|sector| put(&mut disk, sector, 1, WriteMode::WriteBack));
+            disk.cut(UnflushedLoss::Blocks, &mut Rng::new(seed))
+                .unwrap();
             disk.power_on();
             for block in 0..8 {
                 let first = get(&disk, block * 8);
@@ -292,9 +295,9 @@ mod tests {
         }
         let (_file, mut disk) = disk(Flushes::Honoured);
         for version in 1..=9 {
-            (0..64).for_each(|sector| put(&mut disk, sector, version, Through::TheCache));
+            (0..64).for_each(|sector| put(&mut disk, sector, version, WriteMode::WriteBack));
         }
-        disk.cut(Loss::Sectors, &mut Chance::new(7)).unwrap();
+        disk.cut(UnflushedLoss::Sectors, &mut Rng::new(7)).unwrap();
         disk.power_on();
         let found: std::collections::BTreeSet<_> = (0..64).map(|at| get(&disk, at)).collect();
         assert_eq!(found, [0, 7, 8, 9].into(), "the durable one and the newest");
@@ -304,10 +307,10 @@ mod tests {
     fn what_is_no_whole_sector_of_this_disk_is_refused() {
         let (_file, mut disk) = disk(Flushes::Honoured);
         assert!(
-            disk.write(1, &[0; SECTOR_BYTES], Through::TheCache)
+            disk.write(1, &[0; SECTOR_BYTES], WriteMode::WriteBack)
                 .is_err()
         );
-        assert!(disk.write(0, &[0; 5], Through::TheCache).is_err());
+        assert!(disk.write(0, &[0; 5], WriteMode::WriteBack).is_err());
         let end = disk.bytes();
         assert!(disk.read(end, &mut [0; SECTOR_BYTES]).is_err());
         assert!(disk.read(u64::MAX - 511, &mut [0; SECTOR_BYTES]).is_err());

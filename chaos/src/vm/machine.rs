@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use super::disk::Disk;
 use super::nbd;
-use super::report::Report;
+use super::report::GuestReport;
 
 /// Reports that wait to be read. When full, the guest's serial port blocks.
 const REPORTS: usize = 4_096;
@@ -34,12 +34,12 @@ pub(crate) struct Hardware {
     /// Memory, in MiB.
     pub(crate) memory_mib: u32,
     /// The time source.
-    pub(crate) clock: Clock,
+    pub(crate) clock: ClockSource,
 }
 
 /// The time source of a machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub(crate) enum Clock {
+pub(crate) enum ClockSource {
     /// The host's clock, with two processors
     Host,
     /// Executed instructions, with one processor: no deadline passes because the host is busy, and
@@ -47,7 +47,7 @@ pub(crate) enum Clock {
     Instructions,
 }
 
-impl Clock {
+impl ClockSource {
     fn options(self) -> &'static [&'static str] {
         match self {
             Self::Host => &["-accel", "tcg,thread=multi", "-smp", "2"],
@@ -87,9 +87,9 @@ pub(crate) enum MachineError {
 
 /// The result of waiting for a report.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Heard {
+pub(crate) enum ReportWait {
     /// A report of the guest.
-    Report(Report),
+    Report(GuestReport),
     /// No report until the deadline.
     Silence,
     /// The machine is off.
@@ -97,9 +97,9 @@ pub(crate) enum Heard {
 }
 
 /// A running machine. Its power is cut when this value is dropped.
-pub(crate) struct Machine {
+pub(crate) struct VirtualMachine {
     qemu: Child,
-    reports: Receiver<Report>,
+    reports: Receiver<GuestReport>,
     console: Console,
     /// One server for each disk. Each ends with QEMU's connection.
     servers: Vec<JoinHandle<()>>,
@@ -109,7 +109,7 @@ pub(crate) struct Machine {
 #[derive(Debug, Clone, Default)]
 struct Console(Arc<Mutex<VecDeque<String>>>);
 
-impl Machine {
+impl VirtualMachine {
     /// Switches a machine on. `words` are appended to the kernel's command line. `work` is a
     /// directory for sockets.
     ///
@@ -156,7 +156,7 @@ impl Machine {
     fn connect(
         &mut self,
         listener: &UnixListener,
-        sender: SyncSender<Report>,
+        sender: SyncSender<GuestReport>,
     ) -> Result<(), MachineError> {
         let deadline = Instant::now() + CONNECTING;
         let console = self.console.clone();
@@ -184,17 +184,17 @@ impl Machine {
     }
 
     /// Returns the next report, or what else happened until the deadline.
-    pub(crate) fn hear(&self, deadline: Instant) -> Heard {
+    pub(crate) fn wait_for_report(&self, deadline: Instant) -> ReportWait {
         let left = deadline.saturating_duration_since(Instant::now());
         match self.reports.recv_timeout(left) {
-            Ok(report) => Heard::Report(report),
-            Err(RecvTimeoutError::Timeout) => Heard::Silence,
-            Err(RecvTimeoutError::Disconnected) => Heard::Ended,
+            Ok(report) => ReportWait::Report(report),
+            Err(RecvTimeoutError::Timeout) => ReportWait::Silence,
+            Err(RecvTimeoutError::Disconnected) => ReportWait::Ended,
         }
     }
 
     /// Sends SIGKILL: the guest's memory is lost. Returns the reports until now.
-    pub(crate) fn cut(&mut self) -> Vec<Report> {
+    pub(crate) fn cut(&mut self) -> Vec<GuestReport> {
         // A machine that has ended by itself is only waited for.
         let _ = self.qemu.kill();
         let _ = self.qemu.wait();
@@ -214,7 +214,7 @@ impl Machine {
     }
 }
 
-impl Drop for Machine {
+impl Drop for VirtualMachine {
     fn drop(&mut self) {
         let _ = self.qemu.kill();
         let _ = self.qemu.wait();
@@ -300,7 +300,7 @@ fn serve(listener: &UnixListener, disk: &SharedDisk) {
     }
 }
 
-fn read_reports(stream: impl Read, sender: &SyncSender<Report>, console: &Console) {
+fn read_reports(stream: impl Read, sender: &SyncSender<GuestReport>, console: &Console) {
     let mut lines = BufReader::new(stream);
     let mut line = Vec::new();
     while lines

@@ -7,7 +7,7 @@ use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex};
 
-use super::disk::{Disk, SECTOR_BYTES, Through};
+use super::disk::{Disk, SECTOR_BYTES, WriteMode};
 
 const MAGIC: u64 = u64::from_be_bytes(*b"NBDMAGIC");
 const OPTION_MAGIC: u64 = u64::from_be_bytes(*b"IHAVEOPT");
@@ -36,7 +36,7 @@ const FORCED_UNIT_ACCESS: u16 = 1;
 /// # Errors
 /// If the client violates the protocol.
 pub(crate) fn serve(stream: UnixStream, disk: &Arc<Mutex<Disk>>) -> io::Result<()> {
-    match converse(stream, disk) {
+    match serve_client(stream, disk) {
         Err(error) if is_gone(&error) => Ok(()),
         other => other,
     }
@@ -47,20 +47,20 @@ fn is_gone(error: &io::Error) -> bool {
     matches!(error.kind(), UnexpectedEof | ConnectionReset | BrokenPipe)
 }
 
-fn converse(mut stream: UnixStream, disk: &Arc<Mutex<Disk>>) -> io::Result<()> {
+fn serve_client(mut stream: UnixStream, disk: &Arc<Mutex<Disk>>) -> io::Result<()> {
     let bytes = lock(disk).bytes();
     if !handshake(&mut stream, bytes)? {
         return Ok(());
     }
     let mut data = Vec::new();
-    while let Some(request) = Request::read(&mut stream)? {
+    while let Some(request) = NbdRequest::read(&mut stream)? {
         data.resize(request.length as usize, 0);
         let done = request.perform(&mut stream, disk, &mut data)?;
         let mut reply = Vec::with_capacity(16 + data.len());
         reply.extend(REPLY_MAGIC.to_be_bytes());
         reply.extend(error_number(&done).to_be_bytes());
         reply.extend(request.cookie.to_be_bytes());
-        if request.kind == Kind::Read && done.is_ok() {
+        if request.kind == NbdCommand::Read && done.is_ok() {
             reply.extend(&data);
         }
         stream.write_all(&reply)?;
@@ -134,23 +134,23 @@ fn answer(stream: &mut UnixStream, option: u32, kind: u32, data: &[u8]) -> io::R
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
+enum NbdCommand {
     Read,
     Write,
     Flush,
-    Goodbye,
+    Disconnect,
     Unknown,
 }
 
-struct Request {
+struct NbdRequest {
     flags: u16,
-    kind: Kind,
+    kind: NbdCommand,
     cookie: u64,
     offset: u64,
     length: u32,
 }
 
-impl Request {
+impl NbdRequest {
     /// Reads the next request; `None` if the client disconnects.
     fn read(stream: &mut UnixStream) -> io::Result<Option<Self>> {
         if read_u32(stream)? != REQUEST_MAGIC {
@@ -159,11 +159,11 @@ impl Request {
         let mut two = [0; 4];
         stream.read_exact(&mut two)?;
         let kind = match u16::from_be_bytes([two[2], two[3]]) {
-            0 => Kind::Read,
-            1 => Kind::Write,
-            2 => Kind::Goodbye,
-            3 => Kind::Flush,
-            _ => Kind::Unknown,
+            0 => NbdCommand::Read,
+            1 => NbdCommand::Write,
+            2 => NbdCommand::Disconnect,
+            3 => NbdCommand::Flush,
+            _ => NbdCommand::Unknown,
         };
         let request = Self {
             flags: u16::from_be_bytes([two[0], two[1]]),
@@ -172,10 +172,10 @@ impl Request {
             offset: read_u64(stream)?,
             length: read_u32(stream)?,
         };
-        if kind == Kind::Goodbye {
+        if kind == NbdCommand::Disconnect {
             return Ok(None);
         }
-        let carries = matches!(kind, Kind::Read | Kind::Write);
+        let carries = matches!(kind, NbdCommand::Read | NbdCommand::Write);
         if carries && request.length > LONGEST_REQUEST {
             return Err(io::Error::other("an NBD request that is too long"));
         }
@@ -191,18 +191,18 @@ impl Request {
         data: &mut [u8],
     ) -> io::Result<io::Result<()>> {
         Ok(match self.kind {
-            Kind::Read => lock(disk).read(self.offset, data),
-            Kind::Write => {
+            NbdCommand::Read => lock(disk).read(self.offset, data),
+            NbdCommand::Write => {
                 stream.read_exact(data)?;
                 let through = if self.flags & FORCED_UNIT_ACCESS != 0 {
-                    Through::ToTheMedium
+                    WriteMode::WriteThrough
                 } else {
-                    Through::TheCache
+                    WriteMode::WriteBack
                 };
                 lock(disk).write(self.offset, data, through)
             }
-            Kind::Flush => lock(disk).flush(),
-            Kind::Goodbye | Kind::Unknown => Err(io::ErrorKind::InvalidInput.into()),
+            NbdCommand::Flush => lock(disk).flush(),
+            NbdCommand::Disconnect | NbdCommand::Unknown => Err(io::ErrorKind::InvalidInput.into()),
         })
     }
 }
@@ -224,9 +224,9 @@ mod tests {
     use super::*;
     use crate::vm::disk::Flushes;
 
-    struct Client(UnixStream);
+    struct NbdClient(UnixStream);
 
-    impl Client {
+    impl NbdClient {
         fn connect(disk: &Arc<Mutex<Disk>>) -> Self {
             let (ours, theirs) = UnixStream::pair().unwrap();
             let disk = disk.clone();
@@ -287,7 +287,7 @@ mod tests {
         file.as_file().set_len(32_768).unwrap();
         let disk = Disk::open(file.path(), Flushes::Honoured).unwrap();
         let disk = Arc::new(Mutex::new(disk));
-        let mut client = Client::connect(&disk);
+        let mut client = NbdClient::connect(&disk);
         assert_eq!(client.request(1, 512, 512, &[9; 512]), 0);
         assert_eq!(client.request(3, 0, 0, &[]), 0);
         assert_eq!(lock(&disk).counts.flushes, 1);
@@ -295,8 +295,8 @@ mod tests {
         assert_eq!(client.take(512), [9; 512]);
         assert_eq!(client.request(0, 32_768, 512, &[]), 22, "behind the end");
         assert_eq!(client.request(9, 0, 512, &[]), 22, "an unknown request");
-        let mut chance = crate::rng::Chance::new(1);
-        let cut = super::super::disk::Loss::Everything;
+        let mut chance = crate::rng::Rng::new(1);
+        let cut = super::super::disk::UnflushedLoss::Everything;
         lock(&disk).cut(cut, &mut chance).unwrap();
         assert_eq!(client.request(3, 0, 0, &[]), 5, "a flush without power");
         assert_eq!(client.request(0, 0, 512, &[]), 5);

@@ -14,13 +14,13 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 
 use super::cases::LAST_LINES;
-use super::check::{Promises, Violation};
-use super::disk::{Disk, Flushes, Loss};
+use super::check::{AcknowledgedWrites, DurabilityViolation};
+use super::disk::{Disk, Flushes, UnflushedLoss};
 use super::guest::DISKS;
-use super::machine::{Hardware, Heard, Machine, SharedDisk};
-use super::report::{Report, Values};
-use super::summary::Summary;
-use crate::rng::Chance;
+use super::machine::{Hardware, ReportWait, SharedDisk, VirtualMachine};
+use super::report::{GuestReport, Values};
+use super::summary::CutSummary;
+use crate::rng::Rng;
 
 /// Size of a master's disk.
 const DISK_BYTES: u64 = 512 << 20;
@@ -31,7 +31,7 @@ const COMING: Duration = Duration::from_secs(240);
 
 /// The settings of a run.
 #[derive(Debug, Clone)]
-pub(crate) struct Settings {
+pub(crate) struct CutSettings {
     pub(crate) hardware: Hardware,
     /// Cuts of the whole machine.
     pub(crate) cuts: u64,
@@ -45,14 +45,14 @@ pub(crate) struct Settings {
 
 /// The moment at which the machine loses its power.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Moment {
-    after: Mark,
+struct CutTime {
+    after: BootMilestone,
     ms: u64,
 }
 
 /// The mark from which a moment is counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Mark {
+enum BootMilestone {
     PowerOn,
     Mounted,
     Loading,
@@ -64,56 +64,57 @@ enum Mark {
 
 /// The plan of one boot.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Plan {
-    moment: Moment,
+struct CutPlan {
+    moment: CutTime,
     /// Disks that lose power separately, with the delay after the load has begun.
-    alone: Option<Alone>,
-    loss: Loss,
+    alone: Option<PartialCut>,
+    loss: UnflushedLoss,
 }
 
 /// Masters whose disks lose power while the others continue.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Alone {
+struct PartialCut {
     disks: Vec<u64>,
     after_ms: u64,
 }
 
-impl Plan {
-    fn choose(chance: &mut Chance) -> Self {
+impl CutPlan {
+    fn choose(chance: &mut Rng) -> Self {
         let (after, bound_ms) = match chance.below(20) {
-            0..=1 => (Mark::PowerOn, 6_000),
-            2..=4 => (Mark::Mounted, 3_000),
-            5..=13 => (Mark::Loading, 2_500),
-            14..=16 => (Mark::DiskOff, 3_000),
-            _ => (Mark::DiskBack, 500),
+            0..=1 => (BootMilestone::PowerOn, 6_000),
+            2..=4 => (BootMilestone::Mounted, 3_000),
+            5..=13 => (BootMilestone::Loading, 2_500),
+            14..=16 => (BootMilestone::DiskOff, 3_000),
+            _ => (BootMilestone::DiskBack, 500),
         };
-        let moment = Moment {
+        let moment = CutTime {
             after,
             ms: chance.below(bound_ms),
         };
-        let alone = matches!(after, Mark::DiskOff | Mark::DiskBack).then(|| Alone::choose(chance));
+        let alone = matches!(after, BootMilestone::DiskOff | BootMilestone::DiskBack)
+            .then(|| PartialCut::choose(chance));
         Self {
             moment,
             alone,
-            loss: Loss::choose(chance),
+            loss: UnflushedLoss::choose(chance),
         }
     }
 
     fn last() -> Self {
         Self {
-            moment: Moment {
-                after: Mark::Settled,
+            moment: CutTime {
+                after: BootMilestone::Settled,
                 ms: 0,
             },
             alone: None,
-            loss: Loss::Nothing,
+            loss: UnflushedLoss::Nothing,
         }
     }
 
     /// Returns the parameters of the guest for the kernel's command line.
     fn words(&self) -> String {
         let mut words = "argosy.cases=power".to_owned();
-        if self.moment.after == Mark::Settled {
+        if self.moment.after == BootMilestone::Settled {
             words.push_str(" argosy.last=1");
         }
         if let Some(alone) = &self.alone {
@@ -128,8 +129,8 @@ impl Plan {
     }
 }
 
-impl Alone {
-    fn choose(chance: &mut Chance) -> Self {
+impl PartialCut {
+    fn choose(chance: &mut Rng) -> Self {
         let first = chance.below(DISKS as u64) + 1;
         let mut disks = vec![first];
         if chance.below(4) == 0 {
@@ -146,11 +147,11 @@ impl Alone {
 ///
 /// # Errors
 /// If the machine cannot be run. Violations are in the summary.
-pub(crate) fn run(settings: &Settings) -> anyhow::Result<Summary> {
-    let mut summary = Summary::new();
+pub(crate) fn run(settings: &CutSettings) -> anyhow::Result<CutSummary> {
+    let mut summary = CutSummary::new();
     while summary.cuts < settings.cuts && summary.violations.is_empty() {
         let cuts = settings.series.min(settings.cuts - summary.cuts);
-        Series::new(settings)?.run(cuts, &mut summary)?;
+        CutSeries::new(settings)?.run(cuts, &mut summary)?;
     }
     Ok(summary)
 }
@@ -192,44 +193,44 @@ fn lock(disk: &SharedDisk) -> std::sync::MutexGuard<'_, Disk> {
 }
 
 /// Cuts on one set of disks.
-struct Series<'a> {
-    settings: &'a Settings,
+struct CutSeries<'a> {
+    settings: &'a CutSettings,
     disks: Vec<SharedDisk>,
-    promises: Promises,
+    promises: AcknowledgedWrites,
 }
 
 /// The state of one boot.
-struct Boot {
-    plan: Plan,
-    chance: Chance,
+struct BootState {
+    plan: CutPlan,
+    chance: Rng,
     /// The time of the cut, once it is known.
     cut_at: Option<Instant>,
     /// If no mark is reached until then, the boot has failed.
     deadline: Instant,
     found: BTreeMap<String, Values>,
-    violations: Vec<Violation>,
+    violations: Vec<DurabilityViolation>,
     settled: bool,
     over: bool,
 }
 
-impl<'a> Series<'a> {
-    fn new(settings: &'a Settings) -> anyhow::Result<Self> {
+impl<'a> CutSeries<'a> {
+    fn new(settings: &'a CutSettings) -> anyhow::Result<Self> {
         Ok(Self {
             settings,
             disks: new_disks(&settings.work, DISKS, settings.flushes)?,
-            promises: Promises::default(),
+            promises: AcknowledgedWrites::default(),
         })
     }
 
-    fn run(&mut self, cuts: u64, summary: &mut Summary) -> anyhow::Result<()> {
+    fn run(&mut self, cuts: u64, summary: &mut CutSummary) -> anyhow::Result<()> {
         for _ in 0..cuts {
             // Each cut has its own seed, which repeats its plan.
-            let mut chance = Chance::new(self.settings.seed.wrapping_add(summary.cuts));
-            let mut plan = Plan::choose(&mut chance);
+            let mut chance = Rng::new(self.settings.seed.wrapping_add(summary.cuts));
+            let mut plan = CutPlan::choose(&mut chance);
             if self.settings.flushes == Flushes::Ignored {
                 // This reverts to a consistent older state, so that a violation is found in the
                 // registry.
-                plan.loss = Loss::Everything;
+                plan.loss = UnflushedLoss::Everything;
             }
             self.boot(plan, chance, summary)?;
             summary.cuts += 1;
@@ -238,7 +239,7 @@ impl<'a> Series<'a> {
             }
         }
         if summary.violations.is_empty() {
-            self.boot(Plan::last(), Chance::new(0), summary)?;
+            self.boot(CutPlan::last(), Rng::new(0), summary)?;
         }
         summary.acknowledged += self.promises.acknowledged;
         summary.compared += self.promises.compared;
@@ -249,19 +250,20 @@ impl<'a> Series<'a> {
     }
 
     /// Switches the machine on, reads everything back, generates load, and cuts the power.
-    fn boot(&mut self, plan: Plan, chance: Chance, summary: &mut Summary) -> anyhow::Result<()> {
+    fn boot(&mut self, plan: CutPlan, chance: Rng, summary: &mut CutSummary) -> anyhow::Result<()> {
         let started = Instant::now();
         self.disks.iter().for_each(|disk| lock(disk).power_on());
         let settings = self.settings;
         let words = plan.words();
-        let mut machine = Machine::start(&settings.hardware, &self.disks, &words, &settings.work)?;
-        let mut boot = Boot::new(plan, chance, Instant::now());
+        let mut machine =
+            VirtualMachine::start(&settings.hardware, &self.disks, &words, &settings.work)?;
+        let mut boot = BootState::new(plan, chance, Instant::now());
         while !boot.over {
-            match machine.hear(boot.next_deadline()) {
-                Heard::Report(report) => self.take(&mut boot, report, summary),
-                Heard::Silence if boot.cut_at.is_some() => boot.over = true,
-                Heard::Silence => boot.fail("nothing more was heard of the guest in time"),
-                Heard::Ended => boot.fail("the machine has ended by itself"),
+            match machine.wait_for_report(boot.next_deadline()) {
+                ReportWait::Report(report) => self.take(&mut boot, report, summary),
+                ReportWait::Silence if boot.cut_at.is_some() => boot.over = true,
+                ReportWait::Silence => boot.fail("nothing more was heard of the guest in time"),
+                ReportWait::Ended => boot.fail("the machine has ended by itself"),
             }
         }
         let late = machine.cut();
@@ -285,51 +287,53 @@ impl<'a> Series<'a> {
         Ok(())
     }
 
-    fn take(&mut self, boot: &mut Boot, report: Report, summary: &mut Summary) {
+    fn take(&mut self, boot: &mut BootState, report: GuestReport, summary: &mut CutSummary) {
         let judged = match report {
-            Report::Mounted => {
-                boot.reached(Mark::Mounted);
+            GuestReport::Mounted => {
+                boot.reached(BootMilestone::Mounted);
                 Ok(())
             }
-            Report::Serving { ms } => {
+            GuestReport::Serving { ms } => {
                 summary.serving_ms.push(ms);
                 Ok(())
             }
-            Report::State { agent, values } => {
+            GuestReport::State { agent, values } => {
                 boot.found.insert(agent, values);
                 Ok(())
             }
-            Report::Digest {
+            GuestReport::Digest {
                 master,
                 applied,
                 digest,
             } => self.promises.digest(master, applied, &digest),
-            Report::Settled { applied } => {
+            GuestReport::Settled { applied } => {
                 boot.settled = true;
                 let mut found = self.promises.read_back(&boot.found, applied);
                 boot.violations.append(&mut found);
-                boot.reached(Mark::Settled);
+                boot.reached(BootMilestone::Settled);
                 Ok(())
             }
-            Report::Loading { agent } => {
+            GuestReport::Loading { agent } => {
                 self.promises.loading(&agent);
-                boot.reached(Mark::Loading);
+                boot.reached(BootMilestone::Loading);
                 Ok(())
             }
-            Report::Acknowledged {
+            GuestReport::Acknowledged {
                 writer,
                 batch,
                 revision,
             } => self.promises.acknowledge(writer, batch, revision),
-            Report::Off { disk } => self.cut_alone(boot, disk, summary),
-            Report::Released { disk } => self.disk(disk).map(|disk| lock(disk).power_on()),
-            Report::Back { ms, .. } => {
+            GuestReport::PowerOff { disk } => self.cut_alone(boot, disk, summary),
+            GuestReport::Released { disk } => self.disk(disk).map(|disk| lock(disk).power_on()),
+            GuestReport::CaughtUp { ms, .. } => {
                 summary.back_ms.push(ms);
-                boot.reached(Mark::DiskBack);
+                boot.reached(BootMilestone::DiskBack);
                 Ok(())
             }
-            Report::Verdict { why, .. } if why.is_empty() => Ok(()),
-            Report::Verdict { why, .. } | Report::Failed { why } => Err(Violation::Failed { why }),
+            GuestReport::CaseResult { why, .. } if why.is_empty() => Ok(()),
+            GuestReport::CaseResult { why, .. } | GuestReport::Failed { why } => {
+                Err(DurabilityViolation::Failed { why })
+            }
         };
         if let Err(violation) = judged {
             boot.violations.push(violation);
@@ -337,37 +341,37 @@ impl<'a> Series<'a> {
         boot.over |= !boot.violations.is_empty();
     }
 
-    fn disk(&self, number: u64) -> Result<&SharedDisk, Violation> {
+    fn disk(&self, number: u64) -> Result<&SharedDisk, DurabilityViolation> {
         let index = usize::try_from(number)
             .ok()
             .and_then(|number| number.checked_sub(1));
         index
             .and_then(|index| self.disks.get(index))
-            .ok_or_else(|| Violation::Failed {
+            .ok_or_else(|| DurabilityViolation::Failed {
                 why: format!("the guest speaks of disk {number}"),
             })
     }
 
     fn cut_alone(
         &self,
-        boot: &mut Boot,
+        boot: &mut BootState,
         number: u64,
-        summary: &mut Summary,
-    ) -> Result<(), Violation> {
+        summary: &mut CutSummary,
+    ) -> Result<(), DurabilityViolation> {
         let disk = self.disk(number)?;
-        let loss = Loss::choose(&mut boot.chance);
+        let loss = UnflushedLoss::choose(&mut boot.chance);
         let cut = lock(disk).cut(loss, &mut boot.chance);
-        cut.map_err(|error| Violation::Failed {
+        cut.map_err(|error| DurabilityViolation::Failed {
             why: format!("disk {number} cannot be cut: {error}"),
         })?;
         summary.alone += 1;
-        boot.reached(Mark::DiskOff);
+        boot.reached(BootMilestone::DiskOff);
         Ok(())
     }
 }
 
-impl Boot {
-    fn new(plan: Plan, chance: Chance, now: Instant) -> Self {
+impl BootState {
+    fn new(plan: CutPlan, chance: Rng, now: Instant) -> Self {
         let mut boot = Self {
             plan,
             chance,
@@ -378,14 +382,14 @@ impl Boot {
             settled: false,
             over: false,
         };
-        boot.reached(Mark::PowerOn);
+        boot.reached(BootMilestone::PowerOn);
         boot
     }
 
-    fn reached(&mut self, mark: Mark) {
+    fn reached(&mut self, mark: BootMilestone) {
         if mark == self.plan.moment.after {
             self.cut_at = Some(Instant::now() + Duration::from_millis(self.plan.moment.ms));
-        } else if mark == Mark::Settled {
+        } else if mark == BootMilestone::Settled {
             self.deadline = Instant::now() + COMING;
         }
     }
@@ -395,7 +399,8 @@ impl Boot {
     }
 
     fn fail(&mut self, why: &str) {
-        self.violations.push(Violation::Failed { why: why.into() });
+        self.violations
+            .push(DurabilityViolation::Failed { why: why.into() });
         self.over = true;
     }
 }
@@ -406,15 +411,15 @@ mod tests {
 
     #[test]
     fn a_seed_fixes_the_plan_and_every_kind_of_plan_comes() {
-        let plan = |seed| Plan::choose(&mut Chance::new(seed));
+        let plan = |seed| CutPlan::choose(&mut Rng::new(seed));
         assert_eq!(plan(3), plan(3));
-        let plans: Vec<Plan> = (0..200).map(plan).collect();
+        let plans: Vec<CutPlan> = (0..200).map(plan).collect();
         for mark in [
-            Mark::PowerOn,
-            Mark::Mounted,
-            Mark::Loading,
-            Mark::DiskOff,
-            Mark::DiskBack,
+            BootMilestone::PowerOn,
+            BootMilestone::Mounted,
+            BootMilestone::Loading,
+            BootMilestone::DiskOff,
+            BootMilestone::DiskBack,
         ] {
             assert!(
                 plans.iter().any(|plan| plan.moment.after == mark),
@@ -422,7 +427,7 @@ mod tests {
             );
         }
         let alone = |count| {
-            move |plan: &&Plan| {
+            move |plan: &&CutPlan| {
                 plan.alone
                     .as_ref()
                     .is_some_and(|alone| alone.disks.len() == count)
@@ -431,7 +436,10 @@ mod tests {
         assert!(plans.iter().filter(alone(1)).count() > plans.iter().filter(alone(2)).count());
         assert!(plans.iter().any(|plan| alone(2)(&plan)));
         for plan in plans {
-            let needs_disk = matches!(plan.moment.after, Mark::DiskOff | Mark::DiskBack);
+            let needs_disk = matches!(
+                plan.moment.after,
+                BootMilestone::DiskOff | BootMilestone::DiskBack
+            );
             assert_eq!(plan.alone.is_some(), needs_disk, "{plan:?}");
             if let Some(alone) = plan.alone {
                 assert!(alone.disks.iter().all(|disk| (1..=3).contains(disk)));
@@ -442,10 +450,10 @@ mod tests {
 
     #[test]
     fn the_guest_is_told_its_part_of_the_plan() {
-        let mut plan = Plan::last();
+        let mut plan = CutPlan::last();
         assert_eq!(plan.words(), "argosy.cases=power argosy.last=1");
-        plan.moment.after = Mark::DiskBack;
-        plan.alone = Some(Alone {
+        plan.moment.after = BootMilestone::DiskBack;
+        plan.alone = Some(PartialCut {
             disks: vec![3, 1],
             after_ms: 250,
         });

@@ -11,7 +11,7 @@ pub(crate) type Values = BTreeMap<String, u64>;
 
 /// One report.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Report {
+pub(crate) enum GuestReport {
     /// All disks are mounted, and masters are being started.
     Mounted,
     /// The cluster answers, this long after the start of the masters.
@@ -35,13 +35,13 @@ pub(crate) enum Report {
         revision: u64,
     },
     /// This disk is to lose its power now. The master on it is killed.
-    Off { disk: u64 },
+    PowerOff { disk: u64 },
     /// That disk is no longer in use. It may have power again.
     Released { disk: u64 },
     /// The master on that disk has caught up.
-    Back { disk: u64, ms: u64 },
+    CaughtUp { disk: u64, ms: u64 },
     /// A case has ended. Without `why` it passed.
-    Verdict { case: String, ms: u64, why: String },
+    CaseResult { case: String, ms: u64, why: String },
     /// An error that must not happen.
     Failed { why: String },
 }
@@ -49,11 +49,11 @@ pub(crate) enum Report {
 /// A line that is not a report.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("invalid report of the guest: {line:?}")]
-pub(crate) struct NoReport {
+pub(crate) struct InvalidReport {
     line: String,
 }
 
-impl Display for Report {
+impl Display for GuestReport {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         match self {
             Self::Mounted => f.write_str("mounted"),
@@ -76,10 +76,12 @@ impl Display for Report {
                 batch,
                 revision,
             } => write!(f, "ack {writer} {batch} {revision}"),
-            Self::Off { disk } => write!(f, "off {disk}"),
+            Self::PowerOff { disk } => write!(f, "off {disk}"),
             Self::Released { disk } => write!(f, "released {disk}"),
-            Self::Back { disk, ms } => write!(f, "back {disk} {ms}"),
-            Self::Verdict { case, ms, why } => write!(f, "verdict {case} {ms} {}", one_line(why)),
+            Self::CaughtUp { disk, ms } => write!(f, "back {disk} {ms}"),
+            Self::CaseResult { case, ms, why } => {
+                write!(f, "verdict {case} {ms} {}", one_line(why))
+            }
             Self::Failed { why } => write!(f, "failed {}", one_line(why)),
         }
     }
@@ -89,68 +91,68 @@ fn one_line(text: &str) -> String {
     text.replace(['\n', '\r'], " ")
 }
 
-impl FromStr for Report {
-    type Err = NoReport;
+impl FromStr for GuestReport {
+    type Err = InvalidReport;
 
-    fn from_str(line: &str) -> Result<Self, NoReport> {
-        parse(line.trim_end()).ok_or_else(|| NoReport {
+    fn from_str(line: &str) -> Result<Self, InvalidReport> {
+        parse(line.trim_end()).ok_or_else(|| InvalidReport {
             line: line.chars().take(200).collect(),
         })
     }
 }
 
-fn parse(line: &str) -> Option<Report> {
+fn parse(line: &str) -> Option<GuestReport> {
     let (verb, rest) = line.split_once(' ').unwrap_or((line, ""));
     let mut words = rest.split(' ');
     let mut number = || words.next()?.parse::<u64>().ok();
     Some(match verb {
-        "mounted" => Report::Mounted,
-        "serving" => Report::Serving { ms: number()? },
-        "settled" => Report::Settled { applied: number()? },
-        "off" => Report::Off { disk: number()? },
-        "released" => Report::Released { disk: number()? },
-        "back" => Report::Back {
+        "mounted" => GuestReport::Mounted,
+        "serving" => GuestReport::Serving { ms: number()? },
+        "settled" => GuestReport::Settled { applied: number()? },
+        "off" => GuestReport::PowerOff { disk: number()? },
+        "released" => GuestReport::Released { disk: number()? },
+        "back" => GuestReport::CaughtUp {
             disk: number()?,
             ms: number()?,
         },
-        "ack" => Report::Acknowledged {
+        "ack" => GuestReport::Acknowledged {
             writer: number()?,
             batch: number()?,
             revision: number()?,
         },
-        "digest" => Report::Digest {
+        "digest" => GuestReport::Digest {
             master: number()?,
             applied: number()?,
             digest: words.next()?.to_owned(),
         },
         "state" => state(words)?,
-        "loading" => Report::Loading {
+        "loading" => GuestReport::Loading {
             agent: words.next().filter(|agent| !agent.is_empty())?.to_owned(),
         },
         "verdict" => {
             let (case, rest) = rest.split_once(' ')?;
             let (ms, why) = rest.split_once(' ').unwrap_or((rest, ""));
-            Report::Verdict {
+            GuestReport::CaseResult {
                 case: case.to_owned(),
                 ms: ms.parse().ok()?,
                 why: why.to_owned(),
             }
         }
-        "failed" => Report::Failed {
+        "failed" => GuestReport::Failed {
             why: rest.to_owned(),
         },
         _ => return None,
     })
 }
 
-fn state<'a>(mut words: impl Iterator<Item = &'a str>) -> Option<Report> {
+fn state<'a>(mut words: impl Iterator<Item = &'a str>) -> Option<GuestReport> {
     let agent = words.next().filter(|agent| !agent.is_empty())?.to_owned();
     let pair = |word: &str| {
         let (key, value) = word.split_once('=')?;
         Some((key.to_owned(), value.parse().ok()?))
     };
     let values = words.map(pair).collect::<Option<_>>()?;
-    Some(Report::State { agent, values })
+    Some(GuestReport::State { agent, values })
 }
 
 #[cfg(test)]
@@ -161,44 +163,44 @@ mod tests {
     fn what_is_said_is_read_back() {
         let values = Values::from([("w0-1".to_owned(), 61), ("w1-2".to_owned(), 2)]);
         for report in [
-            Report::Mounted,
-            Report::Serving { ms: 7 },
-            Report::State {
+            GuestReport::Mounted,
+            GuestReport::Serving { ms: 7 },
+            GuestReport::State {
                 agent: "agent-3".into(),
                 values,
             },
-            Report::State {
+            GuestReport::State {
                 agent: "agent-4".into(),
                 values: Values::new(),
             },
-            Report::Digest {
+            GuestReport::Digest {
                 master: 2,
                 applied: 90,
                 digest: "ab12".into(),
             },
-            Report::Settled { applied: 9 },
-            Report::Loading {
+            GuestReport::Settled { applied: 9 },
+            GuestReport::Loading {
                 agent: "agent-4".into(),
             },
-            Report::Acknowledged {
+            GuestReport::Acknowledged {
                 writer: 1,
                 batch: 2,
                 revision: 3,
             },
-            Report::Off { disk: 2 },
-            Report::Released { disk: 2 },
-            Report::Back { disk: 2, ms: 5 },
-            Report::Verdict {
+            GuestReport::PowerOff { disk: 2 },
+            GuestReport::Released { disk: 2 },
+            GuestReport::CaughtUp { disk: 2, ms: 5 },
+            GuestReport::CaseResult {
                 case: "limits".into(),
                 ms: 12,
                 why: String::new(),
             },
-            Report::Verdict {
+            GuestReport::CaseResult {
                 case: "limits".into(),
                 ms: 12,
                 why: "memory.max is absent".into(),
             },
-            Report::Failed {
+            GuestReport::Failed {
                 why: "master-2 ended by itself".into(),
             },
         ] {
@@ -216,13 +218,13 @@ mod tests {
             "state ",
             "verdict limits",
         ] {
-            assert!(line.parse::<Report>().is_err(), "{line:?}");
+            assert!(line.parse::<GuestReport>().is_err(), "{line:?}");
         }
     }
 
     #[test]
     fn a_reason_of_several_lines_becomes_one() {
-        let report = Report::Failed { why: "a\nb".into() };
+        let report = GuestReport::Failed { why: "a\nb".into() };
         assert_eq!(report.to_string(), "failed a b");
     }
 }

@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::check::Violation;
-use super::disk::Counts;
-use crate::ledger::{Details, Run};
+use super::check::DurabilityViolation;
+use super::disk::DiskCounts;
+use crate::ledger::{BatchRecord, Details};
 
 /// Sums over all series of one run.
 #[derive(Debug)]
-pub(crate) struct Summary {
+pub(crate) struct CutSummary {
     /// Cuts of the whole machine.
     pub(crate) cuts: u64,
     /// Cuts of one disk while the other masters continued.
@@ -22,16 +22,16 @@ pub(crate) struct Summary {
     pub(crate) serving_ms: Vec<u64>,
     /// Time from a disk's loss of power until its master has caught up.
     pub(crate) back_ms: Vec<u64>,
-    pub(crate) violations: Vec<Violation>,
+    pub(crate) violations: Vec<DurabilityViolation>,
     /// Cuts by the mark from which they were counted.
     moments: BTreeMap<String, u64>,
     /// Boots in which everything was read back.
     settled: u64,
-    disks: Counts,
+    disks: DiskCounts,
     spent: Duration,
 }
 
-impl Summary {
+impl CutSummary {
     pub(crate) fn new() -> Self {
         Self {
             cuts: 0,
@@ -43,7 +43,7 @@ impl Summary {
             violations: Vec::new(),
             moments: BTreeMap::new(),
             settled: 0,
-            disks: Counts::default(),
+            disks: DiskCounts::default(),
             spent: Duration::ZERO,
         }
     }
@@ -66,7 +66,7 @@ impl Summary {
         );
     }
 
-    pub(crate) fn count(&mut self, counts: &Counts) {
+    pub(crate) fn count(&mut self, counts: &DiskCounts) {
         self.disks.flushes += counts.flushes;
         self.disks.at_risk += counts.at_risk;
         self.disks.lost += counts.lost;
@@ -89,8 +89,8 @@ impl Summary {
     }
 
     /// Returns the sums of the run.
-    pub(crate) fn run(&self) -> Run {
-        Run {
+    pub(crate) fn run(&self) -> BatchRecord {
+        BatchRecord {
             seeds: self.cuts,
             seconds: self.spent.as_secs(),
             power_cuts: self.cuts + self.alone,
@@ -98,7 +98,7 @@ impl Summary {
             operations: self.acknowledged,
             violations: self.violations.len() as u64,
             proves_too_little: self.too_little().is_some(),
-            ..Run::default()
+            ..BatchRecord::default()
         }
     }
 
@@ -147,7 +147,7 @@ mod tests {
 
     #[test]
     fn a_run_without_load_or_loss_proves_too_little() {
-        let mut summary = Summary::new();
+        let mut summary = CutSummary::new();
         summary.cuts = 3;
         summary.note_boot("Loading", true, Duration::from_secs(4));
         assert!(summary.too_little().unwrap().contains("fewer than 12"));
@@ -159,7 +159,7 @@ mod tests {
                 .unwrap()
                 .contains("no unflushed sector")
         );
-        summary.count(&Counts {
+        summary.count(&DiskCounts {
             flushes: 1,
             at_risk: 9,
             lost: 2,

@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use super::shared::Reach;
+use super::shared::ConnectionArguments;
 
 #[derive(Debug, Args)]
 pub(crate) struct Attach {
@@ -18,5 +18,5 @@ pub(crate) struct Attach {
     #[arg(long, value_name = "NUMBER", default_value_t = 0)]
     pub(crate) tail: usize,
     #[command(flatten)]
-    pub(crate) reach: Reach,
+    pub(crate) reach: ConnectionArguments,
 }

@@ -8,9 +8,9 @@ use argosy_agent::images::{InsecureRegistry, InvalidRegistry};
 use argosy_agent::{FetchAllow, TaskAllow};
 use clap::Args;
 
-use super::security_options::AllowedOptOuts;
+use super::security_options::AllowedSecurityOptions;
 use super::service::{IsolationName, TimingName, host_name};
-use super::shared::Show;
+use super::shared::OutputArguments;
 use crate::parsers::{self, ClusterSize};
 
 #[derive(Debug, Args)]
@@ -54,7 +54,7 @@ pub(crate) struct Dev {
     pub(crate) insecure_registries: Vec<String>,
     /// Allow tasks to connect to this port of masters or agents, or to metadata services; may be
     /// repeated
-    #[arg(long = "task-allow", value_name = "PORT|metadata", value_parser = reached)]
+    #[arg(long = "task-allow", value_name = "PORT|metadata", value_parser = task_allow)]
     pub(crate) task_allow: Vec<String>,
     /// Allow every user of this host, also the process that fetches for tasks, to read the files of
     /// tasks
@@ -73,7 +73,7 @@ pub(crate) struct Dev {
     #[arg(long, alias = "secret-folder", value_name = "DIR")]
     pub(crate) secret_dir: Option<PathBuf>,
     #[command(flatten)]
-    pub(crate) allowed_opt_outs: AllowedOptOuts,
+    pub(crate) allowed_opt_outs: AllowedSecurityOptions,
     /// Time without a heartbeat after which an agent counts as unreachable
     #[arg(long, value_name = "TIME", default_value = "15s", value_parser = parsers::duration)]
     pub(crate) agent_timeout: Duration,
@@ -88,7 +88,7 @@ pub(crate) struct Dev {
     #[arg(long, value_name = "TIME", default_value = "60s", value_parser = parsers::duration)]
     pub(crate) timeout: Duration,
     #[command(flatten)]
-    pub(crate) show: Show,
+    pub(crate) show: OutputArguments,
 }
 
 fn loopback(text: &str) -> Result<Ipv4Addr, String> {
@@ -110,7 +110,7 @@ fn registry(text: &str) -> Result<String, InvalidRegistry> {
     parsed.map(|_| text.to_owned())
 }
 
-fn reached(text: &str) -> Result<String, String> {
+fn task_allow(text: &str) -> Result<String, String> {
     let parsed: Result<TaskAllow, _> = text.parse();
     parsed.map(|_| text.to_owned())
 }

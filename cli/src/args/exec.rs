@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use super::shared::Reach;
+use super::shared::ConnectionArguments;
 use crate::parsers;
 
 #[derive(Debug, Args)]
@@ -25,7 +25,7 @@ pub(crate) struct Exec {
     #[arg(short, long, value_name = "DIR")]
     pub(crate) workdir: Option<String>,
     #[command(flatten)]
-    pub(crate) reach: Reach,
+    pub(crate) reach: ConnectionArguments,
     /// The command and its arguments
     #[arg(last = true, required = true, value_name = "CMD")]
     pub(crate) command: Vec<String>,

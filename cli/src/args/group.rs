@@ -6,11 +6,11 @@ use std::time::Duration;
 use argosy_client::Masters;
 use clap::{Args, Subcommand};
 
-use super::shared::{Reach, Show, Write};
+use super::shared::{ConnectionArguments, OutputArguments, WriteArguments};
 use crate::parsers;
 
 #[derive(Debug, Subcommand)]
-pub(crate) enum Group {
+pub(crate) enum GroupCommand {
     /// Run the tasks of a file as one group, show their output, and exit when all have ended
     #[command(after_help = "Examples:
   argosy group run site.json
@@ -65,9 +65,9 @@ pub(crate) struct GroupList {
     #[arg(short, long)]
     pub(crate) all: bool,
     #[command(flatten)]
-    pub(crate) show: Show,
+    pub(crate) show: OutputArguments,
     #[command(flatten)]
-    pub(crate) reach: Reach,
+    pub(crate) reach: ConnectionArguments,
 }
 
 #[derive(Debug, Args)]
@@ -81,7 +81,7 @@ pub(crate) struct GroupKill {
     #[arg(short, long)]
     pub(crate) detach: bool,
     #[command(flatten)]
-    pub(crate) write: Write,
+    pub(crate) write: WriteArguments,
     #[command(flatten)]
-    pub(crate) reach: Reach,
+    pub(crate) reach: ConnectionArguments,
 }

@@ -29,18 +29,18 @@ pub(crate) use checks::Checks;
 pub(crate) use dev::Dev;
 pub(crate) use exec::Exec;
 pub(crate) use former_names::former as former_variable;
-pub(crate) use group::{Group, GroupKill, GroupList, GroupRun};
+pub(crate) use group::{GroupCommand, GroupKill, GroupList, GroupRun};
 pub(crate) use objects::{
-    Agent, AgentStop, Explain, Framework, FrameworkList, FrameworkTeardown, Listing, Logs, Master,
-    MasterJoin, MasterRaiseLevel, MasterRejoin, MasterRemove, MasterTransfer, Named, Offer, Ps,
-    Status, Task, TaskKill, TaskList,
+    AgentCommand, AgentStop, Explain, FrameworkCommand, FrameworkList, FrameworkTeardown,
+    ListArguments, Logs, MasterCommand, MasterJoin, MasterRaiseLevel, MasterRejoin, MasterRemove,
+    MasterTransfer, OfferCommand, Ps, ShowArguments, Status, TaskCommand, TaskKill, TaskList,
 };
 pub(crate) use run::{NetworkMode, Run};
 pub(crate) use service::{
     AgentStart, DiskEnforcementName, ImagePullName, ImageRootsName, IsolationName, MasterStart,
     OrphanTasks, TimingName,
 };
-pub(crate) use shared::{Format, LogFormat, Logging, Reach, Show};
+pub(crate) use shared::{ConnectionArguments, Format, LogFormat, Logging, OutputArguments};
 pub(crate) use update::Update;
 
 const STYLES: Styles = Styles::styled()
@@ -89,22 +89,22 @@ pub(crate) enum Colour {
 pub(crate) enum Verb {
     /// Masters: start, list, add, remove, transfer leadership
     #[command(subcommand, after_help = MASTER)]
-    Master(Box<Master>),
+    Master(Box<MasterCommand>),
     /// Agents: start, stop, list, show
     #[command(subcommand, after_help = AGENT)]
-    Agent(Box<Agent>),
+    Agent(Box<AgentCommand>),
     /// Tasks: list, show, kill
     #[command(subcommand, after_help = TASK)]
-    Task(Task),
+    Task(TaskCommand),
     /// Task groups: run, list, kill
     #[command(subcommand, after_help = GROUP)]
-    Group(Group),
+    Group(GroupCommand),
     /// Frameworks: list, show, tear down
     #[command(subcommand, after_help = FRAMEWORK)]
-    Framework(Framework),
+    Framework(FrameworkCommand),
     /// Offers: list
     #[command(subcommand, after_help = OFFER)]
-    Offer(Offer),
+    Offer(OfferCommand),
     /// Run a whole cluster on this machine until Ctrl-C
     #[command(after_help = DEV)]
     Dev(Box<Dev>),
@@ -155,7 +155,7 @@ pub(crate) struct Doctor {
     #[arg(long, env = "ARGOSY_DATA_DIR", value_name = "DIR")]
     pub(crate) data_dir: Option<std::path::PathBuf>,
     #[command(flatten)]
-    pub(crate) show: Show,
+    pub(crate) show: OutputArguments,
 }
 
 #[derive(Debug, Args)]

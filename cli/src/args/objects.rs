@@ -7,11 +7,11 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 
 use super::service::{AgentStart, MasterStart};
-use super::shared::{Reach, Show, Write};
+use super::shared::{ConnectionArguments, OutputArguments, WriteArguments};
 use crate::parsers;
 
 #[derive(Debug, Subcommand)]
-pub(crate) enum Master {
+pub(crate) enum MasterCommand {
     /// Start a master
     #[command(after_help = "Examples:
   argosy master start --bootstrap            a group of one, for this host only
@@ -21,7 +21,7 @@ pub(crate) enum Master {
     #[command(after_help = "Examples:
   argosy master list
   argosy master list -o wide")]
-    List(Listing),
+    List(ListArguments),
     /// Add a started, empty master to the group
     #[command(after_help = "Examples:
   argosy master join 10.0.0.4:5052
@@ -67,11 +67,11 @@ Nothing is removed while the other masters have no quorum. After an interruption
 
 /// Arguments of a list without filters.
 #[derive(Debug, Args)]
-pub(crate) struct Listing {
+pub(crate) struct ListArguments {
     #[command(flatten)]
-    pub(crate) show: Show,
+    pub(crate) show: OutputArguments,
     #[command(flatten)]
-    pub(crate) reach: Reach,
+    pub(crate) reach: ConnectionArguments,
 }
 
 #[derive(Debug, Args)]
@@ -80,9 +80,9 @@ pub(crate) struct MasterJoin {
     #[arg(value_name = "HOST:PORT", value_parser = |text: &str| parsers::address(text, parsers::RAFT_PORT))]
     pub(crate) raft_address: String,
     #[command(flatten)]
-    pub(crate) show: Show,
+    pub(crate) show: OutputArguments,
     #[command(flatten)]
-    pub(crate) reach: Reach,
+    pub(crate) reach: ConnectionArguments,
 }
 
 #[derive(Debug, Args)]
@@ -96,9 +96,9 @@ pub(crate) struct MasterRemove {
     #[arg(long)]
     pub(crate) dry_run: bool,
     #[command(flatten)]
-    pub(crate) show: Show,
+    pub(crate) show: OutputArguments,
     #[command(flatten)]
-    pub(crate) reach: Reach,
+    pub(crate) reach: ConnectionArguments,
 }
 
 #[derive(Debug, Args)]
@@ -106,9 +106,9 @@ pub(crate) struct MasterTransfer {
     /// Id or address of the next leader
     pub(crate) master: Option<String>,
     #[command(flatten)]
-    pub(crate) show: Show,
+    pub(crate) show: OutputArguments,
     #[command(flatten)]
-    pub(crate) reach: Reach,
+    pub(crate) reach: ConnectionArguments,
 }
 
 #[derive(Debug, Args)]
@@ -125,9 +125,9 @@ pub(crate) struct MasterRaiseLevel {
     #[arg(long)]
     pub(crate) yes: bool,
     #[command(flatten)]
-    pub(crate) show: Show,
+    pub(crate) show: OutputArguments,
     #[command(flatten)]
-    pub(crate) reach: Reach,
+    pub(crate) reach: ConnectionArguments,
 }
 
 #[derive(Debug, Args)]
@@ -139,15 +139,15 @@ pub(crate) struct MasterRejoin {
     #[arg(long)]
     pub(crate) dry_run: bool,
     #[command(flatten)]
-    pub(crate) show: Show,
+    pub(crate) show: OutputArguments,
     #[command(flatten)]
-    pub(crate) reach: Reach,
+    pub(crate) reach: ConnectionArguments,
     #[command(flatten)]
     pub(crate) start: MasterStart,
 }
 
 #[derive(Debug, Subcommand)]
-pub(crate) enum Agent {
+pub(crate) enum AgentCommand {
     /// Start the agent of this host
     #[command(after_help = "Examples:
   argosy agent start --masters 10.0.0.1,10.0.0.2,10.0.0.3 --listen 10.0.1.7 --insecure-plaintext
@@ -162,12 +162,12 @@ pub(crate) enum Agent {
     #[command(after_help = "Examples:
   argosy agent list
   argosy agent list -o wide")]
-    List(Listing),
+    List(ListArguments),
     /// Show one agent
     #[command(after_help = "Examples:
   argosy agent show agent-2
   argosy agent show node7.example -o json")]
-    Show(Named),
+    Show(ShowArguments),
 }
 
 #[derive(Debug, Args)]
@@ -193,17 +193,17 @@ pub(crate) struct AgentStop {
 
 /// Arguments of a command that shows one object.
 #[derive(Debug, Args)]
-pub(crate) struct Named {
+pub(crate) struct ShowArguments {
     /// Id, unique prefix of an id, or name
     pub(crate) id: String,
     #[command(flatten)]
-    pub(crate) show: Show,
+    pub(crate) show: OutputArguments,
     #[command(flatten)]
-    pub(crate) reach: Reach,
+    pub(crate) reach: ConnectionArguments,
 }
 
 #[derive(Debug, Subcommand)]
-pub(crate) enum Task {
+pub(crate) enum TaskCommand {
     /// List tasks
     #[command(after_help = "Examples:
   argosy task list
@@ -213,7 +213,7 @@ pub(crate) enum Task {
     #[command(after_help = "Examples:
   argosy task show brave-otter
   argosy task show framework-7/web-3 -o json")]
-    Show(Named),
+    Show(ShowArguments),
     /// Kill a task: TERM, and KILL after the grace period
     #[command(after_help = "Examples:
   argosy task kill brave-otter
@@ -230,9 +230,9 @@ pub(crate) struct TaskList {
     #[arg(short, long)]
     pub(crate) all: bool,
     #[command(flatten)]
-    pub(crate) show: Show,
+    pub(crate) show: OutputArguments,
     #[command(flatten)]
-    pub(crate) reach: Reach,
+    pub(crate) reach: ConnectionArguments,
 }
 
 #[derive(Debug, Args)]
@@ -246,13 +246,13 @@ pub(crate) struct TaskKill {
     #[arg(short, long)]
     pub(crate) detach: bool,
     #[command(flatten)]
-    pub(crate) write: Write,
+    pub(crate) write: WriteArguments,
     #[command(flatten)]
-    pub(crate) reach: Reach,
+    pub(crate) reach: ConnectionArguments,
 }
 
 #[derive(Debug, Subcommand)]
-pub(crate) enum Framework {
+pub(crate) enum FrameworkCommand {
     /// List frameworks
     #[command(after_help = "Examples:
   argosy framework list
@@ -262,7 +262,7 @@ pub(crate) enum Framework {
     #[command(after_help = "Examples:
   argosy framework show framework-7
   argosy framework show wordcount -o json")]
-    Show(Named),
+    Show(ShowArguments),
     /// Remove a framework and kill its tasks, permanently
     #[command(after_help = "Examples:
   argosy framework teardown framework-7
@@ -276,9 +276,9 @@ pub(crate) struct FrameworkList {
     #[arg(short, long)]
     pub(crate) all: bool,
     #[command(flatten)]
-    pub(crate) show: Show,
+    pub(crate) show: OutputArguments,
     #[command(flatten)]
-    pub(crate) reach: Reach,
+    pub(crate) reach: ConnectionArguments,
 }
 
 #[derive(Debug, Args)]
@@ -292,18 +292,18 @@ pub(crate) struct FrameworkTeardown {
     #[arg(short, long)]
     pub(crate) detach: bool,
     #[command(flatten)]
-    pub(crate) write: Write,
+    pub(crate) write: WriteArguments,
     #[command(flatten)]
-    pub(crate) reach: Reach,
+    pub(crate) reach: ConnectionArguments,
 }
 
 #[derive(Debug, Subcommand)]
-pub(crate) enum Offer {
+pub(crate) enum OfferCommand {
     /// List the open offers
     #[command(after_help = "Examples:
   argosy offer list
   argosy offer list -o ndjson")]
-    List(Listing),
+    List(ListArguments),
 }
 
 #[derive(Debug, Args)]
@@ -312,9 +312,9 @@ pub(crate) struct Ps {
     #[arg(short, long)]
     pub(crate) all: bool,
     #[command(flatten)]
-    pub(crate) show: Show,
+    pub(crate) show: OutputArguments,
     #[command(flatten)]
-    pub(crate) reach: Reach,
+    pub(crate) reach: ConnectionArguments,
 }
 
 #[derive(Debug, Args)]
@@ -328,15 +328,15 @@ pub(crate) struct Logs {
     #[arg(long)]
     pub(crate) stderr: bool,
     #[command(flatten)]
-    pub(crate) reach: Reach,
+    pub(crate) reach: ConnectionArguments,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct Status {
     #[command(flatten)]
-    pub(crate) show: Show,
+    pub(crate) show: OutputArguments,
     #[command(flatten)]
-    pub(crate) reach: Reach,
+    pub(crate) reach: ConnectionArguments,
 }
 
 #[derive(Debug, Args)]
@@ -345,7 +345,7 @@ pub(crate) struct Explain {
     #[arg(value_name = "TASK|FRAMEWORK")]
     pub(crate) id: String,
     #[command(flatten)]
-    pub(crate) show: Show,
+    pub(crate) show: OutputArguments,
     #[command(flatten)]
-    pub(crate) reach: Reach,
+    pub(crate) reach: ConnectionArguments,
 }

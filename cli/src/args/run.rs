@@ -10,7 +10,7 @@ use clap::{Args, ValueEnum};
 
 use super::checks::Checks;
 use super::limits::Limits;
-use super::security_options::AskedOptOuts;
+use super::security_options::RequestedSecurityOptions;
 use super::volumes::Volumes;
 use crate::parsers::{self, Milli};
 
@@ -167,5 +167,5 @@ pub(crate) struct Run {
     #[command(flatten)]
     pub(crate) limits: Limits,
     #[command(flatten)]
-    pub(crate) opt_outs: AskedOptOuts,
+    pub(crate) opt_outs: RequestedSecurityOptions,
 }

@@ -2,18 +2,18 @@
 
 use std::collections::BTreeSet;
 
-use argosy_state::task::{Capability, OptOuts};
+use argosy_state::task::{LinuxCapability, SecurityOptions};
 use clap::Args;
 
 /// The capabilities that one name stands for: a single one, or a set.
 #[derive(Debug, Clone)]
-struct Named(Vec<Capability>);
+struct CapabilityName(Vec<LinuxCapability>);
 
-fn capability(name: &str) -> Result<Named, String> {
-    Capability::all_named(name).map(Named)
+fn capability(name: &str) -> Result<CapabilityName, String> {
+    LinuxCapability::all_named(name).map(CapabilityName)
 }
 
-fn all(named: &[Named]) -> BTreeSet<Capability> {
+fn all(named: &[CapabilityName]) -> BTreeSet<LinuxCapability> {
     named
         .iter()
         .flat_map(|named| named.0.iter().copied())
@@ -23,11 +23,11 @@ fn all(named: &[Named]) -> BTreeSet<Capability> {
 /// Security options that a task requests.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Security options (the agent must allow each)")]
-pub(crate) struct AskedOptOuts {
+pub(crate) struct RequestedSecurityOptions {
     /// Capability inside the container, as CHOWN or SETUID, and none on the host; SERVER is the set
     /// for servers that start as root and change their user, as official images do; may be repeated
     #[arg(long = "capability", value_name = "NAME", value_delimiter = ',', value_parser = capability)]
-    capabilities: Vec<Named>,
+    capabilities: Vec<CapabilityName>,
     /// Disable the seccomp filter; exposes more of the kernel
     #[arg(long)]
     unconfined_seccomp: bool,
@@ -39,9 +39,9 @@ pub(crate) struct AskedOptOuts {
     nested_user_namespaces: bool,
 }
 
-impl AskedOptOuts {
-    pub(crate) fn opt_outs(&self) -> OptOuts {
-        OptOuts {
+impl RequestedSecurityOptions {
+    pub(crate) fn opt_outs(&self) -> SecurityOptions {
+        SecurityOptions {
             capabilities: all(&self.capabilities),
             unconfined_seccomp: self.unconfined_seccomp,
             new_privileges: self.new_privileges,
@@ -54,11 +54,11 @@ impl AskedOptOuts {
 
 /// Security options that an agent allows its tasks.
 #[derive(Debug, Args)]
-pub(crate) struct AllowedOptOuts {
+pub(crate) struct AllowedSecurityOptions {
     /// Allow tasks these capabilities inside their containers, as CHOWN,SETUID, or SERVER for the
     /// set of servers that start as root and change their user; none on the host
     #[arg(long = "allow-capabilities", env = "ARGOSY_AGENT_ALLOW_CAPABILITIES", value_name = "NAME,…", value_delimiter = ',', value_parser = capability)]
-    capabilities: Vec<Named>,
+    capabilities: Vec<CapabilityName>,
     /// Allow tasks to disable the seccomp filter; exposes more of the kernel
     #[arg(
         long = "allow-unconfined-seccomp",
@@ -83,13 +83,13 @@ pub(crate) struct AllowedOptOuts {
     pub(crate) host_network: bool,
 }
 
-impl AllowedOptOuts {
+impl AllowedSecurityOptions {
     /// Returns these flags for an agent that this process starts: those that are set, and the
     /// capabilities by name.
     pub(crate) fn flags(&self) -> Vec<String> {
         let mut flags = Vec::new();
         if !self.capabilities.is_empty() {
-            let names = Capability::list(&all(&self.capabilities));
+            let names = LinuxCapability::list(&all(&self.capabilities));
             flags.extend(["--allow-capabilities".to_owned(), names]);
         }
         for (is_on, flag) in [
@@ -106,8 +106,8 @@ impl AllowedOptOuts {
         flags
     }
 
-    pub(crate) fn opt_outs(&self) -> OptOuts {
-        OptOuts {
+    pub(crate) fn opt_outs(&self) -> SecurityOptions {
+        SecurityOptions {
             capabilities: all(&self.capabilities),
             unconfined_seccomp: self.unconfined_seccomp,
             new_privileges: self.new_privileges,

@@ -8,11 +8,11 @@ use argosy_agent::{FetchAllow, TaskAllow, TaskSubnet6};
 use argosy_client::Masters;
 use argosy_isolation::network::Subnet;
 use argosy_proto::server::hosts;
-use argosy_proto::uri::ShownUri;
+use argosy_proto::uri::RedactedUri;
 use argosy_state::resources::Resources;
 use clap::{Args, ValueEnum, value_parser};
 
-use super::security_options::AllowedOptOuts;
+use super::security_options::AllowedSecurityOptions;
 use super::shared::Logging;
 use crate::parsers::{self, Addresses};
 
@@ -56,7 +56,7 @@ fn fetch_cache_pin(text: &str) -> Result<String, String> {
     if text.starts_with("http://") || text.starts_with("https://") {
         return Ok(text.to_owned());
     }
-    let shown = ShownUri::of(text);
+    let shown = RedactedUri::of(text);
     Err(format!(
         "{shown:?} is never kept; write what tasks ask for, as http://… or https://…"
     ))
@@ -255,7 +255,7 @@ pub(crate) struct AgentStart {
     #[arg(long, env = "ARGOSY_AGENT_DISK_ENFORCEMENT", value_name = "HOW", value_enum, default_value_t = DiskEnforcementName::Measured, hide_possible_values = true)]
     pub(crate) disk_enforcement: DiskEnforcementName,
     #[command(flatten)]
-    pub(crate) allowed_opt_outs: AllowedOptOuts,
+    pub(crate) allowed_opt_outs: AllowedSecurityOptions,
     /// Device that tasks may use, as an item of the resource devices; may be repeated
     #[arg(long = "device", env = "ARGOSY_AGENT_DEVICES", value_delimiter = ';', value_name = "NAME=PATH[,PATH]", value_parser = parsers::device)]
     pub(crate) devices: Vec<(String, Vec<PathBuf>)>,

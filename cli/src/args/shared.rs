@@ -9,7 +9,7 @@ use crate::parsers;
 
 /// Connection to the masters.
 #[derive(Debug, Clone, Args)]
-pub(crate) struct Reach {
+pub(crate) struct ConnectionArguments {
     /// Masters, in any order [default: 127.0.0.1:5050, else a dev cluster at 127.77.0.1-3:5050]
     #[arg(long, env = "ARGOSY_MASTERS", value_name = "HOST:PORT,…", value_parser = parsers::masters)]
     pub(crate) masters: Option<Masters>,
@@ -20,7 +20,7 @@ pub(crate) struct Reach {
 
 /// Output options for records.
 #[derive(Debug, Clone, Copy, Args)]
-pub(crate) struct Show {
+pub(crate) struct OutputArguments {
     /// Output format: table, wide, json, ndjson or name
     #[arg(short, long, env = "ARGOSY_OUTPUT", value_enum, value_name = "FORMAT", default_value_t = Format::Table, hide_possible_values = true)]
     pub(crate) output: Format,
@@ -50,7 +50,7 @@ impl Format {
 
 /// Identity of a change, so that it can be repeated safely.
 #[derive(Debug, Clone, Args)]
-pub(crate) struct Write {
+pub(crate) struct WriteArguments {
     /// Id of this change; repeated within ten minutes, it has no further effect [default: random]
     #[arg(long, value_name = "ID")]
     pub(crate) request_id: Option<String>,

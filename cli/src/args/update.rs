@@ -4,7 +4,7 @@ use argosy_proto::v1;
 use clap::Args;
 
 use super::limits::{bytes, disk_limit};
-use super::shared::{Reach, Write};
+use super::shared::{ConnectionArguments, WriteArguments};
 use crate::parsers::{self, Milli};
 
 #[derive(Debug, Args)]
@@ -13,41 +13,41 @@ pub(crate) struct Update {
     pub(crate) task: String,
     /// Maximum processor time, not below the task's cpus; none removes the limit
     #[arg(long, value_name = "NUMBER", value_parser = or_none(parsers::cpus))]
-    cpu_limit: Option<Change<Milli>>,
+    cpu_limit: Option<LimitChange<Milli>>,
     /// Maximum memory, not below the task's mem; none is that amount
     #[arg(long, value_name = "SIZE", value_parser = or_none(parsers::size))]
-    mem_limit: Option<Change<Milli>>,
+    mem_limit: Option<LimitChange<Milli>>,
     /// Maximum number of processes and threads; none is the agent's limit, which is never exceeded
     #[arg(long, value_name = "NUMBER", value_parser = or_none(number))]
-    pids_limit: Option<Change<u64>>,
+    pids_limit: Option<LimitChange<u64>>,
     /// Share of busy disks, 1 to 10000; none is 100
     #[arg(long, value_name = "NUMBER", value_parser = or_none(number))]
-    io_weight: Option<Change<u64>>,
+    io_weight: Option<LimitChange<u64>>,
     /// As for run, replacing the limits of that disk; none removes those of all disks; may be
     /// repeated
     #[arg(long = "io-limit", value_name = "[DISK:]KEY=NUMBER,…", value_parser = or_none(disk_limit))]
-    io: Vec<Change<v1::DiskLimit>>,
+    io: Vec<LimitChange<v1::DiskLimit>>,
     /// Do not wait until the limits are in force
     #[arg(short, long)]
     pub(crate) detach: bool,
     #[command(flatten)]
-    pub(crate) write: Write,
+    pub(crate) write: WriteArguments,
     #[command(flatten)]
-    pub(crate) reach: Reach,
+    pub(crate) reach: ConnectionArguments,
 }
 
 /// The change of one named limit.
 #[derive(Debug, Clone, PartialEq)]
-enum Change<T> {
-    Lift,
-    To(T),
+enum LimitChange<T> {
+    Remove,
+    Set(T),
 }
 
-impl<T: Clone> Change<T> {
+impl<T: Clone> LimitChange<T> {
     fn value(&self) -> Option<T> {
         match self {
-            Self::Lift => None,
-            Self::To(value) => Some(value.clone()),
+            Self::Remove => None,
+            Self::Set(value) => Some(value.clone()),
         }
     }
 }
@@ -55,10 +55,10 @@ impl<T: Clone> Change<T> {
 /// Parses a value, or `none`, which removes a limit.
 fn or_none<T>(
     parse: impl Fn(&str) -> Result<T, String> + Clone + Send + Sync + 'static,
-) -> impl Fn(&str) -> Result<Change<T>, String> + Clone + Send + Sync + 'static {
+) -> impl Fn(&str) -> Result<LimitChange<T>, String> + Clone + Send + Sync + 'static {
     move |text| match text {
-        "none" => Ok(Change::Lift),
-        _ => parse(text).map(Change::To),
+        "none" => Ok(LimitChange::Remove),
+        _ => parse(text).map(LimitChange::Set),
     }
 }
 
@@ -93,8 +93,8 @@ impl Update {
         }
         for change in &self.io {
             match change {
-                Change::Lift => limits.io.clear(),
-                Change::To(limit) => {
+                LimitChange::Remove => limits.io.clear(),
+                LimitChange::Set(limit) => {
                     limits.io.retain(|kept| kept.disk != limit.disk);
                     limits.io.push(limit.clone());
                 }
@@ -111,7 +111,7 @@ mod tests {
     use super::*;
 
     #[derive(Debug, Parser)]
-    struct Line {
+    struct TestArguments {
         #[command(flatten)]
         update: Update,
     }
@@ -131,7 +131,10 @@ mod tests {
             io: vec![disk(""), disk("/dev/sda")],
             exclusive_cpus: true,
         };
-        Line::try_parse_from(line).unwrap().update.limits(before)
+        TestArguments::try_parse_from(line)
+            .unwrap()
+            .update
+            .limits(before)
     }
 
     #[test]
@@ -159,7 +162,7 @@ mod tests {
     fn a_change_names_a_limit() {
         let update = |words: &[&str]| {
             let line = [&["update", "web"], words].concat();
-            Line::try_parse_from(line).map(|line| line.update.names_any())
+            TestArguments::try_parse_from(line).map(|line| line.update.names_any())
         };
         assert!(!update(&[]).unwrap());
         for words in [

@@ -19,14 +19,14 @@ fn main() -> ExitCode {
     match launcher::run_from_fd() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("argosy-launcher: {}", sentence(&error));
+            eprintln!("argosy-launcher: {}", error_chain(&error));
             ExitCode::FAILURE
         }
     }
 }
 
 /// Returns an error with its causes.
-fn sentence(error: &dyn Error) -> String {
+fn error_chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(inner) = cause {

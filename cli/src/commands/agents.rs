@@ -1,13 +1,13 @@
 //! `agent list|show`.
 
-use crate::args::{Listing, Named};
-use crate::exit::Ended as Exit;
-use crate::operator::{Ended, Operator};
+use crate::args::{ListArguments, ShowArguments};
+use crate::exit::VerbResult as Exit;
+use crate::operator::{ClusterClient, EndedObjects};
 use crate::output::{self, mode_word, note, resources};
 
-pub(crate) async fn list(arguments: &Listing) -> Exit {
-    let page = Operator::open(&arguments.reach)
-        .agents(Ended::LeftOut)
+pub(crate) async fn list(arguments: &ListArguments) -> Exit {
+    let page = ClusterClient::open(&arguments.reach)
+        .agents(EndedObjects::Excluded)
         .await?;
     if page.agents.is_empty() && !arguments.show.output.is_json() {
         note("no agents; argosy agent start starts one");
@@ -15,9 +15,9 @@ pub(crate) async fn list(arguments: &Listing) -> Exit {
     output::list(arguments.show.output, &page, &page.agents)
 }
 
-pub(crate) async fn show(arguments: &Named) -> Exit {
+pub(crate) async fn show(arguments: &ShowArguments) -> Exit {
     // Only the leader knows which agents are connected.
-    let leader = Operator::open(&arguments.reach).at_leader().await?;
+    let leader = ClusterClient::open(&arguments.reach).at_leader().await?;
     let agent = leader.find_agent(&arguments.id).await?;
     let info = agent.info.clone().unwrap_or_default();
     let mut attributes: Vec<_> = info

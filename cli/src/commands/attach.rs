@@ -4,30 +4,30 @@
 
 use std::io::{self, IsTerminal as _, Write as _};
 
-use argosy_proto::exec::{Begins, End};
+use argosy_proto::exec::{AttachOffsets, ExecResult};
 use argosy_proto::v1;
 
-use super::exec::attached::{self, Left, Manner};
-use super::exec::connection::{self, Call, OpenError, Socket, Wanted};
-use super::exec::{READER_GONE, by_signal, may_be_entered, say_executor};
+use super::exec::attached::{self, ClientSessionEnd, StreamMode};
+use super::exec::connection::{self, OpenError, SessionKind, SessionRequest, Socket};
+use super::exec::{READER_GONE, by_signal, may_be_entered, note_executor};
 use crate::args::Attach;
-use crate::exit::{Code, DONE, Ended, Failure};
-use crate::files::{Files, Piece, Place};
-use crate::operator::Operator;
+use crate::exit::{DONE, Failure, FailureCode, VerbResult};
+use crate::files::{FileChunk, FileLocation, FileReader};
+use crate::operator::ClusterClient;
 use crate::output::note;
 
 /// Size of earlier output that is searched for the lines to show first, in bytes.
 const TAIL_BYTES: u64 = 64 * 1024;
 
-pub(crate) async fn run(arguments: &Attach) -> Ended {
-    let operator = Operator::open(&arguments.reach);
+pub(crate) async fn run(arguments: &Attach) -> VerbResult {
+    let operator = ClusterClient::open(&arguments.reach);
     let task = operator.find_task(&arguments.task).await?;
     let shown = format!("{}/{}", task.framework_id, task.task_id);
     may_be_entered(&task, &shown)?;
     let spec = task.spec.clone().unwrap_or_default();
-    let manner = manner(arguments, &spec, io::stdin().is_terminal())?;
+    let manner = stream_mode(arguments, &spec, io::stdin().is_terminal())?;
     let mut socket = open(&operator, &task, &shown, arguments.interactive).await?;
-    say_executor(
+    note_executor(
         &task,
         &shown,
         "this is the output of the executor and all its tasks",
@@ -35,33 +35,33 @@ pub(crate) async fn run(arguments: &Attach) -> Ended {
     let begins = attached::begin(&mut socket).await;
     let begins = begins.map_err(|why| broken(&shown, &why))?;
     if arguments.tail > 0 {
-        let mut files = Files::new(operator.masters().addresses())?;
+        let mut files = FileReader::new(operator.masters().addresses())?;
         tail(&mut files, &task, arguments.tail, begins).await;
     }
-    match attached::attend(socket, manner).await? {
-        Left::Ended(End::Code(code)) => Ok(code as u8),
-        Left::Ended(End::Signal(signal)) => Ok(by_signal(signal)),
-        Left::Ended(End::Lost(why)) => Err(Failure::new(
-            Code::Unavailable,
+    match attached::run(socket, manner).await? {
+        ClientSessionEnd::Ended(ExecResult::Code(code)) => Ok(code as u8),
+        ClientSessionEnd::Ended(ExecResult::Signal(signal)) => Ok(by_signal(signal)),
+        ClientSessionEnd::Ended(ExecResult::Lost(why)) => Err(Failure::new(
+            FailureCode::Unavailable,
             format!("cannot follow {shown} any longer: {why}"),
         )
         .advise(format!("argosy task show {shown} shows its state"))),
-        Left::Broken(why) => Err(broken(&shown, &why)),
-        Left::Detached => {
+        ClientSessionEnd::Broken(why) => Err(broken(&shown, &why)),
+        ClientSessionEnd::Detached => {
             note(&format!("detached from {shown}, which keeps running"));
             Ok(DONE)
         }
-        Left::ReaderGone => Ok(READER_GONE),
-        Left::Told(signal) => Ok(by_signal(signal)),
+        ClientSessionEnd::ReaderGone => Ok(READER_GONE),
+        ClientSessionEnd::Signalled(signal) => Ok(by_signal(signal)),
     }
 }
 
 /// Returns the use of this program's streams.
-fn manner(
+fn stream_mode(
     arguments: &Attach,
     spec: &v1::TaskSpec,
     stdin_is_terminal: bool,
-) -> Result<Manner, Failure> {
+) -> Result<StreamMode, Failure> {
     let Attach {
         interactive, tty, ..
     } = arguments;
@@ -73,7 +73,7 @@ fn manner(
     }
     if *interactive && !spec.stdin {
         return Err(Failure::new(
-            Code::Refused,
+            FailureCode::Refused,
             "--interactive: the task takes no input; it was run without --interactive",
         )
         .advise("leave it out to see the output only, or use argosy exec"));
@@ -83,33 +83,35 @@ fn manner(
             "--tty --interactive: standard input is not a terminal",
         )
         .advise("omit --tty to forward a file or pipe")),
-        (true, true) => Ok(Manner::AttachedTerminal),
-        (false, true) => Ok(Manner::Pipes),
-        (true | false, false) => Ok(Manner::Watching),
+        (true, true) => Ok(StreamMode::AttachedTerminal),
+        (false, true) => Ok(StreamMode::Pipes),
+        (true | false, false) => Ok(StreamMode::OutputOnly),
     }
 }
 
 async fn open(
-    operator: &Operator,
+    operator: &ClusterClient,
     task: &v1::Task,
     shown: &str,
     stdin: bool,
 ) -> Result<Socket, Failure> {
-    let wanted = Wanted {
-        call: Call::Attach,
+    let wanted = SessionRequest {
+        call: SessionKind::Attach,
         agent_id: &task.agent_id,
         parameters: vec![("task", shown.to_owned()), ("stdin", stdin.to_string())],
     };
     let opened = connection::open(operator.masters().addresses(), &wanted).await;
     opened.map_err(|error| match error {
-        OpenError::NotStarted(text) | OpenError::Refused(text) => Failure::new(Code::Refused, text),
-        OpenError::Absent(text) => Failure::new(Code::NotFound, text),
+        OpenError::NotStarted(text) | OpenError::Refused(text) => {
+            Failure::new(FailureCode::Refused, text)
+        }
+        OpenError::NotFound(text) => Failure::new(FailureCode::NotFound, text),
         OpenError::Unavailable(text) => {
             let text = format!("cannot attach to {shown}: {text}");
-            Failure::new(Code::Unavailable, text)
+            Failure::new(FailureCode::Unavailable, text)
                 .advise("argosy status shows the state of the cluster")
         }
-        OpenError::Long { bytes } => Failure::failed(format!(
+        OpenError::TooLong { bytes } => Failure::failed(format!(
             "cannot attach to {shown}: its name takes {bytes} bytes"
         )),
     })
@@ -117,17 +119,18 @@ async fn open(
 
 fn broken(shown: &str, why: &str) -> Failure {
     let text = format!("the connection to {shown} was lost: {why}");
-    Failure::new(Code::Unavailable, text).advise("the task keeps running; attach to it again")
+    Failure::new(FailureCode::Unavailable, text)
+        .advise("the task keeps running; attach to it again")
 }
 
 /// Prints the last lines from before the attachment. A failure does not prevent the attachment.
-async fn tail(files: &mut Files, task: &v1::Task, lines: usize, begins: Begins) {
+async fn tail(files: &mut FileReader, task: &v1::Task, lines: usize, begins: AttachOffsets) {
     for (file, end) in [("stdout", begins.stdout), ("stderr", begins.stderr)] {
-        let place = Place::of(task, file);
+        let place = FileLocation::of(task, file);
         let begin = end.saturating_sub(TAIL_BYTES);
         let mut read = Vec::new();
-        let mut sink = |piece: Piece<'_>| {
-            if let Piece::Bytes(bytes) = piece {
+        let mut sink = |piece: FileChunk<'_>| {
+            if let FileChunk::Bytes(bytes) = piece {
                 read.extend_from_slice(bytes);
             }
             Ok(())
@@ -188,16 +191,19 @@ mod tests {
             ..v1::TaskSpec::default()
         };
         let both = attach(&["-it", "web"]);
-        let manner = |spec| super::manner(&both, &spec, true);
-        assert_eq!(manner(spec(true, true)).unwrap(), Manner::AttachedTerminal);
+        let manner = |spec| super::stream_mode(&both, &spec, true);
+        assert_eq!(
+            manner(spec(true, true)).unwrap(),
+            StreamMode::AttachedTerminal
+        );
         let refused = manner(spec(false, true)).unwrap_err();
         assert!(refused.message.contains("--tty"), "{refused}");
         let refused = manner(spec(true, false)).unwrap_err();
-        assert_eq!(refused.code, Code::Refused);
-        let piped = super::manner(&both, &spec(true, true), false).unwrap_err();
+        assert_eq!(refused.code, FailureCode::Refused);
+        let piped = super::stream_mode(&both, &spec(true, true), false).unwrap_err();
         assert!(piped.message.contains("not a terminal"), "{piped}");
         let looks = attach(&["web"]);
-        let manner = super::manner(&looks, &spec(true, true), false);
-        assert_eq!(manner.unwrap(), Manner::Watching);
+        let manner = super::stream_mode(&looks, &spec(true, true), false);
+        assert_eq!(manner.unwrap(), StreamMode::OutputOnly);
     }
 }

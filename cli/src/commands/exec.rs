@@ -9,23 +9,23 @@ mod terminal;
 
 use std::io::IsTerminal as _;
 
-use argosy_proto::exec::{End, Size};
+use argosy_proto::exec::{ExecResult, TerminalSize};
 use argosy_proto::v1;
 
 use crate::args::Exec;
-use crate::exit::{Code, DONE, Ended, Failure, NEVER_STARTED};
+use crate::exit::{DONE, Failure, FailureCode, NEVER_STARTED, VerbResult};
 use crate::files::executor_of;
-use crate::operator::{Operator, is_terminal};
+use crate::operator::{ClusterClient, is_terminal};
 use crate::output::{note, state_word};
-use attached::{Left, Manner};
-use connection::{Call, OpenError, Wanted};
+use attached::{ClientSessionEnd, StreamMode};
+use connection::{OpenError, SessionKind, SessionRequest};
 
 /// The exit code that a shell gives a command whose reader is gone: SIGPIPE.
 pub(super) const READER_GONE: u8 = 128 + 13;
 /// The variable that names the terminal type.
 const TERM: &str = "TERM";
 
-pub(crate) async fn run(arguments: &Exec) -> Ended {
+pub(crate) async fn run(arguments: &Exec) -> VerbResult {
     let types_here = arguments.tty && arguments.interactive;
     if types_here && !std::io::stdin().is_terminal() {
         return Err(
@@ -33,12 +33,12 @@ pub(crate) async fn run(arguments: &Exec) -> Ended {
                 .advise("omit --tty to forward a file or pipe"),
         );
     }
-    let operator = Operator::open(&arguments.reach);
+    let operator = ClusterClient::open(&arguments.reach);
     let task = operator.find_task(&arguments.task).await?;
     let shown = format!("{}/{}", task.framework_id, task.task_id);
     may_be_entered(&task, &shown)?;
-    let wanted = Wanted {
-        call: Call::Exec,
+    let wanted = SessionRequest {
+        call: SessionKind::Exec,
         agent_id: &task.agent_id,
         parameters: parameters(arguments, &shown, terminal::size()),
     };
@@ -48,32 +48,32 @@ pub(crate) async fn run(arguments: &Exec) -> Ended {
             note(&format!("never started in {shown}: {why}"));
             return Ok(NEVER_STARTED);
         }
-        Err(error) => return Err(in_words(error, &shown)),
+        Err(error) => return Err(failure(error, &shown)),
     };
     let what = "the command runs in the container of the executor and all its tasks";
-    say_executor(&task, &shown, what);
+    note_executor(&task, &shown, what);
     let manner = match (arguments.tty, arguments.interactive) {
-        (true, true) => Manner::Terminal,
-        (true, false) => Manner::TerminalWithoutInput,
-        (false, true) => Manner::Pipes,
-        (false, false) => Manner::PipesWithoutInput,
+        (true, true) => StreamMode::Terminal,
+        (true, false) => StreamMode::TerminalWithoutInput,
+        (false, true) => StreamMode::Pipes,
+        (false, false) => StreamMode::PipesWithoutInput,
     };
-    match attached::attend(socket, manner).await? {
-        Left::Ended(End::Code(code)) => Ok(code as u8),
-        Left::Ended(End::Signal(signal)) => Ok(by_signal(signal)),
-        Left::Ended(End::Lost(why)) => Err(Failure::new(
-            Code::Unavailable,
+    match attached::run(socket, manner).await? {
+        ClientSessionEnd::Ended(ExecResult::Code(code)) => Ok(code as u8),
+        ClientSessionEnd::Ended(ExecResult::Signal(signal)) => Ok(by_signal(signal)),
+        ClientSessionEnd::Ended(ExecResult::Lost(why)) => Err(Failure::new(
+            FailureCode::Unavailable,
             format!("the result of the command in {shown} is unknown: {why}"),
         )),
-        Left::Broken(why) => Err(Failure::new(
-            Code::Unavailable,
+        ClientSessionEnd::Broken(why) => Err(Failure::new(
+            FailureCode::Unavailable,
             format!("the connection to the command in {shown} was lost: {why}"),
         )
         .advise("the command is killed, at the latest when its agent detects the lost connection")),
         // An exec session cannot be detached.
-        Left::Detached => Ok(DONE),
-        Left::ReaderGone => Ok(READER_GONE),
-        Left::Told(signal) => Ok(by_signal(signal)),
+        ClientSessionEnd::Detached => Ok(DONE),
+        ClientSessionEnd::ReaderGone => Ok(READER_GONE),
+        ClientSessionEnd::Signalled(signal) => Ok(by_signal(signal)),
     }
 }
 
@@ -83,7 +83,7 @@ pub(super) fn by_signal(signal: i32) -> u8 {
 }
 
 /// Reports that a task of an executor is reached in the executor's container.
-pub(super) fn say_executor(task: &v1::Task, shown: &str, what: &str) {
+pub(super) fn note_executor(task: &v1::Task, shown: &str, what: &str) {
     if let Some(executor) = executor_of(task) {
         note(&format!("{shown} is run by executor {executor}: {what}"));
     }
@@ -94,18 +94,22 @@ pub(super) fn may_be_entered(task: &v1::Task, shown: &str) -> Result<(), Failure
     if is_terminal(task.state) {
         let state = state_word(task.state);
         let text = format!("{shown} is no longer running: {state}");
-        return Err(Failure::new(Code::Refused, text));
+        return Err(Failure::new(FailureCode::Refused, text));
     }
     if task.agent_id.is_empty() {
         let text = format!("{shown} is not running yet: it has no agent");
-        let failure = Failure::new(Code::Refused, text);
+        let failure = Failure::new(FailureCode::Refused, text);
         return Err(failure.advise(format!("argosy explain {shown} shows why")));
     }
     Ok(())
 }
 
 /// Returns the parameters of the call to the agent.
-fn parameters(arguments: &Exec, task: &str, size: Option<Size>) -> Vec<(&'static str, String)> {
+fn parameters(
+    arguments: &Exec,
+    task: &str,
+    size: Option<TerminalSize>,
+) -> Vec<(&'static str, String)> {
     let mut all = vec![("task", task.to_owned())];
     all.extend(
         arguments
@@ -137,16 +141,15 @@ fn parameters(arguments: &Exec, task: &str, size: Option<Size>) -> Vec<(&'static
     all
 }
 
-fn in_words(error: OpenError, shown: &str) -> Failure {
+fn failure(error: OpenError, shown: &str) -> Failure {
     let cannot = |code, text: &str| Failure::new(code, format!("cannot exec in {shown}: {text}"));
     match error {
-        OpenError::NotStarted(text) => cannot(Code::Failed, &text),
-        OpenError::Absent(text) => cannot(Code::NotFound, &text),
-        OpenError::Refused(text) => cannot(Code::Refused, &text),
-        OpenError::Unavailable(text) => {
-            cannot(Code::Unavailable, &text).advise("argosy status shows the state of the cluster")
-        }
-        OpenError::Long { bytes } => Failure::usage(format!(
+        OpenError::NotStarted(text) => cannot(FailureCode::Failed, &text),
+        OpenError::NotFound(text) => cannot(FailureCode::NotFound, &text),
+        OpenError::Refused(text) => cannot(FailureCode::Refused, &text),
+        OpenError::Unavailable(text) => cannot(FailureCode::Unavailable, &text)
+            .advise("argosy status shows the state of the cluster"),
+        OpenError::TooLong { bytes } => Failure::usage(format!(
             "arguments and environment take {bytes} bytes when encoded, and the limit is {}",
             connection::URL_LIMIT_BYTES
         ))
@@ -188,7 +191,7 @@ mod tests {
             "ls -l",
         ]);
         assert!(typed.interactive && typed.tty);
-        let size = Size {
+        let size = TerminalSize {
             rows: 50,
             columns: 120,
         };
@@ -233,7 +236,7 @@ mod tests {
         may_be_entered(&running, "f/web").unwrap();
         let ended = task(v1::TaskState::Finished, "agent-1");
         let failure = may_be_entered(&ended, "f/web").unwrap_err();
-        assert_eq!(failure.code, Code::Refused);
+        assert_eq!(failure.code, FailureCode::Refused);
         assert_eq!(failure.message, "f/web is no longer running: finished");
         let waiting = task(v1::TaskState::Staging, "");
         let failure = may_be_entered(&waiting, "f/web").unwrap_err();

@@ -3,13 +3,13 @@
 use argosy_proto::v1;
 
 use crate::args::{Explain, Format};
-use crate::exit::{Code, Ended, Failure};
-use crate::operator::{Operator, is_terminal};
+use crate::exit::{Failure, FailureCode, VerbResult};
+use crate::operator::{ClusterClient, is_terminal};
 use crate::output::{self, Row, exit_word, plain, reason_word, state_word};
 use crate::reasons;
 
-pub(crate) async fn show(arguments: &Explain) -> Ended {
-    let operator = Operator::open(&arguments.reach);
+pub(crate) async fn show(arguments: &Explain) -> VerbResult {
+    let operator = ClusterClient::open(&arguments.reach);
     let subject = find(&operator, &arguments.id).await?;
     let request = match &subject {
         Subject::Task(task) => v1::ExplainRequest {
@@ -28,10 +28,10 @@ pub(crate) async fn show(arguments: &Explain) -> Ended {
         Format::Ndjson => output::print(&output::line(&explanation)?),
         Format::Name => output::print(&format!("{}\n", subject.name())),
         Format::Table | Format::Wide if matches!(subject, Subject::Task(_)) => {
-            output::print(&words(&subject, &explanation))
+            output::print(&explanation_text(&subject, &explanation))
         }
         Format::Table | Format::Wide => {
-            output::print(&words(&subject, &explanation))?;
+            output::print(&explanation_text(&subject, &explanation))?;
             output::list(arguments.show.output, &explanation, &explanation.verdicts)
         }
     }
@@ -52,15 +52,15 @@ impl Subject {
 }
 
 /// Returns a task if one has this name, else a framework. A task that still waits has no record.
-async fn find(operator: &Operator, wanted: &str) -> Result<Subject, Failure> {
+async fn find(operator: &ClusterClient, wanted: &str) -> Result<Subject, Failure> {
     match operator.find_task(wanted).await {
         Ok(task) => Ok(Subject::Task(Box::new(task))),
-        Err(failure) if failure.code == Code::NotFound && !wanted.contains('/') => {
+        Err(failure) if failure.code == FailureCode::NotFound && !wanted.contains('/') => {
             let framework = operator.find_framework(wanted).await;
             framework
                 .map(|framework| Subject::Framework(Box::new(framework)))
                 .map_err(|other| {
-                    if other.code == Code::NotFound {
+                    if other.code == FailureCode::NotFound {
                         Failure {
                             message: failure
                                 .message
@@ -76,7 +76,7 @@ async fn find(operator: &Operator, wanted: &str) -> Result<Subject, Failure> {
     }
 }
 
-fn words(subject: &Subject, explanation: &v1::Explanation) -> String {
+fn explanation_text(subject: &Subject, explanation: &v1::Explanation) -> String {
     let mut lines = Vec::new();
     match subject {
         Subject::Task(task) => {

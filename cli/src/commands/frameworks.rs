@@ -6,17 +6,19 @@ use argosy_proto::v1;
 use argosy_proto::v1::write_operation::Operation;
 
 use super::confirm;
-use crate::args::{FrameworkList, FrameworkTeardown, Named};
-use crate::exit::{DONE, Ended as Exit, Failure};
-use crate::operator::{Ended, Operator};
+use crate::args::{FrameworkList, FrameworkTeardown, ShowArguments};
+use crate::exit::{DONE, Failure, VerbResult as Exit};
+use crate::operator::{ClusterClient, EndedObjects};
 use crate::output::{self, note, resources, span_ms};
 
 /// Interval at which the end of a framework's tasks is polled.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 pub(crate) async fn list(arguments: &FrameworkList) -> Exit {
-    let operator = Operator::open(&arguments.reach);
-    let page = operator.frameworks(Ended::from_flag(arguments.all)).await?;
+    let operator = ClusterClient::open(&arguments.reach);
+    let page = operator
+        .frameworks(EndedObjects::from_flag(arguments.all))
+        .await?;
     if page.frameworks.is_empty() && !arguments.show.output.is_json() {
         note(if arguments.all {
             "no frameworks"
@@ -27,8 +29,8 @@ pub(crate) async fn list(arguments: &FrameworkList) -> Exit {
     output::list(arguments.show.output, &page, &page.frameworks)
 }
 
-pub(crate) async fn show(arguments: &Named) -> Exit {
-    let framework = Operator::open(&arguments.reach)
+pub(crate) async fn show(arguments: &ShowArguments) -> Exit {
+    let framework = ClusterClient::open(&arguments.reach)
         .find_framework(&arguments.id)
         .await?;
     let info = framework.info.clone().unwrap_or_default();
@@ -53,7 +55,7 @@ pub(crate) async fn show(arguments: &Named) -> Exit {
 }
 
 pub(crate) async fn teardown(arguments: &FrameworkTeardown) -> Exit {
-    let operator = Operator::open(&arguments.reach);
+    let operator = ClusterClient::open(&arguments.reach);
     let framework = operator.find_framework(&arguments.framework).await?;
     let name = framework
         .info

@@ -8,27 +8,27 @@ use serde::Serialize;
 
 use super::tasks::LOOK_AGAIN;
 use crate::args::{GroupKill, GroupList};
-use crate::exit::{Code, DONE, Ended as Exit, Failure};
+use crate::exit::{DONE, Failure, FailureCode, VerbResult as Exit};
 use crate::lookup::{self, Candidate};
-use crate::operator::{Ended, Operator, is_terminal};
+use crate::operator::{ClusterClient, EndedObjects, is_terminal};
 use crate::output::{self, Row, group_of, note, resources, state_word};
 
 /// One group, as its tasks describe it.
 #[derive(Debug, Serialize)]
-struct Group {
+struct ListedGroup {
     group_id: String,
     framework_id: String,
     agent_id: String,
     /// The order of its first task, which identifies it permanently on its agent.
     order_index: u64,
     /// The tasks in the order of their start.
-    tasks: Vec<Member>,
+    tasks: Vec<GroupTask>,
     #[serde(skip)]
     sum: Vec<v1::Resource>,
 }
 
 #[derive(Debug, Serialize)]
-struct Member {
+struct GroupTask {
     task_id: String,
     state: String,
     #[serde(skip)]
@@ -39,10 +39,10 @@ struct Member {
 
 #[derive(Debug, Serialize)]
 struct Page<'a> {
-    groups: &'a [Group],
+    groups: &'a [ListedGroup],
 }
 
-impl Group {
+impl ListedGroup {
     fn has_ended(&self) -> bool {
         self.tasks.iter().all(|task| task.has_ended)
     }
@@ -52,7 +52,7 @@ impl Group {
     }
 }
 
-impl Row for Group {
+impl Row for ListedGroup {
     const HEADINGS: &'static [&'static str] = &["GROUP", "TASKS", "AGENT", "FRAMEWORK"];
     const WIDE: &'static [&'static str] = &["RESOURCES"];
 
@@ -79,11 +79,11 @@ impl Row for Group {
 }
 
 /// Returns the groups of these tasks. An id may have been used before.
-fn groups(tasks: &[v1::Task]) -> Vec<Group> {
-    let mut all: Vec<Group> = Vec::new();
+fn groups(tasks: &[v1::Task]) -> Vec<ListedGroup> {
+    let mut all: Vec<ListedGroup> = Vec::new();
     for task in tasks {
         let Some(own) = group_of(task) else { continue };
-        let member = Member {
+        let member = GroupTask {
             task_id: task.task_id.clone(),
             state: state_word(task.state),
             has_ended: is_terminal(task.state),
@@ -101,7 +101,7 @@ fn groups(tasks: &[v1::Task]) -> Vec<Group> {
                 group.tasks.push(member);
                 group.sum.extend(wants);
             }
-            None => all.push(Group {
+            None => all.push(ListedGroup {
                 group_id: own.group_id.clone(),
                 framework_id: task.framework_id.clone(),
                 agent_id: task.agent_id.clone(),
@@ -117,14 +117,17 @@ fn groups(tasks: &[v1::Task]) -> Vec<Group> {
     all
 }
 
-async fn ask(operator: &Operator, framework_id: Option<&str>) -> Result<Vec<Group>, Failure> {
-    let page = operator.tasks(framework_id, Ended::Included).await?;
+async fn list_groups(
+    operator: &ClusterClient,
+    framework_id: Option<&str>,
+) -> Result<Vec<ListedGroup>, Failure> {
+    let page = operator.tasks(framework_id, EndedObjects::Included).await?;
     Ok(groups(&page.tasks))
 }
 
 pub(crate) async fn list(arguments: &GroupList) -> Exit {
-    let operator = Operator::open(&arguments.reach);
-    let mut groups = ask(&operator, None).await?;
+    let operator = ClusterClient::open(&arguments.reach);
+    let mut groups = list_groups(&operator, None).await?;
     groups.retain(|group| arguments.all || !group.has_ended());
     if groups.is_empty() && !arguments.show.output.is_json() {
         note(match arguments.all {
@@ -137,7 +140,7 @@ pub(crate) async fn list(arguments: &GroupList) -> Exit {
 }
 
 pub(crate) async fn kill(arguments: &GroupKill) -> Exit {
-    let operator = Operator::open(&arguments.reach);
+    let operator = ClusterClient::open(&arguments.reach);
     let group = find(&operator, &arguments.group).await?;
     let shown = group.shown();
     let mut live = group.tasks.iter().filter(|task| !task.has_ended);
@@ -171,7 +174,7 @@ pub(crate) async fn kill(arguments: &GroupKill) -> Exit {
 }
 
 /// Returns the group that the user names. A live one takes precedence over one that has ended.
-async fn find(operator: &Operator, wanted: &str) -> Result<Group, Failure> {
+async fn find(operator: &ClusterClient, wanted: &str) -> Result<ListedGroup, Failure> {
     let (framework_id, name) = match wanted.split_once('/') {
         Some((framework, name)) => {
             let framework = operator.find_framework(framework).await?;
@@ -179,8 +182,8 @@ async fn find(operator: &Operator, wanted: &str) -> Result<Group, Failure> {
         }
         None => (None, wanted),
     };
-    let mut groups = ask(operator, framework_id.as_deref()).await?;
-    let lives = |group: &Group| group.group_id == name && !group.has_ended();
+    let mut groups = list_groups(operator, framework_id.as_deref()).await?;
+    let lives = |group: &ListedGroup| group.group_id == name && !group.has_ended();
     if groups.iter().any(lives) {
         groups.retain(|group| !group.has_ended());
     }
@@ -189,7 +192,7 @@ async fn find(operator: &Operator, wanted: &str) -> Result<Group, Failure> {
     Ok(groups.swap_remove(at))
 }
 
-fn candidate(group: &Group) -> Candidate {
+fn candidate(group: &ListedGroup) -> Candidate {
     Candidate {
         id: group.group_id.clone(),
         name: group.group_id.clone(),
@@ -197,7 +200,7 @@ fn candidate(group: &Group) -> Candidate {
     }
 }
 
-async fn wait_for_end(operator: &Operator, group: &Group) -> Exit {
+async fn wait_for_end(operator: &ClusterClient, group: &ListedGroup) -> Exit {
     let shown = group.shown();
     let deadline = Instant::now() + operator.timeout();
     let mut live = Vec::new();
@@ -225,7 +228,7 @@ async fn wait_for_end(operator: &Operator, group: &Group) -> Exit {
     let left: Vec<_> = live.iter().map(|task| task.task_id.as_str()).collect();
     let left = left.join(", ");
     Err(Failure::new(
-        Code::Failed,
+        FailureCode::Failed,
         format!(
             "the kill of {shown} was requested, but after {waited} these have not ended: {left}"
         ),

@@ -3,15 +3,15 @@
 use argosy_proto::v1;
 
 use super::confirm;
-use crate::args::{Listing, MasterJoin, MasterRaiseLevel, MasterRemove, MasterTransfer};
-use crate::exit::{DONE, Ended, Failure};
+use crate::args::{ListArguments, MasterJoin, MasterRaiseLevel, MasterRemove, MasterTransfer};
+use crate::exit::{DONE, Failure, VerbResult};
 use crate::lookup::{self, Candidate};
-use crate::operator::Operator;
+use crate::operator::ClusterClient;
 use crate::output::{self, note};
 use crate::probe;
 
-pub(crate) async fn list(arguments: &Listing) -> Ended {
-    let operator = Operator::open(&arguments.reach);
+pub(crate) async fn list(arguments: &ListArguments) -> VerbResult {
+    let operator = ClusterClient::open(&arguments.reach);
     // Also without a leader, because the list is needed most then.
     let mut cluster = operator.cluster_at_best().await?;
     if !arguments.show.output.is_json() {
@@ -25,15 +25,15 @@ pub(crate) async fn list(arguments: &Listing) -> Ended {
     output::list(arguments.show.output, &cluster, &cluster.masters)
 }
 
-pub(crate) async fn join(arguments: &MasterJoin) -> Ended {
-    let operator = Operator::open(&arguments.reach);
+pub(crate) async fn join(arguments: &MasterJoin) -> VerbResult {
+    let operator = ClusterClient::open(&arguments.reach);
     let reply = operator.join_master(arguments.raft_address.clone()).await?;
     note(&format!("{} is a voter now", arguments.raft_address));
     output::list(arguments.show.output, &reply, &reply.masters)
 }
 
-pub(crate) async fn remove(arguments: &MasterRemove) -> Ended {
-    let operator = Operator::open(&arguments.reach);
+pub(crate) async fn remove(arguments: &MasterRemove) -> VerbResult {
+    let operator = ClusterClient::open(&arguments.reach);
     let master = find(&operator, &arguments.master).await?;
     let shown = format!("{} ({})", master.node_id, master.api_address);
     if arguments.dry_run {
@@ -51,8 +51,8 @@ pub(crate) async fn remove(arguments: &MasterRemove) -> Ended {
     output::list(arguments.show.output, &reply, &reply.masters)
 }
 
-pub(crate) async fn transfer(arguments: &MasterTransfer) -> Ended {
-    let operator = Operator::open(&arguments.reach);
+pub(crate) async fn transfer(arguments: &MasterTransfer) -> VerbResult {
+    let operator = ClusterClient::open(&arguments.reach);
     let node_id = match &arguments.master {
         Some(wanted) => find(&operator, wanted).await?.node_id,
         None => String::new(),
@@ -61,8 +61,8 @@ pub(crate) async fn transfer(arguments: &MasterTransfer) -> Ended {
     output::list(arguments.show.output, &reply, &reply.masters)
 }
 
-pub(crate) async fn raise_level(arguments: &MasterRaiseLevel) -> Ended {
-    let operator = Operator::open(&arguments.reach);
+pub(crate) async fn raise_level(arguments: &MasterRaiseLevel) -> VerbResult {
+    let operator = ClusterClient::open(&arguments.reach);
     confirm(
         "this raises the feature level of the cluster; no master of an earlier release can return",
         arguments.yes,
@@ -76,7 +76,7 @@ pub(crate) async fn raise_level(arguments: &MasterRaiseLevel) -> Ended {
     output::list(arguments.show.output, &reply, &reply.masters)
 }
 
-async fn find(operator: &Operator, wanted: &str) -> Result<v1::Master, Failure> {
+async fn find(operator: &ClusterClient, wanted: &str) -> Result<v1::Master, Failure> {
     let mut masters = operator
         .cluster(v1::Consistency::Linearizable)
         .await?

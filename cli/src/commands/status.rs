@@ -3,17 +3,17 @@
 use argosy_proto::v1;
 
 use crate::args::{Format, Status};
-use crate::exit::{Code, Ended, Failure};
-use crate::health::{self, Health, Level};
-use crate::operator::Operator;
+use crate::exit::{Failure, FailureCode, VerbResult};
+use crate::health::{self, Health, HealthLevel};
+use crate::operator::ClusterClient;
 use crate::output::{self, palette, scalar, span_ms};
 use crate::probe;
 
-pub(crate) async fn show(arguments: &Status) -> Ended {
-    let operator = Operator::open(&arguments.reach);
+pub(crate) async fn show(arguments: &Status) -> VerbResult {
+    let operator = ClusterClient::open(&arguments.reach);
     let cluster = operator.cluster_at_best().await?;
     let unanswered = probe::masters(&cluster.masters).await?;
-    let health = health::judge(&cluster, &unanswered);
+    let health = health::assess(&cluster, &unanswered);
     match arguments.show.output {
         Format::Table | Format::Wide => output::print(&text(&cluster, &health))?,
         Format::Json => output::print(&output::json(&cluster)?)?,
@@ -21,11 +21,12 @@ pub(crate) async fn show(arguments: &Status) -> Ended {
         Format::Name => output::print(&format!("{}\n", cluster.cluster_id))?,
     };
     match health.level {
-        Level::Healthy | Level::Degraded => Ok(crate::exit::DONE),
-        Level::NoQuorum => Err(
-            Failure::new(Code::Unavailable, "the masters have no quorum")
-                .advise("start the masters that are down; argosy master list shows them"),
-        ),
+        HealthLevel::Healthy | HealthLevel::Degraded => Ok(crate::exit::DONE),
+        HealthLevel::NoQuorum => Err(Failure::new(
+            FailureCode::Unavailable,
+            "the masters have no quorum",
+        )
+        .advise("start the masters that are down; argosy master list shows them")),
     }
 }
 
@@ -34,9 +35,9 @@ fn text(cluster: &v1::Cluster, health: &Health) -> String {
     let mut text = String::new();
     for (at, sentence) in health.sentences.iter().enumerate() {
         let painted = match (at, health.level) {
-            (0, Level::Healthy) => palette.good(sentence),
-            (0, Level::Degraded) => palette.doubtful(sentence),
-            (0, Level::NoQuorum) => palette.bad(sentence),
+            (0, HealthLevel::Healthy) => palette.good(sentence),
+            (0, HealthLevel::Degraded) => palette.warning(sentence),
+            (0, HealthLevel::NoQuorum) => palette.bad(sentence),
             _ => sentence.clone(),
         };
         text.push_str(&painted);
@@ -70,7 +71,7 @@ fn details(cluster: &v1::Cluster) -> Vec<(&'static str, String)> {
             output::milli(total)
         )
     };
-    let failover = cluster.failovers.last().map(failover_in_words);
+    let failover = cluster.failovers.last().map(failover_text);
     vec![
         ("cluster", cluster.cluster_id.clone()),
         ("feature level", feature_level(cluster)),
@@ -107,7 +108,7 @@ fn feature_level(cluster: &v1::Cluster) -> String {
 
 /// Counted from the detection that the old leader is dead. An election without a dead leader is
 /// counted from its beginning.
-fn failover_in_words(failover: &v1::Failover) -> String {
+fn failover_text(failover: &v1::Failover) -> String {
     let begun = match failover.dead_seen_ms {
         0 => failover.elected_ms,
         seen => seen,
@@ -144,13 +145,13 @@ mod tests {
             ..v1::Failover::default()
         };
         assert_eq!(
-            failover_in_words(&failover(1_000, 1_010, 1_022)),
+            failover_text(&failover(1_000, 1_010, 1_022)),
             "epoch 7, first commit 22 ms after leader found dead"
         );
         assert_eq!(
-            failover_in_words(&failover(0, 1_010, 1_022)),
+            failover_text(&failover(0, 1_010, 1_022)),
             "epoch 7, first commit 12 ms after election"
         );
-        assert_eq!(failover_in_words(&failover(0, 0, 1_022)), "epoch 7");
+        assert_eq!(failover_text(&failover(0, 0, 1_022)), "epoch 7");
     }
 }

@@ -2,16 +2,16 @@
 
 use std::time::{Duration, Instant};
 
-use argosy_proto::uri::ShownUri;
+use argosy_proto::uri::RedactedUri;
 use argosy_proto::v1;
 use argosy_proto::v1::write_operation::Operation;
 
-use crate::args::{Named, Ps, TaskKill, TaskList};
-use crate::exit::{Code, DONE, Ended as Exit, Failure};
+use crate::args::{Ps, ShowArguments, TaskKill, TaskList};
+use crate::exit::{DONE, Failure, FailureCode, VerbResult as Exit};
 use crate::files::executor_of;
-use crate::operator::{Ended, Operator, is_terminal};
+use crate::operator::{ClusterClient, EndedObjects, is_terminal};
 use crate::output::{
-    self, exit_word, limits_status, limits_words, note, reason_word, resources, standing_words,
+    self, check_results_text, exit_word, limits_status, limits_text, note, reason_word, resources,
     state_word,
 };
 
@@ -19,13 +19,16 @@ use crate::output::{
 pub(super) const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 pub(crate) async fn list(arguments: &TaskList) -> Exit {
-    let operator = Operator::open(&arguments.reach);
+    let operator = ClusterClient::open(&arguments.reach);
     let framework_id = match &arguments.framework {
         Some(wanted) => Some(operator.find_framework(wanted).await?.framework_id),
         None => None,
     };
     let page = operator
-        .tasks(framework_id.as_deref(), Ended::from_flag(arguments.all))
+        .tasks(
+            framework_id.as_deref(),
+            EndedObjects::from_flag(arguments.all),
+        )
         .await?;
     if page.tasks.is_empty() && !arguments.show.output.is_json() {
         note(if arguments.all {
@@ -47,8 +50,8 @@ pub(crate) async fn ps(arguments: &Ps) -> Exit {
     list(&list_arguments).await
 }
 
-pub(crate) async fn show(arguments: &Named) -> Exit {
-    let task = Operator::open(&arguments.reach)
+pub(crate) async fn show(arguments: &ShowArguments) -> Exit {
+    let task = ClusterClient::open(&arguments.reach)
         .find_task(&arguments.id)
         .await?;
     output::one(arguments.show.output, &task, &details(&task))
@@ -74,7 +77,7 @@ fn details(task: &v1::Task) -> Vec<(&'static str, String)> {
         ("framework", task.framework_id.clone()),
         ("role", task.role.clone()),
         ("state", state_word(task.state)),
-        ("checks", standing_words(&latest)),
+        ("checks", check_results_text(&latest)),
         ("end", exit_word(latest.exit.as_ref())),
         ("reason", reason_word(latest.reason)),
         ("message", latest.message),
@@ -86,14 +89,14 @@ fn details(task: &v1::Task) -> Vec<(&'static str, String)> {
                 String::new()
             },
         ),
-        ("group", group_words(&spec)),
+        ("group", group_text(&spec)),
         ("executor", executor_of(task).unwrap_or_default().to_owned()),
         ("agent", task.agent_id.clone()),
         ("agent api", task.agent_address.clone()),
         ("resources", resources(&spec.resources)),
         (
             "limits",
-            spec.limits.as_ref().map(limits_words).unwrap_or_default(),
+            spec.limits.as_ref().map(limits_text).unwrap_or_default(),
         ),
         ("limits changed", limits_status(task.limits.as_ref())),
         ("command", command),
@@ -105,7 +108,7 @@ fn details(task: &v1::Task) -> Vec<(&'static str, String)> {
             "uris",
             spec.uris
                 .iter()
-                .map(|uri| ShownUri::of(&uri.value).to_string())
+                .map(|uri| RedactedUri::of(&uri.value).to_string())
                 .collect::<Vec<_>>()
                 .join("\n"),
         ),
@@ -120,7 +123,7 @@ fn details(task: &v1::Task) -> Vec<(&'static str, String)> {
 }
 
 /// Returns the group of a task as `site, task 2 of 3`.
-fn group_words(spec: &v1::TaskSpec) -> String {
+fn group_text(spec: &v1::TaskSpec) -> String {
     let group = spec.group.as_ref();
     group.map_or_else(String::new, |group| {
         let v1::TaskGroup {
@@ -133,7 +136,7 @@ fn group_words(spec: &v1::TaskSpec) -> String {
 }
 
 pub(crate) async fn kill(arguments: &TaskKill) -> Exit {
-    let operator = Operator::open(&arguments.reach);
+    let operator = ClusterClient::open(&arguments.reach);
     let task = operator.find_task(&arguments.task).await?;
     let shown = format!("{}/{}", task.framework_id, task.task_id);
     if is_terminal(task.state) {
@@ -169,7 +172,7 @@ pub(crate) async fn kill(arguments: &TaskKill) -> Exit {
     wait_for_end(&operator, &task, &shown).await
 }
 
-async fn wait_for_end(operator: &Operator, task: &v1::Task, shown: &str) -> Exit {
+async fn wait_for_end(operator: &ClusterClient, task: &v1::Task, shown: &str) -> Exit {
     let deadline = Instant::now() + operator.timeout();
     let mut last = task.state;
     while Instant::now() < deadline {
@@ -200,7 +203,7 @@ async fn wait_for_end(operator: &Operator, task: &v1::Task, shown: &str) -> Exit
     }
     let waited = output::span_ms(operator.timeout().as_millis() as u64);
     Err(Failure::new(
-        Code::Failed,
+        FailureCode::Failed,
         format!(
             "the kill of {shown} was requested, but it is still {} after {waited}",
             state_word(last)

@@ -6,19 +6,19 @@ use argosy_proto::v1;
 use argosy_proto::v1::write_operation::Operation;
 
 use crate::args::Update;
-use crate::exit::{Code, DONE, Ended, Failure};
-use crate::operator::{Operator, is_terminal};
-use crate::output::{self, limits_words, note, state_word};
+use crate::exit::{DONE, Failure, FailureCode, VerbResult};
+use crate::operator::{ClusterClient, is_terminal};
+use crate::output::{self, limits_text, note, state_word};
 
 /// Interval at which an expected change is polled.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
-pub(crate) async fn run(arguments: &Update) -> Ended {
+pub(crate) async fn run(arguments: &Update) -> VerbResult {
     if !arguments.names_any() {
         let advice = "--mem-limit, --cpu-limit, --pids-limit, --io-weight and --io-limit do";
         return Err(Failure::usage("no limit is named").advise(advice));
     }
-    let operator = Operator::open(&arguments.reach);
+    let operator = ClusterClient::open(&arguments.reach);
     let task = operator.find_task(&arguments.task).await?;
     let shown = format!("{}/{}", task.framework_id, task.task_id);
     if is_terminal(task.state) {
@@ -30,8 +30,8 @@ pub(crate) async fn run(arguments: &Update) -> Ended {
     let wanted = arguments.limits(before.clone());
     let change = format!(
         "{shown}: {} instead of {}",
-        limits_words(&wanted),
-        limits_words(&before)
+        limits_text(&wanted),
+        limits_text(&before)
     );
     if arguments.write.dry_run {
         note(&format!("would change {change}"));
@@ -54,7 +54,7 @@ pub(crate) async fn run(arguments: &Update) -> Ended {
 }
 
 /// Waits for the result of this change, or of a later one.
-async fn wait_until_settled(operator: &Operator, task: &v1::Task, change: &str) -> Ended {
+async fn wait_until_settled(operator: &ClusterClient, task: &v1::Task, change: &str) -> VerbResult {
     let shown = format!("{}/{}", task.framework_id, task.task_id);
     let deadline = Instant::now() + operator.timeout();
     while Instant::now() < deadline {
@@ -76,7 +76,7 @@ async fn wait_until_settled(operator: &Operator, task: &v1::Task, change: &str) 
                 "{shown}: not all of these limits are in force: {}",
                 status.refusal
             );
-            return Err(Failure::new(Code::Refused, text));
+            return Err(Failure::new(FailureCode::Refused, text));
         }
         if now.state == v1::TaskState::Unreachable as i32 {
             note(&format!(

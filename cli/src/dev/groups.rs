@@ -9,13 +9,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context;
-use argosy_isolation::{Group, Process, cgroup};
+use argosy_isolation::{Cgroup, ProcessId, cgroup};
 
 /// Time for the processes of a cgroup to exit.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Returns the tree of each agent: the parent of its launcher's cgroup.
-pub(super) fn trees(agents: &[Process]) -> Vec<PathBuf> {
+pub(super) fn trees(agents: &[ProcessId]) -> Vec<PathBuf> {
     let Ok(mount) = cgroup::mount_point() else {
         return Vec::new();
     };
@@ -79,7 +79,7 @@ pub(super) fn remove(trees: &[PathBuf]) -> anyhow::Result<()> {
         for entry in fs::read_dir(tree).with_context(failed)? {
             let path = entry.with_context(failed)?.path();
             if path.is_dir() {
-                Group::at(&path).remove(PATIENCE).with_context(failed)?;
+                Cgroup::at(&path).remove(PATIENCE).with_context(failed)?;
             }
         }
         fs::remove_dir(tree).with_context(failed)?;

@@ -11,7 +11,7 @@ use std::process::{ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use argosy_isolation::Process;
+use argosy_isolation::ProcessId;
 use futures::FutureExt;
 use futures::stream::{FuturesUnordered, StreamExt};
 use nix::sys::signal::Signal;
@@ -19,7 +19,7 @@ use tokio::process::{Child, ChildStdin, Command};
 
 use super::groups;
 use super::opened::INHERITED;
-use super::plan::{Kind, Member, Plan};
+use super::plan::{DevMember, DevPlan, MemberKind};
 use crate::args::former_variable;
 use crate::exit::Failure;
 use crate::pid_file;
@@ -34,22 +34,22 @@ const LOGS: [&str; 2] = ["ARGOSY_LOG", "ARGOSY_LOG_FORMAT"];
 const LINES: usize = 5;
 
 /// The members and their processes.
-pub(super) struct Members {
-    plan: Plan,
+pub(super) struct DevMembers {
+    plan: DevPlan,
     /// The agents' cgroup trees, once known. A killed agent can no longer report its tree.
     pub(super) trees: Vec<PathBuf>,
-    running: BTreeMap<String, Running>,
+    running: BTreeMap<String, MemberProcess>,
 }
 
-struct Running {
+struct MemberProcess {
     child: Child,
     /// Its end signals the member that this process is gone.
     _input: Option<ChildStdin>,
-    process: Option<Process>,
+    process: Option<ProcessId>,
 }
 
-impl Members {
-    pub(super) fn new(plan: &Plan) -> Self {
+impl DevMembers {
+    pub(super) fn new(plan: &DevPlan) -> Self {
         Self {
             plan: plan.clone(),
             trees: Vec::new(),
@@ -58,7 +58,7 @@ impl Members {
     }
 
     /// Starts all members.
-    pub(super) fn start(&mut self, plan: &Plan, keeps: bool) -> anyhow::Result<()> {
+    pub(super) fn start(&mut self, plan: &DevPlan, keeps: bool) -> anyhow::Result<()> {
         for member in &plan.members {
             if keeps {
                 // A file of a cluster that did not shut down cleanly must not be mistaken for the
@@ -125,7 +125,7 @@ impl Members {
     }
 
     /// Returns the processes that are running now, by member, including manually restarted ones.
-    pub(super) fn living(&self, kind: Kind) -> Vec<Process> {
+    pub(super) fn living(&self, kind: MemberKind) -> Vec<ProcessId> {
         let members = self
             .plan
             .members
@@ -140,7 +140,7 @@ impl Members {
         });
         let mut living: Vec<_> = processes
             .flatten()
-            .filter(|process| pid_file::lives(*process))
+            .filter(|process| pid_file::is_alive(*process))
             .collect();
         living.dedup();
         living
@@ -148,7 +148,7 @@ impl Members {
 
     /// Finds the cgroup trees of the agents that are running now.
     pub(super) fn find_trees(&mut self) {
-        let found = groups::trees(&self.living(Kind::Agent));
+        let found = groups::trees(&self.living(MemberKind::Agent));
         self.trees.extend(found);
         self.trees.sort();
         self.trees.dedup();
@@ -163,7 +163,7 @@ impl Members {
 
     /// Stops all members of a kind, including manually restarted ones: `signal`, and KILL after a
     /// timeout.
-    pub(super) async fn stop(&mut self, kind: Kind, signal: Signal) -> Result<(), Failure> {
+    pub(super) async fn stop(&mut self, kind: MemberKind, signal: Signal) -> Result<(), Failure> {
         let mut waiting = self.living(kind);
         let mut first = signal_all(&waiting, signal).err();
         if !gone(&mut waiting, PATIENCE).await {
@@ -195,12 +195,12 @@ impl Members {
     }
 }
 
-fn start(member: &Member) -> anyhow::Result<Running> {
+fn start(member: &DevMember) -> anyhow::Result<MemberProcess> {
     let folder = member.log.parent().context("a log has a folder")?;
     // An agent without root privileges traverses it to its own; that of a master is private.
     let mode = match member.kind {
-        Kind::Master => 0o700,
-        Kind::Agent => 0o711,
+        MemberKind::Master => 0o700,
+        MemberKind::Agent => 0o711,
     };
     let made = DirBuilder::new().recursive(true).mode(mode).create(folder);
     made.with_context(|| format!("cannot make {}", folder.display()))?;
@@ -228,8 +228,8 @@ fn start(member: &Member) -> anyhow::Result<Running> {
     let mut child = command
         .spawn()
         .with_context(|| format!("cannot execute {program}"))?;
-    let process = child.id().and_then(|pid| Process::of(pid as i32).ok());
-    Ok(Running {
+    let process = child.id().and_then(|pid| ProcessId::of(pid as i32).ok());
+    Ok(MemberProcess {
         _input: child.stdin.take(),
         child,
         process,
@@ -244,7 +244,7 @@ fn describe(status: ExitStatus) -> String {
     }
 }
 
-fn signal_all(processes: &[Process], signal: Signal) -> Result<(), Failure> {
+fn signal_all(processes: &[ProcessId], signal: Signal) -> Result<(), Failure> {
     for process in processes {
         pid_file::signal(*process, signal).map_err(|error| {
             Failure::failed(format!("cannot stop process {}: {error}", process.pid))
@@ -254,10 +254,10 @@ fn signal_all(processes: &[Process], signal: Signal) -> Result<(), Failure> {
 }
 
 /// Waits until all processes have exited. Those that have not stay in the list.
-async fn gone(processes: &mut Vec<Process>, patience: Duration) -> bool {
+async fn gone(processes: &mut Vec<ProcessId>, patience: Duration) -> bool {
     let deadline = Instant::now() + patience;
     loop {
-        processes.retain(|process| pid_file::lives(*process));
+        processes.retain(|process| pid_file::is_alive(*process));
         if processes.is_empty() || Instant::now() >= deadline {
             return processes.is_empty();
         }

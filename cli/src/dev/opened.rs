@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 
-use super::plan::{Kind, Plan};
+use super::plan::{DevPlan, MemberKind};
 use crate::args::former_variable;
 
 /// Flags of agents that open something to tasks or to other users.
@@ -33,11 +33,11 @@ pub(super) const INHERITED: [(&str, &str); 3] = [
 /// Returns the opening flags with their values, as all agents of the cluster have them. `variable`
 /// reads the environment.
 pub(super) fn opened(
-    plan: &Plan,
+    plan: &DevPlan,
     variable: impl Fn(&'static str) -> Option<OsString>,
 ) -> Vec<String> {
     let mut members = plan.members.iter();
-    let agent = members.find(|member| member.kind == Kind::Agent);
+    let agent = members.find(|member| member.kind == MemberKind::Agent);
     let words = agent.map_or(&[][..], |agent| &agent.argv);
     let mut opened = Vec::new();
     for (at, flag) in words.iter().enumerate() {

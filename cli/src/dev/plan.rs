@@ -16,17 +16,17 @@ const HOST_NETWORK: &str = "--allow-host-network";
 
 /// The kind of a member.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum MemberKind {
     Master,
     Agent,
 }
 
 /// One process of the cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Member {
+pub(super) struct DevMember {
     /// `master-1`, `agent-3`: the name of the process, not the registry's id.
     pub(super) name: String,
-    pub(super) kind: Kind,
+    pub(super) kind: MemberKind,
     pub(super) address: Ipv4Addr,
     /// The data directory.
     pub(super) directory: PathBuf,
@@ -42,12 +42,12 @@ pub(super) struct Member {
 
 /// The whole cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Plan {
-    pub(super) members: Vec<Member>,
+pub(super) struct DevPlan {
+    pub(super) members: Vec<DevMember>,
     base: Ipv4Addr,
 }
 
-impl Plan {
+impl DevPlan {
     pub(super) fn new(arguments: &Dev, home: &Path, executable: &Path) -> Self {
         let executable = executable.display().to_string();
         let masters = arguments.size.masters;
@@ -60,13 +60,13 @@ impl Plan {
             .collect();
         let mut members = Vec::new();
         for index in 0..masters {
-            let mut member = member(Kind::Master, index + 1, at(index), home);
+            let mut member = member(MemberKind::Master, index + 1, at(index), home);
             member.argv = master_line(&executable, &member, &peers, arguments);
             member.bound = vec!["--stop-with-stdin".to_owned()];
             members.push(member);
         }
         for index in 0..arguments.size.agents {
-            let mut member = member(Kind::Agent, index + 1, at(masters + index), home);
+            let mut member = member(MemberKind::Agent, index + 1, at(masters + index), home);
             member.argv = agent_line(&executable, &member, &api, arguments);
             let tasks = if arguments.keep.is_some() {
                 OrphanTasks::Leave
@@ -85,7 +85,7 @@ impl Plan {
     /// Allows tasks to use the network of this host, as the default.
     pub(super) fn allow_host_network(&mut self) {
         let agents = self.members.iter_mut();
-        for agent in agents.filter(|member| member.kind == Kind::Agent) {
+        for agent in agents.filter(|member| member.kind == MemberKind::Agent) {
             agent.argv.push(HOST_NETWORK.to_owned());
         }
     }
@@ -95,12 +95,12 @@ impl Plan {
         let masters = self
             .members
             .iter()
-            .filter(|member| member.kind == Kind::Master);
+            .filter(|member| member.kind == MemberKind::Master);
         Masters::new(masters.map(|member| format!("{}:{API_PORT}", member.address)))
             .expect("a plan has well-formed masters")
     }
 
-    pub(super) fn count(&self, kind: Kind) -> usize {
+    pub(super) fn count(&self, kind: MemberKind) -> usize {
         self.members
             .iter()
             .filter(|member| member.kind == kind)
@@ -110,8 +110,8 @@ impl Plan {
     /// Returns every address to listen on, with the member's name.
     pub(super) fn addresses(&self) -> Vec<(String, String)> {
         let ports = |kind| match kind {
-            Kind::Master => vec![API_PORT, RAFT_PORT],
-            Kind::Agent => vec![AGENT_PORT],
+            MemberKind::Master => vec![API_PORT, RAFT_PORT],
+            MemberKind::Agent => vec![AGENT_PORT],
         };
         let all = self.members.iter().flat_map(|member| {
             let named = move |port| (format!("{}:{port}", member.address), member.name.clone());
@@ -121,10 +121,10 @@ impl Plan {
     }
 
     pub(super) fn is_default(&self) -> bool {
-        self.base == USUAL_BASE && self.count(Kind::Master) <= 3
+        self.base == USUAL_BASE && self.count(MemberKind::Master) <= 3
     }
 
-    pub(super) fn size_in_words(&self) -> String {
+    pub(super) fn size_text(&self) -> String {
         let of = |count: usize, noun: &str| {
             if count == 1 {
                 format!("1 {noun}")
@@ -134,20 +134,20 @@ impl Plan {
         };
         format!(
             "{}, {}",
-            of(self.count(Kind::Master), "master"),
-            of(self.count(Kind::Agent), "agent")
+            of(self.count(MemberKind::Master), "master"),
+            of(self.count(MemberKind::Agent), "agent")
         )
     }
 }
 
-fn member(kind: Kind, number: u8, address: Ipv4Addr, home: &Path) -> Member {
+fn member(kind: MemberKind, number: u8, address: Ipv4Addr, home: &Path) -> DevMember {
     let noun = match kind {
-        Kind::Master => "master",
-        Kind::Agent => "agent",
+        MemberKind::Master => "master",
+        MemberKind::Agent => "agent",
     };
     let name = format!("{noun}-{number}");
     let folder = home.join(&name);
-    Member {
+    DevMember {
         kind,
         address,
         directory: folder.join("data"),
@@ -172,7 +172,7 @@ fn millis(time: std::time::Duration) -> String {
 
 fn master_line(
     executable: &str,
-    member: &Member,
+    member: &DevMember,
     peers: &[String],
     arguments: &Dev,
 ) -> Vec<String> {
@@ -194,7 +194,7 @@ fn master_line(
 
 fn agent_line(
     executable: &str,
-    member: &Member,
+    member: &DevMember,
     masters: &[String],
     arguments: &Dev,
 ) -> Vec<String> {
@@ -268,18 +268,18 @@ pub(super) mod tests {
     use std::collections::BTreeSet;
 
     use argosy_agent::TaskAllow;
-    use argosy_state::task::Capability;
+    use argosy_state::task::LinuxCapability;
     use clap::Parser;
 
     use super::*;
-    use crate::args::{Agent, Arguments, Master, Verb};
+    use crate::args::{AgentCommand, Arguments, MasterCommand, Verb};
 
-    pub(in crate::dev) fn planned(words: &[&str]) -> Plan {
+    pub(in crate::dev) fn planned(words: &[&str]) -> DevPlan {
         let words = ["argosy", "dev"].iter().chain(words);
         let Verb::Dev(arguments) = Arguments::try_parse_from(words).unwrap().verb else {
             panic!("it is a dev");
         };
-        Plan::new(&arguments, Path::new("/d"), Path::new("/bin/argosy"))
+        DevPlan::new(&arguments, Path::new("/d"), Path::new("/bin/argosy"))
     }
 
     #[test]
@@ -339,7 +339,7 @@ pub(super) mod tests {
                     Arguments::try_parse_from(line).unwrap_or_else(|error| panic!("{error}"));
                 match parsed.verb {
                     Verb::Master(master) => {
-                        let Master::Start(start) = *master else {
+                        let MasterCommand::Start(start) = *master else {
                             panic!("it starts a master")
                         };
                         assert_eq!(start.data_dir, member.directory);
@@ -348,14 +348,14 @@ pub(super) mod tests {
                         assert_eq!(start.api_users, [1001]);
                     }
                     Verb::Agent(agent) => {
-                        let Agent::Start(start) = *agent else {
+                        let AgentCommand::Start(start) = *agent else {
                             panic!("it starts an agent")
                         };
                         assert!(start.allow_missing_controllers);
                         assert!(start.allow_files && !start.allow_exec);
                         assert_eq!(start.api_users, [1001]);
                         let allowed = start.allowed_opt_outs.opt_outs();
-                        assert_eq!(allowed.capabilities, [Capability::Chown].into());
+                        assert_eq!(allowed.capabilities, [LinuxCapability::Chown].into());
                         assert!(allowed.new_privileges && !allowed.unconfined_seccomp);
                         assert_eq!(start.host_paths, [PathBuf::from("/srv")]);
                         assert_eq!(start.fetch_dirs, [PathBuf::from("/srv/files")]);
@@ -375,7 +375,7 @@ pub(super) mod tests {
     #[test]
     fn sizes_are_told_in_words() {
         assert_eq!(
-            planned(&["--size", "1x3"]).size_in_words(),
+            planned(&["--size", "1x3"]).size_text(),
             "1 master, 3 agents"
         );
     }

@@ -4,10 +4,10 @@ use std::time::{Duration, Instant};
 
 use argosy_proto::v1;
 
-use super::members::Members;
-use super::plan::{Kind, Plan};
-use crate::exit::{Code, Failure};
-use crate::operator::{Ended, Operator};
+use super::members::DevMembers;
+use super::plan::{DevPlan, MemberKind};
+use crate::exit::{Failure, FailureCode};
+use crate::operator::{ClusterClient, EndedObjects};
 use crate::output::span_ms;
 
 /// Interval at which the cluster is polled.
@@ -15,7 +15,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// State of the ready cluster.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub(super) struct Found {
+pub(super) struct ReadyCluster {
     /// Controllers that agents lack; their limits are off.
     pub(super) missing_controllers: Vec<String>,
 }
@@ -23,14 +23,14 @@ pub(super) struct Found {
 /// Waits until the cluster is ready. A member that exits in this time is a failure with the last
 /// lines of its log.
 pub(super) async fn wait(
-    plan: &Plan,
-    members: &mut Members,
-    operator: &Operator,
+    plan: &DevPlan,
+    members: &mut DevMembers,
+    operator: &ClusterClient,
     timeout: Duration,
-) -> Result<Found, Failure> {
+) -> Result<ReadyCluster, Failure> {
     let deadline = Instant::now() + timeout;
     loop {
-        let lacking = match look(plan, operator).await {
+        let lacking = match poll(plan, operator).await {
             Ok(found) => return Ok(found),
             Err(lacking) => lacking,
         };
@@ -40,7 +40,7 @@ pub(super) async fn wait(
         if Instant::now() >= deadline {
             let waited = span_ms(timeout.as_millis() as u64);
             return Err(Failure::new(
-                Code::Unavailable,
+                FailureCode::Unavailable,
                 format!("the cluster is not ready after {waited}: {lacking}"),
             )
             .advise("ARGOSY_LOG=debug argosy dev --keep DIR leaves logs to read"));
@@ -50,7 +50,7 @@ pub(super) async fn wait(
 }
 
 /// Returns the state, or what is still missing.
-async fn look(plan: &Plan, operator: &Operator) -> Result<Found, String> {
+async fn poll(plan: &DevPlan, operator: &ClusterClient) -> Result<ReadyCluster, String> {
     let words = |failure: Failure| failure.message;
     // A follower knows which agents are registered, but not which are connected.
     let leader = operator.at_leader().await.map_err(words)?;
@@ -59,17 +59,21 @@ async fn look(plan: &Plan, operator: &Operator) -> Result<Found, String> {
         .await
         .map_err(words)?;
     let voters = cluster.masters.iter().filter(|master| master.voter).count();
-    if voters < plan.count(Kind::Master) {
+    if voters < plan.count(MemberKind::Master) {
         return Err(format!(
             "{voters} of {} masters are voters",
-            plan.count(Kind::Master)
+            plan.count(MemberKind::Master)
         ));
     }
-    let agents = leader.agents(Ended::LeftOut).await.map_err(words)?.agents;
-    judge(plan.count(Kind::Agent), &agents)
+    let agents = leader
+        .agents(EndedObjects::Excluded)
+        .await
+        .map_err(words)?
+        .agents;
+    check(plan.count(MemberKind::Agent), &agents)
 }
 
-fn judge(wanted: usize, agents: &[v1::Agent]) -> Result<Found, String> {
+fn check(wanted: usize, agents: &[v1::Agent]) -> Result<ReadyCluster, String> {
     let usable =
         |agent: &&v1::Agent| agent.connected && agent.mode == v1::AgentMode::Registered as i32;
     let ready = agents.iter().filter(usable).count();
@@ -82,7 +86,7 @@ fn judge(wanted: usize, agents: &[v1::Agent]) -> Result<Found, String> {
         .collect();
     missing.sort();
     missing.dedup();
-    Ok(Found {
+    Ok(ReadyCluster {
         missing_controllers: missing,
     })
 }
@@ -106,10 +110,10 @@ mod tests {
     #[test]
     fn a_cluster_is_ready_when_all_agents_are_connected() {
         assert_eq!(
-            judge(2, &[agent(true), agent(false)]).unwrap_err(),
+            check(2, &[agent(true), agent(false)]).unwrap_err(),
             "1 of 2 agents are registered"
         );
-        let found = judge(2, &[agent(true), agent(true)]).unwrap();
+        let found = check(2, &[agent(true), agent(true)]).unwrap();
         assert_eq!(found.missing_controllers, ["cpu", "memory"]);
     }
 }

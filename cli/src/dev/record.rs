@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use serde::Serialize;
 
-use super::members::Members;
-use super::plan::{Kind, Member, Plan};
+use super::members::DevMembers;
+use super::plan::{DevMember, DevPlan, MemberKind};
 use crate::args::Dev;
 use crate::parsers::{AGENT_PORT, API_PORT, RAFT_PORT};
 
@@ -16,7 +16,7 @@ pub(super) const FILE: &str = "cluster.json";
 
 /// Content of the file. Fields are added, and never get another meaning.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub(crate) struct Record {
+pub(crate) struct DevRecord {
     /// Format version of this file.
     format: u32,
     version: &'static str,
@@ -50,8 +50,8 @@ struct RecordedMember {
     argv: Vec<String>,
 }
 
-impl Record {
-    pub(super) fn new(plan: &Plan, home: &Path, opened: Vec<String>) -> Self {
+impl DevRecord {
+    pub(super) fn new(plan: &DevPlan, home: &Path, opened: Vec<String>) -> Self {
         Self {
             format: 1,
             version: env!("CARGO_PKG_VERSION"),
@@ -68,7 +68,7 @@ impl Record {
         &self.opened
     }
 
-    pub(super) fn note_processes(&mut self, members: &Members) {
+    pub(super) fn note_processes(&mut self, members: &DevMembers) {
         for member in &mut self.members {
             member.pid = members.pid(&member.name);
         }
@@ -92,11 +92,11 @@ impl Record {
     }
 }
 
-fn member(member: &Member) -> RecordedMember {
+fn member(member: &DevMember) -> RecordedMember {
     let at = |port: u16| format!("{}:{port}", member.address);
     let (kind, api, raft) = match member.kind {
-        Kind::Master => ("master", at(API_PORT), Some(at(RAFT_PORT))),
-        Kind::Agent => ("agent", at(AGENT_PORT), None),
+        MemberKind::Master => ("master", at(API_PORT), Some(at(RAFT_PORT))),
+        MemberKind::Agent => ("agent", at(AGENT_PORT), None),
     };
     RecordedMember {
         name: member.name.clone(),
@@ -119,7 +119,7 @@ mod tests {
     #[test]
     fn a_record_holds_what_a_script_needs() {
         let opened = vec!["--allow-files".to_owned()];
-        let record = Record::new(&planned(&["--size", "1x1"]), Path::new("/d"), opened);
+        let record = DevRecord::new(&planned(&["--size", "1x1"]), Path::new("/d"), opened);
         let json = serde_json::to_value(&record).unwrap();
         assert_eq!(json["masters"], "127.77.0.1:5050");
         assert_eq!(json["members"][0]["raft"], "127.77.0.1:5052");

@@ -9,8 +9,8 @@ use argosy_isolation::network::{self, Subnet};
 use argosy_isolation::{Isolation, cgroup, detect};
 use nix::sys::resource::{Resource, getrlimit};
 
-use super::disk::{self, Syncs};
-use super::{Finding, Verdict};
+use super::disk::{self, SyncLatency};
+use super::{CheckStatus, Finding};
 use crate::exit::chain;
 use crate::parsers::{AGENT_PORT, API_PORT, RAFT_PORT};
 use crate::{launcher, listen};
@@ -40,7 +40,7 @@ pub(super) fn all(directory: &Path) -> Vec<Finding> {
         )),
         time_sync(),
         open_files(),
-        launcher(launcher::look()),
+        launcher(launcher::check()),
         space(directory),
         syncs(directory),
     ];
@@ -70,7 +70,7 @@ fn kernel(release: &str) -> Finding {
     }
     Finding::new(
         "kernel",
-        Verdict::Failed,
+        CheckStatus::Failed,
         format!("{release} is older than {}.{}", KERNEL.0, KERNEL.1),
         "install a newer kernel: containers are ended with cgroup.kill",
     )
@@ -81,7 +81,7 @@ fn launcher(found: Result<(), String>) -> Finding {
         Ok(()) => Finding::ok("launcher", "argosy-launcher, next to this program"),
         Err(why) => Finding::new(
             "launcher",
-            Verdict::Warning,
+            CheckStatus::Warning,
             format!("no argosy-launcher: {why}"),
             "install the one of this release next to this program, or containers cost more to start",
         ),
@@ -93,7 +93,7 @@ fn cgroups() -> Finding {
         Ok(path) => Finding::ok("cgroup2", format!("mounted at {}", path.display())),
         Err(error) => Finding::new(
             "cgroup2",
-            Verdict::Failed,
+            CheckStatus::Failed,
             error.to_string(),
             "boot with systemd.unified_cgroup_hierarchy=1, or mount -t cgroup2 none /sys/fs/cgroup",
         ),
@@ -138,7 +138,7 @@ fn controllers(present: &[String], legacy: &str) -> Finding {
     };
     Finding::new(
         "controllers",
-        Verdict::Warning,
+        CheckStatus::Warning,
         format!("{} {why}", missing.join(", ")),
         fix,
     )
@@ -151,7 +151,7 @@ fn namespaces() -> Finding {
             Ok(()) => Finding::ok("isolation", "full: namespaces, cgroups and the profile"),
             Err(why) => Finding::new(
                 "isolation",
-                Verdict::Failed,
+                CheckStatus::Failed,
                 format!(
                     "full is not possible, and an agent chooses no weaker mode by itself: {why}"
                 ),
@@ -160,7 +160,7 @@ fn namespaces() -> Finding {
         },
         Some(other) => Finding::new(
             "isolation",
-            Verdict::Warning,
+            CheckStatus::Warning,
             format!(
                 "{}; full is not possible: {}",
                 other.name(),
@@ -170,7 +170,7 @@ fn namespaces() -> Finding {
         ),
         None => Finding::new(
             "isolation",
-            Verdict::Failed,
+            CheckStatus::Failed,
             format!(
                 "no namespaces: {}",
                 detected.user_namespaces.err().unwrap_or_default()
@@ -198,7 +198,7 @@ fn networks(possible: Result<(), String>, no_ipv6: Option<&str>) -> Finding {
         ),
         Err(why) => Finding::new(
             "networks",
-            Verdict::Warning,
+            CheckStatus::Warning,
             format!("tasks cannot have private networks: {why}"),
             "remove the cause, or start the agent with --allow-host-network: then tasks use the host's",
         ),
@@ -209,7 +209,7 @@ fn clock(source: &str) -> Finding {
     match source {
         "" => Finding::new(
             "clock",
-            Verdict::Warning,
+            CheckStatus::Warning,
             "the clock source is unknown",
             "mount /sys",
         ),
@@ -218,7 +218,7 @@ fn clock(source: &str) -> Finding {
         }
         slow => Finding::new(
             "clock",
-            Verdict::Warning,
+            CheckStatus::Warning,
             format!("source {slow} takes microseconds per reading"),
             "use a machine with a stable tsc, or boot with clocksource=tsc",
         ),
@@ -236,7 +236,7 @@ fn time_sync() -> Finding {
         Some(_) => Finding::ok("time", "synchronised with other hosts"),
         None => Finding::new(
             "time",
-            Verdict::Warning,
+            CheckStatus::Warning,
             "no time synchronisation was found; times in logs of several hosts will not match",
             "install chrony or enable systemd-timesyncd",
         ),
@@ -248,11 +248,11 @@ fn open_files() -> Finding {
         Ok((soft, _)) if soft >= FILES => Finding::ok("open files", format!("limit {soft}")),
         Ok((soft, hard)) => Finding::new(
             "open files",
-            Verdict::Warning,
+            CheckStatus::Warning,
             format!("limit {soft} (may be raised to {hard})"),
             "ulimit -n 65536, or LimitNOFILE=65536 in the unit",
         ),
-        Err(errno) => Finding::new("open files", Verdict::Warning, errno.desc(), ""),
+        Err(errno) => Finding::new("open files", CheckStatus::Warning, errno.desc(), ""),
     }
 }
 
@@ -269,7 +269,7 @@ fn space(directory: &Path) -> Finding {
             } else {
                 Finding::new(
                     "disk space",
-                    Verdict::Warning,
+                    CheckStatus::Warning,
                     text,
                     "free some, or use another disk with --data-dir",
                 )
@@ -277,7 +277,7 @@ fn space(directory: &Path) -> Finding {
         }
         Err(errno) => Finding::new(
             "disk space",
-            Verdict::Failed,
+            CheckStatus::Failed,
             format!("{name}: {}", errno.desc()),
             "create the directory",
         ),
@@ -286,17 +286,17 @@ fn space(directory: &Path) -> Finding {
 
 fn syncs(directory: &Path) -> Finding {
     match disk::measure(directory) {
-        Ok(syncs) => judge_syncs(syncs, directory),
+        Ok(syncs) => check_syncs(syncs, directory),
         Err(error) => Finding::new(
             "disk sync",
-            Verdict::Failed,
+            CheckStatus::Failed,
             format!("cannot write in {}: {error}", directory.display()),
             "make the directory writable, or name another with --data-dir",
         ),
     }
 }
 
-fn judge_syncs(syncs: Syncs, directory: &Path) -> Finding {
+fn check_syncs(syncs: SyncLatency, directory: &Path) -> Finding {
     let ms = |time: Duration| format!("{:.1} ms", time.as_secs_f64() * 1_000.0);
     let found = format!(
         "median {}, slowest {} in {}",
@@ -306,11 +306,11 @@ fn judge_syncs(syncs: Syncs, directory: &Path) -> Finding {
     );
     if syncs.slowest >= STALL {
         let fix = "use a dedicated disk for masters: a stall like this can cost leadership";
-        return Finding::new("disk sync", Verdict::Warning, found, fix);
+        return Finding::new("disk sync", CheckStatus::Warning, found, fix);
     }
     if syncs.median >= SLOW_SYNC {
         let fix = "use a faster disk for masters: every commit waits for two of these";
-        return Finding::new("disk sync", Verdict::Warning, found, fix);
+        return Finding::new("disk sync", CheckStatus::Warning, found, fix);
     }
     Finding::ok("disk sync", found)
 }
@@ -324,7 +324,7 @@ fn free_port(check: &'static str, port: u16) -> Finding {
         .map_or_else(|| "another process".to_owned(), |owner| owner.to_string());
     Finding::new(
         check,
-        Verdict::Warning,
+        CheckStatus::Warning,
         format!("taken by {owner}"),
         "fine if that is argosy; else stop it or choose another port with --listen",
     )
@@ -336,10 +336,10 @@ mod tests {
 
     #[test]
     fn an_old_kernel_fails() {
-        assert_eq!(kernel("6.1.0-28-amd64").verdict, Verdict::Ok);
-        assert_eq!(kernel("5.14.0").verdict, Verdict::Ok);
-        assert_eq!(kernel("5.10.0-33-amd64").verdict, Verdict::Failed);
-        assert_eq!(kernel("").verdict, Verdict::Failed);
+        assert_eq!(kernel("6.1.0-28-amd64").verdict, CheckStatus::Ok);
+        assert_eq!(kernel("5.14.0").verdict, CheckStatus::Ok);
+        assert_eq!(kernel("5.10.0-33-amd64").verdict, CheckStatus::Failed);
+        assert_eq!(kernel("").verdict, CheckStatus::Failed);
     }
 
     #[test]
@@ -347,7 +347,7 @@ mod tests {
         let legacy =
             "#subsys_name hierarchy num_cgroups enabled\ncpu 3 5 1\nmemory 4 9 1\nio 0 1 1\n";
         let finding = controllers(&["io".to_owned(), "pids".to_owned()], legacy);
-        assert_eq!(finding.verdict, Verdict::Warning);
+        assert_eq!(finding.verdict, CheckStatus::Warning);
         assert_eq!(finding.found, "cpu, memory belong to cgroup v1 here");
         assert!(finding.fix.contains("--allow-missing-controllers"));
     }
@@ -355,17 +355,17 @@ mod tests {
     #[test]
     fn all_controllers_are_fine() {
         let present = CONTROLLERS.map(str::to_owned);
-        assert_eq!(controllers(&present, "").verdict, Verdict::Ok);
+        assert_eq!(controllers(&present, "").verdict, CheckStatus::Ok);
     }
 
     #[test]
     fn a_slow_disk_is_told_what_it_costs() {
-        let syncs = |median, slowest| Syncs {
+        let syncs = |median, slowest| SyncLatency {
             median: Duration::from_millis(median),
             slowest: Duration::from_millis(slowest),
         };
-        let judge = |syncs| judge_syncs(syncs, Path::new("/data"));
-        assert_eq!(judge(syncs(1, 9)).verdict, Verdict::Ok);
+        let judge = |syncs| check_syncs(syncs, Path::new("/data"));
+        assert_eq!(judge(syncs(1, 9)).verdict, CheckStatus::Ok);
         assert!(judge(syncs(12, 30)).fix.contains("faster disk"));
         assert!(judge(syncs(1, 400)).fix.contains("leadership"));
     }
@@ -373,10 +373,10 @@ mod tests {
     #[test]
     fn a_host_without_networks_is_told_what_to_allow() {
         let finding = networks(Err("no nft".to_owned()), None);
-        assert_eq!(finding.verdict, Verdict::Warning);
+        assert_eq!(finding.verdict, CheckStatus::Warning);
         assert!(finding.fix.contains("--allow-host-network"));
         for no_ipv6 in [None, Some("it is switched off")] {
-            assert_eq!(networks(Ok(()), no_ipv6).verdict, Verdict::Ok);
+            assert_eq!(networks(Ok(()), no_ipv6).verdict, CheckStatus::Ok);
         }
     }
 
@@ -385,7 +385,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         for finding in all(folder.path()) {
             assert!(
-                finding.verdict == Verdict::Ok || !finding.fix.is_empty(),
+                finding.verdict == CheckStatus::Ok || !finding.fix.is_empty(),
                 "{finding:?}"
             );
         }

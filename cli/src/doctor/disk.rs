@@ -12,13 +12,13 @@ const BLOCK: [u8; 4_096] = [0x5a; 4_096];
 
 /// Durations of synced writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Syncs {
+pub(super) struct SyncLatency {
     pub(super) median: Duration,
     pub(super) slowest: Duration,
 }
 
 /// Measures with a temporary file.
-pub(super) fn measure(directory: &Path) -> io::Result<Syncs> {
+pub(super) fn measure(directory: &Path) -> io::Result<SyncLatency> {
     let path = directory.join(format!(".argosy-doctor-{}", std::process::id()));
     let file = File::create_new(&path)?;
     let measured = write(file);
@@ -26,7 +26,7 @@ pub(super) fn measure(directory: &Path) -> io::Result<Syncs> {
     measured
 }
 
-fn write(mut file: File) -> io::Result<Syncs> {
+fn write(mut file: File) -> io::Result<SyncLatency> {
     let mut times = Vec::with_capacity(WRITES);
     for _ in 0..WRITES {
         let begun = Instant::now();
@@ -35,7 +35,7 @@ fn write(mut file: File) -> io::Result<Syncs> {
         times.push(begun.elapsed());
     }
     times.sort();
-    Ok(Syncs {
+    Ok(SyncLatency {
         median: times[WRITES / 2],
         slowest: times[WRITES - 1],
     })

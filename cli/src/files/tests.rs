@@ -38,10 +38,10 @@ fn answer(body: &str, declared: usize, ended: bool, size: usize) -> String {
     )
 }
 
-fn bytes_of(piece: Piece<'_>) -> &[u8] {
+fn bytes_of(piece: FileChunk<'_>) -> &[u8] {
     match piece {
-        Piece::Bytes(bytes) => bytes,
-        Piece::Missing(count) => panic!("{count} bytes are missing"),
+        FileChunk::Bytes(bytes) => bytes,
+        FileChunk::Missing(count) => panic!("{count} bytes are missing"),
     }
 }
 
@@ -53,18 +53,18 @@ fn answer_from(begin: usize, body: &str, ended: bool, size: usize) -> String {
 }
 
 /// Collects what a reader receives, as text.
-fn told(all: &mut Vec<String>) -> impl FnMut(Piece<'_>) -> io::Result<()> {
+fn told(all: &mut Vec<String>) -> impl FnMut(FileChunk<'_>) -> io::Result<()> {
     |piece| {
         all.push(match piece {
-            Piece::Bytes(bytes) => String::from_utf8_lossy(bytes).into_owned(),
-            Piece::Missing(count) => format!("-{count}"),
+            FileChunk::Bytes(bytes) => String::from_utf8_lossy(bytes).into_owned(),
+            FileChunk::Missing(count) => format!("-{count}"),
         });
         Ok(())
     }
 }
 
-fn place() -> Place {
-    Place::of_task("agent-1", "framework-1", "web", "stdout")
+fn place() -> FileLocation {
+    FileLocation::of_task("agent-1", "framework-1", "web", "stdout")
 }
 
 #[tokio::test]
@@ -72,9 +72,9 @@ async fn a_follow_goes_on_at_its_offset_when_a_master_breaks_off() {
     // Declares ten bytes, sends four, and closes, as a killed master does.
     let (first, _) = master(vec![answer("tick", 10, false, 4)]).await;
     let (second, asked) = master(vec![answer("\ntock\n", 6, true, 10)]).await;
-    let mut files = Files::new(&[first.to_string(), second.to_string()]).unwrap();
+    let mut files = FileReader::new(&[first.to_string(), second.to_string()]).unwrap();
     let mut text = Vec::new();
-    let mut sink = |piece: Piece<'_>| {
+    let mut sink = |piece: FileChunk<'_>| {
         text.extend_from_slice(bytes_of(piece));
         Ok(())
     };
@@ -99,7 +99,7 @@ async fn a_follow_is_told_what_was_rotated_away_and_goes_on_after_it() {
         answer_from(20, "twenty", true, 26),
     ])
     .await;
-    let mut files = Files::new(&[address.to_string()]).unwrap();
+    let mut files = FileReader::new(&[address.to_string()]).unwrap();
     let mut all = Vec::new();
     files
         .follow(&place(), &CancellationToken::new(), &mut told(&mut all))
@@ -117,7 +117,7 @@ async fn a_read_asks_on_until_it_has_all_that_was_there() {
         answer_from(8, "eight", false, 99),
     ])
     .await;
-    let mut files = Files::new(&[address.to_string()]).unwrap();
+    let mut files = FileReader::new(&[address.to_string()]).unwrap();
     let mut all = Vec::new();
     files.read(&place(), &mut told(&mut all)).await.unwrap();
     assert_eq!(
@@ -135,10 +135,10 @@ async fn a_file_that_is_not_there_is_told_with_the_masters_sentence() {
         body.len()
     );
     let (address, _) = master(vec![absent]).await;
-    let mut files = Files::new(&[address.to_string()]).unwrap();
+    let mut files = FileReader::new(&[address.to_string()]).unwrap();
     let error = files.read(&place(), &mut |_| Ok(())).await.unwrap_err();
     assert!(
-        matches!(&error, ReadError::Absent(text) if text == "no task \"web\""),
+        matches!(&error, ReadError::NotFound(text) if text == "no task \"web\""),
         "{error:?}"
     );
 }
@@ -146,8 +146,8 @@ async fn a_file_that_is_not_there_is_told_with_the_masters_sentence() {
 #[tokio::test]
 async fn a_reader_who_has_gone_ends_the_follow() {
     let (address, _) = master(vec![answer("tick", 4, true, 4)]).await;
-    let mut files = Files::new(&[address.to_string()]).unwrap();
-    let mut sink = |_: Piece<'_>| Err(io::Error::from(io::ErrorKind::BrokenPipe));
+    let mut files = FileReader::new(&[address.to_string()]).unwrap();
+    let mut sink = |_: FileChunk<'_>| Err(io::Error::from(io::ErrorKind::BrokenPipe));
     let error = files
         .follow(&place(), &CancellationToken::new(), &mut sink)
         .await
@@ -157,9 +157,12 @@ async fn a_reader_who_has_gone_ends_the_follow() {
 
 #[test]
 fn the_sentence_of_an_error_is_found() {
-    assert_eq!(sentence("{\"code\":\"NotFound\",\"message\":\"x\"}"), "x");
-    assert_eq!(sentence("plain\u{7} text"), "plain text");
-    assert_eq!(sentence(""), "no reason was given");
+    assert_eq!(
+        response_message("{\"code\":\"NotFound\",\"message\":\"x\"}"),
+        "x"
+    );
+    assert_eq!(response_message("plain\u{7} text"), "plain text");
+    assert_eq!(response_message(""), "no reason was given");
 }
 
 #[tokio::test]
@@ -172,11 +175,11 @@ async fn a_follow_of_what_others_write_too_ends_with_the_task() {
     .await;
     let over = CancellationToken::new();
     over.cancel();
-    let place = Place {
+    let place = FileLocation {
         shared: true,
         ..place()
     };
-    let mut files = Files::new(&[address.to_string()]).unwrap();
+    let mut files = FileReader::new(&[address.to_string()]).unwrap();
     let mut all = Vec::new();
     files
         .follow(&place, &over, &mut told(&mut all))
@@ -195,13 +198,13 @@ fn what_a_task_of_an_executor_wrote_is_where_its_executor_wrote() {
         spec: Some(v1::TaskSpec::default()),
         ..v1::Task::default()
     };
-    assert_eq!(Place::of(&task, "stdout"), place());
+    assert_eq!(FileLocation::of(&task, "stdout"), place());
     let spec = task.spec.as_mut().unwrap();
     spec.executor = Some(v1::ExecutorSpec {
         executor_id: "shell".to_owned(),
         ..v1::ExecutorSpec::default()
     });
-    let shared = Place::of(&task, "stdout");
+    let shared = FileLocation::of(&task, "stdout");
     assert_eq!(shared.path, "tasks/framework-1/shell/stdout");
     assert!(shared.shared);
 }
@@ -220,7 +223,7 @@ async fn masters_are_asked_by_any_name_as_no_web_page_can() {
         stream.write_all(answer.as_bytes()).await.unwrap();
         String::from_utf8(head).unwrap().to_lowercase()
     });
-    let mut files = Files::new(&[address]).unwrap();
+    let mut files = FileReader::new(&[address]).unwrap();
     files.read(&place(), &mut |_| Ok(())).await.unwrap();
     let head = asked.await.unwrap();
     assert!(head.contains("\r\nsec-argosy-client: argosy\r\n"), "{head}");

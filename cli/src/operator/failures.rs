@@ -2,20 +2,20 @@
 
 use argosy_client::CallError;
 
-use crate::exit::{Code, Failure};
+use crate::exit::{Failure, FailureCode};
 
 /// Converts a failed read.
 pub(crate) fn read_failure(error: CallError) -> Failure {
     match error {
         CallError::Refused(refusal) if refusal.code == tonic::Code::Unimplemented => Failure::new(
-            Code::Failed,
+            FailureCode::Failed,
             "the called master runs an earlier release, which does not support this",
         )
         .advise("upgrade all masters first; argosy master list shows what each one supports"),
         CallError::Refused(refusal) => refusal_failure(refusal.code, refusal.message),
-        CallError::NoMaster(causes) => nobody(causes.to_string()),
+        CallError::NoMaster(causes) => no_master(causes.to_string()),
         CallError::Unanswered { after_ms, causes } => Failure::new(
-            Code::Unavailable,
+            FailureCode::Unavailable,
             format!(
                 "no answer in {}: {causes}",
                 crate::output::span_ms(after_ms)
@@ -25,8 +25,8 @@ pub(crate) fn read_failure(error: CallError) -> Failure {
     }
 }
 
-fn nobody(causes: String) -> Failure {
-    let failure = Failure::new(Code::Unavailable, causes);
+fn no_master(causes: String) -> Failure {
+    let failure = Failure::new(FailureCode::Unavailable, causes);
     if std::env::var_os("ARGOSY_MASTERS").is_some() {
         failure.advise("check ARGOSY_MASTERS, or name the masters with --masters")
     } else {
@@ -41,7 +41,7 @@ pub(super) fn write_failure(error: CallError, request_id: &str) -> Failure {
         CallError::Unanswered { after_ms, .. } => {
             let again = repeat_line(&std::env::args().collect::<Vec<_>>(), request_id);
             Failure::new(
-                Code::Unavailable,
+                FailureCode::Unavailable,
                 format!(
                     "no answer in {}; the change may still happen",
                     crate::output::span_ms(after_ms)
@@ -56,7 +56,7 @@ pub(super) fn write_failure(error: CallError, request_id: &str) -> Failure {
 pub(super) fn change_failure(error: CallError) -> Failure {
     match error {
         CallError::Unanswered { after_ms, .. } => Failure::new(
-            Code::Unavailable,
+            FailureCode::Unavailable,
             format!(
                 "no answer in {}; the change may still happen",
                 crate::output::span_ms(after_ms)
@@ -94,29 +94,29 @@ pub(super) fn refused(code: &str, message: String) -> Failure {
         message
     };
     if code.starts_with("unknown-") {
-        return Failure::new(Code::NotFound, message);
+        return Failure::new(FailureCode::NotFound, message);
     }
-    Failure::new(Code::Refused, message)
+    Failure::new(FailureCode::Refused, message)
 }
 
 /// Converts a rejection of the masters by its status code.
 pub(crate) fn refusal_failure(code: tonic::Code, message: String) -> Failure {
     let code = match code {
-        tonic::Code::InvalidArgument | tonic::Code::OutOfRange => Code::Usage,
-        tonic::Code::NotFound => Code::NotFound,
+        tonic::Code::InvalidArgument | tonic::Code::OutOfRange => FailureCode::Usage,
+        tonic::Code::NotFound => FailureCode::NotFound,
         tonic::Code::FailedPrecondition
         | tonic::Code::PermissionDenied
         | tonic::Code::Unauthenticated
         | tonic::Code::AlreadyExists
         | tonic::Code::Aborted
-        | tonic::Code::ResourceExhausted => Code::Refused,
-        tonic::Code::Unavailable | tonic::Code::DeadlineExceeded => Code::Unavailable,
+        | tonic::Code::ResourceExhausted => FailureCode::Refused,
+        tonic::Code::Unavailable | tonic::Code::DeadlineExceeded => FailureCode::Unavailable,
         tonic::Code::Ok
         | tonic::Code::Cancelled
         | tonic::Code::Unknown
         | tonic::Code::Unimplemented
         | tonic::Code::Internal
-        | tonic::Code::DataLoss => Code::Failed,
+        | tonic::Code::DataLoss => FailureCode::Failed,
     };
     Failure::new(code, message)
 }
@@ -128,12 +128,12 @@ mod tests {
     #[test]
     fn refusals_get_the_documented_exit_codes() {
         let table = [
-            (tonic::Code::InvalidArgument, Code::Usage),
-            (tonic::Code::NotFound, Code::NotFound),
-            (tonic::Code::FailedPrecondition, Code::Refused),
-            (tonic::Code::ResourceExhausted, Code::Refused),
-            (tonic::Code::Unavailable, Code::Unavailable),
-            (tonic::Code::Internal, Code::Failed),
+            (tonic::Code::InvalidArgument, FailureCode::Usage),
+            (tonic::Code::NotFound, FailureCode::NotFound),
+            (tonic::Code::FailedPrecondition, FailureCode::Refused),
+            (tonic::Code::ResourceExhausted, FailureCode::Refused),
+            (tonic::Code::Unavailable, FailureCode::Unavailable),
+            (tonic::Code::Internal, FailureCode::Failed),
         ];
         for (grpc, code) in table {
             assert_eq!(refusal_failure(grpc, "x".into()).code, code, "{grpc:?}");

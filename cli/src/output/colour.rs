@@ -65,7 +65,7 @@ impl Palette {
     }
 
     /// Colours a warning.
-    pub(crate) fn doubtful(self, text: &str) -> String {
+    pub(crate) fn warning(self, text: &str) -> String {
         self.paint(AnsiColor::Yellow.on_default(), text)
     }
 
@@ -85,7 +85,7 @@ impl Palette {
             "running" | "registered" | "leader" | "connected" | "finished" => self.good(word),
             "failed" | "error" | "gone" | "gone-by-operator" | "dropped" => self.bad(word),
             "unreachable" | "killing" | "killed" | "draining" | "disconnected" | "silent" => {
-                self.doubtful(word)
+                self.warning(word)
             }
             _ => word.to_owned(),
         }

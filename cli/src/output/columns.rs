@@ -47,7 +47,7 @@ pub(crate) fn exit_word(exit: Option<&v1::Exit>) -> String {
 }
 
 /// Returns the results of a task's checks: `healthy, not ready`; empty if nothing is known.
-pub(crate) fn standing_words(status: &v1::TaskStatus) -> String {
+pub(crate) fn check_results_text(status: &v1::TaskStatus) -> String {
     let healthy = status.healthy.map(|healthy| match healthy {
         true => "healthy",
         false => "unhealthy",
@@ -67,7 +67,7 @@ fn state_of(task: &v1::Task) -> String {
         task.state(),
         v1::TaskState::Running | v1::TaskState::Killing
     );
-    let known = task.latest.as_ref().map(standing_words);
+    let known = task.latest.as_ref().map(check_results_text);
     if task.latest.as_ref().is_some_and(|latest| latest.stopped) {
         return format!("{} (stopped)", state_word(task.state));
     }

@@ -5,7 +5,7 @@ use argosy_proto::v1;
 use super::amounts::{bytes, milli};
 
 /// Formats the limits in addition to resources: `cpus 1.5, memory 64 MiB`.
-pub(crate) fn limits_words(limits: &v1::Limits) -> String {
+pub(crate) fn limits_text(limits: &v1::Limits) -> String {
     let mut words = Vec::new();
     if let Some(most) = limits.cpu_millis {
         let most = i64::try_from(most).unwrap_or(i64::MAX);
@@ -69,7 +69,7 @@ mod tests {
     #[test]
     fn limits_read_well() {
         assert_eq!(
-            limits_words(&v1::Limits::default()),
+            limits_text(&v1::Limits::default()),
             "no limits except its resources"
         );
         let limits = v1::Limits {
@@ -84,7 +84,7 @@ mod tests {
             ..v1::Limits::default()
         };
         assert_eq!(
-            limits_words(&limits),
+            limits_text(&limits),
             "cpus 1.5, memory 64 MiB, pids 20, sandbox's disk 1 MiB written/s 9 reads/s"
         );
     }

@@ -21,7 +21,7 @@ pub(crate) trait Row: Serialize {
 
 /// The set of columns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Width {
+pub(crate) enum ColumnSet {
     /// The default columns.
     Usual,
     /// All columns.
@@ -29,12 +29,12 @@ pub(crate) enum Width {
 }
 
 /// Formats the rows with headings; returns an empty text without rows.
-pub(crate) fn table<R: Row>(rows: &[R], width: Width, palette: Palette) -> String {
+pub(crate) fn table<R: Row>(rows: &[R], width: ColumnSet, palette: Palette) -> String {
     if rows.is_empty() {
         return String::new();
     }
     let mut headings = R::HEADINGS.to_vec();
-    if width == Width::Wide {
+    if width == ColumnSet::Wide {
         headings.extend(R::WIDE);
     }
     let mut table = Table::new();
@@ -43,7 +43,7 @@ pub(crate) fn table<R: Row>(rows: &[R], width: Width, palette: Palette) -> Strin
     table.set_header(&headings);
     for row in rows {
         let mut cells = row.cells();
-        if width == Width::Wide {
+        if width == ColumnSet::Wide {
             cells.extend(row.wide_cells());
         }
         table.add_row(cells.iter().map(|cell| one_line(cell)));
@@ -124,9 +124,9 @@ mod tests {
     use super::*;
 
     #[derive(Serialize)]
-    struct Cat(&'static str, &'static str);
+    struct SampleRow(&'static str, &'static str);
 
-    impl Row for Cat {
+    impl Row for SampleRow {
         const HEADINGS: &'static [&'static str] = &["NAME", "STATE"];
         const WIDE: &'static [&'static str] = &["LEGS"];
         fn cells(&self) -> Vec<String> {
@@ -142,19 +142,19 @@ mod tests {
 
     #[test]
     fn a_table_has_no_borders_and_no_trailing_blanks() {
-        let rows = [Cat("tom", "running"), Cat("garfield", "")];
+        let rows = [SampleRow("tom", "running"), SampleRow("garfield", "")];
         expect![[r#"
             NAME      STATE    LEGS
             tom       running  4
             garfield  -        4
         "#]]
-        .assert_eq(&table(&rows, Width::Wide, Palette::PLAIN));
+        .assert_eq(&table(&rows, ColumnSet::Wide, Palette::PLAIN));
     }
 
     #[test]
     fn colour_moves_no_column() {
-        let rows = [Cat("tom", "running"), Cat("x", "failed")];
-        let coloured = table(&rows, Width::Wide, Palette::COLOURED);
+        let rows = [SampleRow("tom", "running"), SampleRow("x", "failed")];
+        let coloured = table(&rows, ColumnSet::Wide, Palette::COLOURED);
         assert!(coloured.contains('\u{1b}'));
         let mut stripped = String::new();
         let mut inside = false;
@@ -166,13 +166,13 @@ mod tests {
                 _ => stripped.push(letter),
             }
         }
-        assert_eq!(stripped, table(&rows, Width::Wide, Palette::PLAIN));
+        assert_eq!(stripped, table(&rows, ColumnSet::Wide, Palette::PLAIN));
     }
 
     #[test]
     fn control_characters_do_not_reach_the_terminal() {
-        let rows = [Cat("a\u{1b}[2Jb", "x\ny")];
-        let text = table(&rows, Width::Usual, Palette::PLAIN);
+        let rows = [SampleRow("a\u{1b}[2Jb", "x\ny")];
+        let text = table(&rows, ColumnSet::Usual, Palette::PLAIN);
         assert!(!text.contains('\u{1b}'), "{text:?}");
         assert_eq!(text.lines().count(), 2);
     }

@@ -7,7 +7,7 @@ use super::size;
 
 /// The source of a `--volume`.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) enum Mount {
+pub(crate) enum VolumeMount {
     /// A directory of the agent's host.
     Host(v1::HostPath),
     /// A directory of the task's sandbox.
@@ -16,7 +16,7 @@ pub(crate) enum Mount {
 
 /// Parses `FROM:TASK[:ro]`: a path of the host if it begins with `/`, else a directory of the
 /// sandbox.
-pub(crate) fn volume(text: &str) -> Result<Mount, String> {
+pub(crate) fn volume(text: &str) -> Result<VolumeMount, String> {
     let remedy = || {
         format!(
             "{text:?} is not a volume: write /path/on/host:path/in/task, or path/in/sandbox:/path/in/task, with :ro at the end for read-only"
@@ -37,13 +37,13 @@ pub(crate) fn volume(text: &str) -> Result<Mount, String> {
         return Err(remedy());
     }
     Ok(if is_of_host {
-        Mount::Host(v1::HostPath {
+        VolumeMount::Host(v1::HostPath {
             host_path: from.to_owned(),
             container_path: to.to_owned(),
             read_only,
         })
     } else {
-        Mount::Sandbox(v1::TaskVolume {
+        VolumeMount::Sandbox(v1::TaskVolume {
             container_path: to.to_owned(),
             read_only,
             source: Some(Source::Sandbox(from.to_owned())),
@@ -85,12 +85,12 @@ mod tests {
 
     #[test]
     fn volumes_are_two_paths_and_perhaps_read_only() {
-        let Ok(Mount::Host(read)) = volume("/srv/data:data:ro") else {
+        let Ok(VolumeMount::Host(read)) = volume("/srv/data:data:ro") else {
             panic!("it is of the host");
         };
         assert!(read.read_only);
         assert_eq!(read.container_path, "data");
-        let Ok(Mount::Sandbox(own)) = volume("cache/http:/var/cache") else {
+        let Ok(VolumeMount::Sandbox(own)) = volume("cache/http:/var/cache") else {
             panic!("it is of the sandbox");
         };
         assert_eq!(

@@ -7,18 +7,19 @@ use argosy_client::resources::to_wire;
 use argosy_proto::v1;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::Interval;
 
-use super::ending::{self, Times};
+use super::ending::{self, RunTimes};
 use super::job::Job;
-use super::members::Members;
-use super::pending_reason::{self, Known, Why};
-use super::prefixed_output::Labelled;
-use super::scheduler::Event;
-use super::stdin::Typing;
-use super::{Manner, Session, session_failure, tell};
-use crate::exit::{Code, DONE, Ended, Failure};
-use crate::files::{Files, Piece, Place, ReadError};
-use crate::operator::{Ended as Listed, Operator, is_terminal};
+use super::members::JobTasks;
+use super::pending_reason::{self, PendingContext, PendingReason};
+use super::prefixed_output::PrefixedOutput;
+use super::scheduler::RunEvent;
+use super::stdin::AttachedInput;
+use super::{RunOptions, Session, print_note, session_failure};
+use crate::exit::{DONE, Failure, FailureCode, VerbResult};
+use crate::files::{FileChunk, FileLocation, FileReader, ReadError};
+use crate::operator::{ClusterClient, EndedObjects as Listed, is_terminal};
 use crate::output::{self, note, span_ms};
 
 /// Time for which a task waits before the reason is shown.
@@ -35,14 +36,14 @@ const FAREWELL: Duration = Duration::from_secs(5);
 const INTERRUPTED: u8 = 130;
 
 /// The state of one `run`.
-pub(super) struct Attached {
+pub(super) struct AttachedRun {
     job: Job,
-    members: Members,
+    members: JobTasks,
     session: Session,
-    operator: Operator,
-    manner: Manner,
+    operator: ClusterClient,
+    options: RunOptions,
     framework_id: String,
-    times: Times,
+    times: RunTimes,
     agent_id: Option<String>,
     refused: Option<String>,
     refusals: usize,
@@ -50,29 +51,34 @@ pub(super) struct Attached {
     silent_since: Option<Instant>,
     last_reason: String,
     /// The pending request for the reason; at most one at a time.
-    asking: Option<JoinHandle<Result<Why, Failure>>>,
+    asking: Option<JoinHandle<Result<PendingReason, Failure>>>,
     tails: JoinSet<Result<(), ReadError>>,
 }
 
 /// The event that woke the loop.
-enum Woken {
-    Event(Option<Event>),
+enum LoopEvent {
+    Event(Option<RunEvent>),
     Interrupted,
-    Why(Result<Why, Failure>),
+    PendingReason(Result<PendingReason, Failure>),
     ReaderGone,
     Tick,
 }
 
-impl Attached {
-    pub(super) fn new(job: Job, session: Session, operator: Operator, manner: Manner) -> Self {
+impl AttachedRun {
+    pub(super) fn new(
+        job: Job,
+        session: Session,
+        client: ClusterClient,
+        options: RunOptions,
+    ) -> Self {
         Self {
-            members: Members::of(&job),
+            members: JobTasks::of(&job),
             job,
             session,
-            operator,
-            manner,
+            operator: client,
+            options,
             framework_id: String::new(),
-            times: Times::default(),
+            times: RunTimes::default(),
             agent_id: None,
             refused: None,
             refusals: 0,
@@ -85,26 +91,26 @@ impl Attached {
     }
 
     /// Runs until the task has ended, or until waiting is pointless.
-    pub(super) async fn finish(mut self) -> Ended {
+    pub(super) async fn finish(mut self) -> VerbResult {
         let mut signals = Signals::new()?;
         let mut ticks = tokio::time::interval(Duration::from_millis(250));
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut ask_at = Instant::now() + PATIENCE;
         loop {
             let ended = match self.wait(&mut signals, &mut ticks).await {
-                Woken::Event(Some(event)) => self.handle(event).await?,
-                Woken::Event(None) => return self.session_ended().await,
-                Woken::Interrupted => self.interrupted().await,
-                Woken::ReaderGone => {
+                LoopEvent::Event(Some(event)) => self.handle(event).await?,
+                LoopEvent::Event(None) => return self.session_ended().await,
+                LoopEvent::Interrupted => self.interrupted().await,
+                LoopEvent::ReaderGone => {
                     drop(self.session.driver.kill(self.members.first(), None));
                     None
                 }
-                Woken::Why(found) => {
+                LoopEvent::PendingReason(found) => {
                     self.asking = None;
-                    self.say_why(found);
+                    self.print_reason(found);
                     None
                 }
-                Woken::Tick => self.tick(&mut ask_at).await?,
+                LoopEvent::Tick => self.tick(&mut ask_at).await?,
             };
             if let Some(code) = ended {
                 return Ok(code);
@@ -112,24 +118,24 @@ impl Attached {
         }
     }
 
-    async fn wait(&mut self, signals: &mut Signals, ticks: &mut tokio::time::Interval) -> Woken {
+    async fn wait(&mut self, signals: &mut Signals, ticks: &mut Interval) -> LoopEvent {
         loop {
             let asking = self.asking.is_some();
             tokio::select! {
-                event = self.session.events.recv() => return Woken::Event(event),
-                () = signals.next() => return Woken::Interrupted,
+                event = self.session.events.recv() => return LoopEvent::Event(event),
+                () = signals.next() => return LoopEvent::Interrupted,
                 found = async { self.asking.as_mut().expect("guarded by the condition").await }, if asking => {
                     let failed = |_| Err(Failure::failed("the request for the reason failed"));
-                    return Woken::Why(found.unwrap_or_else(failed));
+                    return LoopEvent::PendingReason(found.unwrap_or_else(failed));
                 }
                 Some(tail) = self.tails.join_next(), if !self.tails.is_empty() => {
                     if let Ok(Err(error)) = tail
                         && self.tail_ended(&error)
                     {
-                        return Woken::ReaderGone;
+                        return LoopEvent::ReaderGone;
                     }
                 }
-                _ = ticks.tick() => return Woken::Tick,
+                _ = ticks.tick() => return LoopEvent::Tick,
             }
         }
     }
@@ -139,7 +145,7 @@ impl Attached {
         match error {
             ReadError::Sink(cause) if cause.kind() == io::ErrorKind::BrokenPipe => true,
             ReadError::Sink(_)
-            | ReadError::Absent(_)
+            | ReadError::NotFound(_)
             | ReadError::Refused(_)
             | ReadError::Broken(_) => {
                 // Also with `--quiet`, because missing output would go unnoticed.
@@ -153,38 +159,38 @@ impl Attached {
     }
 
     /// Handles an event. Returns the exit code if it was the last one.
-    async fn handle(&mut self, event: Event) -> Result<Option<u8>, Failure> {
+    async fn handle(&mut self, event: RunEvent) -> Result<Option<u8>, Failure> {
         let now = self.session.begun.elapsed();
         match event {
-            Event::Registered { framework_id } => {
+            RunEvent::Registered { framework_id } => {
                 self.framework_id = framework_id;
                 self.times.registered = Some(now);
             }
-            Event::Launched { agent_id } => {
+            RunEvent::Launched { agent_id } => {
                 self.times.launched = Some(now);
                 self.agent_id = Some(agent_id);
-                if self.manner.detach {
-                    return self.leave().await.map(Some);
+                if self.options.detach {
+                    return self.detach().await.map(Some);
                 }
             }
-            Event::Refused { code, message } => {
+            RunEvent::Refused { code, message } => {
                 self.refusals += 1;
                 if self.refusals >= TRIES || code.contains("invalid") || code.contains("too-large")
                 {
                     self.remove().await;
                     return Err(Failure::new(
-                        Code::Refused,
+                        FailureCode::Refused,
                         format!("{} was refused: {message}", self.job.name()),
                     ));
                 }
                 self.refused = Some(message);
             }
-            Event::Status(status) => return Ok(self.status(*status).await),
-            Event::Disconnected { why } => {
+            RunEvent::Status(status) => return Ok(self.status(*status).await),
+            RunEvent::Disconnected { why } => {
                 tracing::debug!(why, "the masters are unreachable");
                 self.silent_since.get_or_insert_with(Instant::now);
             }
-            Event::Reconnected => {
+            RunEvent::Reconnected => {
                 self.last_reason.clear();
                 let silent = self.silent_since.take().map(|since| since.elapsed());
                 if let Some(silent) = silent.filter(|silent| *silent >= OUT_OF_REACH) {
@@ -192,7 +198,7 @@ impl Attached {
                         "the masters are reachable again after {}",
                         span_ms(silent.as_millis() as u64)
                     );
-                    self.say(&text);
+                    self.print(&text);
                 }
             }
         }
@@ -219,12 +225,12 @@ impl Attached {
                 }
                 true => format!("{agent} is unreachable; the task has stopped itself there"),
             };
-            tell(&self.manner, &status.task_id, &text);
+            print_note(&self.options, &status.task_id, &text);
         }
         if !is_terminal(status.state) {
             use v1::Reason as R;
             if let R::HealthCheckStatusUpdated | R::ReadinessCheckStatusUpdated = status.reason() {
-                tell(&self.manner, &status.task_id, &status.message);
+                print_note(&self.options, &status.task_id, &status.message);
             }
             return None;
         }
@@ -236,7 +242,7 @@ impl Attached {
                 }
             }
         }
-        self.say_end(&status);
+        self.print_end(&status);
         if !is_last {
             return None;
         }
@@ -253,29 +259,29 @@ impl Attached {
         member.started = Some(now);
         let (label, over) = (member.label.clone(), member.over.clone());
         let agent_id = self.agent_id.clone().unwrap_or_default();
-        let text = ending::start_in_words(&self.times, &agent_id);
-        tell(&self.manner, task, &text);
+        let text = ending::start_text(&self.times, &agent_id);
+        print_note(&self.options, task, &text);
         let masters = self.operator.masters().addresses().to_vec();
-        if self.manner.interactive {
-            let typing = Typing {
+        if self.options.interactive {
+            let typing = AttachedInput {
                 masters,
                 agent_id,
                 framework_id: self.framework_id.clone(),
                 task_id: task.to_owned(),
-                tty: self.manner.tty,
+                tty: self.options.tty,
                 over,
             };
-            self.tails.spawn(typing.attend());
+            self.tails.spawn(typing.run());
             return;
         }
         for file in ["stdout", "stderr"] {
-            let place = Place::of_task(&agent_id, &self.framework_id, task, file);
+            let place = FileLocation::of_task(&agent_id, &self.framework_id, task, file);
             let (masters, over) = (masters.clone(), over.clone());
-            let mut labelled = Labelled::new(file, label.clone());
+            let mut labelled = PrefixedOutput::new(file, label.clone());
             self.tails.spawn(async move {
                 let broken = |error: anyhow::Error| ReadError::Broken(format!("{error:#}"));
-                let mut files = Files::new(&masters).map_err(broken)?;
-                let mut sink = |piece: Piece<'_>| labelled.pass(piece);
+                let mut files = FileReader::new(&masters).map_err(broken)?;
+                let mut sink = |piece: FileChunk<'_>| labelled.pass(piece);
                 let followed = files.follow(&place, &over, &mut sink).await;
                 labelled.finish(followed)
             });
@@ -283,18 +289,18 @@ impl Attached {
     }
 
     /// Prints a line about the whole job.
-    fn say(&self, text: &str) {
-        tell(&self.manner, self.job.name(), text);
+    fn print(&self, text: &str) {
+        print_note(&self.options, self.job.name(), text);
     }
 
-    fn say_end(&mut self, status: &v1::TaskStatus) {
+    fn print_end(&mut self, status: &v1::TaskStatus) {
         let now = self.session.begun.elapsed();
         let task = &status.task_id;
         let started = self.members.named(task).and_then(|member| member.started);
         let ran = started.map(|started| now.saturating_sub(started));
-        let text = ending::end_in_words(status, ran);
+        let text = ending::end_text(status, ran);
         if started.is_some() {
-            tell(&self.manner, task, &text);
+            print_note(&self.options, task, &text);
         } else {
             // Also with `--quiet`, because there is no output that would show it.
             note(&format!("{task:<12} never started: {text}"));
@@ -313,7 +319,7 @@ impl Attached {
                 ""
             };
             let text = format!("no leader for {} s{what}, waiting", OUT_OF_REACH.as_secs());
-            self.say(&text);
+            self.print(&text);
         }
         if self.agent_id.is_some() {
             return Ok(None);
@@ -322,23 +328,23 @@ impl Attached {
         // If the masters were never reached, the session itself ends, with its own failure.
         let is_known = !self.framework_id.is_empty();
         if let Some(limit) = self
-            .manner
+            .options
             .timeout
             .filter(|limit| is_known && waited >= *limit)
         {
-            let found = self.why().await;
+            let found = self.reason().await;
             self.remove().await;
             return Err(ending::not_placed(self.job.name(), limit, found));
         }
         if Instant::now() >= *ask_at && self.asking.is_none() && is_known {
             *ask_at = Instant::now() + LOOK_AGAIN;
-            self.asking = Some(tokio::spawn(self.ask_why()));
+            self.asking = Some(tokio::spawn(self.request_reason()));
         }
         Ok(None)
     }
 
-    fn ask_why(&self) -> impl Future<Output = Result<Why, Failure>> + Send + 'static {
-        let operator = Operator::to(self.operator.masters().clone(), self.operator.timeout());
+    fn request_reason(&self) -> impl Future<Output = Result<PendingReason, Failure>> + use<> {
+        let operator = ClusterClient::to(self.operator.masters().clone(), self.operator.timeout());
         let job = self.job.clone();
         let refused = self.refused.clone();
         let request = v1::ExplainRequest {
@@ -347,14 +353,14 @@ impl Attached {
             wanted: to_wire(job.wanted()),
         };
         async move {
-            let agents = operator.agents(Listed::LeftOut).await?.agents;
+            let agents = operator.agents(Listed::Excluded).await?.agents;
             // If the masters give no explanation, the reason is computed from public state.
             let counts = operator
                 .explain(request)
                 .await
                 .map(|found| found.counts)
                 .unwrap_or_default();
-            let known = Known {
+            let known = PendingContext {
                 wanted: job.wanted(),
                 opt_outs: job.opt_outs(),
                 sizes: job.sizes(),
@@ -366,13 +372,13 @@ impl Attached {
         }
     }
 
-    async fn why(&self) -> Result<Why, Failure> {
-        self.ask_why().await
+    async fn reason(&self) -> Result<PendingReason, Failure> {
+        self.request_reason().await
     }
 
     /// Prints the reason once, and again only when it has changed.
-    fn say_why(&mut self, found: Result<Why, Failure>) {
-        let Why { reason, mut lines } = found.unwrap_or_else(|failure| Why {
+    fn print_reason(&mut self, found: Result<PendingReason, Failure>) {
+        let PendingReason { reason, mut lines } = found.unwrap_or_else(|failure| PendingReason {
             reason: failure.message,
             lines: Vec::new(),
         });
@@ -387,8 +393,8 @@ impl Attached {
             None => lines.push(last.to_owned()),
         }
         let waited = span_ms(self.session.begun.elapsed().as_millis() as u64);
-        self.say(&format!("waiting {waited}: {reason}"));
-        for line in lines.iter().filter(|_| !self.manner.quiet) {
+        self.print(&format!("waiting {waited}: {reason}"));
+        for line in lines.iter().filter(|_| !self.options.quiet) {
             note(&format!("  {line}"));
         }
     }
@@ -407,7 +413,7 @@ impl Attached {
         match self.interrupts {
             1 => {
                 drop(self.session.driver.kill(&first, None));
-                let grace = span_ms(self.manner.grace.as_millis() as u64);
+                let grace = span_ms(self.options.grace.as_millis() as u64);
                 note(&format!(
                     "{name:<12} asked to end, killed after {grace}; Ctrl-C again kills it now"
                 ));
@@ -432,7 +438,7 @@ impl Attached {
     }
 
     /// Detaches: prints the ids and exits. The framework stays until its last task has ended.
-    async fn leave(&mut self) -> Ended {
+    async fn detach(&mut self) -> VerbResult {
         self.session.driver.stop();
         // The session ends by itself once everything is acknowledged; a slow end changes nothing.
         let _ = tokio::time::timeout(FAREWELL, &mut self.session.ended).await;
@@ -445,7 +451,7 @@ impl Attached {
             "" => format!("argosy task kill {first}"),
             group => format!("argosy group kill {}", id(group)),
         };
-        self.say(&format!(
+        self.print(&format!(
             "keeps running; argosy logs -f {first} follows it, {kill} ends it"
         ));
         Ok(DONE)
@@ -458,7 +464,7 @@ impl Attached {
         let _ = tokio::time::timeout(FAREWELL, &mut self.session.ended).await;
     }
 
-    async fn session_ended(self) -> Ended {
+    async fn session_ended(self) -> VerbResult {
         match self.session.ended.await {
             Ok(Err(error)) => Err(session_failure(&error, self.job.name())),
             Ok(Ok(())) => Err(Failure::failed(format!(

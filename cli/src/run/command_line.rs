@@ -51,12 +51,12 @@ pub(super) fn check(arguments: &Run) -> Result<(), Failure> {
 
 #[cfg(test)]
 mod tests {
-    use crate::exit::Code;
+    use crate::exit::FailureCode;
     use crate::run::job::tests::job;
 
     fn refusal(words: &[&str]) -> String {
         let failure = job(words).unwrap_err();
-        assert_eq!(failure.code, Code::Usage, "{words:?}");
+        assert_eq!(failure.code, FailureCode::Usage, "{words:?}");
         failure.to_string()
     }
 

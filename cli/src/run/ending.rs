@@ -4,25 +4,25 @@ use std::time::Duration;
 
 use argosy_proto::v1;
 
-use super::pending_reason::Why;
-use crate::exit::{Code, DONE, Failure, NEVER_STARTED};
+use super::pending_reason::PendingReason;
+use crate::exit::{DONE, Failure, FailureCode, NEVER_STARTED};
 use crate::output::{exit_word, reason_word, span_ms, state_word};
 
 /// Times of events since the start of the program.
 #[derive(Debug, Default)]
-pub(super) struct Times {
+pub(super) struct RunTimes {
     pub(super) registered: Option<Duration>,
     pub(super) launched: Option<Duration>,
     pub(super) started: Option<Duration>,
 }
 
-fn words(time: Duration) -> String {
+fn span_text(time: Duration) -> String {
     span_ms(time.as_millis() as u64)
 }
 
 /// Returns `accepted 4 ms, on agent-2 after 40 ms, started after 110 ms`.
-pub(super) fn start_in_words(times: &Times, agent: &str) -> String {
-    let of = |time: Option<Duration>| time.map(words).unwrap_or_default();
+pub(super) fn start_text(times: &RunTimes, agent: &str) -> String {
+    let of = |time: Option<Duration>| time.map(span_text).unwrap_or_default();
     format!(
         "accepted {}, on {agent} after {}, started after {}",
         of(times.registered),
@@ -33,7 +33,7 @@ pub(super) fn start_in_words(times: &Times, agent: &str) -> String {
 }
 
 /// Returns `finished, exit 0, 2.1 s`, with the reason where it is not obvious.
-pub(super) fn end_in_words(status: &v1::TaskStatus, ran: Option<Duration>) -> String {
+pub(super) fn end_text(status: &v1::TaskStatus, ran: Option<Duration>) -> String {
     use v1::Reason as R;
     let is_plain = matches!(
         status.reason(),
@@ -43,7 +43,7 @@ pub(super) fn end_in_words(status: &v1::TaskStatus, ran: Option<Duration>) -> St
     if !is_plain {
         parts.push(reason_word(status.reason));
     }
-    parts.push(ran.map(words).unwrap_or_default());
+    parts.push(ran.map(span_text).unwrap_or_default());
     if !is_plain {
         parts.push(status.message.clone());
     } else if let Some((_, advice)) = status.message.split_once("; ") {
@@ -55,15 +55,20 @@ pub(super) fn end_in_words(status: &v1::TaskStatus, ran: Option<Duration>) -> St
 }
 
 /// Returns the failure that no agent took the task within the given time.
-pub(super) fn not_placed(name: &str, limit: Duration, why: Result<Why, Failure>) -> Failure {
-    let Why { reason, lines } = why.unwrap_or_else(|failure| Why {
+pub(super) fn not_placed(
+    name: &str,
+    limit: Duration,
+    why: Result<PendingReason, Failure>,
+) -> Failure {
+    let PendingReason { reason, lines } = why.unwrap_or_else(|failure| PendingReason {
         reason: failure.message,
         lines: Vec::new(),
     });
-    let message = format!("{name} had no agent after {}: {reason}", words(limit));
-    lines
-        .into_iter()
-        .fold(Failure::new(Code::NotPlaced, message), Failure::advise)
+    let message = format!("{name} had no agent after {}: {reason}", span_text(limit));
+    lines.into_iter().fold(
+        Failure::new(FailureCode::NotPlaced, message),
+        Failure::advise,
+    )
 }
 
 /// Returns the task's own code; 128 + n on signal n; 125 if it never started.
@@ -78,7 +83,7 @@ pub(super) fn exit_code(status: &v1::TaskStatus, has_started: bool) -> u8 {
             128u8.saturating_add(u8::try_from(*signal).unwrap_or(127))
         }
         None if status.state() == v1::TaskState::Finished => DONE,
-        None => Code::Failed as u8,
+        None => FailureCode::Failed as u8,
     }
 }
 
@@ -116,42 +121,42 @@ mod tests {
     #[test]
     fn the_start_and_the_end_read_as_agreed() {
         let ms = |ms| Some(Duration::from_millis(ms));
-        let times = Times {
+        let times = RunTimes {
             registered: ms(4),
             launched: ms(40),
             started: ms(110),
         };
         assert_eq!(
-            start_in_words(&times, "agent-2"),
+            start_text(&times, "agent-2"),
             "accepted 4 ms, on agent-2 after 40 ms, started after 110 ms"
         );
         let mut status = ended(v1::TaskState::Finished, Some(v1::exit::How::Code(0)));
         status.reason = v1::Reason::CommandExited.into();
-        assert_eq!(end_in_words(&status, ms(2_100)), "finished, exit 0, 2.1 s");
+        assert_eq!(end_text(&status, ms(2_100)), "finished, exit 0, 2.1 s");
         let mut status = ended(v1::TaskState::Failed, Some(v1::exit::How::Code(1)));
         status.reason = v1::Reason::CommandExited.into();
         status.message = "exited with code 1; it lacks something".to_owned();
         assert_eq!(
-            end_in_words(&status, ms(20)),
+            end_text(&status, ms(20)),
             "failed, exit 1, 20 ms, it lacks something"
         );
         let mut status = ended(v1::TaskState::Failed, None);
         status.reason = v1::Reason::CommandNotStarted.into();
         status.message = "no such file: nope".to_owned();
         assert_eq!(
-            end_in_words(&status, None),
+            end_text(&status, None),
             "failed, command-not-started, no such file: nope"
         );
     }
 
     #[test]
     fn not_placed_says_why_and_what_helps() {
-        let why = Why {
+        let why = PendingReason {
             reason: "no agent is large enough".to_owned(),
             lines: vec!["helps: --cpus 2".to_owned()],
         };
         let failure = not_placed("calm-heron", Duration::from_secs(5), Ok(why));
-        assert_eq!(failure.code, Code::NotPlaced);
+        assert_eq!(failure.code, FailureCode::NotPlaced);
         assert_eq!(
             failure.to_string(),
             "calm-heron had no agent after 5 s: no agent is large enough\n  helps: --cpus 2"

@@ -17,24 +17,24 @@ const COMMAND: &str = "command";
 
 /// A parsed file.
 #[derive(Debug)]
-pub(super) struct File {
+pub(super) struct GroupFile {
     pub(super) group: String,
     pub(super) tasks: Vec<Run>,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Written {
+struct RawGroupFile {
     group: String,
     tasks: Vec<Map<String, Value>>,
 }
 
-impl File {
+impl GroupFile {
     /// Parses `text`, which was read from `path`.
     pub(super) fn read(path: &str, text: &str) -> Result<Self, Failure> {
         let wrong = |what: &str| Failure::usage(format!("{path}: {what}"));
         let advice = "argosy group run --help shows a file";
-        let written: Written = serde_json::from_str(text)
+        let written: RawGroupFile = serde_json::from_str(text)
             .map_err(|error| wrong(&format!("it is not a group: {error}")).advise(advice))?;
         if written.tasks.is_empty() {
             return Err(wrong("tasks: a group has at least one").advise(advice));
@@ -80,7 +80,7 @@ fn parse(task: &Map<String, Value>) -> Result<Run, String> {
     }
     let matches = grammar.try_get_matches_from(words);
     let run = matches.and_then(|matches| Run::from_arg_matches(&matches));
-    run.map_err(|error| in_words(&error))
+    run.map_err(|error| describe(&error))
 }
 
 /// Returns a flag with its value, or repeated with one value each.
@@ -102,7 +102,7 @@ fn flags(name: &str, value: &Value, takes_values: bool) -> Result<Vec<String>, S
 }
 
 /// Returns the message of an error without its advice for a command line.
-fn in_words(error: &clap::Error) -> String {
+fn describe(error: &clap::Error) -> String {
     let text = error.to_string();
     let mut lines = text.lines().map(str::trim);
     let first = lines.next().unwrap_or_default();
@@ -118,8 +118,8 @@ fn in_words(error: &clap::Error) -> String {
 mod tests {
     use super::*;
 
-    fn read(text: &str) -> Result<File, Failure> {
-        File::read("site.json", text)
+    fn read(text: &str) -> Result<GroupFile, Failure> {
+        GroupFile::read("site.json", text)
     }
 
     #[test]
@@ -182,7 +182,7 @@ mod tests {
         ];
         for (text, part) in table {
             let failure = read(&text).unwrap_err();
-            assert_eq!(failure.code, crate::exit::Code::Usage, "{text}");
+            assert_eq!(failure.code, crate::exit::FailureCode::Usage, "{text}");
             assert!(failure.message.contains(part), "{failure}");
         }
         let none = read(&task("")).unwrap_err();

@@ -4,12 +4,12 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use argosy_client::resources::{from_wire, to_wire};
-use argosy_client::scheduler::Operation;
+use argosy_client::scheduler::OfferOperation;
 use argosy_proto::v1;
 use argosy_proto::v1::network::Mode;
 use argosy_state::ids::{GroupId, Role, TaskId};
-use argosy_state::resources::{Identity, Range, Resource, Resources, Value};
-use argosy_state::task::{OptOuts, Sizes};
+use argosy_state::resources::{Range, Resource, ResourceIdentity, Resources, Value};
+use argosy_state::task::{SecurityOptions, Sizes};
 
 use super::{checks, command_line, pending_reason};
 use crate::args::{NetworkMode, Run};
@@ -24,7 +24,7 @@ pub(crate) struct Job {
     group: String,
     tasks: Vec<v1::TaskSpec>,
     wanted: Resources,
-    opt_outs: OptOuts,
+    opt_outs: SecurityOptions,
     sizes: Sizes,
 }
 
@@ -51,7 +51,7 @@ impl Job {
             group: group.to_owned(),
             tasks: Vec::new(),
             wanted: Resources::default(),
-            opt_outs: OptOuts::default(),
+            opt_outs: SecurityOptions::default(),
             sizes: Sizes::default(),
         };
         for arguments in tasks {
@@ -88,11 +88,11 @@ impl Job {
     }
 
     /// Returns the launch operation.
-    pub(crate) fn operation(&self) -> Operation {
+    pub(crate) fn operation(&self) -> OfferOperation {
         let tasks = self.tasks.clone();
         match self.group.is_empty() {
-            true => Operation::Launch(tasks),
-            false => Operation::LaunchGroup {
+            true => OfferOperation::Launch(tasks),
+            false => OfferOperation::LaunchGroup {
                 group_id: self.group.clone(),
                 tasks,
             },
@@ -108,7 +108,7 @@ impl Job {
     }
 
     /// Returns the security options that an agent must allow.
-    pub(crate) fn opt_outs(&self) -> &OptOuts {
+    pub(crate) fn opt_outs(&self) -> &SecurityOptions {
         &self.opt_outs
     }
 
@@ -121,7 +121,7 @@ impl Job {
     pub(crate) fn is_allowed(&self, offer: &v1::Offer) -> bool {
         let largest = argosy_proto::convert::sizes_from(offer.largest_sizes);
         pending_reason::allows(offer.allowed_opt_outs.as_ref(), &self.opt_outs).is_none()
-            && self.sizes.beyond(&largest).is_none()
+            && self.sizes.first_exceeding(&largest).is_none()
     }
 
     /// Returns whether the offer holds all requested resources.
@@ -199,8 +199,8 @@ fn uris(arguments: &Run) -> Vec<v1::Uri> {
 }
 
 /// Returns the security options that the agent must allow.
-fn opt_outs(arguments: &Run) -> OptOuts {
-    OptOuts {
+fn opt_outs(arguments: &Run) -> SecurityOptions {
+    SecurityOptions {
         host_network: arguments.network == Some(NetworkMode::Host),
         ..arguments.opt_outs.opt_outs()
     }
@@ -246,7 +246,7 @@ fn wanted(arguments: &Run) -> Result<Resources, Failure> {
     ];
     let parts = amounts.into_iter().filter_map(|(name, amount)| {
         Some(Resource {
-            identity: Identity::plain(name),
+            identity: ResourceIdentity::plain(name),
             value: Value::Scalar(amount?.0),
         })
     });
@@ -257,7 +257,7 @@ fn wanted(arguments: &Run) -> Result<Resources, Failure> {
     let own = arguments.ports.iter().copied().map(u64::from);
     let ports: BTreeSet<u64> = published.chain(own).collect();
     let ports = ports.into_iter().map(|port| Resource {
-        identity: Identity::plain("ports"),
+        identity: ResourceIdentity::plain("ports"),
         value: Value::Ranges(vec![Range {
             begin: port,
             end: port,
@@ -269,7 +269,7 @@ fn wanted(arguments: &Run) -> Result<Resources, Failure> {
         .map(|name| name.as_str().into())
         .collect();
     let devices = (!devices.is_empty()).then_some(Resource {
-        identity: Identity::plain("devices"),
+        identity: ResourceIdentity::plain("devices"),
         value: Value::Set(devices),
     });
     Resources::collect(parts.chain(ports).chain(devices))
@@ -448,7 +448,7 @@ pub(crate) mod tests {
         ];
         for (words, part) in table {
             let failure = job(words).unwrap_err();
-            assert_eq!(failure.code, crate::exit::Code::Usage, "{words:?}");
+            assert_eq!(failure.code, crate::exit::FailureCode::Usage, "{words:?}");
             assert!(failure.message.contains(part), "{failure}");
         }
     }

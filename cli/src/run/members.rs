@@ -14,15 +14,15 @@ const FOR_ANOTHER: &str = "its group ended because";
 
 /// The tasks of a job.
 #[derive(Debug)]
-pub(super) struct Members {
-    all: Vec<Member>,
+pub(super) struct JobTasks {
+    all: Vec<JobTask>,
     /// Ended tasks, in order.
     ended: Vec<usize>,
 }
 
 /// One task.
 #[derive(Debug)]
-pub(super) struct Member {
+pub(super) struct JobTask {
     pub(super) task: String,
     /// The prefix of its output, empty for a single task.
     pub(super) label: String,
@@ -33,12 +33,12 @@ pub(super) struct Member {
     pub(super) over: CancellationToken,
 }
 
-impl Members {
+impl JobTasks {
     pub(super) fn of(job: &Job) -> Self {
         let tasks = job.tasks().iter();
         let width = tasks.clone().map(|task| task.task_id.len()).max();
         let width = width.unwrap_or_default();
-        let all = tasks.map(|task| Member {
+        let all = tasks.map(|task| JobTask {
             label: match job.group() {
                 "" => String::new(),
                 _ => format!("{:<width$} | ", task.task_id),
@@ -54,7 +54,7 @@ impl Members {
         }
     }
 
-    pub(super) fn named(&mut self, task: &str) -> Option<&mut Member> {
+    pub(super) fn named(&mut self, task: &str) -> Option<&mut JobTask> {
         self.all.iter_mut().find(|member| member.task == task)
     }
 
@@ -99,15 +99,15 @@ impl Members {
 
 #[cfg(test)]
 mod tests {
-    use super::super::file::File;
+    use super::super::file::GroupFile;
     use super::*;
 
-    fn group() -> Members {
+    fn group() -> JobTasks {
         let text = r#"{"group": "g", "tasks": [
             {"name": "web", "command": ["x"]}, {"name": "reader", "command": ["x"]}]}"#;
-        let file = File::read("g.json", text).unwrap();
+        let file = GroupFile::read("g.json", text).unwrap();
         let job = Job::of_group(&file.group, &file.tasks, "*").unwrap();
-        let mut members = Members::of(&job);
+        let mut members = JobTasks::of(&job);
         for task in ["web", "reader"] {
             members.named(task).unwrap().started = Some(Duration::ZERO);
         }

@@ -8,16 +8,16 @@ use std::collections::BTreeSet;
 use argosy_client::resources::from_wire;
 use argosy_proto::{convert, v1};
 use argosy_state::resources::{Resources, Value};
-use argosy_state::task::{Beyond, Capability, OptOuts, Sizes};
+use argosy_state::task::{LinuxCapability, SecurityOptions, SizeExceeded, Sizes};
 
 use crate::output::milli;
 use crate::reasons;
 
 /// What is known while a task waits.
-pub(crate) struct Known<'a> {
+pub(crate) struct PendingContext<'a> {
     pub(crate) wanted: &'a Resources,
     /// Security options that the agent must allow.
-    pub(crate) opt_outs: &'a OptOuts,
+    pub(crate) opt_outs: &'a SecurityOptions,
     /// The largest sizes of the containers.
     pub(crate) sizes: Sizes,
     pub(crate) agents: &'a [v1::Agent],
@@ -29,7 +29,7 @@ pub(crate) struct Known<'a> {
 
 /// The reason why a task waits.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Why {
+pub(crate) struct PendingReason {
     /// The reason in a few words.
     pub(crate) reason: String,
     /// Numbers, names and remedies, one per line.
@@ -37,7 +37,7 @@ pub(crate) struct Why {
 }
 
 /// Computes the reason.
-pub(crate) fn explain(known: &Known<'_>) -> Why {
+pub(crate) fn explain(known: &PendingContext<'_>) -> PendingReason {
     let reachable: Vec<_> = known
         .agents
         .iter()
@@ -53,12 +53,12 @@ pub(crate) fn explain(known: &Known<'_>) -> Why {
     } else if let Some(refused) = too_large(known.sizes, &reachable) {
         refused
     } else {
-        judge(known, &reachable)
+        compare(known, &reachable)
     };
     if let Some(refused) = known.refused {
         lines.insert(0, format!("the last launch was rejected: {refused}"));
     }
-    Why { reason, lines }
+    PendingReason { reason, lines }
 }
 
 fn is_usable(agent: &v1::Agent) -> bool {
@@ -83,15 +83,18 @@ fn free(agent: &v1::Agent) -> Resources {
 }
 
 /// Returns all of `asked` that is not in `allowed`, and the flags that would allow it.
-pub(crate) fn allows(allowed: Option<&v1::OptOuts>, asked: &OptOuts) -> Option<(String, String)> {
+pub(crate) fn allows(
+    allowed: Option<&v1::OptOuts>,
+    asked: &SecurityOptions,
+) -> Option<(String, String)> {
     // This release does not request options that it does not know.
     let allowed = convert::opt_outs_from(allowed.cloned()).unwrap_or_default();
     let beyond = &asked.capabilities - &allowed.capabilities;
     // If the capabilities are part of a named set, the whole set is suggested.
-    let server = BTreeSet::from(Capability::SERVER);
+    let server = BTreeSet::from(LinuxCapability::SERVER);
     let is_set =
         beyond.len() > 1 && beyond.is_subset(&server) && server.is_subset(&asked.capabilities);
-    let names = Capability::list(if is_set { &server } else { &beyond });
+    let names = LinuxCapability::list(if is_set { &server } else { &beyond });
     let capabilities = (!beyond.is_empty()).then(|| {
         let what = match beyond.len() {
             1 => format!("capability {names}"),
@@ -99,32 +102,34 @@ pub(crate) fn allows(allowed: Option<&v1::OptOuts>, asked: &OptOuts) -> Option<(
         };
         (what, format!("--allow-capabilities {names}"))
     });
-    let nothing = OptOuts::default;
+    let nothing = SecurityOptions::default;
     let others = [
-        OptOuts {
+        SecurityOptions {
             unconfined_seccomp: asked.unconfined_seccomp,
             ..nothing()
         },
-        OptOuts {
+        SecurityOptions {
             new_privileges: asked.new_privileges,
             ..nothing()
         },
-        OptOuts {
+        SecurityOptions {
             nested_user_namespaces: asked.nested_user_namespaces,
             ..nothing()
         },
-        OptOuts {
+        SecurityOptions {
             host_network: asked.host_network,
             ..nothing()
         },
     ];
-    let others = others.iter().filter_map(|other| other.beyond(&allowed));
+    let others = others
+        .iter()
+        .filter_map(|other| other.first_not_allowed(&allowed));
     let (what, flags): (Vec<_>, Vec<_>) = capabilities.into_iter().chain(others).unzip();
     (!what.is_empty()).then(|| (what.join(", "), flags.join(" ")))
 }
 
 /// Returns a reason if no agent allows the security options of the task.
-fn not_allowed(known: &Known<'_>, agents: &[&v1::Agent]) -> Option<(String, Vec<String>)> {
+fn not_allowed(known: &PendingContext<'_>, agents: &[&v1::Agent]) -> Option<(String, Vec<String>)> {
     let allowed = |agent: &&v1::Agent| {
         let info = agent.info.as_ref();
         allows(
@@ -143,17 +148,17 @@ fn too_large(asked: Sizes, agents: &[&v1::Agent]) -> Option<(String, Vec<String>
     let beyond = |agent: &&v1::Agent| {
         let info = agent.info.as_ref();
         let largest = info.and_then(|info| info.largest_sizes);
-        asked.beyond(&convert::sizes_from(largest))
+        asked.first_exceeding(&convert::sizes_from(largest))
     };
     let beyond: Option<Vec<_>> = agents.iter().map(beyond).collect();
-    let Beyond {
+    let SizeExceeded {
         field, asked, flag, ..
     } = beyond?.into_iter().next()?;
     let reason = format!("no agent allows {field} of {asked}");
     Some((reason, vec![format!("helps: argosy agent start {flag}")]))
 }
 
-fn judge(known: &Known<'_>, agents: &[&v1::Agent]) -> (String, Vec<String>) {
+fn compare(known: &PendingContext<'_>, agents: &[&v1::Agent]) -> (String, Vec<String>) {
     let large: Vec<_> = agents
         .iter()
         .filter(|agent| total(agent).contains(known.wanted))
@@ -274,9 +279,9 @@ mod tests {
 
     fn said(wanted: &str, agents: &[v1::Agent]) -> String {
         let wanted = wanted.parse().unwrap();
-        let known = Known {
+        let known = PendingContext {
             wanted: &wanted,
-            opt_outs: &OptOuts::default(),
+            opt_outs: &SecurityOptions::default(),
             sizes: Sizes::default(),
             agents,
             counts: &[],
@@ -338,16 +343,16 @@ mod tests {
     #[test]
     fn what_no_agent_allows_is_named_with_the_flag_that_would() {
         let wanted = "cpus:1".parse().unwrap();
-        let asked = OptOuts {
-            capabilities: [Capability::Chown].into(),
-            ..OptOuts::default()
+        let asked = SecurityOptions {
+            capabilities: [LinuxCapability::Chown].into(),
+            ..SecurityOptions::default()
         };
         let mut agents = [
             agent("agent-1", "cpus:2", ""),
             agent("agent-2", "cpus:2", ""),
         ];
         let reason = |agents: &[v1::Agent]| {
-            let known = Known {
+            let known = PendingContext {
                 wanted: &wanted,
                 opt_outs: &asked,
                 sizes: Sizes::default(),
@@ -376,9 +381,9 @@ mod tests {
         };
         let mut agents = [agent("agent-1", "cpus:2", "")];
         let reason = |agents: &[v1::Agent]| {
-            let known = Known {
+            let known = PendingContext {
                 wanted: &wanted,
-                opt_outs: &OptOuts::default(),
+                opt_outs: &SecurityOptions::default(),
                 sizes,
                 agents,
                 counts: &[],
@@ -396,16 +401,21 @@ mod tests {
 
     #[test]
     fn all_that_an_agent_would_have_to_allow_is_named_at_once() {
-        let asked = OptOuts {
-            capabilities: [Capability::Chown, Capability::Setgid, Capability::Setuid].into(),
+        let asked = SecurityOptions {
+            capabilities: [
+                LinuxCapability::Chown,
+                LinuxCapability::Setgid,
+                LinuxCapability::Setuid,
+            ]
+            .into(),
             new_privileges: true,
-            ..OptOuts::default()
+            ..SecurityOptions::default()
         };
-        let allowed = OptOuts {
-            capabilities: [Capability::Setgid].into(),
-            ..OptOuts::default()
+        let allowed = SecurityOptions {
+            capabilities: [LinuxCapability::Setgid].into(),
+            ..SecurityOptions::default()
         };
-        let of = |allowed: &OptOuts| allows(convert::opt_outs(allowed).as_ref(), &asked);
+        let of = |allowed: &SecurityOptions| allows(convert::opt_outs(allowed).as_ref(), &asked);
         let (what, flags) = of(&allowed).unwrap();
         assert_eq!(what, "the capabilities CHOWN, SETUID, new_privileges");
         assert_eq!(
@@ -413,25 +423,25 @@ mod tests {
             "--allow-capabilities CHOWN,SETUID --allow-new-privileges"
         );
         assert_eq!(of(&asked), None);
-        let server = OptOuts {
-            capabilities: Capability::SERVER.into(),
-            ..OptOuts::default()
+        let server = SecurityOptions {
+            capabilities: LinuxCapability::SERVER.into(),
+            ..SecurityOptions::default()
         };
-        let of = |allowed: &OptOuts| allows(convert::opt_outs(allowed).as_ref(), &server);
+        let of = |allowed: &SecurityOptions| allows(convert::opt_outs(allowed).as_ref(), &server);
         let named = Some((
             "the capabilities SERVER".to_owned(),
             "--allow-capabilities SERVER".to_owned(),
         ));
-        assert_eq!(of(&OptOuts::default()), named);
+        assert_eq!(of(&SecurityOptions::default()), named);
         assert_eq!(of(&allowed), named, "as a whole");
     }
 
     #[test]
     fn the_last_refusal_is_shown() {
         let wanted = "cpus:1".parse().unwrap();
-        let known = Known {
+        let known = PendingContext {
             wanted: &wanted,
-            opt_outs: &OptOuts::default(),
+            opt_outs: &SecurityOptions::default(),
             sizes: Sizes::default(),
             agents: &[],
             counts: &[],

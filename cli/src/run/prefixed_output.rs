@@ -3,30 +3,30 @@
 use std::io;
 
 use super::stdin::write;
-use crate::files::{Piece, ReadError};
+use crate::files::{FileChunk, ReadError};
 
 /// The longest line that is kept together, in bytes.
 const LINE_BYTES: usize = 64 * 1024;
 
 /// The destination of the output.
-type Out = Box<dyn FnMut(Piece<'_>) -> io::Result<()> + Send>;
+type ChunkWriter = Box<dyn FnMut(FileChunk<'_>) -> io::Result<()> + Send>;
 
 /// Adds a prefix to what a task writes to one file.
-pub(super) struct Labelled {
-    out: Out,
+pub(super) struct PrefixedOutput {
+    out: ChunkWriter,
     /// Text before each line. If empty, the output is passed on unchanged.
     label: String,
     /// A line without its end.
     begun: Vec<u8>,
 }
 
-impl Labelled {
+impl PrefixedOutput {
     /// Writes to the file of this program that has the same name.
     pub(super) fn new(file: &'static str, label: String) -> Self {
         Self::to(Box::new(move |piece| write(file, piece)), label)
     }
 
-    fn to(out: Out, label: String) -> Self {
+    fn to(out: ChunkWriter, label: String) -> Self {
         Self {
             out,
             label,
@@ -34,16 +34,16 @@ impl Labelled {
         }
     }
 
-    pub(super) fn pass(&mut self, piece: Piece<'_>) -> io::Result<()> {
+    pub(super) fn pass(&mut self, piece: FileChunk<'_>) -> io::Result<()> {
         let bytes = match piece {
-            Piece::Bytes(bytes) if !self.label.is_empty() => bytes,
-            Piece::Bytes(_) | Piece::Missing(_) => return (self.out)(piece),
+            FileChunk::Bytes(bytes) if !self.label.is_empty() => bytes,
+            FileChunk::Bytes(_) | FileChunk::Missing(_) => return (self.out)(piece),
         };
         let lines = self.lines(bytes);
         if lines.is_empty() {
             return Ok(());
         }
-        (self.out)(Piece::Bytes(&lines))
+        (self.out)(FileChunk::Bytes(&lines))
     }
 
     /// Ends the output. A last line without a newline is printed too, also after an interruption.
@@ -52,7 +52,7 @@ impl Labelled {
             return followed;
         }
         let lines = self.lines(b"\n");
-        let shown = (self.out)(Piece::Bytes(&lines));
+        let shown = (self.out)(FileChunk::Bytes(&lines));
         followed.and(shown.map_err(ReadError::Sink))
     }
 
@@ -80,7 +80,7 @@ mod tests {
 
     #[test]
     fn lines_are_marked_once_they_have_ended_or_are_too_long() {
-        let mut own = Labelled::new("stdout", "web | ".to_owned());
+        let mut own = PrefixedOutput::new("stdout", "web | ".to_owned());
         assert_eq!(own.lines(b"one\ntw"), b"web | one\n");
         assert_eq!(own.lines(b"o\n\nthree"), b"web | two\nweb | \n");
         assert_eq!(own.lines(b"\n"), b"web | three\n");
@@ -94,14 +94,14 @@ mod tests {
     fn a_last_line_without_an_end_is_shown_whether_all_came_or_it_broke_off() {
         for followed in [Ok(()), Err(ReadError::Broken("lost".to_owned()))] {
             let (shown, seen) = std::sync::mpsc::channel();
-            let out = move |piece: Piece<'_>| {
-                if let Piece::Bytes(bytes) = piece {
+            let out = move |piece: FileChunk<'_>| {
+                if let FileChunk::Bytes(bytes) = piece {
                     shown.send(bytes.to_vec()).unwrap();
                 }
                 Ok(())
             };
-            let mut own = Labelled::to(Box::new(out), "web | ".to_owned());
-            own.pass(Piece::Bytes(b"one\ntwo")).unwrap();
+            let mut own = PrefixedOutput::to(Box::new(out), "web | ".to_owned());
+            own.pass(FileChunk::Bytes(b"one\ntwo")).unwrap();
             let is_whole = followed.is_ok();
             assert_eq!(own.finish(followed).is_ok(), is_whole);
             let all: Vec<u8> = seen.iter().flatten().collect();

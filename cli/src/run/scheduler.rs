@@ -3,7 +3,8 @@
 //! It never launches twice: a launch is repeated only after a certain rejection.
 
 use argosy_client::scheduler::{
-    Accept, Answer, CallKey, Driver, Outcome, Scheduler, SchedulerError, Subscription,
+    Accept, CallKey, CallOutcome, CallResult, Scheduler, SchedulerDriver, SchedulerError,
+    Subscription,
 };
 use argosy_proto::v1;
 use tokio::sync::mpsc;
@@ -17,7 +18,7 @@ const SOON_MS: u64 = 1_000;
 
 /// Events for the waiting run.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) enum Event {
+pub(crate) enum RunEvent {
     /// The framework is registered.
     Registered { framework_id: String },
     /// The launch is committed.
@@ -34,71 +35,71 @@ pub(crate) enum Event {
 
 /// The progress of the launch.
 #[derive(Debug, PartialEq, Eq)]
-enum Step {
-    Looking,
-    Asked { call: CallKey, agent_id: String },
+enum LaunchStep {
+    AwaitingOffer,
+    LaunchSent { call: CallKey, agent_id: String },
     Done,
 }
 
 /// The scheduler and its state.
-pub(crate) struct Placer {
+pub(crate) struct JobScheduler {
     job: Job,
-    step: Step,
-    events: mpsc::Sender<Event>,
+    step: LaunchStep,
+    events: mpsc::Sender<RunEvent>,
 }
 
-impl Placer {
-    pub(crate) fn new(job: Job, events: mpsc::Sender<Event>) -> Self {
+impl JobScheduler {
+    pub(crate) fn new(job: Job, events: mpsc::Sender<RunEvent>) -> Self {
         Self {
             job,
-            step: Step::Looking,
+            step: LaunchStep::AwaitingOffer,
             events,
         }
     }
 
-    fn tell(&self, event: Event) {
+    fn send(&self, event: RunEvent) {
         // Full or closed: see the channel's capacity. A closed receiver needs no events.
         let _ = self.events.try_send(event);
     }
 
-    fn answered_launch(&mut self, driver: &Driver, agent_id: String, answer: &Answer) {
+    fn answered_launch(&mut self, driver: &SchedulerDriver, agent_id: String, answer: &CallResult) {
         let refused = match &answer.outcome {
-            Outcome::Done { refused, .. } => match refused.first() {
+            CallOutcome::Done { refused, .. } => match refused.first() {
                 Some(refused) => (refused.code.clone(), refused.message.clone()),
                 None => return self.launched(driver, agent_id),
             },
-            Outcome::Refused(refusal) => (refusal.reason.clone(), refusal.message.clone()),
-            Outcome::NotSent(why) => (String::new(), why.clone()),
+            CallOutcome::Refused(refusal) => (refusal.reason.clone(), refusal.message.clone()),
+            CallOutcome::NotSent(why) => (String::new(), why.clone()),
             // The launch may have happened. Its updates or a reconciliation show it.
-            Outcome::Lost(_) => {
+            CallOutcome::Lost(_) => {
                 let tasks = self.job.tasks().iter();
                 let tasks = tasks.map(|task| task.task_id.clone()).collect();
                 drop(driver.reconcile(tasks));
                 return self.launched(driver, agent_id);
             }
         };
-        self.step = Step::Looking;
+        self.step = LaunchStep::AwaitingOffer;
         let (code, message) = refused;
-        self.tell(Event::Refused { code, message });
+        self.send(RunEvent::Refused { code, message });
         drop(driver.revive(Vec::new()));
     }
 
-    fn launched(&mut self, driver: &Driver, agent_id: String) {
-        self.step = Step::Done;
+    fn launched(&mut self, driver: &SchedulerDriver, agent_id: String) {
+        self.step = LaunchStep::Done;
         drop(driver.suppress(Vec::new()));
-        self.tell(Event::Launched { agent_id });
+        self.send(RunEvent::Launched { agent_id });
     }
 }
 
-impl Scheduler for Placer {
-    fn registered(&mut self, _: &Driver, subscription: &Subscription) {
+impl Scheduler for JobScheduler {
+    fn registered(&mut self, _: &SchedulerDriver, subscription: &Subscription) {
         let framework_id = subscription.framework_id.clone();
-        self.tell(Event::Registered { framework_id });
+        self.send(RunEvent::Registered { framework_id });
     }
 
-    fn offers(&mut self, driver: &Driver, offers: Vec<v1::Offer>) {
+    fn offers(&mut self, driver: &SchedulerDriver, offers: Vec<v1::Offer>) {
         for offer in offers {
-            if self.step != Step::Looking {
+            if self.step != LaunchStep::AwaitingOffer {
                 driver.decline_because(
                     vec![offer.offer_id],
                     Some(NOT_AGAIN_MS),
@@ -115,7 +116,7 @@ impl Scheduler for Placer {
                     filter_ms: Some(NOT_AGAIN_MS),
                     all_or_nothing: true,
                 });
-                self.step = Step::Asked {
+                self.step = LaunchStep::LaunchSent {
                     call: call.key,
                     agent_id: offer.agent_id,
                 };
@@ -126,8 +127,8 @@ impl Scheduler for Placer {
         }
     }
 
-    fn answered(&mut self, driver: &Driver, answer: &Answer) {
-        if let Step::Asked { call, agent_id } = &self.step
+    fn answered(&mut self, driver: &SchedulerDriver, answer: &CallResult) {
+        if let LaunchStep::LaunchSent { call, agent_id } = &self.step
             && *call == answer.call
         {
             let agent_id = agent_id.clone();
@@ -135,21 +136,21 @@ impl Scheduler for Placer {
         }
     }
 
-    fn update(&mut self, _: &Driver, status: &v1::TaskStatus) {
-        self.tell(Event::Status(Box::new(status.clone())));
+    fn update(&mut self, _: &SchedulerDriver, status: &v1::TaskStatus) {
+        self.send(RunEvent::Status(Box::new(status.clone())));
     }
 
-    fn disconnected(&mut self, _: &Driver, why: &str) {
-        self.tell(Event::Disconnected {
+    fn disconnected(&mut self, _: &SchedulerDriver, why: &str) {
+        self.send(RunEvent::Disconnected {
             why: why.to_owned(),
         });
     }
 
-    fn reconnected(&mut self, _: &Driver, _: &Subscription) {
-        self.tell(Event::Reconnected);
+    fn reconnected(&mut self, _: &SchedulerDriver, _: &Subscription) {
+        self.send(RunEvent::Reconnected);
     }
 
-    fn error(&mut self, _: &Driver, _: &SchedulerError) {
+    fn error(&mut self, _: &SchedulerDriver, _: &SchedulerError) {
         // The end of the run carries it.
     }
 }

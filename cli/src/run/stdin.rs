@@ -2,15 +2,15 @@
 
 use std::io::{self, IsTerminal as _, Write as _};
 
-use argosy_proto::exec::{Begins, End};
+use argosy_proto::exec::{AttachOffsets, ExecResult};
 use tokio_util::sync::CancellationToken;
 
-use crate::commands::exec::attached::{self, Left, Manner};
-use crate::commands::exec::connection::{self, Call, Socket, Wanted};
-use crate::files::{Files, Piece, Place, ReadError};
+use crate::commands::exec::attached::{self, ClientSessionEnd, StreamMode};
+use crate::commands::exec::connection::{self, SessionKind, SessionRequest, Socket};
+use crate::files::{FileChunk, FileLocation, FileReader, ReadError};
 
 /// An attached client and its task.
-pub(super) struct Typing {
+pub(super) struct AttachedInput {
     pub(super) masters: Vec<String>,
     pub(super) agent_id: String,
     pub(super) framework_id: String,
@@ -21,40 +21,43 @@ pub(super) struct Typing {
     pub(super) over: CancellationToken,
 }
 
-impl Typing {
+impl AttachedInput {
     /// Runs until the task has ended. The output of a task that ended before the client could
     /// attach is shown too.
-    pub(super) async fn attend(self) -> Result<(), ReadError> {
-        let mut files = Files::new(&self.masters)
+    pub(super) async fn run(self) -> Result<(), ReadError> {
+        let mut files = FileReader::new(&self.masters)
             .map_err(|error: anyhow::Error| ReadError::Broken(format!("{error:#}")))?;
         let Ok((socket, begins)) = self.open().await else {
             return self.follow(&mut files).await;
         };
         for (file, end) in [("stdout", begins.stdout), ("stderr", begins.stderr)] {
-            let mut sink = |piece: Piece<'_>| write(file, piece);
+            let mut sink = |piece: FileChunk<'_>| write(file, piece);
             let place = self.place(file);
             files.read_part(&place, 0, end, &mut sink).await?;
         }
         let manner = match self.tty && io::stdin().is_terminal() {
-            true => Manner::Terminal,
-            false => Manner::PipesWithoutSignals,
+            true => StreamMode::Terminal,
+            false => StreamMode::PipesWithoutSignals,
         };
-        let left = attached::attend(socket, manner).await;
+        let left = attached::run(socket, manner).await;
         match left.map_err(|failure| ReadError::Broken(failure.message))? {
             // The framework receives the result of the task.
-            Left::Ended(End::Code(_) | End::Signal(_)) | Left::Detached => Ok(()),
-            Left::Ended(End::Lost(why)) | Left::Broken(why) => Err(ReadError::Broken(why)),
+            ClientSessionEnd::Ended(ExecResult::Code(_) | ExecResult::Signal(_))
+            | ClientSessionEnd::Detached => Ok(()),
+            ClientSessionEnd::Ended(ExecResult::Lost(why)) | ClientSessionEnd::Broken(why) => {
+                Err(ReadError::Broken(why))
+            }
             // The terminal is gone, or this program is asked to exit: the task ends too.
-            Left::ReaderGone | Left::Told(_) => {
+            ClientSessionEnd::ReaderGone | ClientSessionEnd::Signalled(_) => {
                 Err(ReadError::Sink(io::ErrorKind::BrokenPipe.into()))
             }
         }
     }
 
-    async fn open(&self) -> Result<(Socket, Begins), String> {
+    async fn open(&self) -> Result<(Socket, AttachOffsets), String> {
         let task = format!("{}/{}", self.framework_id, self.task_id);
-        let wanted = Wanted {
-            call: Call::Attach,
+        let wanted = SessionRequest {
+            call: SessionKind::Attach,
             agent_id: &self.agent_id,
             parameters: vec![("task", task), ("stdin", true.to_string())],
         };
@@ -64,9 +67,9 @@ impl Typing {
         Ok((socket, begins))
     }
 
-    async fn follow(&self, files: &mut Files) -> Result<(), ReadError> {
+    async fn follow(&self, files: &mut FileReader) -> Result<(), ReadError> {
         for file in ["stdout", "stderr"] {
-            let mut sink = |piece: Piece<'_>| write(file, piece);
+            let mut sink = |piece: FileChunk<'_>| write(file, piece);
             files
                 .follow(&self.place(file), &self.over, &mut sink)
                 .await?;
@@ -74,17 +77,17 @@ impl Typing {
         Ok(())
     }
 
-    fn place(&self, file: &str) -> Place {
-        Place::of_task(&self.agent_id, &self.framework_id, &self.task_id, file)
+    fn place(&self, file: &str) -> FileLocation {
+        FileLocation::of_task(&self.agent_id, &self.framework_id, &self.task_id, file)
     }
 }
 
 /// Writes a piece of a task's output to the output of this program.
-pub(super) fn write(file: &str, piece: Piece<'_>) -> io::Result<()> {
+pub(super) fn write(file: &str, piece: FileChunk<'_>) -> io::Result<()> {
     let bytes = match piece {
-        Piece::Bytes(bytes) => bytes,
-        Piece::Missing(count) => {
-            crate::output::note(&Piece::missing(count, file));
+        FileChunk::Bytes(bytes) => bytes,
+        FileChunk::Missing(count) => {
+            crate::output::note(&FileChunk::missing(count, file));
             return Ok(());
         }
     };

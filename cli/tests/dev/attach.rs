@@ -4,20 +4,20 @@
 use std::io::Write;
 use std::process::Stdio;
 
-use crate::cluster::{Cluster, wait_for};
-use crate::desk::{Desk, resize};
+use crate::cluster::{DevCluster, wait_for};
+use crate::desk::{TestTerminal, resize};
 
 /// Answers each line, until it reads the word to exit.
 const READS: &str = "echo begun; while read word; do case $word in \
                      size) stty size;; exit) exit 7;; *) echo got $word;; esac; done";
 
-fn run(cluster: &Cluster, flags: &[&str], line: &str) {
+fn run(cluster: &DevCluster, flags: &[&str], line: &str) {
     let words = [&["run", "--detach"], flags, &["--", "sh", "-c", line]].concat();
     let (code, _, stderr) = cluster.ran(&words);
     assert_eq!(code, 0, "{stderr}");
 }
 
-fn until_runs(cluster: &Cluster, task: &str) {
+fn until_runs(cluster: &DevCluster, task: &str) {
     wait_for("the task to run", || {
         cluster.ran(&["logs", task]).1.contains("begun")
     });
@@ -25,18 +25,18 @@ fn until_runs(cluster: &Cluster, task: &str) {
 
 #[test]
 fn a_tasks_terminal_is_left_and_found_again_through_any_master() {
-    let mut cluster = Cluster::start(30, "3x1", &[]);
+    let mut cluster = DevCluster::start(30, "3x1", &[]);
     run(&cluster, &["-it", "--name", "web"], READS);
     until_runs(&cluster, "web");
     let words = ["attach", "-it", "--tail", "5", "web"];
-    let mut desk = Desk::sit_down(&cluster, 40, 100, &words);
-    desk.see("begun");
+    let mut desk = TestTerminal::start(&cluster, 40, 100, &words);
+    desk.wait_for_output("begun");
     desk.press("size\r");
-    desk.see("40 100\r\n");
+    desk.wait_for_output("40 100\r\n");
     for rows in 41..=80 {
         resize(&desk.person, rows, 132);
         desk.press("size\r");
-        desk.see(&format!("{rows} 132\r\n"));
+        desk.wait_for_output(&format!("{rows} 132\r\n"));
     }
     desk.press("\x10\x11");
     assert_eq!(desk.end(), Some(0));
@@ -45,21 +45,21 @@ fn a_tasks_terminal_is_left_and_found_again_through_any_master() {
     let masters = cluster.record["masters"].as_str().unwrap().to_owned();
     for master in masters.split(',') {
         let words = ["attach", "-it", "--masters", master, "web"];
-        let mut desk = Desk::sit_down(&cluster, 40, 100, &words);
+        let mut desk = TestTerminal::start(&cluster, 40, 100, &words);
         desk.press("through\r");
-        desk.see("got through\r\n");
+        desk.wait_for_output("got through\r\n");
         desk.press("\x10\x11");
-        desk.see("keeps running");
+        desk.wait_for_output("keeps running");
         assert_eq!(desk.end(), Some(0));
     }
-    let mut first = Desk::sit_down(&cluster, 40, 100, &["attach", "-it", "web"]);
+    let mut first = TestTerminal::start(&cluster, 40, 100, &["attach", "-it", "web"]);
     // Includes earlier output, because the time of the attachment is not known.
     let words = ["attach", "--tail", "5", "web"];
-    let mut second = Desk::sit_down(&cluster, 40, 100, &words);
+    let mut second = TestTerminal::start(&cluster, 40, 100, &words);
     first.press("both\r");
-    first.see("got both\r\n");
+    first.wait_for_output("got both\r\n");
     first.press("again\r");
-    second.see("got again");
+    second.wait_for_output("got again");
     first.press("exit\r");
     for desk in [&mut first, &mut second] {
         assert_eq!(desk.end(), Some(7));
@@ -74,7 +74,7 @@ fn a_tasks_terminal_is_left_and_found_again_through_any_master() {
 
 #[test]
 fn a_task_without_a_terminal_takes_input_only_if_it_was_asked_for() {
-    let cluster = Cluster::start(31, "1x1", &[]);
+    let cluster = DevCluster::start(31, "1x1", &[]);
     run(
         &cluster,
         &["-i", "--name", "counts"],
@@ -105,16 +105,16 @@ fn a_task_without_a_terminal_takes_input_only_if_it_was_asked_for() {
 
 #[test]
 fn a_run_that_is_interactive_is_attached_from_its_start() {
-    let cluster = Cluster::start(32, "1x1", &[]);
+    let cluster = DevCluster::start(32, "1x1", &[]);
     let words = ["run", "-it", "--quiet", "--name", "shell", "--", "sh", "-c"];
     let words = [
         &words[..],
         &["stty size; read word; echo got $word; exit 5"],
     ]
     .concat();
-    let mut desk = Desk::sit_down(&cluster, 40, 100, &words);
+    let mut desk = TestTerminal::start(&cluster, 40, 100, &words);
     desk.press("word\r");
-    desk.see("got word\r\n");
+    desk.wait_for_output("got word\r\n");
     assert_eq!(desk.end(), Some(5));
 
     let words = [

@@ -37,15 +37,15 @@ fn program(name: &Path, words: &[&str]) -> Command {
 }
 
 /// Exit code, standard output, standard error.
-pub(crate) type Ran = (i32, String, String);
+pub(crate) type CommandOutput = (i32, String, String);
 
 /// A running `argosy dev`, which is stopped on drop.
-pub(crate) struct Cluster {
+pub(crate) struct DevCluster {
     dev: Child,
     pub(crate) record: serde_json::Value,
 }
 
-impl Cluster {
+impl DevCluster {
     /// Starts a cluster. Each test has separate loopback addresses, because the ports are the
     /// default ones.
     pub(crate) fn start(number: u32, size: &str, more: &[&str]) -> Self {
@@ -111,7 +111,7 @@ impl Cluster {
         command
     }
 
-    pub(crate) fn ran(&self, words: &[&str]) -> Ran {
+    pub(crate) fn ran(&self, words: &[&str]) -> CommandOutput {
         split(self.argosy(words).output().unwrap())
     }
 
@@ -138,7 +138,7 @@ impl Cluster {
     }
 }
 
-impl Drop for Cluster {
+impl Drop for DevCluster {
     fn drop(&mut self) {
         if self.dev.try_wait().unwrap().is_none() {
             let _ = kill(Pid::from_raw(self.dev.id() as i32), Signal::SIGTERM);
@@ -147,7 +147,7 @@ impl Drop for Cluster {
     }
 }
 
-pub(crate) fn split(output: Output) -> Ran {
+pub(crate) fn split(output: Output) -> CommandOutput {
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
     (
         output.status.code().unwrap(),

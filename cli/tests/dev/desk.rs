@@ -10,7 +10,7 @@ use std::time::Instant;
 use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, openpt, unlockpt};
 use rustix::termios::{Winsize, tcgetattr, tcsetwinsize};
 
-use crate::cluster::{Cluster, PATIENCE, wait_for};
+use crate::cluster::{DevCluster, PATIENCE, wait_for};
 
 /// Returns the same command, started by another program.
 pub(crate) fn through(mut starter: Command, command: &Command) -> Command {
@@ -25,7 +25,7 @@ pub(crate) fn through(mut starter: Command, command: &Command) -> Command {
 }
 
 /// A terminal, and `argosy` at it: the process that leads its session.
-pub(crate) struct Desk {
+pub(crate) struct TestTerminal {
     pub(crate) person: File,
     /// The terminal's mode before its use.
     pub(crate) before: (u32, u32),
@@ -35,8 +35,8 @@ pub(crate) struct Desk {
     argosy: Child,
 }
 
-impl Desk {
-    pub(crate) fn sit_down(cluster: &Cluster, rows: u16, columns: u16, words: &[&str]) -> Self {
+impl TestTerminal {
+    pub(crate) fn start(cluster: &DevCluster, rows: u16, columns: u16, words: &[&str]) -> Self {
         let person = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
         unlockpt(&person).unwrap();
         let peer = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
@@ -60,7 +60,7 @@ impl Desk {
     }
 
     /// Waits until this is on the screen.
-    pub(crate) fn see(&mut self, text: &str) {
+    pub(crate) fn wait_for_output(&mut self, text: &str) {
         let deadline = Instant::now() + PATIENCE;
         while !self.screen.contains(text) {
             let shown = self
@@ -98,7 +98,7 @@ fn mode(terminal: &File) -> (u32, u32) {
     (mode.local_modes.bits(), mode.input_modes.bits())
 }
 
-impl Drop for Desk {
+impl Drop for TestTerminal {
     fn drop(&mut self) {
         // It has exited, unless the test has failed.
         let _ = self.argosy.kill();

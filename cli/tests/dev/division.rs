@@ -9,7 +9,7 @@ use argosy_isolation::division::HostUser;
 use argosy_testing::skip;
 use nix::sys::stat::{Mode, umask};
 
-use crate::cluster::Cluster;
+use crate::cluster::DevCluster;
 use crate::lives::children;
 
 /// Directories for temporary files.
@@ -43,7 +43,7 @@ fn status(pid: i64, field: &str) -> Vec<String> {
 }
 
 /// Returns the agents of a cluster, and the brokers of each.
-fn agents(cluster: &Cluster) -> Vec<(i64, Vec<i64>)> {
+fn agents(cluster: &DevCluster) -> Vec<(i64, Vec<i64>)> {
     let members = cluster.members().iter();
     let agents = members.filter(|member| member["kind"] == "agent");
     let agents = agents.map(|agent| {
@@ -65,7 +65,7 @@ fn agents(cluster: &Cluster) -> Vec<(i64, Vec<i64>)> {
 /// Checks that each agent runs as the user of agents, without a group or a right of root on the
 /// host, and has one broker, which is root.
 #[track_caller]
-pub(crate) fn gives_up_root(cluster: &Cluster) {
+pub(crate) fn gives_up_root(cluster: &DevCluster) {
     let own = HostUser::of_agents();
     let agents = agents(cluster);
     assert!(!agents.is_empty());
@@ -92,7 +92,7 @@ fn an_agent_that_root_starts_gives_root_up_where_its_folders_are_open_and_nowher
     let folder = open_folder();
     let home = folder.path().join("kept");
     let keep = ["--keep", home.to_str().unwrap()];
-    let mut cluster = Cluster::start(50, "1x1", &keep);
+    let mut cluster = DevCluster::start(50, "1x1", &keep);
     gives_up_root(&cluster);
     let (code, stdout, stderr) = cluster.ran(&["run", "--", "sh", "-c", "echo out; exit 7"]);
     assert_eq!((code, stdout.as_str()), (7, "out\n"), "{stderr}");
@@ -101,7 +101,7 @@ fn an_agent_that_root_starts_gives_root_up_where_its_folders_are_open_and_nowher
 
     // Only the mode of a directory above decides it.
     fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o700)).unwrap();
-    let mut cluster = Cluster::start(50, "1x1", &keep);
+    let mut cluster = DevCluster::start(50, "1x1", &keep);
     for (agent, brokers) in agents(&cluster) {
         assert_eq!(status(agent, "Uid:"), ["0"; 4]);
         assert_eq!(brokers, [0; 0]);

@@ -6,13 +6,13 @@ use std::process::{Child, Command, Stdio};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::cluster::{Cluster, argosy, split, wait_for};
-use crate::desk::{Desk, resize, through};
+use crate::cluster::{DevCluster, argosy, split, wait_for};
+use crate::desk::{TestTerminal, resize, through};
 use crate::executors::leader_but;
 
 /// Starts a cluster with a running task of this name.
-fn with_task(number: u32, size: &str, name: &str) -> Cluster {
-    let cluster = Cluster::start(number, size, &[]);
+fn with_task(number: u32, size: &str, name: &str) -> DevCluster {
+    let cluster = DevCluster::start(number, size, &[]);
     let line = "echo up > up; exec sleep 1000";
     let words = ["run", "--detach", "--name", name, "--", "sh", "-c", line];
     let (code, _, stderr) = cluster.ran(&words);
@@ -23,7 +23,7 @@ fn with_task(number: u32, size: &str, name: &str) -> Cluster {
     cluster
 }
 
-fn lives(line: &str) -> bool {
+fn is_alive(line: &str) -> bool {
     let wanted = line.replace(' ', "\0") + "\0";
     let processes = std::fs::read_dir("/proc").unwrap().flatten();
     processes
@@ -60,7 +60,7 @@ fn a_command_in_a_task_is_as_if_it_ran_here() {
     what_cannot_be_run_is_said_to_be_so(&cluster);
 }
 
-fn every_byte_goes_there_and_back(cluster: &Cluster) {
+fn every_byte_goes_there_and_back(cluster: &DevCluster) {
     let mut cat = cluster.argosy(&["exec", "-i", "web", "--", "cat"]);
     let mut cat = cat
         .stdin(Stdio::piped())
@@ -87,7 +87,7 @@ fn every_byte_goes_there_and_back(cluster: &Cluster) {
     );
 }
 
-fn what_cannot_be_run_is_said_to_be_so(cluster: &Cluster) {
+fn what_cannot_be_run_is_said_to_be_so(cluster: &DevCluster) {
     let long = "x".repeat(50_000);
     let words = ["exec", "web", "--", "sh", "-c", "echo ${#1}", "sh", &long];
     let (code, stdout, stderr) = cluster.ran(&words);
@@ -131,11 +131,13 @@ fn signals_go_to_the_command_and_it_ends_with_its_client() {
     let mut output = BufReader::new(running.stdout.take().unwrap());
     let mut text = String::new();
     output.read_line(&mut text).unwrap();
-    wait_for("both to run", || lives("sleep 7357") && lives("sleep 7358"));
+    wait_for("both to run", || {
+        is_alive("sleep 7357") && is_alive("sleep 7358")
+    });
     running.kill().unwrap();
     running.wait().unwrap();
     wait_for("both to end with their client", || {
-        !lives("sleep 7357") && !lives("sleep 7358")
+        !is_alive("sleep 7357") && !is_alive("sleep 7358")
     });
     assert_eq!(cluster.ran(&["exec", "web", "--", "cat", "up"]).1, "up\n");
 
@@ -146,7 +148,7 @@ fn signals_go_to_the_command_and_it_ends_with_its_client() {
     output.read_line(&mut text).unwrap();
     drop(output);
     assert_eq!(talking.wait().unwrap().code(), Some(141), "as by SIGPIPE");
-    wait_for("it to end with its reader", || !lives("yes 7361"));
+    wait_for("it to end with its reader", || !is_alive("yes 7361"));
 }
 
 #[test]
@@ -199,14 +201,14 @@ fn any_master_leads_into_a_task_and_a_change_of_leader_does_not_end_it() {
     it_ends_with_the_master_that_it_goes_through(&cluster, other);
 }
 
-fn it_ends_with_the_master_that_it_goes_through(cluster: &Cluster, other: &str) {
+fn it_ends_with_the_master_that_it_goes_through(cluster: &DevCluster, other: &str) {
     let script = "echo up; exec sleep 7360";
     let mut sleep = argosy(&["exec", "web", "--masters", other, "--", "sh", "-c", script]);
     let sleep = sleep.stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut sleep = sleep.spawn().unwrap();
     let mut output = BufReader::new(sleep.stdout.take().unwrap());
     output.read_line(&mut String::new()).unwrap();
-    wait_for("the command to run", || lives("sleep 7360"));
+    wait_for("the command to run", || is_alive("sleep 7360"));
     let mut members = cluster.members().iter();
     let member = members.find(|member| member["api"] == other).unwrap();
     let pid = member["pid"].as_i64().unwrap();
@@ -214,7 +216,7 @@ fn it_ends_with_the_master_that_it_goes_through(cluster: &Cluster, other: &str) 
     let output = split(sleep.wait_with_output().unwrap());
     assert_eq!(output.0, 5, "{output:?}");
     assert!(output.2.contains("was lost"), "{output:?}");
-    wait_for("its command to end", || !lives("sleep 7360"));
+    wait_for("its command to end", || !is_alive("sleep 7360"));
 }
 
 #[test]
@@ -224,15 +226,15 @@ fn a_terminal_is_passed_through_and_given_back_as_it_was() {
                   do sleep 0.05; done; echo larger; trap 'echo interrupted; exit 9' INT; echo ready; \
                   while :; do sleep 0.05; done";
     let words = ["exec", "-it", "web", "--", "sh", "-c", script];
-    let mut desk = Desk::sit_down(&cluster, 40, 100, &words);
-    desk.see("40 100\r\ndumb\r\n");
+    let mut desk = TestTerminal::start(&cluster, 40, 100, &words);
+    desk.wait_for_output("40 100\r\ndumb\r\n");
     assert_ne!(desk.mode(), desk.before, "raw");
     desk.press("word\r");
-    desk.see("got word\r\n");
+    desk.wait_for_output("got word\r\n");
     resize(&desk.person, 50, 132);
-    desk.see("larger\r\nready\r\n");
+    desk.wait_for_output("larger\r\nready\r\n");
     desk.press("\x03");
-    desk.see("interrupted\r\n");
+    desk.wait_for_output("interrupted\r\n");
     assert_eq!(desk.end(), Some(9));
     assert_eq!(desk.mode(), desk.before);
 
@@ -245,8 +247,8 @@ fn a_terminal_is_passed_through_and_given_back_as_it_was() {
         "-c",
         "echo ready; exec sleep 7359",
     ];
-    let mut desk = Desk::sit_down(&cluster, 40, 100, &words);
-    desk.see("ready\r\n");
+    let mut desk = TestTerminal::start(&cluster, 40, 100, &words);
+    desk.wait_for_output("ready\r\n");
     let found = std::fs::read_dir("/proc").unwrap().flatten().find(|entry| {
         let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
         let line = String::from_utf8_lossy(&line).replace('\0', " ");
@@ -266,12 +268,12 @@ fn a_terminal_is_passed_through_and_given_back_as_it_was() {
         desk.before,
         "also when it is ended from outside"
     );
-    wait_for("its command to end", || !lives("sleep 7359"));
+    wait_for("its command to end", || !is_alive("sleep 7359"));
 }
 
 /// A master and an agent on separate hosts, as far as networks can simulate hosts. Clients are on
 /// the agent's.
-struct Reachable {
+struct RoutedCluster {
     networks: [Child; 2],
     folder: tempfile::TempDir,
     members: Vec<Child>,
@@ -281,7 +283,7 @@ struct Reachable {
 const MASTER: usize = 0;
 const AGENT: usize = 1;
 
-impl Reachable {
+impl RoutedCluster {
     const ADDRESSES: [&str; 2] = ["10.99.0.1", "10.99.0.2"];
 
     fn new() -> Self {
@@ -367,7 +369,7 @@ impl Reachable {
     }
 }
 
-impl Drop for Reachable {
+impl Drop for RoutedCluster {
     fn drop(&mut self) {
         // The end of its input makes an agent end its tasks, so a failing test leaves none either.
         for mut member in self.members.drain(..).rev() {
@@ -386,11 +388,11 @@ fn other_hosts_neither_enter_tasks_nor_see_their_output_until_the_operator_allow
     if !nix::unistd::geteuid().is_root() {
         return argosy_testing::skip("needs root");
     }
-    let mut reachable = Reachable::new();
+    let mut reachable = RoutedCluster::new();
     let master = ["--bootstrap", "--stop-with-stdin"];
     let resources = ["--resources", "cpus:1;mem:256"];
     let agent = [
-        &["--masters", Reachable::ADDRESSES[MASTER]][..],
+        &["--masters", RoutedCluster::ADDRESSES[MASTER]][..],
         &resources,
         &["--allow-missing-controllers", "--stop-with-stdin", "end"],
     ];

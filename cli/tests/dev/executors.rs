@@ -6,30 +6,30 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 
-use argosy_client::executor::{Meeting, Runner};
+use argosy_client::executor::{AgentEndpoint, ExecutorRunner};
 use argosy_client::resources::resources;
-use argosy_client::scheduler::{Driver, Scheduler, SchedulerConfig};
+use argosy_client::scheduler::{Scheduler, SchedulerConfig, SchedulerDriver};
 use argosy_client::{Masters, scheduler};
 use argosy_frameworks::shell_executor::ShellExecutor;
 use argosy_proto::v1;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::cluster::{Cluster, executable, wait_for};
+use crate::cluster::{DevCluster, executable, wait_for};
 
 /// This program, called to run this one test, is the executor of the others.
 const EXECUTOR: &str = "executors::this_program_is_an_executor_where_an_agent_has_started_it";
 
 #[test]
 fn this_program_is_an_executor_where_an_agent_has_started_it() {
-    let Ok(meeting) = Meeting::named_in(std::env::vars()) else {
+    let Ok(meeting) = AgentEndpoint::from_environment(std::env::vars()) else {
         return;
     };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .unwrap();
-    let runner = Runner::new(meeting);
+    let runner = ExecutorRunner::new(meeting);
     runtime
         .block_on(runner.run(&mut ShellExecutor::default()))
         .unwrap();
@@ -80,17 +80,17 @@ fn task(served: &Path, id: &str) -> v1::TaskSpec {
 }
 
 #[derive(Default)]
-struct Heard {
+struct ReceivedEvents {
     /// Tasks to launch as soon as the agent offers resources.
     queue: Vec<v1::TaskSpec>,
     states: BTreeMap<String, v1::TaskStatus>,
     messages: Vec<Vec<u8>>,
 }
 
-struct Listener(Arc<Mutex<Heard>>);
+struct EventRecorder(Arc<Mutex<ReceivedEvents>>);
 
-impl Scheduler for Listener {
-    fn offers(&mut self, driver: &Driver, offers: Vec<v1::Offer>) {
+impl Scheduler for EventRecorder {
+    fn offers(&mut self, driver: &SchedulerDriver, offers: Vec<v1::Offer>) {
         for offer in offers {
             let tasks = std::mem::take(&mut self.0.lock().unwrap().queue);
             match tasks.is_empty() {
@@ -100,32 +100,32 @@ impl Scheduler for Listener {
         }
     }
 
-    fn update(&mut self, _: &Driver, status: &v1::TaskStatus) {
+    fn update(&mut self, _: &SchedulerDriver, status: &v1::TaskStatus) {
         let mut heard = self.0.lock().unwrap();
         heard.states.insert(status.task_id.clone(), status.clone());
     }
 
-    fn message(&mut self, _: &Driver, message: &v1::ExecutorMessage) {
+    fn message(&mut self, _: &SchedulerDriver, message: &v1::ExecutorMessage) {
         let mut heard = self.0.lock().unwrap();
         heard.messages.push(message.data.clone());
     }
 }
 
 /// A framework in a separate thread.
-struct Framework {
-    heard: Arc<Mutex<Heard>>,
-    driver: Driver,
+struct TestFramework {
+    heard: Arc<Mutex<ReceivedEvents>>,
+    driver: SchedulerDriver,
     thread: std::thread::JoinHandle<()>,
 }
 
-impl Framework {
-    fn start(cluster: &Cluster) -> Self {
+impl TestFramework {
+    fn start(cluster: &DevCluster) -> Self {
         let masters = cluster.record["masters"].as_str().unwrap().split(',');
         let masters: Vec<_> = masters.map(str::to_owned).collect();
         let masters = Masters::new(&masters).unwrap();
-        let runner = scheduler::Runner::new(SchedulerConfig::new(masters, "hosts"));
-        let heard = Arc::new(Mutex::new(Heard::default()));
-        let (driver, mut listener) = (runner.driver(), Listener(heard.clone()));
+        let runner = scheduler::SchedulerRunner::new(SchedulerConfig::new(masters, "hosts"));
+        let heard = Arc::new(Mutex::new(ReceivedEvents::default()));
+        let (driver, mut listener) = (runner.driver(), EventRecorder(heard.clone()));
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
@@ -155,7 +155,7 @@ impl Framework {
     }
 
     /// Checks that the executor echoes messages. Lost messages are sent again.
-    fn talks(&self, word: &str) {
+    fn exchange_message(&self, word: &str) {
         let agent = self.heard.lock().unwrap().states["a"].agent_id.clone();
         wait_for(&format!("the executor to say {word} back"), || {
             self.driver.message(&agent, "shell", word.into());
@@ -167,7 +167,7 @@ impl Framework {
 }
 
 /// Checks what a user sees of a task, through this master.
-fn is_reached(cluster: &Cluster, task: &str, master: &str) {
+fn is_reached(cluster: &DevCluster, task: &str, master: &str) {
     let (code, text, stderr) = cluster.ran(&["logs", task, "--masters", master]);
     assert_eq!(code, 0, "{stderr}");
     let begun = format!("{task} has begun\n");
@@ -180,7 +180,7 @@ fn is_reached(cluster: &Cluster, task: &str, master: &str) {
     assert!(stderr.contains("is run by executor shell"), "{stderr}");
 }
 
-fn member(cluster: &Cluster, is: impl Fn(&serde_json::Value) -> bool) -> &serde_json::Value {
+fn member(cluster: &DevCluster, is: impl Fn(&serde_json::Value) -> bool) -> &serde_json::Value {
     let mut members = cluster.members().iter();
     members.find(|member| is(member)).unwrap()
 }
@@ -191,7 +191,7 @@ fn pid(member: &serde_json::Value) -> i32 {
 
 /// Returns the address of the leader, once it is not `dead`. A busy host may leave a cluster
 /// without a leader for a moment.
-pub(crate) fn leader_but(cluster: &Cluster, dead: Option<&str>) -> String {
+pub(crate) fn leader_but(cluster: &DevCluster, dead: Option<&str>) -> String {
     let mut found = None;
     wait_for("a leader", || {
         found = leader(cluster).filter(|leads| Some(leads.as_str()) != dead);
@@ -200,7 +200,7 @@ pub(crate) fn leader_but(cluster: &Cluster, dead: Option<&str>) -> String {
     found.expect("it was waited for")
 }
 
-fn leader(cluster: &Cluster) -> Option<String> {
+fn leader(cluster: &DevCluster) -> Option<String> {
     let (_, page, _) = cluster.ran(&["master", "list", "-o", "json"]);
     let page: serde_json::Value = serde_json::from_str(&page).ok()?;
     let mut masters = page["masters"].as_array()?.iter();
@@ -243,8 +243,8 @@ fn restart(agent: &serde_json::Value) -> Child {
 fn tasks_of_an_executor_are_reached_and_go_on_when_the_leader_and_the_agent_die() {
     let served = served();
     let flags = ["--fetch-dir", served.path().to_str().unwrap()];
-    let mut cluster = Cluster::start(43, "3x1", &flags);
-    let framework = Framework::start(&cluster);
+    let mut cluster = DevCluster::start(43, "3x1", &flags);
+    let framework = TestFramework::start(&cluster);
     framework.launch(task(served.path(), "a"));
     framework.until("a", v1::TaskState::Running);
     framework.launch(task(served.path(), "b"));
@@ -259,7 +259,7 @@ fn tasks_of_an_executor_are_reached_and_go_on_when_the_leader_and_the_agent_die(
         shown.contains("executor") && shown.contains("shell"),
         "{shown}"
     );
-    framework.talks("before");
+    framework.exchange_message("before");
 
     let dead = leader_but(&cluster, None);
     kill(
@@ -268,12 +268,12 @@ fn tasks_of_an_executor_are_reached_and_go_on_when_the_leader_and_the_agent_die(
     )
     .unwrap();
     leader_but(&cluster, Some(&dead));
-    framework.talks("under another leader");
+    framework.exchange_message("under another leader");
     framework.launch(task(served.path(), "c"));
     framework.until("c", v1::TaskState::Running);
 
     let mut agent = restart(member(&cluster, |one| one["kind"] == "agent"));
-    framework.talks("after the agent's death");
+    framework.exchange_message("after the agent's death");
     for task in ["a", "c"] {
         is_reached(&cluster, task, &leader_but(&cluster, None));
     }

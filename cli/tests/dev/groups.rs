@@ -8,18 +8,20 @@ use std::time::Duration;
 
 use argosy_client::Masters;
 use argosy_client::resources::resources;
-use argosy_client::scheduler::{Answer, Driver, Outcome, Scheduler, SchedulerConfig, run};
+use argosy_client::scheduler::{
+    CallOutcome, CallResult, Scheduler, SchedulerConfig, SchedulerDriver, run,
+};
 use argosy_proto::v1;
 use argosy_testing::skip;
 use tokio_util::sync::CancellationToken;
 
-use crate::cluster::{Cluster, PATIENCE, wait_for};
+use crate::cluster::{DevCluster, PATIENCE, wait_for};
 use crate::web::{on_a_host, port_of_examples};
 
 /// Launches first a group that is too large for the agent, then one that fits, of which one task is
 /// killed.
 #[derive(Default)]
-struct Pod {
+struct GroupScheduler {
     is_refused: bool,
     refused: Vec<v1::Refused>,
     states: BTreeMap<String, v1::TaskStatus>,
@@ -35,15 +37,15 @@ fn task(id: &str, line: &str, amounts: &str) -> v1::TaskSpec {
     }
 }
 
-impl Pod {
+impl GroupScheduler {
     fn are_all(&self, state: v1::TaskState) -> bool {
         let alike = self.states.values().filter(|told| told.state() == state);
         alike.count() == 2
     }
 }
 
-impl Scheduler for Pod {
-    fn offers(&mut self, driver: &Driver, offers: Vec<v1::Offer>) {
+impl Scheduler for GroupScheduler {
+    fn offers(&mut self, driver: &SchedulerDriver, offers: Vec<v1::Offer>) {
         for offer in offers {
             let waits = "exec sleep 600";
             if !self.is_refused {
@@ -70,13 +72,13 @@ impl Scheduler for Pod {
         }
     }
 
-    fn answered(&mut self, _: &Driver, answer: &Answer) {
-        if let Outcome::Done { refused, .. } = &answer.outcome {
+    fn answered(&mut self, _: &SchedulerDriver, answer: &CallResult) {
+        if let CallOutcome::Done { refused, .. } = &answer.outcome {
             self.refused.extend(refused.clone());
         }
     }
 
-    fn update(&mut self, driver: &Driver, status: &v1::TaskStatus) {
+    fn update(&mut self, driver: &SchedulerDriver, status: &v1::TaskStatus) {
         self.states.insert(status.task_id.clone(), status.clone());
         if self.are_all(v1::TaskState::Running) && !self.is_killed {
             self.is_killed = true;
@@ -90,11 +92,11 @@ impl Scheduler for Pod {
 
 #[test]
 fn a_framework_launches_a_group_as_a_whole_and_kills_it_by_one_task() {
-    let mut cluster = Cluster::start(24, "1x1", &[]);
+    let mut cluster = DevCluster::start(24, "1x1", &[]);
     let masters = cluster.record["masters"].as_str().unwrap().split(',');
     let masters: Vec<_> = masters.map(str::to_owned).collect();
     let config = SchedulerConfig::new(Masters::new(&masters).unwrap(), "pod");
-    let mut pod = Pod::default();
+    let mut pod = GroupScheduler::default();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -136,7 +138,7 @@ fn the_example_of_a_group_serves_pages_and_reads_its_own_log() {
     }
     let _port = port_of_examples();
     on_a_host(|| {
-        let mut cluster = Cluster::start(44, "1x1", &[]);
+        let mut cluster = DevCluster::start(44, "1x1", &[]);
         let example = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/site.json");
         let mut run = cluster.argosy(&["group", "run", example]);
         let run = run.stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -171,7 +173,7 @@ fn the_example_of_a_group_serves_pages_and_reads_its_own_log() {
     });
 }
 
-fn a_task_that_fails_ends_its_group_and_gives_the_code(cluster: &Cluster) {
+fn a_task_that_fails_ends_its_group_and_gives_the_code(cluster: &DevCluster) {
     let text = r#"{"group": "pod", "tasks": [
         {"name": "waits", "command": ["sleep", "600"]},
         {"name": "fails", "command": ["sh", "-c", "echo so; exit 7"]}

@@ -1,10 +1,10 @@
 //! Limits of a running task: changed from outside, shown, rejected with a message.
 
-use crate::cluster::Cluster;
+use crate::cluster::DevCluster;
 
 #[test]
 fn a_person_changes_the_limits_of_a_running_task_and_sees_what_became_of_them() {
-    let mut cluster = Cluster::start(41, "1x1", &[]);
+    let mut cluster = DevCluster::start(41, "1x1", &[]);
     let run = [
         "run", "--detach", "--name", "web", "--cpus", "0.1", "--mem", "32M",
     ];

@@ -7,7 +7,7 @@ use std::process::Stdio;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::cluster::{Cluster, executable, wait_for};
+use crate::cluster::{DevCluster, executable, wait_for};
 use crate::executors::leader_but;
 
 /// Returns processes whose command line or environment names this directory, or that have something
@@ -37,7 +37,7 @@ fn processes_of(directory: &Path) -> Vec<String> {
 
 /// Returns the `/proc` directories of the agents' launchers: their only children, or those of their
 /// brokers' spawners.
-fn launchers(cluster: &Cluster) -> Vec<PathBuf> {
+fn launchers(cluster: &DevCluster) -> Vec<PathBuf> {
     let agents = cluster
         .members()
         .iter()
@@ -73,7 +73,7 @@ pub(crate) fn children(pid: i64) -> Vec<(i64, PathBuf)> {
 }
 
 /// Returns the cgroup trees of the agents' launchers.
-fn trees(cluster: &Cluster) -> Vec<PathBuf> {
+fn trees(cluster: &DevCluster) -> Vec<PathBuf> {
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
     let mount = mounts.lines().find(|line| line.contains(" - cgroup2 "));
     let Some(mount) = mount.and_then(|line| line.split(' ').nth(4)) else {
@@ -88,14 +88,14 @@ fn trees(cluster: &Cluster) -> Vec<PathBuf> {
 }
 
 /// Returns what a cluster's launchers execute.
-fn programs(cluster: &Cluster) -> Vec<PathBuf> {
+fn programs(cluster: &DevCluster) -> Vec<PathBuf> {
     let program = |process: PathBuf| std::fs::read_link(process.join("exe")).unwrap();
     launchers(cluster).into_iter().map(program).collect()
 }
 
 #[test]
 fn a_cluster_runs_tasks_and_leaves_nothing() {
-    let mut cluster = Cluster::start(1, "1x1", &[]);
+    let mut cluster = DevCluster::start(1, "1x1", &[]);
     let (code, stdout, stderr) = cluster.ran(&[
         "run",
         "--mem",
@@ -162,7 +162,7 @@ fn a_cluster_runs_tasks_and_leaves_nothing() {
 
 #[test]
 fn a_task_shows_how_it_is_and_is_ended_when_it_is_not_healthy() {
-    let cluster = Cluster::start(9, "1x1", &[]);
+    let cluster = DevCluster::start(9, "1x1", &[]);
     let run = |words: &[&str], line: &str| {
         let quick = ["--health-delay", "0", "--health-interval", "100ms"];
         let words = [&["run"], words, &quick, &["--", "sh", "-c", line]].concat();
@@ -204,7 +204,7 @@ fn a_task_shows_how_it_is_and_is_ended_when_it_is_not_healthy() {
 
 #[test]
 fn a_teardown_asks_first_and_waits_for_the_end_of_the_tasks() {
-    let cluster = Cluster::start(6, "1x1", &[]);
+    let cluster = DevCluster::start(6, "1x1", &[]);
     let (code, id, stderr) =
         cluster.ran(&["run", "--detach", "--name", "doomed", "--", "sleep", "1000"]);
     assert_eq!(code, 0, "{stderr}");
@@ -222,7 +222,7 @@ fn a_teardown_asks_first_and_waits_for_the_end_of_the_tasks() {
 
 #[test]
 fn what_nobody_can_run_is_explained_and_ends_with_six() {
-    let cluster = Cluster::start(2, "1x1", &["--agent-resources", "cpus:2;mem:512"]);
+    let cluster = DevCluster::start(2, "1x1", &["--agent-resources", "cpus:2;mem:512"]);
     let (code, stdout, stderr) =
         cluster.ran(&["run", "--cpus", "64", "--timeout", "2s", "--", "true"]);
     assert_eq!((code, stdout.as_str()), (6, ""), "{stderr}");
@@ -244,7 +244,7 @@ fn what_nobody_can_run_is_explained_and_ends_with_six() {
 
 #[test]
 fn a_run_outlives_the_leader_and_status_says_what_is_missing() {
-    let cluster = Cluster::start(3, "3x1", &[]);
+    let cluster = DevCluster::start(3, "3x1", &[]);
     let script = "i=0; while [ $i -lt 40 ]; do echo line $i; i=$((i+1)); sleep 0.1; done; exit 9";
     let mut running = cluster.argosy(&["run", "--", "sh", "-c", script]);
     let mut running = running
@@ -295,7 +295,7 @@ fn a_run_outlives_the_leader_and_status_says_what_is_missing() {
 }
 
 /// Kills another of the two remaining masters.
-fn quorum_loss_is_said(cluster: &Cluster, leader: &serde_json::Value) {
+fn quorum_loss_is_said(cluster: &DevCluster, leader: &serde_json::Value) {
     let mut others = cluster
         .members()
         .iter()
@@ -321,7 +321,7 @@ fn quorum_loss_is_said(cluster: &Cluster, leader: &serde_json::Value) {
 
 #[test]
 fn ctrl_c_ends_a_running_task_with_term() {
-    let cluster = Cluster::start(4, "1x1", &[]);
+    let cluster = DevCluster::start(4, "1x1", &[]);
     let script = "trap 'echo told to end; exit 3' TERM; echo ready; while :; do sleep 0.05; done";
     let mut running = cluster.argosy(&["run", "--", "sh", "-c", script]);
     let mut running = running
@@ -345,7 +345,7 @@ fn a_kept_cluster_goes_on_with_its_tasks_by_the_command_that_is_printed() {
     // A shell splits it unless it is quoted.
     let home = folder.path().join("it's;kept");
     let keep = ["--keep", home.to_str().unwrap()];
-    let mut cluster = Cluster::start(5, "1x1", &keep);
+    let mut cluster = DevCluster::start(5, "1x1", &keep);
     let (code, _, stderr) = cluster.ran(&[
         "run",
         "--detach",
@@ -370,7 +370,7 @@ fn a_kept_cluster_goes_on_with_its_tasks_by_the_command_that_is_printed() {
     let (_, line) = text
         .split_once("the same command resumes the cluster: ")
         .expect("the command is printed");
-    let mut again = Cluster::start_by(line.lines().next().unwrap());
+    let mut again = DevCluster::start_by(line.lines().next().unwrap());
     assert_eq!(again.record["masters"], cluster.record["masters"]);
     wait_for("the task to be found again", || {
         again.ran(&["ps"]).1.contains("running")

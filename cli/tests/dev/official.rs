@@ -11,8 +11,8 @@ use std::time::Duration;
 use argosy_testing::skip;
 use serde_json::{Value, json};
 
-use crate::cluster::{Cluster, wait_for};
-use crate::registry::{self, Registry};
+use crate::cluster::{DevCluster, wait_for};
+use crate::registry::{self, ImageRegistry};
 use crate::web::{nothing_is_left, on_a_host, page, port_of_examples};
 
 /// The page that documents the commands of such images.
@@ -20,7 +20,7 @@ const ISOLATION: &str = include_str!("../../../docs/isolation.md");
 const README: &str = include_str!("../../../README.md");
 
 /// An image, and its similarity to the official one.
-struct Official {
+struct OfficialImage {
     /// Its name, and that of the layer with its programs.
     name: &'static str,
     /// The tag in the documented command.
@@ -34,7 +34,7 @@ struct Official {
     config: fn() -> Value,
 }
 
-const NGINX: Official = Official {
+const NGINX: OfficialImage = OfficialImage {
     name: "nginx",
     tag: "1.27",
     user: ("nginx", 101),
@@ -87,7 +87,7 @@ const NGINX: Official = Official {
     },
 };
 
-const POSTGRES: Official = Official {
+const POSTGRES: OfficialImage = OfficialImage {
     name: "postgres",
     tag: "15",
     user: ("postgres", 999),
@@ -130,7 +130,7 @@ const POSTGRES: Official = Official {
     },
 };
 
-const REDIS: Official = Official {
+const REDIS: OfficialImage = OfficialImage {
     name: "redis",
     tag: "7",
     user: ("redis", 998),
@@ -156,7 +156,7 @@ const REDIS: Official = Official {
     },
 };
 
-impl Official {
+impl OfficialImage {
     /// Returns what its Dockerfile adds to the packages.
     fn layer(&self) -> Vec<u8> {
         let mut archive = tar::Builder::new(Vec::new());
@@ -196,7 +196,7 @@ impl Official {
     }
 
     /// Pushes it to a registry, and returns the documented command with its name there.
-    fn command(&self, registry: &Registry, layers: &Path) -> Vec<String> {
+    fn command(&self, registry: &ImageRegistry, layers: &Path) -> Vec<String> {
         let programs = fs::read(layers.join(format!("{}.tar", self.name))).unwrap();
         let blobs = registry::image(vec![programs, self.layer()], &(self.config)());
         let pushed = registry.push(&format!("official/{}", self.name), &blobs);
@@ -225,17 +225,17 @@ fn layers() -> Option<PathBuf> {
 }
 
 /// A registry and a cluster whose agent is started with these flags.
-struct Site {
-    registry: Registry,
+struct ImageCluster {
+    registry: ImageRegistry,
     layers: PathBuf,
-    cluster: Cluster,
+    cluster: DevCluster,
     _folder: tempfile::TempDir,
 }
 
-impl Site {
+impl ImageCluster {
     fn run(
         &self,
-        image: &Official,
+        image: &OfficialImage,
         change: impl FnOnce(&mut Vec<String>),
     ) -> (i32, String, String) {
         let mut words = image.command(&self.registry, &self.layers);
@@ -245,7 +245,7 @@ impl Site {
     }
 
     /// Runs an image as documented, and waits until it serves.
-    fn serve(&self, image: &Official, serves: impl FnMut() -> bool) {
+    fn serve(&self, image: &OfficialImage, serves: impl FnMut() -> bool) {
         let (code, _, stderr) = self.run(image, |_| ());
         assert_eq!(code, 0, "{stderr}");
         let mut serves = serves;
@@ -261,12 +261,12 @@ impl Site {
 fn at_a_site(
     number: u32,
     allowed: &'static [&'static str],
-    body: impl FnOnce(&mut Site) + Send + 'static,
+    body: impl FnOnce(&mut ImageCluster) + Send + 'static,
 ) {
     if !nix::unistd::geteuid().is_root() {
         return skip("needs root");
     }
-    if !Registry::is_installed() {
+    if !ImageRegistry::is_installed() {
         return skip("needs the package docker-registry");
     }
     let Some(layers) = layers() else {
@@ -278,10 +278,10 @@ fn at_a_site(
             "--agent-resources",
             "cpus:4;mem:2048;disk:8192;ports:[31000-32000]",
         ];
-        let mut site = Site {
-            registry: Registry::start(folder.path()),
+        let mut site = ImageCluster {
+            registry: ImageRegistry::start(folder.path()),
             layers,
-            cluster: Cluster::start(
+            cluster: DevCluster::start(
                 number,
                 "1x1",
                 &[&resources[..], &registry::LISTED, allowed].concat(),

@@ -1,6 +1,6 @@
 //! A program that changes its user, on a cluster whose agents allow the necessary security options.
 
-use crate::cluster::Cluster;
+use crate::cluster::DevCluster;
 
 const SERVE: &str =
     "touch mine && chown 33:34 mine && setpriv --reuid 33 --regid 34 --clear-groups id -u";
@@ -11,7 +11,7 @@ fn a_program_that_changes_its_user_runs_with_the_capabilities_that_its_agent_all
         return argosy_testing::skip("needs root");
     }
     let allowed = ["--allow-capabilities", "CHOWN,SETUID,SETGID"];
-    let mut cluster = Cluster::start(14, "1x1", &allowed);
+    let mut cluster = DevCluster::start(14, "1x1", &allowed);
     let run = |more: &[&str]| {
         let words = [
             &["run", "-q", "--user", "root"],

@@ -5,13 +5,13 @@ use std::path::Path;
 
 use argosy_testing::skip;
 
-use crate::cluster::{Cluster, wait_for};
+use crate::cluster::{DevCluster, wait_for};
 use crate::web::{BUSYBOX, on_a_host, page};
 
 const PLUGINS: &str = "/usr/lib/cni";
 
 /// Checks that the cluster reports these directories as opened.
-fn is_reported(cluster: &Cluster, config: &Path) {
+fn is_reported(cluster: &DevCluster, config: &Path) {
     let opened = cluster.record["opened"].as_array().unwrap();
     for flag in [
         format!("--cni-config-dir {}", config.display()),
@@ -55,7 +55,7 @@ fn a_web_server_in_a_network_of_plugins_is_reached_by_its_published_port() {
             ),
             ("ARGOSY_AGENT_CNI_PLUGINS", PLUGINS),
         ];
-        let mut cluster = Cluster::start_with(33, "1x1", &resources, &variables);
+        let mut cluster = DevCluster::start_with(33, "1x1", &resources, &variables);
         is_reported(&cluster, folder.path());
         let line = "echo plugged > index.html; exec busybox httpd -f -p 80";
         let words = ["run", "--detach", "--name", "web", "--network", "cni:blue"];

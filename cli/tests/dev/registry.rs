@@ -72,12 +72,12 @@ pub(crate) fn in_a_layout(folder: &Path, blobs: &[Vec<u8>]) -> String {
 }
 
 /// Debian's registry, stopped with the test.
-pub(crate) struct Registry {
+pub(crate) struct ImageRegistry {
     child: Child,
     folder: PathBuf,
 }
 
-impl Drop for Registry {
+impl Drop for ImageRegistry {
     fn drop(&mut self) {
         // It may have exited by itself; either way it is gone after the wait.
         let _ = self.child.kill();
@@ -85,7 +85,7 @@ impl Drop for Registry {
     }
 }
 
-impl Registry {
+impl ImageRegistry {
     pub(crate) fn is_installed() -> bool {
         Path::new(PROGRAM).exists()
     }

@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use crate::cluster::Cluster;
+use crate::cluster::DevCluster;
 
 /// Returns all files below a directory that contain this text, without following links.
 fn files_with(folder: &Path, text: &[u8]) -> Vec<PathBuf> {
@@ -24,12 +24,12 @@ fn files_with(folder: &Path, text: &[u8]) -> Vec<PathBuf> {
 }
 
 /// Starts a cluster whose agents have a secret of the role `*`.
-fn with_secret(number: u32, folder: &Path, text: &str) -> Cluster {
+fn with_secret(number: u32, folder: &Path, text: &str) -> DevCluster {
     fs::set_permissions(folder, fs::Permissions::from_mode(0o700)).unwrap();
     fs::create_dir(folder.join("*")).unwrap();
     fs::write(folder.join("*/db"), text).unwrap();
     let more = ["--secret-dir", folder.to_str().unwrap()];
-    Cluster::start(number, "1x1", &more)
+    DevCluster::start(number, "1x1", &more)
 }
 
 #[test]
@@ -79,7 +79,7 @@ fn a_run_has_its_volumes_and_its_secret_is_told_to_nobody() {
     what_cannot_be_had_is_told(&cluster);
 }
 
-fn what_cannot_be_had_is_told(cluster: &Cluster) {
+fn what_cannot_be_had_is_told(cluster: &DevCluster) {
     let (code, _, stderr) = cluster.ran(&["run", "--secret", "other:/key", "--", "true"]);
     assert_ne!(code, 0);
     assert!(
@@ -100,7 +100,7 @@ fn what_cannot_be_had_is_told(cluster: &Cluster) {
 
 #[test]
 fn a_run_that_fills_its_disk_ends_with_the_figures() {
-    let cluster = Cluster::start(12, "1x1", &[]);
+    let cluster = DevCluster::start(12, "1x1", &[]);
     let line = "n=0; while n=$((n+1)); do head -c 1000000 /dev/zero > f$n; done";
     let (code, _, stderr) = cluster.ran(&["run", "--disk", "4M", "--", "sh", "-c", line]);
     assert_ne!(code, 0);

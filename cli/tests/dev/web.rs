@@ -12,9 +12,9 @@ use argosy_testing::skip;
 use nix::sched::{CloneFlags, unshare};
 use serde_json::json;
 
-use crate::cluster::{Cluster, Ran, wait_for};
+use crate::cluster::{CommandOutput, DevCluster, wait_for};
 use crate::division::{gives_up_root, open_folder};
-use crate::registry::{self, Registry};
+use crate::registry::{self, ImageRegistry};
 
 pub(crate) const BUSYBOX: &str = "/bin/busybox";
 /// The host of the test, in a separate network namespace.
@@ -116,7 +116,7 @@ fn a_network_outlives_its_agent_and_goes_with_its_task() {
             "--agent-resources",
             resources,
         ];
-        let mut cluster = Cluster::start(21, "1x1", &more);
+        let mut cluster = DevCluster::start(21, "1x1", &more);
         gives_up_root(&cluster);
         let line = "echo kept > index.html; exec busybox httpd -f -p 80";
         let words = ["--detach", "--name", "web", "--publish", "31081:80", "--"];
@@ -129,7 +129,7 @@ fn a_network_outlives_its_agent_and_goes_with_its_task() {
         assert_eq!(code, 0, "{text}");
         assert!(answers(), "no agent is needed to reach it");
 
-        let mut cluster = Cluster::start(21, "1x1", &more);
+        let mut cluster = DevCluster::start(21, "1x1", &more);
         wait_for("the task to be found again", || {
             cluster.ran(&["ps"]).1.contains("running")
         });
@@ -154,7 +154,7 @@ fn a_web_server_from_an_image_is_reached_and_leaves_nothing() {
     on_a_host(move || {
         let folder = tempfile::tempdir().unwrap();
         let blobs = image();
-        let registry = Registry::is_installed().then(|| Registry::start(folder.path()));
+        let registry = ImageRegistry::is_installed().then(|| ImageRegistry::start(folder.path()));
         let image = match &registry {
             Some(registry) => registry.push("team/web", &blobs),
             None => registry::in_a_layout(folder.path(), &blobs),
@@ -167,7 +167,7 @@ fn a_web_server_from_an_image_is_reached_and_leaves_nothing() {
 fn serve(image: &str, folder: &Path) {
     let resources = ["--agent-resources", "cpus:2;mem:512;ports:[31000-31100]"];
     let folders = folder.to_str().unwrap();
-    let mut cluster = Cluster::start_with(
+    let mut cluster = DevCluster::start_with(
         20,
         "1x1",
         &[resources, registry::LISTED].concat(),
@@ -209,7 +209,7 @@ fn serve(image: &str, folder: &Path) {
         "{stderr}"
     );
 
-    look_around(&run);
+    check_pages(&run);
 
     let second = ["--publish", "31082:80", "--timeout", "1s"];
     let (code, _, stderr) = run(&second);
@@ -222,7 +222,7 @@ fn serve(image: &str, folder: &Path) {
 }
 
 /// Checks that another command of the same image, in a separate network, sees only itself.
-fn look_around(run: &dyn Fn(&[&str]) -> Ran) {
+fn check_pages(run: &dyn Fn(&[&str]) -> CommandOutput) {
     let line = "busybox id -u; pwd; echo $PAGE; busybox hostname; busybox cat /etc/hostname; \
                 busybox grep -c : /proc/net/dev";
     let alone = [

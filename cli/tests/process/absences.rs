@@ -9,7 +9,7 @@ use argosy_proto::v1;
 use nix::sys::signal::Signal;
 
 use crate::cluster::Cluster;
-use crate::work::{Framework, Heard, task};
+use crate::work::{ReceivedEvents, TestFramework, task};
 
 const LONG: Duration = Duration::from_secs(90);
 /// The agent timeout of this test.
@@ -29,13 +29,13 @@ async fn masters_frozen_together_for_a_minute_expire_nobody() {
     let mut config = argosy_client::SchedulerConfig::new(cluster.masters_list(), "patient");
     config.info.failover_timeout_ms = Some(0);
     config.tick = Duration::from_millis(50);
-    let framework = Framework::start_with(config).await;
+    let framework = TestFramework::start_with(config).await;
     framework.launch([task("long", "sleep 600")]);
     let has = |name: &'static str, state| {
-        move |heard: &Heard| heard.states(name).contains(&state).then_some(())
+        move |heard: &ReceivedEvents| heard.states(name).contains(&state).then_some(())
     };
     let running = has("long", v1::TaskState::Running);
-    framework.hear("it runs", LONG, running).await;
+    framework.wait_for_event("it runs", LONG, running).await;
     for master in &cluster.masters {
         master.signal(Signal::SIGSTOP);
     }
@@ -48,13 +48,15 @@ async fn masters_frozen_together_for_a_minute_expire_nobody() {
     framework.launch([task("after", "true")]);
     let finished = has("after", v1::TaskState::Finished);
     framework
-        .hear("the cluster serves again", LONG, finished)
+        .wait_for_event("the cluster serves again", LONG, finished)
         .await;
     // Effects of the outage end within the deadlines, counted from now.
     cluster.rest(2 * AGENT_TIMEOUT).await;
     framework.launch([task("later", "true")]);
     let finished = has("later", v1::TaskState::Finished);
-    framework.hear("it still serves", LONG, finished).await;
+    framework
+        .wait_for_event("it still serves", LONG, finished)
+        .await;
     let heard = framework.heard.lock().unwrap();
     assert!(heard.errors.is_empty(), "{:?}", heard.errors);
     let states = heard.states("long");

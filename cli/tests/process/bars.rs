@@ -25,7 +25,7 @@ static TOOK: Mutex<Vec<Duration>> = Mutex::new(Vec::new());
 ///
 /// # Panics
 /// If it, or the median of all so far, took too long.
-pub(crate) fn judge(took: Duration) {
+pub(crate) fn check(took: Duration) {
     let mut all = TOOK.lock().unwrap_or_else(PoisonError::into_inner);
     all.push(took);
     if let Some(why) = too_long(took, &mut all) {

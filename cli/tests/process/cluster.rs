@@ -17,7 +17,7 @@ use tokio::sync::{Mutex, MutexGuard};
 use crate::bars;
 
 /// One master or agent, and the command that restarts it.
-pub(crate) struct Member {
+pub(crate) struct TestMember {
     pub(crate) name: String,
     pub(crate) address: Ipv4Addr,
     /// The executable, if the member runs another release.
@@ -29,7 +29,7 @@ pub(crate) struct Member {
     child: Option<Child>,
 }
 
-impl Member {
+impl TestMember {
     pub(crate) fn pid(&self) -> Pid {
         let child = self.child.as_ref().expect("the member runs");
         Pid::from_raw(child.id().try_into().expect("a pid fits"))
@@ -68,7 +68,7 @@ impl Member {
 
     /// Sets a program that starts the executable by replacing itself.
     pub(crate) fn within(mut self, prefix: &[&str]) -> Self {
-        self.prefix = words(prefix);
+        self.prefix = to_strings(prefix);
         self
     }
 
@@ -143,7 +143,7 @@ impl Member {
     }
 }
 
-impl Drop for Member {
+impl Drop for TestMember {
     fn drop(&mut self) {
         self.kill();
     }
@@ -165,8 +165,8 @@ pub(crate) fn kill_count() -> usize {
 
 /// Three masters and some agents.
 pub(crate) struct Cluster {
-    pub(crate) masters: Vec<Member>,
-    pub(crate) agents: Vec<Member>,
+    pub(crate) masters: Vec<TestMember>,
+    pub(crate) agents: Vec<TestMember>,
     pub(crate) directory: TempDir,
     /// Exclusive use of the machine, because elections are measured in wall time.
     alone: Option<MutexGuard<'static, ()>>,
@@ -180,9 +180,9 @@ static CLUSTERS: AtomicU8 = AtomicU8::new(0);
 pub(crate) const AGENT_RESOURCES: &str = "cpus:8;mem:4096;disk:4096;ports:[31000-31099]";
 
 /// Loopback addresses that no other cluster of these tests has.
-struct Network([u8; 3]);
+struct LoopbackNetwork([u8; 3]);
 
-impl Network {
+impl LoopbackNetwork {
     fn new() -> Self {
         let pid = std::process::id();
         let number = CLUSTERS.fetch_add(1, Ordering::Relaxed);
@@ -205,10 +205,10 @@ impl Network {
         list.join(",")
     }
 
-    fn master(&self, directory: &Path, host: usize, more: &[&str]) -> Member {
+    fn master(&self, directory: &Path, host: usize, more: &[&str]) -> TestMember {
         let folder = directory.join(format!("master-{host}"));
         let listen = self.address(host).to_string();
-        let mut arguments = words(&[
+        let mut arguments = to_strings(&[
             "master",
             "start",
             "--listen",
@@ -216,8 +216,8 @@ impl Network {
             "--peers",
             &self.masters(5052),
         ]);
-        arguments.extend(words(&["--data-dir", &folder.display().to_string()]));
-        arguments.extend(words(more));
+        arguments.extend(to_strings(&["--data-dir", &folder.display().to_string()]));
+        arguments.extend(to_strings(more));
         member(
             directory,
             format!("master-{host}"),
@@ -226,10 +226,10 @@ impl Network {
         )
     }
 
-    fn agent(&self, directory: &Path, number: usize) -> Member {
+    fn agent(&self, directory: &Path, number: usize) -> TestMember {
         let folder = directory.join(format!("agent-{number}"));
         let host = self.address(100 + number);
-        let mut arguments = words(&[
+        let mut arguments = to_strings(&[
             "agent",
             "start",
             "--masters",
@@ -237,13 +237,13 @@ impl Network {
             "--listen",
             &host.to_string(),
         ]);
-        arguments.extend(words(&[
+        arguments.extend(to_strings(&[
             "--data-dir",
             &folder.display().to_string(),
             "--resources",
             AGENT_RESOURCES,
         ]));
-        arguments.extend(words(&[
+        arguments.extend(to_strings(&[
             "--allow-missing-controllers",
             "--host-path",
             &directory.display().to_string(),
@@ -263,7 +263,7 @@ impl Cluster {
         Self::start_as(agents, more, |master| master).await
     }
 
-    /// The same, with each master started by another program, see [`Member::within`].
+    /// The same, with each master started by another program, see [`TestMember::within`].
     pub(crate) async fn start_within(agents: usize, prefix: &[&str]) -> Self {
         Self::start_as(agents, &[], |master| master.within(prefix)).await
     }
@@ -276,8 +276,8 @@ impl Cluster {
     /// The same, with the agents and these masters of another release, counted from 1.
     pub(crate) async fn start_mixed(agents: usize, executable: &Path, masters: &[usize]) -> Self {
         let directory = tempfile::tempdir().expect("a temporary folder");
-        let network = Network::new();
-        let of_release = |mut member: Member, is_former: bool| {
+        let network = LoopbackNetwork::new();
+        let of_release = |mut member: TestMember, is_former: bool| {
             member.run_by(is_former.then_some(executable));
             member
         };
@@ -290,9 +290,13 @@ impl Cluster {
         Self::of(masters.collect(), agents.collect(), directory).await
     }
 
-    async fn start_as(agents: usize, more: &[&str], change: impl Fn(Member) -> Member) -> Self {
+    async fn start_as(
+        agents: usize,
+        more: &[&str],
+        change: impl Fn(TestMember) -> TestMember,
+    ) -> Self {
         let directory = tempfile::tempdir().expect("a temporary folder");
-        let network = Network::new();
+        let network = LoopbackNetwork::new();
         let masters = (1..=3)
             .map(|host| change(network.master(directory.path(), host, more)))
             .collect();
@@ -303,7 +307,11 @@ impl Cluster {
     }
 
     /// Starts these members when the machine is free, and waits until all agents are registered.
-    pub(crate) async fn of(masters: Vec<Member>, agents: Vec<Member>, directory: TempDir) -> Self {
+    pub(crate) async fn of(
+        masters: Vec<TestMember>,
+        agents: Vec<TestMember>,
+        directory: TempDir,
+    ) -> Self {
         let mut cluster = Self {
             masters,
             agents,
@@ -330,7 +338,7 @@ impl Cluster {
     }
 
     pub(crate) fn masters_list(&self) -> Masters {
-        let list: Vec<String> = self.masters.iter().map(Member::api).collect();
+        let list: Vec<String> = self.masters.iter().map(TestMember::api).collect();
         list.join(",").parse().expect("these are addresses")
     }
 
@@ -354,7 +362,7 @@ impl Cluster {
     /// Waits until every agent is registered and connected.
     pub(crate) async fn wait_registered(&self) {
         let wanted = self.agents.len();
-        until(
+        wait_until(
             "all agents are registered",
             Duration::from_secs(60),
             async || {
@@ -376,7 +384,7 @@ impl Cluster {
 
     /// Returns the position in `masters` of the active leader.
     pub(crate) async fn leader(&self) -> usize {
-        until("there is a leader", Duration::from_secs(30), async || {
+        wait_until("there is a leader", Duration::from_secs(30), async || {
             self.leader_now().await
         })
         .await
@@ -408,12 +416,12 @@ impl Cluster {
         let took = killed.elapsed();
         self.masters[leader].start();
         self.wait_caught_up().await;
-        bars::judge(took);
+        bars::check(took);
     }
 
     /// Waits until three voters are up and none lags.
     pub(crate) async fn wait_caught_up(&self) {
-        until(
+        wait_until(
             "three voters are caught up",
             Duration::from_secs(30),
             async || {
@@ -489,7 +497,7 @@ pub(crate) fn sleepers(mark: &str) -> Vec<Pid> {
 
 /// The same, as soon as there are that many.
 pub(crate) async fn sleeping(mark: &str, count: usize) -> Vec<Pid> {
-    until("all sleep", Duration::from_secs(60), async || {
+    wait_until("all sleep", Duration::from_secs(60), async || {
         let sleepers = sleepers(mark);
         (sleepers.len() == count).then_some(sleepers)
     })
@@ -514,7 +522,7 @@ fn end_leftovers(folder: &Path) {
     }
 }
 
-pub(crate) fn words(words: &[&str]) -> Vec<String> {
+pub(crate) fn to_strings(words: &[&str]) -> Vec<String> {
     words.iter().map(|word| (*word).to_owned()).collect()
 }
 
@@ -523,9 +531,9 @@ pub(crate) fn member(
     name: String,
     address: Ipv4Addr,
     arguments: Vec<String>,
-) -> Member {
+) -> TestMember {
     let log = directory.join(format!("{name}.log"));
-    Member {
+    TestMember {
         name,
         address,
         executable: None,
@@ -559,7 +567,7 @@ pub(crate) async fn write(operator: &OperatorClient, value: String) -> Option<v1
 ///
 /// # Panics
 /// After `limit`, with the name of the condition.
-pub(crate) async fn until<T>(
+pub(crate) async fn wait_until<T>(
     what: &str,
     limit: Duration,
     mut ask: impl AsyncFnMut() -> Option<T>,

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 
 use argosy_proto::v1;
 
-use crate::cluster::{Cluster, until};
-use crate::rejoin::{LONG, ends_with, folder, rejoin, said};
+use crate::cluster::{Cluster, wait_until};
+use crate::rejoin::{LONG, ends_with, folder, output_text, rejoin};
 
 const WRITES: usize = 25;
 
@@ -59,7 +59,7 @@ fn nothing_is_missing(found: &BTreeSet<String>) {
 
 /// Fails unless the cluster serves all attributes that [`keep`] has set.
 async fn serves_all(cluster: &Cluster) {
-    let found = until("the agent is shown", LONG, async || served(cluster).await).await;
+    let found = wait_until("the agent is shown", LONG, async || served(cluster).await).await;
     nothing_is_missing(&found);
 }
 
@@ -90,14 +90,14 @@ fn found(files: &[PathBuf], wanted: &[u8]) -> Option<(PathBuf, usize)> {
 
 /// Three masters, an agent, and writes that only the leader and one follower have. All masters are
 /// down.
-struct Lost {
+struct DivergedCluster {
     cluster: Cluster,
     leader: usize,
     follower: usize,
     behind: usize,
 }
 
-async fn lost_leader() -> Lost {
+async fn lost_leader() -> DivergedCluster {
     let mut cluster = Cluster::start(1).await;
     let leader = cluster.leader().await;
     let (follower, behind) = ((leader + 1) % 3, (leader + 2) % 3);
@@ -105,7 +105,7 @@ async fn lost_leader() -> Lost {
     keep(&cluster).await;
     cluster.masters[follower].kill();
     cluster.masters[leader].kill();
-    Lost {
+    DivergedCluster {
         cluster,
         leader,
         follower,
@@ -115,7 +115,7 @@ async fn lost_leader() -> Lost {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_follower_with_a_flipped_bit_in_its_log_elects_nobody_and_rejoins() {
-    let Lost {
+    let DivergedCluster {
         mut cluster,
         leader,
         follower,
@@ -136,7 +136,7 @@ async fn a_follower_with_a_flipped_bit_in_its_log_elects_nobody_and_rejoins() {
     serves_all(&cluster).await;
 
     let output = rejoin(&cluster, follower, &[]).await;
-    assert!(output.status.success(), "{}", said(&output));
+    assert!(output.status.success(), "{}", output_text(&output));
     cluster.masters[follower].start();
     cluster.wait_caught_up().await;
     // Its current data is enough without the former leader.
@@ -147,7 +147,7 @@ async fn a_follower_with_a_flipped_bit_in_its_log_elects_nobody_and_rejoins() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn damaged_tables_and_records_are_refused_or_nothing_is_missing() {
-    let Lost {
+    let DivergedCluster {
         mut cluster,
         leader,
         follower,
@@ -192,7 +192,7 @@ async fn damaged_tables_and_records_are_refused_or_nothing_is_missing() {
 /// everything with it. The leader is restarted afterwards.
 async fn refuses(cluster: &mut Cluster, follower: usize, leader: usize) -> bool {
     // The leader may count it as caught up for a moment after it has exited.
-    let at_once = until("it has ended or follows", LONG, async || {
+    let at_once = wait_until("it has ended or follows", LONG, async || {
         if cluster.masters[follower].has_ended() {
             return Some(true);
         }
@@ -202,7 +202,7 @@ async fn refuses(cluster: &mut Cluster, follower: usize, leader: usize) -> bool 
         return true;
     }
     cluster.masters[leader].kill();
-    let found = until("it has ended or serves", LONG, async || {
+    let found = wait_until("it has ended or serves", LONG, async || {
         if cluster.masters[follower].has_ended() {
             return Some(None);
         }

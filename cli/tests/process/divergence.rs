@@ -11,8 +11,8 @@ use argosy_state::registry::RecordKey;
 use nix::sys::signal::Signal;
 use rocksdb::{DB, DBCompressionType, Options, WriteOptions};
 
-use crate::cluster::{Cluster, Member, until};
-use crate::rejoin::{LONG, ends_with, folder, id, rejoin, said};
+use crate::cluster::{Cluster, TestMember, wait_until};
+use crate::rejoin::{LONG, ends_with, folder, id, output_text, rejoin};
 
 const ROLE: &str = "ops";
 const WEIGHT_MILLI: u64 = 2_000;
@@ -73,7 +73,7 @@ async fn set_weight(cluster: &Cluster) -> u64 {
 }
 
 /// Returns the value of one of its metrics.
-async fn metric(master: &Member, name: &str) -> Option<u64> {
+async fn metric(master: &TestMember, name: &str) -> Option<u64> {
     let url = format!("http://{}/metrics", master.api());
     let text = reqwest::get(&url).await.ok()?.text().await.ok()?;
     let mut lines = text.lines().filter_map(|line| line.rsplit_once(' '));
@@ -86,7 +86,7 @@ async fn change_leader(cluster: &Cluster, stopped: usize) {
     let next = (0..3).find(|place| ![former, stopped].contains(place));
     let next = next.expect("two run");
     let node_id = id(cluster, next).await.expect("it is a member");
-    until("another one leads", LONG, async || {
+    wait_until("another one leads", LONG, async || {
         let request = v1::TransferLeaderRequest {
             node_id: node_id.clone(),
         };
@@ -103,14 +103,14 @@ async fn a_master_whose_stored_registry_differs_stops_and_serves_again_only_afte
     let index = set_weight(&cluster).await;
     let place = (cluster.leader().await + 1) % 3;
     let folder = folder(&cluster, place);
-    until("the follower has applied it", LONG, async || {
+    wait_until("the follower has applied it", LONG, async || {
         let applied = metric(&cluster.masters[place], "argosy_raft_applied_index").await?;
         (applied >= index).then_some(())
     })
     .await;
     let master = &mut cluster.masters[place];
     master.signal(Signal::SIGTERM);
-    until("it stops", LONG, async || master.has_ended().then_some(())).await;
+    wait_until("it stops", LONG, async || master.has_ended().then_some(())).await;
     master.kill();
     let right = record(&folder);
     change_leader(&cluster, place).await;
@@ -134,7 +134,7 @@ async fn a_master_whose_stored_registry_differs_stops_and_serves_again_only_afte
     );
 
     let output = rejoin(&cluster, place, &[]).await;
-    assert!(output.status.success(), "{}", said(&output));
+    assert!(output.status.success(), "{}", output_text(&output));
     assert!(!folder.join("MUST-REJOIN").exists());
     cluster.masters[place].start();
     cluster.wait_caught_up().await;
@@ -143,14 +143,14 @@ async fn a_master_whose_stored_registry_differs_stops_and_serves_again_only_afte
     let before = metric(&cluster.masters[place], equal).await.unwrap_or(0);
     cluster.fail_over().await;
     let master = &mut cluster.masters[place];
-    until("its digest is compared", LONG, async || {
+    wait_until("its digest is compared", LONG, async || {
         let after = metric(master, equal).await?;
         (after > before).then_some(())
     })
     .await;
     assert!(!master.has_ended(), "{}", master.log());
     master.signal(Signal::SIGTERM);
-    until("it stops", LONG, async || master.has_ended().then_some(())).await;
+    wait_until("it stops", LONG, async || master.has_ended().then_some(())).await;
     master.kill();
     assert_eq!(record(&folder), right);
 }

@@ -14,8 +14,8 @@ use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
 use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
 use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
 
-use crate::cluster::{Cluster, until};
-use crate::work::Framework;
+use crate::cluster::{Cluster, wait_until};
+use crate::work::TestFramework;
 
 const LONG: Duration = Duration::from_secs(30);
 
@@ -30,7 +30,7 @@ const SERVICES: [&str; 5] = [
 #[tokio::test(flavor = "multi_thread")]
 async fn every_master_says_what_it_serves_and_whom_it_does_not_understand() {
     let cluster = Cluster::start(1).await;
-    let framework = Framework::start(cluster.masters_list(), "asker").await;
+    let framework = TestFramework::start(cluster.masters_list(), "asker").await;
     for master in &cluster.masters {
         let endpoint = Endpoint::from_shared(format!("http://{}", master.api())).unwrap();
         let channel = endpoint.connect().await.unwrap();
@@ -50,7 +50,7 @@ async fn healthy(channel: Channel) {
         let request = HealthCheckRequest {
             service: service.to_owned(),
         };
-        until(&format!("{service} is served"), LONG, async || {
+        wait_until(&format!("{service} is served"), LONG, async || {
             let reply = client.check(request.clone()).await.unwrap().into_inner();
             (reply.status() == ServingStatus::Serving).then_some(())
         })
@@ -100,8 +100,8 @@ async fn another_protocol_is_refused(channel: Channel) {
 
 /// Returns the answer of a master, with retries: on a busy machine, an election is possible at any
 /// moment.
-async fn asked(url: &str) -> reqwest::Response {
-    until("a master answers", LONG, async || {
+async fn get(url: &str) -> reqwest::Response {
+    wait_until("a master answers", LONG, async || {
         let answer = reqwest::get(url).await.unwrap();
         (answer.status() != 503).then_some(answer)
     })
@@ -125,7 +125,7 @@ async fn json_errors_have_one_shape(api: &str) {
             "InvalidArgument",
         ),
     ] {
-        let answer = asked(&format!("http://{api}{path}")).await;
+        let answer = get(&format!("http://{api}{path}")).await;
         assert_eq!(answer.status(), status, "{path}");
         let body: serde_json::Value =
             serde_json::from_str(&answer.text().await.unwrap()).expect("errors are JSON");
@@ -143,7 +143,7 @@ async fn json_explains(api: &str, framework: &str) {
         ("", "too-small", false),
     ] {
         let url = format!("http://{api}/v1/frameworks/{framework}/explain{wanted}");
-        let answer = asked(&url).await;
+        let answer = get(&url).await;
         assert_eq!(answer.status(), 200, "{wanted}");
         let body: serde_json::Value = serde_json::from_str(&answer.text().await.unwrap()).unwrap();
         assert!(

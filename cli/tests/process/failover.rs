@@ -3,19 +3,19 @@
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use argosy_client::scheduler::Acknowledge;
+use argosy_client::scheduler::AcknowledgeMode;
 use argosy_proto::v1;
 use nix::sys::signal::Signal;
 
-use crate::cluster::{Cluster, argosy, kill_count, sleepers, until};
-use crate::work::{Framework, signatures, task, witnessed};
+use crate::cluster::{Cluster, argosy, kill_count, sleepers, wait_until};
+use crate::work::{TestFramework, signatures, task, witnessed};
 
 const LONG: Duration = Duration::from_secs(90);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_task_starts_once_and_every_end_arrives_through_many_kills() {
     let mut cluster = Cluster::start(2).await;
-    let framework = Framework::start(cluster.masters_list(), "load").await;
+    let framework = TestFramework::start(cluster.masters_list(), "load").await;
     let witness = cluster.witness();
     let mut launched = 0;
     for _ in 0..kill_count() {
@@ -27,7 +27,7 @@ async fn every_task_starts_once_and_every_end_arrives_through_many_kills() {
         cluster.fail_over().await;
     }
     framework
-        .hear("every task has ended", LONG, |heard| {
+        .wait_for_event("every task has ended", LONG, |heard| {
             (heard.ended() >= launched).then_some(())
         })
         .await;
@@ -109,7 +109,7 @@ async fn a_master_that_is_told_to_end_hands_leadership_over_first() {
     let mut cluster = Cluster::start(0).await;
     let leader = cluster.leader().await;
     cluster.masters[leader].signal(Signal::SIGTERM);
-    until("it has ended", LONG, async || {
+    wait_until("it has ended", LONG, async || {
         cluster.masters[leader].has_ended().then_some(())
     })
     .await;
@@ -123,12 +123,12 @@ async fn a_master_that_is_told_to_end_hands_leadership_over_first() {
 async fn a_scheduler_that_returns_gets_all_it_missed() {
     let mut cluster = Cluster::start(1).await;
     let mut config = argosy_client::SchedulerConfig::new(cluster.masters_list(), "returning");
-    config.acknowledge = Acknowledge::Explicitly;
+    config.acknowledge = AcknowledgeMode::Explicitly;
     config.tick = Duration::from_millis(50);
-    let first = Framework::start_with(config).await;
+    let first = TestFramework::start_with(config).await;
     first.launch([task("slow", "sleep 3; exit 5")]);
     first
-        .hear("it runs", LONG, |heard| {
+        .wait_for_event("it runs", LONG, |heard| {
             heard
                 .states("slow")
                 .contains(&v1::TaskState::Running)
@@ -138,9 +138,9 @@ async fn a_scheduler_that_returns_gets_all_it_missed() {
     let config = first.die().await;
     cluster.fail_over().await;
     tokio::time::sleep(Duration::from_secs(3)).await;
-    let second = Framework::start_with(Framework::successor(config)).await;
+    let second = TestFramework::start_with(TestFramework::successor(config)).await;
     let end = second
-        .hear("the end arrives", LONG, |heard| {
+        .wait_for_event("the end arrives", LONG, |heard| {
             heard
                 .updates
                 .iter()
@@ -154,17 +154,17 @@ async fn a_scheduler_that_returns_gets_all_it_missed() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_framework_torn_down_stays_torn_down() {
     let mut cluster = Cluster::start(1).await;
-    let framework = Framework::start(cluster.masters_list(), "ending").await;
+    let framework = TestFramework::start(cluster.masters_list(), "ending").await;
     framework.launch([task("long", "exec sleep 60061")]);
     framework
-        .hear("it runs", LONG, |heard| {
+        .wait_for_event("it runs", LONG, |heard| {
             heard
                 .states("long")
                 .contains(&v1::TaskState::Running)
                 .then_some(())
         })
         .await;
-    until("its process is there", LONG, async || {
+    wait_until("its process is there", LONG, async || {
         (!sleepers("60061").is_empty()).then_some(())
     })
     .await;
@@ -173,21 +173,21 @@ async fn a_framework_torn_down_stays_torn_down() {
     // it. Then the call is answered as lost, and what follows shows whether it was.
     let teardown = framework.driver.teardown().key;
     framework
-        .hear("the teardown is answered", LONG, |heard| {
+        .wait_for_event("the teardown is answered", LONG, |heard| {
             let mut answers = heard.answers.iter();
             answers.any(|answer| answer.call == teardown).then_some(())
         })
         .await;
     let config = framework.die().await;
     cluster.fail_over().await;
-    let again = Framework::start_with(Framework::successor(config)).await;
+    let again = TestFramework::start_with(TestFramework::successor(config)).await;
     again
-        .hear("it is refused", LONG, |heard| {
+        .wait_for_event("it is refused", LONG, |heard| {
             (!heard.errors.is_empty()).then_some(())
         })
         .await;
     let operator = cluster.operator();
-    until("its task is dead and it is gone", LONG, async || {
+    wait_until("its task is dead and it is gone", LONG, async || {
         let live = operator
             .list_frameworks(v1::ListRequest::default())
             .await

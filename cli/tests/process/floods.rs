@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use crate::cluster::{Cluster, until, write};
+use crate::cluster::{Cluster, wait_until, write};
 
 /// Opens connections from many loopback addresses, prints their number, and keeps them until its
 /// input ends.
@@ -66,7 +66,7 @@ impl Drop for Flood {
 }
 
 /// Attacks the master at `leader`, and checks that it keeps leading.
-async fn attack(cluster: &mut Cluster, leader: usize, networks: [u8; 2]) {
+async fn flood(cluster: &mut Cluster, leader: usize, networks: [u8; 2]) {
     let host = cluster.masters[leader].address.to_string();
     let mut floods = networks.map(|network| Flood::start(&host, network));
     let mut tried = Vec::new();
@@ -77,7 +77,7 @@ async fn attack(cluster: &mut Cluster, leader: usize, networks: [u8; 2]) {
     // Each write uses a new connection, which must be accepted.
     for number in 0..20 {
         let limit = Duration::from_secs(30);
-        until("the write is acknowledged", limit, async || {
+        wait_until("the write is acknowledged", limit, async || {
             write(&cluster.operator(), number.to_string()).await
         })
         .await;
@@ -101,10 +101,10 @@ async fn silent_connections_of_two_processes_end_no_master_and_hold_up_no_write(
     let limit = format!("--nofile={DESCRIPTORS}:{DESCRIPTORS}");
     let mut cluster = Cluster::start_within(1, &["prlimit", &limit]).await;
     let leader = cluster.leader().await;
-    attack(&mut cluster, leader, [90, 91]).await;
+    flood(&mut cluster, leader, [90, 91]).await;
     // The next leader is attacked in the same way.
     cluster.fail_over().await;
     let next = cluster.leader().await;
     assert_ne!(next, leader);
-    attack(&mut cluster, next, [92, 93]).await;
+    flood(&mut cluster, next, [92, 93]).await;
 }

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use argosy_proto::v1;
 use nix::sys::signal::Signal;
 
-use crate::cluster::{Cluster, Member, until, write};
-use crate::work::{Framework, signatures, witnessed};
+use crate::cluster::{Cluster, TestMember, wait_until, write};
+use crate::work::{TestFramework, signatures, witnessed};
 
 const LONG: Duration = Duration::from_secs(90);
 /// Time for which a leader is frozen.
@@ -16,20 +16,20 @@ const FROZEN: Duration = Duration::from_secs(10);
 #[tokio::test(flavor = "multi_thread")]
 async fn a_frozen_leader_that_wakes_gives_no_order_that_an_agent_obeys() {
     let mut cluster = Cluster::start(1).await;
-    let framework = Framework::start(cluster.masters_list(), "load").await;
+    let framework = TestFramework::start(cluster.masters_list(), "load").await;
     let witness = cluster.witness();
     framework.launch((0..20).map(|number| witnessed(&format!("a{number}"), &witness, "true")));
     let frozen = cluster.leader().await;
     cluster.masters[frozen].signal(Signal::SIGSTOP);
     let asleep = Instant::now();
-    until("another master leads", LONG, async || {
+    wait_until("another master leads", LONG, async || {
         let leader = cluster.leader().await;
         (leader != frozen).then_some(())
     })
     .await;
     framework.launch((0..20).map(|number| witnessed(&format!("b{number}"), &witness, "true")));
     framework
-        .hear("all ended", LONG, |heard| {
+        .wait_for_event("all ended", LONG, |heard| {
             (heard.ended() >= 40).then_some(())
         })
         .await;
@@ -38,7 +38,7 @@ async fn a_frozen_leader_that_wakes_gives_no_order_that_an_agent_obeys() {
     cluster.masters[frozen].signal(Signal::SIGCONT);
     framework.launch((0..20).map(|number| witnessed(&format!("c{number}"), &witness, "true")));
     framework
-        .hear("all ended", LONG, |heard| {
+        .wait_for_event("all ended", LONG, |heard| {
             (heard.ended() >= 60).then_some(())
         })
         .await;
@@ -50,10 +50,10 @@ async fn a_frozen_leader_that_wakes_gives_no_order_that_an_agent_obeys() {
 #[tokio::test(flavor = "multi_thread")]
 async fn launches_that_a_leader_could_not_commit_before_it_froze_happen_once() {
     let mut cluster = Cluster::start(1).await;
-    let framework = Framework::start(cluster.masters_list(), "load").await;
+    let framework = TestFramework::start(cluster.masters_list(), "load").await;
     let witness = cluster.witness();
     framework
-        .hear("an offer is held", LONG, |heard| {
+        .wait_for_event("an offer is held", LONG, |heard| {
             (!heard.offers.is_empty()).then_some(())
         })
         .await;
@@ -62,9 +62,9 @@ async fn launches_that_a_leader_could_not_commit_before_it_froze_happen_once() {
     for place in &others {
         cluster.masters[*place].signal(Signal::SIGSTOP);
     }
-    until("both stand still", LONG, async || {
+    wait_until("both stand still", LONG, async || {
         let mut others = others.iter().map(|place| &cluster.masters[*place]);
-        others.all(Member::stands_still).then_some(())
+        others.all(TestMember::stands_still).then_some(())
     })
     .await;
     framework.launch((0..20).map(|number| witnessed(&format!("a{number}"), &witness, "true")));
@@ -75,7 +75,7 @@ async fn launches_that_a_leader_could_not_commit_before_it_froze_happen_once() {
     for place in &others {
         cluster.masters[*place].signal(Signal::SIGCONT);
     }
-    until("another master leads", LONG, async || {
+    wait_until("another master leads", LONG, async || {
         let leader = cluster.leader().await;
         (leader != frozen).then_some(())
     })
@@ -83,7 +83,7 @@ async fn launches_that_a_leader_could_not_commit_before_it_froze_happen_once() {
     cluster.masters[frozen].signal(Signal::SIGCONT);
     framework.launch((0..20).map(|number| witnessed(&format!("b{number}"), &witness, "true")));
     framework
-        .hear("all ended", LONG, |heard| {
+        .wait_for_event("all ended", LONG, |heard| {
             (heard.ended() >= 40).then_some(())
         })
         .await;
@@ -104,7 +104,7 @@ async fn a_leader_without_its_followers_lets_agents_go_within_a_second() {
             .await
     };
     let registered = async || cluster.agents[0].shows_one("argosy_agent_registered").await;
-    until(
+    wait_until(
         "the leader shows that it leads, and the agent that it has one",
         LONG,
         async || (in_office().await? && registered().await?).then_some(()),
@@ -114,12 +114,12 @@ async fn a_leader_without_its_followers_lets_agents_go_within_a_second() {
         cluster.masters[*place].signal(Signal::SIGSTOP);
     }
     let alone = Instant::now();
-    until("it has left office", Duration::from_secs(5), async || {
+    wait_until("it has left office", Duration::from_secs(5), async || {
         in_office().await.filter(|here| !*here)
     })
     .await;
     let took = alone.elapsed();
-    until("its agent is let go", Duration::from_secs(5), async || {
+    wait_until("its agent is let go", Duration::from_secs(5), async || {
         registered().await.filter(|here| !*here)
     })
     .await;

@@ -6,17 +6,17 @@ use argosy_proto::v1;
 use nix::sys::signal::Signal;
 
 use crate::cluster::Cluster;
-use crate::work::{Framework, signatures, task, witnessed};
+use crate::work::{TestFramework, signatures, task, witnessed};
 
 const LONG: Duration = Duration::from_secs(60);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_kill_committed_and_not_yet_sent_happens_under_the_next_leader() {
     let mut cluster = Cluster::start(1).await;
-    let framework = Framework::start(cluster.masters_list(), "killer").await;
+    let framework = TestFramework::start(cluster.masters_list(), "killer").await;
     framework.launch([task("victim", "sleep 600")]);
     framework
-        .hear("it runs", LONG, |heard| {
+        .wait_for_event("it runs", LONG, |heard| {
             heard
                 .states("victim")
                 .contains(&v1::TaskState::Running)
@@ -29,7 +29,7 @@ async fn a_kill_committed_and_not_yet_sent_happens_under_the_next_leader() {
     cluster.fail_over().await;
     cluster.agents[0].signal(Signal::SIGCONT);
     framework
-        .hear("it is killed", LONG, |heard| {
+        .wait_for_event("it is killed", LONG, |heard| {
             heard
                 .states("victim")
                 .contains(&v1::TaskState::Killed)
@@ -41,10 +41,10 @@ async fn a_kill_committed_and_not_yet_sent_happens_under_the_next_leader() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_task_killed_before_it_was_delivered_never_starts() {
     let cluster = Cluster::start(1).await;
-    let framework = Framework::start(cluster.masters_list(), "killer").await;
+    let framework = TestFramework::start(cluster.masters_list(), "killer").await;
     framework.hold_offers(true);
     let offer = framework
-        .hear("an offer", LONG, |heard| {
+        .wait_for_event("an offer", LONG, |heard| {
             heard.offers.values().next().cloned()
         })
         .await;
@@ -61,7 +61,7 @@ async fn a_task_killed_before_it_was_delivered_never_starts() {
     cluster.agents[0].kill();
     cluster.agents[0].start();
     framework
-        .hear("it ended", LONG, |heard| {
+        .wait_for_event("it ended", LONG, |heard| {
             heard
                 .states("unborn")
                 .contains(&v1::TaskState::Killed)

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use argosy_client::scheduler::{Answer, Outcome};
+use argosy_client::scheduler::{CallOutcome, CallResult};
 use argosy_proto::v1;
 
 use crate::cluster::Cluster;
-use crate::work::{Framework, task};
+use crate::work::{TestFramework, task};
 
 const LONG: Duration = Duration::from_secs(60);
 
@@ -17,17 +17,17 @@ fn pids(most: u64) -> v1::Limits {
     }
 }
 
-fn revision(answer: &Answer) -> v1::Revision {
+fn revision(answer: &CallResult) -> v1::Revision {
     match &answer.outcome {
-        Outcome::Done { revision, .. } => *revision,
+        CallOutcome::Done { revision, .. } => *revision,
         other => panic!("{other:?}"),
     }
 }
 
 /// Returns the status of the newest change, once it is settled.
-async fn settled(framework: &Framework, revision: v1::Revision) -> v1::LimitsStatus {
+async fn settled(framework: &TestFramework, revision: v1::Revision) -> v1::LimitsStatus {
     framework
-        .hear("its limits are settled", LONG, |heard| {
+        .wait_for_event("its limits are settled", LONG, |heard| {
             let mut told = heard.updates.iter().filter_map(|update| {
                 assert_ne!(update.state(), v1::TaskState::Failed, "{update:?}");
                 update.limits.clone()
@@ -59,10 +59,10 @@ fn has_controller(name: &str) -> bool {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_framework_changes_limits_and_is_told_what_became_of_them_under_every_leader() {
     let mut cluster = Cluster::start(1).await;
-    let framework = Framework::start(cluster.masters_list(), "limiter").await;
+    let framework = TestFramework::start(cluster.masters_list(), "limiter").await;
     framework.launch([task("web", "sleep 600")]);
     framework
-        .hear("it runs", LONG, |heard| {
+        .wait_for_event("it runs", LONG, |heard| {
             let states = heard.states("web");
             states.contains(&v1::TaskState::Running).then_some(())
         })
@@ -102,7 +102,7 @@ async fn a_framework_changes_limits_and_is_told_what_became_of_them_under_every_
             .update_limits(name, pids(most))
             .answer()
             .await;
-        let Outcome::Refused(refusal) = &answer.outcome else {
+        let CallOutcome::Refused(refusal) = &answer.outcome else {
             panic!("{answer:?}");
         };
         assert_eq!(refusal.reason, code, "{refusal:?}");

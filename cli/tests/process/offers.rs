@@ -2,20 +2,20 @@
 
 use std::time::Duration;
 
-use argosy_client::scheduler::Outcome;
+use argosy_client::scheduler::CallOutcome;
 use argosy_proto::v1;
 use argosy_proto::v1::scheduler_client::SchedulerClient;
 use tonic::transport::Endpoint;
 
-use crate::cluster::{Cluster, until};
-use crate::work::{Framework, task};
+use crate::cluster::{Cluster, wait_until};
+use crate::work::{TestFramework, task};
 
 const LONG: Duration = Duration::from_secs(60);
 
 /// Sends an accept without the SDK.
 async fn raw_accept(
     cluster: &Cluster,
-    framework: &Framework,
+    framework: &TestFramework,
     number: u64,
     offer: v1::Offer,
     id: &str,
@@ -37,7 +37,7 @@ async fn raw_accept(
         }],
         ..Default::default()
     };
-    until("a leader answers", LONG, async || {
+    wait_until("a leader answers", LONG, async || {
         let leader = cluster.leader().await;
         let url = format!("http://{}", cluster.masters[leader].api());
         let channel = Endpoint::from_shared(url).unwrap().connect().await.ok()?;
@@ -53,17 +53,17 @@ async fn raw_accept(
 #[tokio::test(flavor = "multi_thread")]
 async fn a_held_offer_is_accepted_after_the_failover_under_its_old_id() {
     let mut cluster = Cluster::start(1).await;
-    let framework = Framework::start(cluster.masters_list(), "holder").await;
+    let framework = TestFramework::start(cluster.masters_list(), "holder").await;
     framework.hold_offers(true);
     let offer = framework
-        .hear("an offer", LONG, |heard| {
+        .wait_for_event("an offer", LONG, |heard| {
             heard.offers.values().next().cloned()
         })
         .await;
     let before = framework.heard.lock().unwrap().subscriptions.len();
     cluster.fail_over().await;
     framework
-        .hear("it is subscribed again", LONG, |heard| {
+        .wait_for_event("it is subscribed again", LONG, |heard| {
             (heard.subscriptions.len() > before).then_some(())
         })
         .await;
@@ -84,11 +84,11 @@ async fn a_held_offer_is_accepted_after_the_failover_under_its_old_id() {
         .answer()
         .await;
     assert!(
-        matches!(&answer.outcome, Outcome::Done { refused, .. } if refused.is_empty()),
+        matches!(&answer.outcome, CallOutcome::Done { refused, .. } if refused.is_empty()),
         "{answer:?}"
     );
     framework
-        .hear("it finished", LONG, |heard| {
+        .wait_for_event("it finished", LONG, |heard| {
             heard
                 .states("late")
                 .contains(&v1::TaskState::Finished)
@@ -108,7 +108,7 @@ async fn a_held_offer_is_accepted_after_the_failover_under_its_old_id() {
 }
 
 /// Checks that a flipped bit and another framework are rejected.
-async fn nobody_else_can_use(cluster: &Cluster, framework: &Framework, offer: &v1::Offer) {
+async fn nobody_else_can_use(cluster: &Cluster, framework: &TestFramework, offer: &v1::Offer) {
     let mut forged = offer.clone();
     let mut token = forged.token.to_vec();
     *token.last_mut().unwrap() ^= 1;
@@ -118,7 +118,7 @@ async fn nobody_else_can_use(cluster: &Cluster, framework: &Framework, offer: &v
         .unwrap_err();
     assert!(refused.message().contains("token"), "{refused}");
 
-    let other = Framework::start(cluster.masters_list(), "thief").await;
+    let other = TestFramework::start(cluster.masters_list(), "thief").await;
     let refused = raw_accept(cluster, &other, 900_001, offer.clone(), "stolen")
         .await
         .unwrap_err();

@@ -14,8 +14,10 @@ use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
-use crate::cluster::{AGENT_RESOURCES, Cluster, Member, argosy, member, until, words};
-use crate::work::{Framework, task};
+use crate::cluster::{
+    AGENT_RESOURCES, Cluster, TestMember, argosy, member, to_strings, wait_until,
+};
+use crate::work::{TestFramework, task};
 
 const LONG: Duration = Duration::from_secs(60);
 /// An isolated master reports the lack of contact within a second, and a poll takes a moment.
@@ -28,7 +30,7 @@ const AGENT_HOSTS: usize = 110;
 
 /// Namespaces of masters, and of agents that are to be cut off. This thread's own namespace holds
 /// the switches.
-pub(crate) struct Site {
+pub(crate) struct PartitionNamespaces {
     number: u8,
     namespaces: Vec<String>,
 }
@@ -42,7 +44,7 @@ fn ip(arguments: &str) {
     assert!(output.status.success(), "ip {arguments}: {said}");
 }
 
-impl Site {
+impl PartitionNamespaces {
     pub(crate) fn new() -> Self {
         ip("link set lo up");
         for switch in ["raft", "api"] {
@@ -78,10 +80,10 @@ impl Site {
         self.namespaces.push(name);
     }
 
-    pub(crate) fn master(&self, directory: &TempDir, place: usize, more: &[&str]) -> Member {
+    pub(crate) fn master(&self, directory: &TempDir, place: usize, more: &[&str]) -> TestMember {
         let host = place + 1;
         let folder = directory.path().join(format!("master-{host}"));
-        let mut arguments = words(&[
+        let mut arguments = to_strings(&[
             "master",
             "start",
             "--insecure-plaintext",
@@ -94,7 +96,7 @@ impl Site {
             "--data-dir",
             &folder.display().to_string(),
         ]);
-        arguments.extend(words(more));
+        arguments.extend(to_strings(more));
         let address = [10, 77, 2, host as u8].into();
         let master = member(
             directory.path(),
@@ -106,12 +108,12 @@ impl Site {
     }
 
     /// Returns an agent on the host of this thread.
-    fn agent(directory: &TempDir) -> Member {
+    fn agent(directory: &TempDir) -> TestMember {
         Self::agent_at(directory, 1, 101)
     }
 
     /// Returns an agent on a separate host, which can be cut off.
-    pub(crate) fn agent_apart(&mut self, directory: &TempDir, number: usize) -> Member {
+    pub(crate) fn agent_apart(&mut self, directory: &TempDir, number: usize) -> TestMember {
         let host = AGENT_HOSTS + number;
         self.add_host(host, &[(2, "api")]);
         let name = self.namespaces.last().expect("it was just added");
@@ -120,10 +122,10 @@ impl Site {
         Self::agent_at(directory, number, host).within(&["nsenter", &net])
     }
 
-    fn agent_at(directory: &TempDir, number: usize, host: usize) -> Member {
+    fn agent_at(directory: &TempDir, number: usize, host: usize) -> TestMember {
         let name = format!("agent-{number}");
         let folder = directory.path().join(&name);
-        let arguments = words(&[
+        let arguments = to_strings(&[
             "agent",
             "start",
             "--insecure-plaintext",
@@ -172,7 +174,7 @@ impl Site {
     }
 }
 
-impl Drop for Site {
+impl Drop for PartitionNamespaces {
     fn drop(&mut self) {
         for name in &self.namespaces {
             // Everything else in it is removed with the thread's own namespace.
@@ -211,20 +213,20 @@ pub(crate) fn may_make_networks() -> bool {
 }
 
 /// Returns one value of a member's metrics, if it is shown.
-async fn figure(of: &Member, port: u16, name: &str) -> Option<f64> {
+async fn figure(of: &TestMember, port: u16, name: &str) -> Option<f64> {
     let url = format!("http://{}:{port}/metrics", of.address);
     let text = reqwest::get(&url).await.ok()?.text().await.ok()?;
     text.lines()
         .find_map(|line| line.strip_prefix(name)?.trim().parse().ok())
 }
 
-async fn is_ready(master: &Member) -> bool {
+async fn is_ready(master: &TestMember) -> bool {
     let answer = reqwest::get(format!("http://{}/readyz", master.api())).await;
     answer.is_ok_and(|answer| answer.status().is_success())
 }
 
 /// Returns the gRPC health of the service and of the process.
-async fn health(master: &Member) -> [ServingStatus; 2] {
+async fn health(master: &TestMember) -> [ServingStatus; 2] {
     let endpoint = Endpoint::from_shared(format!("http://{}", master.api())).unwrap();
     let mut client = HealthClient::new(endpoint.connect().await.unwrap());
     let mut told = [ServingStatus::Unknown; 2];
@@ -238,7 +240,7 @@ async fn health(master: &Member) -> [ServingStatus; 2] {
 }
 
 /// Returns the cluster as this master alone sees it.
-async fn seen_by(master: &Member) -> v1::Cluster {
+async fn cluster_of(master: &TestMember) -> v1::Cluster {
     let only = Connector::new(master.api().parse().unwrap(), ConnectorConfig::default());
     let request = v1::GetClusterRequest {
         consistency: v1::Consistency::Local.into(),
@@ -250,8 +252,8 @@ async fn seen_by(master: &Member) -> v1::Cluster {
 }
 
 /// Waits until the master reports a leader nowhere, and checks that all its interfaces agree.
-async fn knows_no_leader(master: &Member) {
-    until("it knows no leader", SAID, async || {
+async fn knows_no_leader(master: &TestMember) {
+    wait_until("it knows no leader", SAID, async || {
         let has_leader = figure(master, 5050, "argosy_raft_has_leader ").await?;
         (has_leader == 0.0).then_some(())
     })
@@ -261,7 +263,7 @@ async fn knows_no_leader(master: &Member) {
         health(master).await,
         [ServingStatus::NotServing, ServingStatus::Serving]
     );
-    let cluster = seen_by(master).await;
+    let cluster = cluster_of(master).await;
     assert_eq!(cluster.leader, "");
     assert!(cluster.without_leader_ms > 0);
     assert!(cluster.masters.iter().all(|one| one.role != "leader"));
@@ -273,12 +275,12 @@ async fn knows_no_leader(master: &Member) {
     assert!(said.starts_with("no quorum: no leader for "), "{said}");
 }
 
-async fn knows_a_leader_again(master: &Member) {
-    until("it follows again", LONG, async || {
-        (is_ready(master).await && !seen_by(master).await.leader.is_empty()).then_some(())
+async fn knows_a_leader_again(master: &TestMember) {
+    wait_until("it follows again", LONG, async || {
+        (is_ready(master).await && !cluster_of(master).await.leader.is_empty()).then_some(())
     })
     .await;
-    assert_eq!(seen_by(master).await.without_leader_ms, 0);
+    assert_eq!(cluster_of(master).await.without_leader_ms, 0);
     assert_eq!(health(master).await, [ServingStatus::Serving; 2]);
 }
 
@@ -288,19 +290,19 @@ fn a_leader_cut_off_from_the_masters_lets_its_agents_go_within_a_second() {
         return;
     }
     in_a_network_of_its_own(async || {
-        let site = Site::new();
+        let site = PartitionNamespaces::new();
         let cluster = site.cluster().await;
-        let framework = Framework::start(cluster.masters_list(), "witness").await;
+        let framework = TestFramework::start(cluster.masters_list(), "witness").await;
         let leader = cluster.leader().await;
         let old = &cluster.masters[leader];
         let agents = "argosy_streams{peer_kind=\"agent\"} ";
-        until("the agent hangs on the leader", LONG, async || {
+        wait_until("the agent hangs on the leader", LONG, async || {
             (figure(old, 5050, agents).await? == 1.0).then_some(())
         })
         .await;
-        Site::cut(leader);
+        PartitionNamespaces::cut(leader);
         let cut = Instant::now();
-        until(
+        wait_until(
             "its agents are let go",
             Duration::from_secs(5),
             async || (figure(old, 5050, agents).await? == 0.0).then_some(()),
@@ -314,7 +316,7 @@ fn a_leader_cut_off_from_the_masters_lets_its_agents_go_within_a_second() {
         ended(&framework, "meanwhile").await;
         let next = cluster.leader().await;
         assert_ne!(next, leader);
-        Site::heal(leader);
+        PartitionNamespaces::heal(leader);
         knows_a_leader_again(old).await;
         framework.launch([task("after", "true")]);
         ended(&framework, "after").await;
@@ -329,25 +331,25 @@ fn a_follower_that_is_cut_off_names_no_leader_after_a_second_and_disturbs_nobody
         return;
     }
     in_a_network_of_its_own(async || {
-        let site = Site::new();
+        let site = PartitionNamespaces::new();
         let cluster = site.cluster().await;
         let leader = cluster.leader().await;
         let follower = (leader + 1) % 3;
-        let term = seen_by(&cluster.masters[leader]).await.term;
-        Site::cut(follower);
+        let term = cluster_of(&cluster.masters[leader]).await.term;
+        PartitionNamespaces::cut(follower);
         knows_no_leader(&cluster.masters[follower]).await;
-        Site::heal(follower);
+        PartitionNamespaces::heal(follower);
         knows_a_leader_again(&cluster.masters[follower]).await;
-        let after = seen_by(&cluster.masters[leader]).await;
+        let after = cluster_of(&cluster.masters[leader]).await;
         assert_eq!((after.term, after.without_leader_ms), (term, 0));
         drop(cluster);
         drop(site);
     });
 }
 
-async fn ended(framework: &Framework, name: &str) {
+async fn ended(framework: &TestFramework, name: &str) {
     framework
-        .hear("the task has ended", LONG, |heard| {
+        .wait_for_event("the task has ended", LONG, |heard| {
             heard
                 .states(name)
                 .contains(&v1::TaskState::Finished)

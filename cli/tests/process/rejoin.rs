@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use argosy_proto::v1;
 
-use self::Leaves::{ADirectory, AForbiddenDirectory, Everything};
-use crate::cluster::{Cluster, argosy, until, write};
+use self::RemainingFiles::{ADirectory, AForbiddenDirectory, Everything};
+use crate::cluster::{Cluster, argosy, wait_until, write};
 
 pub(crate) const LONG: Duration = Duration::from_secs(90);
 
@@ -35,7 +35,7 @@ pub(crate) async fn rejoin(cluster: &Cluster, place: usize, more: &[&str]) -> Ou
         .expect("the executable starts")
 }
 
-pub(crate) fn said(output: &Output) -> String {
+pub(crate) fn output_text(output: &Output) -> String {
     let text = [&output.stdout[..], &output.stderr[..]].concat();
     String::from_utf8_lossy(&text).into_owned()
 }
@@ -66,7 +66,7 @@ fn contents(cluster: &Cluster, place: usize) -> Vec<(PathBuf, Vec<u8>)> {
 
 async fn listed(cluster: &Cluster) -> Vec<v1::Master> {
     let operator = cluster.operator();
-    until("the masters are listed", LONG, async || {
+    wait_until("the masters are listed", LONG, async || {
         let reply = operator.get_cluster(v1::GetClusterRequest::default()).await;
         reply.ok().map(|cluster| cluster.masters)
     })
@@ -109,7 +109,7 @@ async fn stopped_and_forbidden(cluster: &mut Cluster) -> usize {
 pub(crate) async fn ends_with(cluster: &mut Cluster, place: usize, words: &str) {
     let master = &mut cluster.masters[place];
     master.start();
-    until("it ends", LONG, async || master.has_ended().then_some(())).await;
+    wait_until("it ends", LONG, async || master.has_ended().then_some(())).await;
     assert!(master.log().contains(words), "{}", master.log());
     master.kill();
 }
@@ -124,11 +124,11 @@ async fn a_master_that_must_not_serve_rejoins_under_a_new_id() {
     }
     let before = contents(&cluster, place);
     let dry = rejoin(&cluster, place, &["--dry-run"]).await;
-    assert!(dry.status.success(), "{}", said(&dry));
+    assert!(dry.status.success(), "{}", output_text(&dry));
     assert!(
-        said(&dry).contains(&format!("removes {former}")),
+        output_text(&dry).contains(&format!("removes {former}")),
         "{}",
-        said(&dry)
+        output_text(&dry)
     );
     assert_eq!(
         contents(&cluster, place),
@@ -136,7 +136,7 @@ async fn a_master_that_must_not_serve_rejoins_under_a_new_id() {
         "a dry run changes nothing"
     );
     let output = rejoin(&cluster, place, &[]).await;
-    assert!(output.status.success(), "{}", said(&output));
+    assert!(output.status.success(), "{}", output_text(&output));
     cluster.masters[place].start();
     cluster.wait_caught_up().await;
     let present = id(&cluster, place).await.expect("it is a member");
@@ -159,7 +159,7 @@ async fn a_master_with_a_damaged_store_rejoins() {
     fs::write(current, "nothing\n").unwrap();
     ends_with(&mut cluster, place, "store").await;
     let output = rejoin(&cluster, place, &[]).await;
-    assert!(output.status.success(), "{}", said(&output));
+    assert!(output.status.success(), "{}", output_text(&output));
     cluster.masters[place].start();
     cluster.wait_caught_up().await;
 }
@@ -171,9 +171,9 @@ async fn nothing_is_discarded_of_a_running_master_or_without_a_quorum_of_the_oth
     let running = rejoin(&cluster, place, &[]).await;
     assert!(!running.status.success());
     assert!(
-        said(&running).contains("is in use by process"),
+        output_text(&running).contains("is in use by process"),
         "{}",
-        said(&running)
+        output_text(&running)
     );
     assert!(id(&cluster, place).await.is_some(), "it is still a member");
     let other = (place + 1) % 3;
@@ -183,9 +183,9 @@ async fn nothing_is_discarded_of_a_running_master_or_without_a_quorum_of_the_oth
     let alone = rejoin(&cluster, place, &["--timeout", "3s"]).await;
     assert!(!alone.status.success());
     assert!(
-        said(&alone).contains("nothing was removed"),
+        output_text(&alone).contains("nothing was removed"),
         "{}",
-        said(&alone)
+        output_text(&alone)
     );
     assert_eq!(contents(&cluster, place), before);
     // It can still be started, and make a quorum.
@@ -197,23 +197,23 @@ async fn nothing_is_discarded_of_a_running_master_or_without_a_quorum_of_the_oth
 }
 
 /// A step of the command, and the system call after it at which the process is killed.
-struct Step {
+struct KillPoint {
     done: &'static str,
     call: &'static str,
     /// Only calls that name this file count.
     of: Option<&'static str>,
-    at: Count,
-    leaves: Leaves,
+    at: CallIndex,
+    leaves: RemainingFiles,
 }
 
 /// The index of the call, among those of one thread.
-enum Count {
+enum CallIndex {
     Call(usize),
     /// The first after the notes of all former members, which are two calls each.
-    BehindNotes,
+    AfterNotes,
 }
 
-enum Leaves {
+enum RemainingFiles {
     /// Nothing is changed: the master is still a member, and could be started.
     Everything,
     /// Data of which a part may be missing: no master starts on it.
@@ -222,13 +222,18 @@ enum Leaves {
     ADirectory,
 }
 
-impl Step {
-    const fn new(done: &'static str, call: &'static str, at: usize, leaves: Leaves) -> Self {
+impl KillPoint {
+    const fn new(
+        done: &'static str,
+        call: &'static str,
+        at: usize,
+        leaves: RemainingFiles,
+    ) -> Self {
         Self {
             done,
             call,
             of: None,
-            at: Count::Call(at),
+            at: CallIndex::Call(at),
             leaves,
         }
     }
@@ -239,7 +244,7 @@ impl Step {
     }
 
     const fn behind_notes(mut self) -> Self {
-        self.at = Count::BehindNotes;
+        self.at = CallIndex::AfterNotes;
         self
     }
 }
@@ -248,30 +253,30 @@ const REMOVE: &str = "unlink,unlinkat,rmdir";
 const OUTPUT: &str = "rejoin.log";
 
 /// The steps of the command, in order. The numbers are those of docs/operate/recovery.md.
-const STEPS: [Step; 10] = [
-    Step::new("1: the directory is locked", "listen", 1, Everything),
-    Step::new("1: the addresses are taken", "connect", 1, Everything),
-    Step::new("4: the member is removed", "write", 1, ADirectory).of(OUTPUT),
-    Step::new("5: a start is forbidden", REMOVE, 1, AForbiddenDirectory),
-    Step::new("5: some files are gone", REMOVE, 3, AForbiddenDirectory),
-    Step::new("5: all files are gone", "unlink", 1, AForbiddenDirectory).of("MUST-REJOIN"),
-    Step::new("5: a start is allowed", "listen", 3, ADirectory),
-    Step::new("6: a store is made", "mkdir", 1, ADirectory).of("snapshots"),
-    Step::new("6: the group takes it in", "write", 1, ADirectory).of(OUTPUT),
-    Step::new("7: it is a voter", "write", 1, ADirectory)
+const STEPS: [KillPoint; 10] = [
+    KillPoint::new("1: the directory is locked", "listen", 1, Everything),
+    KillPoint::new("1: the addresses are taken", "connect", 1, Everything),
+    KillPoint::new("4: the member is removed", "write", 1, ADirectory).of(OUTPUT),
+    KillPoint::new("5: a start is forbidden", REMOVE, 1, AForbiddenDirectory),
+    KillPoint::new("5: some files are gone", REMOVE, 3, AForbiddenDirectory),
+    KillPoint::new("5: all files are gone", "unlink", 1, AForbiddenDirectory).of("MUST-REJOIN"),
+    KillPoint::new("5: a start is allowed", "listen", 3, ADirectory),
+    KillPoint::new("6: a store is made", "mkdir", 1, ADirectory).of("snapshots"),
+    KillPoint::new("6: the group takes it in", "write", 1, ADirectory).of(OUTPUT),
+    KillPoint::new("7: it is a voter", "write", 1, ADirectory)
         .of(OUTPUT)
         .behind_notes(),
 ];
 
 /// Runs the command until this step is done, and kills it there.
-async fn killed_after(cluster: &Cluster, place: usize, step: &Step) {
+async fn killed_after(cluster: &Cluster, place: usize, step: &KillPoint) {
     let raft = format!("{}:5052", cluster.masters[place].address);
     let own = |master: &v1::Master| master.raft_address == raft;
     let formers = listed(cluster).await.into_iter().filter(own).count();
     let (at, log_filter) = match step.at {
         // One line is logged when the group has added the member.
-        Count::Call(at) => (at, "off,argosy_raft::bootstrap::run=info"),
-        Count::BehindNotes => (1 + 2 * formers, "off"),
+        CallIndex::Call(at) => (at, "off,argosy_raft::bootstrap::run=info"),
+        CallIndex::AfterNotes => (1 + 2 * formers, "off"),
     };
     let own = command(cluster, place, &[]);
     let log = cluster.directory.path().join(OUTPUT);
@@ -294,7 +299,7 @@ async fn killed_after(cluster: &Cluster, place: usize, step: &Step) {
         .stderr(output)
         .spawn();
     let mut child = child.expect("strace is installed");
-    let ended = until(step.done, LONG, async || child.try_wait().unwrap()).await;
+    let ended = wait_until(step.done, LONG, async || child.try_wait().unwrap()).await;
     let said = fs::read_to_string(&log).unwrap();
     // strace exits as the process that it traces.
     assert_eq!(ended.signal(), Some(9), "{}: {ended}: {said}", step.done);
@@ -320,7 +325,7 @@ async fn a_rejoin_that_is_killed_after_any_of_its_steps_can_be_repeated() {
         }
     }
     let output = rejoin(&cluster, place, &[]).await;
-    assert!(output.status.success(), "{}", said(&output));
+    assert!(output.status.success(), "{}", output_text(&output));
     cluster.masters[place].start();
     cluster.wait_caught_up().await;
     assert_eq!(listed(&cluster).await.len(), 3, "nothing is left behind");

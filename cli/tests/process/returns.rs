@@ -7,14 +7,14 @@ use argosy_client::OperatorClient;
 use argosy_proto::v1;
 use nix::sys::signal::Signal;
 
-use crate::cluster::{AGENT_RESOURCES, Cluster, Member, sleepers, sleeping, until};
-use crate::work::{Framework, task};
+use crate::cluster::{AGENT_RESOURCES, Cluster, TestMember, sleepers, sleeping, wait_until};
+use crate::work::{TestFramework, task};
 
 const LONG: Duration = Duration::from_secs(60);
 
-async fn hear(framework: &Framework, name: &str, state: v1::TaskState) {
+async fn wait_for_state(framework: &TestFramework, name: &str, state: v1::TaskState) {
     framework
-        .hear(&format!("{name} is {state:?}"), LONG, |heard| {
+        .wait_for_event(&format!("{name} is {state:?}"), LONG, |heard| {
             heard.states(name).contains(&state).then_some(())
         })
         .await;
@@ -23,7 +23,7 @@ async fn hear(framework: &Framework, name: &str, state: v1::TaskState) {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_agent_that_returns_with_less_than_its_tasks_hold_keeps_them_and_offers_nothing() {
     let mut cluster = Cluster::start(1).await;
-    let framework = Framework::start(cluster.masters_list(), "large").await;
+    let framework = TestFramework::start(cluster.masters_list(), "large").await;
     let mut large = task("large", "exec sleep 1000");
     for resource in &mut large.resources {
         if resource.name == "cpus" {
@@ -31,13 +31,13 @@ async fn an_agent_that_returns_with_less_than_its_tasks_hold_keeps_them_and_offe
         }
     }
     framework.launch([large]);
-    hear(&framework, "large", v1::TaskState::Running).await;
+    wait_for_state(&framework, "large", v1::TaskState::Running).await;
     cluster.agents[0].kill();
     let smaller = AGENT_RESOURCES.replace("cpus:8", "cpus:4");
     cluster.agents[0].argue(AGENT_RESOURCES, &smaller);
     cluster.agents[0].start();
     let operator = cluster.operator();
-    until("it is back, and smaller", LONG, async || {
+    wait_until("it is back, and smaller", LONG, async || {
         let page = operator
             .list_agents(v1::ListRequest::default())
             .await
@@ -57,9 +57,9 @@ async fn an_agent_that_returns_with_less_than_its_tasks_hold_keeps_them_and_offe
     let offered = framework.heard.lock().unwrap().offers.clone();
     assert!(!offered.values().any(promised), "{offered:?}");
     framework.driver.kill("large", Some(0));
-    hear(&framework, "large", v1::TaskState::Killed).await;
+    wait_for_state(&framework, "large", v1::TaskState::Killed).await;
     framework
-        .hear("all it has now is offered", LONG, |heard| {
+        .wait_for_event("all it has now is offered", LONG, |heard| {
             let cpus = heard.offers.values().flat_map(|offer| &offer.resources);
             let cpus = cpus.filter(|one| one.name == "cpus");
             let is_all =
@@ -72,11 +72,11 @@ async fn an_agent_that_returns_with_less_than_its_tasks_hold_keeps_them_and_offe
 #[tokio::test(flavor = "multi_thread")]
 async fn agents_of_one_host_come_back_each_with_its_own_tasks() {
     let mut cluster = Cluster::start(2).await;
-    let framework = Framework::start(cluster.masters_list(), "neighbours").await;
+    let framework = TestFramework::start(cluster.masters_list(), "neighbours").await;
     let mark = format!("78{}.25", std::process::id());
     framework.hold_offers(true);
     let offers = framework
-        .hear("an offer of each agent", LONG, |heard| {
+        .wait_for_event("an offer of each agent", LONG, |heard| {
             let offers = heard.offers.values().cloned();
             let offers = offers.map(|offer| (offer.agent_id.clone(), offer));
             let offers = BTreeMap::from_iter(offers);
@@ -91,7 +91,7 @@ async fn agents_of_one_host_come_back_each_with_its_own_tasks() {
     }
     let names = names.as_flattened();
     for name in names {
-        hear(&framework, name, v1::TaskState::Running).await;
+        wait_for_state(&framework, name, v1::TaskState::Running).await;
     }
     let operator = cluster.operator();
     let agents = async || {
@@ -103,7 +103,7 @@ async fn agents_of_one_host_come_back_each_with_its_own_tasks() {
             .map(|agent| (agent.agent_id.clone(), agent.live_tasks));
         all_connected.then(|| tasks.collect::<BTreeMap<_, _>>())
     };
-    let before = until("both are there", LONG, &agents).await;
+    let before = wait_until("both are there", LONG, &agents).await;
     assert!(before.values().all(|tasks| *tasks == 2), "{before:?}");
     let processes = BTreeSet::from_iter(sleeping(&mark, 4).await);
     for agent in &mut cluster.agents {
@@ -113,32 +113,32 @@ async fn agents_of_one_host_come_back_each_with_its_own_tasks() {
         agent.start();
     }
     for agent in &cluster.agents {
-        until("it is back", LONG, async || {
+        wait_until("it is back", LONG, async || {
             let registered = agent.shows_one("argosy_agent_registered").await;
             registered.filter(|registered| *registered)
         })
         .await;
     }
-    let after = until("both are connected", LONG, &agents).await;
+    let after = wait_until("both are connected", LONG, &agents).await;
     assert_eq!(after, before);
     assert_eq!(BTreeSet::from_iter(sleepers(&mark)), processes);
     for name in names {
         framework.driver.kill(name, Some(0));
-        hear(&framework, name, v1::TaskState::Killed).await;
+        wait_for_state(&framework, name, v1::TaskState::Killed).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn containers_that_an_agent_does_not_know_any_more_are_destroyed_when_it_starts() {
     let mut cluster = Cluster::start(1).await;
-    let framework = Framework::start(cluster.masters_list(), "forgotten").await;
+    let framework = TestFramework::start(cluster.masters_list(), "forgotten").await;
     let mark = format!("77{}.25", std::process::id());
     // In a new session below a new process group; it still ends with the container.
     framework.launch([task(
         "long",
         &format!("setsid sleep {mark} & exec sleep {mark}"),
     )]);
-    until("both sleep", LONG, async || {
+    wait_until("both sleep", LONG, async || {
         (sleepers(&mark).len() == 2).then_some(())
     })
     .await;
@@ -146,12 +146,12 @@ async fn containers_that_an_agent_does_not_know_any_more_are_destroyed_when_it_s
     assert_eq!(sleepers(&mark).len(), 2);
     std::fs::remove_file(cluster.directory.path().join("agent-1/journal")).unwrap();
     cluster.agents[0].start();
-    until("both are gone", LONG, async || {
+    wait_until("both are gone", LONG, async || {
         sleepers(&mark).is_empty().then_some(())
     })
     .await;
     let url = format!("http://{}:5051/metrics", cluster.agents[0].address);
-    until("it is counted", LONG, async || {
+    wait_until("it is counted", LONG, async || {
         let text = reqwest::get(&url).await.ok()?.text().await.ok()?;
         let line = "argosy_agent_orphans_removed_total 1";
         text.lines().any(|found| found == line).then_some(())
@@ -173,11 +173,11 @@ async fn listed(operator: &OperatorClient) -> Option<(BTreeMap<String, i32>, BTr
 #[tokio::test(flavor = "multi_thread")]
 async fn an_operator_who_asks_a_new_leader_before_any_agent_is_back_misses_no_task_and_no_agent() {
     let mut cluster = Cluster::start(2).await;
-    let framework = Framework::start(cluster.masters_list(), "services").await;
+    let framework = TestFramework::start(cluster.masters_list(), "services").await;
     let names: Vec<String> = (0..10).map(|number| format!("service-{number}")).collect();
     framework.launch(names.iter().map(|name| task(name, "exec sleep 1000")));
     for name in &names {
-        hear(&framework, name, v1::TaskState::Running).await;
+        wait_for_state(&framework, name, v1::TaskState::Running).await;
     }
     let operator = cluster.operator();
     let before = listed(&operator).await.expect("the leader answers");
@@ -185,14 +185,14 @@ async fn an_operator_who_asks_a_new_leader_before_any_agent_is_back_misses_no_ta
     for agent in &cluster.agents {
         agent.signal(Signal::SIGSTOP);
     }
-    until("the agents stand still", LONG, async || {
+    wait_until("the agents stand still", LONG, async || {
         let mut agents = cluster.agents.iter();
-        agents.all(Member::stands_still).then_some(())
+        agents.all(TestMember::stands_still).then_some(())
     })
     .await;
     let leader = cluster.leader().await;
     cluster.masters[leader].kill();
-    let after = until("the new leader answers", LONG, async || {
+    let after = wait_until("the new leader answers", LONG, async || {
         listed(&operator).await
     });
     assert_eq!(after.await, before);

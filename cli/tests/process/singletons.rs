@@ -7,15 +7,15 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use argosy_client::scheduler::{Answer, Runner, Subscription};
-use argosy_client::{Driver, Scheduler, SchedulerConfig};
-use argosy_frameworks::progress::Style;
-use argosy_frameworks::steady::{Copies, Steady};
+use argosy_client::scheduler::{CallResult, SchedulerRunner, Subscription};
+use argosy_client::{Scheduler, SchedulerConfig, SchedulerDriver};
+use argosy_frameworks::progress::ProgressFormat;
+use argosy_frameworks::steady::{CopySpec, Steady};
 use argosy_proto::v1;
 use tokio_util::sync::CancellationToken;
 
-use crate::cluster::{Cluster, Member, sleepers, until};
-use crate::partitions::{Site, in_a_network_of_its_own, may_make_networks};
+use crate::cluster::{Cluster, TestMember, sleepers, wait_until};
+use crate::partitions::{PartitionNamespaces, in_a_network_of_its_own, may_make_networks};
 use crate::work::task;
 
 const LONG: Duration = Duration::from_secs(60);
@@ -24,7 +24,7 @@ const STOP_AFTER_MS: u64 = 6_000;
 
 /// One update, and the number of processes of the task on this machine at its arrival.
 #[derive(Debug, Clone, PartialEq)]
-struct Update {
+struct ObservedUpdate {
     task: String,
     state: v1::TaskState,
     reason: v1::Reason,
@@ -33,27 +33,27 @@ struct Update {
 }
 
 /// The framework itself. Updates are recorded first.
-struct Watched {
+struct UpdateRecorder {
     steady: Steady,
     mark: String,
-    updates: Arc<Mutex<Vec<Update>>>,
+    updates: Arc<Mutex<Vec<ObservedUpdate>>>,
 }
 
-impl Scheduler for Watched {
-    fn registered(&mut self, driver: &Driver, subscription: &Subscription) {
+impl Scheduler for UpdateRecorder {
+    fn registered(&mut self, driver: &SchedulerDriver, subscription: &Subscription) {
         self.steady.registered(driver, subscription);
     }
 
-    fn reconnected(&mut self, driver: &Driver, subscription: &Subscription) {
+    fn reconnected(&mut self, driver: &SchedulerDriver, subscription: &Subscription) {
         self.steady.reconnected(driver, subscription);
     }
 
-    fn offers(&mut self, driver: &Driver, offers: Vec<v1::Offer>) {
+    fn offers(&mut self, driver: &SchedulerDriver, offers: Vec<v1::Offer>) {
         self.steady.offers(driver, offers);
     }
 
-    fn update(&mut self, driver: &Driver, status: &v1::TaskStatus) {
-        self.updates.lock().unwrap().push(Update {
+    fn update(&mut self, driver: &SchedulerDriver, status: &v1::TaskStatus) {
+        self.updates.lock().unwrap().push(ObservedUpdate {
             task: status.task_id.clone(),
             state: status.state(),
             reason: status.reason(),
@@ -63,11 +63,11 @@ impl Scheduler for Watched {
         self.steady.update(driver, status);
     }
 
-    fn answered(&mut self, driver: &Driver, answer: &Answer) {
+    fn answered(&mut self, driver: &SchedulerDriver, answer: &CallResult) {
         self.steady.answered(driver, answer);
     }
 
-    fn tick(&mut self, driver: &Driver) {
+    fn tick(&mut self, driver: &SchedulerDriver) {
         self.steady.tick(driver);
     }
 }
@@ -99,11 +99,11 @@ fn singleton(folder: &Path, mark: &str) -> v1::TaskSpec {
 
 /// Waits for such an update, and returns its position.
 async fn position(
-    updates: &Mutex<Vec<Update>>,
+    updates: &Mutex<Vec<ObservedUpdate>>,
     what: &str,
-    is_it: impl Fn(&Update) -> bool,
+    is_it: impl Fn(&ObservedUpdate) -> bool,
 ) -> usize {
-    until(what, LONG, async || {
+    wait_until(what, LONG, async || {
         updates.lock().unwrap().iter().position(&is_it)
     })
     .await
@@ -112,17 +112,17 @@ async fn position(
 /// Returns the number of the agent that has this task.
 async fn agent_of(cluster: &Cluster, task: &str) -> usize {
     let operator = cluster.operator();
-    let address = until("the task is listed", LONG, async || {
+    let address = wait_until("the task is listed", LONG, async || {
         let page = operator.list_tasks(v1::ListRequest::default()).await.ok()?;
         let found = page.tasks.into_iter().find(|one| one.task_id == task);
         found.map(|task| task.agent_address)
     })
     .await;
-    let api = |agent: &Member| address == format!("{}:5051", agent.address);
+    let api = |agent: &TestMember| address == format!("{}:5051", agent.address);
     1 + cluster.agents.iter().position(api).expect("it is ours")
 }
 
-async fn two_agents_apart(site: &mut Site) -> Cluster {
+async fn two_agents_apart(site: &mut PartitionNamespaces) -> Cluster {
     let directory = tempfile::tempdir().expect("a temporary folder");
     let more = ["--agent-timeout", "4s"];
     let masters = (0..3).map(|place| site.master(&directory, place, &more));
@@ -133,19 +133,29 @@ async fn two_agents_apart(site: &mut Site) -> Cluster {
 }
 
 /// Checks the updates. These two report that the first copy has stopped, and how it ended.
-fn one_replaced_the_other(all: &[Update], stopped: usize, ended: usize) {
+fn one_replaced_the_other(all: &[ObservedUpdate], stopped: usize, ended: usize) {
     assert_eq!(all[stopped].task, "one-0-1");
     assert_eq!(all[stopped].state, v1::TaskState::Unreachable);
     assert_eq!(all[stopped].processes, 0, "it still runs: {all:?}");
     let by_itself = v1::Reason::StoppedWithoutLeader;
     assert_eq!(all[ended].reason, by_itself, "{all:?}");
     // Lost is not stopped: the loss came first, and caused no replacement.
-    let lost = |one: &Update| one.state == v1::TaskState::Unreachable && !one.stopped;
+    let lost = |one: &ObservedUpdate| one.state == v1::TaskState::Unreachable && !one.stopped;
     let lost = all.iter().position(lost);
     assert!(lost.is_some_and(|lost| lost < stopped), "{all:?}");
     let second = all.iter().position(|one| one.task == "one-0-2");
     assert!(second.is_some_and(|second| second > stopped), "{all:?}");
     assert!(!all.iter().any(|one| one.task == "one-0-3"), "{all:?}");
+}
+
+/// Creates the files to which each copy of the singleton writes.
+fn make_shared_files(directory: &Path) {
+    for name in ["lock", "starts"] {
+        let path = directory.join(name);
+        File::create(&path).unwrap();
+        // Each container has separate users.
+        std::fs::set_permissions(&path, Permissions::from_mode(0o666)).unwrap();
+    }
 }
 
 #[test]
@@ -154,52 +164,49 @@ fn a_singleton_on_an_agent_that_is_cut_off_is_replaced_after_it_has_stopped_itse
         return;
     }
     in_a_network_of_its_own(async || {
-        let mut site = Site::new();
+        let mut site = PartitionNamespaces::new();
         let mut cluster = two_agents_apart(&mut site).await;
         let witness = cluster.witness();
         let folder = witness.parent().unwrap();
-        for name in ["lock", "starts"] {
-            let path = folder.join(name);
-            File::create(&path).unwrap();
-            // Each container has separate users.
-            std::fs::set_permissions(&path, Permissions::from_mode(0o666)).unwrap();
-        }
+        make_shared_files(folder);
         let mark = format!("79{}.5", std::process::id());
-        let copies = Copies {
+        let copies = CopySpec {
             number: 1,
             with_port: false,
             template: singleton(folder, &mark),
         };
         let updates = Arc::default();
-        let mut watched = Watched {
-            steady: Steady::new(copies, "one", Style::None),
+        let mut watched = UpdateRecorder {
+            steady: Steady::new(copies, "one", ProgressFormat::None),
             mark,
             updates: Arc::clone(&updates),
         };
         let mut config = SchedulerConfig::new(cluster.masters_list(), "steady");
         config.tick = Duration::from_millis(50);
-        let runner = Runner::new(config);
+        let runner = SchedulerRunner::new(config);
         let driver = runner.driver();
         let run =
             tokio::spawn(async move { runner.run(&mut watched, CancellationToken::new()).await });
         let running = |task: &'static str| {
-            move |update: &Update| update.task == task && update.state == v1::TaskState::Running
+            move |update: &ObservedUpdate| {
+                update.task == task && update.state == v1::TaskState::Running
+            }
         };
         position(&updates, "the first copy runs", running("one-0-1")).await;
         let first = agent_of(&cluster, "one-0-1").await;
-        Site::cut_agent(first);
+        PartitionNamespaces::cut_agent(first);
         cluster.share();
         let stopped = position(&updates, "the first copy has stopped", |one| one.stopped).await;
         position(&updates, "the second copy runs", running("one-0-2")).await;
         assert_ne!(agent_of(&cluster, "one-0-2").await, first);
-        Site::heal_agent(first);
+        PartitionNamespaces::heal_agent(first);
         let ended = position(&updates, "its agent reports the end", |one| {
             one.task == "one-0-1" && one.state == v1::TaskState::Failed
         })
         .await;
         let all = updates.lock().unwrap().clone();
         one_replaced_the_other(&all, stopped, ended);
-        let starts = until("both copies have started", LONG, async || {
+        let starts = wait_until("both copies have started", LONG, async || {
             let text = std::fs::read_to_string(folder.join("starts")).unwrap();
             (text.lines().count() == 2).then_some(text)
         })

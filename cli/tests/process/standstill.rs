@@ -10,26 +10,26 @@ use argosy_proto::v1;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::cluster::{Cluster, Member, until, write};
-use crate::work::{Framework, Heard, signatures, witnessed};
+use crate::cluster::{Cluster, TestMember, wait_until, write};
+use crate::work::{ReceivedEvents, TestFramework, signatures, witnessed};
 
 const LONG: Duration = Duration::from_secs(60);
 
 /// Holds some threads of a process in the kernel, at their next call, until drop.
-struct Held(Child);
+struct StoppedThreads(Child);
 
-impl Held {
+impl StoppedThreads {
     /// Holds the thread of the loop and of consensus.
-    fn loop_of(cluster: &Cluster, master: &Member) -> Self {
+    fn loop_of(cluster: &Cluster, master: &TestMember) -> Self {
         Self::threads(cluster, master, |name| name == "raft")
     }
 
     /// Holds all threads but the two that watch the loop.
-    fn all_but_watchdog(cluster: &Cluster, master: &Member) -> Self {
+    fn all_but_watchdog(cluster: &Cluster, master: &TestMember) -> Self {
         Self::threads(cluster, master, |name| !name.starts_with("watchdog"))
     }
 
-    fn threads(cluster: &Cluster, master: &Member, is_held: impl Fn(&str) -> bool) -> Self {
+    fn threads(cluster: &Cluster, master: &TestMember, is_held: impl Fn(&str) -> bool) -> Self {
         let threads = std::fs::read_dir(format!("/proc/{}/task", master.pid()));
         let held = threads.expect("it runs").flatten().filter_map(|entry| {
             let name = std::fs::read_to_string(entry.path().join("comm")).ok()?;
@@ -51,7 +51,7 @@ impl Held {
     }
 }
 
-impl Drop for Held {
+impl Drop for StoppedThreads {
     fn drop(&mut self) {
         let pid = Pid::from_raw(self.0.id().try_into().expect("a pid fits"));
         let _ = kill(pid, Signal::SIGINT);
@@ -61,13 +61,13 @@ impl Drop for Held {
 
 /// Returns when a master whose threads are held logs that it gives up leadership, and that its
 /// process exits.
-async fn logged(master: &Member, began: Instant) -> (Duration, Duration) {
+async fn logged(master: &TestMember, began: Instant) -> (Duration, Duration) {
     // A restarted master appends to its log.
     let earlier = master.log().len();
     let logged = async |words: &str| {
         let is_there = || master.log()[earlier..].contains(words);
         let log = async || is_there().then(|| began.elapsed());
-        until(words, LONG, log).await
+        wait_until(words, LONG, log).await
     };
     (
         logged("giving up leadership").await,
@@ -79,7 +79,7 @@ async fn logged(master: &Member, began: Instant) -> (Duration, Duration) {
 async fn another_leads(cluster: &Cluster, former: usize, began: Instant) -> Duration {
     let others = cluster.masters.iter().enumerate();
     let others: Vec<_> = others.filter(|(place, _)| *place != former).collect();
-    until("another master leads", LONG, async || {
+    wait_until("another master leads", LONG, async || {
         for (_, other) in &others {
             if other.shows_one("argosy_master_is_active_leader").await == Some(true) {
                 return Some(began.elapsed());
@@ -91,16 +91,16 @@ async fn another_leads(cluster: &Cluster, former: usize, began: Instant) -> Dura
 }
 
 /// Waits for the exit. A held thread does not exit before it is released.
-async fn ends_by_itself(held: Held, master: &mut Member) {
+async fn ends_by_itself(held: StoppedThreads, master: &mut TestMember) {
     drop(held);
-    let status = until("its process has ended", LONG, async || master.ended()).await;
+    let status = wait_until("its process has ended", LONG, async || master.ended()).await;
     assert_eq!(status.signal(), Some(Signal::SIGABRT as i32), "{status:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_leader_whose_loop_stands_still_is_replaced_and_then_ends_its_process() {
     let mut cluster = Cluster::start(1).await;
-    let framework = Framework::start(cluster.masters_list(), "load").await;
+    let framework = TestFramework::start(cluster.masters_list(), "load").await;
     let witness = cluster.witness();
     let mut launched = 0;
     let mut is_replaced_first = false;
@@ -108,7 +108,7 @@ async fn a_leader_whose_loop_stands_still_is_replaced_and_then_ends_its_process(
     for _ in 0..3 {
         let leader = cluster.leader().await;
         let began = Instant::now();
-        let held = Held::loop_of(&cluster, &cluster.masters[leader]);
+        let held = StoppedThreads::loop_of(&cluster, &cluster.masters[leader]);
         let numbers = launched..launched + 20;
         framework.launch(numbers.map(|number| witnessed(&format!("t{number}"), &witness, "true")));
         launched += 20;
@@ -119,9 +119,9 @@ async fn a_leader_whose_loop_stands_still_is_replaced_and_then_ends_its_process(
         println!("replaced after {replaced:?}, gave up after {gave_up:?}, ended after {ended:?}");
         assert!(gave_up < ended, "it ended before it gave up");
         ends_by_itself(held, &mut cluster.masters[leader]).await;
-        let ended_all = |heard: &Heard| (heard.ended() >= launched).then_some(());
+        let ended_all = |heard: &ReceivedEvents| (heard.ended() >= launched).then_some(());
         framework
-            .hear("all tasks have ended", LONG, ended_all)
+            .wait_for_event("all tasks have ended", LONG, ended_all)
             .await;
         assert_ne!(cluster.leader().await, leader, "a dead master leads");
         cluster.masters[leader].kill();
@@ -152,13 +152,13 @@ async fn a_follower_of_which_everything_stands_still_ends_its_process_and_distur
     let leader = cluster.leader().await;
     let follower = (leader + 1) % 3;
     let began = Instant::now();
-    let held = Held::all_but_watchdog(&cluster, &cluster.masters[follower]);
+    let held = StoppedThreads::all_but_watchdog(&cluster, &cluster.masters[follower]);
     let (gave_up, ended) = logged(&cluster.masters[follower], began).await;
     println!("gave up after {gave_up:?}, ended after {ended:?}");
     ends_by_itself(held, &mut cluster.masters[follower]).await;
     assert_eq!(cluster.leader().await, leader, "the leader has changed");
     let operator = cluster.operator();
-    until("two masters serve", LONG, async || {
+    wait_until("two masters serve", LONG, async || {
         write(&operator, "by two".to_owned()).await
     })
     .await;

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 use tonic::transport::{Channel, Endpoint};
 
-use crate::cluster::{Cluster, until};
+use crate::cluster::{Cluster, wait_until};
 
 const LONG: Duration = Duration::from_secs(20);
 const SCHEDULERS: usize = 300;
@@ -28,20 +28,20 @@ const ROUNDS: usize = 2;
 
 /// What the streams of one scheduler have received.
 #[derive(Default)]
-struct Received {
+struct StreamCounts {
     subscriptions: AtomicU64,
     heartbeats: AtomicU64,
 }
 
 /// One scheduler, which resubscribes when its stream ends.
-struct Scheduler {
+struct TestScheduler {
     request: v1::SubscribeRequest,
-    received: Arc<Received>,
+    received: Arc<StreamCounts>,
     /// The stream is open until this is dropped.
     reader: Option<AbortOnDropHandle<()>>,
 }
 
-impl Scheduler {
+impl TestScheduler {
     fn new(number: usize) -> Self {
         let info = v1::FrameworkInfo {
             name: format!("scheduler-{number}"),
@@ -50,7 +50,7 @@ impl Scheduler {
             failover_timeout_ms: Some(600_000),
             ..Default::default()
         };
-        let protocol = argosy_proto::versions::Versions::OWN.first();
+        let protocol = argosy_proto::versions::VersionRange::OWN.first();
         let request = v1::SubscribeRequest {
             protocol: Some(protocol),
             info: Some(info),
@@ -94,7 +94,7 @@ impl Scheduler {
 async fn read(
     mut client: SchedulerClient<Channel>,
     request: v1::SubscribeRequest,
-    received: &Received,
+    received: &StreamCounts,
 ) {
     let Ok(stream) = client.subscribe(request).await else {
         return tokio::time::sleep(Duration::from_millis(20)).await;
@@ -111,7 +111,7 @@ async fn read(
 }
 
 /// Returns the frameworks that the operator sees as disconnected, or that are missing.
-async fn stranded(operator: &OperatorClient) -> Option<Vec<v1::Framework>> {
+async fn disconnected_frameworks(operator: &OperatorClient) -> Option<Vec<v1::Framework>> {
     let page = operator.list_frameworks(v1::ListRequest::default()).await;
     let all = page.ok()?.frameworks;
     assert_eq!(all.len(), SCHEDULERS);
@@ -122,19 +122,19 @@ async fn stranded(operator: &OperatorClient) -> Option<Vec<v1::Framework>> {
 
 /// Waits until every scheduler has a stream that receives heartbeats, and none is recorded as
 /// disconnected.
-async fn all_are_connected(schedulers: &[Scheduler], operator: &OperatorClient) {
+async fn all_are_connected(schedulers: &[TestScheduler], operator: &OperatorClient) {
     let deadline = Instant::now() + LONG;
     loop {
         // What is in flight to the log now is applied before the second heartbeat after this.
-        let before: Vec<u64> = schedulers.iter().map(Scheduler::heartbeats).collect();
-        until("every stream brings heartbeats", LONG, async || {
+        let before: Vec<u64> = schedulers.iter().map(TestScheduler::heartbeats).collect();
+        wait_until("every stream brings heartbeats", LONG, async || {
             let mut both = schedulers.iter().zip(&before);
             both.all(|(scheduler, before)| scheduler.heartbeats() > before + 1)
                 .then_some(())
         })
         .await;
-        let stranded = until("the frameworks are listed", LONG, async || {
-            stranded(operator).await
+        let stranded = wait_until("the frameworks are listed", LONG, async || {
+            disconnected_frameworks(operator).await
         })
         .await;
         if stranded.is_empty() {
@@ -157,17 +157,17 @@ async fn schedulers_that_return_while_their_disconnection_is_committed_are_conne
     let url = format!("http://{}", cluster.masters[leader].api());
     let channel = Endpoint::from_shared(url).unwrap().connect_lazy();
     let operator = cluster.operator();
-    let mut schedulers: Vec<_> = (0..SCHEDULERS).map(Scheduler::new).collect();
+    let mut schedulers: Vec<_> = (0..SCHEDULERS).map(TestScheduler::new).collect();
     for scheduler in &mut schedulers {
         scheduler.start(&channel, Instant::now());
     }
-    until("all are subscribed", LONG, async || {
+    wait_until("all are subscribed", LONG, async || {
         let mut all = schedulers.iter();
         all.all(|one| one.subscriptions() > 0).then_some(())
     })
     .await;
     for _ in 0..ROUNDS {
-        schedulers.iter_mut().for_each(Scheduler::close);
+        schedulers.iter_mut().for_each(TestScheduler::close);
         let first = Instant::now() + GRACE - BEFORE;
         for (number, scheduler) in schedulers.iter_mut().enumerate() {
             scheduler.start(&channel, first + Duration::from_millis(number as u64));

@@ -7,16 +7,16 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::cluster::{Cluster, Member, until, write};
+use crate::cluster::{Cluster, TestMember, wait_until, write};
 
 /// Counts the syncs of one master.
-struct Tracer {
+struct SyncTracer {
     strace: Child,
     file: PathBuf,
 }
 
-impl Tracer {
-    async fn attach(cluster: &Cluster, master: &Member) -> Self {
+impl SyncTracer {
+    async fn attach(cluster: &Cluster, master: &TestMember) -> Self {
         let file = cluster
             .directory
             .path()
@@ -31,7 +31,7 @@ impl Tracer {
             .spawn()
             .expect("strace is installed");
         let status = format!("/proc/{pid}/status");
-        until(
+        wait_until(
             "the tracer is attached",
             Duration::from_secs(10),
             async || {
@@ -61,7 +61,7 @@ async fn a_thousand_commits_are_a_thousand_syncs_on_two_masters() {
     let operator = cluster.operator();
     let mut tracers = Vec::new();
     for master in &cluster.masters {
-        tracers.push(Tracer::attach(&cluster, master).await);
+        tracers.push(SyncTracer::attach(&cluster, master).await);
     }
     for number in 0..COMMITS {
         let reply = write(&operator, number.to_string())
@@ -69,7 +69,7 @@ async fn a_thousand_commits_are_a_thousand_syncs_on_two_masters() {
             .expect("the write is acknowledged");
         assert!(reply.outcomes[0].done, "{reply:?}");
     }
-    let syncs: Vec<usize> = tracers.into_iter().map(Tracer::syncs).collect();
+    let syncs: Vec<usize> = tracers.into_iter().map(SyncTracer::syncs).collect();
     // One client waits for each commit before the next. Each commit is on two disks by then, by
     // syncs that no other commit shares. The two disks may differ. A master that syncs more often
     // counts once per commit.

@@ -20,15 +20,15 @@ use argosy_state::level::Level;
 use nix::sys::signal::Signal;
 use tokio_util::sync::CancellationToken;
 
-use crate::cluster::{Cluster, until};
-use crate::work::{Framework, task};
+use crate::cluster::{Cluster, wait_until};
+use crate::work::{TestFramework, task};
 
 const LONG: Duration = Duration::from_secs(120);
 /// Number of tasks that run together.
 const TASKS: usize = 60;
 
 /// Digests that masters have reported, by log index.
-type Reported = Arc<Mutex<BTreeMap<u64, Vec<u8>>>>;
+type ReportedDigests = Arc<Mutex<BTreeMap<u64, Vec<u8>>>>;
 
 /// Returns the executable. `None` in short runs, since it takes minutes to build, and without a Git
 /// history.
@@ -59,7 +59,7 @@ async fn local(api: &str) -> Option<v1::Cluster> {
 
 /// Records what all masters report until it is cancelled. No two may report different digests of
 /// one index.
-async fn watch(apis: Vec<String>, reported: Reported, stop: CancellationToken) {
+async fn watch(apis: Vec<String>, reported: ReportedDigests, stop: CancellationToken) {
     while !stop.is_cancelled() {
         for api in &apis {
             let Some(cluster) = local(api).await else {
@@ -104,7 +104,7 @@ async fn load(operator: OperatorClient, stop: CancellationToken) -> usize {
 async fn replace(cluster: &mut Cluster, place: usize, executable: Option<&Path>) {
     let master = &mut cluster.masters[place];
     master.signal(Signal::SIGTERM);
-    until("it stops", LONG, async || master.has_ended().then_some(())).await;
+    wait_until("it stops", LONG, async || master.has_ended().then_some(())).await;
     master.kill();
     master.run_by(executable);
     master.start();
@@ -114,7 +114,7 @@ async fn replace(cluster: &mut Cluster, place: usize, executable: Option<&Path>)
 /// Makes this master lead.
 async fn lead(cluster: &Cluster, place: usize) {
     let api = cluster.masters[place].api();
-    until("it leads", LONG, async || {
+    wait_until("it leads", LONG, async || {
         let known = cluster.operator();
         let listed = known.get_cluster(v1::GetClusterRequest::default()).await;
         let masters = listed.ok()?.masters;
@@ -140,7 +140,7 @@ async fn kill_leading(cluster: &mut Cluster, place: usize) {
 }
 
 async fn level(cluster: &Cluster) -> u32 {
-    until("the level is known", LONG, async || {
+    wait_until("the level is known", LONG, async || {
         let request = v1::GetClusterRequest::default();
         let found = cluster.operator().get_cluster(request).await;
         found.ok().map(|cluster| cluster.feature_level)
@@ -149,7 +149,7 @@ async fn level(cluster: &Cluster) -> u32 {
 }
 
 /// Runs tasks, ends some, and waits until the framework has received all updates.
-async fn run_tasks(framework: &Framework, name: &str) {
+async fn run_tasks(framework: &TestFramework, name: &str) {
     let before = framework.heard.lock().unwrap().ended();
     let ended = || framework.heard.lock().unwrap().ended() - before;
     for round in 0.. {
@@ -174,8 +174,8 @@ async fn masters_of_two_releases_keep_the_same_records_until_all_are_upgraded_an
         return;
     };
     let mut cluster = Cluster::start_by(2, &executable).await;
-    let watched = Watched::begin(&cluster);
-    let framework = Framework::start(cluster.masters_list(), "steady").await;
+    let watched = DigestWatch::begin(&cluster);
+    let framework = TestFramework::start(cluster.masters_list(), "steady").await;
     run_tasks(&framework, "before").await;
 
     replace(&mut cluster, 0, None).await;
@@ -213,7 +213,7 @@ async fn masters_of_two_releases_keep_the_same_records_until_all_are_upgraded_an
 
 /// Stops the masters. The log of each must lead both releases to the digests that the masters have
 /// reported, at each index.
-fn assert_same_history(cluster: &mut Cluster, reported: &Reported, level: Level) {
+fn assert_same_history(cluster: &mut Cluster, reported: &ReportedDigests, level: Level) {
     for master in &mut cluster.masters {
         master.kill();
     }
@@ -240,16 +240,16 @@ fn assert_same_history(cluster: &mut Cluster, reported: &Reported, level: Level)
 }
 
 /// Watches all masters, and writes, until it is ended.
-struct Watched {
+struct DigestWatch {
     stop: CancellationToken,
-    reported: Reported,
+    reported: ReportedDigests,
     watching: tokio::task::JoinHandle<()>,
     loading: tokio::task::JoinHandle<usize>,
 }
 
-impl Watched {
+impl DigestWatch {
     fn begin(cluster: &Cluster) -> Self {
-        let (stop, reported) = (CancellationToken::new(), Reported::default());
+        let (stop, reported) = (CancellationToken::new(), ReportedDigests::default());
         let apis = cluster.masters.iter().map(|master| master.api()).collect();
         Self {
             watching: tokio::spawn(watch(apis, Arc::clone(&reported), stop.clone())),
@@ -260,7 +260,7 @@ impl Watched {
     }
 
     /// Checks that no two masters have reported different digests of one index.
-    async fn end(self) -> Reported {
+    async fn end(self) -> ReportedDigests {
         self.stop.cancel();
         self.watching.await.expect("no two masters differ");
         let written = self.loading.await.unwrap();
@@ -270,7 +270,7 @@ impl Watched {
 }
 
 async fn raise(cluster: &Cluster) -> v1::RaiseLevelReply {
-    until("the level is raised", LONG, async || {
+    wait_until("the level is raised", LONG, async || {
         let request = v1::RaiseLevelRequest { level: 3 };
         cluster.operator().raise_level(request).await.ok()
     })
@@ -281,7 +281,7 @@ async fn raise(cluster: &Cluster) -> v1::RaiseLevelReply {
 /// call.
 async fn assert_refused(cluster: &Cluster, place: usize, words: &str) {
     let only = cluster.masters[place].api();
-    let refused = until("the raise is refused", LONG, async || {
+    let refused = wait_until("the raise is refused", LONG, async || {
         lead(cluster, place).await;
         let masters = only.parse().expect("it is an address");
         let operator = OperatorClient::new(Connector::new(masters, ConnectorConfig::default()));
@@ -294,10 +294,10 @@ async fn assert_refused(cluster: &Cluster, place: usize, words: &str) {
     assert!(refused.contains(words), "{refused}");
 }
 
-async fn assert_needs_level(framework: &Framework) {
+async fn assert_needs_level(framework: &TestFramework) {
     framework.hold_offers(true);
     let offer = framework
-        .hear("an offer", LONG, |heard| {
+        .wait_for_event("an offer", LONG, |heard| {
             heard.offers.values().next().cloned()
         })
         .await;
@@ -326,11 +326,11 @@ async fn refuses_the_directory(cluster: &mut Cluster, executable: &Path) {
     let place = (cluster.leader().await + 1) % 3;
     let master = &mut cluster.masters[place];
     master.signal(Signal::SIGTERM);
-    until("it stops", LONG, async || master.has_ended().then_some(())).await;
+    wait_until("it stops", LONG, async || master.has_ended().then_some(())).await;
     master.kill();
     master.run_by(Some(executable));
     master.start();
-    until("it refuses", LONG, async || {
+    wait_until("it refuses", LONG, async || {
         master.has_ended().then_some(())
     })
     .await;
@@ -348,8 +348,8 @@ async fn all_masters_return_to_the_former_release_before_the_level_is_raised() {
         return;
     };
     let mut cluster = Cluster::start_by(1, &executable).await;
-    let watched = Watched::begin(&cluster);
-    let framework = Framework::start(cluster.masters_list(), "steady").await;
+    let watched = DigestWatch::begin(&cluster);
+    let framework = TestFramework::start(cluster.masters_list(), "steady").await;
     run_tasks(&framework, "before").await;
     for place in 0..3 {
         replace(&mut cluster, place, None).await;
@@ -376,8 +376,8 @@ async fn masters_of_two_releases_form_a_cluster_at_level_2_whichever_of_them_lea
     // The first master of the list forms the group.
     for former in [&[2, 3][..], &[1], &[3]] {
         let mut cluster = Cluster::start_mixed(1, &executable, former).await;
-        let watched = Watched::begin(&cluster);
-        let framework = Framework::start(cluster.masters_list(), "steady").await;
+        let watched = DigestWatch::begin(&cluster);
+        let framework = TestFramework::start(cluster.masters_list(), "steady").await;
         run_tasks(&framework, "founded").await;
         for place in 0..3 {
             kill_leading(&mut cluster, place).await;

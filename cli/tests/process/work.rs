@@ -6,24 +6,24 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use argosy_client::scheduler::{
-    Acknowledge, Answer, Runner, SchedulerError, Subscription, is_terminal,
+    AcknowledgeMode, CallResult, SchedulerError, SchedulerRunner, Subscription, is_terminal,
 };
-use argosy_client::{Driver, Masters, Scheduler, SchedulerConfig};
+use argosy_client::{Masters, Scheduler, SchedulerConfig, SchedulerDriver};
 use argosy_proto::v1;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::cluster::until;
+use crate::cluster::wait_until;
 
 /// All received events, in order.
 #[derive(Default)]
-pub(crate) struct Heard {
+pub(crate) struct ReceivedEvents {
     pub(crate) framework_id: String,
     pub(crate) subscriptions: Vec<Subscription>,
     pub(crate) offers: BTreeMap<String, v1::Offer>,
     pub(crate) rescinded: Vec<String>,
     pub(crate) updates: Vec<v1::TaskStatus>,
-    pub(crate) answers: Vec<Answer>,
+    pub(crate) answers: Vec<CallResult>,
     pub(crate) errors: Vec<SchedulerError>,
     /// Tasks to launch as soon as an offer is large enough.
     queue: VecDeque<v1::TaskSpec>,
@@ -31,7 +31,7 @@ pub(crate) struct Heard {
     hold: bool,
 }
 
-impl Heard {
+impl ReceivedEvents {
     pub(crate) fn states(&self, task: &str) -> Vec<v1::TaskState> {
         self.updates
             .iter()
@@ -60,19 +60,19 @@ impl Heard {
 }
 
 /// A running scheduler.
-pub(crate) struct Framework {
-    pub(crate) heard: Arc<Mutex<Heard>>,
-    pub(crate) driver: Driver,
+pub(crate) struct TestFramework {
+    pub(crate) heard: Arc<Mutex<ReceivedEvents>>,
+    pub(crate) driver: SchedulerDriver,
     pub(crate) config: SchedulerConfig,
     stop: CancellationToken,
     run: JoinHandle<Result<(), SchedulerError>>,
-    _witness: Witness,
+    _witness: EventDump,
 }
 
 /// Prints what a framework waits for when its test fails.
-struct Witness(Arc<Mutex<Heard>>);
+struct EventDump(Arc<Mutex<ReceivedEvents>>);
 
-impl Drop for Witness {
+impl Drop for EventDump {
     fn drop(&mut self) {
         let Ok(heard) = self.0.lock() else { return };
         if !std::thread::panicking() {
@@ -102,10 +102,10 @@ impl Drop for Witness {
     }
 }
 
-struct Recorder(Arc<Mutex<Heard>>);
+struct EventRecorder(Arc<Mutex<ReceivedEvents>>);
 
-impl Recorder {
-    fn launch(heard: &mut Heard, driver: &Driver) {
+impl EventRecorder {
+    fn launch(heard: &mut ReceivedEvents, driver: &SchedulerDriver) {
         while !heard.hold && !heard.queue.is_empty() {
             let Some(offer) = heard.pop_oldest() else {
                 return;
@@ -131,14 +131,14 @@ impl Recorder {
     }
 }
 
-impl Scheduler for Recorder {
-    fn registered(&mut self, _: &Driver, subscription: &Subscription) {
+impl Scheduler for EventRecorder {
+    fn registered(&mut self, _: &SchedulerDriver, subscription: &Subscription) {
         let mut heard = self.0.lock().unwrap();
         heard.framework_id.clone_from(&subscription.framework_id);
         heard.subscriptions.push(subscription.clone());
     }
 
-    fn reconnected(&mut self, _: &Driver, subscription: &Subscription) {
+    fn reconnected(&mut self, _: &SchedulerDriver, subscription: &Subscription) {
         self.0
             .lock()
             .unwrap()
@@ -146,7 +146,7 @@ impl Scheduler for Recorder {
             .push(subscription.clone());
     }
 
-    fn offers(&mut self, driver: &Driver, offers: Vec<v1::Offer>) {
+    fn offers(&mut self, driver: &SchedulerDriver, offers: Vec<v1::Offer>) {
         let mut heard = self.0.lock().unwrap();
         heard.offers.extend(
             offers
@@ -156,30 +156,30 @@ impl Scheduler for Recorder {
         Self::launch(&mut heard, driver);
     }
 
-    fn rescinded(&mut self, _: &Driver, offer_id: &str, _: &str) {
+    fn rescinded(&mut self, _: &SchedulerDriver, offer_id: &str, _: &str) {
         let mut heard = self.0.lock().unwrap();
         heard.offers.remove(offer_id);
         heard.rescinded.push(offer_id.to_owned());
     }
 
-    fn update(&mut self, _: &Driver, status: &v1::TaskStatus) {
+    fn update(&mut self, _: &SchedulerDriver, status: &v1::TaskStatus) {
         self.0.lock().unwrap().updates.push(status.clone());
     }
 
-    fn answered(&mut self, _: &Driver, answer: &Answer) {
+    fn answered(&mut self, _: &SchedulerDriver, answer: &CallResult) {
         self.0.lock().unwrap().answers.push(answer.clone());
     }
 
-    fn tick(&mut self, driver: &Driver) {
+    fn tick(&mut self, driver: &SchedulerDriver) {
         Self::launch(&mut self.0.lock().unwrap(), driver);
     }
 
-    fn error(&mut self, _: &Driver, error: &SchedulerError) {
+    fn error(&mut self, _: &SchedulerDriver, error: &SchedulerError) {
         self.0.lock().unwrap().errors.push(error.clone());
     }
 }
 
-impl Framework {
+impl TestFramework {
     pub(crate) async fn start(masters: Masters, name: &str) -> Self {
         let mut config = SchedulerConfig::new(masters, name);
         config.tick = Duration::from_millis(50);
@@ -187,22 +187,22 @@ impl Framework {
     }
 
     pub(crate) async fn start_with(config: SchedulerConfig) -> Self {
-        let heard = Arc::new(Mutex::new(Heard::default()));
-        let runner = Runner::new(config.clone());
+        let heard = Arc::new(Mutex::new(ReceivedEvents::default()));
+        let runner = SchedulerRunner::new(config.clone());
         let driver = runner.driver();
         let stop = CancellationToken::new();
-        let mut recorder = Recorder(Arc::clone(&heard));
+        let mut recorder = EventRecorder(Arc::clone(&heard));
         let token = stop.clone();
         let run = tokio::spawn(async move { runner.run(&mut recorder, token).await });
         let framework = Self {
-            _witness: Witness(Arc::clone(&heard)),
+            _witness: EventDump(Arc::clone(&heard)),
             heard,
             driver,
             config,
             stop,
             run,
         };
-        until(
+        wait_until(
             "the framework is registered",
             Duration::from_secs(20),
             async || {
@@ -229,13 +229,13 @@ impl Framework {
     }
 
     /// Waits until `ask` returns a value for the received events.
-    pub(crate) async fn hear<T>(
+    pub(crate) async fn wait_for_event<T>(
         &self,
         what: &str,
         limit: Duration,
-        mut ask: impl FnMut(&Heard) -> Option<T>,
+        mut ask: impl FnMut(&ReceivedEvents) -> Option<T>,
     ) -> T {
-        until(what, limit, async || ask(&self.heard.lock().unwrap())).await
+        wait_until(what, limit, async || ask(&self.heard.lock().unwrap())).await
     }
 
     /// Stops the process without a call to the masters.
@@ -252,7 +252,7 @@ impl Framework {
     /// Returns a scheduler of the same framework in a new process, with a new session.
     pub(crate) fn successor(mut config: SchedulerConfig) -> SchedulerConfig {
         config.session = SchedulerConfig::new(config.masters.clone(), "x").session;
-        config.acknowledge = Acknowledge::AfterCallback;
+        config.acknowledge = AcknowledgeMode::AfterCallback;
         config
     }
 }

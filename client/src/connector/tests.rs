@@ -32,7 +32,7 @@ async fn masters_that_take_connections_and_say_nothing_are_named_with_how_long_w
     };
     assert_eq!(*after_ms, 200);
     assert!(
-        matches!(causes.causes[..], [(_, Cause::TimedOut(_))]),
+        matches!(causes.causes[..], [(_, MasterFailure::TimedOut(_))]),
         "{causes}"
     );
 }
@@ -150,7 +150,7 @@ async fn a_given_dialer_opens_every_stream_and_what_never_arrived_is_safe_to_try
         .transfer_leader(v1::TransferLeaderRequest::default())
         .await
         .unwrap_err();
-    let refused = |address: &str| (address.to_owned(), Cause::Refused);
+    let refused = |address: &str| (address.to_owned(), MasterFailure::Refused);
     let causes = vec![refused("m1:1"), refused("m2:1")];
     assert_eq!(error, CallError::NoMaster(NoMaster { causes }));
     assert!(
@@ -161,7 +161,7 @@ async fn a_given_dialer_opens_every_stream_and_what_never_arrived_is_safe_to_try
 
 #[test]
 fn a_reply_that_names_no_common_version_is_a_refusal_and_one_of_release_0_1_0_names_none() {
-    let named = |range: Option<Versions>| {
+    let named = |range: Option<VersionRange>| {
         let mut metadata = MetadataMap::new();
         if let Some(range) = range {
             let value = range.header().try_into().unwrap();
@@ -169,8 +169,8 @@ fn a_reply_that_names_no_common_version_is_a_refusal_and_one_of_release_0_1_0_na
         }
         common_version(&metadata)
     };
-    let newest = Versions::OWN.newest;
-    let range = |oldest| Versions {
+    let newest = VersionRange::OWN.newest;
+    let range = |oldest| VersionRange {
         oldest,
         newest: newest + 2,
     };

@@ -12,8 +12,8 @@ use std::time::Duration;
 use argosy_proto::v1;
 use tokio::sync::mpsc;
 
-pub use run::Runner;
-pub use state::Book;
+pub use run::ExecutorRunner;
+pub use state::ExecutorState;
 
 /// Capacity for messages that wait for the stream. When it is full, further ones are lost.
 const MESSAGES: usize = 64;
@@ -30,28 +30,28 @@ pub struct TaskName {
 }
 
 /// Callbacks of an executor, called on requests of its agent. No callback may block: work belongs
-/// in separate tasks, which report it through the [`Driver`].
+/// in separate tasks, which report it through the [`ExecutorDriver`].
 pub trait Executor: Send {
     /// Runs a task; called once for each. The executor reports an update as soon as it has accepted
     /// the task.
-    fn launch(&mut self, name: TaskName, spec: v1::TaskSpec, driver: &Driver);
+    fn launch(&mut self, name: TaskName, spec: v1::TaskSpec, driver: &ExecutorDriver);
 
     /// Ends a task within the grace period. The end is reported by an update, unless the task has
     /// already ended.
-    fn kill(&mut self, name: &TaskName, grace: Duration, driver: &Driver);
+    fn kill(&mut self, name: &TaskName, grace: Duration, driver: &ExecutorDriver);
 
     /// Receives a message of its framework. A message may arrive twice; one that was sent while a
     /// link was down never arrives.
-    fn message(&mut self, _data: Vec<u8>, _driver: &Driver) {}
+    fn message(&mut self, _data: Vec<u8>, _driver: &ExecutorDriver) {}
 
-    /// Asks the executor, which has no task left, to end within the grace period. [`Runner::run`]
-    /// returns when all updates are acknowledged.
+    /// Asks the executor, which has no task left, to end within the grace period.
+    /// [`ExecutorRunner::run`] returns when all updates are acknowledged.
     fn shutdown(&mut self, _grace: Duration) {}
 }
 
 /// Location and credentials of an executor's agent.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Meeting {
+pub struct AgentEndpoint {
     /// Path of the agent's socket.
     pub socket: PathBuf,
     /// Path of the file with the token that identifies the executor to the agent.
@@ -63,12 +63,12 @@ pub struct Meeting {
 #[error("{0} is not set: have an agent start this program, as the executor of a task")]
 pub struct NotAnExecutor(&'static str);
 
-impl Meeting {
+impl AgentEndpoint {
     /// Reads the location from the environment that the agent has set; pass `std::env::vars()`.
     ///
     /// # Errors
     /// Names the variable that is missing.
-    pub fn named_in(
+    pub fn from_environment(
         environment: impl IntoIterator<Item = (String, String)>,
     ) -> Result<Self, NotAnExecutor> {
         let (mut socket, mut token_file) = (None, None);
@@ -91,14 +91,14 @@ const TOKEN_FILE: &str = "ARGOSY_EXECUTOR_TOKEN_FILE";
 
 /// A handle through which the work of an executor reports its tasks to the agent. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct Driver {
-    news: mpsc::Sender<News>,
+pub struct ExecutorDriver {
+    news: mpsc::Sender<TaskStateChange>,
     messages: mpsc::Sender<Vec<u8>>,
 }
 
 /// A new state of a task.
 #[derive(Debug, Clone, PartialEq)]
-pub struct News {
+pub struct TaskStateChange {
     /// The task.
     pub name: TaskName,
     /// STARTING, RUNNING, or a final state: FINISHED, FAILED, KILLED or ERROR.
@@ -109,11 +109,11 @@ pub struct News {
     pub exit: Option<v1::Exit>,
 }
 
-impl Driver {
+impl ExecutorDriver {
     /// Reports a state of a task. The report is kept, and repeated if necessary, until the agent
     /// has stored it on its disk. Waits while too many updates are unsent; does nothing once the
     /// executor has ended.
-    pub async fn tell(&self, news: News) {
+    pub async fn report(&self, news: TaskStateChange) {
         // The receiver is gone: the process is about to end.
         let _ = self.news.send(news).await;
     }
@@ -129,7 +129,7 @@ impl Driver {
 
     /// Reports that a task runs.
     pub async fn running(&self, name: TaskName) {
-        self.tell(News {
+        self.report(TaskStateChange {
             name,
             state: v1::TaskState::Running,
             text: String::new(),
@@ -146,9 +146,11 @@ mod tests {
     #[test]
     fn a_program_that_no_agent_started_is_told_so() {
         let pair = |name: &str| (name.to_owned(), "/x".to_owned());
-        let meeting = Meeting::named_in([pair(SOCKET), pair(TOKEN_FILE), pair("OTHER")]).unwrap();
+        let meeting =
+            AgentEndpoint::from_environment([pair(SOCKET), pair(TOKEN_FILE), pair("OTHER")])
+                .unwrap();
         assert_eq!(meeting.socket, PathBuf::from("/x"));
-        let refused = Meeting::named_in([pair(SOCKET)]).unwrap_err();
+        let refused = AgentEndpoint::from_environment([pair(SOCKET)]).unwrap_err();
         assert!(refused.to_string().contains(TOKEN_FILE), "{refused}");
     }
 }

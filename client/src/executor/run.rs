@@ -7,15 +7,17 @@ use argosy_proto::v1;
 use argosy_proto::v1::executor_client::ExecutorClient;
 use argosy_proto::v1::from_executor::Message as Say;
 use argosy_proto::v1::to_executor::Message as Said;
-use argosy_proto::versions::Versions;
+use argosy_proto::versions::VersionRange;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Endpoint;
 use tonic::{Code, Status, Streaming};
 
-use super::state::Book;
-use super::{Driver, Executor, MESSAGES, Meeting, News, TaskName, WAITING};
+use super::state::ExecutorState;
+use super::{
+    AgentEndpoint, Executor, ExecutorDriver, MESSAGES, TaskName, TaskStateChange, WAITING,
+};
 
 /// Backoff between attempts, doubled up to the maximum: the agent may be down for any length of
 /// time.
@@ -31,7 +33,7 @@ const MESSAGE_BYTES: usize = 4 * 1024 * 1024;
 
 /// The reason for which an executor cannot continue.
 #[derive(Debug, thiserror::Error)]
-pub enum RunError {
+pub enum ExecutorError {
     /// The token cannot be read.
     #[error("cannot read the token file {path} that the agent names")]
     Token {
@@ -46,43 +48,43 @@ pub enum RunError {
 }
 
 /// Keeps the stream open.
-pub struct Runner {
-    meeting: Meeting,
-    driver: Driver,
-    news: mpsc::Receiver<News>,
+pub struct ExecutorRunner {
+    meeting: AgentEndpoint,
+    driver: ExecutorDriver,
+    news: mpsc::Receiver<TaskStateChange>,
     messages: mpsc::Receiver<Vec<u8>>,
-    book: Book,
+    book: ExecutorState,
     /// Set once the agent asks the executor to end.
     end_by: Option<Instant>,
 }
 
-struct Stream {
+struct ExecutorStream {
     outbox: mpsc::Sender<v1::FromExecutor>,
     inbound: Streaming<v1::ToExecutor>,
 }
 
-impl Runner {
+impl ExecutorRunner {
     /// Creates a runner that will connect to this agent.
     #[must_use]
-    pub fn new(meeting: Meeting) -> Self {
+    pub fn new(meeting: AgentEndpoint) -> Self {
         let (sender, news) = mpsc::channel(WAITING);
         let (outgoing, messages) = mpsc::channel(MESSAGES);
         Self {
             meeting,
-            driver: Driver {
+            driver: ExecutorDriver {
                 news: sender,
                 messages: outgoing,
             },
             news,
             messages,
-            book: Book::default(),
+            book: ExecutorState::default(),
             end_by: None,
         }
     }
 
     /// Returns a handle through which work reports its tasks.
     #[must_use]
-    pub fn driver(&self) -> Driver {
+    pub fn driver(&self) -> ExecutorDriver {
         self.driver.clone()
     }
 
@@ -91,18 +93,18 @@ impl Runner {
     ///
     /// # Errors
     /// If the agent can never accept it: the token is missing, or belongs to another executor.
-    pub async fn run(mut self, executor: &mut impl Executor) -> Result<(), RunError> {
+    pub async fn run(mut self, executor: &mut impl Executor) -> Result<(), ExecutorError> {
         let mut wait = FIRST_WAIT;
         loop {
             match self.connect().await? {
                 Some(stream) => {
                     wait = FIRST_WAIT;
-                    self.attend(stream, executor).await?;
+                    self.serve_stream(stream, executor).await?;
                 }
                 None => wait = LONGEST_WAIT.min(wait * 2),
             }
             let is_late = self.end_by.is_some_and(|by| by <= Instant::now());
-            if is_late || (self.end_by.is_some() && self.book.is_settled()) {
+            if is_late || (self.end_by.is_some() && self.book.is_idle()) {
                 return Ok(());
             }
             self.pause(wait).await;
@@ -110,11 +112,11 @@ impl Runner {
     }
 
     /// Connects to the agent; `None` if the attempt is to be repeated.
-    async fn connect(&self) -> Result<Option<Stream>, RunError> {
+    async fn connect(&self) -> Result<Option<ExecutorStream>, ExecutorError> {
         let path = &self.meeting.token_file;
         let token = tokio::fs::read(path)
             .await
-            .map_err(|source| RunError::Token {
+            .map_err(|source| ExecutorError::Token {
                 path: path.clone(),
                 source,
             })?;
@@ -129,7 +131,7 @@ impl Runner {
                     Code::Unauthenticated | Code::FailedPrecondition
                 ) =>
             {
-                Err(RunError::Refused(status.message().to_owned()))
+                Err(ExecutorError::Refused(status.message().to_owned()))
             }
             Ok(Err(status)) => {
                 tracing::debug!(why = status.message(), "the agent is not reachable yet");
@@ -139,7 +141,7 @@ impl Runner {
         }
     }
 
-    async fn open(&self, first: v1::FromExecutor) -> Result<Stream, Status> {
+    async fn open(&self, first: v1::FromExecutor) -> Result<ExecutorStream, Status> {
         let address = format!("unix://{}", self.meeting.socket.display());
         let endpoint = Endpoint::from_shared(address);
         let endpoint = endpoint.map_err(|error| Status::internal(error.to_string()))?;
@@ -154,24 +156,24 @@ impl Runner {
             .max_encoding_message_size(MESSAGE_BYTES);
         let response = client.connect(ReceiverStream::new(outbound)).await?;
         let inbound = response.into_inner();
-        Ok(Stream { outbox, inbound })
+        Ok(ExecutorStream { outbox, inbound })
     }
 
     /// Serves the stream until it ends, or the executor may end.
-    async fn attend(
+    async fn serve_stream(
         &mut self,
-        mut stream: Stream,
+        mut stream: ExecutorStream,
         executor: &mut impl Executor,
-    ) -> Result<(), RunError> {
+    ) -> Result<(), ExecutorError> {
         loop {
-            if self.end_by.is_some() && self.book.is_settled() {
+            if self.end_by.is_some() && self.book.is_idle() {
                 return Ok(());
             }
             let late = sleep_until(self.end_by);
             tokio::select! {
                 () = late => return Ok(()),
                 message = stream.inbound.message() => match message {
-                    Ok(Some(message)) => self.hear(message, executor)?,
+                    Ok(Some(message)) => self.handle_message(message, executor)?,
                     Ok(None) | Err(_) => return Ok(()),
                 },
                 Some(data) = self.messages.recv() => {
@@ -192,11 +194,11 @@ impl Runner {
         }
     }
 
-    fn hear(
+    fn handle_message(
         &mut self,
         message: v1::ToExecutor,
         executor: &mut impl Executor,
-    ) -> Result<(), RunError> {
+    ) -> Result<(), ExecutorError> {
         match message.message {
             Some(Said::Launch(launch)) => {
                 let Some(spec) = launch.spec else {
@@ -235,9 +237,9 @@ impl Runner {
             }
             Some(Said::Subscribed(subscribed)) => {
                 let said = subscribed.protocol.as_ref();
-                let agreed = said.map(|said| Versions::OWN.negotiated("the agent", said));
+                let agreed = said.map(|said| VersionRange::OWN.negotiated("the agent", said));
                 if let Some(Err(why)) = agreed {
-                    return Err(RunError::Refused(why.to_string()));
+                    return Err(ExecutorError::Refused(why.to_string()));
                 }
             }
             // Messages that only a newer release knows need no answer.

@@ -3,31 +3,31 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use argosy_proto::v1;
-use argosy_proto::versions::Versions;
+use argosy_proto::versions::VersionRange;
 
-use super::{News, TaskName};
+use super::{TaskName, TaskStateChange};
 
-/// The tasks of an executor, until their final updates are acknowledged. [`super::Runner`] keeps
-/// one; so does a simulation.
+/// The tasks of an executor, until their final updates are acknowledged. [`super::ExecutorRunner`]
+/// keeps one; so does a simulation.
 #[derive(Debug, Default)]
-pub struct Book {
-    tasks: BTreeMap<TaskName, Held>,
+pub struct ExecutorState {
+    tasks: BTreeMap<TaskName, TaskEntry>,
 }
 
 #[derive(Debug, Default)]
-struct Held {
+struct TaskEntry {
     /// Number of the newest update.
     made: u64,
     has_ended: bool,
     unacknowledged: VecDeque<v1::ExecutorUpdate>,
 }
 
-impl Book {
+impl ExecutorState {
     /// Adds a task; false if it is already known.
     pub fn take(&mut self, name: &TaskName) -> bool {
         let is_new = !self.tasks.contains_key(name);
         if is_new {
-            self.tasks.insert(name.clone(), Held::default());
+            self.tasks.insert(name.clone(), TaskEntry::default());
         }
         is_new
     }
@@ -39,7 +39,7 @@ impl Book {
     }
 
     /// Creates an update; `None` for a task that has ended or is unknown.
-    pub fn note(&mut self, news: News) -> Option<v1::ExecutorUpdate> {
+    pub fn note(&mut self, news: TaskStateChange) -> Option<v1::ExecutorUpdate> {
         let held = self.tasks.get_mut(&news.name)?;
         if held.has_ended {
             return None;
@@ -71,7 +71,7 @@ impl Book {
 
     /// Returns whether no update is unacknowledged and no task runs.
     #[must_use]
-    pub fn is_settled(&self) -> bool {
+    pub fn is_idle(&self) -> bool {
         self.tasks.is_empty()
     }
 
@@ -84,7 +84,7 @@ impl Book {
         });
         let unacknowledged = self.tasks.values().flat_map(|held| &held.unacknowledged);
         v1::ExecutorSubscribe {
-            protocol: Some(Versions::OWN.first()),
+            protocol: Some(VersionRange::OWN.first()),
             token,
             tasks: tasks.collect(),
             unacknowledged: unacknowledged.cloned().collect(),
@@ -107,8 +107,8 @@ mod tests {
         }
     }
 
-    fn news(order: u64, state: v1::TaskState) -> News {
-        News {
+    fn news(order: u64, state: v1::TaskState) -> TaskStateChange {
+        TaskStateChange {
             name: name(order),
             state,
             text: String::new(),
@@ -118,7 +118,7 @@ mod tests {
 
     #[test]
     fn a_task_is_taken_once_and_kept_until_its_end_is_acknowledged() {
-        let mut book = Book::default();
+        let mut book = ExecutorState::default();
         assert!(book.take(&name(1)) && !book.take(&name(1)));
         assert!(book.take(&name(2)), "the same id under another order");
         let running = book.note(news(1, v1::TaskState::Running)).unwrap();
@@ -131,6 +131,6 @@ mod tests {
         assert_eq!((again.tasks.len(), again.unacknowledged.len()), (2, 1));
         book.acknowledged(&name(1), 2);
         assert_eq!(book.subscribe(Vec::new()).tasks.len(), 1);
-        assert!(!book.is_settled());
+        assert!(!book.is_idle());
     }
 }

@@ -23,7 +23,7 @@ use crate::{AgentUplink, Masters};
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A master whose every message the test writes.
-struct Master {
+struct ScriptedMaster {
     address: String,
     reign: watch::Sender<Option<v1::Reign>>,
     listeners: Arc<AtomicUsize>,
@@ -35,7 +35,7 @@ struct Master {
 }
 
 #[derive(Clone)]
-struct Service {
+struct ScriptedService {
     reign: watch::Receiver<Option<v1::Reign>>,
     listeners: Arc<AtomicUsize>,
     serves: watch::Receiver<u64>,
@@ -43,7 +43,7 @@ struct Service {
 }
 
 #[tonic::async_trait]
-impl Agents for Service {
+impl Agents for ScriptedService {
     type ConnectStream = Pin<Box<dyn Stream<Item = Result<v1::ToAgent, Status>> + Send>>;
 
     async fn connect(
@@ -76,7 +76,7 @@ impl Agents for Service {
 type Told = Pin<Box<dyn Stream<Item = Result<v1::Reign, Status>> + Send>>;
 
 #[tonic::async_trait]
-impl Leadership for Service {
+impl Leadership for ScriptedService {
     type WatchStream = Told;
 
     async fn watch(&self, _: Request<v1::WatchReigns>) -> Result<Response<Told>, Status> {
@@ -88,7 +88,7 @@ impl Leadership for Service {
 }
 
 #[tonic::async_trait]
-impl Reigns for Service {
+impl Reigns for ScriptedService {
     type WatchStream = Told;
 
     async fn watch(&self, request: Request<v1::WatchReigns>) -> Result<Response<Told>, Status> {
@@ -103,7 +103,7 @@ enum Watched {
     Reigns,
 }
 
-impl Master {
+impl ScriptedMaster {
     async fn start(serves: u64) -> Self {
         Self::start_as(serves, Watched::Leadership).await
     }
@@ -114,7 +114,7 @@ impl Master {
         let (reign, reign_seen) = watch::channel(None);
         let (serves, serves_seen) = watch::channel(serves);
         let listeners = Arc::new(AtomicUsize::new(0));
-        let service = Service {
+        let service = ScriptedService {
             reign: reign_seen,
             listeners: Arc::clone(&listeners),
             serves: serves_seen,
@@ -142,7 +142,7 @@ impl Master {
     }
 
     /// Reports from now on that `leader` leads in `epoch`.
-    fn tell(&self, epoch: u64, leader: &Master) {
+    fn tell(&self, epoch: u64, leader: &ScriptedMaster) {
         self.reign.send_replace(Some(v1::Reign {
             epoch,
             leader_address: leader.address.clone(),
@@ -151,7 +151,7 @@ impl Master {
     }
 }
 
-fn connector(masters: &[&Master]) -> Connector {
+fn connector(masters: &[&ScriptedMaster]) -> Connector {
     let masters = Masters::new(masters.iter().map(|master| &master.address)).unwrap();
     let config = ConnectorConfig {
         seed: 3,
@@ -187,9 +187,9 @@ async fn ends(link: &mut Uplink) -> String {
 #[tokio::test]
 async fn the_stream_of_a_silent_leader_ends_when_another_master_tells_of_the_next_reign() {
     let (silent, next, other) = (
-        Master::start(5).await,
-        Master::start(0).await,
-        Master::start(0).await,
+        ScriptedMaster::start(5).await,
+        ScriptedMaster::start(0).await,
+        ScriptedMaster::start(0).await,
     );
     let connector = connector(&[&silent, &next, &other]);
     connector.note_leader(&silent.address);
@@ -218,8 +218,8 @@ async fn the_stream_of_a_silent_leader_ends_when_another_master_tells_of_the_nex
 
 #[tokio::test]
 async fn a_master_of_an_earlier_release_tells_of_the_next_reign_too() {
-    let silent = Master::start(5).await;
-    let former = Master::start_as(9, Watched::Reigns).await;
+    let silent = ScriptedMaster::start(5).await;
+    let former = ScriptedMaster::start_as(9, Watched::Reigns).await;
     let connector = connector(&[&silent, &former]);
     connector.note_leader(&silent.address);
     let (mut link, _) = linked(&connector).await;
@@ -233,7 +233,10 @@ async fn a_master_of_an_earlier_release_tells_of_the_next_reign_too() {
 
 #[tokio::test]
 async fn a_search_does_not_wait_at_a_master_that_knows_no_leader() {
-    let (mute, next) = (Master::start(0).await, Master::start(7).await);
+    let (mute, next) = (
+        ScriptedMaster::start(0).await,
+        ScriptedMaster::start(7).await,
+    );
     let connector = connector(&[&mute, &next]);
     connector.note_leader(&mute.address);
     next.tell(7, &next);
@@ -247,7 +250,10 @@ async fn a_search_does_not_wait_at_a_master_that_knows_no_leader() {
 
 #[tokio::test]
 async fn one_stream_listens_for_all_of_a_program_and_goes_on_where_another_left_off() {
-    let (first, second) = (Master::start(5).await, Master::start(0).await);
+    let (first, second) = (
+        ScriptedMaster::start(5).await,
+        ScriptedMaster::start(0).await,
+    );
     let connector = connector(&[&first, &second]);
     connector.note_leader(&first.address);
     second.tell(5, &first);
@@ -267,7 +273,7 @@ async fn one_stream_listens_for_all_of_a_program_and_goes_on_where_another_left_
 
 #[tokio::test]
 async fn a_master_that_is_the_only_one_is_not_asked_again_and_again() {
-    let only = Master::start(5).await;
+    let only = ScriptedMaster::start(5).await;
     // The list names it differently than it names itself.
     let port = only.address.rsplit_once(':').unwrap().1;
     let masters = Masters::new([format!("localhost:{port}")]).unwrap();
@@ -283,9 +289,9 @@ async fn a_master_that_is_the_only_one_is_not_asked_again_and_again() {
 #[tokio::test]
 async fn a_master_that_knows_no_leader_is_not_listened_to_for_ever() {
     let (leader, mute, other) = (
-        Master::start(5).await,
-        Master::start(0).await,
-        Master::start(0).await,
+        ScriptedMaster::start(5).await,
+        ScriptedMaster::start(0).await,
+        ScriptedMaster::start(0).await,
     );
     let connector = connector(&[&leader, &mute, &other]);
     connector.note_leader(&leader.address);
@@ -299,9 +305,9 @@ async fn a_master_that_knows_no_leader_is_not_listened_to_for_ever() {
 #[tokio::test]
 async fn a_master_that_was_of_no_use_is_passed_over_for_one_that_was_never_heard() {
     let (mute, leader, other) = (
-        Master::start(3).await,
-        Master::start(5).await,
-        Master::start(0).await,
+        ScriptedMaster::start(3).await,
+        ScriptedMaster::start(5).await,
+        ScriptedMaster::start(0).await,
     );
     let connector = connector(&[&mute, &leader, &other]);
     connector.note_leader(&mute.address);
@@ -316,7 +322,10 @@ async fn a_master_that_was_of_no_use_is_passed_over_for_one_that_was_never_heard
 
 #[tokio::test]
 async fn a_search_comes_back_to_a_master_that_leads_by_now() {
-    let (next, mute) = (Master::start(0).await, Master::start(0).await);
+    let (next, mute) = (
+        ScriptedMaster::start(0).await,
+        ScriptedMaster::start(0).await,
+    );
     let connector = connector(&[&next, &mute]);
     connector.note_leader(&next.address);
     next.refusals.store(1, Ordering::Relaxed);

@@ -18,7 +18,7 @@ const WINDOW: u64 = 512;
 
 /// The request of a call, with its `CallId` once it was sent.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) enum Request {
+pub(crate) enum CallRequest {
     Accept(v1::AcceptRequest),
     Kill(v1::KillRequest),
     UpdateLimits(v1::UpdateLimitsRequest),
@@ -30,7 +30,7 @@ pub(crate) enum Request {
 
 /// The ordering of a kind of call relative to earlier and later calls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Order {
+enum CallOrdering {
     /// Concurrent with others.
     Free,
     /// After every earlier accept is answered.
@@ -39,14 +39,14 @@ enum Order {
     Alone,
 }
 
-impl Request {
-    fn order(&self) -> Order {
+impl CallRequest {
+    fn order(&self) -> CallOrdering {
         match self {
-            Self::Accept(_) => Order::Free,
-            Self::Kill(_) => Order::BehindAccepts,
-            Self::UpdateLimits(_) => Order::Alone,
+            Self::Accept(_) => CallOrdering::Free,
+            Self::Kill(_) => CallOrdering::BehindAccepts,
+            Self::UpdateLimits(_) => CallOrdering::Alone,
             Self::Suppress(_) | Self::Revive(_) | Self::UpdateFramework(_) | Self::Teardown(_) => {
-                Order::Alone
+                CallOrdering::Alone
             }
         }
     }
@@ -66,32 +66,32 @@ impl Request {
 }
 
 #[derive(Debug, Clone)]
-pub(crate) struct Pending {
+pub(crate) struct OpenCall {
     pub(crate) key: CallKey,
-    pub(crate) request: Request,
+    pub(crate) request: CallRequest,
     is_signed: bool,
     is_in_flight: bool,
 }
 
 /// The open calls of one session, by number.
 #[derive(Debug, Default)]
-pub(crate) struct Calls {
-    pending: BTreeMap<u64, Pending>,
+pub(crate) struct OpenCalls {
+    pending: BTreeMap<u64, OpenCall>,
     last_number: u64,
     in_flight: usize,
     // Numbers of pending accepts, for which kills wait.
     accepts: BTreeSet<u64>,
 }
 
-impl Calls {
+impl OpenCalls {
     /// Adds a call under the next number.
-    pub(crate) fn add(&mut self, key: CallKey, request: Request) -> u64 {
+    pub(crate) fn add(&mut self, key: CallKey, request: CallRequest) -> u64 {
         self.last_number += 1;
         let number = self.last_number;
-        if matches!(request, Request::Accept(_)) {
+        if matches!(request, CallRequest::Accept(_)) {
             self.accepts.insert(number);
         }
-        let pending = Pending {
+        let pending = OpenCall {
             key,
             request,
             is_signed: false,
@@ -119,8 +119,8 @@ impl Calls {
     }
 
     /// Removes and returns the calls that remove the framework; empty if none is open.
-    pub(crate) fn take_teardowns(&mut self) -> Vec<Pending> {
-        let is_teardown = |call: &Pending| matches!(call.request, Request::Teardown(_));
+    pub(crate) fn take_teardowns(&mut self) -> Vec<OpenCall> {
+        let is_teardown = |call: &OpenCall| matches!(call.request, CallRequest::Teardown(_));
         let open = self.pending.iter().filter(|(_, call)| is_teardown(call));
         let numbers: Vec<u64> = open.map(|(number, _)| *number).collect();
         numbers
@@ -134,7 +134,7 @@ impl Calls {
         self.accepts
             .iter()
             .filter_map(|number| match &self.pending.get(number)?.request {
-                Request::Accept(request) => Some(&request.offers),
+                CallRequest::Accept(request) => Some(&request.offers),
                 _ => None,
             })
             .flatten()
@@ -142,7 +142,11 @@ impl Calls {
 
     /// Returns the calls that may be sent now, marked as sent. `teardown_may_go`: a teardown has
     /// nothing else to wait for.
-    pub(crate) fn send(&mut self, id: &v1::CallId, teardown_may_go: bool) -> Vec<(u64, Request)> {
+    pub(crate) fn send(
+        &mut self,
+        id: &v1::CallId,
+        teardown_may_go: bool,
+    ) -> Vec<(u64, CallRequest)> {
         let Some(lowest) = self.pending.keys().next().copied() else {
             return Vec::new();
         };
@@ -155,11 +159,11 @@ impl Calls {
             let order = call.request.order();
             if !call.is_in_flight {
                 let may_go = match order {
-                    Order::Free => true,
-                    Order::BehindAccepts => first_accept > *number,
-                    Order::Alone => *number == lowest,
+                    CallOrdering::Free => true,
+                    CallOrdering::BehindAccepts => first_accept > *number,
+                    CallOrdering::Alone => *number == lowest,
                 };
-                let waits = matches!(call.request, Request::Teardown(_)) && !teardown_may_go;
+                let waits = matches!(call.request, CallRequest::Teardown(_)) && !teardown_may_go;
                 if may_go && !waits {
                     if !call.is_signed {
                         // A repeat must equal the original, so the id is created once.
@@ -175,7 +179,7 @@ impl Calls {
                     sent.push((*number, call.request.clone()));
                 }
             }
-            if order == Order::Alone {
+            if order == CallOrdering::Alone {
                 break;
             }
         }
@@ -195,7 +199,7 @@ impl Calls {
     }
 
     /// Removes an answered call. `None` if it was already removed.
-    pub(crate) fn answered(&mut self, number: u64) -> Option<Pending> {
+    pub(crate) fn answered(&mut self, number: u64) -> Option<OpenCall> {
         let call = self.pending.remove(&number)?;
         self.in_flight -= usize::from(call.is_in_flight);
         self.accepts.remove(&number);
@@ -203,7 +207,7 @@ impl Calls {
     }
 
     /// Removes and returns all open calls.
-    pub(crate) fn drain(&mut self) -> Vec<Pending> {
+    pub(crate) fn drain(&mut self) -> Vec<OpenCall> {
         self.in_flight = 0;
         self.accepts.clear();
         std::mem::take(&mut self.pending).into_values().collect()
@@ -214,15 +218,15 @@ impl Calls {
 mod tests {
     use super::*;
 
-    fn accept() -> Request {
-        Request::Accept(v1::AcceptRequest::default())
+    fn accept() -> CallRequest {
+        CallRequest::Accept(v1::AcceptRequest::default())
     }
 
-    fn kill() -> Request {
-        Request::Kill(v1::KillRequest::default())
+    fn kill() -> CallRequest {
+        CallRequest::Kill(v1::KillRequest::default())
     }
 
-    fn numbers(calls: &mut Calls) -> Vec<u64> {
+    fn numbers(calls: &mut OpenCalls) -> Vec<u64> {
         let id = v1::CallId::default();
         calls
             .send(&id, true)
@@ -231,8 +235,8 @@ mod tests {
             .collect()
     }
 
-    fn with(requests: impl IntoIterator<Item = Request>) -> Calls {
-        let mut calls = Calls::default();
+    fn with(requests: impl IntoIterator<Item = CallRequest>) -> OpenCalls {
+        let mut calls = OpenCalls::default();
         for (key, request) in (1..).zip(requests) {
             calls.add(CallKey(key), request);
         }
@@ -260,11 +264,11 @@ mod tests {
 
     #[test]
     fn suppress_and_revive_keep_their_order_with_everything() {
-        let suppress = Request::Suppress(v1::SuppressRequest::default());
+        let suppress = CallRequest::Suppress(v1::SuppressRequest::default());
         let mut calls = with([
             accept(),
             suppress,
-            Request::Revive(v1::ReviveRequest::default()),
+            CallRequest::Revive(v1::ReviveRequest::default()),
             accept(),
         ]);
         assert_eq!(numbers(&mut calls), [1]);
@@ -278,7 +282,7 @@ mod tests {
 
     #[test]
     fn limits_overtake_no_launch_and_no_limits() {
-        let limits = || Request::UpdateLimits(v1::UpdateLimitsRequest::default());
+        let limits = || CallRequest::UpdateLimits(v1::UpdateLimitsRequest::default());
         let mut calls = with([accept(), limits(), limits()]);
         for number in 1..=3 {
             assert_eq!(numbers(&mut calls), [number]);
@@ -293,7 +297,7 @@ mod tests {
         calls.answered(1);
         calls.add(CallKey(3), accept());
         let sent = calls.send(&v1::CallId::default(), true);
-        let Request::Accept(third) = &sent[0].1 else {
+        let CallRequest::Accept(third) = &sent[0].1 else {
             panic!("not an accept");
         };
         let id = third.call.as_ref().unwrap();

@@ -9,9 +9,9 @@ use std::sync::{Arc, Mutex};
 use argosy_proto::v1;
 use tokio::sync::{Notify, oneshot};
 
-use super::{Answer, Outcome};
+use super::{CallOutcome, CallResult};
 
-/// Maximum number of open calls. Further ones are answered [`Outcome::NotSent`].
+/// Maximum number of open calls. Further ones are answered [`CallOutcome::NotSent`].
 pub(crate) const OPEN_CALLS: usize = 4_096;
 
 /// Identifies a call within its run.
@@ -30,7 +30,7 @@ pub struct Accept {
     /// Ids of the offers.
     pub offer_ids: Vec<String>,
     /// Operations on the offers, tried in order; each uses what the previous ones left.
-    pub operations: Vec<Operation>,
+    pub operations: Vec<OfferOperation>,
     /// Time for which the rest is not offered again, in milliseconds; `None` means 5,000.
     pub filter_ms: Option<u64>,
     /// Whether all operations are rejected if one part is rejected.
@@ -39,7 +39,7 @@ pub struct Accept {
 
 /// An operation on the resources of offers.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Operation {
+pub enum OfferOperation {
     /// Launches tasks independently of each other.
     Launch(Vec<v1::TaskSpec>),
     /// Launches 1 to 16 tasks as a group: all of them, or none.
@@ -51,7 +51,7 @@ pub enum Operation {
     },
 }
 
-impl Operation {
+impl OfferOperation {
     /// Returns the tasks that it launches.
     #[must_use]
     pub fn tasks(&self) -> &[v1::TaskSpec] {
@@ -61,11 +61,11 @@ impl Operation {
     }
 }
 
-impl From<Operation> for v1::Operation {
-    fn from(operation: Operation) -> Self {
+impl From<OfferOperation> for v1::Operation {
+    fn from(operation: OfferOperation) -> Self {
         let operation = match operation {
-            Operation::Launch(tasks) => v1::operation::Operation::Launch(v1::Launch { tasks }),
-            Operation::LaunchGroup { group_id, tasks } => {
+            OfferOperation::Launch(tasks) => v1::operation::Operation::Launch(v1::Launch { tasks }),
+            OfferOperation::LaunchGroup { group_id, tasks } => {
                 v1::operation::Operation::LaunchGroup(v1::LaunchGroup { group_id, tasks })
             }
         };
@@ -77,21 +77,21 @@ impl From<Operation> for v1::Operation {
 
 /// A call in flight. Dropping it changes nothing; the answer also arrives as a callback.
 #[derive(Debug)]
-pub struct Call {
-    /// The key of the call, as in [`Answer::call`].
+pub struct CallHandle {
+    /// The key of the call, as in [`CallResult::call`].
     pub key: CallKey,
-    answer: oneshot::Receiver<Answer>,
+    answer: oneshot::Receiver<CallResult>,
 }
 
-impl Call {
+impl CallHandle {
     /// Waits for the answer. Do not await it inside a callback: the answer arrives between
     /// callbacks.
-    pub async fn answer(self) -> Answer {
+    pub async fn answer(self) -> CallResult {
         let key = self.key;
-        let over = |_| Answer {
+        let over = |_| CallResult {
             call: key,
             task_ids: Vec::new(),
-            outcome: Outcome::NotSent("the run ended before the answer".into()),
+            outcome: CallOutcome::NotSent("the run ended before the answer".into()),
         };
         self.answer.await.unwrap_or_else(over)
     }
@@ -136,37 +136,37 @@ pub(crate) enum Command {
 
 /// A handle to a running scheduler; cheap to clone, usable from any task or thread.
 #[derive(Clone)]
-pub struct Driver(Arc<Shared>);
+pub struct SchedulerDriver(Arc<Shared>);
 
 struct Shared {
     // A lock, because callbacks and other tasks both make requests; never held across an await.
-    asked: Mutex<Asked>,
+    asked: Mutex<CommandQueue>,
     wake: Notify,
 }
 
 #[derive(Default)]
-struct Asked {
+struct CommandQueue {
     // Bounded by OPEN_CALLS, except for declines, messages and acknowledgements, which the run
     // takes out after every callback and never keeps waiting.
     commands: VecDeque<Command>,
-    waiting: BTreeMap<u64, oneshot::Sender<Answer>>,
+    waiting: BTreeMap<u64, oneshot::Sender<CallResult>>,
     last_key: u64,
     is_over: bool,
 }
 
-impl Driver {
+impl SchedulerDriver {
     pub(crate) fn new() -> Self {
         Self(Arc::new(Shared {
-            asked: Mutex::new(Asked::default()),
+            asked: Mutex::new(CommandQueue::default()),
             wake: Notify::new(),
         }))
     }
 
     /// Launches tasks on one offer. The rest of it is offered again immediately.
-    pub fn accept(&self, offer: &v1::Offer, tasks: Vec<v1::TaskSpec>) -> Call {
+    pub fn accept(&self, offer: &v1::Offer, tasks: Vec<v1::TaskSpec>) -> CallHandle {
         self.accept_with(Accept {
             offer_ids: vec![offer.offer_id.clone()],
-            operations: vec![Operation::Launch(tasks)],
+            operations: vec![OfferOperation::Launch(tasks)],
             filter_ms: Some(0),
             all_or_nothing: false,
         })
@@ -179,10 +179,10 @@ impl Driver {
         offer: &v1::Offer,
         group_id: &str,
         tasks: Vec<v1::TaskSpec>,
-    ) -> Call {
+    ) -> CallHandle {
         self.accept_with(Accept {
             offer_ids: vec![offer.offer_id.clone()],
-            operations: vec![Operation::LaunchGroup {
+            operations: vec![OfferOperation::LaunchGroup {
                 group_id: group_id.to_owned(),
                 tasks,
             }],
@@ -195,11 +195,11 @@ impl Driver {
     /// [`TASKS_PER_CALL`](argosy_state::limits::TASKS_PER_CALL) tasks, the first are launched and
     /// the others answered as not launched, unless `all_or_nothing` is set. A group is never
     /// divided.
-    pub fn accept_with(&self, accept: Accept) -> Call {
+    pub fn accept_with(&self, accept: Accept) -> CallHandle {
         let task_ids = accept
             .operations
             .iter()
-            .flat_map(Operation::tasks)
+            .flat_map(OfferOperation::tasks)
             .map(|task| task.task_id.clone())
             .collect();
         self.call(task_ids, |key| Command::Accept(key, accept))
@@ -227,7 +227,7 @@ impl Driver {
     }
 
     /// Kills a task: TERM, and KILL after `grace_ms` (`None`: as the task defines).
-    pub fn kill(&self, task_id: &str, grace_ms: Option<u64>) -> Call {
+    pub fn kill(&self, task_id: &str, grace_ms: Option<u64>) -> CallHandle {
         let task_id = task_id.to_owned();
         self.call(Vec::new(), |key| Command::Kill {
             key,
@@ -240,7 +240,7 @@ impl Driver {
     /// the masters have committed the change. An update whose `limits` carry the answer's revision,
     /// or a later one, reports whether they are in force, or why not. Limits equal to the present
     /// ones are no change, and cause no update.
-    pub fn update_limits(&self, task_id: &str, limits: v1::Limits) -> Call {
+    pub fn update_limits(&self, task_id: &str, limits: v1::Limits) -> CallHandle {
         let task_id = task_id.to_owned();
         self.call(Vec::new(), |key| Command::UpdateLimits {
             key,
@@ -250,7 +250,7 @@ impl Driver {
     }
 
     /// Acknowledges that this update, and all before it, is stored; needed with
-    /// [`super::Acknowledge::Explicitly`] only. Answers to a reconciliation need none.
+    /// [`super::AcknowledgeMode::Explicitly`] only. Answers to a reconciliation need none.
     pub fn acknowledge(&self, status: &v1::TaskStatus) {
         if let Some(revision) = status.revision {
             let task_id = status.task_id.clone();
@@ -261,12 +261,12 @@ impl Driver {
     /// Requests the state of tasks (none named: of all that have not ended). The answer arrives as
     /// updates without a revision, before the call is answered. UNKNOWN means that no call made
     /// before this one can still start the task.
-    pub fn reconcile(&self, task_ids: Vec<String>) -> Call {
+    pub fn reconcile(&self, task_ids: Vec<String>) -> CallHandle {
         self.call(Vec::new(), |key| Command::Reconcile(key, task_ids))
     }
 
     /// Suppresses offers for these roles (none named: all) until [`Self::revive`].
-    pub fn suppress(&self, roles: Vec<String>) -> Call {
+    pub fn suppress(&self, roles: Vec<String>) -> CallHandle {
         self.call(Vec::new(), |key| Command::Suppress(key, roles))
     }
 
@@ -281,17 +281,17 @@ impl Driver {
     }
 
     /// Requests offers again, including those declined before.
-    pub fn revive(&self, roles: Vec<String>) -> Call {
+    pub fn revive(&self, roles: Vec<String>) -> CallHandle {
         self.call(Vec::new(), |key| Command::Revive(key, roles))
     }
 
     /// Changes the description of the framework.
-    pub fn update_framework(&self, info: v1::FrameworkInfo) -> Call {
+    pub fn update_framework(&self, info: v1::FrameworkInfo) -> CallHandle {
         self.call(Vec::new(), |key| Command::UpdateFramework(key, info))
     }
 
     /// Removes the framework: its tasks are killed, its id is never reused, and the run ends.
-    pub fn teardown(&self) -> Call {
+    pub fn teardown(&self) -> CallHandle {
         self.call(Vec::new(), Command::Teardown)
     }
 
@@ -300,14 +300,14 @@ impl Driver {
         self.push(Command::Stop);
     }
 
-    fn call(&self, task_ids: Vec<String>, command: impl FnOnce(CallKey) -> Command) -> Call {
+    fn call(&self, task_ids: Vec<String>, command: impl FnOnce(CallKey) -> Command) -> CallHandle {
         let (sender, answer) = oneshot::channel();
         let mut asked = self.asked();
         asked.last_key += 1;
         let key = CallKey(asked.last_key);
         if asked.is_over {
             // The sender is dropped: the answer is that the run has ended.
-            return Call { key, answer };
+            return CallHandle { key, answer };
         }
         let command = if asked.waiting.len() < OPEN_CALLS {
             command(key)
@@ -318,7 +318,7 @@ impl Driver {
         asked.commands.push_back(command);
         drop(asked);
         self.0.wake.notify_one();
-        Call { key, answer }
+        CallHandle { key, answer }
     }
 
     fn push(&self, command: Command) {
@@ -338,7 +338,7 @@ impl Driver {
         std::mem::take(&mut self.asked().commands)
     }
 
-    pub(crate) fn answer(&self, answer: &Answer) {
+    pub(crate) fn answer(&self, answer: &CallResult) {
         let sender = self.asked().waiting.remove(&answer.call.0);
         if let Some(sender) = sender {
             // There may be no waiter: the callback is called anyway.
@@ -354,7 +354,7 @@ impl Driver {
         asked.waiting.clear();
     }
 
-    fn asked(&self) -> std::sync::MutexGuard<'_, Asked> {
+    fn asked(&self) -> std::sync::MutexGuard<'_, CommandQueue> {
         self.0
             .asked
             .lock()

@@ -19,60 +19,61 @@ use std::time::Duration;
 
 use argosy_proto::v1;
 
-use crate::connector::{ConnectorConfig, chance};
-use crate::failure::{CallError, Refusal};
+use crate::connector::{ConnectorConfig, random_seed};
+use crate::failure::{CallError, MasterRejection};
 use crate::masters::Masters;
 
-pub use driver::{Accept, Call, CallKey, Driver, Operation};
-pub use run::{Runner, run};
+pub use driver::{Accept, CallHandle, CallKey, OfferOperation, SchedulerDriver};
+pub use run::{SchedulerRunner, run};
 
 /// Callbacks of a framework for the events of the cluster.
 ///
-/// Callbacks are serial and in order. They run on the task that awaits [`Runner::run`], so a
-/// callback that takes long delays the next ones; no event is lost.
+/// Callbacks are serial and in order. They run on the task that awaits [`SchedulerRunner::run`], so
+/// a callback that takes long delays the next ones; no event is lost.
 #[allow(unused_variables, reason = "the defaults ignore what they are told")]
 pub trait Scheduler {
     /// Called once in each run, when the framework is registered under `subscription.framework_id`.
     /// Keep that id to take the framework over in a later process.
-    fn registered(&mut self, driver: &Driver, subscription: &Subscription) {}
+    fn registered(&mut self, driver: &SchedulerDriver, subscription: &Subscription) {}
 
-    /// Called with offers of resources: answer each with [`Driver::accept`] or [`Driver::decline`],
-    /// now or later. A kept offer stays valid over a change of leader until it is rescinded.
-    fn offers(&mut self, driver: &Driver, offers: Vec<v1::Offer>);
+    /// Called with offers of resources: answer each with [`SchedulerDriver::accept`] or
+    /// [`SchedulerDriver::decline`], now or later. A kept offer stays valid over a change of leader
+    /// until it is rescinded.
+    fn offers(&mut self, driver: &SchedulerDriver, offers: Vec<v1::Offer>);
 
     /// Called when an offer that was held is no longer valid.
-    fn rescinded(&mut self, driver: &Driver, offer_id: &str, reason: &str) {}
+    fn rescinded(&mut self, driver: &SchedulerDriver, offer_id: &str, reason: &str) {}
 
     /// Called when a task has changed: at least once for the newest state and the final one, in
     /// order for each task, and never twice in one process. A status without a revision answers
-    /// [`Driver::reconcile`]; it is omitted if a newer update has arrived.
-    fn update(&mut self, driver: &Driver, status: &v1::TaskStatus);
+    /// [`SchedulerDriver::reconcile`]; it is omitted if a newer update has arrived.
+    fn update(&mut self, driver: &SchedulerDriver, status: &v1::TaskStatus);
 
     /// Called when a call was answered, or never will be.
-    fn answered(&mut self, driver: &Driver, answer: &Answer) {}
+    fn answered(&mut self, driver: &SchedulerDriver, answer: &CallResult) {}
 
     /// Called when the masters have lost an agent. The effect on its tasks arrives as updates.
-    fn agent_lost(&mut self, driver: &Driver, agent_id: &str, reason: &str) {}
+    fn agent_lost(&mut self, driver: &SchedulerDriver, agent_id: &str, reason: &str) {}
 
     /// Called with a message of an executor of this framework. It may arrive twice; one that was
     /// sent while a link was down never arrives.
-    fn message(&mut self, driver: &Driver, message: &v1::ExecutorMessage) {}
+    fn message(&mut self, driver: &SchedulerDriver, message: &v1::ExecutorMessage) {}
 
     /// Called with the reason for which nothing is offered.
-    fn demand_unmet(&mut self, driver: &Driver, demand: &v1::DemandUnmet) {}
+    fn demand_unmet(&mut self, driver: &SchedulerDriver, demand: &v1::DemandUnmet) {}
 
     /// Called at each interval of [`SchedulerConfig::tick`].
-    fn tick(&mut self, driver: &Driver) {}
+    fn tick(&mut self, driver: &SchedulerDriver) {}
 
     /// Called when the stream of events has broken; it is being resumed.
-    fn disconnected(&mut self, driver: &Driver, why: &str) {}
+    fn disconnected(&mut self, driver: &SchedulerDriver, why: &str) {}
 
     /// Called when the stream of events is open again. Offers that were not kept have already been
     /// rescinded.
-    fn reconnected(&mut self, driver: &Driver, subscription: &Subscription) {}
+    fn reconnected(&mut self, driver: &SchedulerDriver, subscription: &Subscription) {}
 
     /// Called when the session has ended and the run ends: see [`SchedulerError`].
-    fn error(&mut self, driver: &Driver, error: &SchedulerError) {}
+    fn error(&mut self, driver: &SchedulerDriver, error: &SchedulerError) {}
 }
 
 /// One successful subscription.
@@ -92,58 +93,58 @@ pub struct Subscription {
 
 /// The result of a call.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Answer {
+pub struct CallResult {
     /// The call that was answered.
     pub call: CallKey,
     /// For an accept: the tasks of all its operations, in order.
     pub task_ids: Vec<String>,
     /// The outcome of the call.
-    pub outcome: Outcome,
+    pub outcome: CallOutcome,
 }
 
 /// The outcome of a call.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Outcome {
+pub enum CallOutcome {
     /// The call was applied.
     Done {
         /// The revision at which it was applied.
         revision: v1::Revision,
         /// The parts of an accept that were rejected. `operation` and `task` are always set, even
-        /// if the master omits them; `position` is the index in [`Answer::task_ids`].
+        /// if the master omits them; `position` is the index in [`CallResult::task_ids`].
         refused: Vec<v1::Refused>,
     },
     /// The call was rejected as a whole and changed nothing.
-    Refused(Refusal),
+    Refused(MasterRejection),
     /// The call can no longer take effect, but may have done so before: reconcile its tasks to find
     /// out.
-    Lost(Refusal),
+    Lost(MasterRejection),
     /// The call never left this process.
     NotSent(String),
 }
 
-impl Answer {
+impl CallResult {
     /// Returns the tasks of an accept that were certainly not launched, each with the reason.
     #[must_use]
     pub fn not_launched(&self) -> Vec<(&str, &str)> {
         let all = |why| self.task_ids.iter().map(|id| (id.as_str(), why)).collect();
         match &self.outcome {
-            Outcome::Done { refused, .. } => {
+            CallOutcome::Done { refused, .. } => {
                 let task = |refused: &v1::Refused| {
                     self.task_ids.get(usize::try_from(refused.position).ok()?)
                 };
                 let named = |refused| Some((task(refused)?.as_str(), refused.message.as_str()));
                 refused.iter().filter_map(named).collect()
             }
-            Outcome::Refused(refusal) => all(refusal.message.as_str()),
-            Outcome::NotSent(why) => all(why.as_str()),
-            Outcome::Lost(_) => Vec::new(),
+            CallOutcome::Refused(refusal) => all(refusal.message.as_str()),
+            CallOutcome::NotSent(why) => all(why.as_str()),
+            CallOutcome::Lost(_) => Vec::new(),
         }
     }
 
     /// Returns whether the call was applied.
     #[must_use]
     pub fn is_done(&self) -> bool {
-        matches!(self.outcome, Outcome::Done { .. })
+        matches!(self.outcome, CallOutcome::Done { .. })
     }
 }
 
@@ -158,7 +159,7 @@ pub enum SchedulerError {
     Removed(String),
     /// The masters reject the subscription.
     #[error("the subscription was refused: {0}")]
-    Refused(Refusal),
+    Refused(MasterRejection),
     /// The first subscription timed out.
     #[error("{0}")]
     NotReached(CallError),
@@ -166,11 +167,12 @@ pub enum SchedulerError {
 
 /// When an update is acknowledged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Acknowledge {
+pub enum AcknowledgeMode {
     /// When [`Scheduler::update`] has returned.
     #[default]
     AfterCallback,
-    /// On a call of [`Driver::acknowledge`]. Until then, the update is repeated in a later process.
+    /// On a call of [`SchedulerDriver::acknowledge`]. Until then, the update is repeated in a later
+    /// process.
     Explicitly,
 }
 
@@ -188,7 +190,7 @@ pub struct SchedulerConfig {
     /// Id of this run of the scheduler; random, not 0.
     pub session: u64,
     /// When updates are acknowledged.
-    pub acknowledge: Acknowledge,
+    pub acknowledge: AcknowledgeMode,
     /// Interval of [`Scheduler::tick`]; zero means never.
     pub tick: Duration,
     /// Timeout of the first subscription, after which the run ends with an error; `None` means no
@@ -210,8 +212,8 @@ impl SchedulerConfig {
                 ..Default::default()
             },
             framework_id: None,
-            session: chance(),
-            acknowledge: Acknowledge::default(),
+            session: random_seed(),
+            acknowledge: AcknowledgeMode::default(),
             tick: Duration::from_secs(1),
             first_subscription: Some(Duration::from_secs(30)),
         }

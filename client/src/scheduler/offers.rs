@@ -21,14 +21,14 @@ const HELD_OFFERS: usize = 1_000;
 pub(crate) const DEFAULT_FILTER_MS: u64 = 5_000;
 
 #[derive(Debug, Clone)]
-struct Decline {
+struct ActiveDecline {
     resources: Vec<v1::Resource>,
     until_ms: u64,
 }
 
 /// A held offer.
 #[derive(Debug)]
-struct Held {
+struct ReceivedOffer {
     /// Position in the order of arrival.
     arrival: u64,
     offer: v1::Offer,
@@ -36,16 +36,16 @@ struct Held {
 
 /// The offers and declines of one session.
 #[derive(Debug, Default)]
-pub(crate) struct Offers {
+pub(crate) struct SessionOffers {
     /// Held offers by id.
-    held: BTreeMap<String, Held>,
+    held: BTreeMap<String, ReceivedOffer>,
     /// Number of offers received so far.
     arrivals: u64,
     // By agent and role, as masters keep them.
-    declines: BTreeMap<(String, String), Decline>,
+    declines: BTreeMap<(String, String), ActiveDecline>,
 }
 
-impl Offers {
+impl SessionOffers {
     /// Adds offers and returns the new ones; an offer that is already held is a repeat.
     pub(crate) fn receive(
         &mut self,
@@ -58,7 +58,7 @@ impl Offers {
         let new: Vec<_> = offers.into_iter().filter(is_new).collect();
         for offer in &new {
             self.arrivals += 1;
-            let held = Held {
+            let held = ReceivedOffer {
                 arrival: self.arrivals,
                 offer: offer.clone(),
             };
@@ -91,11 +91,11 @@ impl Offers {
         let until_ms = now_ms.saturating_add(filter_ms.unwrap_or(DEFAULT_FILTER_MS));
         let mut given_back = Vec::new();
         for id in offer_ids {
-            let Some(Held { offer, .. }) = self.held.remove(id) else {
+            let Some(ReceivedOffer { offer, .. }) = self.held.remove(id) else {
                 continue;
             };
             if until_ms > now_ms {
-                let decline = Decline {
+                let decline = ActiveDecline {
                     resources: offer.resources,
                     until_ms,
                 };
@@ -139,7 +139,7 @@ impl Offers {
         }
         let mut newest: Vec<_> = self.held.iter().collect();
         newest.sort_by_key(|(_, held)| std::cmp::Reverse(held.arrival));
-        for (id, Held { offer, .. }) in newest {
+        for (id, ReceivedOffer { offer, .. }) in newest {
             if !has_room(presented.len(), offer.encoded_len()) {
                 left_out.push(id.clone());
                 continue;
@@ -171,12 +171,13 @@ impl Offers {
     /// Returns the declines that are still in force.
     pub(crate) fn filters(&mut self, now_ms: u64) -> Vec<v1::Filter> {
         self.declines.retain(|_, decline| decline.until_ms > now_ms);
-        let filter = |((agent_id, role), decline): (&(String, String), &Decline)| v1::Filter {
-            agent_id: agent_id.clone(),
-            role: role.clone(),
-            resources: decline.resources.clone(),
-            remaining_ms: decline.until_ms - now_ms,
-        };
+        let filter =
+            |((agent_id, role), decline): (&(String, String), &ActiveDecline)| v1::Filter {
+                agent_id: agent_id.clone(),
+                role: role.clone(),
+                resources: decline.resources.clone(),
+                remaining_ms: decline.until_ms - now_ms,
+            };
         let mut filters: Vec<_> = self.declines.iter().map(filter).collect();
         filters.sort_by_key(|filter| std::cmp::Reverse(filter.remaining_ms));
         let mut room = FILTER_BYTES;
@@ -205,8 +206,8 @@ mod tests {
         }
     }
 
-    fn holding(ids: &[&str]) -> Offers {
-        let mut offers = Offers::default();
+    fn holding(ids: &[&str]) -> SessionOffers {
+        let mut offers = SessionOffers::default();
         let all = ids
             .iter()
             .map(|id| offer(id, &format!("agent-{id}")))
@@ -264,7 +265,7 @@ mod tests {
                 offer: Some(large.clone()),
             })
             .collect();
-        let (presented, _) = Offers::default().present(used.iter());
+        let (presented, _) = SessionOffers::default().present(used.iter());
         let bytes: usize = presented.iter().map(prost::Message::encoded_len).sum();
         assert!(bytes <= HELD_BYTES && presented.len() == 2, "{bytes}");
     }
@@ -284,7 +285,7 @@ mod tests {
 
     #[test]
     fn filters_beyond_the_bound_are_left_out() {
-        let mut offers = Offers::default();
+        let mut offers = SessionOffers::default();
         for serial in 0..10_000 {
             let id = format!("1.{serial}");
             offers.receive(

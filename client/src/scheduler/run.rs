@@ -11,8 +11,8 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
-use super::driver::{Command, Driver};
-use super::session::{Effect, Identity, Input, Notice, Session};
+use super::driver::{Command, SchedulerDriver};
+use super::session::{Effect, Input, Notification, Session, SessionIdentity};
 use super::wire::{FIRST_EVENT, call, numbered, read};
 use super::{Scheduler, SchedulerConfig, SchedulerError};
 use crate::connector::{Connector, DEFAULT_DEADLINE};
@@ -25,29 +25,29 @@ const INBOX: usize = 256;
 const DRAIN: Duration = Duration::from_secs(5);
 
 /// A scheduler that is ready to run.
-pub struct Runner {
+pub struct SchedulerRunner {
     config: SchedulerConfig,
-    driver: Driver,
+    driver: SchedulerDriver,
 }
 
-impl Runner {
+impl SchedulerRunner {
     /// Creates a runner without connecting.
     #[must_use]
     pub fn new(config: SchedulerConfig) -> Self {
         Self {
             config,
-            driver: Driver::new(),
+            driver: SchedulerDriver::new(),
         }
     }
 
     /// Returns a handle for other tasks.
     #[must_use]
-    pub fn driver(&self) -> Driver {
+    pub fn driver(&self) -> SchedulerDriver {
         self.driver.clone()
     }
 
-    /// Runs until [`Driver::stop`], [`Driver::teardown`], `stop` or an error. Tasks continue,
-    /// except after a teardown.
+    /// Runs until [`SchedulerDriver::stop`], [`SchedulerDriver::teardown`], `stop` or an error.
+    /// Tasks continue, except after a teardown.
     ///
     /// # Errors
     /// [`SchedulerError`], after [`Scheduler::error`] was called.
@@ -65,21 +65,21 @@ impl Runner {
     }
 }
 
-/// [`Runner::run`] for a scheduler that needs no handle from outside.
+/// [`SchedulerRunner::run`] for a scheduler that needs no handle from outside.
 ///
 /// # Errors
-/// As [`Runner::run`].
+/// As [`SchedulerRunner::run`].
 pub async fn run(
     scheduler: &mut impl Scheduler,
     config: SchedulerConfig,
     stop: CancellationToken,
 ) -> Result<(), SchedulerError> {
-    Runner::new(config).run(scheduler, stop).await
+    SchedulerRunner::new(config).run(scheduler, stop).await
 }
 
 struct Rim {
     session: Session,
-    driver: Driver,
+    driver: SchedulerDriver,
     connector: Connector,
     begun: Instant,
     tick: Duration,
@@ -94,9 +94,9 @@ struct Rim {
 }
 
 impl Rim {
-    fn new(config: SchedulerConfig, driver: Driver) -> Self {
+    fn new(config: SchedulerConfig, driver: SchedulerDriver) -> Self {
         let seed = config.connector.seed;
-        let identity = Identity {
+        let identity = SessionIdentity {
             info: config.info,
             framework_id: config.framework_id,
             session: config.session.max(1),
@@ -141,10 +141,10 @@ impl Rim {
             let drain_until = self.drain_until.unwrap_or_else(|| Instant::now() + far);
             let input = tokio::select! {
                 biased;
-                () = stop.cancelled(), if self.drain_until.is_none() => Input::Asked(Command::Stop),
+                () = stop.cancelled(), if self.drain_until.is_none() => Input::Command(Command::Stop),
                 () = tokio::time::sleep_until(drain_until), if self.drain_until.is_some() => return Ok(()),
                 () = self.driver.woken() => {
-                    if let Some(result) = self.asked(scheduler) {
+                    if let Some(result) = self.take_commands(scheduler) {
                         return result;
                     }
                     continue;
@@ -196,18 +196,21 @@ impl Rim {
     }
 
     /// Handles the requests that callbacks and other tasks have made since the last call.
-    fn asked(&mut self, scheduler: &mut impl Scheduler) -> Option<Result<(), SchedulerError>> {
+    fn take_commands(
+        &mut self,
+        scheduler: &mut impl Scheduler,
+    ) -> Option<Result<(), SchedulerError>> {
         let mut result = None;
         for command in self.driver.take() {
-            result = result.or(self.feed(scheduler, Input::Asked(command)));
+            result = result.or(self.feed(scheduler, Input::Command(command)));
         }
         result
     }
 
     fn step(&mut self, input: Input) -> Vec<Effect> {
         match &input {
-            Input::Unreached { error, .. } => self.last_failure = Some(error.clone()),
-            Input::Asked(Command::Stop) => {
+            Input::ConnectFailed { error, .. } => self.last_failure = Some(error.clone()),
+            Input::Command(Command::Stop) => {
                 self.drain_until
                     .get_or_insert_with(|| Instant::now() + DRAIN);
             }
@@ -233,9 +236,9 @@ impl Rim {
                     }
                     return Some(result);
                 }
-                Effect::Tell(notice) => {
-                    let handled = self.tell(scheduler, notice);
-                    let asked = self.driver.take().into_iter().map(Input::Asked);
+                Effect::Notify(notice) => {
+                    let handled = self.notify(scheduler, notice);
+                    let asked = self.driver.take().into_iter().map(Input::Command);
                     // Acknowledged last, so that the callback's requests are sent first.
                     for input in asked.chain(handled) {
                         effects.extend(self.step(input));
@@ -247,26 +250,26 @@ impl Rim {
         None
     }
 
-    fn tell(&mut self, scheduler: &mut impl Scheduler, notice: Notice) -> Option<Input> {
+    fn notify(&mut self, scheduler: &mut impl Scheduler, notice: Notification) -> Option<Input> {
         let driver = &self.driver;
         match notice {
-            Notice::Registered(subscription) => scheduler.registered(driver, &subscription),
-            Notice::Reconnected(subscription) => scheduler.reconnected(driver, &subscription),
-            Notice::Disconnected(why) => scheduler.disconnected(driver, &why),
-            Notice::Offers(offers) => scheduler.offers(driver, offers),
-            Notice::Rescinded { offer_id, reason } => {
+            Notification::Registered(subscription) => scheduler.registered(driver, &subscription),
+            Notification::Reconnected(subscription) => scheduler.reconnected(driver, &subscription),
+            Notification::Disconnected(why) => scheduler.disconnected(driver, &why),
+            Notification::Offers(offers) => scheduler.offers(driver, offers),
+            Notification::Rescinded { offer_id, reason } => {
                 scheduler.rescinded(driver, &offer_id, &reason)
             }
-            Notice::AgentLost { agent_id, reason } => {
+            Notification::AgentLost { agent_id, reason } => {
                 scheduler.agent_lost(driver, &agent_id, &reason)
             }
-            Notice::Message(message) => scheduler.message(driver, &message),
-            Notice::DemandUnmet(demand) => scheduler.demand_unmet(driver, &demand),
-            Notice::Answered(answer) => {
+            Notification::Message(message) => scheduler.message(driver, &message),
+            Notification::DemandUnmet(demand) => scheduler.demand_unmet(driver, &demand),
+            Notification::Answered(answer) => {
                 driver.answer(&answer);
                 scheduler.answered(driver, &answer);
             }
-            Notice::Update(status) => {
+            Notification::Update(status) => {
                 scheduler.update(driver, &status);
                 let revision = status.revision?;
                 let task_id = status.task_id;
@@ -350,7 +353,7 @@ impl Rim {
                     Some(Input::Reconciled { serial, result })
                 });
             }
-            Effect::Tell(_) | Effect::End(_) => unreachable!("feed handles these"),
+            Effect::Notify(_) | Effect::End(_) => unreachable!("feed handles these"),
         }
     }
 }

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::resources::resources;
-use crate::test_masters::{FakeCluster, Fault, Received};
+use crate::test_masters::{CallFault, FakeCluster, ReceivedInput};
 
 type Log = Arc<Mutex<Vec<String>>>;
 
@@ -27,19 +27,19 @@ impl Recorder {
 }
 
 impl Scheduler for Recorder {
-    fn registered(&mut self, _: &Driver, subscription: &Subscription) {
+    fn registered(&mut self, _: &SchedulerDriver, subscription: &Subscription) {
         self.note(format!("registered {}", subscription.framework_id));
     }
-    fn offers(&mut self, _: &Driver, offers: Vec<v1::Offer>) {
+    fn offers(&mut self, _: &SchedulerDriver, offers: Vec<v1::Offer>) {
         for offer in offers {
             self.note(format!("offer {}", offer.offer_id));
             self.offers.lock().unwrap().push(offer);
         }
     }
-    fn rescinded(&mut self, _: &Driver, offer_id: &str, _: &str) {
+    fn rescinded(&mut self, _: &SchedulerDriver, offer_id: &str, _: &str) {
         self.note(format!("rescinded {offer_id}"));
     }
-    fn update(&mut self, _: &Driver, status: &v1::TaskStatus) {
+    fn update(&mut self, _: &SchedulerDriver, status: &v1::TaskStatus) {
         let answer = if status.revision.is_none() {
             " (answer)"
         } else {
@@ -51,22 +51,22 @@ impl Scheduler for Recorder {
             status.state().as_str_name()
         ));
     }
-    fn answered(&mut self, _: &Driver, answer: &Answer) {
+    fn answered(&mut self, _: &SchedulerDriver, answer: &CallResult) {
         let outcome = match &answer.outcome {
-            Outcome::Done { refused, .. } => format!("done, {} refused", refused.len()),
-            Outcome::Refused(refusal) => format!("refused {}", refusal.reason),
-            Outcome::Lost(refusal) => format!("lost {}", refusal.reason),
-            Outcome::NotSent(_) => "not sent".into(),
+            CallOutcome::Done { refused, .. } => format!("done, {} refused", refused.len()),
+            CallOutcome::Refused(refusal) => format!("refused {}", refusal.reason),
+            CallOutcome::Lost(refusal) => format!("lost {}", refusal.reason),
+            CallOutcome::NotSent(_) => "not sent".into(),
         };
         self.note(format!("answered {} {outcome}", answer.call));
     }
-    fn disconnected(&mut self, _: &Driver, _: &str) {
+    fn disconnected(&mut self, _: &SchedulerDriver, _: &str) {
         self.note("disconnected".into());
     }
-    fn reconnected(&mut self, _: &Driver, subscription: &Subscription) {
+    fn reconnected(&mut self, _: &SchedulerDriver, subscription: &Subscription) {
         self.note(format!("reconnected in epoch {}", subscription.epoch));
     }
-    fn error(&mut self, _: &Driver, error: &SchedulerError) {
+    fn error(&mut self, _: &SchedulerDriver, error: &SchedulerError) {
         self.note(format!("error {error}"));
     }
 }
@@ -74,7 +74,7 @@ impl Scheduler for Recorder {
 /// A fake cluster and a scheduler running on it.
 struct World {
     cluster: FakeCluster,
-    driver: Driver,
+    driver: SchedulerDriver,
     log: Log,
     offers: Arc<Mutex<Vec<v1::Offer>>>,
     run: JoinHandle<Result<(), SchedulerError>>,
@@ -96,7 +96,7 @@ impl World {
             log: Arc::clone(&log),
             offers: Arc::clone(&offers),
         };
-        let runner = Runner::new(config);
+        let runner = SchedulerRunner::new(config);
         let driver = runner.driver();
         let run =
             tokio::spawn(async move { runner.run(&mut recorder, CancellationToken::new()).await });
@@ -150,7 +150,7 @@ impl World {
 
     fn calls(&self) -> Vec<(u64, u64, String)> {
         let call = |received| match received {
-            Received::Called {
+            ReceivedInput::Called {
                 number,
                 lowest_unanswered,
                 content,
@@ -167,7 +167,7 @@ impl World {
 
     fn subscriptions(&self) -> Vec<Vec<(String, Vec<u8>)>> {
         let held = |received| match received {
-            Received::Subscribed { held, .. } => Some(held),
+            ReceivedInput::Subscribed { held, .. } => Some(held),
             _ => None,
         };
         self.cluster
@@ -199,8 +199,8 @@ fn task(id: &str) -> v1::TaskSpec {
 async fn a_call_whose_reply_is_lost_is_repeated_as_it_was_and_happens_once() {
     let world = World::start(3).await;
     let offer = world.offer("agent-1").await;
-    world.cluster.fault(Fault::LostReply, 2);
-    world.cluster.fault(Fault::Unavailable, 2);
+    world.cluster.fault(CallFault::LostReply, 2);
+    world.cluster.fault(CallFault::Unavailable, 2);
     let answer = world.driver.accept(&offer, vec![task("a")]).answer().await;
     assert!(answer.is_done(), "{answer:?}");
     let calls = world.calls();
@@ -267,7 +267,9 @@ async fn an_offer_that_the_new_leader_does_not_keep_is_rescinded() {
     world.cluster.rescind(&offer.offer_id);
     world.told(&format!("rescinded {}", offer.offer_id)).await;
     let answer = world.driver.accept(&offer, vec![task("a")]).answer().await;
-    assert!(matches!(&answer.outcome, Outcome::Refused(refusal) if refusal.reason == "offer-used"));
+    assert!(
+        matches!(&answer.outcome, CallOutcome::Refused(refusal) if refusal.reason == "offer-used")
+    );
     assert_eq!(answer.not_launched().len(), 1);
     assert!(
         world.calls().is_empty(),
@@ -283,9 +285,9 @@ async fn an_update_that_comes_twice_is_told_once_and_acknowledged_in_order() {
     world.cluster.update("a", TaskState::Running);
     world.cluster.update("a", TaskState::Finished);
     world.told("update a TASK_STATE_FINISHED").await;
-    let acknowledged = |all: &[Received]| {
-        let of = |received: &Received| match received {
-            Received::Acknowledged(list) => list.iter().map(|(_, index)| *index).collect(),
+    let acknowledged = |all: &[ReceivedInput]| {
+        let of = |received: &ReceivedInput| match received {
+            ReceivedInput::Acknowledged(list) => list.iter().map(|(_, index)| *index).collect(),
             _ => Vec::new(),
         };
         all.iter().flat_map(of).collect::<Vec<u64>>()
@@ -306,14 +308,14 @@ async fn an_update_that_comes_twice_is_told_once_and_acknowledged_in_order() {
 
 #[tokio::test]
 async fn nothing_is_acknowledged_before_an_explicit_word() {
-    let world = World::with(1, |config| config.acknowledge = Acknowledge::Explicitly).await;
+    let world = World::with(1, |config| config.acknowledge = AcknowledgeMode::Explicitly).await;
     world.cluster.update("a", TaskState::Running);
     world.told("update a TASK_STATE_RUNNING").await;
     // An answered call shows that everything before it was sent.
     world.driver.revive(Vec::new()).answer().await;
-    let is_acknowledged = |all: &[Received]| {
+    let is_acknowledged = |all: &[ReceivedInput]| {
         all.iter()
-            .any(|received| matches!(received, Received::Acknowledged(_)))
+            .any(|received| matches!(received, ReceivedInput::Acknowledged(_)))
     };
     assert!(!is_acknowledged(&world.cluster.received()));
     let revision = Some(v1::Revision {
@@ -338,7 +340,7 @@ async fn a_killed_leader_is_left_for_the_next_with_every_open_call() {
     let mut world = World::start(3).await;
     for serial in 0..6 {
         let offer = world.offer(&format!("agent-{serial}")).await;
-        world.cluster.fault(Fault::Unavailable, 1);
+        world.cluster.fault(CallFault::Unavailable, 1);
         let _ = world
             .driver
             .accept(&offer, vec![task(&format!("task-{serial}"))]);
@@ -364,7 +366,7 @@ async fn a_killed_leader_is_left_for_the_next_with_every_open_call() {
 #[tokio::test]
 async fn a_silent_stream_is_given_up_and_resumed() {
     let world = World::start(2).await;
-    world.cluster.fall_silent();
+    world.cluster.stop_heartbeats();
     world.told("disconnected").await;
     world.cluster.change_leader();
     world.told("reconnected in epoch 1").await;
@@ -406,7 +408,7 @@ async fn a_superseded_scheduler_is_told_and_ends() {
     );
     let answer = world.driver.kill("a", None).answer().await;
     assert!(
-        matches!(answer.outcome, Outcome::NotSent(_)),
+        matches!(answer.outcome, CallOutcome::NotSent(_)),
         "nothing is carried out after the end"
     );
 }
@@ -416,21 +418,26 @@ async fn a_reconciliation_waits_for_the_calls_before_it_and_answers_without_revi
     let world = World::start(2).await;
     world.cluster.answer_in_pages_of(1);
     let offer = world.offer("agent-1").await;
-    world.cluster.fault(Fault::Unavailable, 3);
+    world.cluster.fault(CallFault::Unavailable, 3);
     let accept = world.driver.accept(&offer, vec![task("a")]);
     let question = world.driver.reconcile(vec!["a".into(), "b".into()]);
     assert!(accept.answer().await.is_done());
     assert!(question.answer().await.is_done());
     world.told("update a TASK_STATE_STAGING (answer)").await;
     world.told("update b TASK_STATE_UNKNOWN (answer)").await;
-    assert!(world.cluster.received().contains(&Received::Reconciled(2)));
+    assert!(
+        world
+            .cluster
+            .received()
+            .contains(&ReceivedInput::Reconciled(2))
+    );
     world.stop().await.unwrap();
 }
 
 #[tokio::test]
 async fn a_teardown_ends_the_run_even_if_its_reply_is_lost() {
     let world = World::start(1).await;
-    world.cluster.fault(Fault::LostReply, 1);
+    world.cluster.fault(CallFault::LostReply, 1);
     world.driver.teardown();
     let result = tokio::time::timeout(Duration::from_secs(20), world.run)
         .await
@@ -448,14 +455,14 @@ async fn declines_in_force_are_presented_again_and_no_declined_offer_is() {
     world
         .cluster
         .wait("the decline", |all| {
-            all.contains(&Received::Declined(vec![id.clone()]))
+            all.contains(&ReceivedInput::Declined(vec![id.clone()]))
         })
         .await;
     world.cluster.change_leader();
     world.told("reconnected in epoch 1").await;
     let last = world.cluster.received();
     let last = last.iter().rev().find_map(|received| match received {
-        Received::Subscribed {
+        ReceivedInput::Subscribed {
             held,
             filters,
             framework_id,
@@ -501,7 +508,7 @@ async fn a_thousand_tasks_start_once_each_through_ten_changes_of_leader() {
                 .map(|n| task(&format!("task-{round}-{serial}-{n}")))
                 .collect();
             if serial == 5 {
-                world.cluster.fault(Fault::LostReply, 2);
+                world.cluster.fault(CallFault::LostReply, 2);
                 world.cluster.change_leader();
             }
             calls.push(world.driver.accept(&offer, tasks));
@@ -535,7 +542,7 @@ async fn a_leader_that_wants_heartbeats_gets_them_as_long_as_the_stream_is_read(
     let world = World::start(2).await;
     // The release of this leader expects none.
     assert_eq!(world.cluster.heartbeats(), 0);
-    world.cluster.want_heartbeats(Duration::from_millis(20));
+    world.cluster.expect_heartbeats(Duration::from_millis(20));
     world.cluster.change_leader();
     world.told("reconnected in epoch 1").await;
     let deadline = tokio::time::Instant::now() + Duration::from_secs(20);

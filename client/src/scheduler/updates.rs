@@ -13,12 +13,12 @@ const ENDED: usize = 10_000;
 /// Maximum number of acknowledgements in one call.
 const BATCH: usize = 1_000;
 
-type Revision = (u64, u32);
+type RevisionKey = (u64, u32);
 
 #[derive(Debug, Default, Clone, Copy)]
-struct Progress {
-    seen: Revision,
-    acknowledged: Option<Revision>,
+struct UpdateProgress {
+    seen: RevisionKey,
+    acknowledged: Option<RevisionKey>,
     is_terminal: bool,
     /// The entry up to which an answer to a reconciliation has reported it.
     answered: u64,
@@ -26,15 +26,15 @@ struct Progress {
 
 /// Updates of one session.
 #[derive(Debug, Default)]
-pub(crate) struct Updates {
-    tasks: BTreeMap<String, Progress>,
+pub(crate) struct UpdateTracker {
+    tasks: BTreeMap<String, UpdateProgress>,
     // Order in which tasks ended and were acknowledged.
     ended: VecDeque<String>,
-    to_send: BTreeMap<String, Revision>,
-    in_flight: BTreeMap<String, Revision>,
+    to_send: BTreeMap<String, RevisionKey>,
+    in_flight: BTreeMap<String, RevisionKey>,
 }
 
-impl Updates {
+impl UpdateTracker {
     /// Records an update; returns whether it is new. One that was acknowledged before is
     /// acknowledged again.
     pub(crate) fn receive(&mut self, status: &v1::TaskStatus, is_terminal: bool) -> bool {
@@ -120,7 +120,7 @@ impl Updates {
             };
             self.in_flight.insert(task, revision);
         }
-        let wire = |(task_id, (index, position)): (&String, &Revision)| v1::Acknowledgement {
+        let wire = |(task_id, (index, position)): (&String, &RevisionKey)| v1::Acknowledgement {
             task_id: task_id.clone(),
             revision: Some(v1::Revision {
                 index: *index,
@@ -149,7 +149,7 @@ impl Updates {
     }
 }
 
-fn pair(revision: v1::Revision) -> Revision {
+fn pair(revision: v1::Revision) -> RevisionKey {
     (revision.index, revision.position)
 }
 
@@ -171,7 +171,7 @@ mod tests {
 
     #[test]
     fn an_update_is_told_once_and_a_replay_is_acknowledged_again() {
-        let mut updates = Updates::default();
+        let mut updates = UpdateTracker::default();
         assert!(updates.receive(&status("a", 5), false));
         assert!(!updates.receive(&status("a", 5), false));
         assert!(updates.send().is_none(), "nothing is acknowledged unasked");
@@ -184,7 +184,7 @@ mod tests {
 
     #[test]
     fn acknowledgements_that_did_not_arrive_are_sent_again_with_the_newest_revision() {
-        let mut updates = Updates::default();
+        let mut updates = UpdateTracker::default();
         updates.acknowledge("a", revision(5));
         updates.acknowledge("b", revision(6));
         assert_eq!(updates.send().unwrap().len(), 2);
@@ -200,7 +200,7 @@ mod tests {
 
     #[test]
     fn answers_without_a_revision_are_always_told() {
-        let mut updates = Updates::default();
+        let mut updates = UpdateTracker::default();
         let answer = v1::TaskStatus {
             task_id: "a".into(),
             ..Default::default()
@@ -210,7 +210,7 @@ mod tests {
 
     #[test]
     fn an_update_that_an_answer_has_overtaken_is_acknowledged_and_not_told() {
-        let mut updates = Updates::default();
+        let mut updates = UpdateTracker::default();
         updates.answer("a", 7, true);
         assert!(!updates.receive(&status("a", 6), false));
         assert_eq!(updates.send().unwrap()[0].revision, Some(revision(6)));
@@ -224,7 +224,7 @@ mod tests {
 
     #[test]
     fn ended_tasks_are_forgotten_after_a_while() {
-        let mut updates = Updates::default();
+        let mut updates = UpdateTracker::default();
         for serial in 0..(ENDED as u64 + 5) {
             let task = format!("task-{serial}");
             updates.receive(&status(&task, serial + 1), true);

@@ -13,9 +13,9 @@ use tonic::transport::Channel;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::calls;
-use super::session::{Input, Reply};
-use crate::connector::{Connector, DEFAULT_DEADLINE, MESSAGE_BYTES, Repeat};
-use crate::failure::{CallError, Failed, judge};
+use super::session::{CallReply, Input};
+use crate::connector::{Connector, DEFAULT_DEADLINE, MESSAGE_BYTES, RepeatPolicy};
+use crate::failure::{AttemptError, CallError, classify};
 
 /// Timeout of the first event on a new stream.
 pub(super) const FIRST_EVENT: Duration = Duration::from_secs(5);
@@ -44,66 +44,66 @@ where
         ask(stub(channel), request)
     };
     let answer = connector
-        .call(DEFAULT_DEADLINE, Repeat::Always, ask)
+        .call(DEFAULT_DEADLINE, RepeatPolicy::Always, ask)
         .await?;
     Ok(answer.body)
 }
 
 pub(super) async fn numbered(
     connector: &Connector,
-    request: calls::Request,
-) -> Result<Reply, CallError> {
-    let done = |revision: Option<v1::Revision>| Reply {
+    request: calls::CallRequest,
+) -> Result<CallReply, CallError> {
+    let done = |revision: Option<v1::Revision>| CallReply {
         revision: revision.unwrap_or_default(),
         refused: Vec::new(),
     };
     Ok(match request {
-        calls::Request::Accept(request) => {
+        calls::CallRequest::Accept(request) => {
             let reply = call(connector, request, |mut stub, r| async move {
                 stub.accept(r).await
             })
             .await?;
-            Reply {
+            CallReply {
                 refused: reply.refused,
                 ..done(reply.revision)
             }
         }
-        calls::Request::Kill(request) => {
+        calls::CallRequest::Kill(request) => {
             let reply = call(connector, request, |mut stub, r| async move {
                 stub.kill(r).await
             })
             .await?;
             done(reply.revision)
         }
-        calls::Request::UpdateLimits(request) => {
+        calls::CallRequest::UpdateLimits(request) => {
             let reply = call(connector, request, |mut stub, r| async move {
                 stub.update_limits(r).await
             })
             .await?;
             done(reply.revision)
         }
-        calls::Request::Suppress(request) => {
+        calls::CallRequest::Suppress(request) => {
             let reply = call(connector, request, |mut stub, r| async move {
                 stub.suppress(r).await
             })
             .await?;
             done(reply.revision)
         }
-        calls::Request::Revive(request) => {
+        calls::CallRequest::Revive(request) => {
             let reply = call(connector, request, |mut stub, r| async move {
                 stub.revive(r).await
             })
             .await?;
             done(reply.revision)
         }
-        calls::Request::UpdateFramework(request) => {
+        calls::CallRequest::UpdateFramework(request) => {
             let reply = call(connector, request, |mut stub, r| async move {
                 stub.update_framework(r).await
             })
             .await?;
             done(reply.revision)
         }
-        calls::Request::Teardown(request) => {
+        calls::CallRequest::Teardown(request) => {
             let reply = call(connector, request, |mut stub, r| async move {
                 stub.teardown(r).await
             })
@@ -114,7 +114,7 @@ pub(super) async fn numbered(
 }
 
 /// The heartbeats that a leader expects of this scheduler: the framework id, and the interval.
-type Wanted = (String, Duration);
+type HeartbeatRequirement = (String, Duration);
 
 /// Reads one stream to its end and sends heartbeats until then; returns how it ended.
 pub(super) async fn read(
@@ -129,10 +129,10 @@ pub(super) async fn read(
         async move { stub(channel).subscribe(request).await }
     };
     let opened: (Streaming<v1::Event>, String) =
-        match connector.call(deadline, Repeat::Always, ask).await {
+        match connector.call(deadline, RepeatPolicy::Always, ask).await {
             Ok(answer) => (answer.body, answer.address),
             Err(CallError::Refused(refusal)) => return Input::Refused { link, refusal },
-            Err(error) => return Input::Unreached { link, error },
+            Err(error) => return Input::ConnectFailed { link, error },
         };
     let (want, wanted) = oneshot::channel();
     // Each continues while the other waits: unread events do not make this scheduler silent.
@@ -146,7 +146,7 @@ pub(super) async fn read(
 async fn send_heartbeats(
     connector: &Connector,
     session: u64,
-    wanted: oneshot::Receiver<Wanted>,
+    wanted: oneshot::Receiver<HeartbeatRequirement>,
 ) -> Infallible {
     let Ok((framework_id, interval)) = wanted.await else {
         // The leader is of a release that expects none.
@@ -167,7 +167,7 @@ async fn send_heartbeats(
         };
         // If there is no answer in time, the next heartbeat follows; the stream itself shows
         // whether the leader still exists.
-        if let Err(error) = connector.call(interval, Repeat::Always, ask).await {
+        if let Err(error) = connector.call(interval, RepeatPolicy::Always, ask).await {
             tracing::debug!(%error, "a heartbeat has no answer");
         }
     }
@@ -178,7 +178,7 @@ async fn events(
     connector: &Connector,
     link: u64,
     (mut stream, address): (Streaming<v1::Event>, String),
-    want: oneshot::Sender<Wanted>,
+    want: oneshot::Sender<HeartbeatRequirement>,
     sender: &mpsc::Sender<Input>,
 ) -> Input {
     let closed = |why: String| Input::Closed { link, why };
@@ -195,13 +195,13 @@ async fn events(
             Ok(Ok(Some(message))) => message,
             Ok(Ok(None)) => return closed(format!("{address} ended the stream")),
             Ok(Err(status)) => {
-                return match judge(&status, 0) {
-                    Failed::Refused(refusal) => Input::Refused { link, refusal },
-                    Failed::Elsewhere { cause, .. } => closed(format!("{address} {cause}")),
+                return match classify(&status, 0) {
+                    AttemptError::Refused(refusal) => Input::Refused { link, refusal },
+                    AttemptError::TryNext { cause, .. } => closed(format!("{address} {cause}")),
                 };
             }
             Err(_) => {
-                connector.fell_silent(&address);
+                connector.mark_silent(&address);
                 return closed(format!(
                     "{address} was silent for {} ms",
                     patience.as_millis()

@@ -16,7 +16,7 @@ const EVENTS: usize = 10_000;
 
 /// An input of the fake masters.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Received {
+pub enum ReceivedInput {
     /// A subscription.
     Subscribed {
         /// The framework id presented; empty the first time.
@@ -49,7 +49,7 @@ pub enum Received {
 
 /// A fault of a unary call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fault {
+pub enum CallFault {
     /// UNAVAILABLE, and the call had no effect.
     Unavailable,
     /// UNAVAILABLE, although the call took effect.
@@ -58,11 +58,11 @@ pub enum Fault {
 
 /// One registry and one leader's book.
 #[derive(Default)]
-pub(super) struct Brain {
+pub(super) struct FakeState {
     pub(super) addresses: Vec<String>,
     pub(super) leader: usize,
-    pub(super) received: Vec<Received>,
-    pub(super) faults: VecDeque<Fault>,
+    pub(super) received: Vec<ReceivedInput>,
+    pub(super) faults: VecDeque<CallFault>,
     pub(super) repeats_updates: bool,
     pub(super) is_silent: bool,
     /// Statuses in a page of an answer to a reconciliation.
@@ -94,8 +94,8 @@ pub(super) struct Brain {
 
 pub(super) const FRAMEWORK: &str = "framework-1";
 
-impl Brain {
-    fn say(&mut self, event: v1::event::Event) {
+impl FakeState {
+    fn send_event(&mut self, event: v1::event::Event) {
         let event = Ok(v1::Event { event: Some(event) });
         if let Some(link) = &self.link
             && link.try_send(event).is_err()
@@ -128,7 +128,7 @@ impl Brain {
             ..Default::default()
         };
         self.open.insert(offer_id.clone(), offer.clone());
-        self.say(v1::event::Event::Offers(v1::Offers {
+        self.send_event(v1::event::Event::Offers(v1::Offers {
             offers: vec![offer],
         }));
         offer_id
@@ -138,11 +138,11 @@ impl Brain {
         self.open.remove(offer_id);
         let reason = "the test says so".to_owned();
         let offer_id = offer_id.to_owned();
-        self.say(v1::event::Event::Rescind(v1::Rescind { offer_id, reason }));
+        self.send_event(v1::event::Event::Rescind(v1::Rescind { offer_id, reason }));
     }
 
     pub(super) fn update(&mut self, task_id: &str, state: v1::TaskState) {
-        self.tell(task_id, state, v1::TaskStatus::default());
+        self.send_status(task_id, state, v1::TaskStatus::default());
     }
 
     pub(super) fn stop(&mut self, task_id: &str) {
@@ -150,10 +150,10 @@ impl Brain {
             stopped: true,
             ..Default::default()
         };
-        self.tell(task_id, v1::TaskState::Unreachable, stopped);
+        self.send_status(task_id, v1::TaskState::Unreachable, stopped);
     }
 
-    fn tell(&mut self, task_id: &str, state: v1::TaskState, rest: v1::TaskStatus) {
+    fn send_status(&mut self, task_id: &str, state: v1::TaskState, rest: v1::TaskStatus) {
         let status = v1::TaskStatus {
             framework_id: FRAMEWORK.into(),
             task_id: task_id.into(),
@@ -172,7 +172,7 @@ impl Brain {
             .or_default()
             .push(status.clone());
         for _ in 0..=usize::from(self.repeats_updates) {
-            self.say(v1::event::Event::Update(status.clone()));
+            self.send_event(v1::event::Event::Update(status.clone()));
         }
     }
 
@@ -200,7 +200,7 @@ impl Brain {
     pub(super) fn supersede(&mut self) {
         self.past_sessions.push(self.session);
         let message = "another scheduler has taken over framework-1".to_owned();
-        self.say(v1::event::Event::Error(v1::Error {
+        self.send_event(v1::event::Event::Error(v1::Error {
             code: "superseded".into(),
             message,
         }));
@@ -222,7 +222,7 @@ impl Brain {
             .into_iter()
             .filter_map(|held| held.offer)
             .collect();
-        self.received.push(Received::Subscribed {
+        self.received.push(ReceivedInput::Subscribed {
             framework_id: request.framework_id,
             session: request.session,
             held: held
@@ -267,8 +267,8 @@ impl Brain {
             leader_address: self.addresses[self.leader].clone(),
             ..Default::default()
         };
-        self.say(v1::event::Event::Subscribed(subscribed));
-        self.say(v1::event::Event::Offers(v1::Offers { offers }));
+        self.send_event(v1::event::Event::Subscribed(subscribed));
+        self.send_event(v1::event::Event::Offers(v1::Offers { offers }));
         for status in self
             .unacknowledged
             .values()
@@ -276,7 +276,7 @@ impl Brain {
             .cloned()
             .collect::<Vec<_>>()
         {
-            self.say(v1::event::Event::Update(status));
+            self.send_event(v1::event::Event::Update(status));
         }
         Ok(events)
     }
@@ -310,19 +310,20 @@ impl Brain {
             }
             all.push((one.task_id, index));
         }
-        self.received.push(Received::Acknowledged(all));
+        self.received.push(ReceivedInput::Acknowledged(all));
     }
 
     pub(super) fn decline(&mut self, request: v1::DeclineRequest) {
         for id in &request.offer_ids {
             self.open.remove(id);
         }
-        self.received.push(Received::Declined(request.offer_ids));
+        self.received
+            .push(ReceivedInput::Declined(request.offer_ids));
     }
 
     pub(super) fn reconcile(&mut self, request: &v1::ReconcileRequest) -> v1::ReconcileReply {
         self.received
-            .push(Received::Reconciled(request.next_number));
+            .push(ReceivedInput::Reconciled(request.next_number));
         let unknown = |id: &String| v1::TaskStatus {
             task_id: id.clone(),
             state: v1::TaskState::Unknown.into(),
@@ -370,7 +371,7 @@ impl Brain {
         content: String,
         act: impl FnOnce(&mut Self) -> Result<Vec<v1::Refused>, String>,
     ) -> Result<v1::AcceptReply, (&'static str, String)> {
-        self.received.push(Received::Called {
+        self.received.push(ReceivedInput::Called {
             kind,
             number: id.number,
             lowest_unanswered: id.lowest_unanswered,

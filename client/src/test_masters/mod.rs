@@ -17,8 +17,8 @@ use tokio::task::JoinHandle;
 use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::sync::CancellationToken;
 
-use cluster::Brain;
-pub use cluster::{Fault, Received};
+use cluster::FakeState;
+pub use cluster::{CallFault, ReceivedInput};
 
 use crate::masters::Masters;
 
@@ -27,11 +27,11 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Masters that share one registry, each with a separate port; one of them leads.
 pub struct FakeCluster {
-    brain: Arc<Mutex<Brain>>,
-    servers: Vec<Server>,
+    state: Arc<Mutex<FakeState>>,
+    servers: Vec<FakeServer>,
 }
 
-struct Server {
+struct FakeServer {
     address: String,
     stop: CancellationToken,
     task: JoinHandle<()>,
@@ -43,7 +43,7 @@ impl FakeCluster {
     /// # Panics
     /// If no port is available.
     pub async fn start(masters: usize) -> Self {
-        let brain = Arc::new(Mutex::new(Brain::default()));
+        let brain = Arc::new(Mutex::new(FakeState::default()));
         let mut servers = Vec::new();
         for place in 0..masters {
             let listener = TcpListener::bind("127.0.0.1:0")
@@ -57,13 +57,16 @@ impl FakeCluster {
                 .push(address.clone());
             let stop = CancellationToken::new();
             let task = tokio::spawn(serve(listener, (brain.clone(), place), stop.clone()));
-            servers.push(Server {
+            servers.push(FakeServer {
                 address,
                 stop,
                 task,
             });
         }
-        Self { brain, servers }
+        Self {
+            state: brain,
+            servers,
+        }
     }
 
     /// Returns the addresses of the masters.
@@ -77,91 +80,91 @@ impl FakeCluster {
 
     /// Offers `resources` of `agent`; sent immediately. Returns the id of the offer.
     pub fn offer(&self, agent: &str, resources: &str) -> String {
-        self.brain().offer(agent, resources)
+        self.state().offer(agent, resources)
     }
 
     /// Rescinds an offer.
     pub fn rescind(&self, offer_id: &str) {
-        self.brain().rescind(offer_id);
+        self.state().rescind(offer_id);
     }
 
     /// Changes the state of a task; sent immediately, and again at each subscription until
     /// acknowledged.
     pub fn update(&self, task_id: &str, state: v1::TaskState) {
-        self.brain().update(task_id, state);
+        self.state().update(task_id, state);
     }
 
     /// Reports that an unreachable task has stopped itself; sent like [`Self::update`].
     pub fn stop(&self, task_id: &str) {
-        self.brain().stop(task_id);
+        self.state().stop(task_id);
     }
 
     /// Makes every task launched from now on pass through these states immediately.
     pub fn script(&self, states: &[v1::TaskState]) {
-        self.brain().script = states.to_vec();
+        self.state().script = states.to_vec();
     }
 
     /// Sets the API address of every agent from now on.
     pub fn set_agent_address(&self, address: &str) {
-        address.clone_into(&mut self.brain().agent_address);
+        address.clone_into(&mut self.state().agent_address);
     }
 
     /// Returns the tasks launched since the last call, for a test that runs them.
     #[must_use]
     pub fn take_launched(&self) -> Vec<v1::TaskSpec> {
-        std::mem::take(&mut self.brain().launched)
+        std::mem::take(&mut self.state().launched)
     }
 
     /// Injects this fault into the next `times` unary calls.
-    pub fn fault(&self, fault: Fault, times: usize) {
-        self.brain()
+    pub fn fault(&self, fault: CallFault, times: usize) {
+        self.state()
             .faults
             .extend(std::iter::repeat_n(fault, times));
     }
 
     /// Sends every update twice.
     pub fn repeat_updates(&self) {
-        self.brain().repeats_updates = true;
+        self.state().repeats_updates = true;
     }
 
     /// Breaks every stream; the leader stays.
     pub fn drop_streams(&self) {
-        self.brain().link = None;
+        self.state().link = None;
     }
 
     /// Stops sending heartbeats, but leaves the streams open.
-    pub fn fall_silent(&self) {
-        self.brain().is_silent = true;
+    pub fn stop_heartbeats(&self) {
+        self.state().is_silent = true;
     }
 
     /// Answers reconciliations in pages of `statuses` statuses, for callers that support pages.
     pub fn answer_in_pages_of(&self, statuses: usize) {
-        self.brain().page = Some(statuses);
+        self.state().page = Some(statuses);
     }
 
     /// Makes the leader expect heartbeats of the scheduler at this interval, from the next
     /// subscription on.
-    pub fn want_heartbeats(&self, interval: Duration) {
-        self.brain().scheduler_heartbeat_ms =
+    pub fn expect_heartbeats(&self, interval: Duration) {
+        self.state().scheduler_heartbeat_ms =
             u64::try_from(interval.as_millis()).unwrap_or(u64::MAX);
     }
 
     /// Returns the number of heartbeats that the scheduler has sent.
     #[must_use]
     pub fn heartbeats(&self) -> usize {
-        self.brain().heartbeats
+        self.state().heartbeats
     }
 
     /// Makes another master lead from now on, in a new epoch. Of the open offers, it knows only
     /// those that are presented to it.
     pub fn change_leader(&self) {
-        self.brain().change_leader();
+        self.state().change_leader();
     }
 
     /// Like [`Self::change_leader`], but the former leader does not notice: its streams stay open,
     /// and it continues to send heartbeats.
     pub fn depose_leader(&self) {
-        self.brain().depose_leader();
+        self.state().depose_leader();
     }
 
     /// Ends the leading master permanently, including its connections; the next one leads.
@@ -169,44 +172,44 @@ impl FakeCluster {
     /// # Panics
     /// If its task panicked.
     pub async fn kill_leader(&mut self) {
-        let leader = self.brain().leader;
+        let leader = self.state().leader;
         let server = &mut self.servers[leader];
         server.stop.cancel();
         server.task.abort();
         // The abort is intended.
         let _ = (&mut server.task).await;
-        self.brain().change_leader();
+        self.state().change_leader();
     }
 
     /// Ends the session as if another scheduler had taken over.
     pub fn supersede(&self) {
-        self.brain().supersede();
+        self.state().supersede();
     }
 
     /// Returns all inputs so far.
     #[must_use]
-    pub fn received(&self) -> Vec<Received> {
-        self.brain().received.clone()
+    pub fn received(&self) -> Vec<ReceivedInput> {
+        self.state().received.clone()
     }
 
     /// Returns the ids of the offers that are open at the leader.
     #[must_use]
     pub fn open_offers(&self) -> Vec<String> {
-        self.brain().open.keys().cloned().collect()
+        self.state().open.keys().cloned().collect()
     }
 
     /// Returns the launched tasks, with the number of launches of each: one, unless there is an
     /// error.
     #[must_use]
     pub fn launches(&self) -> Vec<(String, usize)> {
-        self.brain().launches.clone().into_iter().collect()
+        self.state().launches.clone().into_iter().collect()
     }
 
     /// Waits until the inputs satisfy `done`.
     ///
     /// # Panics
     /// After 20 s, with all inputs.
-    pub async fn wait(&self, what: &str, done: impl Fn(&[Received]) -> bool) {
+    pub async fn wait(&self, what: &str, done: impl Fn(&[ReceivedInput]) -> bool) {
         let begun = tokio::time::Instant::now();
         // A copy, so that `done` may call the cluster as well.
         while !done(&self.received()) {
@@ -217,8 +220,8 @@ impl FakeCluster {
         }
     }
 
-    fn brain(&self) -> std::sync::MutexGuard<'_, Brain> {
-        self.brain.lock().expect("no test panicked in it")
+    fn state(&self) -> std::sync::MutexGuard<'_, FakeState> {
+        self.state.lock().expect("no test panicked in it")
     }
 }
 
@@ -233,10 +236,10 @@ impl Drop for FakeCluster {
 
 async fn serve(
     listener: TcpListener,
-    (brain, place): (Arc<Mutex<Brain>>, usize),
+    (brain, place): (Arc<Mutex<FakeState>>, usize),
     stop: CancellationToken,
 ) {
-    let master = service::Master::new(brain, place, stop.clone());
+    let master = service::FakeMaster::new(brain, place, stop.clone());
     let streams = TcpListenerStream::new(listener);
     let served = tonic::transport::Server::builder()
         .add_service(SchedulerServer::new(master.clone()))

@@ -13,32 +13,36 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request, Response, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
-use super::cluster::{Brain, Fault};
+use super::cluster::{CallFault, FakeState};
 use crate::connector::LEADER_HEADER;
 
 #[derive(Clone)]
-pub(super) struct Master {
-    brain: Arc<Mutex<Brain>>,
+pub(super) struct FakeMaster {
+    state: Arc<Mutex<FakeState>>,
     /// The index of this master.
     place: usize,
     stop: CancellationToken,
 }
 
-type Answer<T> = Result<Response<T>, Status>;
+type RpcResult<T> = Result<Response<T>, Status>;
 
-impl Master {
-    pub(super) fn new(brain: Arc<Mutex<Brain>>, place: usize, stop: CancellationToken) -> Self {
-        Self { brain, place, stop }
+impl FakeMaster {
+    pub(super) fn new(brain: Arc<Mutex<FakeState>>, place: usize, stop: CancellationToken) -> Self {
+        Self {
+            state: brain,
+            place,
+            stop,
+        }
     }
 
-    fn brain(&self) -> MutexGuard<'_, Brain> {
-        self.brain.lock().expect("no test panicked in it")
+    fn state(&self) -> MutexGuard<'_, FakeState> {
+        self.state.lock().expect("no test panicked in it")
     }
 
     /// Builds a reply: any master serves any call, and names the leader.
     fn reply<T>(&self, body: T) -> Response<T> {
         let mut response = Response::new(body);
-        let brain = self.brain();
+        let brain = self.state();
         let leader = brain.addresses[brain.leader]
             .parse()
             .expect("an address is plain text");
@@ -46,16 +50,16 @@ impl Master {
         response
     }
 
-    fn unary<T>(&self, act: impl FnOnce(&mut Brain) -> T) -> Answer<T> {
+    fn unary<T>(&self, act: impl FnOnce(&mut FakeState) -> T) -> RpcResult<T> {
         let lost = Status::unavailable("no leader is known");
         let body = {
-            let mut brain = self.brain();
+            let mut brain = self.state();
             let fault = brain.faults.pop_front();
-            if fault == Some(Fault::Unavailable) {
+            if fault == Some(CallFault::Unavailable) {
                 return Err(lost);
             }
             let body = act(&mut brain);
-            if fault == Some(Fault::LostReply) {
+            if fault == Some(CallFault::LostReply) {
                 return Err(lost);
             }
             body
@@ -67,8 +71,8 @@ impl Master {
         &self,
         kind: &'static str,
         (request, call): (&Q, Option<&v1::CallId>),
-        act: impl FnOnce(&mut Brain) -> Result<Vec<v1::Refused>, String>,
-    ) -> Answer<v1::AcceptReply> {
+        act: impl FnOnce(&mut FakeState) -> Result<Vec<v1::Refused>, String>,
+    ) -> RpcResult<v1::AcceptReply> {
         let call = call.cloned().unwrap_or_default();
         let content = format!("{request:?}");
         let response = self.unary(|brain| brain.call(kind, &call, content, act))?;
@@ -96,25 +100,25 @@ macro_rules! numbered {
     }};
 }
 
-fn nothing(_: &mut Brain) -> Result<Vec<v1::Refused>, String> {
+fn nothing(_: &mut FakeState) -> Result<Vec<v1::Refused>, String> {
     Ok(Vec::new())
 }
 
 #[tonic::async_trait]
-impl Scheduler for Master {
+impl Scheduler for FakeMaster {
     type SubscribeStream = ReceiverStream<Result<v1::Event, Status>>;
 
     async fn subscribe(
         &self,
         request: Request<v1::SubscribeRequest>,
-    ) -> Answer<Self::SubscribeStream> {
+    ) -> RpcResult<Self::SubscribeStream> {
         let events = self
-            .brain()
+            .state()
             .subscribe(request.into_inner())
             .map_err(refusal)?;
         // Weak, so that dropping the leader's end closes the stream.
-        let link = self.brain().link.as_ref().map(mpsc::Sender::downgrade);
-        let (brain, stop) = (self.brain.clone(), self.stop.clone());
+        let link = self.state().link.as_ref().map(mpsc::Sender::downgrade);
+        let (brain, stop) = (self.state.clone(), self.stop.clone());
         tokio::spawn(async move {
             let Some(link) = link else { return };
             while !stop.is_cancelled() {
@@ -130,7 +134,7 @@ impl Scheduler for Master {
         Ok(self.reply(ReceiverStream::new(events)))
     }
 
-    async fn accept(&self, request: Request<v1::AcceptRequest>) -> Answer<v1::AcceptReply> {
+    async fn accept(&self, request: Request<v1::AcceptRequest>) -> RpcResult<v1::AcceptReply> {
         let request = request.into_inner();
         self.numbered("accept", (&request, request.call.as_ref()), |brain| {
             brain.accept(&request)
@@ -138,7 +142,7 @@ impl Scheduler for Master {
     }
 
     /// Accepts and drops every message: there are never any executors.
-    async fn message(&self, _: Request<v1::MessageRequest>) -> Answer<v1::MessageReply> {
+    async fn message(&self, _: Request<v1::MessageRequest>) -> RpcResult<v1::MessageReply> {
         Ok(Response::new(v1::MessageReply {}))
     }
 
@@ -146,12 +150,12 @@ impl Scheduler for Master {
     async fn heartbeat(
         &self,
         request: Request<v1::HeartbeatRequest>,
-    ) -> Answer<v1::HeartbeatReply> {
-        self.brain().heartbeat(&request.into_inner());
+    ) -> RpcResult<v1::HeartbeatReply> {
+        self.state().heartbeat(&request.into_inner());
         Ok(self.reply(v1::HeartbeatReply {}))
     }
 
-    async fn decline(&self, request: Request<v1::DeclineRequest>) -> Answer<v1::DeclineReply> {
+    async fn decline(&self, request: Request<v1::DeclineRequest>) -> RpcResult<v1::DeclineReply> {
         let request = request.into_inner();
         self.unary(|brain| {
             brain.decline(request);
@@ -162,7 +166,7 @@ impl Scheduler for Master {
     async fn acknowledge(
         &self,
         request: Request<v1::AcknowledgeRequest>,
-    ) -> Answer<v1::AcknowledgeReply> {
+    ) -> RpcResult<v1::AcknowledgeReply> {
         let request = request.into_inner();
         self.unary(|brain| {
             brain.acknowledge(request);
@@ -173,43 +177,49 @@ impl Scheduler for Master {
     async fn reconcile(
         &self,
         request: Request<v1::ReconcileRequest>,
-    ) -> Answer<v1::ReconcileReply> {
+    ) -> RpcResult<v1::ReconcileReply> {
         self.unary(|brain| brain.reconcile(&request.into_inner()))
     }
 
-    async fn kill(&self, request: Request<v1::KillRequest>) -> Answer<v1::KillReply> {
+    async fn kill(&self, request: Request<v1::KillRequest>) -> RpcResult<v1::KillReply> {
         numbered!(self, "kill", request, KillReply, nothing)
     }
 
     async fn update_limits(
         &self,
         request: Request<v1::UpdateLimitsRequest>,
-    ) -> Answer<v1::UpdateLimitsReply> {
+    ) -> RpcResult<v1::UpdateLimitsReply> {
         numbered!(self, "limits", request, UpdateLimitsReply, nothing)
     }
 
-    async fn suppress(&self, request: Request<v1::SuppressRequest>) -> Answer<v1::SuppressReply> {
+    async fn suppress(
+        &self,
+        request: Request<v1::SuppressRequest>,
+    ) -> RpcResult<v1::SuppressReply> {
         numbered!(self, "suppress", request, SuppressReply, nothing)
     }
 
-    async fn revive(&self, request: Request<v1::ReviveRequest>) -> Answer<v1::ReviveReply> {
+    async fn revive(&self, request: Request<v1::ReviveRequest>) -> RpcResult<v1::ReviveReply> {
         numbered!(self, "revive", request, ReviveReply, nothing)
     }
 
     async fn update_framework(
         &self,
         request: Request<v1::UpdateFrameworkRequest>,
-    ) -> Answer<v1::UpdateFrameworkReply> {
+    ) -> RpcResult<v1::UpdateFrameworkReply> {
         numbered!(self, "update", request, UpdateFrameworkReply, nothing)
     }
 
-    async fn teardown(&self, request: Request<v1::TeardownRequest>) -> Answer<v1::TeardownReply> {
+    async fn teardown(
+        &self,
+        request: Request<v1::TeardownRequest>,
+    ) -> RpcResult<v1::TeardownReply> {
         numbered!(
             self,
             "teardown",
             request,
             TeardownReply,
-            |brain: &mut Brain| {
+            |brain: &mut FakeState| {
                 brain.remove();
                 Ok(Vec::new())
             }
@@ -218,17 +228,17 @@ impl Scheduler for Master {
 }
 
 #[tonic::async_trait]
-impl Leadership for Master {
+impl Leadership for FakeMaster {
     type WatchStream = ReceiverStream<Result<v1::Reign, Status>>;
 
-    async fn watch(&self, _: Request<v1::WatchReigns>) -> Answer<Self::WatchStream> {
+    async fn watch(&self, _: Request<v1::WatchReigns>) -> RpcResult<Self::WatchStream> {
         // One at a time: a listener always receives the newest.
         let (sender, reigns) = mpsc::channel(1);
         let master = self.clone();
         tokio::spawn(async move {
             let mut told = None;
             while !master.stop.is_cancelled() && !sender.is_closed() {
-                let reign = master.brain().reign(master.place);
+                let reign = master.state().reign(master.place);
                 if told.as_ref() != Some(&reign) {
                     told = Some(reign.clone());
                     if sender.send(Ok(reign)).await.is_err() {

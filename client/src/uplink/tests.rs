@@ -16,20 +16,20 @@ use crate::connector::ConnectorConfig;
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A master that opens streams, or refers clients that request it to the leader.
-struct Master {
+struct ReferringMaster {
     address: String,
     /// For each requested stream: whether it asked for a referral.
     asked: Arc<Mutex<Vec<bool>>>,
     _task: AbortOnDropHandle<()>,
 }
 
-struct Service {
+struct ReferringService {
     leader: Option<String>,
     asked: Arc<Mutex<Vec<bool>>>,
 }
 
 #[tonic::async_trait]
-impl Agents for Service {
+impl Agents for ReferringService {
     type ConnectStream = Pin<Box<dyn Stream<Item = Result<v1::ToAgent, Status>> + Send>>;
 
     async fn connect(
@@ -48,12 +48,12 @@ impl Agents for Service {
     }
 }
 
-impl Master {
+impl ReferringMaster {
     async fn start(leader: Option<&str>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let asked = Arc::default();
-        let service = Service {
+        let service = ReferringService {
             leader: leader.map(str::to_owned),
             asked: Arc::clone(&asked),
         };
@@ -76,7 +76,7 @@ impl Master {
 }
 
 /// Returns the address at which an agent that lists one master gets its stream.
-async fn connected(listed: &Master) -> String {
+async fn connected(listed: &ReferringMaster) -> String {
     let masters = listed.address.parse().unwrap();
     let uplink = AgentUplink::new(Connector::new(masters, ConnectorConfig::default()));
     let link = uplink.connect(v1::Hello::default(), PATIENCE).await;
@@ -85,8 +85,8 @@ async fn connected(listed: &Master) -> String {
 
 #[tokio::test]
 async fn an_agent_goes_to_the_leader_that_another_master_names() {
-    let leader = Master::start(None).await;
-    let follower = Master::start(Some(&leader.address)).await;
+    let leader = ReferringMaster::start(None).await;
+    let follower = ReferringMaster::start(Some(&leader.address)).await;
     assert_eq!(connected(&follower).await, leader.address);
     assert_eq!(follower.asked(), [true]);
     assert_eq!(leader.asked().len(), 1);
@@ -97,7 +97,7 @@ async fn an_agent_that_does_not_reach_the_leader_has_its_stream_forwarded() {
     let nobody = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = nobody.local_addr().unwrap().to_string();
     drop(nobody);
-    let follower = Master::start(Some(&address)).await;
+    let follower = ReferringMaster::start(Some(&address)).await;
     assert_eq!(connected(&follower).await, follower.address);
     assert_eq!(follower.asked(), [true, false]);
 }

@@ -17,17 +17,17 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use argosy_isolation::crash_points;
-use argosy_proto::uri::ShownUri;
+use argosy_proto::uri::RedactedUri;
 use argosy_proto::v1;
 use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 
 use super::error::FetchError;
-use super::local::Reader;
-use super::origin::{Origin, Rights};
-use super::reach::Reach;
-use super::{Progress, draft};
-use crate::singleflight::{Flights, Seat};
+use super::local::ReadIdentity;
+use super::origin::{FetchRights, Origin};
+use super::reach::ServerAccess;
+use super::{FetchProgress, draft};
+use crate::singleflight::{Singleflight, Waiter};
 
 /// The name prefix of an incomplete file.
 const DRAFT: &str = ".draft-";
@@ -35,10 +35,10 @@ const DRAFT: &str = ".draft-";
 const CHUNK_BYTES: usize = 256 * 1024;
 
 /// The result of a download, for all who wait for it.
-type End = Result<Arc<File>, Arc<FetchError>>;
+type DownloadResult = Result<Arc<File>, Arc<FetchError>>;
 
 /// The cached files.
-pub struct Cache {
+pub struct FetchCache {
     folder: PathBuf,
     /// The maximum size of the cache, in bytes.
     capacity_bytes: u64,
@@ -47,12 +47,12 @@ pub struct Cache {
     /// Names of files in use, with the number of users. Bounded by the number of concurrent
     /// fetches. A lock, because threads remove files while others start to copy them: the check for
     /// use and the removal are one step.
-    in_use: Mutex<BTreeMap<String, usize>>,
+    lease: Mutex<BTreeMap<String, usize>>,
     serial: AtomicU64,
-    downloads: Arc<Flights<String, End, Progress>>,
+    downloads: Arc<Singleflight<String, DownloadResult, FetchProgress>>,
 }
 
-impl Cache {
+impl FetchCache {
     /// Opens the directory of an agent that holds its data directory's lock, and removes what a
     /// crash left. Blocks.
     ///
@@ -73,9 +73,9 @@ impl Cache {
             folder: folder.to_owned(),
             capacity_bytes,
             pins: pinned_uris.iter().map(|uri| mark(uri)).collect(),
-            in_use: Mutex::default(),
+            lease: Mutex::default(),
             serial: AtomicU64::new(0),
-            downloads: Flights::new(),
+            downloads: Singleflight::new(),
         };
         cache.trim()?;
         Ok(cache)
@@ -99,12 +99,12 @@ impl Cache {
     }
 
     /// Copies the file of the URI to a new file at `to`; downloads it if it is not cached.
-    pub(super) async fn bring(
+    pub(super) async fn get(
         self: &Arc<Self>,
         origin: &Arc<Origin>,
         uri: &v1::Uri,
         to: &Path,
-        meter: &watch::Sender<Progress>,
+        meter: &watch::Sender<FetchProgress>,
     ) -> Result<File, FetchError> {
         let name = name(uri);
         let path = self.folder.join(&name);
@@ -134,24 +134,24 @@ impl Cache {
         copied
             .expect("copying never panics")
             .map_err(|source| FetchError::Write {
-                uri: ShownUri::of(&uri.value),
+                uri: RedactedUri::of(&uri.value),
                 path: to.to_owned(),
                 source,
             })
     }
 
     /// Marks a file as in use: it is not removed while the result exists.
-    fn used(self: &Arc<Self>, name: &str) -> Used {
-        *self.in_use().entry(name.to_owned()).or_default() += 1;
-        Used {
+    fn used(self: &Arc<Self>, name: &str) -> CacheLease {
+        *self.lease().entry(name.to_owned()).or_default() += 1;
+        CacheLease {
             cache: Arc::clone(self),
             name: name.to_owned(),
         }
     }
 
-    fn in_use(&self) -> MutexGuard<'_, BTreeMap<String, usize>> {
+    fn lease(&self) -> MutexGuard<'_, BTreeMap<String, usize>> {
         // Every change under the lock is one step, so that a panic leaves nothing half-done.
-        self.in_use.lock().unwrap_or_else(PoisonError::into_inner)
+        self.lease.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn download(
@@ -159,15 +159,15 @@ impl Cache {
         origin: &Origin,
         uri: &v1::Uri,
         path: &Path,
-        progress: &watch::Sender<Progress>,
+        progress: &watch::Sender<FetchProgress>,
     ) -> Result<Arc<File>, FetchError> {
         let serial = self.serial.fetch_add(1, Ordering::Relaxed);
-        let draft = Draft(self.folder.join(format!("{DRAFT}{serial}")));
+        let draft = PartialFile(self.folder.join(format!("{DRAFT}{serial}")));
         metrics::counter!("argosy_agent_fetch_cache_misses_total").increment(1);
         // Files of this host are not cached, nor are files for tasks that reach no server.
-        let rights = Rights {
-            reader: Reader::Unmapped,
-            reach: Reach::Usual,
+        let rights = FetchRights {
+            reader: ReadIdentity::Unmapped,
+            reach: ServerAccess::Default,
         };
         let file = origin.bring(uri, &draft.0, &rights, progress).await?;
         crash_points::passed("cache.draft-written");
@@ -182,7 +182,7 @@ impl Cache {
             }
             // It is complete and open: an error of caching does not affect the waiting tasks.
             if let Err(error) = cache.keep(&draft.0, &place, bytes, &wanted) {
-                let uri = ShownUri::of(&wanted);
+                let uri = RedactedUri::of(&wanted);
                 tracing::warn!(%uri, %error, "a fetched file is not cached");
             }
             Ok(file)
@@ -190,7 +190,7 @@ impl Cache {
         let kept = tokio::task::spawn_blocking(keeping).await;
         let kept = kept.expect("keeping a file never panics");
         kept.map(Arc::new).map_err(|source| FetchError::Write {
-            uri: ShownUri::of(&uri.value),
+            uri: RedactedUri::of(&uri.value),
             path: path.to_owned(),
             source,
         })
@@ -199,17 +199,17 @@ impl Cache {
     /// Gives a complete file its name if there is space for it. Blocks.
     fn keep(&self, draft: &Path, place: &Path, bytes: u64, uri: &str) -> io::Result<()> {
         // Held until it has its name, so that no two files take the same space.
-        let in_use = self.in_use();
+        let in_use = self.lease();
         let mark = mark(uri);
         let entries = self.entries()?;
-        let stays = |entry: &Entry| {
+        let stays = |entry: &CacheEntry| {
             in_use.contains_key(&entry.name) || (entry.is_pinned && !entry.name.starts_with(&mark))
         };
         let staying: u64 = entries.total(stays);
         if staying.saturating_add(bytes) > self.capacity_bytes {
             metrics::counter!("argosy_agent_fetch_cache_bypassed_total").increment(1);
             let (is_pinned, capacity_bytes) = (self.pins.contains(&mark), self.capacity_bytes);
-            let uri = ShownUri::of(uri);
+            let uri = RedactedUri::of(uri);
             tracing::warn!(
                 %uri,
                 bytes,
@@ -246,12 +246,12 @@ impl Cache {
     }
 
     #[cfg(test)]
-    pub(super) fn used_by_uri(self: &Arc<Self>, uri: &v1::Uri) -> Used {
+    pub(super) fn used_by_uri(self: &Arc<Self>, uri: &v1::Uri) -> CacheLease {
         self.used(&name(uri))
     }
 
     /// Returns the cached files, least recently used first.
-    fn entries(&self) -> io::Result<Entries> {
+    fn entries(&self) -> io::Result<CacheState> {
         let mut entries = Vec::new();
         for found in fs::read_dir(&self.folder)? {
             let found = found?;
@@ -263,7 +263,7 @@ impl Cache {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                 looked => looked?,
             };
-            entries.push(Entry {
+            entries.push(CacheEntry {
                 used_at: metadata.modified()?,
                 name,
                 bytes: metadata.len(),
@@ -277,23 +277,23 @@ impl Cache {
             let mark = entry.name.split('-').next().unwrap_or_default();
             entry.is_pinned = self.pins.contains(mark) && seen.insert(mark.to_owned());
         }
-        Ok(Entries(entries))
+        Ok(CacheState(entries))
     }
 }
 
 /// A cached file.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Entry {
+struct CacheEntry {
     used_at: SystemTime,
     name: String,
     bytes: u64,
     is_pinned: bool,
 }
 
-struct Entries(Vec<Entry>);
+struct CacheState(Vec<CacheEntry>);
 
-impl Entries {
-    fn total(&self, is_counted: impl Fn(&Entry) -> bool) -> u64 {
+impl CacheState {
+    fn total(&self, is_counted: impl Fn(&CacheEntry) -> bool) -> u64 {
         let counted = self.0.iter().filter(|entry| is_counted(entry));
         counted.map(|entry| entry.bytes).sum()
     }
@@ -315,14 +315,14 @@ fn remove(path: &Path) -> io::Result<()> {
 }
 
 /// A file in use.
-pub(super) struct Used {
-    cache: Arc<Cache>,
+pub(super) struct CacheLease {
+    cache: Arc<FetchCache>,
     name: String,
 }
 
-impl Drop for Used {
+impl Drop for CacheLease {
     fn drop(&mut self) {
-        let mut in_use = self.cache.in_use();
+        let mut in_use = self.cache.lease();
         if let Some(users) = in_use.get_mut(&self.name) {
             *users -= 1;
             if *users == 0 {
@@ -333,7 +333,10 @@ impl Drop for Used {
 }
 
 /// Waits for a download that is shared with others, and reports its progress to each of them.
-async fn watched(mut seat: Seat<End, Progress>, meter: &watch::Sender<Progress>) -> End {
+async fn watched(
+    mut seat: Waiter<DownloadResult, FetchProgress>,
+    meter: &watch::Sender<FetchProgress>,
+) -> DownloadResult {
     loop {
         tokio::select! {
             biased;
@@ -349,9 +352,9 @@ async fn watched(mut seat: Seat<End, Progress>, meter: &watch::Sender<Progress>)
 }
 
 /// An incomplete file; removed on drop, unless it was renamed.
-struct Draft(PathBuf);
+struct PartialFile(PathBuf);
 
-impl Drop for Draft {
+impl Drop for PartialFile {
     fn drop(&mut self) {
         let _ = fs::remove_file(&self.0);
     }

@@ -35,14 +35,14 @@ impl TaskSubnets {
 
 /// The check for container addresses; see the file header.
 #[derive(Debug)]
-pub(super) struct Containers {
+pub(super) struct ContainerAddresses {
     subnets: Option<TaskSubnets>,
     routes: File,
     /// `None` where the kernel has no IPv6.
     routes6: Option<File>,
 }
 
-impl Containers {
+impl ContainerAddresses {
     /// Opens the routes of this process's network namespace. `subnets` are its agent's, if it has
     /// any.
     pub(super) fn open(subnets: Option<TaskSubnets>) -> io::Result<Self> {
@@ -149,14 +149,14 @@ fd120000000000000000000000b70005 80 00000000000000000000000000000000 00 00000000
 00000000000000000000000000000000 00 00000000000000000000000000000000 00 00000000000000000000000000000000 ffffffff 00000001 00000000 00200200       lo
 ";
 
-    fn listed(subnets: Option<TaskSubnets>, routes: &str, routes6: &str) -> Containers {
+    fn listed(subnets: Option<TaskSubnets>, routes: &str, routes6: &str) -> ContainerAddresses {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("route"), routes).unwrap();
         std::fs::write(folder.path().join("ipv6_route"), routes6).unwrap();
-        Containers::listed(subnets, folder.path()).unwrap()
+        ContainerAddresses::listed(subnets, folder.path()).unwrap()
     }
 
-    fn hold(containers: &Containers, address: &str) -> bool {
+    fn hold(containers: &ContainerAddresses, address: &str) -> bool {
         containers.hold(address.parse().unwrap()).unwrap()
     }
 
@@ -204,7 +204,7 @@ fd120000000000000000000000b70005 80 00000000000000000000000000000000 00 00000000
 
     #[test]
     fn the_lists_of_this_host_can_be_read() {
-        let containers = Containers::open(None).unwrap();
+        let containers = ContainerAddresses::open(None).unwrap();
         assert!(!hold(&containers, "192.0.2.1"));
         assert!(!hold(&containers, "2001:db8::1"));
     }

@@ -5,15 +5,15 @@ use std::io;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use argosy_proto::uri::ShownUri;
+use argosy_proto::uri::RedactedUri;
 use tokio::fs::File;
 use tokio::sync::watch;
 
 use super::error::FetchError;
-use super::reach::{Policy, Purpose, Reach};
-use super::sink::{Sink, Wanted};
-use super::web::Web;
-use super::{FetchSettings, Progress};
+use super::reach::{AccessPolicy, RequestPurpose, ServerAccess};
+use super::sink::{FileSink, RequestedFile};
+use super::web::HttpClientPool;
+use super::{FetchProgress, FetchSettings};
 
 /// The time for which a server that is unreachable, or breaks off, is retried.
 const RETRY_FOR: Duration = Duration::from_secs(30);
@@ -26,8 +26,8 @@ const STALL_LIMIT: Duration = Duration::from_secs(60);
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 
 /// The downloader.
-pub(crate) struct Downloads {
-    web: Web,
+pub(crate) struct DownloadClient {
+    web: HttpClientPool,
     limit_bytes: u64,
     pub(super) retry_for: Duration,
     /// The maximum silence of a server.
@@ -41,7 +41,7 @@ pub(crate) fn client() -> reqwest::ClientBuilder {
         .no_proxy()
 }
 
-impl Downloads {
+impl DownloadClient {
     /// Creates the downloader. Must precede the point at which the process can no longer open
     /// files.
     pub(crate) fn new(settings: &FetchSettings) -> io::Result<Self> {
@@ -54,7 +54,11 @@ impl Downloads {
     ) -> io::Result<Self> {
         let lost = "https:// cannot be fetched on this host";
         Ok(Self {
-            web: Web::new(client, Policy::new(Purpose::Files, settings)?, lost),
+            web: HttpClientPool::new(
+                client,
+                AccessPolicy::new(RequestPurpose::Files, settings)?,
+                lost,
+            ),
             limit_bytes: settings.limit_bytes,
             retry_for: RETRY_FOR,
             stall_limit: STALL_LIMIT,
@@ -63,18 +67,18 @@ impl Downloads {
 
     /// Downloads the URI to a file, with retries for a limited time. `path` is the file's, for
     /// messages.
-    pub(crate) async fn bring(
+    pub(crate) async fn fetch(
         &self,
-        wanted: Wanted<'_>,
-        reach: Reach,
+        wanted: RequestedFile<'_>,
+        reach: ServerAccess,
         (path, file): (&Path, &mut File),
-        meter: &watch::Sender<Progress>,
+        meter: &watch::Sender<FetchProgress>,
     ) -> Result<(), FetchError> {
         let begun = Instant::now();
         let mut pause = RETRY_FIRST;
         loop {
             match self.download(wanted, reach, (path, file), meter).await {
-                Err(error) if error.may_pass() && begun.elapsed() + pause < self.retry_for => {
+                Err(error) if error.is_transient() && begun.elapsed() + pause < self.retry_for => {
                     tokio::time::sleep(pause).await;
                     pause = (pause * 2).min(RETRY_LONGEST);
                 }
@@ -85,27 +89,27 @@ impl Downloads {
 
     async fn download(
         &self,
-        wanted: Wanted<'_>,
-        reach: Reach,
+        wanted: RequestedFile<'_>,
+        reach: ServerAccess,
         draft: (&Path, &mut File),
-        meter: &watch::Sender<Progress>,
+        meter: &watch::Sender<FetchProgress>,
     ) -> Result<(), FetchError> {
         let uri = wanted.uri;
         let get = |source: reqwest::Error| FetchError::of_server(uri, source.without_url());
         let limit = self.stall_limit;
-        let stalled = |_| FetchError::Stalled {
-            uri: ShownUri::of(uri),
+        let stalled = |_| FetchError::Timeout {
+            uri: RedactedUri::of(uri),
             limit,
         };
         let answer = tokio::time::timeout(limit, self.web.get(uri, reach)).await;
         let mut answer = answer.map_err(stalled)??;
         if !answer.status().is_success() {
             return Err(FetchError::Status {
-                uri: ShownUri::of(uri),
+                uri: RedactedUri::of(uri),
                 status: answer.status().as_u16(),
             });
         }
-        let mut sink = Sink::begin(wanted, draft, self.limit_bytes, meter).await?;
+        let mut sink = FileSink::begin(wanted, draft, self.limit_bytes, meter).await?;
         sink.expects(answer.content_length().unwrap_or(0));
         loop {
             let chunk = tokio::time::timeout(limit, answer.chunk()).await;

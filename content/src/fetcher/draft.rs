@@ -8,7 +8,7 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
-use argosy_isolation::User;
+use argosy_isolation::ContainerUser;
 use nix::libc::{O_DIRECTORY, O_NOFOLLOW};
 use nix::unistd::{Gid, Uid, fchown, geteuid};
 
@@ -40,7 +40,7 @@ pub(super) fn folder(path: &Path) -> io::Result<File> {
 }
 
 /// Makes a task's user the owner of a draft.
-pub(super) fn give(draft: &File, user: &User) -> io::Result<()> {
+pub(super) fn give(draft: &File, user: &ContainerUser) -> io::Result<()> {
     let (uid, gid) = (Uid::from_raw(user.uid), Gid::from_raw(user.gid));
     Ok(fchown(draft, Some(uid), Some(gid))?)
 }

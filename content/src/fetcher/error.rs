@@ -7,10 +7,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use argosy_proto::uri::ShownUri;
+use argosy_proto::uri::RedactedUri;
 use argosy_state::task::{Code, Explanation};
 
-use super::reach::Refusal;
+use super::reach::AccessDenied;
 use crate::sources;
 
 /// An error of fetching a file. Each variant names the URI, without its secrets.
@@ -18,39 +18,39 @@ use crate::sources;
 #[expect(missing_docs, reason = "their causes say it")]
 pub enum FetchError {
     Invalid {
-        uri: ShownUri,
+        uri: RedactedUri,
         rule: String,
     },
     Open {
-        uri: ShownUri,
+        uri: RedactedUri,
         source: io::Error,
     },
     Get {
-        uri: ShownUri,
+        uri: RedactedUri,
         source: reqwest::Error,
     },
-    Refused {
-        uri: ShownUri,
-        refusal: Refusal,
+    Denied {
+        uri: RedactedUri,
+        refusal: AccessDenied,
     },
     Status {
-        uri: ShownUri,
+        uri: RedactedUri,
         status: u16,
     },
-    Stalled {
-        uri: ShownUri,
+    Timeout {
+        uri: RedactedUri,
         limit: Duration,
     },
     Untrusted {
-        uri: ShownUri,
+        uri: RedactedUri,
         why: String,
     },
     TooLarge {
-        uri: ShownUri,
+        uri: RedactedUri,
         limit_bytes: u64,
     },
     Digest {
-        uri: ShownUri,
+        uri: RedactedUri,
         wanted: String,
         found: String,
     },
@@ -61,18 +61,18 @@ pub enum FetchError {
     /// A shared fetch failed for all who waited for it.
     Shared(Arc<FetchError>),
     Archive {
-        uri: ShownUri,
+        uri: RedactedUri,
         rule: String,
     },
     Write {
-        uri: ShownUri,
+        uri: RedactedUri,
         path: PathBuf,
         source: io::Error,
     },
 }
 
 /// Escapes a URI for quotation marks in messages.
-fn escaped(uri: &ShownUri) -> String {
+fn escaped(uri: &RedactedUri) -> String {
     uri.to_string().escape_debug().to_string()
 }
 
@@ -89,9 +89,9 @@ impl Error for FetchError {
             Self::Get { source, .. } => Some(source),
             Self::Shared(error) => error.source(),
             Self::Invalid { .. }
-            | Self::Refused { .. }
+            | Self::Denied { .. }
             | Self::Status { .. }
-            | Self::Stalled { .. }
+            | Self::Timeout { .. }
             | Self::Untrusted { .. }
             | Self::TooLarge { .. }
             | Self::Digest { .. }
@@ -107,18 +107,18 @@ const DISTRUST: &str = "invalid peer certificate";
 impl FetchError {
     /// Returns the error text, without its source's.
     fn own(&self) -> Explanation {
-        let plain = |code: Code, uri: &ShownUri| Explanation::of(code, &[&escaped(uri)]);
+        let plain = |code: Code, uri: &RedactedUri| Explanation::of(code, &[&escaped(uri)]);
         match self {
-            Self::Invalid { uri, rule } => plain(Code::FetchInvalid, uri).saying(rule),
+            Self::Invalid { uri, rule } => plain(Code::FetchInvalid, uri).with_detail(rule),
             Self::Open { uri, .. } => plain(Code::FetchUnread, uri),
             Self::Get { uri, .. } => plain(Code::FetchFailed, uri),
-            Self::Refused { uri, refusal } => {
-                plain(Code::FetchForbidden, uri).saying(refusal.to_string())
+            Self::Denied { uri, refusal } => {
+                plain(Code::FetchForbidden, uri).with_detail(refusal.to_string())
             }
             Self::Status { uri, status } => {
                 Explanation::of(Code::FetchStatus, &[&escaped(uri), status])
             }
-            Self::Stalled { uri, limit } => Explanation::of(
+            Self::Timeout { uri, limit } => Explanation::of(
                 Code::FetchStalled,
                 &[&escaped(uri), &format_args!("{limit:?}")],
             ),
@@ -133,7 +133,7 @@ impl FetchError {
             }
             Self::Service { why } => why.clone(),
             Self::Shared(error) => error.own(),
-            Self::Archive { uri, rule } => plain(Code::FetchArchive, uri).saying(rule),
+            Self::Archive { uri, rule } => plain(Code::FetchArchive, uri).with_detail(rule),
             Self::Write { uri, path, .. } => {
                 Explanation::of(Code::FetchUnwritten, &[&escaped(uri), &path.display()])
             }
@@ -143,13 +143,13 @@ impl FetchError {
     /// Returns the explanation for the task.
     #[must_use]
     pub fn explanation(&self) -> Explanation {
-        self.own().saying(sources(self))
+        self.own().with_detail(sources(self))
     }
 
     /// Builds the error of a missing or incomplete response.
     pub(super) fn of_server(uri: &str, source: reqwest::Error) -> Self {
-        let shown = ShownUri::of(uri);
-        if let Some(refusal) = Refusal::behind(&source) {
+        let shown = RedactedUri::of(uri);
+        if let Some(refusal) = AccessDenied::behind(&source) {
             return Self::refused(uri, refusal);
         }
         let mut cause = std::error::Error::source(&source);
@@ -167,23 +167,23 @@ impl FetchError {
     }
 
     /// Builds the error of a forbidden server.
-    pub(super) fn refused(uri: &str, refusal: Refusal) -> Self {
-        Self::Refused {
-            uri: ShownUri::of(uri),
+    pub(super) fn refused(uri: &str, refusal: AccessDenied) -> Self {
+        Self::Denied {
+            uri: RedactedUri::of(uri),
             refusal,
         }
     }
 
     /// Whether a retry may succeed.
-    pub(super) fn may_pass(&self) -> bool {
+    pub(super) fn is_transient(&self) -> bool {
         match self {
             Self::Get { source, .. } => !source.is_builder() && !source.is_redirect(),
             Self::Status { status, .. } => *status >= 500,
-            Self::Stalled { .. } => true,
+            Self::Timeout { .. } => true,
             Self::Shared(_)
             | Self::Service { .. }
             | Self::Untrusted { .. }
-            | Self::Refused { .. }
+            | Self::Denied { .. }
             | Self::Invalid { .. }
             | Self::Open { .. }
             | Self::TooLarge { .. }

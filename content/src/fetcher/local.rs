@@ -12,8 +12,8 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 
-use argosy_isolation::User;
-use argosy_proto::uri::ShownUri;
+use argosy_isolation::ContainerUser;
+use argosy_proto::uri::RedactedUri;
 use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, Stat, fstat, openat2};
 use rustix::io::Errno;
 
@@ -33,17 +33,17 @@ const FILE: OFlags = OFlags::RDONLY
 
 /// The user whose permissions decide whether a task may fetch a file of this host.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Reader {
+pub(super) enum ReadIdentity {
     /// The agent's user, which is not root: the kernel decides.
     Agent,
-    User(User),
+    User(ContainerUser),
     /// A user that owns nothing and is in no group. A task never gets root's rights.
     Unmapped,
 }
 
-impl Reader {
+impl ReadIdentity {
     /// Returns the reader for a task whose files belong to `owner` (`None`: to the agent's user).
-    pub(super) fn of(owner: Option<&User>) -> Self {
+    pub(super) fn of(owner: Option<&ContainerUser>) -> Self {
         match owner {
             Some(user) if user.uid != 0 => Self::User(user.clone()),
             None if !nix::unistd::geteuid().is_root() => Self::Agent,
@@ -73,21 +73,21 @@ impl Reader {
 
 /// The directories that the operator names with `--fetch-dir`.
 #[derive(Debug, Clone)]
-pub(super) struct Folders(pub(super) Vec<PathBuf>);
+pub(super) struct FetchDirs(pub(super) Vec<PathBuf>);
 
-impl Folders {
+impl FetchDirs {
     /// Opens the regular file that the URI names, and returns it with its length. Blocks.
-    pub(super) fn open(&self, uri: &str, reader: &Reader) -> Result<(File, u64), FetchError> {
+    pub(super) fn open(&self, uri: &str, reader: &ReadIdentity) -> Result<(File, u64), FetchError> {
         let invalid = |rule: String| FetchError::Invalid {
-            uri: ShownUri::of(uri),
+            uri: RedactedUri::of(uri),
             rule,
         };
         let path = local_path(uri)?;
         let (folder, below) = self.granted(&path).map_err(invalid)?;
-        let failed = |error: WalkError| match error {
-            WalkError::Refused(rule) => invalid(rule),
-            WalkError::Failed(source) => FetchError::Open {
-                uri: ShownUri::of(uri),
+        let failed = |error: PathError| match error {
+            PathError::Denied(rule) => invalid(rule),
+            PathError::Failed(source) => FetchError::Open {
+                uri: RedactedUri::of(uri),
                 source,
             },
         };
@@ -124,21 +124,21 @@ impl Folders {
 }
 
 /// The reason why a path cannot be followed to a file.
-enum WalkError {
-    Refused(String),
+enum PathError {
+    Denied(String),
     Failed(io::Error),
 }
 
-impl From<io::Error> for WalkError {
+impl From<io::Error> for PathError {
     fn from(error: io::Error) -> Self {
         Self::Failed(error)
     }
 }
 
-impl From<Errno> for WalkError {
+impl From<Errno> for PathError {
     fn from(error: Errno) -> Self {
         match error {
-            Errno::LOOP => Self::Refused(
+            Errno::LOOP => Self::Denied(
                 "a part of its path is a symbolic link, which agents do not follow; name the file itself"
                     .to_owned(),
             ),
@@ -149,8 +149,8 @@ impl From<Errno> for WalkError {
 
 /// Follows `names` from `folder`, which is absolute and has no links, with the reader's
 /// permissions.
-fn walk(folder: &Path, names: &[&OsStr], reader: &Reader) -> Result<(File, u64), WalkError> {
-    let not_a_file = || WalkError::Refused("it is not a regular file".to_owned());
+fn walk(folder: &Path, names: &[&OsStr], reader: &ReadIdentity) -> Result<(File, u64), PathError> {
+    let not_a_file = || PathError::Denied("it is not a regular file".to_owned());
     let (last, folders) = names.split_last().ok_or_else(not_a_file)?;
     let mut at = PathBuf::from("/");
     let mut here = openat2(CWD, "/", FOLDER, Mode::empty(), ResolveFlags::empty())?;
@@ -177,17 +177,17 @@ fn walk(folder: &Path, names: &[&OsStr], reader: &Reader) -> Result<(File, u64),
 }
 
 /// Checks that the reader may search a directory.
-fn search(folder: &OwnedFd, path: &Path, reader: &Reader) -> Result<(), WalkError> {
+fn search(folder: &OwnedFd, path: &Path, reader: &ReadIdentity) -> Result<(), PathError> {
     match reader.has(0o1, &fstat(folder.as_fd())?) {
         true => Ok(()),
         false => Err(refused(reader, "search", path)),
     }
 }
 
-fn refused(reader: &Reader, verb: &str, path: &Path) -> WalkError {
+fn refused(reader: &ReadIdentity, verb: &str, path: &Path) -> PathError {
     let bit = if verb == "read" { "r" } else { "x" };
     let (reader, path) = (reader.name(), path.display());
-    WalkError::Refused(format!(
+    PathError::Denied(format!(
         "{reader} may not {verb} {path}; allow it with chmod o+{bit} {path}, or move the file to a folder that all may \
          search"
     ))
@@ -199,7 +199,7 @@ fn local_path(uri: &str) -> Result<PathBuf, FetchError> {
         return Ok(path.to_owned());
     }
     Err(FetchError::Invalid {
-        uri: ShownUri::of(uri),
+        uri: RedactedUri::of(uri),
         rule: "give an absolute path, file:///…, http://… or https://…".to_owned(),
     })
 }

@@ -24,25 +24,25 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use argosy_isolation::{User, crash_points};
-use argosy_proto::uri::ShownUri;
+use argosy_isolation::{ContainerUser, crash_points};
+use argosy_proto::uri::RedactedUri;
 use argosy_proto::v1;
 use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
-use crate::service::Service;
-pub use cache::Cache;
+use crate::service::ContentService;
+pub use cache::FetchCache;
 pub use containers::TaskSubnets;
-pub(crate) use download::{Downloads, client};
+pub(crate) use download::{DownloadClient, client};
 pub use error::FetchError;
-use local::Reader;
-use origin::{Downloading, Origin, Rights, is_of_the_web};
-pub use progress::{Progress, TELL_EVERY, What, tell};
-pub use reach::{FetchAllow, Reach, Refusal};
-pub(crate) use reach::{Policy, Purpose};
-pub(crate) use sink::Wanted;
-pub(crate) use web::{NotAsked, Web, redirection};
+use local::ReadIdentity;
+use origin::{Downloader, FetchRights, Origin, is_of_the_web};
+pub use progress::{FetchProgress, ItemKind, TELL_EVERY, tell};
+pub use reach::{AccessDenied, FetchAllow, ServerAccess};
+pub(crate) use reach::{AccessPolicy, RequestPurpose};
+pub(crate) use sink::RequestedFile;
+pub(crate) use web::{HttpClientPool, RequestDenied, redirection};
 
 /// An extractor of untrusted archives.
 pub trait Extractor: Send + Sync {
@@ -52,14 +52,14 @@ pub trait Extractor: Send + Sync {
         &'a self,
         archive: File,
         into: File,
-        owner: Option<&'a User>,
+        owner: Option<&'a ContainerUser>,
     ) -> BoxFuture<'a, Result<(), String>>;
 }
 
 /// The fetcher: brings the files of a task one after another.
 pub struct Fetcher {
     origin: Arc<Origin>,
-    cache: Option<Arc<Cache>>,
+    cache: Option<Arc<FetchCache>>,
     extractor: Arc<dyn Extractor>,
 }
 
@@ -84,31 +84,31 @@ pub struct FetchSettings {
 
 /// The task for which files are fetched.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Whose<'a> {
+pub struct FetchContext<'a> {
     /// The host user that owns the copies, and that must be able to read files of the host. `None`
     /// is the agent's user; if that is root, it reads as a user without rights.
-    pub owner: Option<&'a User>,
+    pub owner: Option<&'a ContainerUser>,
     /// The servers that it reaches.
-    pub reach: Reach,
+    pub reach: ServerAccess,
 }
 
 impl Fetcher {
     /// `cache` holds the files that tasks request to be cached; without it no file is.
     pub fn new(
         settings: FetchSettings,
-        service: Arc<Service>,
+        service: Arc<ContentService>,
         extractor: Arc<dyn Extractor>,
-        cache: Option<Cache>,
+        cache: Option<FetchCache>,
     ) -> Self {
-        let web = Downloading::Service(service);
+        let web = Downloader::Service(service);
         Self::with(settings, web, extractor, cache)
     }
 
     fn with(
         settings: FetchSettings,
-        web: Downloading,
+        web: Downloader,
         extractor: Arc<dyn Extractor>,
-        cache: Option<Cache>,
+        cache: Option<FetchCache>,
     ) -> Self {
         Self {
             origin: Arc::new(Origin::new(settings, web)),
@@ -125,13 +125,13 @@ impl Fetcher {
         &self,
         uris: &[v1::Uri],
         sandbox: &Path,
-        whose: Whose<'_>,
-        meter: &watch::Sender<Progress>,
+        whose: FetchContext<'_>,
+        meter: &watch::Sender<FetchProgress>,
     ) -> Result<(), FetchError> {
         for uri in uris {
             let name = output_name(uri)?;
-            let shown = ShownUri::of(&uri.value).to_string();
-            meter.send_replace(Progress::of(What::File(shown)));
+            let shown = RedactedUri::of(&uri.value).to_string();
+            meter.send_replace(FetchProgress::of(ItemKind::File(shown)));
             self.fetch(uri, sandbox, &name, whose, meter).await?;
         }
         Ok(())
@@ -142,20 +142,22 @@ impl Fetcher {
         uri: &v1::Uri,
         sandbox: &Path,
         name: &str,
-        whose: Whose<'_>,
-        meter: &watch::Sender<Progress>,
+        whose: FetchContext<'_>,
+        meter: &watch::Sender<FetchProgress>,
     ) -> Result<(), FetchError> {
         let fetched = sandbox.join(format!(".fetching-{name}"));
         let file = match &self.cache {
             // A task that may fetch nothing does not get what others have fetched either.
             Some(cache)
-                if uri.cache && is_of_the_web(&uri.value) && whose.reach == Reach::Usual =>
+                if uri.cache
+                    && is_of_the_web(&uri.value)
+                    && whose.reach == ServerAccess::Default =>
             {
-                cache.bring(&self.origin, uri, &fetched, meter).await?
+                cache.get(&self.origin, uri, &fetched, meter).await?
             }
             _ => {
-                let rights = Rights {
-                    reader: Reader::of(whose.owner),
+                let rights = FetchRights {
+                    reader: ReadIdentity::of(whose.owner),
                     reach: whose.reach,
                 };
                 self.origin.bring(uri, &fetched, &rights, meter).await?
@@ -163,8 +165,8 @@ impl Fetcher {
         };
         crash_points::passed("fetch.draft-written");
         if uri.extract {
-            let shown = ShownUri::of(&uri.value).to_string();
-            meter.send_replace(Progress::of(What::Archive(shown)));
+            let shown = RedactedUri::of(&uri.value).to_string();
+            meter.send_replace(FetchProgress::of(ItemKind::Archive(shown)));
             return self
                 .extract(uri, sandbox, name, (file, &fetched), whose)
                 .await;
@@ -181,7 +183,7 @@ impl Fetcher {
             Ok(())
         };
         finish().map_err(|source| FetchError::Write {
-            uri: ShownUri::of(&uri.value),
+            uri: RedactedUri::of(&uri.value),
             path,
             source,
         })
@@ -194,12 +196,12 @@ impl Fetcher {
         sandbox: &Path,
         name: &str,
         (mut archive, fetched): (File, &Path),
-        whose: Whose<'_>,
+        whose: FetchContext<'_>,
     ) -> Result<(), FetchError> {
         let path = sandbox.join(name);
         let extracted = sandbox.join(format!(".extracting-{name}"));
         let failed = |source| FetchError::Write {
-            uri: ShownUri::of(&uri.value),
+            uri: RedactedUri::of(&uri.value),
             path: path.clone(),
             source,
         };
@@ -218,7 +220,7 @@ impl Fetcher {
             // The sandbox is removed as a whole later.
             let _ = tokio::fs::remove_dir_all(&extracted).await;
             return Err(FetchError::Archive {
-                uri: ShownUri::of(&uri.value),
+                uri: RedactedUri::of(&uri.value),
                 rule,
             });
         }
@@ -232,7 +234,7 @@ impl Fetcher {
 /// Returns the file's name in the sandbox: one plain name.
 fn output_name(uri: &v1::Uri) -> Result<String, FetchError> {
     let invalid = |rule: &str| FetchError::Invalid {
-        uri: ShownUri::of(&uri.value),
+        uri: RedactedUri::of(&uri.value),
         rule: rule.to_owned(),
     };
     let name = match uri.output_file.as_str() {

@@ -4,49 +4,49 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use argosy_proto::uri::ShownUri;
+use argosy_proto::uri::RedactedUri;
 use argosy_proto::v1;
 use tokio::fs::File;
 use tokio::sync::watch;
 
 #[cfg(test)]
-use super::download::Downloads;
+use super::download::DownloadClient;
 use super::draft;
 use super::error::FetchError;
-use super::local::{Folders, Reader};
-use super::reach::Reach;
-use super::sink::{Sink, Wanted};
-use super::{FetchSettings, Progress};
-use crate::service::Service;
+use super::local::{FetchDirs, ReadIdentity};
+use super::reach::ServerAccess;
+use super::sink::{FileSink, RequestedFile};
+use super::{FetchProgress, FetchSettings};
+use crate::service::ContentService;
 
 /// The origins of files for one agent.
 pub(super) struct Origin {
-    web: Downloading,
-    folders: Folders,
+    web: Downloader,
+    folders: FetchDirs,
     limit_bytes: u64,
 }
 
 /// The process that connects to servers.
-pub(super) enum Downloading {
+pub(super) enum Downloader {
     /// A process with few privileges.
-    Service(Arc<Service>),
+    Service(Arc<ContentService>),
     /// This process, for the tests of the service's code.
     #[cfg(test)]
-    Here(Arc<Downloads>),
+    Local(Arc<DownloadClient>),
 }
 
 /// The rights of a task that fetches.
 #[derive(Debug, Clone)]
-pub(super) struct Rights {
-    pub(super) reader: Reader,
-    pub(super) reach: Reach,
+pub(super) struct FetchRights {
+    pub(super) reader: ReadIdentity,
+    pub(super) reach: ServerAccess,
 }
 
 impl Origin {
-    pub(super) fn new(settings: FetchSettings, web: Downloading) -> Self {
+    pub(super) fn new(settings: FetchSettings, web: Downloader) -> Self {
         Self {
             web,
-            folders: Folders(settings.folders),
+            folders: FetchDirs(settings.folders),
             limit_bytes: settings.limit_bytes,
         }
     }
@@ -56,8 +56,8 @@ impl Origin {
         &self,
         uri: &v1::Uri,
         draft: &Path,
-        task: &Rights,
-        meter: &watch::Sender<Progress>,
+        task: &FetchRights,
+        meter: &watch::Sender<FetchProgress>,
     ) -> Result<std::fs::File, FetchError> {
         let brought = self.copy(uri, draft, task, meter).await;
         if brought.is_err() {
@@ -71,27 +71,27 @@ impl Origin {
         &self,
         uri: &v1::Uri,
         draft: &Path,
-        task: &Rights,
-        meter: &watch::Sender<Progress>,
+        task: &FetchRights,
+        meter: &watch::Sender<FetchProgress>,
     ) -> Result<std::fs::File, FetchError> {
-        let wanted = Wanted {
+        let wanted = RequestedFile {
             uri: &uri.value,
             sha256: &uri.sha256,
         };
         if is_of_the_web(wanted.uri) {
             let made = make(wanted.uri, draft).await?;
             return match &self.web {
-                Downloading::Service(service) => {
+                Downloader::Service(service) => {
                     service
                         .fetch(wanted, task.reach, (draft, &made), meter)
                         .await?;
                     Ok(made)
                 }
                 #[cfg(test)]
-                Downloading::Here(downloads) => {
+                Downloader::Local(downloads) => {
                     let mut file = File::from_std(made);
                     let place = (draft, &mut file);
-                    downloads.bring(wanted, task.reach, place, meter).await?;
+                    downloads.fetch(wanted, task.reach, place, meter).await?;
                     Ok(file.into_std().await)
                 }
             };
@@ -101,7 +101,7 @@ impl Origin {
         let opening = tokio::task::spawn_blocking(move || folders.open(&named, &reader));
         let (source, length) = opening.await.expect("opening a file never panics")?;
         let mut file = File::from_std(make(wanted.uri, draft).await?);
-        let sink = Sink::begin(wanted, (draft, &mut file), self.limit_bytes, meter).await?;
+        let sink = FileSink::begin(wanted, (draft, &mut file), self.limit_bytes, meter).await?;
         sink.expects(length);
         sink.copy_from(File::from_std(source)).await?;
         Ok(file.into_std().await)
@@ -118,7 +118,7 @@ async fn make(uri: &str, draft: &Path) -> Result<std::fs::File, FetchError> {
     let made = tokio::task::spawn_blocking(move || draft::file(&place)).await;
     made.expect("making a file never panics")
         .map_err(|source| FetchError::Write {
-            uri: ShownUri::of(uri),
+            uri: RedactedUri::of(uri),
             path: draft.to_owned(),
             source,
         })

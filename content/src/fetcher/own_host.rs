@@ -8,13 +8,13 @@ use argosy_isolation::network::{FOLDER, PublishedPorts, is_own_address};
 
 /// The check for the host's addresses; see the file header.
 #[derive(Debug)]
-pub(super) struct OwnHost {
+pub(super) struct HostAddresses {
     published: PublishedPorts,
     /// Whether tasks publish their ports at IPv6 addresses as well.
     has_ipv6: bool,
 }
 
-impl OwnHost {
+impl HostAddresses {
     /// Returns the host on which this process runs. Opens a directory.
     pub(super) fn open(has_ipv6: bool) -> io::Result<Self> {
         Self::listed(has_ipv6, Path::new(FOLDER))

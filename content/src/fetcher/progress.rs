@@ -15,9 +15,9 @@ pub const TELL_EVERY: Duration = Duration::from_secs(5);
 
 /// The current item, and the received part of it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Progress {
+pub struct FetchProgress {
     /// `None` if nothing is being fetched.
-    pub what: Option<What>,
+    pub what: Option<ItemKind>,
     /// The received bytes.
     pub done_bytes: u64,
     /// 0 if unknown.
@@ -26,7 +26,7 @@ pub struct Progress {
 
 /// The kind of item.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum What {
+pub enum ItemKind {
     /// A file, by its URI without secrets.
     File(String),
     /// The extraction of a fetched archive.
@@ -35,9 +35,9 @@ pub enum What {
     Image(String),
 }
 
-impl Progress {
+impl FetchProgress {
     /// Returns the progress of an item that starts.
-    pub fn of(what: What) -> Self {
+    pub fn of(what: ItemKind) -> Self {
         Self {
             what: Some(what),
             ..Self::default()
@@ -51,12 +51,12 @@ impl Progress {
             total_bytes,
         } = self;
         let ([begun, so_far, of], name) = match what {
-            Some(What::File(uri)) => (
+            Some(ItemKind::File(uri)) => (
                 [Code::FetchingFile, Code::FetchingSoFar, Code::FetchingOf],
                 uri,
             ),
-            Some(What::Archive(uri)) => ([Code::UnpackingFile; 3], uri),
-            Some(What::Image(name)) => (
+            Some(ItemKind::Archive(uri)) => ([Code::UnpackingFile; 3], uri),
+            Some(ItemKind::Image(name)) => (
                 [Code::PullingImage, Code::PullingSoFar, Code::PullingOf],
                 name,
             ),
@@ -78,7 +78,7 @@ fn mib(bytes: u64) -> String {
 
 /// Reports the progress at this interval, as long as the future is polled; never returns.
 pub async fn tell<F: Future<Output = ()>>(
-    meter: watch::Receiver<Progress>,
+    meter: watch::Receiver<FetchProgress>,
     every: Duration,
     mut said: impl FnMut(Explanation) -> F,
 ) -> std::convert::Infallible {
@@ -101,11 +101,11 @@ mod tests {
 
     use super::*;
 
-    fn at(done_bytes: u64, total_bytes: u64) -> Progress {
-        Progress {
+    fn at(done_bytes: u64, total_bytes: u64) -> FetchProgress {
+        FetchProgress {
             done_bytes,
             total_bytes,
-            ..Progress::of(What::File("x".to_owned()))
+            ..FetchProgress::of(ItemKind::File("x".to_owned()))
         }
     }
 
@@ -120,7 +120,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_has_not_changed_is_not_told_again() {
-        let (meter, seen) = watch::channel(Progress::default());
+        let (meter, seen) = watch::channel(FetchProgress::default());
         let (said, mut told) = mpsc::unbounded_channel();
         let telling = tell(seen, Duration::from_millis(1), |now| {
             said.send(now).unwrap();

@@ -19,8 +19,8 @@ use argosy_proto::CLUSTER_PORTS;
 
 use super::FetchSettings;
 use super::addresses::{is_link_local, kind, meant};
-use super::containers::Containers;
-use super::own_host::OwnHost;
+use super::containers::ContainerAddresses;
+use super::own_host::HostAddresses;
 
 /// Servers that the operator lets tasks fetch from, regardless of the rules: one `--fetch-allow`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -149,38 +149,40 @@ fn first(address: IpAddr, bits: u8) -> IpAddr {
 
 /// The servers that a task may fetch from without the operator's list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
-pub enum Reach {
+pub enum ServerAccess {
     /// All except servers that only the host may reach.
     #[default]
-    Usual,
+    #[serde(rename = "Usual")]
+    Default,
     /// None: its network is `none`.
-    Nothing,
+    #[serde(rename = "Nothing")]
+    None,
 }
 
 /// The purpose of a request. The rules are the same, the error texts are not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Purpose {
+pub(crate) enum RequestPurpose {
     Files,
     Images,
 }
 
 /// The reason why a server is not contacted.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Refusal {
-    purpose: Purpose,
+pub struct AccessDenied {
+    purpose: RequestPurpose,
     host: String,
     port: u16,
-    rule: Rule,
+    rule: DenyRule,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Rule {
+enum DenyRule {
     /// The address and its class.
     Address(IpAddr, &'static str),
     NoNetwork,
 }
 
-impl fmt::Display for Refusal {
+impl fmt::Display for AccessDenied {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self {
             purpose,
@@ -189,18 +191,18 @@ impl fmt::Display for Refusal {
             rule,
         } = self;
         match rule {
-            Rule::Address(address, what) => {
+            DenyRule::Address(address, what) => {
                 if host.parse() != Ok(*address) {
                     write!(formatter, "{host} is ")?;
                 }
                 let server = SocketAddr::new(*address, *port);
                 match purpose {
-                    Purpose::Files => write!(
+                    RequestPurpose::Files => write!(
                         formatter,
                         "{address}, {what}, from which tasks may not fetch; to allow it, start the agent with \
                          --fetch-allow {server}"
                     ),
-                    Purpose::Images => write!(
+                    RequestPurpose::Images => write!(
                         formatter,
                         "{address}, {what}, from which no images are pulled; to allow it, start the agent with \
                          --insecure-registry {} if it has no TLS, else with --fetch-allow {server}",
@@ -208,7 +210,7 @@ impl fmt::Display for Refusal {
                     ),
                 }
             }
-            Rule::NoNetwork => {
+            DenyRule::NoNetwork => {
                 let server = named(host, *port);
                 write!(
                     formatter,
@@ -220,9 +222,9 @@ impl fmt::Display for Refusal {
     }
 }
 
-impl Error for Refusal {}
+impl Error for AccessDenied {}
 
-impl Refusal {
+impl AccessDenied {
     /// Returns the refusal among the causes of an error, if there is one.
     pub(crate) fn behind(error: &(dyn Error + 'static)) -> Option<Self> {
         let mut cause = Some(error);
@@ -246,8 +248,8 @@ fn named(host: &str, port: u16) -> String {
 
 /// The operator's rules, and the agent's knowledge of its cluster and its host.
 #[derive(Debug)]
-pub(crate) struct Policy {
-    pub(super) purpose: Purpose,
+pub(crate) struct AccessPolicy {
+    pub(super) purpose: RequestPurpose,
     pub(super) allow: Vec<FetchAllow>,
     /// API addresses of masters, `host:port`.
     pub(super) masters: Vec<String>,
@@ -256,8 +258,8 @@ pub(crate) struct Policy {
     /// The port on which it listens, if that is another one.
     pub(super) api_port: Option<u16>,
     /// Containers of this host. Tasks reach them by their published ports.
-    pub(super) containers: Containers,
-    pub(super) host: OwnHost,
+    pub(super) containers: ContainerAddresses,
+    pub(super) host: HostAddresses,
 }
 
 /// The class of a container's address.
@@ -265,9 +267,9 @@ const CONTAINER: &str = "an address of tasks of this host";
 /// The class of a host's address.
 const HOST: &str = "an address of the agent's host";
 
-impl Policy {
+impl AccessPolicy {
     /// Creates the operator's policy. Opens files.
-    pub(crate) fn new(purpose: Purpose, settings: &FetchSettings) -> io::Result<Self> {
+    pub(crate) fn new(purpose: RequestPurpose, settings: &FetchSettings) -> io::Result<Self> {
         let subnets = settings.task_subnets;
         Ok(Self {
             purpose,
@@ -275,8 +277,8 @@ impl Policy {
             masters: settings.masters.clone(),
             api: settings.api.clone(),
             api_port: settings.api_port,
-            containers: Containers::open(subnets)?,
-            host: OwnHost::open(subnets.is_some_and(|subnets| subnets.ipv6.is_some()))?,
+            containers: ContainerAddresses::open(subnets)?,
+            host: HostAddresses::open(subnets.is_some_and(|subnets| subnets.ipv6.is_some()))?,
         })
     }
 
@@ -285,7 +287,7 @@ impl Policy {
         &self,
         host: &str,
         port: u16,
-        reach: Reach,
+        reach: ServerAccess,
     ) -> Result<Vec<SocketAddr>, Box<dyn Error + Send + Sync>> {
         let host = plain(host);
         let is_named = self.allow.iter().any(|allow| allow.names(&host, port));
@@ -293,7 +295,7 @@ impl Policy {
             FetchAllow::Network { .. } => true,
             FetchAllow::Server { host, port: on } => *on == port && host.parse::<IpAddr>().is_ok(),
         });
-        if reach == Reach::Nothing && !is_named && !lists_addresses {
+        if reach == ServerAccess::None && !is_named && !lists_addresses {
             // Its name is not even resolved: that would contact a server as well.
             return Err(self.no_network(host, port).into());
         }
@@ -304,15 +306,15 @@ impl Policy {
         }
         let known = self.known(port).await;
         for address in &found {
-            self.judge(&host, address, reach, &known)?;
-            self.judge_peer(&host, *address)?;
+            self.check(&host, address, reach, &known)?;
+            self.check_peer(&host, *address)?;
         }
         Ok(found)
     }
 
     /// Checks whether a server of this name may be at this address. Repeated after the response:
     /// the address may have become a container's during the connection.
-    pub(super) fn judge_peer(
+    pub(super) fn check_peer(
         &self,
         host: &str,
         server: SocketAddr,
@@ -332,7 +334,7 @@ impl Policy {
         } else {
             return Ok(());
         };
-        let rule = Rule::Address(address, what);
+        let rule = DenyRule::Address(address, what);
         Err(self.refusal(host, port, rule).into())
     }
 
@@ -342,11 +344,11 @@ impl Policy {
         Ok(self.host.answers(server)? || self.host.answers(meant)?)
     }
 
-    fn judge(
+    fn check(
         &self,
         host: &str,
         server: &SocketAddr,
-        reach: Reach,
+        reach: ServerAccess,
         known: &[IpAddr],
     ) -> Result<(), Box<dyn Error + Send + Sync>> {
         let (address, port) = (server.ip(), server.port());
@@ -356,7 +358,7 @@ impl Policy {
             return Ok(());
         }
         let host = host.to_owned();
-        if reach == Reach::Nothing {
+        if reach == ServerAccess::None {
             return Err(self.no_network(host, port).into());
         }
         let what = match kind(meant) {
@@ -365,16 +367,16 @@ impl Policy {
             None if self.is_own_api(meant, port)? => Some("the API of this agent"),
             None => None,
         };
-        let refused = |what| self.refusal(host, port, Rule::Address(address, what));
+        let refused = |what| self.refusal(host, port, DenyRule::Address(address, what));
         what.map_or(Ok(()), |what| Err(refused(what).into()))
     }
 
-    fn no_network(&self, host: String, port: u16) -> Refusal {
-        self.refusal(host, port, Rule::NoNetwork)
+    fn no_network(&self, host: String, port: u16) -> AccessDenied {
+        self.refusal(host, port, DenyRule::NoNetwork)
     }
 
-    fn refusal(&self, host: String, port: u16, rule: Rule) -> Refusal {
-        Refusal {
+    fn refusal(&self, host: String, port: u16, rule: DenyRule) -> AccessDenied {
+        AccessDenied {
             purpose: self.purpose,
             host,
             port,
@@ -424,13 +426,13 @@ fn split(address: &str) -> Option<(&str, u16)> {
 }
 
 /// Resolves names for connections to one port.
-pub(super) struct Resolver {
-    pub(super) policy: Arc<Policy>,
+pub(super) struct PolicyResolver {
+    pub(super) policy: Arc<AccessPolicy>,
     pub(super) port: u16,
-    pub(super) reach: Reach,
+    pub(super) reach: ServerAccess,
 }
 
-impl Resolve for Resolver {
+impl Resolve for PolicyResolver {
     fn resolve(&self, name: Name) -> Resolving {
         let (policy, port, reach) = (Arc::clone(&self.policy), self.port, self.reach);
         Box::pin(async move {

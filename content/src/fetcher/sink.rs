@@ -4,13 +4,13 @@ use std::io;
 use std::path::Path;
 
 use argosy_isolation::crash_points;
-use argosy_proto::uri::ShownUri;
+use argosy_proto::uri::RedactedUri;
 use sha2::{Digest, Sha256};
 use tokio::fs::File;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncSeekExt, AsyncWriteExt};
 use tokio::sync::watch;
 
-use super::Progress;
+use super::FetchProgress;
 use super::error::FetchError;
 
 /// Bytes copied at a time.
@@ -18,38 +18,38 @@ const CHUNK_BYTES: usize = 256 * 1024;
 
 /// The requested file.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Wanted<'a> {
+pub(crate) struct RequestedFile<'a> {
     pub(crate) uri: &'a str,
     /// In hexadecimal digits; empty if the task gives none.
     pub(crate) sha256: &'a str,
 }
 
 /// The destination of a file.
-pub(super) struct Sink<'a> {
-    wanted: Wanted<'a>,
+pub(super) struct FileSink<'a> {
+    wanted: RequestedFile<'a>,
     /// For messages.
     path: &'a Path,
     file: &'a mut File,
     written: u64,
     limit_bytes: u64,
     hash: Sha256,
-    meter: &'a watch::Sender<Progress>,
+    meter: &'a watch::Sender<FetchProgress>,
 }
 
-impl<'a> Sink<'a> {
+impl<'a> FileSink<'a> {
     /// Starts at the first byte, whatever an earlier attempt left in the file.
     pub(super) async fn begin(
-        wanted: Wanted<'a>,
+        wanted: RequestedFile<'a>,
         (path, file): (&'a Path, &'a mut File),
         limit_bytes: u64,
-        meter: &'a watch::Sender<Progress>,
+        meter: &'a watch::Sender<FetchProgress>,
     ) -> Result<Self, FetchError> {
         let emptied = async {
             file.set_len(0).await?;
             file.rewind().await
         };
         emptied.await.map_err(|source| FetchError::Write {
-            uri: ShownUri::of(wanted.uri),
+            uri: RedactedUri::of(wanted.uri),
             path: path.to_owned(),
             source,
         })?;
@@ -75,7 +75,7 @@ impl<'a> Sink<'a> {
         self.written += bytes.len() as u64;
         if self.written > self.limit_bytes {
             return Err(FetchError::TooLarge {
-                uri: ShownUri::of(self.wanted.uri),
+                uri: RedactedUri::of(self.wanted.uri),
                 limit_bytes: self.limit_bytes,
             });
         }
@@ -97,7 +97,7 @@ impl<'a> Sink<'a> {
         loop {
             let read = source.read(&mut buffer).await;
             let length = read.map_err(|source| FetchError::Open {
-                uri: ShownUri::of(self.wanted.uri),
+                uri: RedactedUri::of(self.wanted.uri),
                 source,
             })?;
             if length == 0 {
@@ -117,7 +117,7 @@ impl<'a> Sink<'a> {
             return Ok(());
         }
         Err(FetchError::Digest {
-            uri: ShownUri::of(self.wanted.uri),
+            uri: RedactedUri::of(self.wanted.uri),
             wanted: self.wanted.sha256.to_owned(),
             found,
         })
@@ -125,7 +125,7 @@ impl<'a> Sink<'a> {
 
     fn failed(&self, source: io::Error) -> FetchError {
         FetchError::Write {
-            uri: ShownUri::of(self.wanted.uri),
+            uri: RedactedUri::of(self.wanted.uri),
             path: self.path.to_owned(),
             source,
         }

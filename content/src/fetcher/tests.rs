@@ -39,7 +39,7 @@ impl Extractor for PlainTar {
         &'a self,
         archive: fs::File,
         into: fs::File,
-        _owner: Option<&'a User>,
+        _owner: Option<&'a ContainerUser>,
     ) -> BoxFuture<'a, Result<(), String>> {
         let into = format!("/proc/self/fd/{}", into.as_raw_fd());
         let unpacked = tar::Archive::new(archive).unpack(into);
@@ -64,14 +64,14 @@ fn settings(limit_bytes: u64) -> FetchSettings {
 }
 
 /// Returns a fetcher whose downloads run in this process.
-fn with(downloads: Downloads, limit_bytes: u64, cache: Option<Cache>) -> Fetcher {
-    let web = Downloading::Here(Arc::new(downloads));
+fn with(downloads: DownloadClient, limit_bytes: u64, cache: Option<FetchCache>) -> Fetcher {
+    let web = Downloader::Local(Arc::new(downloads));
     Fetcher::with(settings(limit_bytes), web, Arc::new(PlainTar), cache)
 }
 
-fn keeping(limit_bytes: u64, cache: Option<Cache>) -> Fetcher {
+fn keeping(limit_bytes: u64, cache: Option<FetchCache>) -> Fetcher {
     with(
-        Downloads::new(&settings(limit_bytes)).unwrap(),
+        DownloadClient::new(&settings(limit_bytes)).unwrap(),
         limit_bytes,
         cache,
     )
@@ -103,16 +103,16 @@ async fn serve(router: Router) -> String {
     format!("http://{address}")
 }
 
-fn meter() -> watch::Sender<Progress> {
-    watch::channel(Progress::default()).0
+fn meter() -> watch::Sender<FetchProgress> {
+    watch::channel(FetchProgress::default()).0
 }
 
 async fn fetch(fetcher: &Fetcher, uri: v1::Uri) -> (tempfile::TempDir, Result<(), String>) {
     let sandbox = tempfile::tempdir().unwrap();
     let result = fetcher
-        .fetch_all(&[uri], sandbox.path(), Whose::default(), &meter())
+        .fetch_all(&[uri], sandbox.path(), FetchContext::default(), &meter())
         .await;
-    (sandbox, result.map_err(|error| crate::sentence(&error)))
+    (sandbox, result.map_err(|error| crate::error_chain(&error)))
 }
 
 #[tokio::test]
@@ -158,7 +158,7 @@ async fn a_host_without_certificates_fetches_all_but_https() {
         _ => client(),
     };
     let fetcher = with(
-        Downloads::with(failing, &settings(1_000)).unwrap(),
+        DownloadClient::with(failing, &settings(1_000)).unwrap(),
         1_000,
         None,
     );
@@ -200,7 +200,7 @@ async fn a_refused_port_is_given_up_in_the_end_with_uri_and_cause() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     drop(listener);
-    let mut downloads = Downloads::new(&settings(1_000)).unwrap();
+    let mut downloads = DownloadClient::new(&settings(1_000)).unwrap();
     downloads.retry_for = Duration::from_millis(150);
     let fetcher = with(downloads, 1_000, None);
     let (_sandbox, result) = fetch(&fetcher, uri(format!("http://{address}/x"))).await;
@@ -348,7 +348,7 @@ async fn pages() -> (String, Arc<AtomicU32>) {
 /// Starts the same server, with a fetcher that caches 250 bytes.
 async fn caching(folder: &Path) -> (String, Arc<AtomicU32>, Arc<Fetcher>) {
     let (base, asked) = pages().await;
-    let cache = Cache::open(&folder.join("cache"), 250, &[]).unwrap();
+    let cache = FetchCache::open(&folder.join("cache"), 250, &[]).unwrap();
     let fetcher = keeping(1_000, Some(cache));
     (base, asked, Arc::new(fetcher))
 }
@@ -412,7 +412,7 @@ fn what_a_crash_left_half_fetched_goes_at_the_next_start() {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join(".draft-7"), "half").unwrap();
     fs::write(folder.path().join("whole"), "whole").unwrap();
-    Cache::open(folder.path(), 250, &[]).unwrap();
+    FetchCache::open(folder.path(), 250, &[]).unwrap();
     let listed = fs::read_dir(folder.path()).unwrap();
     assert_eq!(listed.count(), 1);
 }
@@ -435,22 +435,22 @@ async fn a_download_says_how_far_it_is_to_each_who_waits_for_it() {
         }
     };
     let base = serve(Router::new().route("/half", get(half))).await;
-    let cache = Cache::open(&folder.path().join("cache"), 250, &[]).unwrap();
+    let cache = FetchCache::open(&folder.path().join("cache"), 250, &[]).unwrap();
     let fetcher = Arc::new(keeping(1_000, Some(cache)));
     let mut waiting = Vec::new();
     for _ in 0..2 {
-        let (meter, mut seen) = watch::channel(Progress::default());
+        let (meter, mut seen) = watch::channel(FetchProgress::default());
         let (fetcher, uris) = (fetcher.clone(), [kept(format!("{base}/half"))]);
         let fetching = tokio::spawn(async move {
             let sandbox = tempfile::tempdir().unwrap();
-            let whose = Whose::default();
+            let whose = FetchContext::default();
             fetcher
                 .fetch_all(&uris, sandbox.path(), whose, &meter)
                 .await
         });
-        let is_half = |now: &Progress| (now.done_bytes, now.total_bytes) == (50, 100);
+        let is_half = |now: &FetchProgress| (now.done_bytes, now.total_bytes) == (50, 100);
         let now = seen.wait_for(is_half).await.unwrap().clone();
-        assert_eq!(now.what, Some(What::File(format!("{base}/half"))));
+        assert_eq!(now.what, Some(ItemKind::File(format!("{base}/half"))));
         waiting.push(fetching);
     }
     gate.notify_one();

@@ -7,12 +7,12 @@ use std::collections::HashMap;
 use std::error::Error;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use argosy_proto::uri::ShownUri;
+use argosy_proto::uri::RedactedUri;
 use reqwest::header::LOCATION;
 use reqwest::{ClientBuilder, Response, Url, redirect};
 
 use super::error::FetchError;
-use super::reach::{Policy, Reach, Refusal, Resolver, bare};
+use super::reach::{AccessDenied, AccessPolicy, PolicyResolver, ServerAccess, bare};
 use crate::http_client::HttpClient;
 
 /// The maximum number of redirects, as in the library.
@@ -22,35 +22,35 @@ const CLIENTS: usize = 16;
 
 /// The key of a client. Names are resolved without a port, so each port has a separate client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-struct Use {
+struct ClientKey {
     is_https: bool,
     port: u16,
-    reach: Reach,
+    reach: ServerAccess,
 }
 
 /// The reason why a server is not contacted.
-pub(crate) enum NotAsked {
-    Refused(Refusal),
+pub(crate) enum RequestDenied {
+    ByPolicy(AccessDenied),
     /// The error, and its remedy.
-    Unaskable(String),
+    Invalid(String),
 }
 
-type Settings = Arc<dyn Fn() -> ClientBuilder + Send + Sync>;
+type ClientBuilderFn = Arc<dyn Fn() -> ClientBuilder + Send + Sync>;
 
 /// The cached clients and the access rules; see the file header.
-pub(crate) struct Web {
-    settings: Settings,
+pub(crate) struct HttpClientPool {
+    settings: ClientBuilderFn,
     /// What a host without certificate authorities cannot do, for the log.
     lost: &'static str,
-    policy: Arc<Policy>,
+    policy: Arc<AccessPolicy>,
     /// A lock, because fetches of many tasks share the clients. Nothing is awaited under it.
-    clients: Mutex<HashMap<Use, Arc<HttpClient>>>,
+    clients: Mutex<HashMap<ClientKey, Arc<HttpClient>>>,
 }
 
-impl Web {
+impl HttpClientPool {
     pub(crate) fn new(
         settings: impl Fn() -> ClientBuilder + Send + Sync + 'static,
-        policy: Policy,
+        policy: AccessPolicy,
         lost: &'static str,
     ) -> Self {
         Self {
@@ -62,20 +62,20 @@ impl Web {
     }
 
     /// Requests a file, and returns the first response that is not a redirect.
-    pub(super) async fn get(&self, uri: &str, reach: Reach) -> Result<Response, FetchError> {
+    pub(super) async fn get(&self, uri: &str, reach: ServerAccess) -> Result<Response, FetchError> {
         let invalid = |rule: &str| FetchError::Invalid {
-            uri: ShownUri::of(uri),
+            uri: RedactedUri::of(uri),
             rule: rule.to_owned(),
         };
         let mut url = Url::parse(uri).map_err(|_| invalid("it is not a URL; correct it"))?;
         for _ in 0..=REDIRECTS {
             let client = self.client_for(&url, reach).await;
-            let client = client.map_err(|why| not_asked(uri, why))?;
+            let client = client.map_err(|why| denied(uri, why))?;
             let asked = client.client().get(url.clone()).send().await;
             let answer =
                 asked.map_err(|source| FetchError::of_server(uri, source.without_url()))?;
-            self.judge_peer(&url, &answer)
-                .map_err(|why| not_asked(uri, why))?;
+            self.check_peer(&url, &answer)
+                .map_err(|why| denied(uri, why))?;
             match redirection(&url, &answer) {
                 None => return Ok(answer),
                 Some(Ok(followed)) => url = followed,
@@ -86,11 +86,11 @@ impl Web {
     }
 
     /// Checks the peer again: no response is read whose server is no longer allowed.
-    pub(crate) fn judge_peer(&self, url: &Url, answer: &Response) -> Result<(), NotAsked> {
+    pub(crate) fn check_peer(&self, url: &Url, answer: &Response) -> Result<(), RequestDenied> {
         let (Some(host), Some(peer)) = (url.host_str(), answer.remote_addr()) else {
             return Ok(());
         };
-        Ok(self.policy.judge_peer(bare(host), peer)?)
+        Ok(self.policy.check_peer(bare(host), peer)?)
     }
 
     /// Returns a client for this server, if the server is allowed. A name is checked when it is
@@ -98,9 +98,9 @@ impl Web {
     pub(crate) async fn client_for(
         &self,
         url: &Url,
-        reach: Reach,
-    ) -> Result<Arc<HttpClient>, NotAsked> {
-        let invalid = |rule: &str| NotAsked::Unaskable(rule.to_owned());
+        reach: ServerAccess,
+    ) -> Result<Arc<HttpClient>, RequestDenied> {
+        let invalid = |rule: &str| RequestDenied::Invalid(rule.to_owned());
         let (Some(host), Some(port)) = (url.host_str(), url.port_or_known_default()) else {
             return Err(invalid("it names no server; correct it"));
         };
@@ -110,7 +110,7 @@ impl Web {
             self.policy.resolve(host, port, reach).await?;
         }
         let is_https = url.scheme() == "https";
-        let client = self.client(Use {
+        let client = self.client(ClientKey {
             is_https,
             port,
             reach,
@@ -123,7 +123,7 @@ impl Web {
         Ok(client)
     }
 
-    fn client(&self, of: Use) -> Arc<HttpClient> {
+    fn client(&self, of: ClientKey) -> Arc<HttpClient> {
         let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
         if clients.len() >= CLIENTS && !clients.contains_key(&of) {
             // Clients in use exist until they are dropped.
@@ -132,7 +132,7 @@ impl Web {
         let made = clients.entry(of).or_insert_with(|| {
             let (settings, policy) = (Arc::clone(&self.settings), Arc::clone(&self.policy));
             let settings = move || {
-                let resolver = Resolver {
+                let resolver = PolicyResolver {
                     policy: Arc::clone(&policy),
                     port: of.port,
                     reach: of.reach,
@@ -151,20 +151,20 @@ impl Web {
     }
 }
 
-impl From<Box<dyn Error + Send + Sync>> for NotAsked {
+impl From<Box<dyn Error + Send + Sync>> for RequestDenied {
     fn from(error: Box<dyn Error + Send + Sync>) -> Self {
-        match error.downcast::<Refusal>() {
-            Ok(refusal) => Self::Refused(*refusal),
-            Err(other) => Self::Unaskable(other.to_string()),
+        match error.downcast::<AccessDenied>() {
+            Ok(refusal) => Self::ByPolicy(*refusal),
+            Err(other) => Self::Invalid(other.to_string()),
         }
     }
 }
 
-fn not_asked(uri: &str, why: NotAsked) -> FetchError {
+fn denied(uri: &str, why: RequestDenied) -> FetchError {
     match why {
-        NotAsked::Refused(refusal) => FetchError::refused(uri, refusal),
-        NotAsked::Unaskable(rule) => FetchError::Invalid {
-            uri: ShownUri::of(uri),
+        RequestDenied::ByPolicy(refusal) => FetchError::refused(uri, refusal),
+        RequestDenied::Invalid(rule) => FetchError::Invalid {
+            uri: RedactedUri::of(uri),
             rule,
         },
     }

@@ -7,34 +7,34 @@ use std::path::PathBuf;
 use tokio::io::{AsyncSeekExt, AsyncWriteExt};
 use tokio::sync::watch;
 
-use super::digest::Hash;
-use super::error::Fault;
-use super::manifest::Content;
+use super::digest::Hasher;
+use super::error::PullErrorKind;
+use super::manifest::BlobDescriptor;
 
 /// A blob being written.
-pub(super) struct Intake<'a> {
-    content: &'a Content,
+pub(super) struct BlobWriter<'a> {
+    content: &'a BlobDescriptor,
     /// For messages.
     path: PathBuf,
     file: tokio::fs::File,
-    hash: Hash,
+    hash: Hasher,
     written: u64,
     /// Receives the number of bytes after every write.
     progress: &'a watch::Sender<u64>,
 }
 
-impl<'a> Intake<'a> {
+impl<'a> BlobWriter<'a> {
     /// Starts at the first byte, whatever an earlier attempt left in the file.
     pub(super) async fn into(
-        content: &'a Content,
+        content: &'a BlobDescriptor,
         (path, file): (PathBuf, tokio::fs::File),
         progress: &'a watch::Sender<u64>,
-    ) -> Result<Self, Fault> {
+    ) -> Result<Self, PullErrorKind> {
         let mut intake = Self {
             content,
             path,
             file,
-            hash: Hash::default(),
+            hash: Hasher::default(),
             written: 0,
             progress,
         };
@@ -47,13 +47,13 @@ impl<'a> Intake<'a> {
         self.written
     }
 
-    pub(super) async fn put(&mut self, bytes: &[u8]) -> Result<(), Fault> {
+    pub(super) async fn put(&mut self, bytes: &[u8]) -> Result<(), PullErrorKind> {
         let written = self.written.saturating_add(bytes.len() as u64);
         if written > self.content.size {
             return Err(self.wrong_size(written));
         }
         let put = self.file.write_all(bytes).await;
-        put.map_err(Fault::write(&self.path))?;
+        put.map_err(PullErrorKind::write(&self.path))?;
         self.hash.update(bytes);
         self.written = written;
         self.progress.send_replace(written);
@@ -61,20 +61,20 @@ impl<'a> Intake<'a> {
     }
 
     /// Discards the received bytes: another response starts at the first byte.
-    pub(super) async fn restart(&mut self) -> Result<(), Fault> {
+    pub(super) async fn restart(&mut self) -> Result<(), PullErrorKind> {
         let emptied = async {
             self.file.seek(SeekFrom::Start(0)).await?;
             self.file.set_len(0).await
         };
-        emptied.await.map_err(Fault::write(&self.path))?;
-        self.hash = Hash::default();
+        emptied.await.map_err(PullErrorKind::write(&self.path))?;
+        self.hash = Hasher::default();
         self.written = 0;
         self.progress.send_replace(0);
         Ok(())
     }
 
     /// Checks that all bytes have come.
-    pub(super) fn is_complete(&self) -> Result<(), Fault> {
+    pub(super) fn is_complete(&self) -> Result<(), PullErrorKind> {
         if self.written == self.content.size {
             return Ok(());
         }
@@ -82,11 +82,11 @@ impl<'a> Intake<'a> {
     }
 
     /// Returns the verified blob, positioned at its start.
-    pub(super) async fn finish(mut self) -> Result<File, Fault> {
+    pub(super) async fn finish(mut self) -> Result<File, PullErrorKind> {
         self.is_complete()?;
         let found = self.hash.finish();
         if found != self.content.digest {
-            return Err(Fault::WrongDigest {
+            return Err(PullErrorKind::WrongDigest {
                 what: self.content.what.clone(),
                 wanted: self.content.digest,
                 found,
@@ -96,12 +96,12 @@ impl<'a> Intake<'a> {
             self.file.flush().await?;
             self.file.rewind().await
         };
-        rewound.await.map_err(Fault::write(&self.path))?;
+        rewound.await.map_err(PullErrorKind::write(&self.path))?;
         Ok(self.file.into_std().await)
     }
 
-    fn wrong_size(&self, found_bytes: u64) -> Fault {
-        Fault::WrongSize {
+    fn wrong_size(&self, found_bytes: u64) -> PullErrorKind {
+        PullErrorKind::WrongSize {
             what: self.content.what.clone(),
             wanted_bytes: self.content.size,
             found_bytes,

@@ -7,7 +7,7 @@ use super::image::ImageConfig;
 
 /// The settings of a task; empty means none.
 #[derive(Debug, Clone, Copy)]
-pub struct Wish<'a> {
+pub struct CommandOverrides<'a> {
     /// A line for `/bin/sh -c`; replaces entrypoint and cmd.
     pub shell: &'a str,
     /// Replaces cmd, and follows the entrypoint.
@@ -20,7 +20,7 @@ pub struct Wish<'a> {
 
 /// The combined command.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Command {
+pub struct ContainerCommand {
     /// Program and arguments; never empty. The program is looked up in the environment's `PATH`.
     pub argv: Vec<String>,
     /// All variables except those that the agent sets.
@@ -39,7 +39,7 @@ pub enum CommandError {
     Missing,
     /// The task names it twice.
     #[error("the task has shell and argv: give one of them")]
-    Twice,
+    Conflict,
 }
 
 /// The search path of programs if neither image nor task sets one.
@@ -49,12 +49,15 @@ const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 ///
 /// # Errors
 /// If there is no command, or more than one.
-pub fn combine(image: &ImageConfig, task: Wish<'_>) -> Result<Command, CommandError> {
+pub fn combine(
+    image: &ImageConfig,
+    task: CommandOverrides<'_>,
+) -> Result<ContainerCommand, CommandError> {
     let argv = match (task.shell, task.argv) {
         ("", []) => [&image.entrypoint[..], &image.cmd].concat(),
         ("", argv) => [&image.entrypoint[..], argv].concat(),
         (shell, []) => ["/bin/sh", "-c", shell].map(str::to_owned).to_vec(),
-        (_, _) => return Err(CommandError::Twice),
+        (_, _) => return Err(CommandError::Conflict),
     };
     if argv.is_empty() {
         return Err(CommandError::Missing);
@@ -64,7 +67,7 @@ pub fn combine(image: &ImageConfig, task: Wish<'_>) -> Result<Command, CommandEr
     environment.extend(task.environment.clone());
     let users = [task.user, &image.user];
     let user = users.into_iter().find(|user| !user.is_empty());
-    Ok(Command {
+    Ok(ContainerCommand {
         argv,
         environment,
         user: user.map(str::to_owned),
@@ -94,14 +97,14 @@ mod tests {
             ("", "", "", "other", Ok("other")),
             ("", "", "echo", "", Ok("/bin/sh -c echo")),
             ("/entry", "serve", "echo", "", Ok("/bin/sh -c echo")),
-            ("/entry", "serve", "echo", "x", Err(CommandError::Twice)),
+            ("/entry", "serve", "echo", "x", Err(CommandError::Conflict)),
         ] {
             let image = ImageConfig {
                 entrypoint: words(entrypoint),
                 cmd: words(cmd),
                 ..ImageConfig::default()
             };
-            let task = Wish {
+            let task = CommandOverrides {
                 shell,
                 argv: &words(argv),
                 environment: &BTreeMap::new(),
@@ -136,7 +139,7 @@ mod tests {
                 env: pairs(image_env),
                 ..ImageConfig::default()
             };
-            let task = Wish {
+            let task = CommandOverrides {
                 shell: "",
                 argv: &[],
                 environment: &pairs(task_env).into_iter().collect(),
@@ -163,7 +166,7 @@ mod tests {
                 working_dir: "/srv".to_owned(),
                 ..ImageConfig::default()
             };
-            let task = Wish {
+            let task = CommandOverrides {
                 shell: "",
                 argv: &[],
                 environment: &BTreeMap::new(),

@@ -11,16 +11,16 @@ use std::path::Path;
 use http::HeaderValue;
 use serde::Deserialize;
 
-use super::error::Fault;
+use super::error::PullErrorKind;
 
 /// The maximum size of a credentials file, in bytes.
 const FILE_BYTES: u64 = 1024 * 1024;
 
 /// The value of an `Authorization` header. Its debug output is redacted.
 #[derive(Clone)]
-pub(crate) struct Secret(HeaderValue);
+pub(crate) struct AuthHeader(HeaderValue);
 
-impl Secret {
+impl AuthHeader {
     /// Returns `Basic` credentials from a user and password in base64.
     fn basic(encoded: &str) -> Option<Self> {
         let is_digit = |letter: u8| letter.is_ascii_alphanumeric() || b"+/".contains(&letter);
@@ -56,26 +56,26 @@ impl Secret {
     }
 }
 
-impl fmt::Debug for Secret {
+impl fmt::Debug for AuthHeader {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str("Secret")
     }
 }
 
 #[derive(Deserialize)]
-struct File {
+struct CredentialsFile {
     #[serde(default)]
-    auths: BTreeMap<String, Entry>,
+    auths: BTreeMap<String, CredentialsEntry>,
 }
 
 #[derive(Deserialize)]
-struct Entry {
+struct CredentialsEntry {
     auth: Option<String>,
 }
 
 /// Returns the credentials for this registry, if the file has any.
-pub(super) fn find(path: &Path, registry: &str) -> Result<Option<Secret>, Fault> {
-    let unusable = |rule: String| Fault::Credentials {
+pub(super) fn find(path: &Path, registry: &str) -> Result<Option<AuthHeader>, PullErrorKind> {
+    let unusable = |rule: String| PullErrorKind::Credentials {
         path: path.to_owned(),
         rule,
     };
@@ -87,7 +87,7 @@ pub(super) fn find(path: &Path, registry: &str) -> Result<Option<Secret>, Fault>
         return Err(unusable(format!("it has more than {FILE_BYTES} bytes")));
     }
     // The parser's message could quote a password.
-    let file: File = serde_json::from_str(&text).map_err(|error| {
+    let file: CredentialsFile = serde_json::from_str(&text).map_err(|error| {
         let (line, column) = (error.line(), error.column());
         unusable(format!(
             "line {line}, column {column}, does not have the form of Docker's config.json"
@@ -99,7 +99,7 @@ pub(super) fn find(path: &Path, registry: &str) -> Result<Option<Secret>, Fault>
         return Ok(None);
     };
     let auth = entry.auth.as_deref().unwrap_or_default();
-    let secret = Secret::basic(auth).ok_or_else(|| {
+    let secret = AuthHeader::basic(auth).ok_or_else(|| {
         unusable(format!(
             "the entry {name:?} has no \"auth\" of user and password in base64: helper programs are not supported"
         ))
@@ -156,7 +156,7 @@ mod tests {
             assert!(error.contains("cannot use the credentials in"), "{error}");
             assert!(!marks.iter().any(|mark| error.contains(mark)), "{error}");
         }
-        let secret = Secret::basic("aHVudGVyMg==").unwrap();
+        let secret = AuthHeader::basic("aHVudGVyMg==").unwrap();
         assert_eq!(format!("{secret:?}"), "Secret");
         assert!(!format!("{:?}", secret.header()).contains("aHVudGVyMg"));
         assert!(find(Path::new("/nonexistent/x"), "docker.io").is_err());

@@ -103,9 +103,9 @@ fn digit(letter: u8) -> Option<u8> {
 
 /// An incremental digest.
 #[derive(Clone, Default)]
-pub(super) struct Hash(Sha256);
+pub(super) struct Hasher(Sha256);
 
-impl Hash {
+impl Hasher {
     pub(super) fn update(&mut self, bytes: &[u8]) {
         self.0.update(bytes);
     }
@@ -125,7 +125,7 @@ mod tests {
         let text = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
         assert_eq!(digest.to_string(), text);
         assert_eq!(text.parse(), Ok(digest));
-        let mut hash = Hash::default();
+        let mut hash = Hasher::default();
         hash.update(b"");
         assert_eq!(hash.finish(), digest);
     }

@@ -10,7 +10,7 @@ use argosy_proto::remedy;
 use argosy_state::task::{Code, Explanation};
 
 use super::digest::Digest;
-use crate::fetcher::Refusal;
+use crate::fetcher::AccessDenied;
 use crate::sources;
 
 /// An error of pulling an image. All who waited for the same pull get the same one.
@@ -18,12 +18,12 @@ use crate::sources;
 pub struct PullError {
     /// Its full name.
     pub image: String,
-    pub source: Arc<Fault>,
+    pub source: Arc<PullErrorKind>,
 }
 
 /// The cause of a pull error.
 #[derive(Debug)]
-pub enum Fault {
+pub enum PullErrorKind {
     /// The operator does not allow images from this path.
     Forbidden {
         /// As in the image's name.
@@ -46,16 +46,16 @@ pub enum Fault {
         rule: String,
     },
     /// A request to a server cannot be sent at all.
-    Unaskable {
+    InvalidRequest {
         url: String,
         /// The remedy.
         rule: String,
     },
     /// A server may not be contacted.
-    Refused {
+    Denied {
         url: String,
         /// The reason, and the remedy.
-        refusal: Refusal,
+        refusal: AccessDenied,
     },
     /// A server is unreachable, or broke off.
     Get { url: String, source: reqwest::Error },
@@ -76,7 +76,7 @@ pub enum Fault {
         rule: String,
     },
     /// A server stalled.
-    Stalled {
+    Timeout {
         url: String,
         /// The time waited.
         seconds: u64,
@@ -148,13 +148,13 @@ impl Error for PullError {
     }
 }
 
-impl fmt::Display for Fault {
+impl fmt::Display for PullErrorKind {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.own().fmt(formatter)
     }
 }
 
-impl Error for Fault {
+impl Error for PullErrorKind {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
             Self::Read { source, .. } | Self::Write { source, .. } => Some(source),
@@ -163,11 +163,11 @@ impl Error for Fault {
             Self::Forbidden { .. }
             | Self::Layout { .. }
             | Self::Credentials { .. }
-            | Self::Unaskable { .. }
-            | Self::Refused { .. }
+            | Self::InvalidRequest { .. }
+            | Self::Denied { .. }
             | Self::Status { .. }
             | Self::Login { .. }
-            | Self::Stalled { .. }
+            | Self::Timeout { .. }
             | Self::TooLarge { .. }
             | Self::TooManyLayers { .. }
             | Self::WrongSize { .. }
@@ -179,27 +179,27 @@ impl Error for Fault {
     }
 }
 
-impl Fault {
+impl PullErrorKind {
     /// Returns the error text, without its source's.
     fn own(&self) -> Explanation {
         match self {
             Self::Forbidden { path } => Explanation::of(Code::ImageForbidden, &[&path.display()]),
             Self::Read { path, .. } => Explanation::of(Code::ImageUnread, &[&path.display()]),
             Self::Layout { path, rule } => {
-                Explanation::of(Code::ImageLayout, &[&path.display()]).saying(rule)
+                Explanation::of(Code::ImageLayout, &[&path.display()]).with_detail(rule)
             }
             Self::Write { path, source } => Explanation::of(
                 Code::ImageUnwritten,
                 &[&path.display(), &remedy::of_failed_write(source)],
             ),
             Self::Credentials { path, rule } => {
-                Explanation::of(Code::ImageCredentials, &[&path.display()]).saying(rule)
+                Explanation::of(Code::ImageCredentials, &[&path.display()]).with_detail(rule)
             }
-            Self::Unaskable { url, rule } => {
-                Explanation::of(Code::RegistryUnasked, &[url]).saying(rule)
+            Self::InvalidRequest { url, rule } => {
+                Explanation::of(Code::RegistryUnasked, &[url]).with_detail(rule)
             }
-            Self::Refused { url, refusal } => {
-                Explanation::of(Code::RegistryForbidden, &[url]).saying(refusal.to_string())
+            Self::Denied { url, refusal } => {
+                Explanation::of(Code::RegistryForbidden, &[url]).with_detail(refusal.to_string())
             }
             Self::Get { url, .. } => Explanation::of(Code::RegistryFailed, &[url]),
             Self::Status {
@@ -209,9 +209,9 @@ impl Fault {
                 ..
             } => Explanation::of(Code::RegistryStatus, &[url, status, remedy]),
             Self::Login { registry, rule } => {
-                Explanation::of(Code::RegistryLogin, &[registry]).saying(rule)
+                Explanation::of(Code::RegistryLogin, &[registry]).with_detail(rule)
             }
-            Self::Stalled { url, seconds } => {
+            Self::Timeout { url, seconds } => {
                 Explanation::of(Code::RegistryStalled, &[url, seconds])
             }
             Self::TooLarge { what, limit_bytes } => {
@@ -231,7 +231,7 @@ impl Fault {
                 found,
             } => Explanation::of(Code::ImageDigest, &[what, wanted, found]),
             Self::Malformed { what, rule } => {
-                Explanation::of(Code::ImageContent, &[what]).saying(rule)
+                Explanation::of(Code::ImageContent, &[what]).with_detail(rule)
             }
             Self::Platform { wanted, offered } => {
                 Explanation::of(Code::ImagePlatform, &[wanted, offered])
@@ -244,15 +244,15 @@ impl Fault {
     /// Returns the explanation for the task.
     #[must_use]
     pub fn explanation(&self) -> Explanation {
-        self.own().saying(sources(self))
+        self.own().with_detail(sources(self))
     }
 
     /// Whether a retry may succeed.
-    pub(super) fn may_pass(&self) -> bool {
+    pub(super) fn is_transient(&self) -> bool {
         match self {
             Self::Get { source, .. } => !source.is_builder() && !source.is_redirect(),
             Self::Status { status, .. } => *status >= 500 || *status == 429 || *status == 408,
-            Self::Stalled { .. } => true,
+            Self::Timeout { .. } => true,
             // A connection that closes early looks like a short response; too long a response is
             // wrong.
             Self::WrongSize {
@@ -265,8 +265,8 @@ impl Fault {
             | Self::Layout { .. }
             | Self::Write { .. }
             | Self::Credentials { .. }
-            | Self::Unaskable { .. }
-            | Self::Refused { .. }
+            | Self::InvalidRequest { .. }
+            | Self::Denied { .. }
             | Self::Login { .. }
             | Self::TooLarge { .. }
             | Self::TooManyLayers { .. }
@@ -307,7 +307,7 @@ impl Fault {
     pub(super) fn malformed(what: &str, why: &dyn Error) -> Self {
         Self::Malformed {
             what: what.to_owned(),
-            rule: crate::sentence(why),
+            rule: crate::error_chain(why),
         }
     }
 }
@@ -325,7 +325,7 @@ mod tests {
             (Errno::ENOSPC, "make room"),
             (Errno::EIO, "check the disk"),
         ] {
-            let text = Fault::write(Path::new("/data/images"))(errno.into()).to_string();
+            let text = PullErrorKind::write(Path::new("/data/images"))(errno.into()).to_string();
             assert!(text.contains(remedy), "{text}");
         }
     }

@@ -8,11 +8,11 @@ use oci_spec::image::ImageConfiguration;
 use serde::{Deserialize, Serialize};
 
 use super::digest::Digest;
-use super::error::Fault;
+use super::error::PullErrorKind;
 
 /// An image on disk, leased to one container.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Image {
+pub struct LeasedImage {
     /// Digest of the manifest for this host.
     pub digest: Digest,
     /// Directories of the unpacked layers, lowest first; 1 to 127, each once.
@@ -40,14 +40,14 @@ pub struct ImageConfig {
 
 impl ImageConfig {
     /// Reads and validates a configuration.
-    pub(super) fn read(what: &str, document: &ImageConfiguration) -> Result<Self, Fault> {
+    pub(super) fn read(what: &str, document: &ImageConfiguration) -> Result<Self, PullErrorKind> {
         let Some(config) = document.config() else {
             return Ok(Self {
                 working_dir: "/".to_owned(),
                 ..Self::default()
             });
         };
-        let malformed = |rule: String| Fault::Malformed {
+        let malformed = |rule: String| PullErrorKind::Malformed {
             what: what.to_owned(),
             rule,
         };
@@ -75,14 +75,14 @@ impl ImageConfig {
             user: config.user().clone().unwrap_or_default(),
             stop_signal,
         };
-        read.judge(what)?;
+        read.validate(what)?;
         Ok(read)
     }
 
     /// Checks that the kernel accepts its strings.
-    pub(super) fn judge(&self, what: &str) -> Result<(), Fault> {
+    pub(super) fn validate(&self, what: &str) -> Result<(), PullErrorKind> {
         if self.texts().any(|text| text.contains('\0')) {
-            return Err(Fault::Malformed {
+            return Err(PullErrorKind::Malformed {
                 what: what.to_owned(),
                 rule: "a string in it has a NUL byte".to_owned(),
             });

@@ -8,7 +8,7 @@ use std::path::Path;
 use super::store::{LAYER_FILE, ROOT, remove};
 
 /// Changes of the directory of layers. Each path is relative to that directory. The methods block.
-pub trait LayerFolders: Send + Sync {
+pub trait LayerDirs: Send + Sync {
     /// Creates the directory of a layer, and in it an empty one for its files that belongs to root.
     ///
     /// # Errors
@@ -36,9 +36,9 @@ pub trait LayerFolders: Send + Sync {
 
 /// The implementation for a process that has the privileges itself.
 #[derive(Debug, Clone, Copy)]
-pub struct OwnFolders;
+pub struct LocalLayerDirs;
 
-impl LayerFolders for OwnFolders {
+impl LayerDirs for LocalLayerDirs {
     fn make(&self, draft: &Path) -> io::Result<()> {
         DirBuilder::new().mode(0o711).create(draft)?;
         DirBuilder::new().mode(0o755).create(draft.join(ROOT))

@@ -15,8 +15,8 @@ use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
 use oci_spec::image::{Descriptor, OciLayout};
 
 use super::digest::Digest;
-use super::error::Fault;
-use super::manifest::{Content, Document, MANIFEST_BYTES, document};
+use super::error::PullErrorKind;
+use super::manifest::{BlobDescriptor, MANIFEST_BYTES, ManifestDocument, document};
 
 /// The maximum number of entries of an archive.
 const ENTRIES: usize = 65_536;
@@ -26,15 +26,15 @@ const CHUNK_BYTES: usize = 256 * 1024;
 const TAG: &str = "org.opencontainers.image.ref.name";
 
 #[derive(Debug)]
-pub(super) struct Layout {
+pub(super) struct ImageLayout {
     /// As in the image's name, for messages.
     path: PathBuf,
-    inside: Inside,
+    inside: LayoutContents,
 }
 
 #[derive(Debug)]
-enum Inside {
-    Folder(OwnedFd),
+enum LayoutContents {
+    Directory(OwnedFd),
     Archive {
         file: Arc<File>,
         /// Offset and length of each regular file.
@@ -44,35 +44,41 @@ enum Inside {
 
 /// The form of a layout on disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Form {
-    Folder,
+pub(super) enum LayoutForm {
+    Directory,
     Archive,
 }
 
 /// A file of a layout, read from its start.
 #[derive(Debug)]
-pub(super) struct Part {
+pub(super) struct LayoutFile {
     path: PathBuf,
     file: Arc<File>,
     at: u64,
     end: u64,
 }
 
-impl Layout {
+impl ImageLayout {
     /// Opens a layout below one of the allowed directories. Blocks.
-    pub(super) fn open(path: &Path, form: Form, allowed: &[PathBuf]) -> Result<Self, Fault> {
-        let real = std::fs::canonicalize(path).map_err(Fault::read(path))?;
+    pub(super) fn open(
+        path: &Path,
+        form: LayoutForm,
+        allowed: &[PathBuf],
+    ) -> Result<Self, PullErrorKind> {
+        let real = std::fs::canonicalize(path).map_err(PullErrorKind::read(path))?;
         let below = |folder: &PathBuf| {
             std::fs::canonicalize(folder).is_ok_and(|folder| real.starts_with(folder))
         };
         if !allowed.iter().any(below) {
-            return Err(Fault::Forbidden {
+            return Err(PullErrorKind::Forbidden {
                 path: path.to_owned(),
             });
         }
         let inside = match form {
-            Form::Folder => Inside::Folder(folder(&real).map_err(Fault::read(path))?),
-            Form::Archive => archive(path, &real)?,
+            LayoutForm::Directory => {
+                LayoutContents::Directory(folder(&real).map_err(PullErrorKind::read(path))?)
+            }
+            LayoutForm::Archive => archive(path, &real)?,
         };
         let layout = Self {
             path: path.to_owned(),
@@ -89,10 +95,14 @@ impl Layout {
     }
 
     /// Returns the index entries that a tag selects, and the digest of the index. Blocks.
-    pub(super) fn entries(&self, tag: Option<&str>) -> Result<(Vec<Descriptor>, Digest), Fault> {
+    pub(super) fn entries(
+        &self,
+        tag: Option<&str>,
+    ) -> Result<(Vec<Descriptor>, Digest), PullErrorKind> {
         let bytes = self.small("index.json", MANIFEST_BYTES)?;
         let digest = Digest::of(&bytes);
-        let Document::Index(mut entries) = document("the file index.json", &bytes, None)? else {
+        let ManifestDocument::Index(mut entries) = document("the file index.json", &bytes, None)?
+        else {
             return Err(self.wrong("its file index.json is not an index".to_owned()));
         };
         let tags: Vec<_> = entries.iter().filter_map(tag_of).collect();
@@ -117,41 +127,41 @@ impl Layout {
     }
 
     /// Opens a blob. Its length is the file's, whatever was announced. Blocks.
-    pub(super) fn blob(&self, digest: Digest) -> Result<Part, Fault> {
+    pub(super) fn blob(&self, digest: Digest) -> Result<LayoutFile, PullErrorKind> {
         self.part(&format!("blobs/sha256/{}", digest.hex()))
     }
 
     /// Reads a small blob. Blocks.
-    pub(super) fn small_blob(&self, content: &Content) -> Result<Vec<u8>, Fault> {
+    pub(super) fn small_blob(&self, content: &BlobDescriptor) -> Result<Vec<u8>, PullErrorKind> {
         let mut part = self.blob(content.digest)?;
         part.whole(content.size)
     }
 
-    fn small(&self, name: &str, limit: u64) -> Result<Vec<u8>, Fault> {
+    fn small(&self, name: &str, limit: u64) -> Result<Vec<u8>, PullErrorKind> {
         self.part(name)?.whole(limit)
     }
 
-    fn part(&self, name: &str) -> Result<Part, Fault> {
+    fn part(&self, name: &str) -> Result<LayoutFile, PullErrorKind> {
         match &self.inside {
-            Inside::Folder(folder) => {
+            LayoutContents::Directory(folder) => {
                 let path = self.path.join(name);
-                let file = beneath(folder, name).map_err(Fault::read(&path))?;
-                let metadata = file.metadata().map_err(Fault::read(&path))?;
+                let file = beneath(folder, name).map_err(PullErrorKind::read(&path))?;
+                let metadata = file.metadata().map_err(PullErrorKind::read(&path))?;
                 if !metadata.is_file() {
                     return Err(self.wrong(format!("{name} in it is not a regular file")));
                 }
-                Ok(Part {
+                Ok(LayoutFile {
                     path,
                     file: Arc::new(file),
                     at: 0,
                     end: metadata.len(),
                 })
             }
-            Inside::Archive { file, entries } => {
+            LayoutContents::Archive { file, entries } => {
                 let Some((at, length)) = entries.get(name).copied() else {
                     return Err(self.wrong(format!("it has no file {name}")));
                 };
-                Ok(Part {
+                Ok(LayoutFile {
                     path: self.path.clone(),
                     file: Arc::clone(file),
                     at,
@@ -161,29 +171,29 @@ impl Layout {
         }
     }
 
-    fn wrong(&self, rule: String) -> Fault {
-        Fault::Layout {
+    fn wrong(&self, rule: String) -> PullErrorKind {
+        PullErrorKind::Layout {
             path: self.path.clone(),
             rule,
         }
     }
 }
 
-impl Part {
+impl LayoutFile {
     /// Returns the next bytes; none at the end. Blocks.
-    pub(super) fn chunk(&mut self) -> Result<Vec<u8>, Fault> {
+    pub(super) fn chunk(&mut self) -> Result<Vec<u8>, PullErrorKind> {
         let left = usize::try_from(self.end - self.at).unwrap_or(usize::MAX);
         let mut bytes = vec![0; CHUNK_BYTES.min(left)];
         let length = self.file.read_at(&mut bytes, self.at);
-        let length = length.map_err(Fault::read(&self.path))?;
+        let length = length.map_err(PullErrorKind::read(&self.path))?;
         bytes.truncate(length);
         self.at += length as u64;
         Ok(bytes)
     }
 
-    fn whole(&mut self, limit: u64) -> Result<Vec<u8>, Fault> {
+    fn whole(&mut self, limit: u64) -> Result<Vec<u8>, PullErrorKind> {
         if self.end - self.at > limit {
-            return Err(Fault::TooLarge {
+            return Err(PullErrorKind::TooLarge {
                 what: format!("a file in {}", self.path.display()),
                 limit_bytes: limit,
             });
@@ -223,21 +233,24 @@ fn beneath(folder: &OwnedFd, name: &str) -> io::Result<File> {
 }
 
 /// Indexes the files of an archive.
-fn archive(path: &Path, real: &Path) -> Result<Inside, Fault> {
-    let wrong = |rule: String| Fault::Layout {
+fn archive(path: &Path, real: &Path) -> Result<LayoutContents, PullErrorKind> {
+    let wrong = |rule: String| PullErrorKind::Layout {
         path: path.to_owned(),
         rule,
     };
     let parent = real.parent().unwrap_or(real);
     let name = real.file_name().unwrap_or_default().to_string_lossy();
     let opened = folder(parent).and_then(|folder| beneath(&folder, &name));
-    let file = opened.map_err(Fault::read(path))?;
-    let is_file = file.metadata().map_err(Fault::read(path))?.is_file();
+    let file = opened.map_err(PullErrorKind::read(path))?;
+    let is_file = file
+        .metadata()
+        .map_err(PullErrorKind::read(path))?
+        .is_file();
     if !is_file {
         return Err(wrong("it is not a regular file".to_owned()));
     }
     let entries = places(&file).map_err(wrong)?;
-    Ok(Inside::Archive {
+    Ok(LayoutContents::Archive {
         file: Arc::new(file),
         entries,
     })

@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::digest::Digest;
-use super::error::Fault;
-use super::unpacker::Packing;
+use super::error::PullErrorKind;
+use super::unpacker::LayerCompression;
 
 /// The maximum size of a manifest or index, in bytes.
 pub(super) const MANIFEST_BYTES: u64 = 4 * 1024 * 1024;
@@ -27,7 +27,7 @@ const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+j
 
 /// A content with its announced digest and size.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Content {
+pub(crate) struct BlobDescriptor {
     /// Its display name, `the layer sha256:...`.
     pub(super) what: String,
     pub(super) digest: Digest,
@@ -36,15 +36,15 @@ pub(crate) struct Content {
 
 /// A layer as announced by a manifest and the configuration.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Layer {
-    pub(super) blob: Content,
-    pub(super) packing: Packing,
+pub(super) struct LayerDescriptor {
+    pub(super) blob: BlobDescriptor,
+    pub(super) packing: LayerCompression,
     pub(super) diff_id: Digest,
 }
 
 /// The document that a name, or an entry of an index, refers to.
 #[derive(Debug)]
-pub(super) enum Document {
+pub(super) enum ManifestDocument {
     Index(Vec<Descriptor>),
     Manifest(Box<ImageManifest>),
 }
@@ -80,13 +80,13 @@ pub(super) fn document(
     what: &str,
     bytes: &[u8],
     announced: Option<&str>,
-) -> Result<Document, Fault> {
-    let malformed = |rule: &str| Fault::Malformed {
+) -> Result<ManifestDocument, PullErrorKind> {
+    let malformed = |rule: &str| PullErrorKind::Malformed {
         what: what.to_owned(),
         rule: rule.to_owned(),
     };
     let value: Value =
-        serde_json::from_slice(bytes).map_err(|error| Fault::malformed(what, &error))?;
+        serde_json::from_slice(bytes).map_err(|error| PullErrorKind::malformed(what, &error))?;
     let has = |field: &str| value.get(field).is_some_and(|field| !field.is_null());
     if has("fsLayers") || value.get("schemaVersion").and_then(Value::as_u64) == Some(1) {
         return Err(malformed(
@@ -117,20 +117,20 @@ pub(super) fn document(
     if value.get("schemaVersion").and_then(Value::as_u64) != Some(2) {
         return Err(malformed("its schemaVersion is not 2"));
     }
-    let read = |error: serde_json::Error| Fault::malformed(what, &error);
+    let read = |error: serde_json::Error| PullErrorKind::malformed(what, &error);
     if is_index {
         let index: ImageIndex = serde_json::from_value(value).map_err(read)?;
-        return Ok(Document::Index(index.manifests().clone()));
+        return Ok(ManifestDocument::Index(index.manifests().clone()));
     }
     let manifest = serde_json::from_value(value).map_err(read)?;
-    Ok(Document::Manifest(Box::new(manifest)))
+    Ok(ManifestDocument::Manifest(Box::new(manifest)))
 }
 
 /// Returns the entry of an index for this host.
 pub(super) fn choose<'a>(
     entries: &'a [Descriptor],
     host: &Platform,
-) -> Result<&'a Descriptor, Fault> {
+) -> Result<&'a Descriptor, PullErrorKind> {
     let mut fitting = Vec::new();
     let mut offered = Vec::new();
     for entry in entries {
@@ -159,7 +159,7 @@ pub(super) fn choose<'a>(
         return Ok(entry);
     }
     offered.truncate(20);
-    Err(Fault::Platform {
+    Err(PullErrorKind::Platform {
         wanted: host.name(),
         offered: match offered.is_empty() {
             true => "nothing".to_owned(),
@@ -177,13 +177,16 @@ fn is_baseline(architecture: &str, variant: &str) -> bool {
 }
 
 /// Validates a descriptor.
-pub(super) fn content(kind: &str, descriptor: &Descriptor) -> Result<Content, Fault> {
+pub(super) fn content(
+    kind: &str,
+    descriptor: &Descriptor,
+) -> Result<BlobDescriptor, PullErrorKind> {
     let named = descriptor.digest().to_string();
     let what = format!("{kind} {named}");
     let digest = named
         .parse::<Digest>()
-        .map_err(|error| Fault::malformed(&what, &error))?;
-    Ok(Content {
+        .map_err(|error| PullErrorKind::malformed(&what, &error))?;
+    Ok(BlobDescriptor {
         what,
         digest,
         size: descriptor.size(),
@@ -191,10 +194,10 @@ pub(super) fn content(kind: &str, descriptor: &Descriptor) -> Result<Content, Fa
 }
 
 /// Returns the configuration that a manifest names.
-pub(super) fn config_of(manifest: &ImageManifest) -> Result<Content, Fault> {
+pub(super) fn config_of(manifest: &ImageManifest) -> Result<BlobDescriptor, PullErrorKind> {
     let content = content("the configuration", manifest.config())?;
     if content.size > CONFIG_BYTES {
-        return Err(Fault::TooLarge {
+        return Err(PullErrorKind::TooLarge {
             what: content.what,
             limit_bytes: CONFIG_BYTES,
         });
@@ -207,12 +210,12 @@ pub(super) fn configuration(
     what: &str,
     bytes: &[u8],
     host: &Platform,
-) -> Result<ImageConfiguration, Fault> {
+) -> Result<ImageConfiguration, PullErrorKind> {
     let config: ImageConfiguration =
-        serde_json::from_slice(bytes).map_err(|error| Fault::malformed(what, &error))?;
+        serde_json::from_slice(bytes).map_err(|error| PullErrorKind::malformed(what, &error))?;
     let architecture = config.architecture().to_string();
     if *config.os() != Os::Linux || architecture != host.architecture {
-        return Err(Fault::Platform {
+        return Err(PullErrorKind::Platform {
             wanted: host.name(),
             offered: format!("{}/{architecture}", config.os()),
         });
@@ -226,33 +229,33 @@ pub(super) fn layers(
     manifest: &ImageManifest,
     config: &ImageConfiguration,
     limit_bytes: u64,
-) -> Result<Vec<Layer>, Fault> {
+) -> Result<Vec<LayerDescriptor>, PullErrorKind> {
     let count = manifest.layers().len();
     if count > LAYERS {
-        return Err(Fault::TooManyLayers {
+        return Err(PullErrorKind::TooManyLayers {
             count,
             limit: LAYERS,
         });
     }
     if count == 0 {
-        return Err(Fault::Malformed {
+        return Err(PullErrorKind::Malformed {
             what: "the manifest".to_owned(),
             rule: "it has no layers, so there is nothing to run".to_owned(),
         });
     }
     let diff_ids = config.rootfs().diff_ids();
     if diff_ids.len() != count {
-        return Err(Fault::Malformed {
+        return Err(PullErrorKind::Malformed {
             what: "the configuration".to_owned(),
             rule: format!("it names {} layers, the manifest {count}", diff_ids.len()),
         });
     }
     let mut total_bytes = 0_u64;
-    let mut layers: Vec<Layer> = Vec::with_capacity(count);
+    let mut layers: Vec<LayerDescriptor> = Vec::with_capacity(count);
     for (descriptor, diff_id) in manifest.layers().iter().zip(diff_ids) {
         let blob = content("the layer", descriptor)?;
         let media_type = descriptor.media_type().to_string();
-        let packing = Packing::of(&media_type).ok_or_else(|| Fault::Malformed {
+        let packing = LayerCompression::of(&media_type).ok_or_else(|| PullErrorKind::Malformed {
             what: blob.what.clone(),
             rule: format!(
                 "its media type {media_type:?} cannot be unpacked: build the image with tar, gzip or zstd layers"
@@ -260,34 +263,37 @@ pub(super) fn layers(
         })?;
         let diff_id = diff_id
             .parse::<Digest>()
-            .map_err(|error| Fault::malformed("the configuration", &error))?;
+            .map_err(|error| PullErrorKind::malformed("the configuration", &error))?;
         total_bytes = total_bytes.saturating_add(blob.size);
         layers.retain(|layer| layer.diff_id != diff_id);
-        layers.push(Layer {
+        layers.push(LayerDescriptor {
             blob,
             packing,
             diff_id,
         });
     }
-    judge_bytes(total_bytes, limit_bytes)?;
+    check_size(total_bytes, limit_bytes)?;
     Ok(layers)
 }
 
-fn judge_bytes(total_bytes: u64, limit_bytes: u64) -> Result<(), Fault> {
+fn check_size(total_bytes: u64, limit_bytes: u64) -> Result<(), PullErrorKind> {
     if total_bytes <= limit_bytes {
         return Ok(());
     }
-    Err(Fault::TooLarge {
+    Err(PullErrorKind::TooLarge {
         what: format!("the image, with {total_bytes} bytes of layers,"),
         limit_bytes,
     })
 }
 
 /// Checks the limits again, for layers that another process has validated.
-pub(super) fn judge_again(layers: &[Layer], limit_bytes: u64) -> Result<(), Fault> {
+pub(super) fn check_limits(
+    layers: &[LayerDescriptor],
+    limit_bytes: u64,
+) -> Result<(), PullErrorKind> {
     let diff_ids: BTreeSet<_> = layers.iter().map(|layer| layer.diff_id).collect();
     if !(1..=LAYERS).contains(&layers.len()) || diff_ids.len() != layers.len() {
-        return Err(Fault::Malformed {
+        return Err(PullErrorKind::Malformed {
             what: "the description of the image".to_owned(),
             rule: format!(
                 "it has {} layers, each of which must be there once",
@@ -296,7 +302,7 @@ pub(super) fn judge_again(layers: &[Layer], limit_bytes: u64) -> Result<(), Faul
         });
     }
     let sizes = layers.iter().map(|layer| layer.blob.size);
-    judge_bytes(sizes.fold(0, u64::saturating_add), limit_bytes)
+    check_size(sizes.fold(0, u64::saturating_add), limit_bytes)
 }
 
 #[cfg(test)]

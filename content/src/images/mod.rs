@@ -31,29 +31,29 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use tokio::sync::watch;
 
-use crate::service::Service;
-use crate::singleflight::{Flights, Seat};
-pub(crate) use credentials::Secret;
-use layout::{Form, Layout};
-pub(crate) use manifest::Content;
-use pull::{Pulled, Puller};
-pub(crate) use registries::Registry;
+use crate::service::ContentService;
+use crate::singleflight::{Singleflight, Waiter};
+pub(crate) use credentials::AuthHeader;
+use layout::{ImageLayout, LayoutForm};
+pub(crate) use manifest::BlobDescriptor;
+use pull::{PinnedImage, Puller};
+pub(crate) use registries::RegistryPool;
 #[cfg(test)]
-use registry::{Patience, Registries};
-pub(crate) use source::Plan;
-use source::{Reading, Source};
+use registry::{Registries, RetryTimeouts};
+pub(crate) use source::ResolvedImage;
+use source::{DirectSource, ImageSource};
 pub use store::space;
-use store::{Store, blocking};
+use store::{ImageStore, blocking};
 
-pub use command::{Command, CommandError, Wish, combine};
+pub use command::{CommandError, CommandOverrides, ContainerCommand, combine};
 pub use digest::{Digest, InvalidDigest};
-pub use error::{Fault, PullError};
-pub use image::{Image, ImageConfig};
-pub use layer_folders::{LayerFolders, OwnFolders};
+pub use error::{PullError, PullErrorKind};
+pub use image::{ImageConfig, LeasedImage};
+pub use layer_folders::{LayerDirs, LocalLayerDirs};
 pub use reference::{ImageReference, InvalidReference, LayoutReference, RegistryReference};
 pub use registry::{InsecureRegistry, InvalidRegistry};
 pub use store::DRAFT;
-pub use unpacker::{Packing, UnpackError, UnpackedLayer, Unpacker};
+pub use unpacker::{LayerCompression, UnpackError, UnpackedLayer, Unpacker};
 
 /// The default maximum size of all packed layers of one image, in bytes: 32 GiB.
 pub const IMAGE_LIMIT_BYTES: u64 = 32 * 1024 * 1024 * 1024;
@@ -120,7 +120,7 @@ impl PullPolicy {
 
 /// The progress of a pull. Both fields are 0 before its layers are known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Progress {
+pub struct PullProgress {
     /// Received packed bytes of missing layers; decreases if a download must restart.
     pub bytes_done: u64,
     /// Packed bytes of all missing layers.
@@ -128,35 +128,35 @@ pub struct Progress {
 }
 
 /// A pull in progress. Dropping it ends the pull, unless others wait for it as well.
-pub struct Obtaining {
+pub struct PendingPull {
     /// Shared with all who wait for the same pull.
-    pub progress: watch::Receiver<Progress>,
-    /// The image, leased to its container until [`Images::release`].
-    pub image: BoxFuture<'static, Result<Image, PullError>>,
+    pub progress: watch::Receiver<PullProgress>,
+    /// The image, leased to its container until [`ImageManager::release`].
+    pub image: BoxFuture<'static, Result<LeasedImage, PullError>>,
 }
 
 /// The result of a pull, for all who wait for it.
-type PullEnd = Result<Arc<Pulled>, PullError>;
+type PullResult = Result<Arc<PinnedImage>, PullError>;
 
 /// The process that connects to registries.
-enum Asking {
+enum RegistryRoute {
     /// A process with few privileges.
-    Service(Arc<Service>),
+    Service(Arc<ContentService>),
     /// This process, for the tests of the service's code.
     #[cfg(test)]
-    Here(Registries),
+    Local(Registries),
 }
 
 /// The images of one agent.
-pub struct Images {
-    store: Arc<Store>,
-    registries: Asking,
+pub struct ImageManager {
+    store: Arc<ImageStore>,
+    registries: RegistryRoute,
     settings: Arc<ImageSettings>,
     puller: Puller,
-    pulls: Arc<Flights<ImageReference, PullEnd, Progress>>,
+    pulls: Arc<Singleflight<ImageReference, PullResult, PullProgress>>,
 }
 
-impl Images {
+impl ImageManager {
     /// Opens the store in `directory` for an agent that holds its lock, and removes what a crash
     /// left. `layers` changes its directory of layers. Reads the disk and blocks.
     ///
@@ -165,25 +165,25 @@ impl Images {
     pub fn open(
         directory: &Path,
         settings: ImageSettings,
-        (unpacker, layers): (Arc<dyn Unpacker>, Arc<dyn LayerFolders>),
-        service: Arc<Service>,
-    ) -> Result<Arc<Self>, Fault> {
-        let asking = Asking::Service(service);
+        (unpacker, layers): (Arc<dyn Unpacker>, Arc<dyn LayerDirs>),
+        service: Arc<ContentService>,
+    ) -> Result<Arc<Self>, PullErrorKind> {
+        let asking = RegistryRoute::Service(service);
         Self::with(directory, settings, (unpacker, layers), asking)
     }
 
     fn with(
         directory: &Path,
         settings: ImageSettings,
-        (unpacker, layers): (Arc<dyn Unpacker>, Arc<dyn LayerFolders>),
-        registries: Asking,
-    ) -> Result<Arc<Self>, Fault> {
-        let store = Store::open(directory, layers)?;
+        (unpacker, layers): (Arc<dyn Unpacker>, Arc<dyn LayerDirs>),
+        registries: RegistryRoute,
+    ) -> Result<Arc<Self>, PullErrorKind> {
+        let store = ImageStore::open(directory, layers)?;
         let settings = Arc::new(settings);
         Ok(Arc::new(Self {
             puller: Puller::new(Arc::clone(&store), unpacker, Arc::clone(&settings)),
             registries,
-            pulls: Flights::new(),
+            pulls: Singleflight::new(),
             store,
             settings,
         }))
@@ -203,21 +203,21 @@ impl Images {
         reference: ImageReference,
         policy: PullPolicy,
         container: String,
-    ) -> Obtaining {
+    ) -> PendingPull {
         if policy.is_content_with(&reference)
             && let Some((record, pin)) = self.store.find(&reference.to_string())
         {
-            let pulled = Ok(Arc::new(Pulled { record, _pin: pin }));
+            let pulled = Ok(Arc::new(PinnedImage { record, _pin: pin }));
             let image = self.held(std::future::ready(pulled), reference, container);
-            let (_, progress) = watch::channel(Progress::default());
-            return Obtaining { progress, image };
+            let (_, progress) = watch::channel(PullProgress::default());
+            return PendingPull { progress, image };
         }
         let images = Arc::clone(self);
         let wanted = reference.clone();
-        let Seat { work, progress, .. } = self.pulls.join(reference.clone(), move |progress| {
+        let Waiter { work, progress, .. } = self.pulls.join(reference.clone(), move |progress| {
             images.pull(wanted, progress)
         });
-        Obtaining {
+        PendingPull {
             progress,
             image: self.held(work, reference, container),
         }
@@ -227,7 +227,7 @@ impl Images {
     ///
     /// # Errors
     /// If the lease cannot be removed from the disk; then the container still holds it.
-    pub fn release(&self, container: &str) -> Result<(), Fault> {
+    pub fn release(&self, container: &str) -> Result<(), PullErrorKind> {
         self.store.release(container)
     }
 
@@ -241,7 +241,7 @@ impl Images {
     pub async fn tidy(
         &self,
         living: impl Future<Output = Option<BTreeSet<String>>>,
-    ) -> Result<Option<(usize, usize)>, Fault> {
+    ) -> Result<Option<(usize, usize)>, PullErrorKind> {
         let listed = self.store.leases();
         let Some(living) = living.await else {
             return Ok(None);
@@ -258,14 +258,14 @@ impl Images {
     /// Returns the pulled image, leased to a container as soon as it is here.
     fn held(
         &self,
-        pulled: impl Future<Output = PullEnd> + Send + 'static,
+        pulled: impl Future<Output = PullResult> + Send + 'static,
         reference: ImageReference,
         container: String,
-    ) -> BoxFuture<'static, Result<Image, PullError>> {
+    ) -> BoxFuture<'static, Result<LeasedImage, PullError>> {
         let store = Arc::clone(&self.store);
         let hold = async move {
             let pulled = pulled.await?;
-            let leasing = move || -> Result<Image, Fault> {
+            let leasing = move || -> Result<LeasedImage, PullErrorKind> {
                 // Its layers stay pinned until the lease exists.
                 store.lease(&container, &pulled.record)?;
                 let image = store.image(&pulled.record);
@@ -284,8 +284,8 @@ impl Images {
     async fn pull(
         self: Arc<Self>,
         reference: ImageReference,
-        progress: watch::Sender<Progress>,
-    ) -> PullEnd {
+        progress: watch::Sender<PullProgress>,
+    ) -> PullResult {
         let image = reference.to_string();
         let pulled = async {
             let source = self.source(reference).await?;
@@ -299,7 +299,7 @@ impl Images {
     }
 
     /// Returns the source of an image of this name.
-    async fn source(&self, reference: ImageReference) -> Result<Source, Fault> {
+    async fn source(&self, reference: ImageReference) -> Result<ImageSource, PullErrorKind> {
         let (of, form) = match reference {
             ImageReference::Registry(reference) => {
                 let file = self.settings.credentials.clone();
@@ -310,25 +310,27 @@ impl Images {
                 };
                 let login = blocking(find).await?;
                 return Ok(match &self.registries {
-                    Asking::Service(service) => Source::Service {
+                    RegistryRoute::Service(service) => ImageSource::Service {
                         service: Arc::clone(service),
                         reference,
                         login,
                     },
                     #[cfg(test)]
-                    Asking::Here(registries) => Source::Read(Reading::Registry {
-                        session: Box::new(registries.session(&reference, login)),
-                        reference,
-                    }),
+                    RegistryRoute::Local(registries) => {
+                        ImageSource::Direct(DirectSource::Registry {
+                            session: Box::new(registries.session(&reference, login)),
+                            reference,
+                        })
+                    }
                 });
             }
-            ImageReference::Layout(of) => (of, Form::Folder),
-            ImageReference::Archive(of) => (of, Form::Archive),
+            ImageReference::Layout(of) => (of, LayoutForm::Directory),
+            ImageReference::Archive(of) => (of, LayoutForm::Archive),
         };
         let settings = Arc::clone(&self.settings);
-        let open = move || -> Result<Source, Fault> {
-            let layout = Layout::open(&of.path, form, &settings.folders)?;
-            Ok(Source::Read(Reading::Layout {
+        let open = move || -> Result<ImageSource, PullErrorKind> {
+            let layout = ImageLayout::open(&of.path, form, &settings.folders)?;
+            Ok(ImageSource::Direct(DirectSource::Layout {
                 layout: Arc::new(layout),
                 tag: of.tag,
             }))

@@ -7,43 +7,43 @@ use futures::future::try_join_all;
 use tokio::sync::{Semaphore, watch};
 
 use super::digest::Digest;
-use super::error::Fault;
-use super::manifest::{Layer, Platform};
-use super::source::Source;
-use super::store::{Pin, Record, Store, blocking};
+use super::error::PullErrorKind;
+use super::manifest::{LayerDescriptor, Platform};
+use super::source::ImageSource;
+use super::store::{ImageRecord, ImageStore, LayerPin, blocking};
 use super::unpacker::Unpacker;
-use super::{ImageSettings, Progress};
-use crate::singleflight::{Flights, Seat};
+use super::{ImageSettings, PullProgress};
+use crate::singleflight::{Singleflight, Waiter};
 
 /// The number of layers, of all images, that are downloaded or unpacked concurrently; others wait.
 const LAYERS_AT_ONCE: usize = 4;
 
 /// The result of a layer's download.
-type LayerEnd = Result<(), Arc<Fault>>;
+type LayerResult = Result<(), Arc<PullErrorKind>>;
 
 /// The puller of images. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct Puller {
-    store: Arc<Store>,
+    store: Arc<ImageStore>,
     unpacker: Arc<dyn Unpacker>,
     settings: Arc<ImageSettings>,
     host: Platform,
     /// By diff id and blob: a layer that claims a diff id for another blob is not shared.
-    layers: Arc<Flights<(Digest, Digest), LayerEnd, u64>>,
+    layers: Arc<Singleflight<(Digest, Digest), LayerResult, u64>>,
     /// The limit of [`LAYERS_AT_ONCE`].
     turns: Arc<Semaphore>,
 }
 
 /// A pulled image, pinned until this is dropped.
-pub(super) struct Pulled {
-    pub(super) record: Record,
+pub(super) struct PinnedImage {
+    pub(super) record: ImageRecord,
     /// Pins the layers until it is dropped.
-    pub(super) _pin: Pin,
+    pub(super) _pin: LayerPin,
 }
 
 impl Puller {
     pub(super) fn new(
-        store: Arc<Store>,
+        store: Arc<ImageStore>,
         unpacker: Arc<dyn Unpacker>,
         settings: Arc<ImageSettings>,
     ) -> Self {
@@ -52,7 +52,7 @@ impl Puller {
             unpacker,
             settings,
             host: Platform::of_this_host(),
-            layers: Flights::new(),
+            layers: Singleflight::new(),
             turns: Arc::new(Semaphore::new(LAYERS_AT_ONCE)),
         }
     }
@@ -60,14 +60,15 @@ impl Puller {
     /// Pulls the missing parts of an image, and records it under its name.
     pub(super) async fn pull(
         self,
-        source: Source,
+        source: ImageSource,
         reference: String,
-        progress: watch::Sender<Progress>,
-    ) -> Result<Pulled, Arc<Fault>> {
+        progress: watch::Sender<PullProgress>,
+    ) -> Result<PinnedImage, Arc<PullErrorKind>> {
         let source = Arc::new(source);
         let limit_bytes = self.settings.limit_bytes;
         let plan = source.plan(&self.host, limit_bytes).await?;
-        let total = |layers: &[Layer]| layers.iter().map(|layer| layer.blob.size).sum::<u64>();
+        let total =
+            |layers: &[LayerDescriptor]| layers.iter().map(|layer| layer.blob.size).sum::<u64>();
         let packed_bytes = total(&plan.layers);
         let diff_ids: Vec<_> = plan.layers.iter().map(|layer| layer.diff_id).collect();
         // Pinned before the check for existing layers.
@@ -75,23 +76,23 @@ impl Puller {
         let mut missing = plan.layers;
         missing.retain(|layer| !self.store.has_layer(layer.diff_id));
         let bytes_total = total(&missing);
-        progress.send_replace(Progress {
+        progress.send_replace(PullProgress {
             bytes_done: 0,
             bytes_total,
         });
-        self.make_room(bytes_total).await?;
+        self.free_space(bytes_total).await?;
         let layers = missing.into_iter();
         try_join_all(layers.map(|layer| self.layer(&source, layer, &progress))).await?;
-        let record = Record::new(reference, plan.digest, plan.config, diff_ids, packed_bytes);
+        let record = ImageRecord::new(reference, plan.digest, plan.config, diff_ids, packed_bytes);
         let (store, kept) = (Arc::clone(&self.store), record.clone());
         blocking(move || store.add_image(kept)).await?;
         crash_points::passed("pull.image-kept");
-        Ok(Pulled { record, _pin: pin })
+        Ok(PinnedImage { record, _pin: pin })
     }
 
     /// Makes space for a pull. Packed layers and their files are on disk together for a while;
     /// files are larger by an unknown factor.
-    async fn make_room(&self, packed_bytes: u64) -> Result<(), Fault> {
+    async fn free_space(&self, packed_bytes: u64) -> Result<(), PullErrorKind> {
         let (store, percent) = (Arc::clone(&self.store), self.settings.headroom_percent);
         let more_bytes = packed_bytes.saturating_mul(2);
         blocking(move || store.collect(percent, more_bytes)).await?;
@@ -103,17 +104,17 @@ impl Puller {
     /// ends.
     async fn layer(
         &self,
-        source: &Arc<Source>,
-        layer: Layer,
-        progress: &watch::Sender<Progress>,
-    ) -> LayerEnd {
+        source: &Arc<ImageSource>,
+        layer: LayerDescriptor,
+        progress: &watch::Sender<PullProgress>,
+    ) -> LayerResult {
         loop {
             let seat = self.board(Arc::clone(source), layer.clone());
             let is_ours = seat.is_first;
             match watched(seat, progress).await {
                 Err(fault) if !is_ours => tracing::info!(
                     layer = %layer.blob.digest,
-                    why = crate::sentence(&fault),
+                    why = crate::error_chain(&fault),
                     "a layer shared with another image's pull failed; it is requested again"
                 ),
                 end => return end,
@@ -122,22 +123,22 @@ impl Puller {
     }
 
     /// Joins the download of this layer, or starts it.
-    fn board(&self, source: Arc<Source>, layer: Layer) -> Seat<LayerEnd, u64> {
+    fn board(&self, source: Arc<ImageSource>, layer: LayerDescriptor) -> Waiter<LayerResult, u64> {
         let puller = self.clone();
         let key = (layer.diff_id, layer.blob.digest);
         self.layers.join(key, move |progress| async move {
-            let brought = puller.bring(&source, &layer, &progress).await;
+            let brought = puller.download_layer(&source, &layer, &progress).await;
             brought.map_err(Arc::new)
         })
     }
 
     /// Downloads and unpacks a missing layer.
-    async fn bring(
+    async fn download_layer(
         &self,
-        source: &Source,
-        layer: &Layer,
+        source: &ImageSource,
+        layer: &LayerDescriptor,
         progress: &watch::Sender<u64>,
-    ) -> Result<(), Fault> {
+    ) -> Result<(), PullErrorKind> {
         let turn = self.turns.acquire().await;
         let _turn = turn.expect("turns are given as long as there is a store");
         if self.store.has_layer(layer.diff_id) {
@@ -152,12 +153,12 @@ impl Puller {
         let (draft, root) = blocking(move || store.layer_draft()).await?;
         crash_points::passed("pull.layer-drafted");
         let unpacked = self.unpacker.unpack(blob, layer.packing, &root).await;
-        let unpacked = unpacked.map_err(|source| Fault::Unpack {
+        let unpacked = unpacked.map_err(|source| PullErrorKind::Unpack {
             layer: layer.blob.digest,
             source,
         })?;
         if unpacked.diff_id != layer.diff_id {
-            return Err(Fault::WrongDigest {
+            return Err(PullErrorKind::WrongDigest {
                 what: format!("{}, unpacked,", layer.blob.what),
                 wanted: layer.diff_id,
                 found: unpacked.diff_id,
@@ -172,7 +173,10 @@ impl Puller {
 }
 
 /// Waits for a layer, and adds its progress to that of its image.
-async fn watched(mut seat: Seat<LayerEnd, u64>, progress: &watch::Sender<Progress>) -> LayerEnd {
+async fn watched(
+    mut seat: Waiter<LayerResult, u64>,
+    progress: &watch::Sender<PullProgress>,
+) -> LayerResult {
     let mut known = 0;
     let mut add = |now: u64| {
         progress.send_modify(|all| {

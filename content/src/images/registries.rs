@@ -9,32 +9,32 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::watch;
 
-use super::credentials::Secret;
-use super::error::Fault;
-use super::manifest::{Content, Platform};
+use super::credentials::AuthHeader;
+use super::error::PullErrorKind;
+use super::manifest::{BlobDescriptor, Platform};
 use super::reference::RegistryReference;
-use super::registry::{InsecureRegistry, Patience, Registries};
-use super::source::{Plan, Reading};
-use crate::fetcher::{FetchSettings, Progress};
+use super::registry::{InsecureRegistry, Registries, RetryTimeouts};
+use super::source::{DirectSource, ResolvedImage};
+use crate::fetcher::{FetchProgress, FetchSettings};
 
 /// The maximum number of cached sessions, each with its registry's accepted credentials. One more
 /// replaces all of them.
 const SESSIONS: usize = 64;
 
 /// An image, and the credentials for it.
-type Key = (RegistryReference, Option<String>);
+type RegistryKey = (RegistryReference, Option<String>);
 
 /// The registries of the service.
-pub(crate) struct Registry {
+pub(crate) struct RegistryPool {
     registries: Registries,
     host: Platform,
     limit_bytes: u64,
     /// By image and credentials. A lock, because requests run concurrently; nothing is awaited
     /// under it.
-    sessions: Mutex<BTreeMap<Key, Arc<Reading>>>,
+    sessions: Mutex<BTreeMap<RegistryKey, Arc<DirectSource>>>,
 }
 
-impl Registry {
+impl RegistryPool {
     /// Creates it. Must precede the point at which the process can no longer open files.
     pub(crate) fn new(
         fetch: &FetchSettings,
@@ -42,7 +42,7 @@ impl Registry {
         limit_bytes: u64,
     ) -> io::Result<Self> {
         Ok(Self {
-            registries: Registries::new(fetch, insecure, Patience::default())?,
+            registries: Registries::new(fetch, insecure, RetryTimeouts::default())?,
             host: Platform::of_this_host(),
             limit_bytes,
             sessions: Mutex::default(),
@@ -54,19 +54,19 @@ impl Registry {
         &self,
         reference: &RegistryReference,
         login: Option<String>,
-    ) -> Result<Plan, Fault> {
+    ) -> Result<ResolvedImage, PullErrorKind> {
         let reading = self.reading(reference, login);
-        reading.plan(&self.host, self.limit_bytes).await
+        reading.resolve(&self.host, self.limit_bytes).await
     }
 
     /// Writes a blob to a file, whose path is for messages.
     pub(crate) async fn blob(
         &self,
         (reference, login): (&RegistryReference, Option<String>),
-        blob: &Content,
+        blob: &BlobDescriptor,
         (path, file): (PathBuf, File),
-        meter: &watch::Sender<Progress>,
-    ) -> Result<(), Fault> {
+        meter: &watch::Sender<FetchProgress>,
+    ) -> Result<(), PullErrorKind> {
         let reading = self.reading(reference, login);
         let (progress, mut seen) = watch::channel(0);
         let place = (path, tokio::fs::File::from_std(file));
@@ -85,16 +85,16 @@ impl Registry {
         }
     }
 
-    fn reading(&self, reference: &RegistryReference, login: Option<String>) -> Arc<Reading> {
+    fn reading(&self, reference: &RegistryReference, login: Option<String>) -> Arc<DirectSource> {
         let mut sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
         let key = (reference.clone(), login);
         if sessions.len() >= SESSIONS && !sessions.contains_key(&key) {
             // Sessions in use exist until they are dropped.
             sessions.clear();
         }
-        let secret = key.1.as_deref().and_then(Secret::new);
+        let secret = key.1.as_deref().and_then(AuthHeader::new);
         let made = sessions.entry(key).or_insert_with(|| {
-            Arc::new(Reading::Registry {
+            Arc::new(DirectSource::Registry {
                 session: Box::new(self.registries.session(reference, secret)),
                 reference: reference.clone(),
             })

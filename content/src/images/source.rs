@@ -11,56 +11,62 @@ use serde::{Deserialize, Serialize};
 
 use tokio::sync::watch;
 
-use super::blob_writer::Intake;
-use super::credentials::Secret;
+use super::blob_writer::BlobWriter;
+use super::credentials::AuthHeader;
 use super::digest::Digest;
-use super::error::Fault;
+use super::error::PullErrorKind;
 use super::image::ImageConfig;
-use super::layout::{Layout, Part};
-use super::manifest::{self, Content, Document, Layer, MANIFEST_BYTES, Platform, document};
+use super::layout::{ImageLayout, LayoutFile};
+use super::manifest::{
+    self, BlobDescriptor, LayerDescriptor, MANIFEST_BYTES, ManifestDocument, Platform, document,
+};
 use super::reference::RegistryReference;
-use super::registry::{Retry, Session, resumes_at};
-use super::store::{Draft, blocking};
-use crate::service::Service;
+use super::registry::{RegistrySession, RetryState, resumes_at};
+use super::store::{StagedPath, blocking};
+use crate::service::ContentService;
 
 /// The maximum number of indexes between a name and a manifest.
 const INDEXES: usize = 3;
 
 /// The parts of an image, known before its layers are downloaded.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Plan {
+pub(crate) struct ResolvedImage {
     pub(super) digest: Digest,
     pub(super) config: ImageConfig,
-    pub(super) layers: Vec<Layer>,
+    pub(super) layers: Vec<LayerDescriptor>,
 }
 
 /// The source of an image.
-pub(super) enum Source {
+pub(super) enum ImageSource {
     /// A registry, through the content service.
     Service {
-        service: Arc<Service>,
+        service: Arc<ContentService>,
         reference: RegistryReference,
-        login: Option<Secret>,
+        login: Option<AuthHeader>,
     },
     /// A source that this process reads itself.
-    Read(Reading),
+    Direct(DirectSource),
 }
 
 /// A source that one process reads: the service reads registries, an agent reads layouts.
-pub(super) enum Reading {
+pub(super) enum DirectSource {
     Registry {
-        session: Box<Session>,
+        session: Box<RegistrySession>,
         reference: RegistryReference,
     },
     Layout {
-        layout: Arc<Layout>,
+        layout: Arc<ImageLayout>,
         tag: Option<String>,
     },
 }
 
-impl Source {
+impl ImageSource {
     /// Returns the parts of the image, for this host and within this size limit in bytes.
-    pub(super) async fn plan(&self, host: &Platform, limit_bytes: u64) -> Result<Plan, Fault> {
+    pub(super) async fn plan(
+        &self,
+        host: &Platform,
+        limit_bytes: u64,
+    ) -> Result<ResolvedImage, PullErrorKind> {
         match self {
             Self::Service {
                 service,
@@ -69,26 +75,29 @@ impl Source {
             } => {
                 let plan = service.plan(reference, login.as_ref()).await?;
                 // The process that sent it has parsed untrusted data.
-                manifest::judge_again(&plan.layers, limit_bytes)?;
-                plan.config.judge("the description of the image")?;
+                manifest::check_limits(&plan.layers, limit_bytes)?;
+                plan.config.validate("the description of the image")?;
                 Ok(plan)
             }
-            Self::Read(reading) => reading.plan(host, limit_bytes).await,
+            Self::Direct(reading) => reading.resolve(host, limit_bytes).await,
         }
     }
 
     /// Downloads a blob as announced; returns an unlinked file, positioned at its start.
     pub(super) async fn blob(
         &self,
-        content: &Content,
-        draft: Draft,
+        content: &BlobDescriptor,
+        draft: StagedPath,
         progress: &watch::Sender<u64>,
-    ) -> Result<File, Fault> {
+    ) -> Result<File, PullErrorKind> {
         let path = draft.path().to_owned();
         let mut options = std::fs::OpenOptions::new();
         options.read(true).write(true).create_new(true).mode(0o600);
         let options = tokio::fs::OpenOptions::from(options);
-        let file = options.open(&path).await.map_err(Fault::write(&path))?;
+        let file = options
+            .open(&path)
+            .await
+            .map_err(PullErrorKind::write(&path))?;
         // Its name is removed with the draft, when this ends.
         match self {
             Self::Service {
@@ -99,49 +108,56 @@ impl Source {
                 let of = (reference, login.as_ref());
                 let mut file = file.into_std().await;
                 service.blob(of, content, (&path, &file), progress).await?;
-                file.rewind().map_err(Fault::write(&path))?;
+                file.rewind().map_err(PullErrorKind::write(&path))?;
                 Ok(file)
             }
-            Self::Read(reading) => reading.blob(content, (path, file), progress).await,
+            Self::Direct(reading) => reading.blob(content, (path, file), progress).await,
         }
     }
 }
 
-impl Reading {
+impl DirectSource {
     /// Follows the name to a manifest for this host, and validates it.
-    pub(super) async fn plan(&self, host: &Platform, limit_bytes: u64) -> Result<Plan, Fault> {
+    pub(super) async fn resolve(
+        &self,
+        host: &Platform,
+        limit_bytes: u64,
+    ) -> Result<ResolvedImage, PullErrorKind> {
         let (manifest, digest) = self.manifest(host).await?;
         let content = manifest::config_of(&manifest)?;
         let bytes = self.small(&content).await?;
         let document = manifest::configuration(&content.what, &bytes, host)?;
         let layers = manifest::layers(&manifest, &document, limit_bytes)?;
-        Ok(Plan {
+        Ok(ResolvedImage {
             digest,
             config: ImageConfig::read(&content.what, &document)?,
             layers,
         })
     }
 
-    async fn manifest(&self, host: &Platform) -> Result<(Box<ImageManifest>, Digest), Fault> {
+    async fn manifest(
+        &self,
+        host: &Platform,
+    ) -> Result<(Box<ImageManifest>, Digest), PullErrorKind> {
         let (mut document, mut digest) = self.root().await?;
         for _ in 0..=INDEXES {
             let entries = match document {
-                Document::Manifest(manifest) => return Ok((manifest, digest)),
-                Document::Index(entries) => entries,
+                ManifestDocument::Manifest(manifest) => return Ok((manifest, digest)),
+                ManifestDocument::Index(entries) => entries,
             };
             let entry = manifest::choose(&entries, host)?;
             let content = manifest::content("the manifest", entry)?;
             document = self.document(&content).await?;
             digest = content.digest;
         }
-        Err(Fault::Malformed {
+        Err(PullErrorKind::Malformed {
             what: format!("the index {digest}"),
             rule: format!("it leads to an index, and more than {INDEXES} times"),
         })
     }
 
     /// Returns the document that the image's name refers to, and its digest.
-    async fn root(&self) -> Result<(Document, Digest), Fault> {
+    async fn root(&self) -> Result<(ManifestDocument, Digest), PullErrorKind> {
         match self {
             Self::Registry { session, reference } => {
                 let name = match (&reference.digest, &reference.tag) {
@@ -159,15 +175,15 @@ impl Reading {
                 let (layout, tag) = (Arc::clone(layout), tag.clone());
                 let entries = move || layout.entries(tag.as_deref());
                 let (entries, digest) = blocking(entries).await?;
-                Ok((Document::Index(entries), digest))
+                Ok((ManifestDocument::Index(entries), digest))
             }
         }
     }
 
     /// Returns the manifest or index that an index names.
-    async fn document(&self, content: &Content) -> Result<Document, Fault> {
+    async fn document(&self, content: &BlobDescriptor) -> Result<ManifestDocument, PullErrorKind> {
         if content.size > MANIFEST_BYTES {
-            return Err(Fault::TooLarge {
+            return Err(PullErrorKind::TooLarge {
                 what: content.what.clone(),
                 limit_bytes: MANIFEST_BYTES,
             });
@@ -183,10 +199,10 @@ impl Reading {
     }
 
     /// Returns a small blob, verified.
-    async fn small(&self, content: &Content) -> Result<Vec<u8>, Fault> {
+    async fn small(&self, content: &BlobDescriptor) -> Result<Vec<u8>, PullErrorKind> {
         let bytes = match self {
             Self::Registry { session, .. } => {
-                let mut retry = Retry::new(session.patience());
+                let mut retry = RetryState::new(session.patience());
                 loop {
                     match session.small(content).await {
                         Ok(bytes) => break bytes,
@@ -200,7 +216,7 @@ impl Reading {
             }
         };
         if bytes.len() as u64 != content.size {
-            return Err(Fault::WrongSize {
+            return Err(PullErrorKind::WrongSize {
                 what: content.what.clone(),
                 wanted_bytes: content.size,
                 found_bytes: bytes.len() as u64,
@@ -213,14 +229,14 @@ impl Reading {
     /// Writes a verified blob to this empty file, whose path is for messages.
     pub(super) async fn blob(
         &self,
-        content: &Content,
+        content: &BlobDescriptor,
         place: (PathBuf, tokio::fs::File),
         progress: &watch::Sender<u64>,
-    ) -> Result<File, Fault> {
-        let mut intake = Intake::into(content, place, progress).await?;
+    ) -> Result<File, PullErrorKind> {
+        let mut intake = BlobWriter::into(content, place, progress).await?;
         match self {
             Self::Registry { session, .. } => {
-                let mut retry = Retry::new(session.patience());
+                let mut retry = RetryState::new(session.patience());
                 while let Err(fault) = download(session, content, &mut intake, &mut retry).await {
                     retry.after(fault).await?;
                 }
@@ -229,7 +245,7 @@ impl Reading {
                 let (layout, digest) = (Arc::clone(layout), content.digest);
                 let mut part = blocking(move || layout.blob(digest)).await?;
                 loop {
-                    let read = move || -> Result<(Part, Vec<u8>), Fault> {
+                    let read = move || -> Result<(LayoutFile, Vec<u8>), PullErrorKind> {
                         let bytes = part.chunk()?;
                         Ok((part, bytes))
                     };
@@ -246,8 +262,11 @@ impl Reading {
     }
 }
 
-async fn manifest(session: &Session, name: &str) -> Result<(Document, Digest), Fault> {
-    let mut retry = Retry::new(session.patience());
+async fn manifest(
+    session: &RegistrySession,
+    name: &str,
+) -> Result<(ManifestDocument, Digest), PullErrorKind> {
+    let mut retry = RetryState::new(session.patience());
     let answer = loop {
         match session.manifest(name).await {
             Ok(answer) => break answer,
@@ -261,11 +280,11 @@ async fn manifest(session: &Session, name: &str) -> Result<(Document, Digest), F
 
 /// Downloads the missing part of a blob; received bytes are kept for the next attempt.
 async fn download(
-    session: &Session,
-    content: &Content,
-    intake: &mut Intake<'_>,
-    retry: &mut Retry,
-) -> Result<(), Fault> {
+    session: &RegistrySession,
+    content: &BlobDescriptor,
+    intake: &mut BlobWriter<'_>,
+    retry: &mut RetryState,
+) -> Result<(), PullErrorKind> {
     if intake.written() == content.size && content.size > 0 {
         return Ok(());
     }
@@ -278,17 +297,17 @@ async fn download(
         }
     }
     while let Some(bytes) = session.chunk(&mut answer).await? {
-        retry.heard();
+        retry.record_data();
         intake.put(&bytes).await?;
     }
     intake.is_complete()
 }
 
-fn expect(what: &str, wanted: Digest, found: Digest) -> Result<(), Fault> {
+fn expect(what: &str, wanted: Digest, found: Digest) -> Result<(), PullErrorKind> {
     if wanted == found {
         return Ok(());
     }
-    Err(Fault::WrongDigest {
+    Err(PullErrorKind::WrongDigest {
         what: what.to_owned(),
         wanted,
         found,

@@ -10,7 +10,7 @@ use super::digest::Digest;
 
 /// The packing of a layer's archive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Packing {
+pub enum LayerCompression {
     /// A plain tar file.
     Tar,
     /// Compressed with gzip.
@@ -19,7 +19,7 @@ pub enum Packing {
     TarZstd,
 }
 
-impl Packing {
+impl LayerCompression {
     /// Returns the packing for the media type of a layer in a manifest; `None` if it is not
     /// supported.
     #[must_use]
@@ -58,7 +58,7 @@ pub trait Unpacker: Send + Sync {
     fn unpack<'a>(
         &'a self,
         layer: File,
-        packing: Packing,
+        packing: LayerCompression,
         into: &'a Path,
     ) -> BoxFuture<'a, Result<UnpackedLayer, UnpackError>>;
 }

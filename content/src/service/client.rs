@@ -11,14 +11,16 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use argosy_isolation::service::{self, Packet, Packets};
-use argosy_proto::uri::ShownUri;
+use argosy_isolation::service::{self, Packet, PacketSocket};
+use argosy_proto::uri::RedactedUri;
 use argosy_state::task::Explanation;
 use tokio::sync::{mpsc, watch};
 
-use super::message::{Answer, Ask, Begin, Login};
-use crate::fetcher::{FetchError, FetchSettings, Progress, Reach, Wanted};
-use crate::images::{Content, Fault, InsecureRegistry, Plan, RegistryReference, Secret};
+use super::message::{RegistryLogin, ServiceConfig, ServiceReply, ServiceRequest};
+use crate::fetcher::{FetchError, FetchProgress, FetchSettings, RequestedFile, ServerAccess};
+use crate::images::{
+    AuthHeader, BlobDescriptor, InsecureRegistry, PullErrorKind, RegistryReference, ResolvedImage,
+};
 
 /// The time for which a service with work may be silent.
 const SILENCE_LIMIT: Duration = Duration::from_secs(15);
@@ -47,9 +49,9 @@ pub struct ServiceCommand {
 }
 
 /// A service that was started.
-pub struct Started {
+pub struct StartedService {
     /// The socket to it.
-    pub packets: Packets,
+    pub packets: PacketSocket,
     /// Its process id.
     pub pid: u32,
     /// Ends it once its socket is closed, if it does not exit by itself. May block for a second.
@@ -57,18 +59,18 @@ pub struct Started {
 }
 
 /// Starts a service, or returns the error as text. Blocks.
-pub type Starter = Arc<dyn Fn() -> Result<Started, String> + Send + Sync>;
+pub type ServiceStarter = Arc<dyn Fn() -> Result<StartedService, String> + Send + Sync>;
 
 impl ServiceCommand {
     /// Starts it as a child of this process, in this cgroup.
     #[must_use]
-    pub fn starter(self, group: Option<PathBuf>) -> Starter {
+    pub fn starter(self, group: Option<PathBuf>) -> ServiceStarter {
         Arc::new(move || {
             let mut executed = Command::new(&self.program);
             executed.args(&self.arguments);
             let spawned = service::spawn(&executed, NAME, &ENVIRONMENT, group.as_deref());
-            let (process, packets) = spawned.map_err(|error| crate::sentence(&error))?;
-            Ok(Started {
+            let (process, packets) = spawned.map_err(|error| crate::error_chain(&error))?;
+            Ok(StartedService {
                 packets,
                 pid: process.id(),
                 end: Box::new(move || service::end(process)),
@@ -89,44 +91,44 @@ pub struct ServiceSettings {
 }
 
 /// The service of one agent.
-pub struct Service {
-    start: Starter,
-    begin: Begin,
+pub struct ContentService {
+    start: ServiceStarter,
+    begin: ServiceConfig,
     serial: AtomicU64,
     /// A lock, because many requests share it. The service is started under it, on threads that may
     /// block.
-    present: Mutex<Option<Arc<Connection>>>,
+    present: Mutex<Option<Arc<ServiceConnection>>>,
 }
 
 /// The reason for a missing answer.
-enum NoAnswer {
+enum RequestError {
     /// The service's error.
     Failed(Explanation),
     /// The service was lost.
-    Gone,
+    Lost,
     /// The service cannot be started, with the reason.
     NotStarted(String),
 }
 
-type Said = (Answer, Vec<OwnedFd>);
+type ReceivedReply = (ServiceReply, Vec<OwnedFd>);
 
 /// The connection to one process of the service.
-struct Connection {
-    packets: Packets,
+struct ServiceConnection {
+    packets: PacketSocket,
     pid: u32,
-    state: Mutex<State>,
+    state: Mutex<ConnectionState>,
 }
 
-struct State {
+struct ConnectionState {
     /// By request id. `None` once it has exited.
-    waiting: Option<BTreeMap<u64, mpsc::UnboundedSender<Said>>>,
+    waiting: Option<BTreeMap<u64, mpsc::UnboundedSender<ReceivedReply>>>,
     heard: Instant,
 }
 
-impl Service {
+impl ContentService {
     /// Creates the handle; the service is started on the first request.
     #[must_use]
-    pub fn new(start: Starter, settings: ServiceSettings) -> Arc<Self> {
+    pub fn new(start: ServiceStarter, settings: ServiceSettings) -> Arc<Self> {
         let ServiceSettings {
             fetch,
             insecure_registries,
@@ -134,7 +136,7 @@ impl Service {
         } = settings;
         Arc::new(Self {
             start,
-            begin: Begin {
+            begin: ServiceConfig {
                 fetch,
                 insecure_registries,
                 image_limit_bytes,
@@ -161,12 +163,12 @@ impl Service {
     /// Downloads a file of a server to `file`, whose path is for messages.
     pub(crate) async fn fetch(
         self: &Arc<Self>,
-        wanted: Wanted<'_>,
-        reach: Reach,
+        wanted: RequestedFile<'_>,
+        reach: ServerAccess,
         (path, file): (&Path, &File),
-        meter: &watch::Sender<Progress>,
+        meter: &watch::Sender<FetchProgress>,
     ) -> Result<(), FetchError> {
-        let ask = |id| Ask::Fetch {
+        let ask = |id| ServiceRequest::Fetch {
             id,
             uri: wanted.uri.to_owned(),
             sha256: wanted.sha256.to_owned(),
@@ -179,9 +181,9 @@ impl Service {
             });
         });
         said.await.map(drop).map_err(|error| match error {
-            NoAnswer::Failed(why) => FetchError::Service { why },
+            RequestError::Failed(why) => FetchError::Service { why },
             lost => FetchError::Invalid {
-                uri: ShownUri::of(wanted.uri),
+                uri: RedactedUri::of(wanted.uri),
                 rule: lost.explanation().to_string(),
             },
         })
@@ -191,17 +193,20 @@ impl Service {
     pub(crate) async fn plan(
         self: &Arc<Self>,
         reference: &RegistryReference,
-        login: Option<&Secret>,
-    ) -> Result<Plan, Fault> {
-        let image = Login::of(reference, login);
-        let ask = |id| Ask::Plan {
+        login: Option<&AuthHeader>,
+    ) -> Result<ResolvedImage, PullErrorKind> {
+        let image = RegistryLogin::of(reference, login);
+        let ask = |id| ServiceRequest::Plan {
             id,
             image: image.clone(),
         };
-        let said = self.ask(ask, None, |_, _| {}).await.map_err(Fault::from)?;
+        let said = self
+            .ask(ask, None, |_, _| {})
+            .await
+            .map_err(PullErrorKind::from)?;
         let reading = tokio::task::spawn_blocking(move || described(said));
         let plan = reading.await.expect("reading a description never panics");
-        plan.map_err(|error| Fault::Service {
+        plan.map_err(|error| PullErrorKind::Service {
             why: format!("the content service returned no valid image: {error}").into(),
         })
     }
@@ -209,13 +214,13 @@ impl Service {
     /// Downloads a blob to `file`, whose path is for messages.
     pub(crate) async fn blob(
         self: &Arc<Self>,
-        (reference, login): (&RegistryReference, Option<&Secret>),
-        blob: &Content,
+        (reference, login): (&RegistryReference, Option<&AuthHeader>),
+        blob: &BlobDescriptor,
         (path, file): (&Path, &File),
         progress: &watch::Sender<u64>,
-    ) -> Result<(), Fault> {
-        let image = Login::of(reference, login);
-        let ask = |id| Ask::Blob {
+    ) -> Result<(), PullErrorKind> {
+        let image = RegistryLogin::of(reference, login);
+        let ask = |id| ServiceRequest::Blob {
             id,
             image: image.clone(),
             blob: blob.clone(),
@@ -224,20 +229,20 @@ impl Service {
         let said = self.ask(ask, Some(file), |done_bytes, _| {
             progress.send_replace(done_bytes);
         });
-        said.await.map(drop).map_err(Fault::from)
+        said.await.map(drop).map_err(PullErrorKind::from)
     }
 
     /// Sends a request, and repeats it where the service was lost. Dropping it cancels the request.
     async fn ask(
         self: &Arc<Self>,
-        ask: impl Fn(u64) -> Ask,
+        ask: impl Fn(u64) -> ServiceRequest,
         file: Option<&File>,
         told: impl Fn(u64, u64),
-    ) -> Result<Vec<OwnedFd>, NoAnswer> {
+    ) -> Result<Vec<OwnedFd>, RequestError> {
         let mut tries = 1;
         loop {
             match self.ask_once(&ask, file, &told).await {
-                Err(NoAnswer::Gone) if tries < TRIES => tries += 1,
+                Err(RequestError::Lost) if tries < TRIES => tries += 1,
                 end => return end,
             }
         }
@@ -245,23 +250,22 @@ impl Service {
 
     async fn ask_once(
         self: &Arc<Self>,
-        ask: impl Fn(u64) -> Ask,
+        ask: impl Fn(u64) -> ServiceRequest,
         file: Option<&File>,
         told: impl Fn(u64, u64),
-    ) -> Result<Vec<OwnedFd>, NoAnswer> {
+    ) -> Result<Vec<OwnedFd>, RequestError> {
         let id = self.serial.fetch_add(1, Ordering::Relaxed);
         let service = Arc::clone(self);
         let connecting = tokio::task::spawn_blocking(move || service.connection());
         let connection = connecting.await.expect("connecting never panics")?;
-        let mut answers = connection.wait_for(id).ok_or(NoAnswer::Gone)?;
-        let asked = Asked {
+        let mut answers = connection.wait_for(id).ok_or(RequestError::Lost)?;
+        let asked = PendingRequest {
             connection: Arc::clone(&connection),
             id,
         };
-        let file = file
-            .map(File::try_clone)
-            .transpose()
-            .map_err(|error| NoAnswer::Failed(format!("cannot pass a file on: {error}").into()))?;
+        let file = file.map(File::try_clone).transpose().map_err(|error| {
+            RequestError::Failed(format!("cannot pass a file on: {error}").into())
+        })?;
         let (sender, message) = (Arc::clone(&connection), ask(id));
         let mut sending = tokio::task::spawn_blocking(move || {
             let files: Vec<_> = file.iter().map(AsFd::as_fd).collect();
@@ -272,17 +276,17 @@ impl Service {
             tokio::select! {
                 biased;
                 said = answers.recv() => match said {
-                    Some((Answer::Progress { done_bytes, total_bytes, .. }, _)) => told(done_bytes, total_bytes),
-                    Some((Answer::Done { .. }, descriptors)) => {
+                    Some((ServiceReply::Progress { done_bytes, total_bytes, .. }, _)) => told(done_bytes, total_bytes),
+                    Some((ServiceReply::Done { .. }, descriptors)) => {
                         asked.is_answered();
                         return Ok(descriptors);
                     }
-                    Some((Answer::Failed { why, .. }, _)) => {
+                    Some((ServiceReply::Failed { why, .. }, _)) => {
                         asked.is_answered();
-                        return Err(NoAnswer::Failed(why.into()));
+                        return Err(RequestError::Failed(why.into()));
                     }
-                    Some((Answer::Alive, _)) => {}
-                    None => return Err(NoAnswer::Gone),
+                    Some((ServiceReply::Heartbeat, _)) => {}
+                    None => return Err(RequestError::Lost),
                 },
                 sent = &mut sending, if !is_sent => {
                     is_sent = true;
@@ -290,13 +294,13 @@ impl Service {
                         connection.break_off();
                     }
                 }
-                () = tokio::time::sleep(LOOK_EVERY) => connection.judge(),
+                () = tokio::time::sleep(LOOK_EVERY) => connection.check_reply(),
             }
         }
     }
 
     /// Returns the current service, or starts one. Blocks.
-    fn connection(&self) -> Result<Arc<Connection>, NoAnswer> {
+    fn connection(&self) -> Result<Arc<ServiceConnection>, RequestError> {
         let mut present = self.present();
         if let Some(connection) = present.as_ref().filter(|one| one.is_there()) {
             return Ok(Arc::clone(connection));
@@ -305,32 +309,32 @@ impl Service {
             metrics::counter!("argosy_agent_content_services_replaced_total").increment(1);
             tracing::warn!("content service lost; starting another one");
         }
-        let started = (self.start)().map_err(NoAnswer::NotStarted)?;
-        let connection = Connection::open(started, &self.begin);
+        let started = (self.start)().map_err(RequestError::NotStarted)?;
+        let connection = ServiceConnection::open(started, &self.begin);
         *present = Some(Arc::clone(&connection));
         Ok(connection)
     }
 
-    fn present(&self) -> MutexGuard<'_, Option<Arc<Connection>>> {
+    fn present(&self) -> MutexGuard<'_, Option<Arc<ServiceConnection>>> {
         self.present.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Drop for Service {
+impl Drop for ContentService {
     fn drop(&mut self) {
         self.end();
     }
 }
 
-impl Connection {
-    fn open(started: Started, begin: &Begin) -> Arc<Self> {
-        let Started { packets, pid, end } = started;
+impl ServiceConnection {
+    fn open(started: StartedService, begin: &ServiceConfig) -> Arc<Self> {
+        let StartedService { packets, pid, end } = started;
         // If this cannot be sent, the exit is detected immediately.
-        let _ = packets.send(&Ask::Begin(Box::new(begin.clone())), &[]);
+        let _ = packets.send(&ServiceRequest::Begin(Box::new(begin.clone())), &[]);
         let connection = Arc::new(Self {
             packets,
             pid,
-            state: Mutex::new(State {
+            state: Mutex::new(ConnectionState {
                 waiting: Some(BTreeMap::new()),
                 heard: Instant::now(),
             }),
@@ -351,7 +355,7 @@ impl Connection {
     }
 
     /// Returns the channel for answers to a request. `None` if the service has exited.
-    fn wait_for(&self, id: u64) -> Option<mpsc::UnboundedReceiver<Said>> {
+    fn wait_for(&self, id: u64) -> Option<mpsc::UnboundedReceiver<ReceivedReply>> {
         let mut state = self.state();
         let waiting = state.waiting.as_mut()?;
         let is_first = waiting.is_empty();
@@ -365,12 +369,14 @@ impl Connection {
         Some(answers)
     }
 
-    fn pass_on(&self, answer: Answer, descriptors: Vec<OwnedFd>) {
+    fn pass_on(&self, answer: ServiceReply, descriptors: Vec<OwnedFd>) {
         let mut state = self.state();
         state.heard = Instant::now();
         let id = match &answer {
-            Answer::Alive => return,
-            Answer::Progress { id, .. } | Answer::Done { id } | Answer::Failed { id, .. } => *id,
+            ServiceReply::Heartbeat => return,
+            ServiceReply::Progress { id, .. }
+            | ServiceReply::Done { id }
+            | ServiceReply::Failed { id, .. } => *id,
         };
         if let Some(waiting) = state.waiting.as_ref().and_then(|all| all.get(&id)) {
             // A requester that no longer waits has cancelled the request.
@@ -379,7 +385,7 @@ impl Connection {
     }
 
     /// Disconnects a silent service.
-    fn judge(&self) {
+    fn check_reply(&self) {
         let silent = self.state().heard.elapsed();
         if silent >= SILENCE_LIMIT {
             tracing::warn!(
@@ -397,13 +403,13 @@ impl Connection {
         self.state().waiting = None;
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, ConnectionState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// Reads the parts of an image from the file that came with an answer. Blocks.
-fn described(descriptors: Vec<OwnedFd>) -> io::Result<Plan> {
+fn described(descriptors: Vec<OwnedFd>) -> io::Result<ResolvedImage> {
     let descriptor = descriptors.into_iter().next();
     let mut file = File::from(descriptor.ok_or(io::ErrorKind::UnexpectedEof)?);
     if !file.metadata()?.is_file() {
@@ -419,12 +425,12 @@ fn described(descriptors: Vec<OwnedFd>) -> io::Result<Plan> {
 }
 
 /// A request; dropping it cancels the request unless it was answered.
-struct Asked {
-    connection: Arc<Connection>,
+struct PendingRequest {
+    connection: Arc<ServiceConnection>,
     id: u64,
 }
 
-impl Asked {
+impl PendingRequest {
     fn is_answered(&self) {
         if let Some(waiting) = &mut self.connection.state().waiting {
             waiting.remove(&self.id);
@@ -432,7 +438,7 @@ impl Asked {
     }
 }
 
-impl Drop for Asked {
+impl Drop for PendingRequest {
     fn drop(&mut self) {
         let waiting = &mut self.connection.state().waiting;
         let was_waited_for = waiting
@@ -440,25 +446,28 @@ impl Drop for Asked {
             .is_some_and(|waiting| waiting.remove(&self.id).is_some());
         if was_waited_for {
             // If its queue is full, it has been silent for long, and will be ended.
-            let _ = self.connection.packets.offer(&Ask::Cancel { id: self.id });
+            let _ = self
+                .connection
+                .packets
+                .offer(&ServiceRequest::Cancel { id: self.id });
         }
     }
 }
 
-impl Login {
-    pub(super) fn of(reference: &RegistryReference, login: Option<&Secret>) -> Self {
+impl RegistryLogin {
+    pub(super) fn of(reference: &RegistryReference, login: Option<&AuthHeader>) -> Self {
         Self {
             reference: reference.clone(),
-            secret: login.map(Secret::text),
+            secret: login.map(AuthHeader::text),
         }
     }
 }
 
-impl NoAnswer {
+impl RequestError {
     fn explanation(self) -> Explanation {
         match self {
             Self::Failed(why) => why,
-            Self::Gone => {
+            Self::Lost => {
                 "the content service was lost repeatedly; try again, and check what kills it".into()
             }
             Self::NotStarted(why) => format!("the content service cannot be started: {why}").into(),
@@ -466,8 +475,8 @@ impl NoAnswer {
     }
 }
 
-impl From<NoAnswer> for Fault {
-    fn from(none: NoAnswer) -> Self {
+impl From<RequestError> for PullErrorKind {
+    fn from(none: RequestError) -> Self {
         Self::Service {
             why: none.explanation(),
         }

@@ -5,31 +5,31 @@ use std::path::PathBuf;
 use argosy_state::task::{Cause, Explanation};
 use serde::{Deserialize, Serialize};
 
-use crate::fetcher::{FetchSettings, Reach};
-use crate::images::{Content, InsecureRegistry, RegistryReference};
+use crate::fetcher::{FetchSettings, ServerAccess};
+use crate::images::{BlobDescriptor, InsecureRegistry, RegistryReference};
 
 /// A message of an agent. Each request has an id, under which it is answered.
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(super) enum Ask {
+pub(super) enum ServiceRequest {
     /// Sent once, before anything else.
-    Begin(Box<Begin>),
+    Begin(Box<ServiceConfig>),
     /// Downloads a file of a server to the accompanying descriptor.
     Fetch {
         id: u64,
         uri: String,
         sha256: String,
-        reach: Reach,
+        reach: ServerAccess,
         /// For messages.
         path: PathBuf,
     },
     /// Requests the parts of an image of a registry.
-    Plan { id: u64, image: Login },
+    Plan { id: u64, image: RegistryLogin },
     /// Downloads a blob of a registry to the accompanying descriptor.
     Blob {
         id: u64,
-        image: Login,
-        blob: Content,
+        image: RegistryLogin,
+        blob: BlobDescriptor,
         /// For messages.
         path: PathBuf,
     },
@@ -39,7 +39,7 @@ pub(super) enum Ask {
 
 /// The configuration of the service.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub(super) struct Begin {
+pub(super) struct ServiceConfig {
     pub(super) fetch: FetchSettings,
     pub(super) insecure_registries: Vec<InsecureRegistry>,
     pub(super) image_limit_bytes: u64,
@@ -47,7 +47,7 @@ pub(super) struct Begin {
 
 /// An image of a registry, with the credentials for it. It has no debug output.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub(super) struct Login {
+pub(super) struct RegistryLogin {
     pub(super) reference: RegistryReference,
     /// The value of an `Authorization` header.
     pub(super) secret: Option<String>,
@@ -56,9 +56,10 @@ pub(super) struct Login {
 /// An answer of the service.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(super) enum Answer {
+pub(super) enum ServiceReply {
     /// A sign of life, sent every two seconds while there is work.
-    Alive,
+    #[serde(rename = "alive")]
+    Heartbeat,
     /// The progress of a request. Reports are skipped while none is read.
     Progress {
         id: u64,
@@ -68,18 +69,18 @@ pub(super) enum Answer {
     /// The request is done. The parts of an image come as JSON in the accompanying descriptor.
     Done { id: u64 },
     /// The request failed.
-    Failed { id: u64, why: Said },
+    Failed { id: u64, why: ErrorExplanation },
 }
 
 /// The cause of a failure, in the form of a message.
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) struct Said {
+pub(super) struct ErrorExplanation {
     /// Codes with their arguments.
     causes: Vec<(String, Vec<String>)>,
     detail: String,
 }
 
-impl From<Explanation> for Said {
+impl From<Explanation> for ErrorExplanation {
     fn from(explanation: Explanation) -> Self {
         let Explanation { causes, detail } = explanation;
         let causes = causes.into_iter();
@@ -90,8 +91,8 @@ impl From<Explanation> for Said {
     }
 }
 
-impl From<Said> for Explanation {
-    fn from(said: Said) -> Self {
+impl From<ErrorExplanation> for Explanation {
+    fn from(said: ErrorExplanation) -> Self {
         let causes = said.causes.into_iter();
         Self {
             causes: causes

@@ -19,5 +19,8 @@ mod process;
 #[cfg(test)]
 mod tests;
 
-pub use client::{ENVIRONMENT, NAME, Service, ServiceCommand, ServiceSettings, Started, Starter};
+pub use client::{
+    ContentService, ENVIRONMENT, NAME, ServiceCommand, ServiceSettings, ServiceStarter,
+    StartedService,
+};
 pub use process::{ServiceError, run_from_fd};

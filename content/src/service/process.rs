@@ -9,15 +9,15 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use argosy_isolation::service::{self, Packet, Packets};
+use argosy_isolation::service::{self, Packet, PacketSocket};
 use argosy_state::task::Explanation;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
-use super::message::{Answer, Ask, Begin, Login};
-use crate::fetcher::{Downloads, Progress, Wanted};
-use crate::images::{Plan, Registry};
+use super::message::{RegistryLogin, ServiceConfig, ServiceReply, ServiceRequest};
+use crate::fetcher::{DownloadClient, FetchProgress, RequestedFile};
+use crate::images::{RegistryPool, ResolvedImage};
 
 /// The paths that it may read in addition to those of the environment: resolver settings and
 /// certificate authorities.
@@ -62,7 +62,7 @@ pub fn run_from_fd() -> Result<(), ServiceError> {
     let failed = |source| ServiceError::Begin { source };
     let packets = service::connection().map_err(failed)?;
     let begin = match packets.receive().map_err(failed)? {
-        Packet::Message(Ask::Begin(begin), _) => *begin,
+        Packet::Message(ServiceRequest::Begin(begin), _) => *begin,
         Packet::Message(..) => {
             return Err(failed(io::Error::other("it received no configuration")));
         }
@@ -71,13 +71,13 @@ pub fn run_from_fd() -> Result<(), ServiceError> {
     let named = AUTHORITIES.iter().filter_map(std::env::var_os);
     let readable = READABLE.map(PathBuf::from).into_iter();
     let readable: Vec<_> = readable.chain(named.map(PathBuf::from)).collect();
-    let downloads = Downloads::new(&begin.fetch).map_err(failed)?;
-    let Begin {
+    let downloads = DownloadClient::new(&begin.fetch).map_err(failed)?;
+    let ServiceConfig {
         fetch,
         insecure_registries: insecure,
         image_limit_bytes,
     } = &begin;
-    let registry = Registry::new(fetch, insecure, *image_limit_bytes).map_err(failed)?;
+    let registry = RegistryPool::new(fetch, insecure, *image_limit_bytes).map_err(failed)?;
     let largest = begin.fetch.limit_bytes.max(begin.image_limit_bytes);
     service::confine(&readable, largest).map_err(|why| ServiceError::Confine { why })?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -91,7 +91,7 @@ pub fn run_from_fd() -> Result<(), ServiceError> {
     Ok(())
 }
 
-async fn serve(packets: Packets, downloads: Downloads, registry: Registry) {
+async fn serve(packets: PacketSocket, downloads: DownloadClient, registry: RegistryPool) {
     let packets = Arc::new(packets);
     let (sender, mut asked) = mpsc::unbounded_channel();
     let reader = Arc::clone(&packets);
@@ -105,7 +105,7 @@ async fn serve(packets: Packets, downloads: Downloads, registry: Registry) {
         // No requester waits any more.
         std::process::exit(0);
     });
-    let work = Arc::new(Work {
+    let work = Arc::new(ServiceState {
         downloads,
         registry,
         packets,
@@ -119,32 +119,32 @@ async fn serve(packets: Packets, downloads: Downloads, registry: Registry) {
             _ = alive.tick() => {
                 if !work.going().is_empty() {
                     // An agent that does not read it has enough unread messages.
-                    let _ = work.packets.offer(&Answer::Alive);
+                    let _ = work.packets.offer(&ServiceReply::Heartbeat);
                 }
             }
         }
     }
 }
 
-struct Work {
-    downloads: Downloads,
-    registry: Registry,
-    packets: Arc<Packets>,
+struct ServiceState {
+    downloads: DownloadClient,
+    registry: RegistryPool,
+    packets: Arc<PacketSocket>,
     /// Requests in progress. A lock, because each removes itself.
     going: Mutex<BTreeMap<u64, JoinHandle<()>>>,
 }
 
-impl Work {
-    fn take(self: &Arc<Self>, ask: Ask, descriptors: Vec<OwnedFd>) {
+impl ServiceState {
+    fn take(self: &Arc<Self>, ask: ServiceRequest, descriptors: Vec<OwnedFd>) {
         let (id, request) = match (ask, descriptors.into_iter().next()) {
-            (Ask::Cancel { id }, _) => {
+            (ServiceRequest::Cancel { id }, _) => {
                 if let Some(going) = self.going().remove(&id) {
                     going.abort();
                 }
                 return;
             }
             (
-                Ask::Fetch {
+                ServiceRequest::Fetch {
                     id,
                     uri,
                     sha256,
@@ -154,7 +154,7 @@ impl Work {
                 Some(file),
             ) => (
                 id,
-                Request::Fetch {
+                AcceptedRequest::Fetch {
                     uri,
                     sha256,
                     reach,
@@ -163,7 +163,7 @@ impl Work {
                 },
             ),
             (
-                Ask::Blob {
+                ServiceRequest::Blob {
                     id,
                     image,
                     blob,
@@ -172,16 +172,21 @@ impl Work {
                 Some(file),
             ) => (
                 id,
-                Request::Blob {
+                AcceptedRequest::Blob {
                     image,
                     blob,
                     path,
                     file: file.into(),
                 },
             ),
-            (Ask::Plan { id, image }, _) => (id, Request::Plan(image)),
+            (ServiceRequest::Plan { id, image }, _) => (id, AcceptedRequest::Plan(image)),
             // An agent of this build sends no such message.
-            (Ask::Begin(_) | Ask::Fetch { .. } | Ask::Blob { .. }, _) => return,
+            (
+                ServiceRequest::Begin(_)
+                | ServiceRequest::Fetch { .. }
+                | ServiceRequest::Blob { .. },
+                _,
+            ) => return,
         };
         let work = Arc::clone(self);
         let mut going = self.going();
@@ -192,8 +197,8 @@ impl Work {
         going.insert(id, serving);
     }
 
-    async fn serve(&self, id: u64, request: Request) {
-        let (meter, mut seen) = watch::channel(Progress::default());
+    async fn serve(&self, id: u64, request: AcceptedRequest) {
+        let (meter, mut seen) = watch::channel(FetchProgress::default());
         let mut performing = Box::pin(self.perform(request, &meter));
         let done = loop {
             tokio::select! {
@@ -205,7 +210,7 @@ impl Work {
                         (now.done_bytes, now.total_bytes)
                     };
                     // If it is not read in time, the next one reports more.
-                    let _ = self.packets.offer(&Answer::Progress { id, done_bytes, total_bytes });
+                    let _ = self.packets.offer(&ServiceReply::Progress { id, done_bytes, total_bytes });
                     tokio::select! {
                         biased;
                         done = &mut performing => break done,
@@ -217,11 +222,11 @@ impl Work {
         let packets = Arc::clone(&self.packets);
         // Waits until the queue has space, which it has as soon as the agent reads.
         let telling = tokio::task::spawn_blocking(move || match done {
-            Ok(Some(file)) => packets.send(&Answer::Done { id }, &[file.as_fd()]),
-            Ok(None) => packets.send(&Answer::Done { id }, &[]),
+            Ok(Some(file)) => packets.send(&ServiceReply::Done { id }, &[file.as_fd()]),
+            Ok(None) => packets.send(&ServiceReply::Done { id }, &[]),
             Err(why) => {
                 let why = why.into();
-                packets.send(&Answer::Failed { id, why }, &[])
+                packets.send(&ServiceReply::Failed { id, why }, &[])
             }
         });
         // Without the agent this process exits.
@@ -230,27 +235,27 @@ impl Work {
 
     async fn perform(
         &self,
-        request: Request,
-        meter: &watch::Sender<Progress>,
+        request: AcceptedRequest,
+        meter: &watch::Sender<FetchProgress>,
     ) -> Result<Option<File>, Explanation> {
         match request {
-            Request::Fetch {
+            AcceptedRequest::Fetch {
                 uri,
                 sha256,
                 reach,
                 path,
                 file,
             } => {
-                let wanted = Wanted {
+                let wanted = RequestedFile {
                     uri: &uri,
                     sha256: &sha256,
                 };
                 let mut file = tokio::fs::File::from_std(file);
                 let place = (path.as_path(), &mut file);
-                let brought = self.downloads.bring(wanted, reach, place, meter).await;
+                let brought = self.downloads.fetch(wanted, reach, place, meter).await;
                 brought.map(|()| None).map_err(|error| error.explanation())
             }
-            Request::Plan(image) => {
+            AcceptedRequest::Plan(image) => {
                 let plan = self.registry.plan(&image.reference, image.secret).await;
                 let plan = plan.map_err(|fault| fault.explanation())?;
                 let written = written(&plan);
@@ -258,13 +263,13 @@ impl Work {
                     format!("cannot tell what the image consists of: {error}").into()
                 })
             }
-            Request::Blob {
+            AcceptedRequest::Blob {
                 image,
                 blob,
                 path,
                 file,
             } => {
-                let Login { reference, secret } = image;
+                let RegistryLogin { reference, secret } = image;
                 let brought = self
                     .registry
                     .blob((&reference, secret), &blob, (path, file), meter);
@@ -280,25 +285,25 @@ impl Work {
 }
 
 /// A request with its descriptors.
-enum Request {
+enum AcceptedRequest {
     Fetch {
         uri: String,
         sha256: String,
-        reach: crate::fetcher::Reach,
+        reach: crate::fetcher::ServerAccess,
         path: PathBuf,
         file: File,
     },
-    Plan(Login),
+    Plan(RegistryLogin),
     Blob {
-        image: Login,
-        blob: crate::images::Content,
+        image: RegistryLogin,
+        blob: crate::images::BlobDescriptor,
         path: PathBuf,
         file: File,
     },
 }
 
 /// Writes the description to an unlinked file, because it may be longer than a message.
-fn written(plan: &Plan) -> io::Result<File> {
+fn written(plan: &ResolvedImage) -> io::Result<File> {
     let flags = rustix::fs::MemfdFlags::CLOEXEC;
     let mut file: File = rustix::fs::memfd_create("argosy-plan", flags)?.into();
     file.write_all(&serde_json::to_vec(plan)?)?;

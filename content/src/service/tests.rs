@@ -1,8 +1,8 @@
 //! Tests of an agent's handle on its service, with a fake service. `tests/service` tests the real
 //! process.
 
-use super::message::Login;
-use crate::images::{ImageReference, Secret};
+use super::message::RegistryLogin;
+use crate::images::{AuthHeader, ImageReference};
 
 #[test]
 fn a_log_in_reaches_the_service_as_it_is_and_is_not_printed() {
@@ -10,12 +10,12 @@ fn a_log_in_reaches_the_service_as_it_is_and_is_not_printed() {
     let ImageReference::Registry(reference) = name else {
         panic!("it names a registry");
     };
-    let secret = Secret::bearer("hunter2").unwrap();
-    let login = Login::of(&reference, Some(&secret));
+    let secret = AuthHeader::bearer("hunter2").unwrap();
+    let login = RegistryLogin::of(&reference, Some(&secret));
     let sent = serde_json::to_string(&login).unwrap();
-    let received: Login = serde_json::from_str(&sent).unwrap();
+    let received: RegistryLogin = serde_json::from_str(&sent).unwrap();
     assert!(received == login);
-    let secret = Secret::new(&received.secret.unwrap()).unwrap();
+    let secret = AuthHeader::new(&received.secret.unwrap()).unwrap();
     assert_eq!(secret.text(), "Bearer hunter2");
     assert_eq!(format!("{secret:?}"), "Secret");
 }

@@ -14,13 +14,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use argosy_content::fetcher::{Extractor, FetchSettings, Fetcher, Progress, Whose};
+use argosy_content::fetcher::{Extractor, FetchContext, FetchProgress, FetchSettings, Fetcher};
 use argosy_content::images::{
-    Digest, ImageReference, ImageSettings, Images, InsecureRegistry, OwnFolders, Packing,
-    PullPolicy, UnpackError, UnpackedLayer, Unpacker,
+    Digest, ImageManager, ImageReference, ImageSettings, InsecureRegistry, LayerCompression,
+    LocalLayerDirs, PullPolicy, UnpackError, UnpackedLayer, Unpacker,
 };
-use argosy_content::service::{self, Service, ServiceCommand, ServiceSettings};
-use argosy_isolation::User;
+use argosy_content::service::{self, ContentService, ServiceCommand, ServiceSettings};
+use argosy_isolation::ContainerUser;
 use argosy_isolation::service::Packet;
 use argosy_proto::v1;
 use futures::FutureExt;
@@ -36,9 +36,9 @@ const LIAR: &str = "lie";
 /// The timeout of all waits in tests.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-type Case = (&'static str, fn() -> LocalBoxFuture<'static, ()>);
+type TestCase = (&'static str, fn() -> LocalBoxFuture<'static, ()>);
 
-const CASES: &[Case] = &[
+const CASES: &[TestCase] = &[
     ("a_file_is_brought_by_a_process_of_its_own", || {
         brought().boxed_local()
     }),
@@ -132,36 +132,39 @@ fn command() -> ServiceCommand {
     }
 }
 
-fn service_by(command: ServiceCommand) -> Arc<Service> {
+fn service_by(command: ServiceCommand) -> Arc<ContentService> {
     service_of(command, Vec::new())
 }
 
 /// Returns the same service, which contacts these registries without TLS.
-fn service_of(command: ServiceCommand, insecure_registries: Vec<InsecureRegistry>) -> Arc<Service> {
+fn service_of(
+    command: ServiceCommand,
+    insecure_registries: Vec<InsecureRegistry>,
+) -> Arc<ContentService> {
     let settings = ServiceSettings {
         fetch: settings(),
         insecure_registries,
         image_limit_bytes: 1 << 20,
     };
-    Service::new(command.starter(None), settings)
+    ContentService::new(command.starter(None), settings)
 }
 
 /// An extractor that extracts nothing.
-struct Nothing;
+struct NoExtractor;
 
-impl Extractor for Nothing {
+impl Extractor for NoExtractor {
     fn extract<'a>(
         &'a self,
         _: fs::File,
         _: fs::File,
-        _: Option<&'a User>,
+        _: Option<&'a ContainerUser>,
     ) -> BoxFuture<'a, Result<(), String>> {
         std::future::ready(Err("nothing is taken apart here".to_owned())).boxed()
     }
 }
 
-fn fetcher(service: &Arc<Service>) -> Fetcher {
-    Fetcher::new(settings(), Arc::clone(service), Arc::new(Nothing), None)
+fn fetcher(service: &Arc<ContentService>) -> Fetcher {
+    Fetcher::new(settings(), Arc::clone(service), Arc::new(NoExtractor), None)
 }
 
 async fn fetch(
@@ -176,11 +179,11 @@ async fn fetch(
         output_file: "file".to_owned(),
         ..v1::Uri::default()
     };
-    let (meter, _) = watch::channel(Progress::default());
+    let (meter, _) = watch::channel(FetchProgress::default());
     let fetched = fetcher
-        .fetch_all(&[uri], folder, Whose::default(), &meter)
+        .fetch_all(&[uri], folder, FetchContext::default(), &meter)
         .await;
-    fetched.map_err(|error| argosy_content::sentence(&error))
+    fetched.map_err(|error| argosy_content::error_chain(&error))
 }
 
 /// Starts a server that runs `answer` on each connection; returns it with its number of
@@ -415,13 +418,13 @@ async fn missing() {
 }
 
 /// An unpacker that counts a layer's bytes.
-struct Counting;
+struct CountingUnpacker;
 
-impl Unpacker for Counting {
+impl Unpacker for CountingUnpacker {
     fn unpack<'a>(
         &'a self,
         mut layer: fs::File,
-        _: Packing,
+        _: LayerCompression,
         _: &'a Path,
     ) -> BoxFuture<'a, Result<UnpackedLayer, UnpackError>> {
         let mut bytes = Vec::new();
@@ -440,11 +443,11 @@ async fn lied_to() {
         program: PathBuf::from("/proc/self/exe"),
         arguments: vec![LIAR.to_owned()],
     });
-    let unpacker = Arc::new(Counting);
-    let images = Images::open(
+    let unpacker = Arc::new(CountingUnpacker);
+    let images = ImageManager::open(
         folder.path(),
         ImageSettings::default(),
-        (unpacker, Arc::new(OwnFolders)),
+        (unpacker, Arc::new(LocalLayerDirs)),
         Arc::clone(&service),
     );
     let name: ImageReference = "127.0.0.1:9/site:1".parse().unwrap();
@@ -452,7 +455,7 @@ async fn lied_to() {
         .unwrap()
         .obtain(name, PullPolicy::Always, "1-1-1".to_owned());
     let error = obtaining.image.await.unwrap_err();
-    let why = argosy_content::sentence(&error);
+    let why = argosy_content::error_chain(&error);
     assert!(
         why.contains("it passed a descriptor that is not a file"),
         "{why}"
@@ -504,10 +507,10 @@ async fn pulled() {
         limit_bytes: 1 << 20,
         ..ImageSettings::default()
     };
-    let images = Images::open(
+    let images = ImageManager::open(
         folder.path(),
         settings,
-        (Arc::new(Counting), Arc::new(OwnFolders)),
+        (Arc::new(CountingUnpacker), Arc::new(LocalLayerDirs)),
         Arc::clone(&service),
     )
     .unwrap();

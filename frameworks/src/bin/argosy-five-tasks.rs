@@ -1,7 +1,7 @@
 //! Runs five tasks on a cluster, then exits.
 
-use argosy_client::scheduler::Runner;
-use argosy_frameworks::arguments::{Cluster, teardown_on_signal};
+use argosy_client::scheduler::SchedulerRunner;
+use argosy_frameworks::arguments::{ClusterArguments, teardown_on_signal};
 use argosy_frameworks::five_tasks::FiveTasks;
 use clap::Parser;
 
@@ -16,7 +16,7 @@ use clap::Parser;
 )]
 struct Arguments {
     #[command(flatten)]
-    cluster: Cluster,
+    cluster: ClusterArguments,
     /// Command of each task, run by /bin/sh -c
     #[arg(long, default_value = "echo task $ARGOSY_TASK_ID of five")]
     command: String,
@@ -26,7 +26,7 @@ struct Arguments {
 async fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
     let mut scheduler = FiveTasks::new(&arguments.command);
-    let runner = Runner::new(arguments.cluster.config("five-tasks", 60_000));
+    let runner = SchedulerRunner::new(arguments.cluster.config("five-tasks", 60_000));
     let stop = teardown_on_signal(runner.driver())?;
     runner.run(&mut scheduler, stop).await?;
     if let Some(failure) = &scheduler.failure {

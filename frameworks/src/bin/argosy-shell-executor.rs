@@ -1,7 +1,7 @@
 //! An executor whose tasks are command lines. An agent starts it; started manually, it reports that
 //! and exits.
 
-use argosy_client::executor::{Meeting, Runner};
+use argosy_client::executor::{AgentEndpoint, ExecutorRunner};
 use argosy_frameworks::shell_executor::ShellExecutor;
 use clap::Parser;
 
@@ -18,8 +18,8 @@ struct Arguments {}
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let Arguments {} = Arguments::parse();
-    let meeting = Meeting::named_in(std::env::vars())?;
-    Runner::new(meeting)
+    let meeting = AgentEndpoint::from_environment(std::env::vars())?;
+    ExecutorRunner::new(meeting)
         .run(&mut ShellExecutor::default())
         .await?;
     Ok(())

@@ -4,10 +4,10 @@ use std::path::PathBuf;
 
 use anyhow::Context;
 use argosy_client::resources::resources;
-use argosy_client::scheduler::Runner;
-use argosy_frameworks::arguments::{Cluster, teardown_on_signal};
-use argosy_frameworks::progress::Style;
-use argosy_frameworks::steady::{Copies, Steady};
+use argosy_client::scheduler::SchedulerRunner;
+use argosy_frameworks::arguments::{ClusterArguments, teardown_on_signal};
+use argosy_frameworks::progress::ProgressFormat;
+use argosy_frameworks::steady::{CopySpec, Steady};
 use argosy_proto::v1;
 use clap::Parser;
 
@@ -22,7 +22,7 @@ use clap::Parser;
 )]
 struct Arguments {
     #[command(flatten)]
-    cluster: Cluster,
+    cluster: ClusterArguments,
     /// Name of the framework, and prefix of every task id
     #[arg(long, default_value = "steady")]
     name: String,
@@ -53,7 +53,7 @@ struct Arguments {
     witness: Option<PathBuf>,
     /// Format of progress output
     #[arg(long, value_enum, default_value_t)]
-    progress: Style,
+    progress: ProgressFormat,
     /// The command; its working directory is the sandbox
     #[arg(last = true, required = true)]
     command: Vec<String>,
@@ -107,7 +107,7 @@ fn absolute(uri: &str) -> anyhow::Result<String> {
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
-    let copies = Copies {
+    let copies = CopySpec {
         number: arguments.copies,
         with_port: !arguments.no_port,
         template: arguments.template()?,
@@ -117,7 +117,7 @@ async fn main() -> anyhow::Result<()> {
     // Ids must never be reused, so each run has a unique prefix.
     let prefix = format!("{}-{:04x}", arguments.name, config.session & 0xffff);
     let mut scheduler = Steady::new(copies, &prefix, arguments.progress);
-    let runner = Runner::new(config);
+    let runner = SchedulerRunner::new(config);
     let stop = teardown_on_signal(runner.driver())?;
     runner.run(&mut scheduler, stop).await?;
     Ok(())

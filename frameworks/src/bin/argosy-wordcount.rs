@@ -4,13 +4,13 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
-use argosy_client::scheduler::{Driver, Runner};
-use argosy_frameworks::arguments::{Cluster, teardown_on_signal};
-use argosy_frameworks::paths::{Input, collect as collect_inputs, escape};
-use argosy_frameworks::progress::Style;
-use argosy_frameworks::wordcount::collect::{Written, collect};
-use argosy_frameworks::wordcount::hold::Hold;
-use argosy_frameworks::wordcount::job::{Job, Settings};
+use argosy_client::scheduler::{SchedulerDriver, SchedulerRunner};
+use argosy_frameworks::arguments::{ClusterArguments, teardown_on_signal};
+use argosy_frameworks::paths::{InputFile, collect as collect_inputs, escape};
+use argosy_frameworks::progress::ProgressFormat;
+use argosy_frameworks::wordcount::collect::{ResultStats, collect};
+use argosy_frameworks::wordcount::hold::OfferHold;
+use argosy_frameworks::wordcount::job::{Job, TaskSettings};
 use argosy_frameworks::wordcount::split::split;
 use argosy_frameworks::wordcount::{Outputs, WordCount};
 use clap::Parser;
@@ -87,21 +87,21 @@ struct Arguments {
     hold_offer: bool,
     /// Format of progress output
     #[arg(long, value_enum, default_value_t)]
-    progress: Style,
+    progress: ProgressFormat,
     /// Name of the framework
     #[arg(long, default_value = "wordcount")]
     name: String,
 }
 
 impl Arguments {
-    fn settings(&self) -> anyhow::Result<Settings> {
+    fn settings(&self) -> anyhow::Result<TaskSettings> {
         let mapper = match &self.mapper {
             Some(uri) if uri.contains("://") => uri.clone(),
             Some(path) => found(Path::new(path))?,
             None => found(&std::env::current_exe()?.with_file_name("argosy-wordmap"))?,
         };
         let witness = self.witness.as_ref().map(std::path::absolute).transpose()?;
-        Ok(Settings {
+        Ok(TaskSettings {
             mapper,
             witness: witness.map(|folder| folder.display().to_string()),
             least_ms: self.task_ms,
@@ -135,7 +135,7 @@ async fn main() -> anyhow::Result<()> {
     let inputs = tokio::task::spawn_blocking(move || collect_inputs(&roots, limit)).await??;
     if arguments.list_input {
         for input in &inputs {
-            Style::Text.say(&(), &escape(&input.path));
+            ProgressFormat::Text.print(&(), &escape(&input.path));
         }
         return Ok(());
     }
@@ -148,12 +148,12 @@ async fn main() -> anyhow::Result<()> {
     count(&arguments, &inputs).await
 }
 
-async fn count(arguments: &Arguments, inputs: &[Input]) -> anyhow::Result<()> {
+async fn count(arguments: &Arguments, inputs: &[InputFile]) -> anyhow::Result<()> {
     let begun = Instant::now();
     let bytes: u64 = inputs.iter().map(|input| input.size).sum();
     let style = arguments.progress;
     let event = serde_json::json!({"event": "input", "files": inputs.len(), "bytes": bytes});
-    style.say(
+    style.print(
         &event,
         &format!(
             "{} text files, {:.1} MiB",
@@ -163,16 +163,16 @@ async fn count(arguments: &Arguments, inputs: &[Input]) -> anyhow::Result<()> {
     );
     let splits = split(inputs, arguments.maps as usize);
     let job = Job::new(arguments.settings()?, splits, arguments.reduces as usize);
-    let cluster = Cluster {
+    let cluster = ClusterArguments {
         masters: arguments.masters.clone().context("--masters is needed")?,
         role: arguments.role.clone(),
     };
     let mut config = cluster.config(&arguments.name, 120_000);
     config.tick = Duration::from_millis(200);
     let (sender, outcome) = oneshot::channel();
-    let hold = Hold::new(arguments.hold_offer.then_some(8_000));
+    let hold = OfferHold::new(arguments.hold_offer.then_some(8_000));
     let mut scheduler = WordCount::new(job, hold, arguments.parallel, style, sender);
-    let runner = Runner::new(config);
+    let runner = SchedulerRunner::new(config);
     let output = arguments.output.clone().context("--output is needed")?;
     let stop = teardown_on_signal(runner.driver())?;
     let written = tokio::spawn(write(outcome, output.clone(), runner.driver()));
@@ -197,7 +197,7 @@ async fn count(arguments: &Arguments, inputs: &[Input]) -> anyhow::Result<()> {
         crossings.len(),
         begun.elapsed().as_secs_f64()
     );
-    style.say(&report, &text);
+    style.print(&report, &text);
     Ok(())
 }
 
@@ -205,8 +205,8 @@ async fn count(arguments: &Arguments, inputs: &[Input]) -> anyhow::Result<()> {
 async fn write(
     outcome: oneshot::Receiver<Result<Outputs, String>>,
     output: PathBuf,
-    driver: Driver,
-) -> anyhow::Result<Written> {
+    driver: SchedulerDriver,
+) -> anyhow::Result<ResultStats> {
     let outputs = outcome
         .await
         .context("stopped before the end")?

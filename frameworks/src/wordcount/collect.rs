@@ -7,14 +7,14 @@ use std::time::Duration;
 
 use anyhow::{Context, anyhow, ensure};
 
-use crate::words::{Counts, add_lines, to_lines};
+use crate::words::{WordCounts, add_lines, to_lines};
 
 /// Time for which an unresponsive agent is retried.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Statistics of the written result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
-pub struct Written {
+pub struct ResultStats {
     /// Number of distinct words.
     pub distinct: usize,
     /// Number of all words.
@@ -26,17 +26,17 @@ pub struct Written {
 ///
 /// # Errors
 /// With the URL or path that failed.
-pub async fn collect(urls: &[String], output: &Path) -> anyhow::Result<Written> {
+pub async fn collect(urls: &[String], output: &Path) -> anyhow::Result<ResultStats> {
     // Agents use plain HTTP, and a host may have no certificates to load.
     let client = reqwest::Client::builder()
         .tls_certs_only([])
         .connect_timeout(Duration::from_secs(2))
         .build()?;
-    let mut counts = Counts::new();
+    let mut counts = WordCounts::new();
     for url in urls {
         let bytes = download(&client, url).await?;
         let before = counts.len();
-        let mut part = Counts::new();
+        let mut part = WordCounts::new();
         add_lines(&mut part, &bytes)
             .map_err(|line| anyhow!("{url} holds {line:?}, which is not a count"))?;
         let new = part.len();
@@ -46,7 +46,7 @@ pub async fn collect(urls: &[String], output: &Path) -> anyhow::Result<Written> 
             "{url} holds a word that another output has too"
         );
     }
-    let written = Written {
+    let written = ResultStats {
         distinct: counts.len(),
         words: counts.values().sum(),
     };

@@ -7,13 +7,13 @@ use std::collections::{BTreeMap, VecDeque};
 
 use argosy_client::Resources;
 use argosy_client::resources::Remainder;
-use argosy_client::scheduler::{Answer, CallKey};
+use argosy_client::scheduler::{CallKey, CallResult};
 use argosy_proto::v1;
 use serde::Serialize;
 
 /// An offer that was made in one epoch and used in another.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Crossing {
+pub struct CrossEpochOffer {
     /// The id of the offer, which never changes.
     pub offer: String,
     /// The epoch that made it.
@@ -25,24 +25,24 @@ pub struct Crossing {
 }
 
 #[derive(Debug)]
-struct Kept {
+struct HeldOffer {
     offer: v1::Offer,
     since_ms: u64,
 }
 
 /// The kept offer and its history; see the module.
 #[derive(Debug, Default)]
-pub struct Hold {
+pub struct OfferHold {
     // Time after which a newer offer replaces the kept one; `None` keeps no offer.
     longest_ms: Option<u64>,
-    kept: Option<Kept>,
+    kept: Option<HeldOffer>,
     // A kept offer that a newer one has replaced.
     replaced: Option<v1::Offer>,
-    in_use: BTreeMap<CallKey, Crossing>,
-    crossings: Vec<Crossing>,
+    in_use: BTreeMap<CallKey, CrossEpochOffer>,
+    crossings: Vec<CrossEpochOffer>,
 }
 
-impl Hold {
+impl OfferHold {
     /// Creates a holder that keeps an offer for `longest_ms` milliseconds, or until the epoch ends.
     /// `None` keeps none.
     #[must_use]
@@ -83,7 +83,7 @@ impl Hold {
         let Some(offer) = good.min().and_then(|(_, at)| hand.remove(at)) else {
             return;
         };
-        let old = self.kept.replace(Kept {
+        let old = self.kept.replace(HeldOffer {
             offer,
             since_ms: now_ms,
         });
@@ -106,7 +106,7 @@ impl Hold {
     pub fn used(&mut self, offer: &v1::Offer, epoch: u64, call: Option<CallKey>) {
         let made_in = made_in_epoch(offer);
         if let Some(call) = call.filter(|_| made_in < epoch) {
-            let crossing = Crossing {
+            let crossing = CrossEpochOffer {
                 offer: offer.offer_id.clone(),
                 made_in_epoch: made_in,
                 used_in_epoch: epoch,
@@ -118,7 +118,7 @@ impl Hold {
 
     /// Processes the answer of a call. Returns the crossing, if it was one and at least one task
     /// was launched.
-    pub fn answered(&mut self, answer: &Answer) -> Option<Crossing> {
+    pub fn answered(&mut self, answer: &CallResult) -> Option<CrossEpochOffer> {
         let mut crossing = self.in_use.remove(&answer.call)?;
         let refused = answer.not_launched();
         let is_launched =
@@ -144,7 +144,7 @@ impl Hold {
 
     /// Returns all crossings so far.
     #[must_use]
-    pub fn crossings(&self) -> &[Crossing] {
+    pub fn crossings(&self) -> &[CrossEpochOffer] {
         &self.crossings
     }
 }
@@ -181,7 +181,7 @@ mod tests {
 
     #[test]
     fn the_smallest_good_offer_is_kept_until_the_next_reign() {
-        let mut hold = Hold::new(Some(8_000));
+        let mut hold = OfferHold::new(Some(8_000));
         let mut hand = VecDeque::from([
             offer("1.1", "cpus:4;mem:64"),
             offer("1.2", "cpus:1;mem:64"),
@@ -196,7 +196,7 @@ mod tests {
 
     #[test]
     fn an_old_one_goes_only_when_a_newer_takes_its_place() {
-        let mut hold = Hold::new(Some(8_000));
+        let mut hold = OfferHold::new(Some(8_000));
         hold.choose(
             &mut VecDeque::from([offer("1.1", "cpus:1;mem:64")]),
             &needs(),
@@ -220,11 +220,11 @@ mod tests {
 
     #[test]
     fn nothing_is_kept_unasked_and_nothing_void() {
-        let mut off = Hold::new(None);
+        let mut off = OfferHold::new(None);
         let mut hand = VecDeque::from([offer("1.1", "cpus:1;mem:64")]);
         off.choose(&mut hand, &needs(), 0);
         assert_eq!(hand.len(), 1);
-        let mut hold = Hold::new(Some(1));
+        let mut hold = OfferHold::new(Some(1));
         hold.choose(&mut hand, &needs(), 0);
         hold.rescinded("1.1");
         assert_eq!(hold.due(9, true), None);

@@ -24,7 +24,7 @@ const MOST_REFUSALS: u32 = 100;
 
 /// The settings of the tasks.
 #[derive(Debug, Clone, Default)]
-pub struct Settings {
+pub struct TaskSettings {
     /// URI of the program that maps and reduces: a path on the agents' hosts, or http(s).
     pub mapper: String,
     /// Directory on the agents' hosts for the witness file.
@@ -38,22 +38,22 @@ pub struct Settings {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Piece {
+enum WorkItem {
     Map(usize),
     Reduce(usize),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum State {
+enum WorkState {
     Waiting,
-    Live,
+    Launched,
     Done,
 }
 
 #[derive(Debug, Clone)]
-struct Slot {
-    piece: Piece,
-    state: State,
+struct WorkSlot {
+    piece: WorkItem,
+    state: WorkState,
     attempt: u32,
     failures: u32,
     // Number of rejections of its task since the last launch.
@@ -65,7 +65,7 @@ struct Slot {
 
 /// The progress of the work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
-pub struct Progress {
+pub struct JobProgress {
     /// Number of finished maps.
     pub maps_done: usize,
     /// Number of all maps.
@@ -85,11 +85,11 @@ pub struct Progress {
 /// All pieces of work.
 #[derive(Debug)]
 pub struct Job {
-    settings: Settings,
+    settings: TaskSettings,
     splits: Vec<Vec<Segment>>,
     maps: usize,
     // Maps first, then reduces.
-    slots: Vec<Slot>,
+    slots: Vec<WorkSlot>,
     waiting_maps: BTreeSet<usize>,
     waiting_reduces: BTreeSet<usize>,
     by_task: BTreeMap<String, usize>,
@@ -106,11 +106,11 @@ pub struct Job {
 impl Job {
     /// Creates a job with one map per split, and this number of reduces.
     #[must_use]
-    pub fn new(settings: Settings, splits: Vec<Vec<Segment>>, reduces: usize) -> Self {
+    pub fn new(settings: TaskSettings, splits: Vec<Vec<Segment>>, reduces: usize) -> Self {
         let maps = splits.len();
-        let slot = |piece| Slot {
+        let slot = |piece| WorkSlot {
             piece,
-            state: State::Waiting,
+            state: WorkState::Waiting,
             attempt: 0,
             failures: 0,
             refusals: 0,
@@ -118,8 +118,8 @@ impl Job {
             agent: String::new(),
         };
         let pieces = (0..maps)
-            .map(Piece::Map)
-            .chain((0..reduces).map(Piece::Reduce));
+            .map(WorkItem::Map)
+            .chain((0..reduces).map(WorkItem::Reduce));
         Self {
             settings,
             splits,
@@ -181,8 +181,8 @@ impl Job {
 
     /// Returns the progress.
     #[must_use]
-    pub fn progress(&self) -> Progress {
-        Progress {
+    pub fn progress(&self) -> JobProgress {
+        JobProgress {
             maps_done: self.maps_done,
             maps: self.maps,
             reduces_done: self.reduces_done,
@@ -222,18 +222,18 @@ impl Job {
         slot.attempt += 1;
         self.retries += u32::from(slot.attempt > 1);
         slot.task_id = match slot.piece {
-            Piece::Map(map) => format!("map-{map:03}-{}", slot.attempt),
-            Piece::Reduce(reduce) => format!("reduce-{reduce:02}-{}", slot.attempt),
+            WorkItem::Map(map) => format!("map-{map:03}-{}", slot.attempt),
+            WorkItem::Reduce(reduce) => format!("reduce-{reduce:02}-{}", slot.attempt),
         };
         slot.agent = agent.to_owned();
-        slot.state = State::Live;
+        slot.state = WorkState::Launched;
         self.running += 1;
         self.by_task.insert(slot.task_id.clone(), at);
         self.launched.insert(slot.task_id.clone());
         let (task_id, piece) = (slot.task_id.clone(), slot.piece);
         let mut spec = self.common(&task_id);
         match piece {
-            Piece::Map(map) => {
+            WorkItem::Map(map) => {
                 spec.name = "map".into();
                 spec.argv.extend([
                     "map".into(),
@@ -243,7 +243,7 @@ impl Job {
                 spec.argv
                     .extend(self.splits[map].iter().map(Segment::to_argument));
             }
-            Piece::Reduce(reduce) => {
+            WorkItem::Reduce(reduce) => {
                 spec.name = "reduce".into();
                 spec.argv
                     .extend(["reduce".into(), "--maps".into(), self.maps.to_string()]);
@@ -293,8 +293,8 @@ impl Job {
         }
     }
 
-    fn url(&self, slot: &Slot, file: &str) -> String {
-        let Slot { agent, task_id, .. } = slot;
+    fn url(&self, slot: &WorkSlot, file: &str) -> String {
+        let WorkSlot { agent, task_id, .. } = slot;
         let framework = &self.framework_id;
         format!("http://{agent}/v1/files/download?path=tasks/{framework}/{task_id}/{file}")
     }
@@ -319,7 +319,7 @@ impl Job {
         };
         self.launched.remove(task_id);
         let slot = &mut self.slots[at];
-        slot.state = State::Waiting;
+        slot.state = WorkState::Waiting;
         slot.refusals += 1;
         if slot.refusals < 2 {
             slot.attempt -= 1;
@@ -339,11 +339,11 @@ impl Job {
         let state = status.state();
         self.slots[at].refusals = 0;
         if state == v1::TaskState::Finished {
-            self.slots[at].state = State::Done;
+            self.slots[at].state = WorkState::Done;
             self.running -= 1;
             match self.slots[at].piece {
-                Piece::Map(_) => self.maps_done += 1,
-                Piece::Reduce(_) => self.reduces_done += 1,
+                WorkItem::Map(_) => self.maps_done += 1,
+                WorkItem::Reduce(_) => self.reduces_done += 1,
             }
             return None;
         }
@@ -361,7 +361,7 @@ impl Job {
             self.launched.remove(&status.task_id);
         }
         if status.reason() == v1::Reason::FetchFailed {
-            self.redo_lost_map(&status.message);
+            self.repeat_lost_map(&status.message);
         }
         self.again(at, &problem);
         Some(problem)
@@ -372,12 +372,12 @@ impl Job {
     fn live(&self, task_id: &str) -> Option<usize> {
         let at = *self.by_task.get(task_id)?;
         let slot = &self.slots[at];
-        (slot.task_id == task_id && slot.state == State::Live).then_some(at)
+        (slot.task_id == task_id && slot.state == WorkState::Launched).then_some(at)
     }
 
     fn again(&mut self, at: usize, why: &str) {
         let slot = &mut self.slots[at];
-        slot.state = State::Waiting;
+        slot.state = WorkState::Waiting;
         slot.failures += 1;
         self.running -= 1;
         if slot.failures >= self.settings.most_failures && self.failure.is_none() {
@@ -391,19 +391,19 @@ impl Job {
 
     fn wait(&mut self, at: usize) {
         match self.slots[at].piece {
-            Piece::Map(_) => self.waiting_maps.insert(at),
-            Piece::Reduce(_) => self.waiting_reduces.insert(at),
+            WorkItem::Map(_) => self.waiting_maps.insert(at),
+            WorkItem::Reduce(_) => self.waiting_reduces.insert(at),
         };
     }
 
     /// Repeats the map whose output a failed fetch names, if its agent answers that the output does
     /// not exist.
-    fn redo_lost_map(&mut self, message: &str) {
-        let is_named = |slot: &Slot| {
-            slot.state == State::Done && message.contains(&format!("/{}/", slot.task_id))
+    fn repeat_lost_map(&mut self, message: &str) {
+        let is_named = |slot: &WorkSlot| {
+            slot.state == WorkState::Done && message.contains(&format!("/{}/", slot.task_id))
         };
         if let Some(at) = self.slots[..self.maps].iter().position(is_named) {
-            self.slots[at].state = State::Waiting;
+            self.slots[at].state = WorkState::Waiting;
             self.maps_done -= 1;
             self.wait(at);
         }

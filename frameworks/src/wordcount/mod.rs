@@ -11,14 +11,16 @@ pub mod split;
 use std::collections::VecDeque;
 use std::time::Instant;
 
-use argosy_client::scheduler::{Answer, Driver, Outcome, Scheduler, SchedulerError, Subscription};
+use argosy_client::scheduler::{
+    CallOutcome, CallResult, Scheduler, SchedulerDriver, SchedulerError, Subscription,
+};
 use argosy_proto::v1;
 use serde::Serialize;
 use tokio::sync::oneshot;
 
-use crate::progress::Style;
-use hold::{Crossing, Hold};
-use job::{Job, Progress};
+use crate::progress::ProgressFormat;
+use hold::{CrossEpochOffer, OfferHold};
+use job::{Job, JobProgress};
 
 /// Filter time of declined offers while there is nothing to launch, in milliseconds.
 const IDLE_FILTER_MS: u64 = 1_000;
@@ -28,10 +30,10 @@ const STUCK_MS: u64 = 1_000;
 
 /// One line of progress.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-struct Line {
+struct ProgressLine {
     event: &'static str,
     #[serde(flatten)]
-    progress: Progress,
+    progress: JobProgress,
     offers_held: usize,
     epoch: u64,
 }
@@ -46,13 +48,13 @@ pub struct Outputs {
 /// The scheduler.
 pub struct WordCount {
     job: Job,
-    hold: Hold,
+    hold: OfferHold,
     // Offers in hand, to be answered in the same callback.
     hand: VecDeque<v1::Offer>,
     // Maximum number of tasks that run together; 0 means no limit.
     parallel: usize,
-    style: Style,
-    last_line: Option<Line>,
+    style: ProgressFormat,
+    last_line: Option<ProgressLine>,
     idle_since_ms: Option<u64>,
     begun: Instant,
     epoch: u64,
@@ -66,9 +68,9 @@ impl WordCount {
     #[must_use]
     pub fn new(
         job: Job,
-        hold: Hold,
+        hold: OfferHold,
         parallel: usize,
-        style: Style,
+        style: ProgressFormat,
         outcome: oneshot::Sender<Result<Outputs, String>>,
     ) -> Self {
         Self {
@@ -88,7 +90,7 @@ impl WordCount {
 
     /// Returns the progress.
     #[must_use]
-    pub fn progress(&self) -> Progress {
+    pub fn progress(&self) -> JobProgress {
         self.job.progress()
     }
 
@@ -100,7 +102,7 @@ impl WordCount {
 
     /// Returns the offers that were used in a later epoch than the one that made them.
     #[must_use]
-    pub fn crossings(&self) -> &[Crossing] {
+    pub fn crossings(&self) -> &[CrossEpochOffer] {
         self.hold.crossings()
     }
 
@@ -109,7 +111,7 @@ impl WordCount {
     }
 
     /// Answers every offer in hand, and uses the kept one when it is due.
-    fn deal(&mut self, driver: &Driver) {
+    fn use_offers(&mut self, driver: &SchedulerDriver) {
         let now_ms = self.now_ms();
         if self.job.waiting() > 1 {
             self.hold.choose(&mut self.hand, self.job.needs(), now_ms);
@@ -117,7 +119,9 @@ impl WordCount {
         while let Some(offer) = self.hand.pop_front() {
             // The last piece waits for the kept offer, so that the offer always has a use.
             let reserve = usize::from(self.hold.is_keeping());
-            let most = self.room().min(self.job.waiting().saturating_sub(reserve));
+            let most = self
+                .free_slots()
+                .min(self.job.waiting().saturating_sub(reserve));
             self.use_offer(driver, &offer, most);
         }
         let is_stuck = self.is_stuck(now_ms);
@@ -125,7 +129,7 @@ impl WordCount {
             && let Some(offer) = self.hold.due(self.epoch, is_stuck)
         {
             // At least one, whatever the limit, because the offer must be used.
-            let most = self.room().max(1).min(self.job.waiting());
+            let most = self.free_slots().max(1).min(self.job.waiting());
             let call = self.use_offer(driver, &offer, most);
             self.hold.used(&offer, self.epoch, call);
         }
@@ -142,7 +146,7 @@ impl WordCount {
         self.job.waiting() == 1 || now_ms.saturating_sub(since_ms) >= STUCK_MS
     }
 
-    fn room(&self) -> usize {
+    fn free_slots(&self) -> usize {
         match self.parallel {
             0 => usize::MAX,
             most => most.saturating_sub(self.job.running()),
@@ -151,7 +155,7 @@ impl WordCount {
 
     fn use_offer(
         &mut self,
-        driver: &Driver,
+        driver: &SchedulerDriver,
         offer: &v1::Offer,
         most: usize,
     ) -> Option<argosy_client::scheduler::CallKey> {
@@ -175,7 +179,7 @@ impl WordCount {
 
     /// Must be called after every change: a new phase requests offers immediately, and the end is
     /// reported.
-    fn moved_on(&mut self, driver: &Driver, waiting_before: usize) {
+    fn moved_on(&mut self, driver: &SchedulerDriver, waiting_before: usize) {
         if self.is_over {
             return;
         }
@@ -183,7 +187,7 @@ impl WordCount {
             // Offers were declined for lack of work; now there is some.
             driver.revive(Vec::new());
         }
-        self.deal(driver);
+        self.use_offers(driver);
         if let Some(why) = self.job.failure() {
             let why = why.to_owned();
             self.finish(Err(why));
@@ -204,7 +208,7 @@ impl WordCount {
     }
 
     fn show(&mut self) {
-        let line = Line {
+        let line = ProgressLine {
             event: "progress",
             progress: self.job.progress(),
             offers_held: usize::from(self.hold.is_keeping()),
@@ -213,7 +217,7 @@ impl WordCount {
         if self.last_line.as_ref() == Some(&line) {
             return;
         }
-        let Progress {
+        let JobProgress {
             maps_done,
             maps,
             reduces_done,
@@ -226,55 +230,55 @@ impl WordCount {
             "maps {maps_done}/{maps}  reduces {reduces_done}/{reduces}  running {running}  retries {retries}  epoch {}",
             line.epoch
         );
-        self.style.say(&line, &text);
+        self.style.print(&line, &text);
         self.last_line = Some(line);
     }
 }
 
 impl Scheduler for WordCount {
-    fn registered(&mut self, _: &Driver, subscription: &Subscription) {
+    fn registered(&mut self, _: &SchedulerDriver, subscription: &Subscription) {
         self.epoch = subscription.epoch;
         self.job.registered(&subscription.framework_id);
         let id = &subscription.framework_id;
         let event =
             serde_json::json!({"event": "registered", "framework": id, "epoch": self.epoch});
         self.style
-            .say(&event, &format!("registered as {id}, epoch {}", self.epoch));
+            .print(&event, &format!("registered as {id}, epoch {}", self.epoch));
     }
 
-    fn reconnected(&mut self, driver: &Driver, subscription: &Subscription) {
+    fn reconnected(&mut self, driver: &SchedulerDriver, subscription: &Subscription) {
         self.epoch = subscription.epoch;
         let kept = subscription.kept_offers.len();
         let event =
             serde_json::json!({"event": "reconnected", "epoch": self.epoch, "kept_offers": kept});
-        self.style.say(
+        self.style.print(
             &event,
             &format!(
                 "back with a leader, epoch {}, {kept} offers kept",
                 self.epoch
             ),
         );
-        self.deal(driver);
+        self.use_offers(driver);
     }
 
-    fn offers(&mut self, driver: &Driver, offers: Vec<v1::Offer>) {
+    fn offers(&mut self, driver: &SchedulerDriver, offers: Vec<v1::Offer>) {
         self.hand.extend(offers);
-        self.deal(driver);
+        self.use_offers(driver);
     }
 
-    fn rescinded(&mut self, _: &Driver, offer_id: &str, reason: &str) {
+    fn rescinded(&mut self, _: &SchedulerDriver, offer_id: &str, reason: &str) {
         tracing::info!(offer_id, reason, "an offer became invalid");
         self.hold.rescinded(offer_id);
         self.hand.retain(|offer| offer.offer_id != offer_id);
     }
 
-    fn answered(&mut self, driver: &Driver, answer: &Answer) {
+    fn answered(&mut self, driver: &SchedulerDriver, answer: &CallResult) {
         let waiting = self.job.waiting();
         for (task_id, why) in answer.not_launched() {
             tracing::info!(task_id, why, "not launched");
             self.job.not_launched(task_id, why);
         }
-        if matches!(answer.outcome, Outcome::Lost(_)) && !answer.task_ids.is_empty() {
+        if matches!(answer.outcome, CallOutcome::Lost(_)) && !answer.task_ids.is_empty() {
             driver.reconcile(answer.task_ids.clone());
         }
         if let Some(crossing) = self.hold.answered(answer) {
@@ -283,27 +287,27 @@ impl Scheduler for WordCount {
                 "offer {} made in epoch {} was accepted in epoch {}",
                 crossing.offer, crossing.made_in_epoch, crossing.used_in_epoch
             );
-            self.style.say(&event, &text);
+            self.style.print(&event, &text);
         }
         self.moved_on(driver, waiting);
     }
 
-    fn update(&mut self, driver: &Driver, status: &v1::TaskStatus) {
+    fn update(&mut self, driver: &SchedulerDriver, status: &v1::TaskStatus) {
         let waiting = self.job.waiting();
         if let Some(problem) = self.job.update(status) {
             let event =
                 serde_json::json!({"event": "problem", "task": status.task_id, "text": problem});
-            self.style.say(&event, &problem);
+            self.style.print(&event, &problem);
         }
         self.moved_on(driver, waiting);
     }
 
-    fn tick(&mut self, driver: &Driver) {
-        self.deal(driver);
+    fn tick(&mut self, driver: &SchedulerDriver) {
+        self.use_offers(driver);
         self.show();
     }
 
-    fn error(&mut self, _: &Driver, error: &SchedulerError) {
+    fn error(&mut self, _: &SchedulerDriver, error: &SchedulerError) {
         self.finish(Err(error.to_string()));
     }
 }

@@ -2,13 +2,13 @@
 //!
 //! Cuts may be anywhere. A word belongs to the piece in which it begins.
 
-use crate::paths::Input;
+use crate::paths::InputFile;
 use crate::wordmap::Segment;
 
 /// Returns `maps` lists of segments of equal size to the byte. Together they are the whole input,
 /// in order.
 #[must_use]
-pub fn split(inputs: &[Input], maps: usize) -> Vec<Vec<Segment>> {
+pub fn split(inputs: &[InputFile], maps: usize) -> Vec<Vec<Segment>> {
     let total: u128 = inputs.iter().map(|input| u128::from(input.size)).sum();
     let cut = |piece: usize| {
         u64::try_from(total * piece as u128 / maps.max(1) as u128).unwrap_or(u64::MAX)
@@ -38,8 +38,8 @@ pub fn split(inputs: &[Input], maps: usize) -> Vec<Vec<Segment>> {
 mod tests {
     use super::*;
 
-    fn inputs(sizes: &[u64]) -> Vec<Input> {
-        let input = |(at, size): (usize, &u64)| Input {
+    fn inputs(sizes: &[u64]) -> Vec<InputFile> {
+        let input = |(at, size): (usize, &u64)| InputFile {
             path: format!("/{at}").into(),
             size: *size,
         };

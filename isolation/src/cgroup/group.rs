@@ -9,17 +9,17 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::CgroupError;
-use super::stats::{LastUsage, Stats, value_of};
+use super::stats::{CgroupStats, LastUsage, value_of};
 
 /// The interval at which an emptying group is polled: the kernel notifies at most every 10 ms.
 const LOOK_AGAIN_MS: u8 = 2;
 
 #[derive(Debug, Clone)]
-pub struct Group {
+pub struct Cgroup {
     path: PathBuf,
 }
 
-impl Group {
+impl Cgroup {
     /// Returns the group at this path. It need not exist.
     #[must_use]
     pub fn at(path: &Path) -> Self {
@@ -174,8 +174,8 @@ impl Group {
 
     /// Returns the usage so far.
     #[must_use]
-    pub fn stats(&self) -> Stats {
-        Stats::read(&self.path)
+    pub fn stats(&self) -> CgroupStats {
+        CgroupStats::read(&self.path)
     }
 
     /// Returns the usage that is reported at the end of the container.
@@ -215,7 +215,7 @@ mod tests {
     #[test]
     fn an_absent_group_is_empty_and_can_be_killed_and_removed() {
         let folder = tempfile::tempdir().unwrap();
-        let group = Group::at(&folder.path().join("gone"));
+        let group = Cgroup::at(&folder.path().join("gone"));
         assert!(!group.is_populated().unwrap());
         group.kill().unwrap();
         group.remove(Duration::ZERO).unwrap();
@@ -231,7 +231,7 @@ mod tests {
         )
         .unwrap();
         fs::write(folder.path().join("cgroup.kill"), "").unwrap();
-        let group = Group::at(folder.path());
+        let group = Cgroup::at(folder.path());
         assert!(group.is_populated().unwrap());
         let error = group.remove(Duration::from_millis(5)).unwrap_err();
         assert!(
@@ -244,7 +244,7 @@ mod tests {
     #[test]
     fn a_group_is_replaced_only_when_nothing_lives_in_it() {
         let folder = tempfile::tempdir().unwrap();
-        let group = Group::at(&folder.path().join("c"));
+        let group = Cgroup::at(&folder.path().join("c"));
         group.create().unwrap();
         group.create().unwrap();
         fs::write(group.path().join("cgroup.events"), "populated 1\n").unwrap();

@@ -10,7 +10,7 @@ use serde::Serialize;
 
 /// The resource usage of a group; `None` where the host has no controller that counts it.
 #[derive(Debug, Clone, PartialEq, Default, Serialize)]
-pub struct Stats {
+pub struct CgroupStats {
     /// Processor time, in microseconds. Like the next two fields, the kernel counts it without a
     /// controller.
     pub cpu_us: Option<u64>,
@@ -46,7 +46,7 @@ pub struct Stats {
     /// host was out of memory.
     pub out_of_memory_kills: Option<u64>,
     /// Disk reads and writes.
-    pub io: Option<Io>,
+    pub io: Option<IoStats>,
     /// Current number of processes and threads.
     pub pids: Option<u64>,
     /// How often `pids.max` prevented a fork.
@@ -64,7 +64,7 @@ pub struct Stats {
 /// passes to another, as the device mapper does, counts at both. Memory file systems and hits of
 /// the page cache do not count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
-pub struct Io {
+pub struct IoStats {
     pub read_bytes: u64,
     /// Bytes written. A write to the page cache counts when it is written back.
     pub written_bytes: u64,
@@ -78,15 +78,15 @@ pub struct Io {
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Pressure {
     /// At least one process waited.
-    pub some: Stall,
+    pub some: StallShares,
     /// All runnable processes waited, so no work was done. `None` where the kernel does not count
     /// it.
-    pub full: Option<Stall>,
+    pub full: Option<StallShares>,
 }
 
 /// Shares of time lost.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-pub struct Stall {
+pub struct StallShares {
     /// Over the last 10 seconds, in percent.
     pub average_10s_percent: f64,
     /// Over the last minute.
@@ -110,9 +110,9 @@ pub(crate) struct LastUsage {
 }
 
 /// The files of a group.
-struct Files<'a>(&'a Path);
+struct StatFiles<'a>(&'a Path);
 
-impl Files<'_> {
+impl StatFiles<'_> {
     fn text(&self, file: &str) -> Option<String> {
         fs::read_to_string(self.0.join(file)).ok()
     }
@@ -123,9 +123,9 @@ impl Files<'_> {
     }
 }
 
-impl Stats {
+impl CgroupStats {
     pub(super) fn read(group: &Path) -> Self {
-        let files = Files(group);
+        let files = StatFiles(group);
         let text = |file| files.text(file).unwrap_or_default();
         let pressure = |file| files.text(file).as_deref().and_then(pressure_of);
         let (cpu, memory) = (text("cpu.stat"), text("memory.stat"));
@@ -159,7 +159,7 @@ impl Stats {
 
 impl LastUsage {
     pub(super) fn read(group: &Path) -> Self {
-        let files = Files(group);
+        let files = StatFiles(group);
         let text = |file| files.text(file).unwrap_or_default();
         let events = text("memory.events");
         let kills = value_of(&events, "oom_kill");
@@ -190,13 +190,13 @@ fn value_in<T: std::str::FromStr>(word: &str, key: &str) -> Option<T> {
 
 /// Sums the lines of `io.stat`, one per device. The line of a device that the group never used may
 /// have no figures.
-fn io_of(text: &str) -> Io {
+fn io_of(text: &str) -> IoStats {
     let sum = |key| {
         let words = text.split_ascii_whitespace();
         let values = words.filter_map(|word| value_in::<u64>(word, key));
         values.fold(0, u64::saturating_add)
     };
-    Io {
+    IoStats {
         read_bytes: sum("rbytes"),
         written_bytes: sum("wbytes"),
         reads: sum("rios"),
@@ -212,7 +212,7 @@ fn pressure_of(text: &str) -> Option<Pressure> {
             let mut words = words.split(' ');
             words.find_map(|word| value_in::<f64>(word, key))
         };
-        Some(Stall {
+        Some(StallShares {
             average_10s_percent: average("avg10")?,
             average_60s_percent: average("avg60")?,
             average_300s_percent: average("avg300")?,
@@ -257,7 +257,7 @@ mod tests {
             ("pids.current", "7\n"),
             ("pids.events", "max 2\n"),
         ]);
-        let stats = Stats::read(folder.path());
+        let stats = CgroupStats::read(folder.path());
         assert_eq!(
             (stats.cpu_us, stats.cpu_user_us, stats.cpu_system_us),
             (Some(2_250_911), Some(1_820_313), Some(430_598))
@@ -286,16 +286,16 @@ mod tests {
     #[test]
     fn a_group_without_controllers_tells_its_processor_time() {
         let folder = folder(&[("cpu.stat", "usage_usec 9\nuser_usec 4\nsystem_usec 5\n")]);
-        let expected = Stats {
+        let expected = CgroupStats {
             cpu_us: Some(9),
             cpu_user_us: Some(4),
             cpu_system_us: Some(5),
-            ..Stats::default()
+            ..CgroupStats::default()
         };
-        assert_eq!(Stats::read(folder.path()), expected);
+        assert_eq!(CgroupStats::read(folder.path()), expected);
         assert_eq!(
-            Stats::read(&folder.path().join("gone")),
-            Stats::default(),
+            CgroupStats::read(&folder.path().join("gone")),
+            CgroupStats::default(),
             "a removed group is not an error either"
         );
     }
@@ -303,7 +303,7 @@ mod tests {
     #[test]
     fn no_memory_limit_is_none() {
         let folder = folder(&[("memory.max", "max\n")]);
-        assert_eq!(Stats::read(folder.path()).memory_limit_bytes, None);
+        assert_eq!(CgroupStats::read(folder.path()).memory_limit_bytes, None);
     }
 
     #[test]
@@ -311,14 +311,14 @@ mod tests {
         let text = "254:0 rbytes=4096 wbytes=8192 rios=1 wios=2 dbytes=0 dios=0\n\
                     254:16 \n\
                     254:32 rbytes=1000000 wbytes=0 rios=30 wios=0 dbytes=512 dios=9\n";
-        let expected = Io {
+        let expected = IoStats {
             read_bytes: 1_004_096,
             written_bytes: 8_192,
             reads: 31,
             writes: 2,
         };
         assert_eq!(io_of(text), expected);
-        assert_eq!(io_of(""), Io::default(), "no disk was used");
+        assert_eq!(io_of(""), IoStats::default(), "no disk was used");
     }
 
     #[test]
@@ -328,7 +328,7 @@ mod tests {
         assert_eq!(old.full, None);
         assert_eq!(
             old.some,
-            Stall {
+            StallShares {
                 average_10s_percent: 1.23,
                 average_60s_percent: 0.4,
                 average_300s_percent: 100.0,

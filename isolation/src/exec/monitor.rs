@@ -15,23 +15,29 @@ use nix::sys::signal::SigSet;
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::{Gid, Uid};
 
-use super::{EntryRequest, Told, Wish, Work, terminal};
-use crate::command::{Command, Refusal};
+use super::{ExecAction, ExecRequest, MonitorMessage, MonitorRequest, terminal};
+use crate::command::{ExecuteError, PreparedCommand};
 use crate::crash_points;
-use crate::messages::{Received, Wait, packet_pair, receive_packet, send_packet, send_packet_with};
+use crate::messages::{
+    ReceiveResult, WaitMode, packet_pair, receive_packet, send_packet, send_packet_with,
+};
 use crate::process::{kill_descendants, send_signal_to_group};
-use crate::seccomp::Filter;
-use crate::spec::{Spec, User};
+use crate::seccomp::SeccompFilter;
+use crate::spec::{ContainerUser, LaunchSpec};
 use crate::sys;
 
 /// Answers a session whose command cannot be executed.
 pub(crate) fn refuse(session: &OwnedFd, reason: String) {
     // A client that has disconnected needs no answer.
-    let _ = send_packet(session, &Told::Refused { reason }, Wait::Return);
+    let _ = send_packet(
+        session,
+        &MonitorMessage::Refused { reason },
+        WaitMode::Return,
+    );
 }
 
 /// Runs in a copy of init. Returns the exit code, which is not used.
-pub(crate) fn keep(spec: &Spec, filter: &Filter, session: &OwnedFd) -> i32 {
+pub(crate) fn keep(spec: &LaunchSpec, filter: &SeccompFilter, session: &OwnedFd) -> i32 {
     // A name for process lists; nothing depends on it.
     let _ = nix::sys::prctl::set_name(c"argosy-entry");
     crash_points::passed("entry.begun");
@@ -42,60 +48,60 @@ pub(crate) fn keep(spec: &Spec, filter: &Filter, session: &OwnedFd) -> i32 {
     0
 }
 
-fn serve(spec: &Spec, filter: &Filter, session: &OwnedFd) -> Result<(), Refusal> {
+fn serve(spec: &LaunchSpec, filter: &SeccompFilter, session: &OwnedFd) -> Result<(), ExecuteError> {
     let words = |what: &str, errno: Errno| format!("cannot {what}: {}", errno.desc());
     // Above all the channel: the supervisor must see init's end while an exec command runs.
     sys::close_all_but(Some(session.as_fd()))
         .map_err(|errno| words("close what init has open", errno))?;
     nix::sys::prctl::set_child_subreaper(true)
         .map_err(|errno| words("adopt the command's orphans", errno))?;
-    let mut request: EntryRequest = match receive_packet(session, Wait::Block) {
-        Ok(Received::Message(request)) => request,
-        Ok(Received::Nothing | Received::Closed) => return Ok(()),
+    let mut request: ExecRequest = match receive_packet(session, WaitMode::Block) {
+        Ok(ReceiveResult::Message(request)) => request,
+        Ok(ReceiveResult::Nothing | ReceiveResult::Closed) => return Ok(()),
         Err(error) => return Err(format!("the request is invalid: {error}")),
     };
     request.look_up_user()?;
     let spec = request
         .applied_to(spec)
         .map_err(|error| error.to_string())?;
-    let command = Command::prepare(&spec, filter);
-    let streams = Pair::make(&request, spec.user.as_ref())?;
+    let command = PreparedCommand::prepare(&spec, filter);
+    let streams = StreamPair::make(&request, spec.user.as_ref())?;
     let (report, its_report) = packet_pair().map_err(|errno| words("make a channel", errno))?;
     let made = sys::clone_process(0, None, || {
         let told = match become_entered(&request.work, &command, &streams.inner, &its_report) {
             Ok(told) => told,
-            Err(reason) => Told::Refused { reason },
+            Err(reason) => MonitorMessage::Refused { reason },
         };
         // If the monitor has exited, the session is closed as well.
-        let _ = send_packet(&its_report, &told, Wait::Return);
+        let _ = send_packet(&its_report, &told, WaitMode::Return);
         0
     });
     let made = made.map_err(|errno| words("make a process", errno))?;
     crash_points::passed("entry.command-made");
-    let keeper = Keeper {
+    let keeper = ExecMonitor {
         session,
         command: made.pid,
         report: Some(report),
         streams: streams.outer,
-        probes: matches!(request.work, Work::Probe(_)),
+        probes: matches!(request.work, ExecAction::Probe(_)),
     };
     // The streams must close with the command, and its report with its execution: neither may stay
     // open here.
     drop((streams.inner, its_report));
-    keeper.attend();
+    keeper.run();
     Ok(())
 }
 
 /// Runs in the new process. Returns only if the command cannot be executed.
 fn become_entered(
-    work: &Work,
-    command: &Command<'_>,
-    streams: &Inner,
+    work: &ExecAction,
+    command: &PreparedCommand<'_>,
+    streams: &CommandStreams,
     report: &OwnedFd,
-) -> Result<Told, Refusal> {
+) -> Result<MonitorMessage, ExecuteError> {
     let words = |what: &str, errno: Errno| format!("cannot {what}: {}", errno.desc());
     nix::unistd::setsid().map_err(|errno| words("make a session", errno))?;
-    if let Inner::Terminal(terminal) = streams {
+    if let CommandStreams::Terminal(terminal) = streams {
         rustix::process::ioctl_tiocsctty(terminal)
             .map_err(|errno| format!("cannot take the terminal: {errno}"))?;
     }
@@ -105,18 +111,18 @@ fn become_entered(
     }
     command.settle(Some(report.as_fd()))?;
     match work {
-        Work::Command(_) => Err(command.execute()),
-        Work::Probe(probe) => Ok(Told::Probed(probe.ask())),
+        ExecAction::Command(_) => Err(command.execute()),
+        ExecAction::Probe(probe) => Ok(MonitorMessage::Probed(probe.ask())),
     }
 }
 
 /// The command's ends of its streams.
-enum Inner {
+enum CommandStreams {
     Pipes([OwnedFd; 3]),
     Terminal(OwnedFd),
 }
 
-impl Inner {
+impl CommandStreams {
     fn each(&self) -> [&OwnedFd; 3] {
         match self {
             Self::Pipes([stdin, stdout, stderr]) => [stdin, stdout, stderr],
@@ -126,22 +132,22 @@ impl Inner {
 }
 
 /// Both ends of a command's streams.
-struct Pair {
-    inner: Inner,
+struct StreamPair {
+    inner: CommandStreams,
     /// In the order that the agent expects.
     outer: Vec<OwnedFd>,
 }
 
-impl Pair {
+impl StreamPair {
     /// The command's ends belong to its user, who may then reopen them through `/dev/stdout` or the
     /// terminal's path.
-    fn make(request: &EntryRequest, user: Option<&User>) -> Result<Self, Refusal> {
+    fn make(request: &ExecRequest, user: Option<&ContainerUser>) -> Result<Self, ExecuteError> {
         let pair = match request.terminal {
             Some(size) => {
                 let (master, terminal) = terminal::make(size)
                     .map_err(|error| format!("cannot make a terminal: {error}"))?;
                 Self {
-                    inner: Inner::Terminal(terminal),
+                    inner: CommandStreams::Terminal(terminal),
                     outer: vec![master],
                 }
             }
@@ -154,7 +160,7 @@ impl Pair {
                 let (out_reader, stdout) = pipe()?;
                 let (error_reader, stderr) = pipe()?;
                 Self {
-                    inner: Inner::Pipes([stdin, stdout, stderr]),
+                    inner: CommandStreams::Pipes([stdin, stdout, stderr]),
                     outer: vec![writer, out_reader, error_reader],
                 }
             }
@@ -174,7 +180,7 @@ impl Pair {
 }
 
 /// The monitor while the exec command runs.
-struct Keeper<'a> {
+struct ExecMonitor<'a> {
     session: &'a OwnedFd,
     command: i32,
     /// The channel on which the command's process reports errors before the execution, which closes
@@ -185,9 +191,9 @@ struct Keeper<'a> {
     probes: bool,
 }
 
-impl Keeper<'_> {
+impl ExecMonitor<'_> {
     /// Returns when the command has ended or the client has disconnected.
-    fn attend(mut self) {
+    fn run(mut self) {
         let mut children = SigSet::empty();
         children.add(nix::sys::signal::SIGCHLD);
         let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
@@ -215,12 +221,12 @@ impl Keeper<'_> {
             if !self.listen() {
                 return;
             }
-            match receive_packet(self.session, Wait::Return) {
-                Ok(Received::Message(Wish::Signal(signal))) => {
+            match receive_packet(self.session, WaitMode::Return) {
+                Ok(ReceiveResult::Message(MonitorRequest::Signal(signal))) => {
                     send_signal_to_group(self.command, signal);
                 }
-                Ok(Received::Nothing) => {}
-                Ok(Received::Closed) | Err(_) => return,
+                Ok(ReceiveResult::Nothing) => {}
+                Ok(ReceiveResult::Closed) | Err(_) => return,
             }
         }
     }
@@ -230,22 +236,27 @@ impl Keeper<'_> {
         let Some(report) = &self.report else {
             return true;
         };
-        match receive_packet::<Told>(report, Wait::Return) {
-            Ok(Received::Nothing) => true,
-            Ok(Received::Message(told)) => {
+        match receive_packet::<MonitorMessage>(report, WaitMode::Return) {
+            Ok(ReceiveResult::Nothing) => true,
+            Ok(ReceiveResult::Message(told)) => {
                 // A client that has disconnected needs no answer.
-                let _ = send_packet(self.session, &told, Wait::Return);
+                let _ = send_packet(self.session, &told, WaitMode::Return);
                 false
             }
             // A prober that closes it without a message was killed, as its status shows.
-            Ok(Received::Closed) | Err(_) => {
+            Ok(ReceiveResult::Closed) | Err(_) => {
                 self.report = None;
                 let streams = std::mem::take(&mut self.streams);
                 let descriptors: Vec<_> = streams.iter().map(AsFd::as_fd).collect();
                 // A disconnected client is detected by the end of the session.
                 let told = self.probes
-                    || send_packet_with(self.session, &Told::Started, &descriptors, Wait::Return)
-                        .is_ok();
+                    || send_packet_with(
+                        self.session,
+                        &MonitorMessage::Started,
+                        &descriptors,
+                        WaitMode::Return,
+                    )
+                    .is_ok();
                 crash_points::passed("entry.start-told");
                 told
             }
@@ -262,6 +273,10 @@ impl Keeper<'_> {
             return refuse(self.session, reason.to_owned());
         }
         // A client that has disconnected needs no answer.
-        let _ = send_packet(self.session, &Told::Ended { status }, Wait::Return);
+        let _ = send_packet(
+            self.session,
+            &MonitorMessage::Ended { status },
+            WaitMode::Return,
+        );
     }
 }

@@ -63,7 +63,7 @@ pub enum Scheme {
 /// The result of a probe.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Verdict {
+pub enum ProbeResult {
     Pass,
     Fail {
         /// The cause, as text.
@@ -95,13 +95,13 @@ impl Probe {
     }
 
     /// Runs the probe and waits for the result.
-    pub(super) fn ask(&self) -> Verdict {
+    pub(super) fn ask(&self) -> ProbeResult {
         let deadline = Instant::now() + Duration::from_millis(self.timeout_ms);
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, self.port));
         let asked = self.ask_until(address, deadline);
         match asked {
-            Ok(()) => Verdict::Pass,
-            Err(reason) => Verdict::Fail { reason },
+            Ok(()) => ProbeResult::Pass,
+            Err(reason) => ProbeResult::Fail { reason },
         }
     }
 
@@ -113,8 +113,8 @@ impl Probe {
             }
             _ => format!("port {}: {what}: {error}", self.port),
         };
-        let mut stream =
-            Timed::connect(address, deadline).map_err(|error| words("cannot connect", &error))?;
+        let mut stream = DeadlineStream::connect(address, deadline)
+            .map_err(|error| words("cannot connect", &error))?;
         let ProbeKind::Http {
             scheme,
             path,
@@ -138,7 +138,8 @@ impl Probe {
             }
         };
         let line = line.map_err(|error| words("cannot get an answer", &error))?;
-        judge(&line, statuses).map_err(|reason| format!("port {}: GET {path}: {reason}", self.port))
+        evaluate_response(&line, statuses)
+            .map_err(|reason| format!("port {}: GET {path}: {reason}", self.port))
     }
 }
 
@@ -163,12 +164,12 @@ fn exchange(stream: &mut (impl Read + Write), request: &str) -> io::Result<Vec<u
 }
 
 /// A connection with one deadline for all operations; after it they fail with `TimedOut`.
-struct Timed {
+struct DeadlineStream {
     stream: TcpStream,
     deadline: Instant,
 }
 
-impl Timed {
+impl DeadlineStream {
     fn connect(address: SocketAddr, deadline: Instant) -> io::Result<Self> {
         let stream = TcpStream::connect_timeout(&address, left(deadline)?)?;
         Ok(Self { stream, deadline })
@@ -191,14 +192,14 @@ fn timed<T>(result: io::Result<T>) -> io::Result<T> {
     })
 }
 
-impl Read for Timed {
+impl Read for DeadlineStream {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         self.stream.set_read_timeout(Some(left(self.deadline)?))?;
         timed(self.stream.read(buffer))
     }
 }
 
-impl Write for Timed {
+impl Write for DeadlineStream {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.stream.set_write_timeout(Some(left(self.deadline)?))?;
         timed(self.stream.write(bytes))
@@ -210,7 +211,7 @@ impl Write for Timed {
 }
 
 /// Evaluates the first line of a response.
-fn judge(answer: &[u8], expected: &BTreeSet<u16>) -> Result<(), String> {
+fn evaluate_response(answer: &[u8], expected: &BTreeSet<u16>) -> Result<(), String> {
     match status(answer) {
         Some(200..=399) if expected.is_empty() => Ok(()),
         Some(status) if expected.contains(&status) => Ok(()),

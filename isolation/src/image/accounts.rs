@@ -10,7 +10,7 @@ use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, fstat, openat2};
 use rustix::io::Errno;
 
 use crate::profile::CONTAINER_IDS;
-use crate::spec::User;
+use crate::spec::ContainerUser;
 
 /// The maximum number of bytes that are read of each file.
 const FILE_LIMIT_BYTES: u64 = 1 << 20;
@@ -18,12 +18,12 @@ const FILE_LIMIT_BYTES: u64 = 1 << 20;
 const GROUPS_MAX: usize = 1024;
 
 /// The requested user of a command: `USER` or `USER:GROUP`, each a name or a number.
-pub(crate) struct Wanted<'a> {
+pub(crate) struct UserSpec<'a> {
     user: &'a str,
     group: Option<&'a str>,
 }
 
-impl<'a> Wanted<'a> {
+impl<'a> UserSpec<'a> {
     /// Returns `None` if the text is invalid. Empty text means root, as in images.
     pub(crate) fn parse(text: &'a str) -> Option<Self> {
         let (user, group) = match text.split_once(':') {
@@ -38,7 +38,7 @@ impl<'a> Wanted<'a> {
 }
 
 /// Resolves the user in the root `root`, with all groups.
-pub(crate) fn user(root: BorrowedFd<'_>, wanted: &Wanted<'_>) -> Result<User, String> {
+pub(crate) fn user(root: BorrowedFd<'_>, wanted: &UserSpec<'_>) -> Result<ContainerUser, String> {
     find(
         &read(root, "etc/passwd")?,
         &read(root, "etc/group")?,
@@ -48,26 +48,26 @@ pub(crate) fn user(root: BorrowedFd<'_>, wanted: &Wanted<'_>) -> Result<User, St
 
 /// Returns the home of that user in the root `root`, for the variable HOME; `/` if there is no
 /// entry.
-pub(crate) fn home(root: BorrowedFd<'_>, wanted: &Wanted<'_>) -> Result<String, String> {
+pub(crate) fn home(root: BorrowedFd<'_>, wanted: &UserSpec<'_>) -> Result<String, String> {
     Ok(home_of(&read(root, "etc/passwd")?, wanted))
 }
 
-fn home_of(passwd: &str, wanted: &Wanted<'_>) -> String {
+fn home_of(passwd: &str, wanted: &UserSpec<'_>) -> String {
     let account = account(passwd, wanted);
     let home = account.map_or("", |account| account.home);
     let is_usable = home.starts_with('/') && !home.contains('\0');
     if is_usable { home } else { "/" }.to_owned()
 }
 
-fn account<'a>(passwd: &'a str, wanted: &Wanted<'_>) -> Option<Account<'a>> {
-    let mut accounts = passwd.lines().filter_map(Account::parse);
+fn account<'a>(passwd: &'a str, wanted: &UserSpec<'_>) -> Option<PasswdEntry<'a>> {
+    let mut accounts = passwd.lines().filter_map(PasswdEntry::parse);
     match wanted.user.parse::<u32>().ok() {
         Some(uid) => accounts.find(|account| account.uid == uid),
         None => accounts.find(|account| account.name == wanted.user),
     }
 }
 
-fn find(passwd: &str, group: &str, wanted: &Wanted<'_>) -> Result<User, String> {
+fn find(passwd: &str, group: &str, wanted: &UserSpec<'_>) -> Result<ContainerUser, String> {
     let number = wanted.user.parse::<u32>().ok();
     let account = account(passwd, wanted);
     let uid = match (&account, number) {
@@ -75,7 +75,7 @@ fn find(passwd: &str, group: &str, wanted: &Wanted<'_>) -> Result<User, String> 
         (None, Some(uid)) => uid,
         (None, None) => return Err(unknown("user", wanted.user, "/etc/passwd")),
     };
-    let mut groups = group.lines().filter_map(Group::parse);
+    let mut groups = group.lines().filter_map(GroupEntry::parse);
     let (gid, further) = match wanted.group {
         Some(name) => {
             let number = name.parse().ok();
@@ -103,7 +103,7 @@ fn find(passwd: &str, group: &str, wanted: &Wanted<'_>) -> Result<User, String> 
             wanted.user
         ));
     }
-    Ok(User {
+    Ok(ContainerUser {
         uid,
         gid,
         groups: further,
@@ -117,7 +117,7 @@ fn unknown(what: &str, name: &str, file: &str) -> String {
 }
 
 /// A line of `/etc/passwd`. An invalid line is skipped.
-struct Account<'a> {
+struct PasswdEntry<'a> {
     name: &'a str,
     uid: u32,
     gid: u32,
@@ -125,7 +125,7 @@ struct Account<'a> {
     home: &'a str,
 }
 
-impl<'a> Account<'a> {
+impl<'a> PasswdEntry<'a> {
     fn parse(line: &'a str) -> Option<Self> {
         let mut fields = line.split(':');
         let name = fields.next().filter(|name| !name.is_empty())?;
@@ -142,13 +142,13 @@ impl<'a> Account<'a> {
 }
 
 /// A line of `/etc/group`.
-struct Group<'a> {
+struct GroupEntry<'a> {
     name: &'a str,
     gid: u32,
     members: &'a str,
 }
 
-impl<'a> Group<'a> {
+impl<'a> GroupEntry<'a> {
     fn parse(line: &'a str) -> Option<Self> {
         let mut fields = line.split(':');
         let name = fields.next().filter(|name| !name.is_empty())?;
@@ -196,7 +196,7 @@ mod tests {
         "root:x:0:\nweb:x:1001:\ndocs:x:1002:other, web\nbroken:x:y:web\nlogs:x:1003:web,other\n";
 
     fn found(wanted: &str) -> Result<(u32, u32, Vec<u32>), String> {
-        let wanted = Wanted::parse(wanted).ok_or("meaningless")?;
+        let wanted = UserSpec::parse(wanted).ok_or("meaningless")?;
         find(PASSWD, GROUP, &wanted).map(|user| (user.uid, user.gid, user.groups))
     }
 
@@ -218,7 +218,7 @@ mod tests {
     #[test]
     fn a_home_is_the_accounts_or_the_root() {
         let passwd = "root:x:0:0:root:/root:/bin/sh\nweb:x:1000:1000::/srv/www\nodd:x:2:2::home:\n";
-        let home = |wanted: &str| home_of(passwd, &Wanted::parse(wanted).unwrap());
+        let home = |wanted: &str| home_of(passwd, &UserSpec::parse(wanted).unwrap());
         assert_eq!(
             ["", "web", "1000"].map(home),
             ["/root", "/srv/www", "/srv/www"]
@@ -254,7 +254,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let etc = root.path().join("etc");
         let folder = File::open(root.path()).unwrap();
-        let web = Wanted::parse("web").unwrap();
+        let web = UserSpec::parse("web").unwrap();
         assert!(
             user(folder.as_fd(), &web).unwrap_err().contains("no user"),
             "no files at all"

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::socket::{MsgFlags, send};
 
-use crate::process::Process;
+use crate::process::ProcessId;
 use crate::spec::ContainerId;
 
 /// Sends an answer, in the launcher. Never blocks: an agent has few unanswered requests, so there
@@ -28,17 +28,17 @@ fn written(pid: Option<i32>) -> [u8; size_of::<i32>()] {
 
 /// The unanswered requests of a launcher; see the file header.
 #[derive(Debug)]
-pub(super) struct Answers {
+pub(super) struct PendingLaunches {
     /// Unanswered requests, with the container if they are launches.
     awaited: VecDeque<Option<ContainerId>>,
     /// The time since when none of those was answered.
     waiting_since: Instant,
     /// The bytes of an incomplete answer.
     partial: Vec<u8>,
-    supervisors: Vec<(ContainerId, Process)>,
+    supervisors: Vec<(ContainerId, ProcessId)>,
 }
 
-impl Answers {
+impl PendingLaunches {
     pub(super) fn new() -> Self {
         Self {
             awaited: VecDeque::new(),
@@ -73,14 +73,14 @@ impl Answers {
             };
             // A process that has ended is no longer the launcher's child, even if its id was
             // reused.
-            let process = Process::of_child(pid, launcher);
+            let process = ProcessId::of_child(pid, launcher);
             self.supervisors
                 .extend(process.map(|process| (container, process)));
         }
     }
 
     /// Returns the supervisors that were created since the last call.
-    pub(super) fn supervisors(&mut self) -> Vec<(ContainerId, Process)> {
+    pub(super) fn supervisors(&mut self) -> Vec<(ContainerId, ProcessId)> {
         std::mem::take(&mut self.supervisors)
     }
 }
@@ -100,7 +100,7 @@ mod tests {
         let id = |name: &str| ContainerId::new(name).unwrap();
         let mut children = [child(), child()];
         let [first, second] = [&children[0], &children[1]].map(|child| child.id() as i32);
-        let mut answers = Answers::new();
+        let mut answers = PendingLaunches::new();
         for container in [
             Some(id("a")),
             None,

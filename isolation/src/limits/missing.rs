@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Limits, Setting};
+use super::{CgroupSetting, Limits};
 
 /// The policy for a limit whose controller this host lacks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -16,13 +16,13 @@ pub enum MissingPolicy {
 
 /// Controllers that limits need and the host does not offer. Empty if all are available.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct Missing {
+pub struct MissingControllers {
     /// Their names, as the kernel spells them; or the name of a file, such as `io.weight`, that
     /// this kernel's controller does not have.
     pub controllers: Vec<String>,
 }
 
-impl Missing {
+impl MissingControllers {
     /// Returns the part that these limits need.
     #[must_use]
     pub fn of(&self, limits: &Limits) -> Self {
@@ -36,14 +36,14 @@ impl Missing {
         }
     }
 
-    pub(super) fn covers(&self, setting: &Setting) -> bool {
+    pub(super) fn covers(&self, setting: &CgroupSetting) -> bool {
         let mut names = self.controllers.iter();
         names.any(|name| name == setting.controller || name == setting.file)
     }
 }
 
 /// Returns what the available controllers cannot enforce.
-pub(super) fn lacking(settings: &[Setting], present: &[String]) -> Missing {
+pub(super) fn lacking(settings: &[CgroupSetting], present: &[String]) -> MissingControllers {
     let mut controllers = Vec::new();
     for setting in settings {
         let known = |name: &String| name == setting.controller;
@@ -51,5 +51,5 @@ pub(super) fn lacking(settings: &[Setting], present: &[String]) -> Missing {
             controllers.push(setting.controller.to_owned());
         }
     }
-    Missing { controllers }
+    MissingControllers { controllers }
 }

@@ -3,7 +3,10 @@
 
 use std::path::Path;
 
-use super::{CPU_PERIOD_US, IoMax, Limits, LimitsError, Missing, MissingPolicy, Setting, Without};
+use super::{
+    CPU_PERIOD_US, CgroupSetting, IfMissing, IoMax, Limits, LimitsError, MissingControllers,
+    MissingPolicy,
+};
 use super::{check, write};
 use crate::cgroup::{self, read};
 
@@ -17,9 +20,13 @@ impl Limits {
     ///
     /// # Errors
     /// As `apply`, and if it uses more memory than the new limit: then its limits are unchanged.
-    /// They are also unchanged if one cannot be written, unless [`LimitsError::Half`] names some
+    /// They are also unchanged if one cannot be written, unless [`LimitsError::Partial`] names some
     /// that could not be restored.
-    pub fn replace(&self, group: &Path, policy: MissingPolicy) -> Result<Missing, LimitsError> {
+    pub fn replace(
+        &self,
+        group: &Path,
+        policy: MissingPolicy,
+    ) -> Result<MissingControllers, LimitsError> {
         let mut settings = self.settings();
         let missing = check(&settings, group, policy)?;
         let lifted = self.lifted(group)?;
@@ -28,7 +35,7 @@ impl Limits {
                 .into_iter()
                 .filter(|setting| group.join(setting.file).exists()),
         );
-        let former = Former::read(&settings, group, &missing)?;
+        let former = PreviousLimits::read(&settings, group, &missing)?;
         let written = self
             .make_room(group)
             .and_then(|()| write(settings, group, &missing));
@@ -39,7 +46,7 @@ impl Limits {
     }
 
     /// Returns the settings that lift the limits that are not among these.
-    fn lifted(&self, group: &Path) -> Result<Vec<Setting>, LimitsError> {
+    fn lifted(&self, group: &Path) -> Result<Vec<CgroupSetting>, LimitsError> {
         let own = self.settings();
         let defaults = [
             ("cpu", "cpu.max", format!("max {CPU_PERIOD_US}")),
@@ -52,21 +59,21 @@ impl Limits {
         let mut lifted: Vec<_> = defaults
             .into_iter()
             .filter(|(_, file, _)| own.iter().all(|setting| setting.file != *file))
-            .map(|(controller, file, value)| Setting {
+            .map(|(controller, file, value)| CgroupSetting {
                 controller,
                 file,
                 value,
-                without: Without::Harmless,
+                without: IfMissing::Ignore,
             })
             .collect();
         for disk in limited_disks(&group.join("io.max"))? {
             let is_kept = |kept: &IoMax| (kept.major, kept.minor) == (disk.major, disk.minor);
             if !self.io_max.iter().any(is_kept) {
-                lifted.push(Setting {
+                lifted.push(CgroupSetting {
                     controller: "io",
                     file: "io.max",
                     value: disk.line(),
-                    without: Without::Harmless,
+                    without: IfMissing::Ignore,
                 });
             }
         }
@@ -94,11 +101,15 @@ impl Limits {
 }
 
 /// The content of a group's files before the change.
-struct Former(Vec<(&'static str, String)>);
+struct PreviousLimits(Vec<(&'static str, String)>);
 
-impl Former {
+impl PreviousLimits {
     /// Reads the files that these settings are written to, in their order.
-    fn read(settings: &[Setting], group: &Path, missing: &Missing) -> Result<Self, LimitsError> {
+    fn read(
+        settings: &[CgroupSetting],
+        group: &Path,
+        missing: &MissingControllers,
+    ) -> Result<Self, LimitsError> {
         let mut former: Vec<(&'static str, String)> = Vec::new();
         for setting in settings.iter().filter(|setting| !missing.covers(setting)) {
             let file = group.join(setting.file);
@@ -112,8 +123,8 @@ impl Former {
         Ok(Self(former))
     }
 
-    /// Restores the former content. Returns the original error, or [`LimitsError::Half`] with the
-    /// files that could not be restored.
+    /// Restores the former content. Returns the original error, or [`LimitsError::Partial`] with
+    /// the files that could not be restored.
     fn put_back(&self, group: &Path, error: LimitsError) -> LimitsError {
         let is_left = |(file, text): &&(&'static str, String)| {
             let now = read(group.join(file)).ok();
@@ -128,7 +139,7 @@ impl Former {
         if left.is_empty() {
             return error;
         }
-        LimitsError::Half {
+        LimitsError::Partial {
             left: left.join(", "),
             source: Box::new(error),
         }
@@ -255,7 +266,7 @@ mod tests {
         let written = ["200000 100000", "18874368", "20971520", "200", "40"];
         for _ in 0..2 {
             let missing = limits.replace(group.path(), MissingPolicy::RequireAll);
-            assert_eq!(missing.unwrap(), Missing::default());
+            assert_eq!(missing.unwrap(), MissingControllers::default());
             assert_eq!(read_all(&group, &FILES), written);
         }
     }
@@ -306,7 +317,7 @@ mod tests {
             pids_max: None,
             ..limits
         };
-        assert_eq!(missing.of(&cpu_only), Missing::default());
+        assert_eq!(missing.of(&cpu_only), MissingControllers::default());
         assert_eq!(read_all(&group, &["cpu.max"]), ["200000 100000"]);
     }
 
@@ -349,8 +360,9 @@ mod tests {
     fn what_cannot_be_put_back_is_named_and_nothing_is_ended_by_its_return() {
         let group = group(0, "");
         let settings = twice().settings();
-        let former = Former::read(&settings, group.path(), &Missing::default()).unwrap();
-        write(settings, group.path(), &Missing::default()).unwrap();
+        let former =
+            PreviousLimits::read(&settings, group.path(), &MissingControllers::default()).unwrap();
+        write(settings, group.path(), &MissingControllers::default()).unwrap();
         // The container has grown under its new limit of 20 MiB; the former limit was 10.
         fs::write(group.path().join("memory.current"), "11534336").unwrap();
         let cause = LimitsError::InUse {

@@ -6,11 +6,11 @@ use rustix::fs::CWD;
 use rustix::mount::{MountAttrFlags, OpenTreeFlags, UnmountFlags, open_tree, unmount};
 use rustix::process::{chdir, chroot, fchdir, pivot_root};
 
-use super::{CLONE, TAME, ViewError, attach, failed, file_system};
-use crate::disable_layer::{self, Wall};
+use super::{CLONE, MountError, TAME, attach, failed, file_system};
+use crate::disable_layer::{self, MandatoryLayer};
 
 /// Changes into an empty root. For a process in separate namespaces that needs no file by name.
-pub(crate) fn leave_for_nothing() -> Result<(), ViewError> {
+pub(crate) fn leave_for_nothing() -> Result<(), MountError> {
     let settings = [("mode", "555"), ("size", "4k")];
     let nothing = file_system("tmpfs", &settings, TAME | MountAttrFlags::MOUNT_ATTR_RDONLY)?;
     attach(nothing.as_fd(), CWD, "/")?;
@@ -20,8 +20,8 @@ pub(crate) fn leave_for_nothing() -> Result<(), ViewError> {
 /// Covers the contents of the base below the root, so that they cannot be found even by a process
 /// that may change its root: a `/proc` without processes, and the parts of an image's root.
 /// Detaching them instead would make the kernel wait for all processors.
-pub(super) fn hide_base(root: BorrowedFd<'_>) -> Result<(), ViewError> {
-    if !disable_layer::stands(Wall::Root) {
+pub(super) fn hide_base(root: BorrowedFd<'_>) -> Result<(), MountError> {
+    if !disable_layer::is_enabled(MandatoryLayer::Root) {
         return Ok(());
     }
     let flags = CLONE | OpenTreeFlags::AT_EMPTY_PATH;
@@ -30,7 +30,7 @@ pub(super) fn hide_base(root: BorrowedFd<'_>) -> Result<(), ViewError> {
 }
 
 /// Makes a mount on top of the current root, or a directory in it, the root.
-pub(super) fn enter_root(root: BorrowedFd<'_>) -> Result<(), ViewError> {
+pub(super) fn enter_root(root: BorrowedFd<'_>) -> Result<(), MountError> {
     fchdir(root)
         .and_then(|()| chroot("."))
         .and_then(|()| chdir("/"))
@@ -38,7 +38,7 @@ pub(super) fn enter_root(root: BorrowedFd<'_>) -> Result<(), ViewError> {
 }
 
 /// Changes the root and detaches the old one, with everything that was mounted below it.
-pub(super) fn leave_host(root: BorrowedFd<'_>) -> Result<(), ViewError> {
+pub(super) fn leave_host(root: BorrowedFd<'_>) -> Result<(), MountError> {
     fchdir(root).map_err(failed("enter the new root"))?;
     match pivot_root(".", ".") {
         // The old root is now mounted on top of the new one.

@@ -13,10 +13,11 @@ use rustix::fs::{
 use rustix::mount::MountAttrFlags;
 
 use super::{
-    TAME, View, ViewError, attach, failed, file_system, make_folder, restrict_one, writable_memory,
+    MountError, MountSpec, TAME, attach, failed, file_system, make_folder, restrict_one,
+    writable_memory,
 };
-use crate::device_filter::{Device, Kind};
-use crate::disable_layer::{self, Wall};
+use crate::device_filter::{Device, DeviceType};
+use crate::disable_layer::{self, MandatoryLayer};
 
 /// Devices that every program may expect and that reveal nothing about the host: name, major and
 /// minor number.
@@ -44,21 +45,21 @@ pub(super) const QUEUES: &str = "mqueue";
 const MEMORY: &str = "shm";
 
 /// A `/dev` with devices in addition to the usual ones.
-pub(crate) struct OwnDevices {
+pub(crate) struct DeviceDirectory {
     pub(super) tree: OwnedFd,
     /// The devices, for the device filter.
     pub(crate) devices: Vec<Device>,
 }
 
-impl OwnDevices {
+impl DeviceDirectory {
     /// Creates nodes of the devices at these host paths, for the container whose root is the host's
     /// user `owner`. Returns `None` if there are none.
-    pub(crate) fn make(paths: &[PathBuf], owner: u32) -> Result<Option<Self>, ViewError> {
+    pub(crate) fn make(paths: &[PathBuf], owner: u32) -> Result<Option<Self>, MountError> {
         if paths.is_empty() {
             return Ok(None);
         }
         let found = paths.iter().map(|path| Ok((path.as_path(), look(path)?)));
-        let found: Vec<_> = found.collect::<Result<_, ViewError>>()?;
+        let found: Vec<_> = found.collect::<Result<_, MountError>>()?;
         Ok(Some(Self {
             tree: make_devices(&found, owner)?,
             devices: found.into_iter().map(|(_, device)| device).collect(),
@@ -68,13 +69,13 @@ impl OwnDevices {
 
 /// Creates the usual devices, and `own` for the host's user `owner`. Runs as host root; the result
 /// is not attached.
-pub(super) fn make_devices(own: &[(&Path, Device)], owner: u32) -> Result<OwnedFd, ViewError> {
+pub(super) fn make_devices(own: &[(&Path, Device)], owner: u32) -> Result<OwnedFd, MountError> {
     let settings = [("mode", "755"), ("size", "64k")];
     let quiet = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC;
     let made = file_system("tmpfs", &settings, quiet)?;
     for (name, major, minor) in DEVICES {
         let device = Device {
-            kind: Kind::Character,
+            kind: DeviceType::Character,
             major,
             minor,
         };
@@ -105,10 +106,10 @@ pub(super) fn make_devices(own: &[(&Path, Device)], owner: u32) -> Result<OwnedF
 }
 
 /// Creates a node that all users of the container may open; no other process sees it.
-fn make_node(folder: BorrowedFd<'_>, place: &Path, device: &Device) -> Result<(), ViewError> {
+fn make_node(folder: BorrowedFd<'_>, place: &Path, device: &Device) -> Result<(), MountError> {
     let kind = match device.kind {
-        Kind::Block => FileType::BlockDevice,
-        Kind::Character => FileType::CharacterDevice,
+        DeviceType::Block => FileType::BlockDevice,
+        DeviceType::Character => FileType::CharacterDevice,
     };
     let (mode, which) = (
         Mode::from_raw_mode(0o666),
@@ -121,13 +122,13 @@ fn make_node(folder: BorrowedFd<'_>, place: &Path, device: &Device) -> Result<()
 }
 
 /// Attaches the container's private mounts in `/dev`. Called by init once `/dev` is attached.
-pub(super) fn show_own(devices: BorrowedFd<'_>, view: &View) -> Result<(), ViewError> {
+pub(super) fn show_own(devices: BorrowedFd<'_>, view: &MountSpec) -> Result<(), MountError> {
     let quiet = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC;
     let settings = [("mode", "620"), ("ptmxmode", "666")];
     let terminals = file_system("devpts", &settings, quiet)?;
     attach(terminals.as_fd(), devices, TERMINALS)?;
     // Only the owner of an ipc namespace can mount its queues.
-    if disable_layer::stands(Wall::Queues) {
+    if disable_layer::is_enabled(MandatoryLayer::Ipc) {
         let queues = file_system("mqueue", &[], TAME | MountAttrFlags::MOUNT_ATTR_NOEXEC)?;
         attach(queues.as_fd(), devices, QUEUES)?;
     }
@@ -135,14 +136,14 @@ pub(super) fn show_own(devices: BorrowedFd<'_>, view: &View) -> Result<(), ViewE
 }
 
 /// Returns the device at a host path: the device itself, not a link to one.
-fn look(path: &Path) -> Result<Device, ViewError> {
+fn look(path: &Path) -> Result<Device, MountError> {
     let words = || format!("use the device {}", path.display());
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let file = openat(CWD, path, flags, Mode::empty()).map_err(failed(words()))?;
     let found = rustix::fs::fstat(&file).map_err(failed(words()))?;
     let kind = match FileType::from_raw_mode(found.st_mode) {
-        FileType::BlockDevice => Kind::Block,
-        FileType::CharacterDevice => Kind::Character,
+        FileType::BlockDevice => DeviceType::Block,
+        FileType::CharacterDevice => DeviceType::Character,
         _ => {
             let other = std::io::Error::other("it is no device; a link to one does not count");
             return Err(failed(words())(other));

@@ -11,14 +11,17 @@ use rustix::io::Errno;
 use rustix::mount::MountAttrFlags;
 
 use super::{
-    TAME, ViewError, attach, failed, file_system, make_file, make_folder, restrict, restrict_one,
+    MountError, TAME, attach, failed, file_system, make_file, make_folder, restrict, restrict_one,
     take,
 };
-use crate::spec::OwnFile;
+use crate::spec::GeneratedFile;
 
 /// Mounts a container's generated files over those of its root. Their source is not accessible:
 /// `/tmp` is mounted over it.
-pub(super) fn show_own_files(root: BorrowedFd<'_>, files: &[OwnFile]) -> Result<(), ViewError> {
+pub(super) fn show_own_files(
+    root: BorrowedFd<'_>,
+    files: &[GeneratedFile],
+) -> Result<(), MountError> {
     if files.is_empty() {
         return Ok(());
     }

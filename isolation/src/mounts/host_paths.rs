@@ -9,7 +9,7 @@ use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
 use rustix::mount::{MountAttrFlags, OpenTreeFlags, open_tree};
 use serde::{Deserialize, Serialize};
 
-use super::{CLONE, Place, TAME, ViewError, failed, restrict};
+use super::{CLONE, HostPathMount, MountError, TAME, failed, restrict};
 
 /// A host file or directory that a container sees. Its submounts are not part of it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,39 +21,40 @@ pub struct HostPath {
     /// must exist.
     pub to: PathBuf,
     pub read_only: bool,
-    pub owners: Owners,
+    pub owners: OwnerMapping,
 }
 
 /// The owners of a host path's files, as its container sees them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Owners {
+pub enum OwnerMapping {
     /// The container's users are the host's users with the same ids. Not allowed for a user that
     /// is, or may become, root.
     Mapped,
     /// No user of the container, not even its root: it reads what all users of the host may read.
     /// Only read-only.
-    Strangers,
+    #[serde(rename = "strangers")]
+    Unmapped,
 }
 
 /// Creates an unattached mount of it, as host root.
-pub(super) fn take(path: &HostPath) -> Result<Place, ViewError> {
+pub(super) fn take(path: &HostPath) -> Result<HostPathMount, MountError> {
     let tree = take_plain(&path.from)?;
     let attributes = match path.read_only {
         true => TAME | MountAttrFlags::MOUNT_ATTR_RDONLY,
         false => TAME,
     };
     restrict(tree.as_fd(), attributes)?;
-    Ok(Place {
+    Ok(HostPathMount {
         tree,
         to: path.to.clone(),
-        is_mapped: path.owners == Owners::Mapped,
+        is_mapped: path.owners == OwnerMapping::Mapped,
     })
 }
 
 /// Creates a mount of a path without links, without its submounts. A user who may write to a parent
 /// directory could otherwise redirect it after it was checked.
-fn take_plain(path: &Path) -> Result<OwnedFd, ViewError> {
+fn take_plain(path: &Path) -> Result<OwnedFd, MountError> {
     let words = || {
         format!(
             "clone the mount of {} without following a link",

@@ -10,11 +10,11 @@ use rustix::mount::MountAttrFlags;
 use super::devices::{NULL, QUEUES};
 use super::userns_limit::forbid_user_namespaces;
 use super::{
-    TAME, ViewError, attach, attach_in, failed, file_system, restrict, take, take_all,
+    MountError, TAME, attach, attach_in, failed, file_system, restrict, take, take_all,
     take_if_there,
 };
-use crate::disable_layer::{self, Wall};
-use crate::profile::Walls;
+use crate::disable_layer::{self, MandatoryLayer};
+use crate::profile::IsolationLayers;
 
 /// Files that expose or control the host.
 const MASKED: [&str; 11] = [
@@ -37,18 +37,18 @@ const READ_ONLY: [&str; 4] = ["proc/bus", "proc/fs", "proc/irq", "proc/sys"];
 pub(super) fn make_proc(
     root: BorrowedFd<'_>,
     devices: BorrowedFd<'_>,
-    walls: Walls,
-) -> Result<(), ViewError> {
+    walls: IsolationLayers,
+) -> Result<(), MountError> {
     let attributes = TAME | MountAttrFlags::MOUNT_ATTR_NOEXEC;
-    let processes = match disable_layer::stands(Wall::Processes) {
+    let processes = match disable_layer::is_enabled(MandatoryLayer::Pid) {
         true => file_system("proc", &[("hidepid", "invisible")], attributes)?,
         // A new `/proc` shows the processes of the current pid namespace.
         false => take_all(CWD, Path::new("/proc"))?,
     };
     attach_in(processes.as_fd(), root, Path::new("proc"))?;
     if walls.user_namespaces
-        && disable_layer::stands(Wall::Nesting)
-        && disable_layer::stands(Wall::Users)
+        && disable_layer::is_enabled(MandatoryLayer::Nesting)
+        && disable_layer::is_enabled(MandatoryLayer::User)
     {
         forbid_user_namespaces(root)?;
     }
@@ -77,7 +77,7 @@ pub(super) fn make_proc(
 
 /// Whether the path is a directory, if it exists. It is not checked through a mount: freeing a
 /// never attached mount waits for all processors, which would cost more than the rest of one mask.
-fn look(root: BorrowedFd<'_>, path: &str) -> Result<Option<bool>, ViewError> {
+fn look(root: BorrowedFd<'_>, path: &str) -> Result<Option<bool>, MountError> {
     match statat(root, path, AtFlags::SYMLINK_NOFOLLOW) {
         Ok(found) => Ok(Some(FileType::from_raw_mode(found.st_mode).is_dir())),
         Err(Errno::NOENT) => Ok(None),

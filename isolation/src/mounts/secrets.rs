@@ -15,14 +15,14 @@ use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat, openat2};
 use rustix::mount::MountAttrFlags;
 use serde::{Deserialize, Serialize};
 
-use super::{TAME, ViewError, failed, file_system};
+use super::{MountError, TAME, failed, file_system};
 
 /// The maximum size of a secret, in bytes: 1 MiB.
 pub const SECRET_BYTES: u64 = 1024 * 1024;
 
 /// The location of a secret.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Secret {
+pub struct SecretFile {
     /// The operator's directory: absolute, and accessible only to the agent's user.
     pub folder: PathBuf,
     /// The file's path below it. No link on the path is followed.
@@ -34,7 +34,7 @@ pub struct Secret {
 pub enum SecretError {
     /// The directory cannot be opened.
     #[error("cannot open the secret directory {path}")]
-    Folder { path: PathBuf, source: io::Error },
+    Directory { path: PathBuf, source: io::Error },
     /// Users other than the agent's may enter the directory.
     #[error(
         "the secret directory {path} is accessible to users other than the agent's: give it to that user, with mode 0700"
@@ -56,14 +56,14 @@ pub enum SecretError {
     },
 }
 
-impl Secret {
+impl SecretFile {
     /// Opens the file, at its beginning.
     ///
     /// # Errors
     /// If the directory is open to others, or there is no such regular, small file.
     pub fn open(&self) -> Result<File, SecretError> {
         let path = &self.folder;
-        let failed = |source: io::Error| SecretError::Folder {
+        let failed = |source: io::Error| SecretError::Directory {
             path: path.clone(),
             source,
         };
@@ -104,9 +104,9 @@ pub(super) fn name_in_vault(number: usize) -> String {
 /// Copies secrets into an unattached memory file system, for container root only. Runs as host
 /// root. Returns `None` without secrets.
 pub(super) fn fill_vault<'a>(
-    secrets: impl Iterator<Item = &'a Secret>,
+    secrets: impl Iterator<Item = &'a SecretFile>,
     first_host_id: u32,
-) -> Result<Option<OwnedFd>, ViewError> {
+) -> Result<Option<OwnedFd>, MountError> {
     let mut secrets = secrets.enumerate().peekable();
     if secrets.peek().is_none() {
         return Ok(None);
@@ -135,7 +135,7 @@ pub(super) fn fill_vault<'a>(
 
 /// Creates the vault, without swap if the kernel supports that (6.4). A container with a memory
 /// limit has no swap anyway.
-fn make_vault() -> Result<OwnedFd, ViewError> {
+fn make_vault() -> Result<OwnedFd, MountError> {
     // Its root lets users pass to files of the container of which they know only the names.
     let settings = [("mode", "711"), ("size", "65m")];
     let attributes = TAME | MountAttrFlags::MOUNT_ATTR_NOEXEC;
@@ -159,8 +159,8 @@ mod tests {
         folder
     }
 
-    fn secret(folder: &Path, name: &str) -> Secret {
-        Secret {
+    fn secret(folder: &Path, name: &str) -> SecretFile {
+        SecretFile {
             folder: folder.to_owned(),
             name: name.into(),
         }
@@ -212,6 +212,6 @@ mod tests {
         let gone = secret(&folder.path().join("gone"), "web/db")
             .open()
             .unwrap_err();
-        assert!(matches!(gone, SecretError::Folder { .. }), "{gone}");
+        assert!(matches!(gone, SecretError::Directory { .. }), "{gone}");
     }
 }

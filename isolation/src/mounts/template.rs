@@ -24,10 +24,10 @@ use rustix::mount::MountAttrFlags;
 use super::change_root::leave_host;
 use super::devices::make_devices;
 use super::{
-    HOST_DATA, HOST_FOLDERS, Parts, SYSTEM_DATA, SYSTEM_FOLDERS, TAME, ViewError, attach,
+    HOST_DATA, HOST_FOLDERS, MountError, PreparedMounts, SYSTEM_DATA, SYSTEM_FOLDERS, TAME, attach,
     attach_in, failed, file_system, make_folder, restrict, restrict_one, take, take_all,
 };
-use crate::disable_layer::{self, Wall};
+use crate::disable_layer::{self, MandatoryLayer};
 use crate::sys;
 
 /// The paths in the store of a container's `/dev` and `/sys`.
@@ -37,32 +37,32 @@ const SYSTEM: &str = "sys";
 pub(super) const GROUPS: &str = "fs/cgroup";
 
 /// The launcher's handles on the two namespaces.
-pub(crate) struct Template {
+pub(crate) struct MountTemplate {
     host: OwnedFd,
     store: OwnedFd,
     base: OwnedFd,
-    programs: Vec<Program>,
+    programs: Vec<ProgramPath>,
 }
 
 /// One visible path of the host's programs.
 #[derive(Debug, Clone)]
-pub(super) struct Program {
+pub(super) struct ProgramPath {
     pub(super) name: PathBuf,
     /// The target of a link; `None`: a directory.
     pub(super) link: Option<PathBuf>,
 }
 
 /// Unattached mounts for one container.
-pub(crate) struct Clones {
+pub(crate) struct ClonedMounts {
     pub(super) devices: Option<OwnedFd>,
     pub(super) system: OwnedFd,
     /// With its mount, if it is a directory.
-    pub(super) programs: Vec<(Program, Option<OwnedFd>)>,
+    pub(super) programs: Vec<(ProgramPath, Option<OwnedFd>)>,
 }
 
-impl Template {
+impl MountTemplate {
     /// Creates the template, as host root in a process without threads.
-    pub(crate) fn make() -> Result<Self, ViewError> {
+    pub(crate) fn make() -> Result<Self, MountError> {
         let programs = programs()?;
         let (store, base) = (CloneFlags::CLONE_NEWNS, CloneFlags::CLONE_NEWPID);
         Ok(Self {
@@ -79,13 +79,13 @@ impl Template {
     /// mounts that the container needs. Called by a supervisor.
     pub(crate) fn below<T>(
         &self,
-        parts: &Parts,
-        make: impl FnOnce(Clones) -> T,
-    ) -> Result<T, ViewError> {
+        parts: &PreparedMounts,
+        make: impl FnOnce(ClonedMounts) -> T,
+    ) -> Result<T, MountError> {
         enter(&self.store, "enter the originals of mounts")?;
         let made = self.clones(parts).and_then(|clones| {
             // Where a test has disabled that layer, the host's root is below the container's.
-            let below = match disable_layer::stands(Wall::Root) {
+            let below = match disable_layer::is_enabled(MandatoryLayer::Root) {
                 true => &self.base,
                 false => &self.host,
             };
@@ -96,7 +96,7 @@ impl Template {
         made
     }
 
-    fn clones(&self, parts: &Parts) -> Result<Clones, ViewError> {
+    fn clones(&self, parts: &PreparedMounts) -> Result<ClonedMounts, MountError> {
         let clone = |name: &Path| take_all(CWD, &Path::new("/").join(name));
         // Later mounts of the host get the same restrictions, and the clone receives no mounts
         // after that.
@@ -114,32 +114,32 @@ impl Template {
             let folder = program.link.is_none().then(|| clone_of_host(&program.name));
             Ok((program.clone(), folder.transpose()?))
         });
-        Ok(Clones {
+        Ok(ClonedMounts {
             devices: match &parts.devices {
                 Some(_) => None,
                 None => Some(clone(Path::new(DEVICES))?),
             },
             system: clone(Path::new(SYSTEM))?,
-            programs: programs.collect::<Result<_, ViewError>>()?,
+            programs: programs.collect::<Result<_, MountError>>()?,
         })
     }
 }
 
 /// Enters a mount namespace; its root becomes this process's root.
-fn enter(namespace: &OwnedFd, what: &str) -> Result<(), ViewError> {
+fn enter(namespace: &OwnedFd, what: &str) -> Result<(), MountError> {
     setns(namespace, CloneFlags::CLONE_NEWNS).map_err(failed(what))
 }
 
 /// Returns the directories that are visible only where tests have disabled that layer.
 fn shown_when_breached(data: &'static [&'static str]) -> &'static [&'static str] {
-    match disable_layer::stands(Wall::Files) {
+    match disable_layer::is_enabled(MandatoryLayer::Files) {
         true => &[],
         false => data,
     }
 }
 
 /// Lists the host's programs.
-fn programs() -> Result<Vec<Program>, ViewError> {
+fn programs() -> Result<Vec<ProgramPath>, MountError> {
     let mut programs = Vec::new();
     for name in HOST_FOLDERS.iter().chain(shown_when_breached(&HOST_DATA)) {
         let from = Path::new("/").join(name);
@@ -150,7 +150,7 @@ fn programs() -> Result<Vec<Program>, ViewError> {
         };
         let link = found.is_symlink().then(|| fs::read_link(&from));
         let link = link.transpose();
-        programs.push(Program {
+        programs.push(ProgramPath {
             name: name.into(),
             link: link.map_err(failed(format!("read the link {}", from.display())))?,
         });
@@ -161,8 +161,8 @@ fn programs() -> Result<Vec<Program>, ViewError> {
 /// Returns the mount namespace of a child that has filled it; then only this descriptor holds it.
 fn namespace_of(
     flags: CloneFlags,
-    fill: impl FnOnce() -> Result<(), ViewError>,
-) -> Result<OwnedFd, ViewError> {
+    fill: impl FnOnce() -> Result<(), MountError>,
+) -> Result<OwnedFd, MountError> {
     let words = "make a mount namespace for containers";
     let (mut ours, theirs) = UnixStream::pair().map_err(failed(words))?;
     let child = sys::clone_process(flags.bits(), None, || {
@@ -170,11 +170,11 @@ fn namespace_of(
         // it.
         let closed = sys::close_all_but_these(&[theirs.as_fd()]);
         let filled = closed.map_err(failed(words)).and_then(|()| fill());
-        i32::from(tell(&theirs, filled).is_err())
+        i32::from(send_reply(&theirs, filled).is_err())
     })
     .map_err(failed(words))?;
     drop(theirs);
-    let told = heard(&mut ours).map_err(failed(words));
+    let told = receive_reply(&mut ours).map_err(failed(words));
     let namespace = told
         .and_then(|()| File::open(format!("/proc/{}/ns/mnt", child.pid)).map_err(failed(words)));
     // The child exits when the parent's end closes, and must not stay as a zombie. Where the kernel
@@ -185,7 +185,7 @@ fn namespace_of(
 }
 
 /// Reads the child's result.
-fn heard(from: &mut UnixStream) -> io::Result<()> {
+fn receive_reply(from: &mut UnixStream) -> io::Result<()> {
     let mut told = [0; 512];
     let length = from.read(&mut told)?;
     match told[..length].split_first() {
@@ -198,17 +198,17 @@ fn heard(from: &mut UnixStream) -> io::Result<()> {
 }
 
 /// Sends the result (0, or 1 and the reason), and waits until the parent has read it.
-fn tell(mut to: &UnixStream, filled: Result<(), ViewError>) -> io::Result<()> {
+fn send_reply(mut to: &UnixStream, filled: Result<(), MountError>) -> io::Result<()> {
     let text = match filled {
         Ok(()) => vec![0],
-        Err(error) => [&[1], crate::supervisor::sentence(&error).as_bytes()].concat(),
+        Err(error) => [&[1], crate::supervisor::error_chain(&error).as_bytes()].concat(),
     };
     to.write_all(&text)?;
     to.read(&mut [0]).map(drop)
 }
 
 /// Attaches each original at its path in a container.
-fn fill_store(programs: &[Program]) -> Result<(), ViewError> {
+fn fill_store(programs: &[ProgramPath]) -> Result<(), MountError> {
     let slave = MsFlags::MS_REC | MsFlags::MS_SLAVE;
     mount(None::<&str>, "/", None::<&str>, slave, None::<&str>)
         .map_err(failed("follow the host's mounts"))?;
@@ -244,14 +244,14 @@ fn fill_store(programs: &[Program]) -> Result<(), ViewError> {
 /// Mounts an empty root, and a full `/proc`: the kernel requires a visible one before it lets a
 /// container mount a new one. That `/proc` is of a pid namespace whose only process is about to
 /// exit.
-fn fill_base() -> Result<(), ViewError> {
+fn fill_base() -> Result<(), MountError> {
     let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
     mount(None::<&str>, "/", None::<&str>, private, None::<&str>)
         .map_err(failed("make mounts private"))?;
     let root = file_system("tmpfs", &[("mode", "555"), ("size", "4k")], TAME)?;
     let root = root.as_fd();
     let attributes = TAME | MountAttrFlags::MOUNT_ATTR_NOEXEC;
-    let processes = match disable_layer::stands(Wall::Processes) {
+    let processes = match disable_layer::is_enabled(MandatoryLayer::Pid) {
         true => file_system("proc", &[], attributes)?,
         false => take_all(CWD, Path::new("/proc"))?,
     };
@@ -264,8 +264,8 @@ fn fill_base() -> Result<(), ViewError> {
 /// Attaches the host's programs in a container.
 pub(super) fn show_programs(
     root: BorrowedFd<'_>,
-    programs: &[(Program, Option<OwnedFd>)],
-) -> Result<(), ViewError> {
+    programs: &[(ProgramPath, Option<OwnedFd>)],
+) -> Result<(), MountError> {
     for (program, folder) in programs {
         let name = program.name.as_path();
         if let Some(folder) = folder {

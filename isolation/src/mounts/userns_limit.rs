@@ -7,11 +7,11 @@ use std::os::fd::BorrowedFd;
 
 use rustix::fs::{Mode, OFlags, openat};
 
-use super::{ViewError, failed};
+use super::{MountError, failed};
 
 /// Sets the limit of init's user namespace to zero, before the setting becomes read-only. `root`
 /// has the container's `/proc`.
-pub(super) fn forbid_user_namespaces(root: BorrowedFd<'_>) -> Result<(), ViewError> {
+pub(super) fn forbid_user_namespaces(root: BorrowedFd<'_>) -> Result<(), MountError> {
     let setting = "proc/sys/user/max_user_namespaces";
     let flags = OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let opened = openat(root, setting, flags, Mode::empty());

@@ -13,12 +13,12 @@ use rustix::mount::{MountAttrFlags, UnmountFlags, unmount};
 use rustix::process::fchdir;
 use serde::{Deserialize, Serialize};
 
-use super::secrets::{Secret, fill_vault, name_in_vault};
+use super::secrets::{SecretFile, fill_vault, name_in_vault};
 use super::{
-    SANDBOX, SHARED, TAME, ViewError, attach, failed, make_file, make_folder, no_place, restrict,
+    MountError, SANDBOX, SHARED, TAME, attach, failed, make_file, make_folder, no_place, restrict,
     take, take_folder, writable_memory,
 };
-use crate::spec::{SpecError, User};
+use crate::spec::{ContainerUser, SpecError};
 
 /// Paths of the kernel or the supervisor: no volume is mounted over or in them.
 const RESERVED: [&str; 5] = ["/dev", "/proc", "/sys", SANDBOX, SHARED];
@@ -46,7 +46,7 @@ pub enum VolumeSource {
         bytes: u64,
     },
     /// A file that only the command's user can read.
-    Secret(Secret),
+    Secret(SecretFile),
 }
 
 impl Volume {
@@ -60,16 +60,16 @@ impl Volume {
 }
 
 /// A file or directory whose owner becomes the command's user, once that user is known.
-pub(crate) struct Gift {
+pub(crate) struct PendingChown {
     /// The file, or its parent directory.
     at: OwnedFd,
     /// The name in that directory; empty if it is `at` itself.
     name: String,
 }
 
-impl Gift {
+impl PendingChown {
     /// Makes the user its owner.
-    pub(crate) fn give(&self, user: Option<&User>) -> Result<(), ViewError> {
+    pub(crate) fn apply(&self, user: Option<&ContainerUser>) -> Result<(), MountError> {
         let (uid, gid) = user.map_or((0, 0), |user| (user.uid, user.gid));
         let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
         let flags = AtFlags::EMPTY_PATH | AtFlags::SYMLINK_NOFOLLOW;
@@ -120,11 +120,11 @@ pub(crate) fn check(volumes: &[Volume]) -> Result<(), SpecError> {
 pub(super) fn lock_secrets(
     volumes: &[Volume],
     first_host_id: u32,
-) -> Result<Option<OwnedFd>, ViewError> {
+) -> Result<Option<OwnedFd>, MountError> {
     fill_vault(secrets(volumes), first_host_id)
 }
 
-fn secrets(volumes: &[Volume]) -> impl Iterator<Item = &Secret> {
+fn secrets(volumes: &[Volume]) -> impl Iterator<Item = &SecretFile> {
     volumes.iter().filter_map(|volume| match &volume.source {
         VolumeSource::Secret(secret) => Some(secret),
         VolumeSource::Sandbox(_) | VolumeSource::Tmpfs { .. } => None,
@@ -137,7 +137,7 @@ pub(super) fn unlock_secrets(
     root: BorrowedFd<'_>,
     vault: Option<&OwnedFd>,
     volumes: &[Volume],
-) -> Result<(Vec<OwnedFd>, Vec<Gift>), ViewError> {
+) -> Result<(Vec<OwnedFd>, Vec<PendingChown>), MountError> {
     let Some(vault) = vault else {
         return Ok((Vec::new(), Vec::new()));
     };
@@ -155,9 +155,9 @@ pub(super) fn unlock_secrets(
         let at = vault
             .try_clone()
             .map_err(failed("duplicate the descriptor of the secret directory"))?;
-        Ok((tree, Gift { at, name }))
+        Ok((tree, PendingChown { at, name }))
     });
-    let single = single.collect::<Result<_, ViewError>>()?;
+    let single = single.collect::<Result<_, MountError>>()?;
     fchdir(root)
         .and_then(|()| unmount("tmp", UnmountFlags::DETACH))
         .map_err(failed("unmount the secret directory"))?;
@@ -170,7 +170,7 @@ pub(super) fn show(
     root: BorrowedFd<'_>,
     volumes: &[Volume],
     secrets: Vec<OwnedFd>,
-) -> Result<Vec<Gift>, ViewError> {
+) -> Result<Vec<PendingChown>, MountError> {
     let mut gifts = Vec::new();
     let mut secrets = secrets.into_iter();
     let trees = volumes.iter().map(|volume| {
@@ -184,7 +184,7 @@ pub(super) fn show(
         }
         Ok((volume, tree))
     });
-    let mut trees = trees.collect::<Result<Vec<_>, ViewError>>()?;
+    let mut trees = trees.collect::<Result<Vec<_>, MountError>>()?;
     trees.sort_by(|(one, _), (other, _)| one.path.cmp(&other.path));
     for (volume, tree) in trees {
         let place = place(root, volume).map_err(|error| no_place("volume", &volume.path, error))?;
@@ -198,8 +198,8 @@ pub(super) fn show(
 fn sandbox_folder(
     root: BorrowedFd<'_>,
     below: &Path,
-    gifts: &mut Vec<Gift>,
-) -> Result<OwnedFd, ViewError> {
+    gifts: &mut Vec<PendingChown>,
+) -> Result<OwnedFd, MountError> {
     let words = || format!("create the directory {} of the sandbox", below.display());
     let sandbox = Path::new(SANDBOX).strip_prefix("/");
     let mut folder = make_folder(root, sandbox.expect("it is absolute"))?;
@@ -220,14 +220,14 @@ fn sandbox_folder(
         if is_new {
             let at = folder.try_clone().map_err(failed(words()))?;
             let name = String::new();
-            gifts.push(Gift { at, name });
+            gifts.push(PendingChown { at, name });
         }
     }
     take_folder(folder.as_fd())
 }
 
 /// Returns the mount point of a volume.
-fn place(root: BorrowedFd<'_>, volume: &Volume) -> Result<OwnedFd, ViewError> {
+fn place(root: BorrowedFd<'_>, volume: &Volume) -> Result<OwnedFd, MountError> {
     let path = volume.path.strip_prefix("/").unwrap_or(&volume.path);
     match &volume.source {
         VolumeSource::Sandbox(_) | VolumeSource::Tmpfs { .. } => make_folder(root, path),
@@ -252,7 +252,7 @@ mod tests {
     }
 
     fn secret(folder: &str, name: &str) -> VolumeSource {
-        VolumeSource::Secret(Secret {
+        VolumeSource::Secret(SecretFile {
             folder: folder.into(),
             name: name.into(),
         })

@@ -22,13 +22,13 @@ use nix::mount::{MntFlags, umount2};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::{NetworkError, Publication, ipam, namespace};
+use super::{NetworkError, PortPublication, ipam, namespace};
 use crate::crash_points;
 use crate::spec::ContainerId;
-pub use list::List;
+pub use list::NetworkConfList;
 use list::kind;
-use lock::Turn;
-use plugin::Call;
+use lock::ContainerLock;
+use plugin::PluginCall;
 
 /// The name of the device in a container.
 const DEVICE: &str = "eth0";
@@ -87,17 +87,17 @@ pub enum CniError {
 
 /// The data that is needed to delete a container's network.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-struct Record {
+struct CniRecord {
     version: u32,
-    list: List,
-    ports: Vec<Publication>,
+    list: NetworkConfList,
+    ports: Vec<PortPublication>,
     /// The last plugin's result; `None` until then.
     result: Option<Value>,
 }
 
 /// The network that plugins created for a container.
 #[derive(Debug)]
-pub struct Added {
+pub struct CniResult {
     /// The namespace for the launch.
     pub namespace: OwnedFd,
     /// The container's addresses, from the plugins' result.
@@ -127,9 +127,9 @@ impl Cni {
     pub fn add(
         &self,
         container: &ContainerId,
-        list: &List,
-        ports: &[Publication],
-    ) -> Result<Added, CniError> {
+        list: &NetworkConfList,
+        ports: &[PortPublication],
+    ) -> Result<CniResult, CniError> {
         self.delete(container)?;
         if !ports.is_empty() && !list.publishes() {
             let network = list.name.clone();
@@ -137,7 +137,7 @@ impl Cni {
         }
         // At this point nothing would have to be undone.
         self.find_plugins(list)?;
-        let mut record = Record {
+        let mut record = CniRecord {
             version: 1,
             list: list.clone(),
             ports: ports.to_vec(),
@@ -157,12 +157,12 @@ impl Cni {
     ///
     /// # Errors
     /// The first missing plugin.
-    pub fn find_plugins(&self, list: &List) -> Result<(), CniError> {
+    pub fn find_plugins(&self, list: &NetworkConfList) -> Result<(), CniError> {
         let mut plugins = list.plugins.iter();
         plugins.try_for_each(|plugin| self.executable(plugin).map(drop))
     }
 
-    fn join(&self, container: &ContainerId, record: &mut Record) -> Result<Added, CniError> {
+    fn join(&self, container: &ContainerId, record: &mut CniRecord) -> Result<CniResult, CniError> {
         let place = self.namespace(container);
         fs::create_dir_all(&self.namespaces)
             .map_err(failed("create the directory", &self.namespaces))?;
@@ -178,7 +178,7 @@ impl Cni {
         self.write(container, record)?;
         crash_points::passed("cni.result-kept");
         let namespace = File::open(&place).map_err(failed("open", &place))?;
-        Ok(Added {
+        Ok(CniResult {
             namespace: namespace.into(),
             addresses: record.result.as_ref().map_or_else(Vec::new, addresses),
         })
@@ -269,7 +269,7 @@ impl Cni {
         } else {
             PathBuf::new()
         };
-        let call = Call {
+        let call = PluginCall {
             executable: &executable,
             environment: vec![
                 ("CNI_COMMAND", verb.into()),
@@ -285,7 +285,7 @@ impl Cni {
             patience: self.patience,
         };
         let turn = self.turn(container);
-        let mut turn = Turn::take(&turn, self.patience).map_err(failed(
+        let mut turn = ContainerLock::take(&turn, self.patience).map_err(failed(
             "run a plugin while an earlier agent's plugin uses",
             &turn,
         ))?;
@@ -329,7 +329,7 @@ impl Cni {
         self.records.join(format!("{container}.turn"))
     }
 
-    fn read(&self, container: &ContainerId) -> Result<Option<Record>, CniError> {
+    fn read(&self, container: &ContainerId) -> Result<Option<CniRecord>, CniError> {
         let path = self.record(container);
         let text = match fs::read(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -340,7 +340,7 @@ impl Cni {
     }
 
     /// Writes the record atomically: it is on disk when this returns, or unchanged.
-    fn write(&self, container: &ContainerId, record: &Record) -> Result<(), CniError> {
+    fn write(&self, container: &ContainerId, record: &CniRecord) -> Result<(), CniError> {
         let path = self.record(container);
         let draft = self.draft(container);
         let write = || -> io::Result<()> {

@@ -11,8 +11,8 @@ mod ipv6;
 
 use std::fs;
 
-use super::ipam::{Noted, Records};
-use super::link::Links;
+use super::ipam::{ForwardingRecord, Ipam};
+use super::link::NetlinkSocket;
 use super::namespace;
 use super::rules::DEVICES;
 use super::{NetworkError, Subnet6, refused};
@@ -22,27 +22,27 @@ const SETTING: &str = "net/ipv4/ip_forward";
 /// The devices between which the host must not forward: those that it had when it forwarded
 /// nothing.
 #[derive(Debug, Default)]
-pub(super) struct Closed {
+pub(super) struct ForwardingDenied {
     pub(super) ipv4: Vec<String>,
     pub(super) ipv6: Vec<String>,
 }
 
 /// Enables forwarding if it is disabled; for IPv6 only if containers have a prefix.
 pub(super) fn switch_on(
-    records: &Records,
+    records: &Ipam,
     subnet6: Option<Subnet6>,
-) -> Result<Closed, NetworkError> {
+) -> Result<ForwardingDenied, NetworkError> {
     let ipv4 = switch_on_ipv4(records)?;
     let ipv6 = match subnet6 {
         Some(_) => ipv6::switch_on(records)?,
         // Another agent, or an earlier run of this one, may have enabled it.
         None => ipv6::closed_between(records)?,
     };
-    Ok(Closed { ipv4, ipv6 })
+    Ok(ForwardingDenied { ipv4, ipv6 })
 }
 
 /// Disables forwarding once no agent has a table.
-pub(super) fn switch_off(records: &Records) -> Result<(), NetworkError> {
+pub(super) fn switch_off(records: &Ipam) -> Result<(), NetworkError> {
     if records.has_other_owners()? {
         return Ok(());
     }
@@ -50,7 +50,7 @@ pub(super) fn switch_off(records: &Records) -> Result<(), NetworkError> {
     ipv6::switch_off(records)
 }
 
-fn switch_on_ipv4(records: &Records) -> Result<Vec<String>, NetworkError> {
+fn switch_on_ipv4(records: &Ipam) -> Result<Vec<String>, NetworkError> {
     let read = fs::read_to_string(format!("/proc/sys/{SETTING}"));
     let forwards = read.map_err(refused("read the setting net.ipv4.ip_forward"))?;
     if forwards.trim() == "0" {
@@ -60,8 +60,8 @@ fn switch_on_ipv4(records: &Records) -> Result<Vec<String>, NetworkError> {
         set("1")?;
     }
     match records.closed_between()? {
-        Some(Noted::Devices(devices)) => Ok(devices),
-        Some(Noted::Unknown) => {
+        Some(ForwardingRecord::Devices(devices)) => Ok(devices),
+        Some(ForwardingRecord::Unknown) => {
             let devices = devices()?;
             records.note_closed(&devices)?;
             Ok(devices)
@@ -70,8 +70,8 @@ fn switch_on_ipv4(records: &Records) -> Result<Vec<String>, NetworkError> {
     }
 }
 
-fn switch_off_ipv4(records: &Records) -> Result<(), NetworkError> {
-    let Some(Noted::Devices(noted)) = records.closed_between()? else {
+fn switch_off_ipv4(records: &Ipam) -> Result<(), NetworkError> {
+    let Some(ForwardingRecord::Devices(noted)) = records.closed_between()? else {
         return Ok(());
     };
     if !are_all_noted(&noted)? {
@@ -90,7 +90,7 @@ fn are_all_noted(noted: &[String]) -> Result<bool, NetworkError> {
 
 /// Returns the devices of the host, except containers' devices and loopback.
 fn devices() -> Result<Vec<String>, NetworkError> {
-    let mut links = Links::open().map_err(refused("open a netlink socket"))?;
+    let mut links = NetlinkSocket::open().map_err(refused("open a netlink socket"))?;
     let all = links.list().map_err(refused("list devices"))?;
     let names = all.into_iter().map(|link| link.name);
     let of_host = names.filter(|name| name != "lo" && !name.starts_with(DEVICES));

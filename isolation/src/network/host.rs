@@ -7,9 +7,9 @@ use std::path::Path;
 
 use netlink_packet_route::AddressFamily;
 
-use super::link::{Link, Links, Route};
+use super::link::{NetlinkSocket, NetworkDevice, Route};
 use super::rules::DEVICES;
-use super::{NetworkError, Protocol, Publication, Subnet, Subnet6, refused};
+use super::{NetworkError, PortPublication, Protocol, Subnet, Subnet6, refused};
 
 /// IPv6 routes of at most this prefix length lead to the whole internet, or to all unique local
 /// addresses.
@@ -38,7 +38,7 @@ pub(super) fn possible(wanted: Option<Subnet6>) -> Option<Subnet6> {
 
 /// Checks that only containers have a route into their subnets.
 pub(super) fn check_routes(subnet: Subnet, subnet6: Option<Subnet6>) -> Result<(), NetworkError> {
-    let mut links = Links::open().map_err(refused("open a netlink socket"))?;
+    let mut links = NetlinkSocket::open().map_err(refused("open a netlink socket"))?;
     let devices = links.list().map_err(refused("list devices"))?;
     let mut check = |family, pool: String, overlaps: &dyn Fn(&Route) -> bool| {
         for route in links.routes(family).map_err(refused("list routes"))? {
@@ -71,7 +71,7 @@ pub(super) fn check_routes(subnet: Subnet, subnet6: Option<Subnet6>) -> Result<(
 /// Checks that the port is free. Publishing takes precedence over listening: a process that listens
 /// there would receive no more connections.
 pub(super) fn check_free(
-    publication: &Publication,
+    publication: &PortPublication,
     subnet6: Option<Subnet6>,
 ) -> Result<(), NetworkError> {
     let four = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
@@ -98,19 +98,21 @@ pub(super) fn check_free(
 /// # Errors
 /// If the kernel does not answer.
 pub fn is_own_address(address: IpAddr) -> io::Result<bool> {
-    Links::open()?.is_local(address)
+    NetlinkSocket::open()?.is_local(address)
 }
 
 /// Lists all devices of the host.
-pub(super) fn list_devices() -> Result<Vec<Link>, NetworkError> {
-    let mut links = Links::open().map_err(refused("open a netlink socket"))?;
+pub(super) fn list_devices() -> Result<Vec<NetworkDevice>, NetworkError> {
+    let mut links = NetlinkSocket::open().map_err(refused("open a netlink socket"))?;
     links.list().map_err(refused("list devices"))
 }
 
 /// Removes devices. A namespace exists until its last holder exits; if that process cannot be
 /// killed, it has no network any more.
-pub(super) fn remove_devices(devices: impl IntoIterator<Item = Link>) -> Result<(), NetworkError> {
-    let mut links = Links::open().map_err(refused("open a netlink socket"))?;
+pub(super) fn remove_devices(
+    devices: impl IntoIterator<Item = NetworkDevice>,
+) -> Result<(), NetworkError> {
+    let mut links = NetlinkSocket::open().map_err(refused("open a netlink socket"))?;
     for device in devices {
         match links.remove(device.index) {
             // The kernel has removed it already, with its namespace.

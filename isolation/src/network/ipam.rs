@@ -16,9 +16,9 @@ mod cursor;
 mod note6;
 mod notes;
 
-use self::cursor::Cursor;
-pub(super) use self::note6::{Device6, Noted6};
-pub(super) use self::notes::Noted;
+use self::cursor::AddressCursor;
+pub(super) use self::note6::{DeviceSettings6, ForwardingRecord6};
+pub(super) use self::notes::ForwardingRecord;
 
 use std::fs::{self, File};
 use std::io;
@@ -31,7 +31,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 
-use super::rules::Mapping;
+use super::rules::PortMapping;
 use super::{NetworkError, Protocol, Subnet, published};
 use crate::spec::ContainerId;
 
@@ -44,16 +44,16 @@ const MARK: char = '#';
 
 /// The records of one host, as seen by one of its agents.
 #[derive(Debug)]
-pub(super) struct Records {
+pub(super) struct Ipam {
     folder: PathBuf,
     owner: PathBuf,
     /// `None` before the first address is taken. A lock, since any thread may take an address.
-    cursor: Mutex<Option<Cursor>>,
+    cursor: Mutex<Option<AddressCursor>>,
 }
 
 /// An address and its holder.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Held {
+pub(super) struct AddressRecord {
     pub(super) address: Ipv4Addr,
     /// `None` while it waits in the pool.
     pub(super) container: Option<ContainerId>,
@@ -61,20 +61,20 @@ pub(super) struct Held {
 
 /// A published port and its holder.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Published {
-    pub(super) mapping: Mapping,
+pub(super) struct PortRecord {
+    pub(super) mapping: PortMapping,
     pub(super) container: ContainerId,
 }
 
 /// The result of claiming a port.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Claimed {
-    Ours,
+pub(super) enum ClaimResult {
+    Granted,
     /// Another container holds the port, of this agent or of another one.
-    Theirs(String),
+    Conflict(String),
 }
 
-impl Records {
+impl Ipam {
     pub(super) fn open(folder: &Path, owner: &Path) -> Result<Self, NetworkError> {
         let records = Self {
             folder: folder.to_owned(),
@@ -89,7 +89,7 @@ impl Records {
     }
 
     /// Whether this agent has taken addresses since the boot and has not been cleared.
-    pub(super) fn are_left(folder: &Path, owner: &Path) -> bool {
+    pub(super) fn has_records(folder: &Path, owner: &Path) -> bool {
         folder.join("cursors").join(tag(owner)).is_symlink()
     }
 
@@ -107,14 +107,14 @@ impl Records {
         replace(&self.address(address), &self.target(Some(container)))
     }
 
-    pub(super) fn give_back_address(&self, address: Ipv4Addr) -> Result<(), NetworkError> {
+    pub(super) fn release_address(&self, address: Ipv4Addr) -> Result<(), NetworkError> {
         let path = self.address(address);
         remove(&draft_of(&path))?;
         remove(&path)
     }
 
     /// Returns this agent's addresses.
-    pub(super) fn addresses(&self) -> Result<Vec<Held>, NetworkError> {
+    pub(super) fn addresses(&self) -> Result<Vec<AddressRecord>, NetworkError> {
         let mut held = Vec::new();
         for (name, target) in self.links("addresses")? {
             let Some((owner, container)) = target.rsplit_once(MARK) else {
@@ -123,14 +123,14 @@ impl Records {
             let Ok(address) = name.parse() else { continue };
             if Path::new(owner) == self.owner {
                 let container = ContainerId::new(container).ok();
-                held.push(Held { address, container });
+                held.push(AddressRecord { address, container });
             }
         }
         Ok(held)
     }
 
     /// Claims a port for a container, if no other container holds it.
-    pub(super) fn claim_port(&self, published: &Published) -> Result<Claimed, NetworkError> {
+    pub(super) fn claim_port(&self, published: &PortRecord) -> Result<ClaimResult, NetworkError> {
         let path = self.port(&published.mapping);
         let target = format!(
             "{}{MARK}{}",
@@ -138,7 +138,7 @@ impl Records {
             published.mapping.to
         );
         match symlink(&target, &path) {
-            Ok(()) => Ok(Claimed::Ours),
+            Ok(()) => Ok(ClaimResult::Granted),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                 let holder = fs::read_link(&path).unwrap_or_default();
                 let holder = holder.to_string_lossy();
@@ -151,18 +151,18 @@ impl Records {
                     }
                     None => "an unknown container".to_owned(),
                 };
-                Ok(Claimed::Theirs(holder))
+                Ok(ClaimResult::Conflict(holder))
             }
             Err(source) => Err(failed("make the link", &path)(source)),
         }
     }
 
-    pub(super) fn give_back_port(&self, mapping: &Mapping) -> Result<(), NetworkError> {
+    pub(super) fn release_port(&self, mapping: &PortMapping) -> Result<(), NetworkError> {
         remove(&self.port(mapping))
     }
 
     /// Returns this agent's ports.
-    pub(super) fn ports(&self) -> Result<Vec<Published>, NetworkError> {
+    pub(super) fn ports(&self) -> Result<Vec<PortRecord>, NetworkError> {
         let links = self.links("ports")?;
         let found = links.iter().filter_map(|(name, target)| {
             let (owner, container, to) = port_target(target)?;
@@ -170,13 +170,13 @@ impl Records {
             let protocol = [Protocol::Tcp, Protocol::Udp]
                 .into_iter()
                 .find(|known| known.name() == protocol)?;
-            let mapping = Mapping {
+            let mapping = PortMapping {
                 protocol,
                 host_port: port.parse().ok()?,
                 to,
             };
             let container = ContainerId::new(container).ok()?;
-            (Path::new(owner) == self.owner).then_some(Published { mapping, container })
+            (Path::new(owner) == self.owner).then_some(PortRecord { mapping, container })
         });
         Ok(found.collect())
     }
@@ -212,10 +212,10 @@ impl Records {
     /// Removes all records of this agent.
     pub(super) fn clear(&self) -> Result<(), NetworkError> {
         for published in self.ports()? {
-            self.give_back_port(&published.mapping)?;
+            self.release_port(&published.mapping)?;
         }
         for held in self.addresses()? {
-            self.give_back_address(held.address)?;
+            self.release_address(held.address)?;
         }
         remove(&self.cursor_path())?;
         remove(&self.folder.join("owners").join(self.tag()))
@@ -271,7 +271,7 @@ impl Records {
         self.folder.join("addresses").join(address.to_string())
     }
 
-    fn port(&self, mapping: &Mapping) -> PathBuf {
+    fn port(&self, mapping: &PortMapping) -> PathBuf {
         let name = published::record(mapping.protocol, mapping.host_port);
         published::ports(&self.folder).join(name)
     }
@@ -369,8 +369,8 @@ mod tests {
     #[test]
     fn an_agent_waits_for_another_one_and_not_for_ever() {
         let folder = tempfile::tempdir().unwrap();
-        let records = Records::open(folder.path(), Path::new("/a")).unwrap();
-        let other = Records::open(folder.path(), Path::new("/b")).unwrap();
+        let records = Ipam::open(folder.path(), Path::new("/a")).unwrap();
+        let other = Ipam::open(folder.path(), Path::new("/b")).unwrap();
         let held = other.alone().unwrap();
         let refused = records.alone_within(Duration::from_millis(50));
         assert!(matches!(
@@ -391,9 +391,9 @@ mod tests {
         ContainerId::new(name).unwrap()
     }
 
-    fn web(container: &str) -> Published {
-        Published {
-            mapping: Mapping {
+    fn web(container: &str) -> PortRecord {
+        PortRecord {
+            mapping: PortMapping {
                 protocol: Protocol::Tcp,
                 host_port: 8080,
                 to: "10.183.0.5:80".parse().unwrap(),
@@ -405,7 +405,7 @@ mod tests {
     #[test]
     fn no_address_is_given_twice_and_none_is_used_again_soon() {
         let folder = tempfile::tempdir().unwrap();
-        let open = |owner: &str| Records::open(folder.path(), Path::new(owner)).unwrap();
+        let open = |owner: &str| Ipam::open(folder.path(), Path::new(owner)).unwrap();
         let subnet: Subnet = "10.9.0.0/26".parse().unwrap();
         let (ours, theirs) = (open("/a#1"), open("/b"));
         let mut taken = BTreeSet::new();
@@ -415,7 +415,7 @@ mod tests {
         }
         assert_eq!(taken.len(), 40);
         for held in ours.addresses().unwrap() {
-            ours.give_back_address(held.address).unwrap();
+            ours.release_address(held.address).unwrap();
         }
         let next = open("/a#1").take_address(subnet).unwrap();
         assert!(!taken.contains(&next), "not soon, even after a restart");
@@ -430,41 +430,47 @@ mod tests {
     #[test]
     fn an_address_says_whose_it_is() {
         let folder = tempfile::tempdir().unwrap();
-        let records = Records::open(folder.path(), Path::new("/a#1")).unwrap();
+        let records = Ipam::open(folder.path(), Path::new("/a#1")).unwrap();
         let address = records.take_address(Subnet::USUAL).unwrap();
-        let held = |container| Held { address, container };
+        let held = |container| AddressRecord { address, container };
         assert_eq!(records.addresses().unwrap(), [held(None)]);
         records.assign(address, &id("c")).unwrap();
         assert_eq!(records.addresses().unwrap(), [held(Some(id("c")))]);
         let other = records.of(Path::new("/b"));
         assert_eq!(other.addresses().unwrap(), []);
-        assert!(Records::are_left(folder.path(), Path::new("/a#1")));
+        assert!(Ipam::has_records(folder.path(), Path::new("/a#1")));
         records.clear().unwrap();
-        assert!(!Records::are_left(folder.path(), Path::new("/a#1")));
+        assert!(!Ipam::has_records(folder.path(), Path::new("/a#1")));
         assert_eq!(records.addresses().unwrap(), []);
     }
 
     #[test]
     fn a_port_is_one_containers_on_the_whole_host() {
         let folder = tempfile::tempdir().unwrap();
-        let ours = Records::open(folder.path(), Path::new("/a")).unwrap();
+        let ours = Ipam::open(folder.path(), Path::new("/a")).unwrap();
         let theirs = ours.of(Path::new("/b"));
-        assert_eq!(ours.claim_port(&web("c")).unwrap(), Claimed::Ours);
+        assert_eq!(ours.claim_port(&web("c")).unwrap(), ClaimResult::Granted);
         let held = "container c".to_owned();
-        assert_eq!(ours.claim_port(&web("d")).unwrap(), Claimed::Theirs(held));
+        assert_eq!(
+            ours.claim_port(&web("d")).unwrap(),
+            ClaimResult::Conflict(held)
+        );
         let held = "container c of the agent in /a".to_owned();
-        assert_eq!(theirs.claim_port(&web("d")).unwrap(), Claimed::Theirs(held));
+        assert_eq!(
+            theirs.claim_port(&web("d")).unwrap(),
+            ClaimResult::Conflict(held)
+        );
         assert_eq!(ours.ports().unwrap(), [web("c")]);
         assert_eq!(theirs.ports().unwrap(), []);
-        ours.give_back_port(&web("c").mapping).unwrap();
-        assert_eq!(theirs.claim_port(&web("d")).unwrap(), Claimed::Ours);
+        ours.release_port(&web("c").mapping).unwrap();
+        assert_eq!(theirs.claim_port(&web("d")).unwrap(), ClaimResult::Granted);
     }
 
     #[test]
     fn owners_whose_directories_are_gone_are_found() {
         let folder = tempfile::tempdir().unwrap();
         let here = tempfile::tempdir().unwrap();
-        let lost = Records::open(folder.path(), Path::new("/nowhere/at/all")).unwrap();
+        let lost = Ipam::open(folder.path(), Path::new("/nowhere/at/all")).unwrap();
         lost.take_address(Subnet::USUAL).unwrap();
         let records = lost.of(here.path());
         records.take_address(Subnet::USUAL).unwrap();

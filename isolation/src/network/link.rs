@@ -32,14 +32,14 @@ const LOOPBACK: u32 = 1;
 const PACKET_BYTES: usize = 64 * 1024;
 
 /// A netlink connection for one namespace.
-pub(super) struct Links {
+pub(super) struct NetlinkSocket {
     socket: OwnedFd,
     sequence: u32,
     buffer: Vec<u8>,
 }
 
 /// A veth pair to create, of which the outer end is set up.
-pub(super) struct Pair<'a> {
+pub(super) struct VethPair<'a> {
     /// The end that stays in the namespace of the connection.
     pub(super) outer: &'a str,
     /// The other end's name, and its namespace.
@@ -49,14 +49,14 @@ pub(super) struct Pair<'a> {
 
 /// The two addresses of one family on a veth pair, seen from one end.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Ends {
+pub(super) struct PeerAddresses {
     pub(super) own: IpAddr,
     pub(super) peer: IpAddr,
 }
 
 /// Settings of a device for packets that it receives and for automatic addresses.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Conduct {
+pub(super) struct DeviceSettings {
     /// Whether packets to and from 127.0.0.0/8 may pass it.
     pub(super) route_localnet: bool,
     /// Whether it gets a link-local address when it is set up.
@@ -64,7 +64,7 @@ pub(super) struct Conduct {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Link {
+pub(super) struct NetworkDevice {
     pub(super) index: u32,
     pub(super) name: String,
     /// Its hardware address; empty if it has none.
@@ -80,7 +80,7 @@ pub(super) struct Route {
     pub(super) device: u32,
 }
 
-impl Links {
+impl NetlinkSocket {
     /// Opens a connection for the namespace of the calling thread.
     pub(super) fn open() -> io::Result<Self> {
         let socket = socket(
@@ -96,7 +96,7 @@ impl Links {
         })
     }
 
-    pub(super) fn add_pair(&mut self, pair: &Pair<'_>) -> io::Result<()> {
+    pub(super) fn add_pair(&mut self, pair: &VethPair<'_>) -> io::Result<()> {
         // Not set up yet: the kernel creates the inner end first, and sets up no end whose peer
         // does not exist.
         let mut inner = LinkMessage::default();
@@ -136,7 +136,7 @@ impl Links {
     /// Changes settings in one request, for which the kernel sleeps on its lock of all network
     /// settings. For the same writes to `/proc/sys`, the kernel restarts the call in a loop while
     /// another thread holds the lock. That takes a processor away from the lock holders.
-    pub(super) fn set_conduct(&mut self, index: u32, conduct: Conduct) -> io::Result<()> {
+    pub(super) fn set_conduct(&mut self, index: u32, conduct: DeviceSettings) -> io::Result<()> {
         let mut families = Vec::new();
         if conduct.route_localnet {
             let mut wanted = InetDevConf::default();
@@ -173,7 +173,7 @@ impl Links {
     }
 
     /// Returns the device with this name.
-    pub(super) fn find(&mut self, name: &str) -> io::Result<Link> {
+    pub(super) fn find(&mut self, name: &str) -> io::Result<NetworkDevice> {
         let answers = self.look(name)?;
         let found = answers.into_iter().find_map(device);
         found.ok_or_else(|| io::Error::other(format!("the kernel returns no index for {name}")))
@@ -186,7 +186,7 @@ impl Links {
     }
 
     /// Returns all devices.
-    pub(super) fn list(&mut self) -> io::Result<Vec<Link>> {
+    pub(super) fn list(&mut self) -> io::Result<Vec<NetworkDevice>> {
         let wanted = RouteNetlinkMessage::GetLink(LinkMessage::default());
         let answers = self.ask(wanted, NLM_F_DUMP)?;
         Ok(answers.into_iter().filter_map(device).collect())
@@ -194,7 +194,7 @@ impl Links {
 
     /// Sets a device's address and the route to its peer. An IPv6 address is usable immediately:
     /// duplicate address detection is off.
-    pub(super) fn connect(&mut self, index: u32, ends: Ends) -> io::Result<()> {
+    pub(super) fn connect(&mut self, index: u32, ends: PeerAddresses) -> io::Result<()> {
         let mut address = AddressMessage::default();
         address.header.family = family(ends.own);
         address.header.prefix_len = if ends.own.is_ipv4() { 32 } else { 128 };
@@ -321,7 +321,7 @@ impl Links {
 
 /// Sets up the loopback device of the calling thread's namespace.
 pub(crate) fn raise_loopback() -> io::Result<()> {
-    Links::open()?.raise_loopback()
+    NetlinkSocket::open()?.raise_loopback()
 }
 
 /// Whether the kernel's error means that it has no route to an address, or that the route rejects
@@ -344,7 +344,7 @@ fn raise(link: &mut LinkMessage) {
     link.header.change_mask = LinkFlags::Up;
 }
 
-fn device(message: RouteNetlinkMessage) -> Option<Link> {
+fn device(message: RouteNetlinkMessage) -> Option<NetworkDevice> {
     let RouteNetlinkMessage::NewLink(link) = message else {
         return None;
     };
@@ -356,7 +356,7 @@ fn device(message: RouteNetlinkMessage) -> Option<Link> {
             _ => {}
         }
     }
-    Some(Link {
+    Some(NetworkDevice {
         index: link.header.index,
         name: name?,
         hardware,

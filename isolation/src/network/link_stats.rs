@@ -5,21 +5,21 @@ use std::io;
 use netlink_packet_route::link::Stats64;
 use serde::{Deserialize, Serialize};
 
-use super::link::Links;
+use super::link::NetlinkSocket;
 use super::{NetworkError, refused};
 
 /// The traffic of a container's link since its creation, from the container's view.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct Traffic {
+pub struct LinkStats {
     /// To the container.
-    pub received: Flow,
+    pub received: LinkCounters,
     /// From the container.
-    pub sent: Flow,
+    pub sent: LinkCounters,
 }
 
 /// One direction of a link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct Flow {
+pub struct LinkCounters {
     /// Bytes, with the frames' headers.
     pub bytes: u64,
     /// Packets; packets that the kernel aggregates count as one.
@@ -29,16 +29,16 @@ pub struct Flow {
     pub drops: u64,
 }
 
-impl Traffic {
+impl LinkStats {
     /// Converts the host's counters: transmitted at the host's end is received at the container's.
     fn at_the_other_end(host: &Stats64) -> Self {
         Self {
-            received: Flow {
+            received: LinkCounters {
                 bytes: host.tx_bytes,
                 packets: host.tx_packets,
                 drops: host.tx_dropped,
             },
-            sent: Flow {
+            sent: LinkCounters {
                 bytes: host.rx_bytes,
                 packets: host.rx_packets,
                 drops: host.rx_dropped,
@@ -49,10 +49,10 @@ impl Traffic {
 
 /// Returns the traffic of the container whose host end is this device; `None` if the device no
 /// longer exists.
-pub(super) fn of(device: &str) -> Result<Option<Traffic>, NetworkError> {
-    let counted = Links::open().and_then(|mut links| links.counters(device));
+pub(super) fn of(device: &str) -> Result<Option<LinkStats>, NetworkError> {
+    let counted = NetlinkSocket::open().and_then(|mut links| links.counters(device));
     match counted {
-        Ok(counters) => Ok(Some(Traffic::at_the_other_end(&counters))),
+        Ok(counters) => Ok(Some(LinkStats::at_the_other_end(&counters))),
         Err(error) if is_gone(&error) => Ok(None),
         Err(error) => Err(refused(format!("read the counters of {device}"))(error)),
     }
@@ -75,8 +75,8 @@ mod tests {
         host.rx_bytes = 50;
         host.rx_packets = 5;
         host.rx_dropped = 2;
-        let traffic = Traffic::at_the_other_end(&host);
-        let flow = |bytes, packets, drops| Flow {
+        let traffic = LinkStats::at_the_other_end(&host);
+        let flow = |bytes, packets, drops| LinkCounters {
             bytes,
             packets,
             drops,

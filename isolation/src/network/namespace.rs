@@ -13,7 +13,7 @@ use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::stat::Mode;
 
-use super::link::{Conduct, Ends, Link, Links, Pair};
+use super::link::{DeviceSettings, NetlinkSocket, NetworkDevice, PeerAddresses, VethPair};
 use super::{NetworkError, refused};
 use crate::crash_points;
 
@@ -25,14 +25,14 @@ const CURRENT: &str = "/proc/thread-self/ns/net";
 
 /// The parameters of a new namespace.
 #[derive(Debug, Clone)]
-pub(super) struct Wiring {
+pub(super) struct NamespaceConfig {
     /// The host's end of the pair.
     pub(super) device: String,
     pub(super) address: Ipv4Addr,
     /// The host's address on the link.
     pub(super) gateway: Ipv4Addr,
     /// The IPv6 addresses; without them IPv6 is disabled.
-    pub(super) ipv6: Option<Wiring6>,
+    pub(super) ipv6: Option<NamespaceConfig6>,
 }
 
 /// The directory with the IPv6 settings of all devices of one network namespace.
@@ -40,21 +40,21 @@ pub(super) struct Wiring {
 /// It is kept open: below `/proc/sys/net` the kernel has the entries of all namespaces in one chain
 /// per name, and a lookup by path scans that chain.
 #[derive(Debug)]
-pub(super) struct Settings6 {
+pub(super) struct Ipv6SysctlDir {
     /// `None`: the kernel has no IPv6.
     folder: Option<OwnedFd>,
 }
 
 /// The IPv6 addresses of a link.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Wiring6 {
+pub(super) struct NamespaceConfig6 {
     /// The container's address.
     pub(super) address: Ipv6Addr,
     /// The host's address.
     pub(super) gateway: Ipv6Addr,
 }
 
-impl Settings6 {
+impl Ipv6SysctlDir {
     /// Opens the settings of the calling thread's namespace.
     pub(super) fn of_current() -> io::Result<Self> {
         let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
@@ -69,7 +69,7 @@ impl Settings6 {
 
     /// Disables IPv6 for a device or, with the name `default`, for later devices of the namespace.
     /// Or enables it, without addresses and routes from router advertisements; link-local addresses
-    /// are left to [`Links::set_conduct`].
+    /// are left to [`NetlinkSocket::set_conduct`].
     fn set_up(&self, device: &str, wanted: bool) -> io::Result<()> {
         if wanted {
             for name in ["accept_ra", "accept_redirects", "autoconf", "accept_dad"] {
@@ -104,7 +104,10 @@ impl Settings6 {
 
 /// Creates a namespace that is connected to the calling thread's, whose settings are `settings6`.
 /// Runs in a separate thread, so that a failure leaves no other thread in the wrong namespace.
-pub(super) fn make(wiring: &Wiring, settings6: &Settings6) -> Result<OwnedFd, NetworkError> {
+pub(super) fn make(
+    wiring: &NamespaceConfig,
+    settings6: &Ipv6SysctlDir,
+) -> Result<OwnedFd, NetworkError> {
     std::thread::scope(|scope| {
         let thread = std::thread::Builder::new().name("network".to_owned());
         let made = thread
@@ -140,9 +143,9 @@ pub(super) fn bind(place: &Path) -> Result<(), NetworkError> {
 }
 
 /// Moves the calling thread into a new namespace with the settings that commands need.
-pub(super) fn begin() -> Result<Links, NetworkError> {
+pub(super) fn begin() -> Result<NetlinkSocket, NetworkError> {
     unshare(CloneFlags::CLONE_NEWNET).map_err(refused("make a network namespace"))?;
-    let mut links = Links::open().map_err(refused("open a netlink socket"))?;
+    let mut links = NetlinkSocket::open().map_err(refused("open a netlink socket"))?;
     links
         .raise_loopback()
         .map_err(refused("set up a loopback device"))?;
@@ -152,19 +155,19 @@ pub(super) fn begin() -> Result<Links, NetworkError> {
     Ok(links)
 }
 
-fn make_here(wiring: &Wiring, settings6: &Settings6) -> Result<OwnedFd, NetworkError> {
-    let mut outside = Links::open().map_err(refused("open a netlink socket"))?;
+fn make_here(wiring: &NamespaceConfig, settings6: &Ipv6SysctlDir) -> Result<OwnedFd, NetworkError> {
+    let mut outside = NetlinkSocket::open().map_err(refused("open a netlink socket"))?;
     let home = current().map_err(refused("open the host's network namespace"))?;
     let mut inside = begin()?;
     let namespace = current().map_err(refused("open a new network namespace"))?;
     crash_points::passed("network.namespace-made");
-    Settings6::of_current()
+    Ipv6SysctlDir::of_current()
         .and_then(|settings6| settings6.set_up("default", wiring.ipv6.is_some()))
         .map_err(refused("set up IPv6 in a container"))?;
     setns(&home, CloneFlags::CLONE_NEWNET).map_err(refused("return to the host's network"))?;
 
     let device = &wiring.device;
-    let pair = Pair {
+    let pair = VethPair {
         outer: device,
         inner: INNER,
         namespace: namespace.as_fd(),
@@ -179,21 +182,21 @@ fn make_here(wiring: &Wiring, settings6: &Settings6) -> Result<OwnedFd, NetworkE
         let outer = outside.find(device)?;
         // A client of 127.0.0.1 on the host reaches published ports; the rules drop such packets
         // from a container.
-        let conduct = Conduct {
+        let conduct = DeviceSettings {
             route_localnet: true,
             link_local,
         };
         outside.set_conduct(outer.index, conduct)?;
         let (own, peer) = (wiring.gateway.into(), wiring.address.into());
-        outside.connect(outer.index, Ends { own, peer })?;
+        outside.connect(outer.index, PeerAddresses { own, peer })?;
         let inner = inside.find(INNER)?;
-        let conduct = Conduct {
+        let conduct = DeviceSettings {
             route_localnet: false,
             link_local,
         };
         inside.set_conduct(inner.index, conduct)?;
         let (own, peer) = (wiring.address.into(), wiring.gateway.into());
-        inside.connect(inner.index, Ends { own, peer })?;
+        inside.connect(inner.index, PeerAddresses { own, peer })?;
         inside.raise(inner.index)?;
         inside.route_all(inner.index, wiring.gateway.into())?;
         let Some(ipv6) = wiring.ipv6 else {
@@ -209,12 +212,12 @@ fn make_here(wiring: &Wiring, settings6: &Settings6) -> Result<OwnedFd, NetworkE
 /// Sets up IPv6 on both ends. Both have each other's hardware address, so no neighbour is ever
 /// queried: the rules drop all neighbour discovery messages of a container.
 fn connect_ipv6(
-    wiring: Wiring6,
-    (outside, outer): (&mut Links, &Link),
-    (inside, inner): (&mut Links, &Link),
+    wiring: NamespaceConfig6,
+    (outside, outer): (&mut NetlinkSocket, &NetworkDevice),
+    (inside, inner): (&mut NetlinkSocket, &NetworkDevice),
 ) -> io::Result<()> {
     let (gateway, address) = (wiring.gateway, wiring.address);
-    let ends = |own: Ipv6Addr, peer: Ipv6Addr| Ends {
+    let ends = |own: Ipv6Addr, peer: Ipv6Addr| PeerAddresses {
         own: own.into(),
         peer: peer.into(),
     };
@@ -243,7 +246,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let place = folder.path().join("eth0");
         fs::create_dir(&place).unwrap();
-        let settings6 = Settings6 {
+        let settings6 = Ipv6SysctlDir {
             folder: Some(File::open(folder.path()).unwrap().into()),
         };
         let set_to = |present: &str| {
@@ -256,7 +259,7 @@ mod tests {
         assert_eq!(set_to(" 0\n"), " 0\n", "a write would begin with 0");
         // A kernel without the setting, or without IPv6.
         settings6.set("eth0", "accept_dad", "0").unwrap();
-        let none = Settings6 { folder: None };
+        let none = Ipv6SysctlDir { folder: None };
         none.set_up("eth0", true).unwrap();
     }
 }

@@ -14,65 +14,67 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
-use super::forwarding::Closed;
+use super::forwarding::ForwardingDenied;
 use super::host::{list_devices, remove_devices};
-use super::ipam::{Claimed, Published, Records};
-use super::link::Link;
-use super::link_stats::{self, Traffic};
-use super::namespace::{self, Settings6, Wiring, Wiring6};
-use super::rules::{self, DEVICES, Mapping, Table};
-use super::{Joined, NetworkError, Publication, Settings, forwarding, host, refused};
+use super::ipam::{ClaimResult, Ipam, PortRecord};
+use super::link::NetworkDevice;
+use super::link_stats::{self, LinkStats};
+use super::namespace::{self, Ipv6SysctlDir, NamespaceConfig, NamespaceConfig6};
+use super::rules::{self, DEVICES, NftTable, PortMapping};
+use super::{
+    ContainerNamespace, NetworkConfig, NetworkError, PortPublication, forwarding, host, refused,
+};
 use crate::crash_points;
 use crate::spec::ContainerId;
 use filling::refill;
 
 /// An agent's networks. Dropping it releases the waiting namespaces; containers keep theirs.
 pub struct Networks {
-    shared: Arc<Shared>,
+    shared: Arc<NetworkState>,
 }
 
 /// State shared with the thread that refills the pool.
-struct Shared {
-    settings: Settings,
-    records: Records,
+struct NetworkState {
+    settings: NetworkConfig,
+    records: Ipam,
     tag: String,
-    closed_between: Closed,
-    settings6: Settings6,
+    closed_between: ForwardingDenied,
+    settings6: Ipv6SysctlDir,
     /// A lock and not an owner task: calls come from any thread, and each is short.
-    pool: Mutex<Pool>,
+    pool: Mutex<NamespacePool>,
     /// Held while ports are recorded and their rules changed: the table is built from the records
     /// when it is replaced.
     rules: Mutex<()>,
 }
 
 #[derive(Default)]
-struct Pool {
-    ready: VecDeque<Waiting>,
+struct NamespacePool {
+    ready: VecDeque<PooledNamespace>,
     /// Addresses that are not assigned to a container yet: of the namespaces above, and of those
     /// that are being created or assigned.
     unassigned: BTreeSet<Ipv4Addr>,
-    containers: BTreeMap<ContainerId, Given>,
+    containers: BTreeMap<ContainerId, NetworkAssignment>,
     filling: bool,
     filler: Option<JoinHandle<()>>,
     ended: bool,
 }
 
-struct Waiting {
+struct PooledNamespace {
     namespace: OwnedFd,
     address: Ipv4Addr,
 }
 
 #[derive(Debug, Clone)]
-struct Given {
+struct NetworkAssignment {
     address: Ipv4Addr,
-    mappings: Vec<Mapping>,
+    mappings: Vec<PortMapping>,
 }
 
 impl Networks {
     /// Whether an earlier run of this agent left state that must be opened. Changes nothing.
     #[must_use]
-    pub fn are_left(settings: &Settings) -> bool {
-        Records::are_left(&settings.folder, &settings.owner)
+    pub fn are_left(settings: &NetworkConfig) -> bool {
+        Ipam::has_records(&settings.folder, &settings.owner)
     }
 
     /// Prepares the host: forwarding, the table, the pool. Keeps the networks of known containers
@@ -84,19 +86,19 @@ impl Networks {
     /// # Errors
     /// If a subnet overlaps a route, `nft` is missing, or the host refuses an operation.
     pub fn open(
-        mut settings: Settings,
+        mut settings: NetworkConfig,
         known: &BTreeSet<ContainerId>,
     ) -> Result<Self, NetworkError> {
         rules::is_installed().map_err(|source| NetworkError::NoNft { source })?;
         settings.subnet6 = host::possible(settings.subnet6);
         host::check_routes(settings.subnet, settings.subnet6)?;
-        let records = Records::open(&settings.folder, &settings.owner)?;
+        let records = Ipam::open(&settings.folder, &settings.owner)?;
         let _alone = records.alone()?;
         records.announce(settings.subnet)?;
-        let shared = Shared {
+        let shared = NetworkState {
             tag: records.tag(),
             closed_between: forwarding::switch_on(&records, settings.subnet6)?,
-            settings6: Settings6::of_current()
+            settings6: Ipv6SysctlDir::of_current()
                 .map_err(refused("open the IPv6 settings of devices"))?,
             settings,
             records,
@@ -122,8 +124,8 @@ impl Networks {
     pub fn take(
         &self,
         container: &ContainerId,
-        publications: &[Publication],
-    ) -> Result<Joined, NetworkError> {
+        publications: &[PortPublication],
+    ) -> Result<ContainerNamespace, NetworkError> {
         let shared = &self.shared;
         self.release(container)?;
         let zero = publications
@@ -146,7 +148,7 @@ impl Networks {
             let _ = self.release(container);
             return Err(error);
         }
-        Ok(Joined {
+        Ok(ContainerNamespace {
             namespace: waiting.namespace,
             address,
             address6: shared.address6(address),
@@ -167,7 +169,7 @@ impl Networks {
             return Ok(());
         };
         shared.withdraw(&given.mappings)?;
-        shared.records.give_back_address(given.address)?;
+        shared.records.release_address(given.address)?;
         crash_points::passed("network.address-returned");
         shared.pool().containers.remove(container);
         Ok(())
@@ -185,7 +187,7 @@ impl Networks {
     ///
     /// # Errors
     /// If the kernel cannot be queried.
-    pub fn statistics(&self, container: &ContainerId) -> Result<Option<Traffic>, NetworkError> {
+    pub fn statistics(&self, container: &ContainerId) -> Result<Option<LinkStats>, NetworkError> {
         let device = self.address(container).map(|at| self.shared.device(at));
         device.map_or(Ok(None), |device| link_stats::of(&device))
     }
@@ -208,7 +210,7 @@ impl Networks {
         let _alone = lock(&shared.rules);
         for published in shared.records.ports()? {
             if !known.contains(&published.container) {
-                shared.records.give_back_port(&published.mapping)?;
+                shared.records.release_port(&published.mapping)?;
             }
         }
         // Devices that are listed before the lock is taken were recorded before. So a namespace
@@ -231,7 +233,7 @@ impl Networks {
         });
         remove_devices(strays)?;
         for address in lost {
-            shared.records.give_back_address(address)?;
+            shared.records.release_address(address)?;
         }
         shared.replace_table()
     }
@@ -268,8 +270,8 @@ impl fmt::Debug for Networks {
     }
 }
 
-impl Shared {
-    fn pool(&self) -> MutexGuard<'_, Pool> {
+impl NetworkState {
+    fn pool(&self) -> MutexGuard<'_, NamespacePool> {
         lock(&self.pool)
     }
 
@@ -282,7 +284,7 @@ impl Shared {
                 continue;
             };
             let of_it = ports.iter().filter(|port| port.container == container);
-            let given = Given {
+            let given = NetworkAssignment {
                 address: held.address,
                 mappings: of_it.map(|port| port.mapping).collect(),
             };
@@ -303,24 +305,24 @@ impl Shared {
     }
 
     /// Creates a namespace. Its address is recorded before any device has it.
-    fn make(&self) -> Result<Waiting, NetworkError> {
+    fn make(&self) -> Result<PooledNamespace, NetworkError> {
         let subnet = self.settings.subnet;
         let mut pool = self.pool();
         let address = self.records.take_address(subnet)?;
         pool.unassigned.insert(address);
         drop(pool);
         crash_points::passed("network.address-taken");
-        let wiring = Wiring {
+        let wiring = NamespaceConfig {
             device: self.device(address),
             address,
             gateway: subnet.gateway(),
-            ipv6: self.settings.subnet6.map(|subnet6| Wiring6 {
+            ipv6: self.settings.subnet6.map(|subnet6| NamespaceConfig6 {
                 address: subnet6.address(address),
                 gateway: subnet6.address(subnet.gateway()),
             }),
         };
         match namespace::make(&wiring, &self.settings6) {
-            Ok(namespace) => Ok(Waiting { namespace, address }),
+            Ok(namespace) => Ok(PooledNamespace { namespace, address }),
             Err(error) => {
                 self.abandon(address);
                 Err(error)
@@ -330,7 +332,7 @@ impl Shared {
 
     /// A sweep releases what cannot be released now.
     fn abandon(&self, address: Ipv4Addr) {
-        let _ = self.records.give_back_address(address);
+        let _ = self.records.release_address(address);
         self.pool().unassigned.remove(&address);
     }
 
@@ -342,7 +344,7 @@ impl Shared {
         let mut pool = self.pool();
         pool.unassigned.remove(&address);
         let mappings = Vec::new();
-        let given = Given { address, mappings };
+        let given = NetworkAssignment { address, mappings };
         pool.containers.insert(container.clone(), given);
         crash_points::passed("network.assigned");
         Ok(())
@@ -352,7 +354,7 @@ impl Shared {
         &self,
         address: Ipv4Addr,
         container: &ContainerId,
-        publications: &[Publication],
+        publications: &[PortPublication],
     ) -> Result<(), NetworkError> {
         if publications.is_empty() {
             return Ok(());
@@ -360,12 +362,12 @@ impl Shared {
         let _alone = lock(&self.rules);
         let mut mappings = Vec::new();
         for publication in publications {
-            let mapping = Mapping {
+            let mapping = PortMapping {
                 protocol: publication.protocol,
                 host_port: publication.host_port,
                 to: SocketAddrV4::new(address, publication.container_port),
             };
-            let wanted = Published {
+            let wanted = PortRecord {
                 mapping,
                 container: container.clone(),
             };
@@ -373,7 +375,7 @@ impl Shared {
             // container's.
             host::check_free(publication, self.settings.subnet6)?;
             let claimed = self.records.claim_port(&wanted)?;
-            if let Claimed::Theirs(holder) = claimed {
+            if let ClaimResult::Conflict(holder) = claimed {
                 return Err(NetworkError::Published {
                     name: publication.name.clone(),
                     protocol: publication.protocol,
@@ -392,7 +394,7 @@ impl Shared {
         Ok(())
     }
 
-    fn withdraw(&self, mappings: &[Mapping]) -> Result<(), NetworkError> {
+    fn withdraw(&self, mappings: &[PortMapping]) -> Result<(), NetworkError> {
         if mappings.is_empty() {
             return Ok(());
         }
@@ -400,7 +402,7 @@ impl Shared {
         rules::apply(&rules::withdraw(&self.tag, mappings, self.settings.subnet6))?;
         crash_points::passed("network.withdrawn");
         for mapping in mappings {
-            self.records.give_back_port(mapping)?;
+            self.records.release_port(mapping)?;
             crash_points::passed("network.port-returned");
         }
         Ok(())
@@ -409,7 +411,7 @@ impl Shared {
     fn replace_table(&self) -> Result<(), NetworkError> {
         let ports = self.records.ports()?;
         let mappings: Vec<_> = ports.iter().map(|port| port.mapping).collect();
-        let table = Table {
+        let table = NftTable {
             tag: &self.tag,
             subnet: self.settings.subnet,
             subnet6: self.settings.subnet6,
@@ -424,15 +426,16 @@ impl Shared {
     }
 
     /// Returns this agent's devices.
-    fn devices(&self) -> Result<Vec<Link>, NetworkError> {
+    fn devices(&self) -> Result<Vec<NetworkDevice>, NetworkError> {
         let begin = format!("{DEVICES}{}", self.tag);
         let mut links = list_devices()?;
         links.retain(|link| link.name.starts_with(&begin));
         Ok(links)
     }
 
-    /// Returns the address that leads to a device of this agent; the inverse of [`Shared::device`].
-    fn address(&self, device: &Link) -> Option<Ipv4Addr> {
+    /// Returns the address that leads to a device of this agent; the inverse of
+    /// [`NetworkState::device`].
+    fn address(&self, device: &NetworkDevice) -> Option<Ipv4Addr> {
         let subnet = self.settings.subnet;
         let number = device.name.get(DEVICES.len() + self.tag.len()..)?;
         let number = u32::from_str_radix(number, 16).ok()?;

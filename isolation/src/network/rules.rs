@@ -12,8 +12,8 @@ use std::net::{SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::process::Command;
 use std::time::Duration;
 
-use super::forwarding::Closed;
-use super::{Between, NetworkError, Protocol, Subnet, Subnet6};
+use super::forwarding::ForwardingDenied;
+use super::{InterContainerTraffic, NetworkError, Protocol, Subnet, Subnet6};
 use crate::child;
 
 /// The timeout of nft: other processes that change rules delay it by milliseconds.
@@ -49,23 +49,23 @@ nd-router-solicit, nd-router-advert, nd-neighbor-solicit, nd-neighbor-advert, nd
 
 /// A host port that leads to a container's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Mapping {
+pub(super) struct PortMapping {
     pub(super) protocol: Protocol,
     pub(super) host_port: u16,
     pub(super) to: SocketAddrV4,
 }
 
 /// The inputs of the table.
-pub(super) struct Table<'a> {
+pub(super) struct NftTable<'a> {
     /// The agent's tag: five letters in the names of its table and devices.
     pub(super) tag: &'a str,
     pub(super) subnet: Subnet,
     pub(super) subnet6: Option<Subnet6>,
-    pub(super) between: Between,
+    pub(super) between: InterContainerTraffic,
     pub(super) denied: &'a [SocketAddr],
     /// Devices of the host between which nothing is forwarded; see `forwarding`.
-    pub(super) closed_between: &'a Closed,
-    pub(super) mappings: &'a [Mapping],
+    pub(super) closed_between: &'a ForwardingDenied,
+    pub(super) mappings: &'a [PortMapping],
 }
 
 /// Returns the table's name, with its family.
@@ -73,7 +73,7 @@ fn name(tag: &str) -> String {
     format!("inet argosy-{tag}")
 }
 
-impl Table<'_> {
+impl NftTable<'_> {
     /// Returns the script that replaces the table.
     pub(super) fn script(&self) -> String {
         let name = name(self.tag);
@@ -105,7 +105,7 @@ impl Table<'_> {
 "#,
             from_containers = six.from_containers,
         );
-        if self.between == Between::Open {
+        if self.between == InterContainerTraffic::Open {
             let _ = writeln!(text, "    iifname {devices} oifname {devices} accept");
         }
         let _ = write!(
@@ -135,15 +135,15 @@ impl Table<'_> {
     }
 
     /// Returns the IPv6 rules: no IPv6 at all, or the equivalent of the IPv4 rules.
-    fn ipv6_rules(&self, devices: &str) -> Rules6 {
+    fn ipv6_rules(&self, devices: &str) -> NftRules6 {
         let Some(subnet) = self.subnet6 else {
-            return Rules6 {
+            return NftRules6 {
                 from_containers: "    meta nfproto ipv6 drop\n".to_owned(),
                 to_containers: String::new(),
                 out: String::new(),
             };
         };
-        Rules6 {
+        NftRules6 {
             from_containers: format!(
                 "    ip6 saddr != {subnet} drop\n    \
                  ip6 daddr {{ {CLOSED_6} }} drop\n    \
@@ -202,7 +202,7 @@ impl Table<'_> {
 }
 
 /// The IPv6 lines of three chains.
-struct Rules6 {
+struct NftRules6 {
     from_containers: String,
     to_containers: String,
     out: String,
@@ -219,7 +219,7 @@ fn write_closed(text: &mut String, family: &str, devices: &[String]) {
     }
 }
 
-impl Mapping {
+impl PortMapping {
     fn element(&self, to: SocketAddr) -> String {
         format!(
             "{} . {} : {} . {}",
@@ -232,7 +232,7 @@ impl Mapping {
 }
 
 /// Returns the elements of both maps of published ports.
-fn elements(mappings: &[Mapping], subnet6: Option<Subnet6>) -> [Vec<String>; 2] {
+fn elements(mappings: &[PortMapping], subnet6: Option<Subnet6>) -> [Vec<String>; 2] {
     let four = mappings
         .iter()
         .map(|mapping| mapping.element(mapping.to.into()));
@@ -246,7 +246,12 @@ fn elements(mappings: &[Mapping], subnet6: Option<Subnet6>) -> [Vec<String>; 2] 
 }
 
 /// Returns the same line for the elements of each map.
-fn about_ports(line: &str, tag: &str, mappings: &[Mapping], subnet6: Option<Subnet6>) -> String {
+fn about_ports(
+    line: &str,
+    tag: &str,
+    mappings: &[PortMapping],
+    subnet6: Option<Subnet6>,
+) -> String {
     let name = name(tag);
     let all = elements(mappings, subnet6);
     let mut text = String::new();
@@ -259,13 +264,13 @@ fn about_ports(line: &str, tag: &str, mappings: &[Mapping], subnet6: Option<Subn
 }
 
 /// Returns the script that publishes ports of a container.
-pub(super) fn publish(tag: &str, mappings: &[Mapping], subnet6: Option<Subnet6>) -> String {
+pub(super) fn publish(tag: &str, mappings: &[PortMapping], subnet6: Option<Subnet6>) -> String {
     about_ports("add element", tag, mappings, subnet6)
 }
 
 /// Returns the script that withdraws ports, whether or not they are published: a crash may have
 /// come between record and rule.
-pub(super) fn withdraw(tag: &str, mappings: &[Mapping], subnet6: Option<Subnet6>) -> String {
+pub(super) fn withdraw(tag: &str, mappings: &[PortMapping], subnet6: Option<Subnet6>) -> String {
     let add = publish(tag, mappings, subnet6);
     add + &about_ports("delete element", tag, mappings, subnet6)
 }
@@ -311,32 +316,32 @@ pub(super) fn is_installed() -> io::Result<()> {
 mod tests {
     use super::*;
 
-    static NOTHING: Closed = Closed {
+    static NOTHING: ForwardingDenied = ForwardingDenied {
         ipv4: Vec::new(),
         ipv6: Vec::new(),
     };
 
-    fn with_ipv6() -> Table<'static> {
-        Table {
+    fn with_ipv6() -> NftTable<'static> {
+        NftTable {
             subnet6: Some("fd12:3456:789a::/64".parse().unwrap()),
             ..table()
         }
     }
 
-    fn table() -> Table<'static> {
-        Table {
+    fn table() -> NftTable<'static> {
+        NftTable {
             tag: "0abcd",
             subnet: Subnet::USUAL,
             subnet6: None,
-            between: Between::Isolated,
+            between: InterContainerTraffic::Isolated,
             denied: &[],
             closed_between: &NOTHING,
             mappings: &[],
         }
     }
 
-    fn web() -> Mapping {
-        Mapping {
+    fn web() -> PortMapping {
+        PortMapping {
             protocol: Protocol::Tcp,
             host_port: 8080,
             to: "10.183.0.2:80".parse().unwrap(),
@@ -345,8 +350,8 @@ mod tests {
 
     #[test]
     fn the_number_of_rules_does_not_grow_with_containers() {
-        let lines = |mappings: &[Mapping]| {
-            Table {
+        let lines = |mappings: &[PortMapping]| {
+            NftTable {
                 mappings,
                 ..table()
             }
@@ -406,8 +411,8 @@ mod tests {
     fn containers_are_strangers_unless_the_operator_says_otherwise() {
         let accept = "iifname \"argo0abcd*\" oifname \"argo0abcd*\" accept";
         assert!(!table().script().contains(accept));
-        let open = Table {
-            between: Between::Open,
+        let open = NftTable {
+            between: InterContainerTraffic::Open,
             ..table()
         };
         assert!(open.script().contains(accept));
@@ -419,16 +424,16 @@ mod tests {
             r#"meta nfproto ipv4 iifname { "eth0", "eth1" } oifname { "eth0", "eth1" } drop"#;
         assert!(!table().script().contains(drop));
         let devices = vec!["eth0".to_owned(), "eth1".to_owned()];
-        let ipv4_only = Closed {
+        let ipv4_only = ForwardingDenied {
             ipv4: devices.clone(),
             ipv6: Vec::new(),
         };
-        let both = Closed {
+        let both = ForwardingDenied {
             ipv4: devices.clone(),
             ipv6: devices,
         };
         for (closed_between, times) in [(&ipv4_only, 1), (&both, 2)] {
-            let script = Table {
+            let script = NftTable {
                 closed_between,
                 ..table()
             }
@@ -442,7 +447,7 @@ mod tests {
     #[test]
     fn services_elsewhere_are_denied_by_address_and_port() {
         let masters = ["10.0.0.1:5050", "[2001:db8::1]:5050"].map(|text| text.parse().unwrap());
-        let script = Table {
+        let script = NftTable {
             denied: &masters,
             ..table()
         }

@@ -2,11 +2,11 @@
 
 use std::os::fd::AsFd;
 
-use super::forwarding::Closed;
-use super::link::{Links, Pair};
+use super::forwarding::ForwardingDenied;
+use super::link::{NetlinkSocket, VethPair};
 use super::namespace::{self, INNER};
-use super::rules::{self, DEVICES, Table};
-use super::{Between, NetworkError, Subnet, Subnet6, host, refused};
+use super::rules::{self, DEVICES, NftTable};
+use super::{InterContainerTraffic, NetworkError, Subnet, Subnet6, host, refused};
 
 /// Creates a veth pair and an nft table as for a container, in a temporary network namespace. Does
 /// not change the host.
@@ -17,12 +17,12 @@ pub fn check(subnet: Subnet, subnet6: Option<Subnet6>) -> Result<(), NetworkErro
     let subnet6 = host::possible(subnet6);
     rules::is_installed().map_err(|source| NetworkError::NoNft { source })?;
     host::check_routes(subnet, subnet6)?;
-    let closed_between = Closed::default();
-    let table = Table {
+    let closed_between = ForwardingDenied::default();
+    let table = NftTable {
         tag: "trial",
         subnet,
         subnet6,
-        between: Between::Isolated,
+        between: InterContainerTraffic::Isolated,
         denied: &[],
         closed_between: &closed_between,
         mappings: &[],
@@ -32,12 +32,12 @@ pub fn check(subnet: Subnet, subnet6: Option<Subnet6>) -> Result<(), NetworkErro
         .expect("trying does not panic: each failure is returned")
 }
 
-fn make(table: &Table<'_>) -> Result<(), NetworkError> {
+fn make(table: &NftTable<'_>) -> Result<(), NetworkError> {
     namespace::begin()?;
-    let mut links = Links::open().map_err(refused("open a netlink socket"))?;
+    let mut links = NetlinkSocket::open().map_err(refused("open a netlink socket"))?;
     let namespace = namespace::current().map_err(refused("open a new network namespace"))?;
     let device = format!("{DEVICES}{}", table.tag);
-    let pair = Pair {
+    let pair = VethPair {
         outer: &device,
         inner: INNER,
         namespace: namespace.as_fd(),

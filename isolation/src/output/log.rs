@@ -9,33 +9,33 @@ use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
 use std::time::Instant;
 
-use super::rate_limit::Allowance;
+use super::rate_limit::RateLimit;
 use super::record::StreamName;
-use super::store::Store;
+use super::store::OutputStore;
 
 #[derive(Debug)]
-pub(super) struct Log {
+pub(super) struct OutputLog {
     stream: StreamName,
     file: File,
     /// Bytes in `file`.
     written: u64,
     /// Whether the last byte ended a line.
     is_line_over: bool,
-    allowance: Allowance,
+    allowance: RateLimit,
     /// Bytes dropped since the last note because of the rate limit.
     hasty: u64,
     /// Bytes dropped since the last note because no file accepted them.
     unwritten: u64,
 }
 
-impl Log {
-    pub(super) fn create(store: &mut Store, stream: StreamName) -> io::Result<Self> {
+impl OutputLog {
+    pub(super) fn create(store: &mut OutputStore, stream: StreamName) -> io::Result<Self> {
         Ok(Self {
             stream,
             file: store.begin(stream)?,
             written: 0,
             is_line_over: true,
-            allowance: Allowance::new(store.limits.bytes_per_second),
+            allowance: RateLimit::new(store.limits.bytes_per_second),
             hasty: 0,
             unwritten: 0,
         })
@@ -54,12 +54,12 @@ impl Log {
     }
 
     /// Returns the number of bytes of the whole stream that were written so far.
-    pub(super) fn length(&self, store: &Store) -> u64 {
+    pub(super) fn length(&self, store: &OutputStore) -> u64 {
         store.begin_of_newest(self.stream) + self.written
     }
 
     /// Writes what the rate limit allows now, and drops the rest.
-    pub(super) fn take(&mut self, store: &mut Store, now: Instant, bytes: &[u8]) {
+    pub(super) fn take(&mut self, store: &mut OutputStore, now: Instant, bytes: &[u8]) {
         let granted = self.allowance.grant(now, bytes.len());
         if granted > 0 {
             self.tell_dropped(store);
@@ -75,20 +75,20 @@ impl Log {
     }
 
     /// Writes the pending note, even if no byte follows, once its second is over.
-    pub(super) fn settle(&mut self, store: &mut Store, now: Instant) {
+    pub(super) fn settle(&mut self, store: &mut OutputStore, now: Instant) {
         if self.allowance.is_over(now) {
             self.tell_dropped(store);
         }
     }
 
     /// Writes the pending notes after the last byte.
-    pub(super) fn finish(&mut self, store: &mut Store) {
+    pub(super) fn finish(&mut self, store: &mut OutputStore) {
         self.tell_dropped(store);
         store.end(self.stream, self.written);
     }
 
     /// A note that cannot be written stays pending.
-    fn tell_dropped(&mut self, store: &mut Store) {
+    fn tell_dropped(&mut self, store: &mut OutputStore) {
         if self.hasty > 0 {
             let limit = store.limits.bytes_per_second;
             let why = format!("they came faster than {limit} bytes a second");
@@ -101,13 +101,13 @@ impl Log {
         }
     }
 
-    fn tell(&mut self, store: &mut Store, count: u64, why: &str) -> bool {
+    fn tell(&mut self, store: &mut OutputStore, count: u64, why: &str) -> bool {
         let note = format!("\n[argosy: {count} bytes of output are missing here: {why}]\n");
         self.put(store, note.as_bytes()) == note.len()
     }
 
     /// Returns the number of bytes that a file has accepted.
-    fn put(&mut self, store: &mut Store, bytes: &[u8]) -> usize {
+    fn put(&mut self, store: &mut OutputStore, bytes: &[u8]) -> usize {
         let mut done = 0;
         loop {
             let rest = &bytes[done..];

@@ -10,13 +10,13 @@ const SECOND: Duration = Duration::from_secs(1);
 
 /// The remaining bytes of the current second, which starts with its first byte.
 #[derive(Debug)]
-pub(super) struct Allowance {
+pub(super) struct RateLimit {
     per_second: u64,
     left: u64,
     since: Option<Instant>,
 }
 
-impl Allowance {
+impl RateLimit {
     pub(super) fn new(bytes_per_second: u64) -> Self {
         Self {
             per_second: bytes_per_second,
@@ -48,7 +48,7 @@ mod tests {
 
     #[test]
     fn a_second_is_granted_its_bytes_and_no_more() {
-        let mut allowance = Allowance::new(100);
+        let mut allowance = RateLimit::new(100);
         let now = Instant::now();
         assert_eq!(allowance.grant(now, 70), 70);
         assert_eq!(allowance.grant(now + SECOND / 2, 70), 30);
@@ -63,7 +63,7 @@ mod tests {
 
     #[test]
     fn a_clock_that_stands_still_grants_no_second_time() {
-        let mut allowance = Allowance::new(100);
+        let mut allowance = RateLimit::new(100);
         let now = Instant::now();
         assert_eq!(allowance.grant(now + SECOND, 100), 100);
         assert_eq!(allowance.grant(now, 1), 0);

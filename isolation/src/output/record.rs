@@ -79,7 +79,7 @@ impl FileId {
 
 /// A file of a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Part {
+pub struct StreamFile {
     pub file: FileId,
     /// The offset of its first byte. No two parts of a stream have the same.
     pub begin: u64,
@@ -87,27 +87,27 @@ pub struct Part {
 
 /// The files of a stream.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct Rotated {
+pub struct StreamFiles {
     /// The files that are kept, oldest first: each ends where the next begins.
-    pub parts: Vec<Part>,
+    pub parts: Vec<StreamFile>,
     /// The minimum length of the stream in bytes; once the command has ended, the exact length.
     pub end: u64,
 }
 
 /// The files of both streams.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Record {
+pub struct OutputRecord {
     version: u32,
-    stdout: Rotated,
-    stderr: Rotated,
+    stdout: StreamFiles,
+    stderr: StreamFiles,
 }
 
-impl Record {
+impl OutputRecord {
     pub(super) fn new() -> Self {
         Self {
             version: VERSION,
-            stdout: Rotated::default(),
-            stderr: Rotated::default(),
+            stdout: StreamFiles::default(),
+            stderr: StreamFiles::default(),
         }
     }
 
@@ -129,14 +129,14 @@ impl Record {
 
     /// Returns the files of one stream.
     #[must_use]
-    pub fn of(&self, stream: StreamName) -> &Rotated {
+    pub fn of(&self, stream: StreamName) -> &StreamFiles {
         match stream {
             StreamName::Stdout => &self.stdout,
             StreamName::Stderr => &self.stderr,
         }
     }
 
-    pub(super) fn of_mut(&mut self, stream: StreamName) -> &mut Rotated {
+    pub(super) fn of_mut(&mut self, stream: StreamName) -> &mut StreamFiles {
         match stream {
             StreamName::Stdout => &mut self.stdout,
             StreamName::Stderr => &mut self.stderr,
@@ -169,22 +169,22 @@ mod tests {
     fn a_record_is_read_back_and_a_torn_or_strange_one_counts_as_none() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("record");
-        assert_eq!(Record::read(&path).unwrap(), None);
-        let mut record = Record::new();
+        assert_eq!(OutputRecord::read(&path).unwrap(), None);
+        let mut record = OutputRecord::new();
         let metadata = fs::metadata(folder.path()).unwrap();
-        let part = Part {
+        let part = StreamFile {
             file: FileId::of(&metadata),
             begin: 10,
         };
         record.of_mut(StreamName::Stderr).parts.push(part);
         record.write(&path).unwrap();
-        assert_eq!(Record::read(&path).unwrap(), Some(record.clone()));
+        assert_eq!(OutputRecord::read(&path).unwrap(), Some(record.clone()));
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
         record.version = 2;
         record.write(&path).unwrap();
-        assert_eq!(Record::read(&path).unwrap(), None);
+        assert_eq!(OutputRecord::read(&path).unwrap(), None);
         fs::write(&path, "{\"version\":1,\"std").unwrap();
-        assert_eq!(Record::read(&path).unwrap(), None);
+        assert_eq!(OutputRecord::read(&path).unwrap(), None);
     }
 
     #[test]

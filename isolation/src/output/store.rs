@@ -16,30 +16,30 @@ use nix::sys::stat::{Mode, SFlag, fchmod, fstatat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use super::OutputLimits;
-use super::record::{FileId, Part, Record, StreamName};
+use super::record::{FileId, OutputRecord, StreamFile, StreamName};
 
 /// Readable for all, writable for the supervisor.
 const MODE: Mode = Mode::from_bits_truncate(0o644);
 
 /// The directory of the files, and their record.
 #[derive(Debug)]
-pub(super) struct Store {
+pub(super) struct OutputStore {
     folder: OwnedFd,
     pub(super) limits: OutputLimits,
     path: PathBuf,
-    record: Record,
+    record: OutputRecord,
     /// Whether the record exists at its path.
     is_recorded: bool,
 }
 
-impl Store {
+impl OutputStore {
     pub(super) fn open(sandbox: &Path, record: &Path, limits: OutputLimits) -> io::Result<Self> {
         let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         Ok(Self {
             folder: open(sandbox, flags, Mode::empty())?,
             limits,
             path: record.to_owned(),
-            record: Record::new(),
+            record: OutputRecord::new(),
             is_recorded: false,
         })
     }
@@ -61,7 +61,7 @@ impl Store {
             )),
             errno => errno.into(),
         })?;
-        let part = Part {
+        let part = StreamFile {
             file: FileId::of(&file.metadata()?),
             begin: 0,
         };
@@ -94,7 +94,7 @@ impl Store {
         let files = self.record.of_mut(stream);
         let former = files.clone();
         let begin = former.parts.last().map_or(0, |part| part.begin) + written;
-        files.parts.push(Part { file, begin });
+        files.parts.push(StreamFile { file, begin });
         let excess = files.parts.len().saturating_sub(self.limits.files as usize);
         files.parts.drain(..excess);
         files.end = begin;

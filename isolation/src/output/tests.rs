@@ -10,9 +10,9 @@ use super::*;
 use crate::spec::{ContainerId, Program};
 
 /// A supervisor's outputs, and the command's ends of them.
-struct World {
+struct OutputFixture {
     folder: tempfile::TempDir,
-    outputs: Outputs,
+    outputs: CommandOutput,
     writers: [File; 2],
     buffer: Vec<u8>,
 }
@@ -23,21 +23,21 @@ const SMALL: OutputLimits = OutputLimits {
     bytes_per_second: u64::MAX,
 };
 
-fn spec(folder: &Path, limits: OutputLimits) -> Spec {
+fn spec(folder: &Path, limits: OutputLimits) -> LaunchSpec {
     let id = ContainerId::new("c").unwrap();
     let sandbox = folder.join("sandbox");
     fs::create_dir_all(&sandbox).unwrap();
     let program = Program::Shell("true".into());
-    Spec {
+    LaunchSpec {
         output: limits,
-        ..Spec::new(id, folder, &sandbox, program)
+        ..LaunchSpec::new(id, folder, &sandbox, program)
     }
 }
 
-impl World {
+impl OutputFixture {
     fn new(limits: OutputLimits) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let (outputs, writers) = Outputs::create(&spec(folder.path(), limits)).unwrap();
+        let (outputs, writers) = CommandOutput::create(&spec(folder.path(), limits)).unwrap();
         Self {
             folder,
             outputs,
@@ -61,8 +61,8 @@ impl World {
         self.folder.path().join("sandbox").join(name)
     }
 
-    fn record(&self) -> Option<Record> {
-        Record::read(&self.folder.path().join("output.json")).unwrap()
+    fn record(&self) -> Option<OutputRecord> {
+        OutputRecord::read(&self.folder.path().join("output.json")).unwrap()
     }
 
     fn names(&self) -> Vec<String> {
@@ -112,7 +112,7 @@ fn lines(count: u32) -> Vec<u8> {
 
 #[test]
 fn little_output_is_one_file_of_a_stream_and_needs_no_record() {
-    let mut world = World::new(OutputLimits::USUAL);
+    let mut world = OutputFixture::new(OutputLimits::USUAL);
     world.write(b"hello ");
     world.writers[1].write_all(b"oops").unwrap();
     world.write(b"world");
@@ -129,7 +129,7 @@ fn little_output_is_one_file_of_a_stream_and_needs_no_record() {
 
 #[test]
 fn every_byte_that_is_kept_is_kept_once_and_the_record_says_where() {
-    let mut world = World::new(SMALL);
+    let mut world = OutputFixture::new(SMALL);
     let all = lines(1_000);
     for piece in all.chunks(77) {
         world.write(piece);
@@ -149,7 +149,7 @@ fn every_byte_that_is_kept_is_kept_once_and_the_record_says_where() {
 
 #[test]
 fn a_line_that_comes_at_once_is_in_one_file() {
-    let mut world = World::new(SMALL);
+    let mut world = OutputFixture::new(SMALL);
     let all = lines(1_000);
     for line in all.split_inclusive(|byte| *byte == b'\n') {
         world.write(line);
@@ -165,7 +165,7 @@ fn a_line_that_comes_at_once_is_in_one_file() {
 
 #[test]
 fn a_line_longer_than_a_file_is_split_where_the_file_is_full() {
-    let mut world = World::new(SMALL);
+    let mut world = OutputFixture::new(SMALL);
     let all: Vec<u8> = (0..2_500_u32)
         .map(|number| b'a' + (number % 26) as u8)
         .collect();
@@ -180,7 +180,7 @@ fn a_line_longer_than_a_file_is_split_where_the_file_is_full() {
 
 #[test]
 fn one_file_alone_begins_anew_when_it_is_full() {
-    let mut world = World::new(OutputLimits { files: 1, ..SMALL });
+    let mut world = OutputFixture::new(OutputLimits { files: 1, ..SMALL });
     world.write(&[b'x'; 2_300]);
     assert_eq!(world.names(), ["stderr", "stdout"]);
     assert_eq!(world.kept(), (2_000, vec![b'x'; 300]));
@@ -192,7 +192,7 @@ fn a_flood_is_dropped_beyond_the_cap_and_a_note_says_how_much() {
         bytes_per_second: 5_000,
         ..OutputLimits::USUAL
     };
-    let mut world = World::new(limits);
+    let mut world = OutputFixture::new(limits);
     // Less than a second passes, or a few do: the missing bytes are reported in both cases.
     world.write(&[b'x'; 100_000]);
     world.finish();
@@ -218,8 +218,8 @@ fn what_was_dropped_is_told_though_nothing_follows() {
         ..OutputLimits::USUAL
     };
     let spec = spec(folder.path(), limits);
-    let mut store = Store::open(&spec.sandbox, &spec.output_record, limits).unwrap();
-    let mut log = Log::create(&mut store, StreamName::Stdout).unwrap();
+    let mut store = OutputStore::open(&spec.sandbox, &spec.output_record, limits).unwrap();
+    let mut log = OutputLog::create(&mut store, StreamName::Stdout).unwrap();
     let (now, second) = (Instant::now(), Duration::from_secs(1));
     let text = || fs::read_to_string(spec.sandbox.join("stdout")).unwrap();
     log.take(&mut store, now, &[b'x'; 5_000]);
@@ -234,7 +234,7 @@ fn what_was_dropped_is_told_though_nothing_follows() {
 
 #[test]
 fn no_link_leads_a_write_elsewhere() {
-    let mut world = World::new(SMALL);
+    let mut world = OutputFixture::new(SMALL);
     let victim = world.folder.path().join("victim");
     fs::write(&victim, "untouched").unwrap();
     for round in 0..12 {
@@ -261,7 +261,7 @@ fn no_link_leads_a_write_elsewhere() {
 
 #[test]
 fn files_that_are_removed_come_back_with_the_next_rotation() {
-    let mut world = World::new(SMALL);
+    let mut world = OutputFixture::new(SMALL);
     world.write(&[b'x'; 1_500]);
     for name in ["stdout", "stdout.1"] {
         fs::remove_file(world.path(name)).unwrap();
@@ -278,7 +278,7 @@ fn files_that_are_removed_come_back_with_the_next_rotation() {
 
 #[test]
 fn folders_in_the_way_cost_their_owner_output_and_nobody_else_anything() {
-    let mut world = World::new(SMALL);
+    let mut world = OutputFixture::new(SMALL);
     for name in ["stdout.1", "stdout.2", "stdout.3"] {
         fs::create_dir(world.path(name)).unwrap();
         fs::write(world.path(name).join("full"), "").unwrap();
@@ -306,7 +306,7 @@ fn without_a_record_nothing_is_rotated_and_what_is_lost_is_told_later() {
     let folder = tempfile::tempdir().unwrap();
     let mut spec = spec(folder.path(), SMALL);
     spec.output_record = folder.path().join("missing/record");
-    let (mut outputs, writers) = Outputs::create(&spec).unwrap();
+    let (mut outputs, writers) = CommandOutput::create(&spec).unwrap();
     let mut writers = writers.map(File::from);
     let mut write = |bytes: &[u8]| {
         writers[0].write_all(bytes).unwrap();
@@ -333,23 +333,23 @@ fn a_file_of_an_earlier_try_is_replaced_and_anything_else_is_refused() {
     let (stdout, kept) = (spec.sandbox.join("stdout"), folder.path().join("kept"));
     fs::write(&kept, "kept").unwrap();
     fs::hard_link(&kept, &stdout).unwrap();
-    drop(Outputs::create(&spec).unwrap());
+    drop(CommandOutput::create(&spec).unwrap());
     assert_eq!(fs::read_to_string(&kept).unwrap(), "kept");
     assert_eq!(fs::read_to_string(&stdout).unwrap(), "");
     fs::remove_file(&stdout).unwrap();
     symlink("/dev/null", &stdout).unwrap();
-    let error = Outputs::create(&spec).unwrap_err();
-    let text = crate::supervisor::sentence(&error);
+    let error = CommandOutput::create(&spec).unwrap_err();
+    let text = crate::supervisor::error_chain(&error);
     assert!(
         text.contains("stdout") && text.contains("has a link"),
         "{text}"
     );
-    let gone = Spec {
+    let gone = LaunchSpec {
         sandbox: folder.path().join("gone"),
         ..spec
     };
-    let error = Outputs::create(&gone).unwrap_err();
-    let text = crate::supervisor::sentence(&error);
+    let error = CommandOutput::create(&gone).unwrap_err();
+    let text = crate::supervisor::error_chain(&error);
     assert!(
         text.contains("gone/stdout") && text.contains("No such file"),
         "{text}"

@@ -3,18 +3,18 @@
 
 use libc::sock_filter;
 
-use super::{Holds, Test};
+use super::{ArgumentComparison, ArgumentTest};
 
 /// The verdict on a call.
 #[derive(Debug, Clone)]
-pub(super) enum Verdict {
-    Allowed,
+pub(super) enum SyscallAction {
+    Allow,
     /// EPERM.
-    Refused,
+    Deny,
     /// ENOSYS.
-    Absent,
+    NotImplemented,
     /// Allowed if all tests of one of these alternatives hold, else refused.
-    AllowedIf(Vec<Vec<Test>>),
+    AllowedIf(Vec<Vec<ArgumentTest>>),
 }
 
 // From linux/audit.h: the machine's number, 64 bits, little endian.
@@ -71,7 +71,7 @@ fn allowed() -> sock_filter {
 }
 
 /// Compiles the program; `rules` has a verdict for each number from 0 on. Later numbers are absent.
-pub(super) fn compile(rules: &[Verdict]) -> Vec<sock_filter> {
+pub(super) fn compile(rules: &[SyscallAction]) -> Vec<sock_filter> {
     let ours = sock_filter {
         jt: 1,
         ..step(IF_EQUAL, ARCHITECTURE)
@@ -125,12 +125,12 @@ fn tree(leaves: &[(u32, Vec<sock_filter>)]) -> Vec<sock_filter> {
     code
 }
 
-fn leaf(verdict: &Verdict) -> Vec<sock_filter> {
+fn leaf(verdict: &SyscallAction) -> Vec<sock_filter> {
     match verdict {
-        Verdict::Allowed => vec![allowed()],
-        Verdict::Refused => vec![refused()],
-        Verdict::Absent => vec![absent()],
-        Verdict::AllowedIf(alternatives) => {
+        SyscallAction::Allow => vec![allowed()],
+        SyscallAction::Deny => vec![refused()],
+        SyscallAction::NotImplemented => vec![absent()],
+        SyscallAction::AllowedIf(alternatives) => {
             let mut code: Vec<_> = alternatives
                 .iter()
                 .flat_map(|tests| alternative(tests))
@@ -142,16 +142,16 @@ fn leaf(verdict: &Verdict) -> Vec<sock_filter> {
 }
 
 /// Two instructions per test, then the permission; a failed test jumps past the end.
-fn alternative(tests: &[Test]) -> Vec<sock_filter> {
+fn alternative(tests: &[ArgumentTest]) -> Vec<sock_filter> {
     let mut code = Vec::new();
     for (at, test) in tests.iter().enumerate() {
         // The remaining tests, and the permission.
         let rest = (2 * (tests.len() - at - 1) + 1) as u8;
         let (condition, if_true, if_false) = match test.holds {
-            Holds::Is(value) => (step(IF_EQUAL, value), 0, rest),
-            Holds::IsNot(value) => (step(IF_EQUAL, value), rest, 0),
-            Holds::HasNone(bits) => (step(IF_ANY_BIT, bits), rest, 0),
-            Holds::HasSome(bits) => (step(IF_ANY_BIT, bits), 0, rest),
+            ArgumentComparison::Is(value) => (step(IF_EQUAL, value), 0, rest),
+            ArgumentComparison::IsNot(value) => (step(IF_EQUAL, value), rest, 0),
+            ArgumentComparison::HasNone(bits) => (step(IF_ANY_BIT, bits), rest, 0),
+            ArgumentComparison::HasSome(bits) => (step(IF_ANY_BIT, bits), 0, rest),
         };
         code.push(step(LOAD, ARGUMENTS + 8 * test.argument));
         code.push(sock_filter {
@@ -168,8 +168,8 @@ fn alternative(tests: &[Test]) -> Vec<sock_filter> {
 pub(super) mod tests {
     use super::*;
     use crate::capabilities::Capabilities;
-    use crate::profile::Walls;
-    use crate::seccomp::{Filter, table};
+    use crate::profile::IsolationLayers;
+    use crate::seccomp::{SeccompFilter, table};
 
     /// Returns the kernel's result, and the number of instructions it takes.
     fn run(
@@ -203,7 +203,13 @@ pub(super) mod tests {
     }
 
     pub(in crate::seccomp) fn answer(number: libc::c_long, arguments: [u32; 6]) -> u32 {
-        run(&Filter::new().0, ARCHITECTURE, number as u32, arguments).0
+        run(
+            &SeccompFilter::new().0,
+            ARCHITECTURE,
+            number as u32,
+            arguments,
+        )
+        .0
     }
 
     pub(in crate::seccomp) const EPERM: u32 = libc::SECCOMP_RET_ERRNO | libc::EPERM as u32;
@@ -212,7 +218,7 @@ pub(super) mod tests {
 
     #[test]
     fn every_number_gets_the_verdict_of_the_table_within_a_few_steps() {
-        let program = Filter::new().0;
+        let program = SeccompFilter::new().0;
         let conditional = [
             libc::SYS_clone,
             libc::SYS_ioctl,
@@ -275,22 +281,22 @@ pub(super) mod tests {
 
     #[test]
     fn who_is_let_off_a_wall_may_make_the_calls_that_need_it_and_no_others() {
-        let answered = |walls: Walls, number: libc::c_long, arguments| {
-            let filter = Filter::new().widened(walls);
+        let answered = |walls: IsolationLayers, number: libc::c_long, arguments| {
+            let filter = SeccompFilter::new().widened(walls);
             run(&filter.0, ARCHITECTURE, number as u32, arguments).0
         };
-        let keeping = |name| Walls {
+        let keeping = |name| IsolationLayers {
             capabilities: Capabilities::named([name]).unwrap(),
-            ..Walls::ALL
+            ..IsolationLayers::ALL
         };
-        let nested = Walls {
+        let nested = IsolationLayers {
             user_namespaces: false,
-            ..Walls::ALL
+            ..IsolationLayers::ALL
         };
         let packets = [libc::AF_PACKET as u32, 3, 0, 0, 0, 0];
         let users = [libc::CLONE_NEWUSER as u32, 0, 0, 0, 0, 0];
         for (walls, chroot, socket, clone) in [
-            (Walls::ALL, EPERM, EPERM, EPERM),
+            (IsolationLayers::ALL, EPERM, EPERM, EPERM),
             (keeping("CHOWN"), EPERM, EPERM, EPERM),
             (keeping("SYS_CHROOT"), ALLOW, EPERM, EPERM),
             (keeping("NET_RAW"), EPERM, ALLOW, EPERM),
@@ -359,7 +365,13 @@ pub(super) mod tests {
         for (at, value) in arguments {
             all[*at] = *value as u32;
         }
-        run(&Filter::of_brokers().0, ARCHITECTURE, number as u32, all).0
+        run(
+            &SeccompFilter::of_brokers().0,
+            ARCHITECTURE,
+            number as u32,
+            all,
+        )
+        .0
     }
 
     #[test]
@@ -412,7 +424,7 @@ pub(super) mod tests {
 
     #[test]
     fn another_architecture_ends_the_process_and_x32_is_refused() {
-        let program = Filter::new().0;
+        let program = SeccompFilter::new().0;
         let i386 = 0x4000_0003;
         assert_eq!(
             run(&program, i386, 20, [0; 6]).0,

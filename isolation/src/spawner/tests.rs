@@ -4,12 +4,12 @@ use super::*;
 
 #[test]
 fn programs_are_executed_by_their_names_or_out_of_their_folders_and_no_others() {
-    let programs = Programs {
+    let programs = AllowedPrograms {
         files: vec!["nft".into(), "/proc/self/exe".into()],
         folders: vec!["/opt/cni/bin".into()],
     };
     for program in ["nft", "/proc/self/exe", "/opt/cni/bin/bridge"] {
-        assert!(programs.have(OsStr::new(program)), "{program}");
+        assert!(programs.contains(OsStr::new(program)), "{program}");
     }
     for program in [
         "",
@@ -21,7 +21,7 @@ fn programs_are_executed_by_their_names_or_out_of_their_folders_and_no_others() 
         "/opt/cni/bin/sub/bridge",
         "/opt/cni/bin/sub/../bridge",
     ] {
-        assert!(!programs.have(OsStr::new(program)), "{program}");
+        assert!(!programs.contains(OsStr::new(program)), "{program}");
     }
 }
 
@@ -30,7 +30,7 @@ fn a_spawner_executes_its_programs_tells_their_ends_and_refuses_others() {
     let (ours, theirs) = packet_pair().unwrap();
     let limit = Duration::from_secs(60);
     let serving = std::thread::spawn(move || {
-        let programs = Programs {
+        let programs = AllowedPrograms {
             files: vec!["/bin/sh".into(), "/nonexistent".into()],
             folders: Vec::new(),
         };
@@ -39,7 +39,7 @@ fn a_spawner_executes_its_programs_tells_their_ends_and_refuses_others() {
     let ordered = |program: &str, line: &str| {
         let mut command = Command::new(program);
         command.args(["-c", line]);
-        let streams = Streams {
+        let streams = StandardStreams {
             input: File::open("/dev/null").unwrap().into(),
             output: File::options()
                 .write(true)
@@ -48,7 +48,7 @@ fn a_spawner_executes_its_programs_tells_their_ends_and_refuses_others() {
                 .into(),
             error: None,
         };
-        order(ours.as_fd(), &Execution::of(&command), &streams, limit)
+        order(ours.as_fd(), &ProgramCall::of(&command), &streams, limit)
     };
     let ended = ordered("/bin/sh", "exit 7").unwrap().reaped(limit).unwrap();
     assert_eq!(ended.unwrap().code(), Some(7));
@@ -73,12 +73,12 @@ fn what_is_given_up_while_a_spawner_is_stopped_is_never_executed() {
         let mut command = Command::new("/usr/bin/touch");
         command.arg(folder.path().join(name));
         let null = || File::options().read(true).write(true).open("/dev/null");
-        let streams = Streams {
+        let streams = StandardStreams {
             input: null().unwrap().into(),
             output: null().unwrap().into(),
             error: None,
         };
-        order(ours.as_fd(), &Execution::of(&command), &streams, limit)
+        order(ours.as_fd(), &ProgramCall::of(&command), &streams, limit)
     };
     let given_up = ordered("given-up", Duration::from_millis(50)).unwrap_err();
     assert!(
@@ -86,7 +86,7 @@ fn what_is_given_up_while_a_spawner_is_stopped_is_never_executed() {
         "{given_up}"
     );
     let serving = std::thread::spawn(move || {
-        let programs = Programs {
+        let programs = AllowedPrograms {
             files: vec!["/usr/bin/touch".into()],
             folders: Vec::new(),
         };

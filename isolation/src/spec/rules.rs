@@ -2,9 +2,9 @@
 
 use std::path::{Component, Path};
 
-use super::{Program, STRING_LIMIT_BYTES, STRINGS_LIMIT_BYTES, Spec};
-use crate::image::{Root, Wanted};
-use crate::mounts::{HostPath, Owners, SANDBOX, SHARED, View, check_volumes};
+use super::{LaunchSpec, Program, STRING_LIMIT_BYTES, STRINGS_LIMIT_BYTES};
+use crate::image::{RootFs, UserSpec};
+use crate::mounts::{HostPath, MountSpec, OwnerMapping, SANDBOX, SHARED, check_volumes};
 use crate::namespaces::{Isolation, Namespaces};
 use crate::network::Network;
 use crate::profile::{CONTAINER_IDS, END_HOST_ID, FIRST_HOST_ID};
@@ -24,7 +24,7 @@ const OUTPUT_PACE_MINIMUM_BYTES: u64 = 4 * 1024;
 /// The maximum number of files per stream: each of them is renamed at each rotation.
 const OUTPUT_FILES_LIMIT: u32 = 100;
 
-impl Spec {
+impl LaunchSpec {
     /// Rejects what the kernel would reject later, with a message that names field, value and
     /// remedy.
     ///
@@ -138,14 +138,17 @@ impl Spec {
             let remedy = "a container has the users and groups 0 to 65,535";
             return Err(SpecError::new("user", &number.to_string(), remedy));
         }
-        if profile.walls.let_change_users() && profile.view.has_mapped_owners() {
+        if profile.walls.allows_user_change() && profile.view.has_mapped_owners() {
             let value = profile.walls.capabilities.to_string();
             let remedy =
                 "on host paths its users are the host's: let it see none, or keep it as it is";
             return Err(SpecError::new("capabilities", &value, remedy));
         }
         // A user that an image names is known only inside, where the same check follows.
-        let is_root = self.user.as_ref().is_none_or(crate::spec::User::is_of_root);
+        let is_root = self
+            .user
+            .as_ref()
+            .is_none_or(crate::spec::ContainerUser::is_of_root);
         if is_root && self.image_user.is_none() && profile.view.has_mapped_owners() {
             let remedy = "on host paths its user is the host's: name one who is not root";
             return Err(SpecError::new("user", "0", remedy));
@@ -188,12 +191,12 @@ impl Spec {
         let has_image = self
             .profile
             .as_ref()
-            .is_some_and(|profile| profile.view.root != Root::Host);
+            .is_some_and(|profile| profile.view.root != RootFs::Host);
         if !has_image || self.user.is_some() {
             let remedy = "name a user of the image only where there is one, and no other user";
             return Err(SpecError::new("image_user", name, remedy));
         }
-        if Wanted::parse(name).is_none() {
+        if UserSpec::parse(name).is_none() {
             let remedy = "give USER or USER:GROUP, each a name or a number";
             return Err(SpecError::new("image_user", name, remedy));
         }
@@ -286,7 +289,7 @@ impl Spec {
     }
 }
 
-fn check_view(view: &View) -> Result<(), SpecError> {
+fn check_view(view: &MountSpec) -> Result<(), SpecError> {
     for (at, host_path) in view.host_paths.iter().enumerate() {
         let HostPath {
             from,
@@ -310,7 +313,7 @@ fn check_view(view: &View) -> Result<(), SpecError> {
         if own.any(|own| to.starts_with(own)) {
             return refuse("name a path that is not in /dev, /proc, /sys, /sandbox or /group");
         }
-        if *owners == Owners::Strangers && !read_only {
+        if *owners == OwnerMapping::Unmapped && !read_only {
             return refuse("only a read-only host path can have owners outside the container");
         }
         if view.host_paths[..at].iter().any(|other| other.to == *to) {
@@ -373,14 +376,14 @@ mod tests {
     use super::*;
     use crate::spec::{ContainerId, ResourceLimit};
 
-    fn spec(program: Program) -> Spec {
+    fn spec(program: Program) -> LaunchSpec {
         let id = ContainerId::new("c-1").unwrap();
-        let mut spec = Spec::new(id, Path::new("/d"), Path::new("/s"), program);
+        let mut spec = LaunchSpec::new(id, Path::new("/d"), Path::new("/s"), program);
         spec.cgroup = Some("/sys/fs/cgroup/argosy/a/c-1".into());
         spec
     }
 
-    fn refusal(change: impl FnOnce(&mut Spec)) -> String {
+    fn refusal(change: impl FnOnce(&mut LaunchSpec)) -> String {
         let mut spec = spec(Program::Shell("true".into()));
         spec.check().expect("the unchanged request is valid");
         change(&mut spec);
@@ -443,7 +446,7 @@ mod tests {
         });
         assert!(joined.contains("only full isolation can join"), "{joined}");
         let files = refusal(|spec| {
-            spec.files = vec![crate::spec::OwnFile {
+            spec.files = vec![crate::spec::GeneratedFile {
                 path: "/etc/hosts".into(),
                 text: String::new(),
             }];

@@ -11,8 +11,8 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::PollFlags;
 use nix::sys::socket::{getsockopt, setsockopt, sockopt};
 
-use crate::attachment::{INPUT_LIMIT_BYTES, OUTPUT_LIMIT_BYTES, Said, Wish};
-use crate::messages::Received;
+use crate::attachment::{AttachMessage, AttachRequest, INPUT_LIMIT_BYTES, OUTPUT_LIMIT_BYTES};
+use crate::messages::ReceiveResult;
 use crate::output::StreamName;
 
 /// The maximum number of attached clients; a further one is refused with a message.
@@ -24,14 +24,14 @@ const END_OF_INPUT: u8 = 4;
 
 /// The outer end of the command's standard input.
 #[derive(Debug)]
-pub(super) struct Input {
+pub(super) struct CommandInput {
     file: OwnedFd,
     /// With a terminal: its command's end, held open so that output is read to its very end, even
     /// if no process of the command has the terminal open in between.
     terminal: Option<OwnedFd>,
 }
 
-impl Input {
+impl CommandInput {
     /// Wraps the writing end of a pipe.
     pub(super) fn pipe(file: OwnedFd) -> Result<Self, Errno> {
         without_waiting(&file)?;
@@ -55,10 +55,10 @@ fn without_waiting(file: &OwnedFd) -> Result<(), Errno> {
 
 /// The attached clients, and the destination of their input.
 #[derive(Debug)]
-pub(super) struct Attached {
-    clients: Vec<Client>,
+pub(super) struct AttachedClients {
+    clients: Vec<AttachedClient>,
     /// The command's input; `None` once it has ended, or if there never was one.
-    input: Option<Input>,
+    input: Option<CommandInput>,
     /// Whether attached clients may write to it.
     is_open: bool,
     /// Whether a client has sent the end of input.
@@ -66,7 +66,7 @@ pub(super) struct Attached {
 }
 
 #[derive(Debug)]
-struct Client {
+struct AttachedClient {
     session: OwnedFd,
     /// Whether it may send input.
     stdin: bool,
@@ -81,12 +81,12 @@ struct Client {
 /// Answers a session that is not attached.
 pub(super) fn refuse(session: &OwnedFd, reason: &str) {
     // A client that has disconnected needs no answer.
-    let _ = Said::Refused(reason).send(session.as_fd());
+    let _ = AttachMessage::Refused(reason).send(session.as_fd());
 }
 
-impl Attached {
+impl AttachedClients {
     /// `is_open`: attached clients may write to the command.
-    pub(super) fn new(input: Option<Input>, is_open: bool) -> Self {
+    pub(super) fn new(input: Option<CommandInput>, is_open: bool) -> Self {
         Self {
             clients: Vec::new(),
             input,
@@ -96,7 +96,7 @@ impl Attached {
     }
 
     /// Sets the command's terminal.
-    pub(super) fn give_terminal(&mut self, input: Input) {
+    pub(super) fn give_terminal(&mut self, input: CommandInput) {
         self.input = Some(input);
     }
 
@@ -111,10 +111,10 @@ impl Attached {
         } else {
             None
         };
-        let said = reason.map_or(Said::Attached(begins), Said::Refused);
+        let said = reason.map_or(AttachMessage::Attached(begins), AttachMessage::Refused);
         // A client that does not accept even this has disconnected.
         if said.send(session.as_fd()).is_ok() && reason.is_none() {
-            self.clients.push(Client {
+            self.clients.push(AttachedClient {
                 session,
                 stdin,
                 pending: Vec::new(),
@@ -158,17 +158,17 @@ impl Attached {
     pub(super) fn serve(&mut self) -> Vec<i32> {
         let mut signals = Vec::new();
         let mut clients = std::mem::take(&mut self.clients);
-        clients.retain_mut(|client| self.hear(client, &mut signals) && client.settle());
+        clients.retain_mut(|client| self.receive(client, &mut signals) && client.settle());
         self.clients = clients;
         self.pass_on();
         signals
     }
 
     /// Returns false if the client has disconnected.
-    fn hear(&mut self, client: &mut Client, signals: &mut Vec<i32>) -> bool {
+    fn receive(&mut self, client: &mut AttachedClient, signals: &mut Vec<i32>) -> bool {
         for _ in 0..WISHES_A_TURN {
-            match Wish::receive(client.session.as_fd()) {
-                Ok(Received::Message(Wish::Input(bytes))) => {
+            match AttachRequest::receive(client.session.as_fd()) {
+                Ok(ReceiveResult::Message(AttachRequest::Input(bytes))) => {
                     // A client without permission, or one that does not wait until a piece is
                     // taken, violates the protocol.
                     if !client.stdin || client.pending.len() + bytes.len() > INPUT_LIMIT_BYTES {
@@ -176,9 +176,11 @@ impl Attached {
                     }
                     client.pending.extend(bytes);
                 }
-                Ok(Received::Message(Wish::End)) => self.is_ending |= client.stdin,
-                Ok(Received::Message(Wish::Size(size))) => {
-                    if let Some(Input {
+                Ok(ReceiveResult::Message(AttachRequest::EndInput)) => {
+                    self.is_ending |= client.stdin
+                }
+                Ok(ReceiveResult::Message(AttachRequest::Resize(size))) => {
+                    if let Some(CommandInput {
                         file,
                         terminal: Some(_),
                     }) = &self.input
@@ -187,9 +189,9 @@ impl Attached {
                         let _ = size.set(file);
                     }
                 }
-                Ok(Received::Message(Wish::Signal(signal))) => signals.push(signal),
-                Ok(Received::Nothing) => return true,
-                Ok(Received::Closed) | Err(_) => return false,
+                Ok(ReceiveResult::Message(AttachRequest::Signal(signal))) => signals.push(signal),
+                Ok(ReceiveResult::Nothing) => return true,
+                Ok(ReceiveResult::Closed) | Err(_) => return false,
             }
         }
         true
@@ -219,12 +221,12 @@ impl Attached {
         if self.is_ending && !waits {
             self.end_input();
         }
-        self.clients.retain_mut(Client::settle);
+        self.clients.retain_mut(AttachedClient::settle);
     }
 
     fn end_input(&mut self) {
         match &self.input {
-            Some(Input {
+            Some(CommandInput {
                 file,
                 terminal: Some(_),
             }) => {
@@ -236,13 +238,13 @@ impl Attached {
                     Ok(_) | Err(_) => self.is_ending = false,
                 }
             }
-            Some(Input { terminal: None, .. }) => self.input = None,
+            Some(CommandInput { terminal: None, .. }) => self.input = None,
             None => {}
         }
     }
 }
 
-impl Client {
+impl AttachedClient {
     fn owes(&self) -> bool {
         self.owes_taken || self.missed > 0
     }
@@ -256,7 +258,7 @@ impl Client {
         for piece in bytes.chunks(OUTPUT_LIMIT_BYTES) {
             // Nothing is sent after a gap before the gap is reported.
             if self.missed == 0 {
-                match Said::Wrote(stream, piece).send(self.session.as_fd()) {
+                match AttachMessage::Output(stream, piece).send(self.session.as_fd()) {
                     Ok(()) => {
                         left -= piece.len();
                         continue;
@@ -275,14 +277,14 @@ impl Client {
     /// disconnected.
     fn settle(&mut self) -> bool {
         if self.owes_taken {
-            match Said::Taken.send(self.session.as_fd()) {
+            match AttachMessage::InputConsumed.send(self.session.as_fd()) {
                 Ok(()) => self.owes_taken = false,
                 Err(Errno::EAGAIN | Errno::ENOBUFS) => return true,
                 Err(_) => return false,
             }
         }
         if self.missed > 0 {
-            match Said::Missed(self.missed).send(self.session.as_fd()) {
+            match AttachMessage::Missed(self.missed).send(self.session.as_fd()) {
                 Ok(()) => self.missed = 0,
                 Err(Errno::EAGAIN | Errno::ENOBUFS) => {}
                 Err(_) => return false,

@@ -9,12 +9,15 @@ use nix::sys::signal::Signal;
 
 use super::start::{StartError, wall_clock_ms};
 use super::{Supervisor, lacking};
-use crate::cgroup::{Group, LastUsage};
+use crate::cgroup::{Cgroup, LastUsage};
 use crate::crash_points;
-use crate::messages::{Notice, Wait, send_packet};
-use crate::oom::{MemoryShortage, ShortOf};
-use crate::spec::Spec;
-use crate::state_dir::{Claim, Durability, Exit, HandOff, HandOffError, Outcome, Stop, Usage};
+use crate::messages::{SupervisorNotice, WaitMode, send_packet};
+use crate::oom::{OomKill, OomScope};
+use crate::spec::LaunchSpec;
+use crate::state_dir::{
+    CommandOutcome, Durability, Exit, HandleFile, LifetimeUsage, StateDirectory,
+    StateDirectoryError, StopReason,
+};
 use crate::sys;
 
 /// The time in which killed processes must leave the group; `destroy` finishes the rest.
@@ -29,7 +32,7 @@ const KEEP_LIMIT: Duration = Duration::from_secs(3600);
 const KEEP_RETRY_MS: u16 = 1000;
 
 /// Formats the whole chain of an error as one message.
-pub(crate) fn sentence(error: &dyn std::error::Error) -> String {
+pub(crate) fn error_chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(inner) = cause {
@@ -42,14 +45,14 @@ pub(crate) fn sentence(error: &dyn std::error::Error) -> String {
 
 fn not_started(reason: String) -> Exit {
     Exit {
-        outcome: Outcome::NotStarted,
+        outcome: CommandOutcome::NotStarted,
         reason,
         stop: None,
         out_of_memory: false,
         memory_shortage: None,
         lacks_capability: false,
         nothing_left: false,
-        usage: Usage::default(),
+        usage: LifetimeUsage::default(),
         finished_at_ms: wall_clock_ms(),
     }
 }
@@ -58,17 +61,22 @@ fn not_started(reason: String) -> Exit {
 pub(crate) fn refuse_unread(agent: &OwnedFd, reason: &str) {
     let exit = Box::new(not_started(reason.to_owned()));
     // An agent that has exited by now asks again.
-    let _ = send_packet(agent, &Notice::Exited(exit), Wait::Return);
+    let _ = send_packet(agent, &SupervisorNotice::Exited(exit), WaitMode::Return);
 }
 
 /// Refuses a request that could not be carried out.
-pub(super) fn refuse(spec: &Spec, files: &HandOff, agent: &OwnedFd, error: &StartError) {
-    let exit = not_started(sentence(error));
+pub(super) fn refuse(
+    spec: &LaunchSpec,
+    files: &StateDirectory,
+    agent: &OwnedFd,
+    error: &StartError,
+) {
+    let exit = not_started(error_chain(error));
     // Only the process that cancelled the start may write its end: another supervisor may run this
     // container.
-    let voided = match files.void() {
-        Ok(Claim::Void) => true,
-        Ok(Claim::Held(handle)) => {
+    let voided = match files.cancel() {
+        Ok(HandleFile::Cancelled) => true,
+        Ok(HandleFile::Started(handle)) => {
             handle.nonce == spec.nonce && handle.supervisor.pid == std::process::id() as i32
         }
         Err(_) => false,
@@ -78,7 +86,11 @@ pub(super) fn refuse(spec: &Spec, files: &HandOff, agent: &OwnedFd, error: &Star
         let _ = files.write_exit(&exit, Durability::Cached);
     }
     crash_points::passed("ending.refused");
-    let _ = send_packet(agent, &Notice::Exited(Box::new(exit)), Wait::Return);
+    let _ = send_packet(
+        agent,
+        &SupervisorNotice::Exited(Box::new(exit)),
+        WaitMode::Return,
+    );
 }
 
 impl Supervisor<'_> {
@@ -99,7 +111,7 @@ impl Supervisor<'_> {
         let removed = self.group.as_ref();
         let removed = removed.is_some_and(|group| group.remove(EMPTY_PATIENCE).is_ok());
         crash_points::passed("ending.group-removed");
-        self.hand_over(exit, removed && self.spec.namespaces.pid);
+        self.write_exit(exit, removed && self.spec.namespaces.pid);
         crash_points::passed("ending.exit-told");
         if self.listener.is_some() {
             // No process listens there any more; `destroy` removes it if this fails.
@@ -108,11 +120,11 @@ impl Supervisor<'_> {
         }
     }
 
-    fn exit(&self, own: Option<&sys::Ended>) -> Exit {
-        let last = self.group.as_ref().map(Group::last_usage);
+    fn exit(&self, own: Option<&sys::ExitedChild>) -> Exit {
+        let last = self.group.as_ref().map(Cgroup::last_usage);
         let last = last.unwrap_or_default();
         let reported = self.ended.map(|(_, usage)| usage);
-        let usage = Usage {
+        let usage = LifetimeUsage {
             cpu_ms: match last.cpu_us {
                 Some(cpu_us) => cpu_us / 1000,
                 None => reported.map_or(own.map_or(0, |own| own.cpu_ms), |usage| usage.cpu_ms),
@@ -128,10 +140,10 @@ impl Supervisor<'_> {
             .or(own.map(|own| own.status))
             .unwrap_or(libc::SIGKILL);
         let stop = self.course.stop();
-        let memory_shortage = shortage(&last, usage.peak_memory_bytes);
+        let memory_shortage = oom_kill(&last, usage.peak_memory_bytes);
         let outcome = match &self.refusal {
-            Some(_) => Outcome::NotStarted,
-            None => Outcome::of_status(status),
+            Some(_) => CommandOutcome::NotStarted,
+            None => CommandOutcome::of_status(status),
         };
         Exit {
             outcome,
@@ -151,11 +163,11 @@ impl Supervisor<'_> {
 
     /// Whether the command failed for lack of a capability. True only where the profile has dropped
     /// it, and only if the command failed by itself.
-    fn lacks_capability(&self, outcome: Outcome) -> bool {
+    fn lacks_capability(&self, outcome: CommandOutcome) -> bool {
         let Some(profile) = &self.spec.profile else {
             return false;
         };
-        let Outcome::Exited(1..) = outcome else {
+        let CommandOutcome::Exited(1..) = outcome else {
             return false;
         };
         let mut tails = self.outputs.tails(lacking::TAIL_BYTES).into_iter();
@@ -164,7 +176,7 @@ impl Supervisor<'_> {
 
     /// Writes the exit to disk, then reports it. An agent that receives it stores it in its
     /// journal, so the file must survive a power cut only if no agent is connected.
-    fn hand_over(&mut self, exit: Exit, nothing_left: bool) {
+    fn write_exit(&mut self, exit: Exit, nothing_left: bool) {
         let started = Instant::now();
         loop {
             let durability = if self.connections.is_empty() {
@@ -173,7 +185,7 @@ impl Supervisor<'_> {
                 Durability::Cached
             };
             let written = self.files.write_exit(&exit, durability);
-            let told = self.tell(&Notice::Exited(Box::new(Exit {
+            let told = self.send_notice(&SupervisorNotice::Exited(Box::new(Exit {
                 nothing_left: nothing_left && self.listener.is_none() && written.is_ok(),
                 ..exit.clone()
             })));
@@ -186,10 +198,10 @@ impl Supervisor<'_> {
                 Ok(()) if durability == Durability::Synced => return,
                 // The agent that it was meant for has disconnected: write it again, durably.
                 Ok(()) => continue,
-                Err(HandOffError::Write { source, .. }) if super::is_gone(&source) => return,
+                Err(StateDirectoryError::Write { source, .. }) if super::is_gone(&source) => return,
                 Err(_) if started.elapsed() > KEEP_LIMIT => return,
                 Err(_) => {
-                    self.be_found();
+                    self.listen();
                     let listener = self.listener.iter();
                     let mut watched: Vec<_> = listener
                         .map(|listener| PollFd::new(listener.as_fd(), PollFlags::POLLIN))
@@ -205,13 +217,13 @@ impl Supervisor<'_> {
 }
 
 /// Returns the figures if processes were OOM killed.
-fn shortage(last: &LastUsage, used_bytes: Option<u64>) -> Option<MemoryShortage> {
+fn oom_kill(last: &LastUsage, used_bytes: Option<u64>) -> Option<OomKill> {
     let killed = last.out_of_memory_kills.filter(|kills| *kills > 0)?;
-    Some(MemoryShortage {
+    Some(OomKill {
         // The kernel also kills here for a shortage of an ancestor, whose event it counts there.
         of: match last.out_of_memory_events {
-            Some(0) => ShortOf::Host,
-            Some(_) | None => ShortOf::Container,
+            Some(0) => OomScope::Host,
+            Some(_) | None => OomScope::Container,
         },
         limit_bytes: last.memory_limit_bytes,
         used_bytes,
@@ -219,18 +231,18 @@ fn shortage(last: &LastUsage, used_bytes: Option<u64>) -> Option<MemoryShortage>
     })
 }
 
-fn reason(outcome: Outcome, stop: Option<Stop>, shortage: Option<MemoryShortage>) -> String {
+fn reason(outcome: CommandOutcome, stop: Option<StopReason>, shortage: Option<OomKill>) -> String {
     let mut text = match outcome {
-        Outcome::Exited(code) => format!("exited with code {code}"),
-        Outcome::Signaled(number) => match Signal::try_from(number) {
+        CommandOutcome::Exited(code) => format!("exited with code {code}"),
+        CommandOutcome::Signaled(number) => match Signal::try_from(number) {
             Ok(signal) => format!("killed by signal {number} ({signal})"),
             Err(_) => format!("killed by signal {number}"),
         },
-        Outcome::NotStarted => "was not started".to_owned(),
+        CommandOutcome::NotStarted => "was not started".to_owned(),
     };
     match stop {
-        Some(Stop::Ordered) => text.push_str(" after it was told to end"),
-        Some(Stop::StopAfter) => {
+        Some(StopReason::Ordered) => text.push_str(" after it was told to end"),
+        Some(StopReason::StopAfter) => {
             text.push_str(" because the agent did not renew its stop_after deadline");
         }
         None => {}
@@ -255,28 +267,35 @@ mod tests {
 
     #[test]
     fn reasons_are_sentences() {
-        assert_eq!(reason(Outcome::Exited(7), None, None), "exited with code 7");
-        let shortage = shortage(&GLUTTON, GLUTTON.memory_peak_bytes);
         assert_eq!(
-            reason(Outcome::Signaled(9), Some(Stop::Ordered), shortage),
+            reason(CommandOutcome::Exited(7), None, None),
+            "exited with code 7"
+        );
+        let shortage = oom_kill(&GLUTTON, GLUTTON.memory_peak_bytes);
+        assert_eq!(
+            reason(
+                CommandOutcome::Signaled(9),
+                Some(StopReason::Ordered),
+                shortage
+            ),
             "killed by signal 9 (SIGKILL) after it was told to end; \
              out of memory: used 32 MiB of 32 MiB; 2 processes were killed"
         );
         assert_eq!(
-            reason(Outcome::Signaled(64), None, None),
+            reason(CommandOutcome::Signaled(64), None, None),
             "killed by signal 64"
         );
     }
 
     #[test]
     fn a_shortage_of_the_hosts_memory_is_not_called_its_own() {
-        let whose = |last: LastUsage| shortage(&last, None).map(|shortage| shortage.of);
-        assert_eq!(whose(GLUTTON), Some(ShortOf::Container));
+        let whose = |last: LastUsage| oom_kill(&last, None).map(|shortage| shortage.of);
+        assert_eq!(whose(GLUTTON), Some(OomScope::Container));
         let innocent = LastUsage {
             out_of_memory_events: Some(0),
             ..GLUTTON
         };
-        assert_eq!(whose(innocent), Some(ShortOf::Host));
+        assert_eq!(whose(innocent), Some(OomScope::Host));
         let at_its_limit = LastUsage {
             out_of_memory_kills: Some(0),
             ..GLUTTON
@@ -291,7 +310,7 @@ mod tests {
             source: std::io::Error::other("not permitted"),
         };
         assert_eq!(
-            sentence(&error),
+            error_chain(&error),
             "cannot map the user into the user namespace: not permitted"
         );
     }

@@ -14,24 +14,24 @@ use nix::fcntl::OFlag;
 use nix::sched::{CloneFlags, setns};
 use nix::unistd::{Gid, Uid, fchown};
 
-use super::Host;
-use super::attached::Input;
-use crate::cgroup::{CgroupError, Group};
+use super::SupervisorContext;
+use super::attached::CommandInput;
+use crate::cgroup::{Cgroup, CgroupError};
 use crate::crash_points;
 use crate::device_filter::DeviceFilter;
-use crate::disable_layer::{self, Wall};
+use crate::disable_layer::{self, MandatoryLayer};
 use crate::init;
-use crate::limits::{LimitsError, Missing};
-use crate::messages::{Instruction, Wait, packet_pair, send_packet};
-use crate::mounts::{Clones, Parts, ViewError};
+use crate::limits::{LimitsError, MissingControllers};
+use crate::messages::{InitInstruction, WaitMode, packet_pair, send_packet};
+use crate::mounts::{ClonedMounts, MountError, PreparedMounts};
 use crate::network::Network;
-use crate::output::{OutputError, Outputs};
+use crate::output::{CommandOutput, OutputError};
 use crate::port_filter;
-use crate::process::{BootTime, Process};
+use crate::process::{BootTime, ProcessId};
 use crate::profile::CONTAINER_IDS;
-use crate::spec::Spec;
-use crate::state_dir::{Claim, HandOff, HandOffError, Handle};
-use crate::sys::{self, Child};
+use crate::spec::LaunchSpec;
+use crate::state_dir::{Handle, HandleFile, StateDirectory, StateDirectoryError};
+use crate::sys::{self, ClonedChild};
 
 /// The time in which a group must become empty when a start is undone.
 const UNDO_PATIENCE: Duration = Duration::from_secs(2);
@@ -44,21 +44,21 @@ const OOM_SCORE_ADJ: &str = "500";
 const DEVICES: &str = "devices";
 
 /// A container whose init is released to execute the command.
-pub(super) struct Started {
+pub(super) struct StartedContainer {
     pub(super) handle: Handle,
-    pub(super) group: Option<Group>,
-    pub(super) init: Child,
+    pub(super) group: Option<Cgroup>,
+    pub(super) init: ClonedChild,
     pub(super) channel: OwnedFd,
-    pub(super) outputs: Outputs,
+    pub(super) outputs: CommandOutput,
     /// The outer end of its standard input, unless it has none, or a terminal.
-    pub(super) input: Option<Input>,
+    pub(super) input: Option<CommandInput>,
 }
 
 /// An error that prevented the start of a container.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum StartError {
     #[error(transparent)]
-    Files(#[from] HandOffError),
+    Files(#[from] StateDirectoryError),
     #[error(transparent)]
     Cgroup(#[from] CgroupError),
     #[error(transparent)]
@@ -72,7 +72,7 @@ pub(super) enum StartError {
     #[error("cannot make the container's channel")]
     Channel { source: Errno },
     #[error(transparent)]
-    View(#[from] ViewError),
+    Mounts(#[from] MountError),
     #[error("{why}")]
     Template { why: String },
     #[error("cannot map the user into the user namespace")]
@@ -82,23 +82,23 @@ pub(super) enum StartError {
     #[error("cannot read the start time of process {pid}")]
     StartTime { pid: i32, source: io::Error },
     #[error("cannot release init to start")]
-    Leave { source: io::Error },
+    LeaveHost { source: io::Error },
     #[error("cannot prepare plain processes")]
     Subreaper { source: Errno },
     #[error("cannot enter the network namespace that came with the launch")]
     Network { source: Errno },
     #[error("the launch was cancelled before it started")]
-    Void,
+    Cancelled,
     #[error("its stop_after deadline passed before it was started")]
-    TooLate,
+    DeadlineExceeded,
 }
 
 pub(super) fn start(
-    spec: &Spec,
-    files: &HandOff,
+    spec: &LaunchSpec,
+    files: &StateDirectory,
     namespace: Option<&OwnedFd>,
-    host: &Host,
-) -> Result<Started, StartError> {
+    host: &SupervisorContext,
+) -> Result<StartedContainer, StartError> {
     if spec.network == Network::Joined {
         // Before init is created: its user namespace has no right to enter a namespace of the host.
         // The supervisor itself then stays in it, where later queries about the container run.
@@ -120,11 +120,11 @@ pub(super) fn start(
     started
 }
 
-fn make_group(spec: &Spec) -> Result<(Option<Group>, Missing), StartError> {
+fn make_group(spec: &LaunchSpec) -> Result<(Option<Cgroup>, MissingControllers), StartError> {
     let Some(path) = &spec.cgroup else {
-        return Ok((None, Missing::default()));
+        return Ok((None, MissingControllers::default()));
     };
-    let group = Group::at(path);
+    let group = Cgroup::at(path);
     group.create()?;
     crash_points::passed("start.group-made");
     match spec.limits.apply(path, spec.missing) {
@@ -140,12 +140,12 @@ fn make_group(spec: &Spec) -> Result<(Option<Group>, Missing), StartError> {
 }
 
 fn start_in(
-    spec: &Spec,
-    files: &HandOff,
-    host: &Host,
-    (group, mut missing): (Option<Group>, Missing),
-) -> Result<Started, StartError> {
-    let (outputs, [stdout, stderr]) = Outputs::create(spec)?;
+    spec: &LaunchSpec,
+    files: &StateDirectory,
+    host: &SupervisorContext,
+    (group, mut missing): (Option<Cgroup>, MissingControllers),
+) -> Result<StartedContainer, StartError> {
+    let (outputs, [stdout, stderr]) = CommandOutput::create(spec)?;
     crash_points::passed("start.outputs-made");
     let (input, stdin) = input(spec)
         .map_err(|source| StartError::Input { source })?
@@ -159,7 +159,7 @@ fn start_in(
             .map_err(|source| StartError::Subreaper { source })?;
     }
     let parts = take_parts(spec)?;
-    let inherited = init::Inherited {
+    let inherited = init::InitContext {
         spec,
         parts: parts.as_ref(),
         filter: &host.filter,
@@ -169,7 +169,7 @@ fn start_in(
         stdout: &stdout,
         stderr: &stderr,
     };
-    let group_fd = group.as_ref().map(Group::open).transpose()?;
+    let group_fd = group.as_ref().map(Cgroup::open).transpose()?;
     let unfiltered = put_on_filters(spec, group_fd.as_ref(), parts.as_ref(), host);
     missing
         .controllers
@@ -178,7 +178,7 @@ fn start_in(
     let init = make_init(&inherited, host, group_fd, &mut channel)?;
     let channel = channel.expect("only init lets go of it");
     crash_points::passed("start.init-made");
-    let prepared = Prepared {
+    let prepared = PreparedInit {
         spec,
         files,
         host,
@@ -186,7 +186,7 @@ fn start_in(
         parts: parts.as_ref(),
     };
     match prepared.claim(&channel, missing) {
-        Ok(handle) => Ok(Started {
+        Ok(handle) => Ok(StartedContainer {
             handle,
             group,
             channel,
@@ -205,13 +205,13 @@ fn start_in(
 
 /// Creates init. `channel` is the supervisor's end of init's channel.
 fn make_init(
-    inherited: &init::Inherited<'_>,
-    host: &Host,
+    inherited: &init::InitContext<'_>,
+    host: &SupervisorContext,
     group: Option<BorrowedFd<'_>>,
     channel: &mut Option<OwnedFd>,
-) -> Result<Child, StartError> {
+) -> Result<ClonedChild, StartError> {
     let spec = inherited.spec;
-    let mut make = |clones: Option<&Clones>| {
+    let mut make = |clones: Option<&ClonedMounts>| {
         sys::clone_process(spec.clone_flags(), group, || {
             // Otherwise it would wait forever if the supervisor died before the release: it would
             // hold the supervisor's end open itself.
@@ -235,16 +235,16 @@ fn make_init(
 
 /// Returns init's mount namespace, if it has a separate one. Where it cannot be opened, init's exit
 /// takes longer.
-pub(super) fn mounts_of(spec: &Spec, init: i32) -> Option<OwnedFd> {
+pub(super) fn mounts_of(spec: &LaunchSpec, init: i32) -> Option<OwnedFd> {
     let namespace = || fs::File::open(format!("/proc/{init}/ns/mnt")).ok();
     let namespace = spec.namespaces.mount.then(namespace).flatten();
     namespace.map(OwnedFd::from)
 }
 
-fn take_parts(spec: &Spec) -> Result<Option<Parts>, StartError> {
+fn take_parts(spec: &LaunchSpec) -> Result<Option<PreparedMounts>, StartError> {
     let take = |profile| {
         let shared = spec.shared_folder.as_deref();
-        Parts::take(profile, &spec.sandbox, shared, &spec.devices)
+        PreparedMounts::take(profile, &spec.sandbox, shared, &spec.devices)
     };
     let parts = spec.profile.as_ref().map(take).transpose()?;
     crash_points::passed("start.view-taken");
@@ -254,10 +254,10 @@ fn take_parts(spec: &Spec) -> Result<Option<Parts>, StartError> {
 /// Attaches the optional layers, without which a container starts all the same; returns those that
 /// cannot be attached.
 fn put_on_filters(
-    spec: &Spec,
+    spec: &LaunchSpec,
     group: Option<&OwnedFd>,
-    parts: Option<&Parts>,
-    host: &Host,
+    parts: Option<&PreparedMounts>,
+    host: &SupervisorContext,
 ) -> Vec<&'static str> {
     let mut unfiltered = Vec::new();
     if let (Some(group), Some(parts)) = (group, parts)
@@ -278,8 +278,12 @@ fn put_on_filters(
 }
 
 /// Returns whether the filter was attached.
-fn put_on_device_filter(group: BorrowedFd<'_>, parts: &Parts, host: &Host) -> bool {
-    if !disable_layer::stands(Wall::Devices) {
+fn put_on_device_filter(
+    group: BorrowedFd<'_>,
+    parts: &PreparedMounts,
+    host: &SupervisorContext,
+) -> bool {
+    if !disable_layer::is_enabled(MandatoryLayer::Devices) {
         return true;
     }
     match (&parts.devices, &host.device_filter) {
@@ -292,8 +296,8 @@ fn put_on_device_filter(group: BorrowedFd<'_>, parts: &Parts, host: &Host) -> bo
 }
 
 /// Returns whether the filter was attached.
-fn put_on_port_filter(group: BorrowedFd<'_>, ports: &[u16], host: &Host) -> bool {
-    if !disable_layer::stands(Wall::Ports) {
+fn put_on_port_filter(group: BorrowedFd<'_>, ports: &[u16], host: &SupervisorContext) -> bool {
+    if !disable_layer::is_enabled(MandatoryLayer::Ports) {
         return true;
     }
     let filter = host.port_filter.as_ref();
@@ -302,7 +306,7 @@ fn put_on_port_filter(group: BorrowedFd<'_>, ports: &[u16], host: &Host) -> bool
 
 /// Creates a pipe to the command, whose end of it belongs to its user; `None` if no client may
 /// write to it, or at a terminal.
-fn input(spec: &Spec) -> Result<Option<(Input, OwnedFd)>, Errno> {
+fn input(spec: &LaunchSpec) -> Result<Option<(CommandInput, OwnedFd)>, Errno> {
     if spec.tty || !spec.stdin {
         return Ok(None);
     }
@@ -311,23 +315,23 @@ fn input(spec: &Spec) -> Result<Option<(Input, OwnedFd)>, Errno> {
         let (uid, gid) = (Uid::from_raw(user.uid), Gid::from_raw(user.gid));
         fchown(&reader, Some(uid), Some(gid))?;
     }
-    Ok(Some((Input::pipe(writer)?, reader)))
+    Ok(Some((CommandInput::pipe(writer)?, reader)))
 }
 
 /// An init that waits for its release.
-struct Prepared<'a> {
-    spec: &'a Spec,
-    files: &'a HandOff,
-    host: &'a Host,
-    init: &'a Child,
-    parts: Option<&'a Parts>,
+struct PreparedInit<'a> {
+    spec: &'a LaunchSpec,
+    files: &'a StateDirectory,
+    host: &'a SupervisorContext,
+    init: &'a ClonedChild,
+    parts: Option<&'a PreparedMounts>,
 }
 
-impl Prepared<'_> {
-    fn claim(&self, channel: &OwnedFd, missing: Missing) -> Result<Handle, StartError> {
+impl PreparedInit<'_> {
+    fn claim(&self, channel: &OwnedFd, missing: MissingControllers) -> Result<Handle, StartError> {
         let leave = |instruction| {
-            send_packet(channel, &instruction, Wait::Block)
-                .map_err(|source| StartError::Leave { source })
+            send_packet(channel, &instruction, WaitMode::Block)
+                .map_err(|source| StartError::LeaveHost { source })
         };
         if self.spec.has_user_namespace() {
             let mapped = match &self.spec.profile {
@@ -350,11 +354,11 @@ impl Prepared<'_> {
                 )
                 .map_err(|source| StartError::OomScore { source })?;
             }
-            leave(Instruction::Mapped)?;
+            leave(InitInstruction::Mapped)?;
             crash_points::passed("start.mapping-told");
         }
         let process =
-            |pid| Process::of(pid).map_err(|source| StartError::StartTime { pid, source });
+            |pid| ProcessId::of(pid).map_err(|source| StartError::StartTime { pid, source });
         let handle = Handle {
             version: 1,
             container: self.spec.id.clone(),
@@ -371,13 +375,13 @@ impl Prepared<'_> {
         // the deadline.
         let deadline = self.spec.stop_after.map(|stop_after| stop_after.deadline);
         if deadline.is_some_and(|deadline| deadline <= BootTime::now()) {
-            return Err(StartError::TooLate);
+            return Err(StartError::DeadlineExceeded);
         }
-        let held = Claim::Held(Box::new(handle.clone()));
+        let held = HandleFile::Started(Box::new(handle.clone()));
         if self.files.claim(&held)? != held {
-            return Err(StartError::Void);
+            return Err(StartError::Cancelled);
         }
-        leave(Instruction::Go)?;
+        leave(InitInstruction::Go)?;
         crash_points::passed("start.leave-given");
         Ok(handle)
     }

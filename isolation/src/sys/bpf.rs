@@ -33,11 +33,11 @@ pub(crate) fn load_program(kind: ProgramKind, instructions: &[u64]) -> Result<Ow
 
 /// The attach mode of a program on a cgroup.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Attach {
+pub(crate) enum AttachMode {
     /// In addition to attached programs; descendants may have programs as well.
-    Beside,
+    Multi,
     /// In place of the attached program. Descendants have none of this kind.
-    Alone,
+    Exclusive,
 }
 
 /// Attaches a program to a cgroup.
@@ -45,15 +45,15 @@ pub(crate) fn attach_program(
     kind: ProgramKind,
     group: BorrowedFd<'_>,
     program: BorrowedFd<'_>,
-    how: Attach,
+    how: AttachMode,
 ) -> Result<(), Errno> {
     const PROG_ATTACH: c_int = 8;
     const ALLOW_MULTI: u64 = 2;
     let mut attributes = [0_u64; 16];
     attributes[0] = group.as_raw_fd() as u64 | (program.as_raw_fd() as u64) << 32;
     let flags = match how {
-        Attach::Beside => ALLOW_MULTI,
-        Attach::Alone => 0,
+        AttachMode::Multi => ALLOW_MULTI,
+        AttachMode::Exclusive => 0,
     };
     attributes[1] = u64::from(kind.place) | flags << 32;
     // SAFETY: these attributes name descriptors and point to nothing.

@@ -28,7 +28,7 @@ const LOOP_DIRECT_IO: u32 = 16;
 /// `struct fsxattr`: the attributes of a file that `stat` does not return.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Attributes {
+pub(crate) struct FsxAttributes {
     pub(crate) flags: u32,
     extent_size: u32,
     extents: u32,
@@ -110,15 +110,15 @@ fn quotactl(
 }
 
 /// Returns project and flags of an open file or directory.
-pub(crate) fn attributes(file: BorrowedFd<'_>) -> Result<Attributes, Errno> {
-    let mut found = Attributes::default();
+pub(crate) fn attributes(file: BorrowedFd<'_>) -> Result<FsxAttributes, Errno> {
+    let mut found = FsxAttributes::default();
     // SAFETY: the structure is live for the call and laid out as the kernel fills it.
     let returned = unsafe { libc::ioctl(file.as_raw_fd(), GET_ATTRIBUTES, &raw mut found) };
     Errno::result(returned).map(|_| found)
 }
 
 /// Sets project and flags.
-pub(crate) fn set_attributes(file: BorrowedFd<'_>, wanted: &Attributes) -> Result<(), Errno> {
+pub(crate) fn set_attributes(file: BorrowedFd<'_>, wanted: &FsxAttributes) -> Result<(), Errno> {
     // SAFETY: the structure is live for the call and laid out as the kernel reads it.
     let returned = unsafe { libc::ioctl(file.as_raw_fd(), SET_ATTRIBUTES, &raw const *wanted) };
     Errno::result(returned).map(drop)

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
-pub enum Rule {
+pub enum ArchiveRule {
     #[error("its path is absolute; create the archive inside its directory")]
     Absolute,
     /// A path with `..`.
@@ -117,11 +117,11 @@ pub enum Rule {
 pub enum UnpackError {
     /// The archive violates a rule.
     #[error("entry \"{entry}\" is refused: {rule}")]
-    Refused {
+    Rejected {
         /// The entry's path as in the archive, truncated to 200 bytes; the last one read if the
         /// whole archive violates the rule.
         entry: String,
-        rule: Rule,
+        rule: ArchiveRule,
     },
     /// The archive cannot be read.
     #[error(
@@ -145,46 +145,46 @@ pub enum UnpackError {
 impl UnpackError {
     /// Returns the message with its causes.
     #[must_use]
-    pub fn sentence(&self) -> String {
-        crate::supervisor::sentence(self)
+    pub fn message(&self) -> String {
+        crate::supervisor::error_chain(self)
     }
 }
 
 /// Passes a violation through a decoder as a read error, because decoders return only those.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
-pub(super) struct Exceeded(pub(super) Rule);
+pub(super) struct RuleViolation(pub(super) ArchiveRule);
 
 /// The same for a cancellation by the caller.
 #[derive(Debug, thiserror::Error)]
 #[error("cancelled")]
-pub(super) struct Stopped;
+pub(super) struct UnpackCancelled;
 
 /// The reason why one entry cannot be written.
 #[derive(Debug)]
-pub(super) enum Fault {
-    Rule(Rule),
+pub(super) enum EntryWriteError {
+    Rule(ArchiveRule),
     Read(io::Error),
     Write(io::Error),
 }
 
-impl From<Rule> for Fault {
-    fn from(rule: Rule) -> Self {
+impl From<ArchiveRule> for EntryWriteError {
+    fn from(rule: ArchiveRule) -> Self {
         Self::Rule(rule)
     }
 }
 
-impl From<rustix::io::Errno> for Fault {
+impl From<rustix::io::Errno> for EntryWriteError {
     fn from(errno: rustix::io::Errno) -> Self {
         Self::Write(errno.into())
     }
 }
 
-impl Fault {
+impl EntryWriteError {
     pub(super) fn of(self, format: &'static str, entry: &[u8]) -> UnpackError {
         let entry = shown(entry);
         let source = match self {
-            Self::Rule(rule) => return UnpackError::Refused { entry, rule },
+            Self::Rule(rule) => return UnpackError::Rejected { entry, rule },
             Self::Write(source) => return UnpackError::Write { entry, source },
             Self::Read(source) => source,
         };
@@ -193,11 +193,11 @@ impl Fault {
             .get_ref()
             .map(|inner| inner as &(dyn std::error::Error + 'static));
         while let Some(error) = cause {
-            if let Some(Exceeded(rule)) = error.downcast_ref() {
+            if let Some(RuleViolation(rule)) = error.downcast_ref() {
                 let rule = rule.clone();
-                return UnpackError::Refused { entry, rule };
+                return UnpackError::Rejected { entry, rule };
             }
-            if error.is::<Stopped>() {
+            if error.is::<UnpackCancelled>() {
                 return UnpackError::Cancelled;
             }
             cause = match error.downcast_ref::<io::Error>() {

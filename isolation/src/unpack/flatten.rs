@@ -18,8 +18,8 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
-use super::error::Fault;
-use super::tree::{BELOW, Found, OPAQUE, look, open_folder, remove};
+use super::error::EntryWriteError;
+use super::tree::{BELOW, ExistingEntry, OPAQUE, look, open_folder, remove};
 
 /// The maximum depth of directories: far above any rule for layers.
 const DEPTH_MAX: u32 = 1000;
@@ -48,7 +48,7 @@ pub fn copy_layers(
     goes_on: &dyn Fn() -> bool,
 ) -> Result<(), CopyError> {
     for layer in layers {
-        let mut copy = Copy {
+        let mut copy = LayerCopy {
             at: PathBuf::new(),
             linked: HashMap::new(),
             root: target,
@@ -58,8 +58,8 @@ pub fn copy_layers(
             layer: layer.clone(),
             path: copy.at,
             source: match fault {
-                Fault::Read(error) | Fault::Write(error) => error,
-                Fault::Rule(rule) => io::Error::other(rule),
+                EntryWriteError::Read(error) | EntryWriteError::Write(error) => error,
+                EntryWriteError::Rule(rule) => io::Error::other(rule),
             },
         })?;
     }
@@ -67,7 +67,7 @@ pub fn copy_layers(
 }
 
 /// The copy of one layer.
-struct Copy<'a> {
+struct LayerCopy<'a> {
     /// The current path.
     at: PathBuf,
     /// Files with several names, by device and inode: the path of the first copy.
@@ -76,8 +76,8 @@ struct Copy<'a> {
     goes_on: &'a dyn Fn() -> bool,
 }
 
-impl Copy<'_> {
-    fn layer(&mut self, layer: &Path) -> Result<(), Fault> {
+impl LayerCopy<'_> {
+    fn layer(&mut self, layer: &Path) -> Result<(), EntryWriteError> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let from = open(layer, flags, Mode::empty())?;
         let to = openat2(self.root, ".", flags, Mode::empty(), BELOW)?;
@@ -85,9 +85,9 @@ impl Copy<'_> {
     }
 
     /// Copies the content of a directory, then its attributes.
-    fn folder(&mut self, from: &OwnedFd, to: &OwnedFd, depth: u32) -> Result<(), Fault> {
+    fn folder(&mut self, from: &OwnedFd, to: &OwnedFd, depth: u32) -> Result<(), EntryWriteError> {
         if depth > DEPTH_MAX {
-            return Err(Fault::Write(io::Error::other(
+            return Err(EntryWriteError::Write(io::Error::other(
                 "it is deeper than 1000 directories",
             )));
         }
@@ -109,24 +109,24 @@ impl Copy<'_> {
         to: &OwnedFd,
         name: &OsStr,
         depth: u32,
-    ) -> Result<(), Fault> {
+    ) -> Result<(), EntryWriteError> {
         self.ask()?;
         let found = look(from, name)?;
-        if found != Found::Folder {
+        if found != ExistingEntry::Directory {
             clear(to, name)?;
         }
         match found {
             // A whiteout: the hidden entry has just been removed.
-            Found::Nothing | Found::Whiteout => Ok(()),
-            Found::Folder => {
-                if look(to, name)? != Found::Folder {
+            ExistingEntry::Nothing | ExistingEntry::Whiteout => Ok(()),
+            ExistingEntry::Directory => {
+                if look(to, name)? != ExistingEntry::Directory {
                     clear(to, name)?;
                     mkdirat(to, name, Mode::from_raw_mode(0o700))?;
                 }
                 let inner = open_folder(from, Path::new(name))?;
                 self.folder(&inner, &open_folder(to, Path::new(name))?, depth + 1)
             }
-            Found::Link => {
+            ExistingEntry::Symlink => {
                 let data = statat(from, name, AtFlags::SYMLINK_NOFOLLOW)?;
                 let target = readlinkat(from, name, Vec::new())?;
                 symlinkat(target.as_c_str(), to, name)?;
@@ -139,17 +139,17 @@ impl Copy<'_> {
                     AtFlags::SYMLINK_NOFOLLOW,
                 )?)
             }
-            Found::File => self.file(from, to, name),
+            ExistingEntry::File => self.file(from, to, name),
         }
     }
 
-    fn file(&mut self, from: &OwnedFd, to: &OwnedFd, name: &OsStr) -> Result<(), Fault> {
+    fn file(&mut self, from: &OwnedFd, to: &OwnedFd, name: &OsStr) -> Result<(), EntryWriteError> {
         // Opening must not block on a pipe.
         let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
         let from = openat2(from, name, flags, Mode::empty(), BELOW)?;
         let data = fstat(&from)?;
         if !rustix::fs::FileType::from_raw_mode(data.st_mode).is_file() {
-            return Err(Fault::Write(io::Error::other(
+            return Err(EntryWriteError::Write(io::Error::other(
                 "it is not a file, directory or link",
             )));
         }
@@ -169,7 +169,8 @@ impl Copy<'_> {
         let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
         let to = openat2(to, name, flags, Mode::from_raw_mode(0o600), BELOW)?;
         let (from, mut to) = (File::from(from), File::from(to));
-        while io::copy(&mut (&from).take(CHUNK_BYTES), &mut to).map_err(Fault::Write)? > 0 {
+        while io::copy(&mut (&from).take(CHUNK_BYTES), &mut to).map_err(EntryWriteError::Write)? > 0
+        {
             self.ask()?;
         }
         if data.st_nlink > 1 {
@@ -178,15 +179,15 @@ impl Copy<'_> {
         finish(to.as_fd(), &data)
     }
 
-    fn ask(&self) -> Result<(), Fault> {
+    fn ask(&self) -> Result<(), EntryWriteError> {
         match (self.goes_on)() {
             true => Ok(()),
-            false => Err(Fault::Write(io::Error::other("it was cancelled"))),
+            false => Err(EntryWriteError::Write(io::Error::other("it was cancelled"))),
         }
     }
 }
 
-fn names(folder: &OwnedFd) -> Result<Vec<OsString>, Fault> {
+fn names(folder: &OwnedFd) -> Result<Vec<OsString>, EntryWriteError> {
     let mut names = Vec::new();
     for entry in Dir::read_from(folder)? {
         let name = entry?.file_name().to_bytes().to_vec();
@@ -199,11 +200,11 @@ fn names(folder: &OwnedFd) -> Result<Vec<OsString>, Fault> {
     Ok(names)
 }
 
-fn clear(folder: &OwnedFd, name: &OsStr) -> Result<(), Fault> {
+fn clear(folder: &OwnedFd, name: &OsStr) -> Result<(), EntryWriteError> {
     match look(folder, name)? {
-        Found::Nothing => Ok(()),
-        Found::Folder => remove(folder, name),
-        Found::File | Found::Link | Found::Whiteout => {
+        ExistingEntry::Nothing => Ok(()),
+        ExistingEntry::Directory => remove(folder, name),
+        ExistingEntry::File | ExistingEntry::Symlink | ExistingEntry::Whiteout => {
             match unlinkat(folder, name, AtFlags::empty()) {
                 Err(Errno::NOENT) => Ok(()),
                 removed => Ok(removed?),
@@ -212,7 +213,7 @@ fn clear(folder: &OwnedFd, name: &OsStr) -> Result<(), Fault> {
     }
 }
 
-fn finish(to: BorrowedFd<'_>, data: &Stat) -> Result<(), Fault> {
+fn finish(to: BorrowedFd<'_>, data: &Stat) -> Result<(), EntryWriteError> {
     let (user, group) = owner(data);
     fchown(to, Some(user), Some(group))?;
     fchmod(to, Mode::from_raw_mode(data.st_mode & 0o7777))?;

@@ -10,27 +10,27 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use serde::{Deserialize, Serialize};
 
-use super::{Format, Progress, Rules, Unpacked};
-use crate::messages::{Received, Wait, receive_packet};
+use super::{ArchiveFormat, UnpackLimits, UnpackProgress, UnpackResult};
+use crate::messages::{ReceiveResult, WaitMode, receive_packet};
 use crate::sys;
 
 /// An unpack request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Job {
+pub struct UnpackJob {
     /// The format of the archive.
-    pub format: Format,
+    pub format: ArchiveFormat,
     /// The limits of the archive.
-    pub rules: Rules,
+    pub rules: UnpackLimits,
     /// The host's user and group that own the files of a fetched archive. The target must belong to
     /// them. A layer keeps its owners, and its target must belong to root.
-    pub owner: Owner,
+    pub owner: HostOwner,
     /// The cgroup of the process; `None`: that of the supervisors.
     pub group: Option<PathBuf>,
 }
 
 /// A user and a group of the host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Owner {
+pub struct HostOwner {
     pub uid: u32,
     pub gid: u32,
 }
@@ -38,21 +38,21 @@ pub struct Owner {
 /// A report of an unpack process.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Report {
+pub enum UnpackReport {
     /// The progress. Reports are skipped while none is read.
-    Progress(Progress),
+    Progress(UnpackProgress),
     /// Success. The last report.
-    Done(Unpacked),
+    Done(UnpackResult),
     /// Failure. The last report.
-    Failed(Failure),
+    Failed(UnpackFailure),
 }
 
 /// The failure of unpacking; the caller removes what was written so far.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error("{reason}")]
-pub struct Failure {
+pub struct UnpackFailure {
     /// The cause: archive or host.
-    pub blame: Blame,
+    pub blame: FailureOrigin,
     /// The error, with entry and rule.
     pub reason: String,
 }
@@ -60,17 +60,17 @@ pub struct Failure {
 /// The cause of a failure, which shows whether a retry can help.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Blame {
+pub enum FailureOrigin {
     /// The archive is damaged, too large or malicious: a retry would fail as well.
     Archive,
     /// The host could not do it now.
     Host,
 }
 
-impl Failure {
+impl UnpackFailure {
     pub(crate) fn of_host(reason: impl Into<String>) -> Self {
         Self {
-            blame: Blame::Host,
+            blame: FailureOrigin::Host,
             reason: reason.into(),
         }
     }
@@ -78,12 +78,12 @@ impl Failure {
 
 /// An agent's handle on an unpack process. Dropping it ends the process.
 #[derive(Debug)]
-pub struct Unpacking {
+pub struct UnpackHandle {
     connection: OwnedFd,
     ended: bool,
 }
 
-impl Unpacking {
+impl UnpackHandle {
     /// Sends the archive and the target.
     pub(crate) fn begin(
         connection: OwnedFd,
@@ -119,22 +119,22 @@ impl Unpacking {
     }
 
     /// Returns the next report, or `None` if there is none now. Call it when the descriptor is
-    /// readable; after [`Report::Done`] and [`Report::Failed`] there are no more.
-    pub fn report(&mut self) -> Option<Report> {
+    /// readable; after [`UnpackReport::Done`] and [`UnpackReport::Failed`] there are no more.
+    pub fn report(&mut self) -> Option<UnpackReport> {
         if self.ended {
             return None;
         }
-        let report = match receive_packet(&self.connection, Wait::Return) {
-            Ok(Received::Message(report)) => report,
-            Ok(Received::Nothing) => return None,
-            Ok(Received::Closed) => Report::Failed(Failure::of_host(
+        let report = match receive_packet(&self.connection, WaitMode::Return) {
+            Ok(ReceiveResult::Message(report)) => report,
+            Ok(ReceiveResult::Nothing) => return None,
+            Ok(ReceiveResult::Closed) => UnpackReport::Failed(UnpackFailure::of_host(
                 "the unpacking process exited without a report; unpack again",
             )),
-            Err(error) => Report::Failed(Failure::of_host(format!(
+            Err(error) => UnpackReport::Failed(UnpackFailure::of_host(format!(
                 "cannot read from the unpacking process: {error}"
             ))),
         };
-        self.ended = !matches!(report, Report::Progress(_));
+        self.ended = !matches!(report, UnpackReport::Progress(_));
         Some(report)
     }
 
@@ -143,19 +143,19 @@ impl Unpacking {
     /// # Errors
     /// The failure, or a timeout after `patience`: the process then continues until this is
     /// dropped.
-    pub fn wait(&mut self, patience: Duration) -> Result<Unpacked, Failure> {
+    pub fn wait(&mut self, patience: Duration) -> Result<UnpackResult, UnpackFailure> {
         let deadline = Instant::now() + patience;
         loop {
             match self.report() {
-                Some(Report::Progress(_)) => continue,
-                Some(Report::Done(unpacked)) => return Ok(unpacked),
-                Some(Report::Failed(failure)) => return Err(failure),
+                Some(UnpackReport::Progress(_)) => continue,
+                Some(UnpackReport::Done(unpacked)) => return Ok(unpacked),
+                Some(UnpackReport::Failed(failure)) => return Err(failure),
                 None => {}
             }
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() || self.ended {
                 let waited = patience.as_millis();
-                return Err(Failure::of_host(format!(
+                return Err(UnpackFailure::of_host(format!(
                     "not unpacked within {waited} ms; wait longer"
                 )));
             }
@@ -164,27 +164,30 @@ impl Unpacking {
             match poll(&mut watched, timeout) {
                 Ok(_) | Err(Errno::EINTR) => {}
                 Err(errno) => {
-                    return Err(Failure::of_host(format!("cannot wait: {}", errno.desc())));
+                    return Err(UnpackFailure::of_host(format!(
+                        "cannot wait: {}",
+                        errno.desc()
+                    )));
                 }
             }
         }
     }
 }
 
-/// The same for runtimes that register raw descriptors. `Unpacking` keeps ownership.
-impl AsRawFd for Unpacking {
+/// The same for runtimes that register raw descriptors. `UnpackHandle` keeps ownership.
+impl AsRawFd for UnpackHandle {
     fn as_raw_fd(&self) -> RawFd {
         self.connection.as_raw_fd()
     }
 }
 
-impl AsFd for Unpacking {
+impl AsFd for UnpackHandle {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.connection.as_fd()
     }
 }
 
-/// Receives the next file that [`Unpacking::begin`] sent.
+/// Receives the next file that [`UnpackHandle::begin`] sent.
 pub(super) fn receive_file(connection: &OwnedFd) -> io::Result<OwnedFd> {
     let connection = connection.as_fd();
     let (_, files) = sys::receive_with_descriptors::<1>(connection, &mut [0], MsgFlags::empty())?;

@@ -5,7 +5,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 use super::error::shown;
-use super::{Rule, Rules, Source};
+use super::{ArchivePurpose, ArchiveRule, UnpackLimits};
 
 /// The maximum length of a file name on Linux, in bytes.
 const NAME_LIMIT_BYTES: usize = 255;
@@ -20,38 +20,38 @@ const OPAQUE: &[u8] = b".wh..wh..opq";
 
 /// A path below the target: relative, plain names only; empty for the target itself.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Place(PathBuf);
+pub(super) struct EntryPath(PathBuf);
 
-impl Place {
-    pub(super) fn parse(path: &[u8], rules: &Rules) -> Result<Self, Rule> {
+impl EntryPath {
+    pub(super) fn parse(path: &[u8], rules: &UnpackLimits) -> Result<Self, ArchiveRule> {
         if path.contains(&0) {
-            return Err(Rule::Nul);
+            return Err(ArchiveRule::Nul);
         }
         if path.is_empty() {
-            return Err(Rule::NoName);
+            return Err(ArchiveRule::NoName);
         }
         // In an image `/etc` and `etc` are the same.
-        if path.starts_with(b"/") && rules.source == Source::Archive {
-            return Err(Rule::Absolute);
+        if path.starts_with(b"/") && rules.source == ArchivePurpose::Archive {
+            return Err(ArchiveRule::Absolute);
         }
         let mut place = PathBuf::new();
         let mut depth = 0;
         for name in path.split(|byte| *byte == b'/') {
             match name {
                 b"" | b"." => continue,
-                b".." => return Err(Rule::Parent),
-                name if name.len() > NAME_LIMIT_BYTES => return Err(Rule::LongName),
+                b".." => return Err(ArchiveRule::Parent),
+                name if name.len() > NAME_LIMIT_BYTES => return Err(ArchiveRule::LongName),
                 name => place.push(OsStr::from_bytes(name)),
             }
             depth += 1;
             if depth > rules.depth_max {
-                return Err(Rule::Depth {
+                return Err(ArchiveRule::Depth {
                     most: rules.depth_max,
                 });
             }
         }
         if place.as_os_str().len() > PATH_LIMIT_BYTES {
-            return Err(Rule::LongName);
+            return Err(ArchiveRule::LongName);
         }
         Ok(Self(place))
     }
@@ -66,55 +66,61 @@ impl Place {
     }
 
     /// Returns the whiteout that its name stands for, if any.
-    pub(super) fn mark(&self) -> Result<Mark, Rule> {
+    pub(super) fn mark(&self) -> Result<WhiteoutKind, ArchiveRule> {
         let Some((folder, name)) = self.split() else {
-            return Ok(Mark::None);
+            return Ok(WhiteoutKind::None);
         };
         let name = name.as_bytes();
         if name == OPAQUE {
-            return Ok(Mark::Opaque(Self(folder.to_owned())));
+            return Ok(WhiteoutKind::Opaque(Self(folder.to_owned())));
         }
         if name.starts_with(WHITEOUT_OF_TOOLS) {
-            return Ok(Mark::OfTools);
+            return Ok(WhiteoutKind::ToolPrivate);
         }
         let Some(hidden) = name.strip_prefix(WHITEOUT) else {
-            return Ok(Mark::None);
+            return Ok(WhiteoutKind::None);
         };
         match hidden {
-            b"" | b"." | b".." => Err(Rule::Whiteout),
-            hidden => Ok(Mark::Hides(Self(folder.join(OsStr::from_bytes(hidden))))),
+            b"" | b"." | b".." => Err(ArchiveRule::Whiteout),
+            hidden => Ok(WhiteoutKind::Whiteout(Self(
+                folder.join(OsStr::from_bytes(hidden)),
+            ))),
         }
     }
 }
 
 /// The meaning of a name in a layer.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Mark {
+pub(super) enum WhiteoutKind {
     /// A file of that name.
     None,
     /// A whiteout: lower layers have nothing at this path.
-    Hides(Place),
+    Whiteout(EntryPath),
     /// An opaque directory: lower layers have nothing in it.
-    Opaque(Place),
+    Opaque(EntryPath),
     /// A private file of the tool that wrote the layer.
-    OfTools,
+    ToolPrivate,
 }
 
 /// Checks whether a link at `place` can lead outside the target.
 ///
 /// `..` may only come first. There it leaves directories that the unpacker created, and never the
 /// target of another link. So no chain of such links leads outside.
-pub(super) fn judge_link(place: &Place, target: &[u8], rules: &Rules) -> Result<OsString, Rule> {
+pub(super) fn check_link(
+    place: &EntryPath,
+    target: &[u8],
+    rules: &UnpackLimits,
+) -> Result<OsString, ArchiveRule> {
     if target.contains(&0) {
-        return Err(Rule::Nul);
+        return Err(ArchiveRule::Nul);
     }
     if target.is_empty() || target.len() > PATH_LIMIT_BYTES {
-        return Err(Rule::LinkTarget);
+        return Err(ArchiveRule::LinkTarget);
     }
-    if rules.source == Source::Layer {
+    if rules.source == ArchivePurpose::Layer {
         return Ok(OsString::from_vec(target.to_owned()));
     }
-    let outside = || Rule::LinkOut { to: shown(target) };
+    let outside = || ArchiveRule::LinkOut { to: shown(target) };
     if target.starts_with(b"/") {
         return Err(outside());
     }
@@ -138,38 +144,38 @@ pub(super) fn judge_link(place: &Place, target: &[u8], rules: &Rules) -> Result<
 mod tests {
     use super::*;
 
-    fn place(path: &[u8], rules: &Rules) -> Result<String, Rule> {
-        let place = Place::parse(path, rules)?;
+    fn place(path: &[u8], rules: &UnpackLimits) -> Result<String, ArchiveRule> {
+        let place = EntryPath::parse(path, rules)?;
         Ok(place.path().to_str().unwrap().to_owned())
     }
 
     #[test]
     fn a_path_is_below_the_target_or_refused() {
-        let rules = Rules::archive();
+        let rules = UnpackLimits::archive();
         assert_eq!(place(b"./a//b/", &rules), Ok("a/b".to_owned()));
         assert_eq!(place(b"./", &rules), Ok(String::new()));
         assert_eq!(place(b"...", &rules), Ok("...".to_owned()));
-        assert_eq!(place(b"a/../../b", &rules), Err(Rule::Parent));
-        assert_eq!(place(b"..", &rules), Err(Rule::Parent));
-        assert_eq!(place(b"/etc", &rules), Err(Rule::Absolute));
-        assert_eq!(place(b"a\0b", &rules), Err(Rule::Nul));
-        assert_eq!(place(b"", &rules), Err(Rule::NoName));
-        assert_eq!(place(&[b'a'; 256], &rules), Err(Rule::LongName));
+        assert_eq!(place(b"a/../../b", &rules), Err(ArchiveRule::Parent));
+        assert_eq!(place(b"..", &rules), Err(ArchiveRule::Parent));
+        assert_eq!(place(b"/etc", &rules), Err(ArchiveRule::Absolute));
+        assert_eq!(place(b"a\0b", &rules), Err(ArchiveRule::Nul));
+        assert_eq!(place(b"", &rules), Err(ArchiveRule::NoName));
+        assert_eq!(place(&[b'a'; 256], &rules), Err(ArchiveRule::LongName));
         let deep = b"a/".repeat(rules.depth_max as usize + 1);
         assert_eq!(
             place(&deep, &rules),
-            Err(Rule::Depth {
+            Err(ArchiveRule::Depth {
                 most: rules.depth_max
             })
         );
-        assert_eq!(place(b"/etc", &Rules::layer()), Ok("etc".to_owned()));
+        assert_eq!(place(b"/etc", &UnpackLimits::layer()), Ok("etc".to_owned()));
     }
 
     #[test]
     fn a_link_stays_inside_whatever_other_links_do() {
-        let rules = Rules::archive();
+        let rules = UnpackLimits::archive();
         let judge = |path: &[u8], target: &[u8]| {
-            judge_link(&Place::parse(path, &rules).unwrap(), target, &rules).is_ok()
+            check_link(&EntryPath::parse(path, &rules).unwrap(), target, &rules).is_ok()
         };
         assert!(judge(b"a/b/l", b"../../c/d"));
         assert!(judge(b"l", b"./a/b"));
@@ -183,14 +189,14 @@ mod tests {
 
     #[test]
     fn marks_of_layers_are_told_from_files() {
-        let rules = Rules::layer();
-        let mark = |path: &[u8]| Place::parse(path, &rules).unwrap().mark();
-        let at = |path: &[u8]| Place::parse(path, &rules).unwrap();
-        assert_eq!(mark(b"a/.wh.b"), Ok(Mark::Hides(at(b"a/b"))));
-        assert_eq!(mark(b"a/.wh..wh..opq"), Ok(Mark::Opaque(at(b"a"))));
-        assert_eq!(mark(b"a/.wh..wh.plnk"), Ok(Mark::OfTools));
-        assert_eq!(mark(b"a/wh.b"), Ok(Mark::None));
-        assert_eq!(mark(b"a/.wh."), Err(Rule::Whiteout));
-        assert_eq!(mark(b".wh..."), Err(Rule::Whiteout));
+        let rules = UnpackLimits::layer();
+        let mark = |path: &[u8]| EntryPath::parse(path, &rules).unwrap().mark();
+        let at = |path: &[u8]| EntryPath::parse(path, &rules).unwrap();
+        assert_eq!(mark(b"a/.wh.b"), Ok(WhiteoutKind::Whiteout(at(b"a/b"))));
+        assert_eq!(mark(b"a/.wh..wh..opq"), Ok(WhiteoutKind::Opaque(at(b"a"))));
+        assert_eq!(mark(b"a/.wh..wh.plnk"), Ok(WhiteoutKind::ToolPrivate));
+        assert_eq!(mark(b"a/wh.b"), Ok(WhiteoutKind::None));
+        assert_eq!(mark(b"a/.wh."), Err(ArchiveRule::Whiteout));
+        assert_eq!(mark(b".wh..."), Err(ArchiveRule::Whiteout));
     }
 }

@@ -26,18 +26,20 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::CloneFlags;
 use nix::sys::resource::{Resource, setrlimit};
 
-use super::job::{Blame, Failure, Job, Report, receive_file};
-use super::{Progress, Source, UnpackError, unpack};
+use super::job::{FailureOrigin, UnpackFailure, UnpackJob, UnpackReport, receive_file};
+use super::{ArchivePurpose, UnpackError, UnpackProgress, unpack};
 use crate::capabilities::Capabilities;
-use crate::cgroup::Group;
+use crate::cgroup::Cgroup;
 use crate::crash_points;
 use crate::drop_privileges;
-use crate::messages::{Instruction, Received, Wait, packet_pair, receive_packet, send_packet};
+use crate::messages::{
+    InitInstruction, ReceiveResult, WaitMode, packet_pair, receive_packet, send_packet,
+};
 use crate::mounts;
 use crate::profile::{CONTAINER_IDS, END_HOST_ID};
-use crate::seccomp::Filter;
-use crate::supervisor::{Host, sentence};
-use crate::sys::{self, Child};
+use crate::seccomp::SeccompFilter;
+use crate::supervisor::{SupervisorContext, error_chain};
+use crate::sys::{self, ClonedChild};
 
 /// The host ids of a layer's users during unpacking: those after the last that a container may
 /// have.
@@ -109,7 +111,7 @@ const CALLS: &[libc::c_long] = &[
 ];
 
 /// The monitor: runs in the new process; returns its exit code, which is not used.
-pub(crate) fn run(request: &[u8], agent: &OwnedFd, host: &Host) -> i32 {
+pub(crate) fn run(request: &[u8], agent: &OwnedFd, host: &SupervisorContext) -> i32 {
     sys::expect_children();
     // It is safe to continue if any of these fails.
     let _ = nix::unistd::setsid();
@@ -118,7 +120,7 @@ pub(crate) fn run(request: &[u8], agent: &OwnedFd, host: &Host) -> i32 {
         let _ = sys::replace_descriptor(&host.null, target);
     }
     crash_points::passed("unpack.begun");
-    match keep(request, agent) {
+    match supervise_unpack(request, agent) {
         Ok(()) => 0,
         Err(reason) => {
             refuse(agent, reason);
@@ -131,31 +133,31 @@ pub(crate) fn run(request: &[u8], agent: &OwnedFd, host: &Host) -> i32 {
 pub(crate) fn refuse(agent: &OwnedFd, reason: String) {
     let _ = send_packet(
         agent,
-        &Report::Failed(Failure::of_host(reason)),
-        Wait::Block,
+        &UnpackReport::Failed(UnpackFailure::of_host(reason)),
+        WaitMode::Block,
     );
 }
 
 /// The reason why a process cannot be created, as text.
-type Refusal = String;
+type UnpackStartError = String;
 
-fn keep(request: &[u8], agent: &OwnedFd) -> Result<(), Refusal> {
-    let job: Job = serde_json::from_slice(request)
+fn supervise_unpack(request: &[u8], agent: &OwnedFd) -> Result<(), UnpackStartError> {
+    let job: UnpackJob = serde_json::from_slice(request)
         .map_err(|error| format!("the request to unpack is invalid: {error}"))?;
     if let Some(group) = &job.group {
         // Its usage counts in that group, in which the worker is created.
         let own = nix::unistd::getpid().as_raw();
-        Group::at(group)
+        Cgroup::at(group)
             .add(own)
-            .map_err(|error| sentence(&error))?;
+            .map_err(|error| error_chain(&error))?;
     }
     let receive = || receive_file(agent).map_err(|error| format!("cannot receive a file: {error}"));
     let archive = receive()?;
     let target = receive()?;
     crash_points::passed("unpack.files-received");
-    let is_layer = job.rules.source == Source::Layer;
+    let is_layer = job.rules.source == ArchivePurpose::Layer;
     let target = if is_layer {
-        mounts::take_folder(target.as_fd()).map_err(|error| sentence(&error))?
+        mounts::take_folder(target.as_fd()).map_err(|error| error_chain(&error))?
     } else {
         target
     };
@@ -173,7 +175,7 @@ fn keep(request: &[u8], agent: &OwnedFd) -> Result<(), Refusal> {
         .and_then(|()| {
             crash_points::passed("unpack.users-mapped");
             let channel = channel.as_ref().expect("only the worker closes it");
-            send_packet(channel, &Instruction::Mapped, Wait::Block)
+            send_packet(channel, &InitInstruction::Mapped, WaitMode::Block)
                 .map_err(|error| format!("cannot start the unpacking process: {error}"))
         })
         .map(|()| {
@@ -197,14 +199,18 @@ fn keep(request: &[u8], agent: &OwnedFd) -> Result<(), Refusal> {
 }
 
 /// Maps the worker's users, which only its parent can do.
-fn prepare(job: &Job, worker: &Child, target: &OwnedFd) -> Result<(), Refusal> {
+fn prepare(
+    job: &UnpackJob,
+    worker: &ClonedChild,
+    target: &OwnedFd,
+) -> Result<(), UnpackStartError> {
     let folder = PathBuf::from(format!("/proc/{}", worker.pid));
     let write = |name: &str, map: String| {
         fs::write(folder.join(name), map)
             .map_err(|error| format!("cannot give the unpacking process its users: {error}"))
     };
     match job.rules.source {
-        Source::Archive => {
+        ArchivePurpose::Archive => {
             if !nix::unistd::geteuid().is_root() {
                 // Without root a process may only map its own user, and only if groups cannot be
                 // dropped that way.
@@ -213,7 +219,7 @@ fn prepare(job: &Job, worker: &Child, target: &OwnedFd) -> Result<(), Refusal> {
             write("gid_map", format!("0 {} 1", job.owner.gid))?;
             write("uid_map", format!("0 {} 1", job.owner.uid))
         }
-        Source::Layer => {
+        ArchivePurpose::Layer => {
             write("gid_map", format!("0 {FIRST_HOST_ID} {CONTAINER_IDS}"))?;
             write("uid_map", format!("0 {FIRST_HOST_ID} {CONTAINER_IDS}"))?;
             let users = File::open(folder.join("ns/user"))
@@ -230,7 +236,7 @@ fn prepare(job: &Job, worker: &Child, target: &OwnedFd) -> Result<(), Refusal> {
 }
 
 /// Returns when the worker has ended or the agent has disconnected.
-fn attend(worker: &Child, agent: &OwnedFd) {
+fn attend(worker: &ClonedChild, agent: &OwnedFd) {
     loop {
         let mut watched = [
             PollFd::new(worker.handle.as_fd(), PollFlags::POLLIN),
@@ -245,10 +251,16 @@ fn attend(worker: &Child, agent: &OwnedFd) {
 }
 
 /// The worker: returns 0 if the result was sent to the agent.
-fn work(job: &Job, archive: &OwnedFd, target: &OwnedFd, channel: &OwnedFd, agent: &OwnedFd) -> i32 {
+fn work(
+    job: &UnpackJob,
+    archive: &OwnedFd,
+    target: &OwnedFd,
+    channel: &OwnedFd,
+    agent: &OwnedFd,
+) -> i32 {
     if !matches!(
-        receive_packet(channel, Wait::Block),
-        Ok(Received::Message(Instruction::Mapped))
+        receive_packet(channel, WaitMode::Block),
+        Ok(ReceiveResult::Message(InitInstruction::Mapped))
     ) {
         return 1;
     }
@@ -260,24 +272,24 @@ fn work(job: &Job, archive: &OwnedFd, target: &OwnedFd, channel: &OwnedFd, agent
                 .try_clone()
                 .map_err(|error| format!("cannot keep the archive: {error}"))
         })
-        .map_err(Failure::of_host)
+        .map_err(UnpackFailure::of_host)
         .and_then(|archive| unpack_telling(job, archive, target, agent));
     let report = match report {
-        Ok(unpacked) => Report::Done(unpacked),
-        Err(failure) => Report::Failed(failure),
+        Ok(unpacked) => UnpackReport::Done(unpacked),
+        Err(failure) => UnpackReport::Failed(failure),
     };
     crash_points::passed("unpack.ended");
     // The agent then drops this process, which exits here or later.
-    i32::from(send_packet(agent, &report, Wait::Block).is_err())
+    i32::from(send_packet(agent, &report, WaitMode::Block).is_err())
 }
 
 fn unpack_telling(
-    job: &Job,
+    job: &UnpackJob,
     archive: OwnedFd,
     target: &OwnedFd,
     agent: &OwnedFd,
-) -> Result<super::Unpacked, Failure> {
-    let mut told = Progress::default();
+) -> Result<super::UnpackResult, UnpackFailure> {
+    let mut told = UnpackProgress::default();
     let done = unpack(
         archive.into(),
         job.format,
@@ -288,22 +300,22 @@ fn unpack_telling(
             if much || progress.entries - told.entries >= REPORT_STEP_ENTRIES {
                 told = progress;
                 // If it is not read in time, the next one reports more.
-                let _ = send_packet(agent, &Report::Progress(progress), Wait::Return);
+                let _ = send_packet(agent, &UnpackReport::Progress(progress), WaitMode::Return);
             }
             ControlFlow::Continue(())
         },
     );
-    done.map_err(|error| Failure {
+    done.map_err(|error| UnpackFailure {
         blame: match &error {
-            UnpackError::Refused { .. } | UnpackError::Damaged { .. } => Blame::Archive,
-            UnpackError::Write { .. } | UnpackError::Cancelled => Blame::Host,
+            UnpackError::Rejected { .. } | UnpackError::Damaged { .. } => FailureOrigin::Archive,
+            UnpackError::Write { .. } | UnpackError::Cancelled => FailureOrigin::Host,
         },
-        reason: error.sentence(),
+        reason: error.message(),
     })
 }
 
 /// Confines the process: afterwards it has only the archive, the target and the agent's socket.
-fn confine(job: &Job, target: &OwnedFd) -> Result<(), Refusal> {
+fn confine(job: &UnpackJob, target: &OwnedFd) -> Result<(), UnpackStartError> {
     let words = |what: &str, errno: nix::errno::Errno| format!("cannot {what}: {}", errno.desc());
     // An agent without root can only have mapped itself: then this is its user 0 already.
     let is_own = fs::read_to_string("/proc/self/setgroups").is_ok_and(|text| text == "deny\n");
@@ -315,7 +327,7 @@ fn confine(job: &Job, target: &OwnedFd) -> Result<(), Refusal> {
     let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
     mount(None::<&str>, "/", None::<&str>, private, None::<&str>)
         .map_err(|errno| words("make mounts private", errno))?;
-    mounts::leave_for_nothing().map_err(|error| sentence(&error))?;
+    mounts::leave_for_nothing().map_err(|error| error_chain(&error))?;
     let limits = [
         (Resource::RLIMIT_AS, MEMORY_LIMIT_BYTES),
         (Resource::RLIMIT_CPU, CPU_LIMIT_SECONDS),
@@ -330,15 +342,15 @@ fn confine(job: &Job, target: &OwnedFd) -> Result<(), Refusal> {
     // The worker changes the owners of a layer's files, and after that may still link to them and
     // set their modes.
     let kept: &[&str] = match job.rules.source {
-        Source::Archive => &[],
-        Source::Layer => &["CHOWN", "FOWNER", "FSETID"],
+        ArchivePurpose::Archive => &[],
+        ArchivePurpose::Layer => &["CHOWN", "FOWNER", "FSETID"],
     };
     let kept = Capabilities::named(kept.iter().copied()).expect("they are known");
     sys::set_capabilities(kept.mask(), 0).map_err(|errno| words("drop capabilities", errno))?;
     nix::sys::prctl::set_no_new_privs().map_err(|errno| words("forbid new privileges", errno))?;
-    drop_privileges::stay_below(target.as_fd())
+    drop_privileges::restrict_to_domain(target.as_fd())
         .map_err(|error| format!("cannot enforce Landlock: {error}"))?;
-    Filter::only(CALLS)
-        .put_on()
+    SeccompFilter::only(CALLS)
+        .install()
         .map_err(|errno| words("filter system calls", errno))
 }

@@ -8,8 +8,8 @@ use std::rc::Rc;
 use liblzma::stream::CONCATENATED;
 use sha2::{Digest, Sha256};
 
-use super::error::Exceeded;
-use super::{Format, Rule};
+use super::error::RuleViolation;
+use super::{ArchiveFormat, ArchiveRule};
 
 /// The maximum window memory of a decoder, in bytes.
 const DECODER_LIMIT_BYTES: u64 = 128 << 20;
@@ -20,7 +20,7 @@ pub(super) const HEADER_LIMIT_BYTES: u64 = 1 << 20;
 
 /// Byte counts, shared by the layers of readers.
 #[derive(Debug, Default)]
-pub(super) struct Counts {
+pub(super) struct ByteCounts {
     /// Of the archive.
     pub(super) read: Cell<u64>,
     /// Of the decoder's output.
@@ -30,12 +30,12 @@ pub(super) struct Counts {
 }
 
 /// A reader of the raw archive that counts its bytes.
-pub(super) struct Counted {
+pub(super) struct CountingReader {
     pub(super) file: File,
-    pub(super) counts: Rc<Counts>,
+    pub(super) counts: Rc<ByteCounts>,
 }
 
-impl Read for Counted {
+impl Read for CountingReader {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let length = self.file.read(buffer)?;
         self.counts.read.set(self.counts.read.get() + length as u64);
@@ -43,48 +43,48 @@ impl Read for Counted {
     }
 }
 
-impl Seek for Counted {
+impl Seek for CountingReader {
     fn seek(&mut self, position: SeekFrom) -> io::Result<u64> {
         self.file.seek(position)
     }
 }
 
 /// A reader of the decompressed archive, up to a limit, with its digest if requested.
-pub(super) struct Decoded {
+pub(super) struct DecodingReader {
     decoder: Box<dyn Read>,
-    counts: Rc<Counts>,
+    counts: Rc<ByteCounts>,
     most: u64,
-    rule: Rule,
+    rule: ArchiveRule,
     digest: Option<Sha256>,
 }
 
-impl Decoded {
+impl DecodingReader {
     /// Reads at most `most` bytes; more violates `rule`.
     pub(super) fn new(
         file: File,
-        format: Format,
-        counts: &Rc<Counts>,
-        (most, rule): (u64, Rule),
+        format: ArchiveFormat,
+        counts: &Rc<ByteCounts>,
+        (most, rule): (u64, ArchiveRule),
         digest: bool,
     ) -> io::Result<Self> {
-        let counted = Counted {
+        let counted = CountingReader {
             file,
             counts: Rc::clone(counts),
         };
         let buffered = BufReader::with_capacity(128 * 1024, counted);
         let decoder: Box<dyn Read> = match format {
-            Format::TarGzip => Box::new(flate2::bufread::MultiGzDecoder::new(buffered)),
-            Format::TarZstd => {
+            ArchiveFormat::TarGzip => Box::new(flate2::bufread::MultiGzDecoder::new(buffered)),
+            ArchiveFormat::TarZstd => {
                 let mut decoder = zstd::stream::read::Decoder::with_buffer(buffered)?;
                 decoder.window_log_max(WINDOW_LIMIT_LOG)?;
                 Box::new(decoder)
             }
-            Format::TarXz => {
+            ArchiveFormat::TarXz => {
                 let decoder =
                     liblzma::stream::Stream::new_stream_decoder(DECODER_LIMIT_BYTES, CONCATENATED)?;
                 Box::new(liblzma::bufread::XzDecoder::new_stream(buffered, decoder))
             }
-            Format::Tar | Format::Zip => Box::new(buffered),
+            ArchiveFormat::Tar | ArchiveFormat::Zip => Box::new(buffered),
         };
         let digest = digest.then(Sha256::new);
         Ok(Self {
@@ -104,27 +104,27 @@ impl Decoded {
             match self.read(&mut buffer)? {
                 0 => break,
                 length if buffer[..length].iter().all(|byte| *byte == 0) => {}
-                _ => return Err(io::Error::other(Exceeded(Rule::Trailing))),
+                _ => return Err(io::Error::other(RuleViolation(ArchiveRule::Trailing))),
             }
         }
         Ok(self.digest.map(|digest| digest.finalize().into()))
     }
 }
 
-impl Read for Decoded {
+impl Read for DecodingReader {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let length = self.decoder.read(buffer)?;
         let decoded = self.counts.decoded.get() + length as u64;
         self.counts.decoded.set(decoded);
         if decoded > self.most {
-            return Err(io::Error::other(Exceeded(self.rule.clone())));
+            return Err(io::Error::other(RuleViolation(self.rule.clone())));
         }
         let until = self.counts.until.get();
         if until != 0 && decoded > until {
-            let rule = Rule::Header {
+            let rule = ArchiveRule::Header {
                 most: HEADER_LIMIT_BYTES,
             };
-            return Err(io::Error::other(Exceeded(rule)));
+            return Err(io::Error::other(RuleViolation(rule)));
         }
         if let Some(digest) = &mut self.digest {
             digest.update(&buffer[..length]);

@@ -5,11 +5,14 @@ use std::io::Read;
 
 use tar::{Archive, EntryType};
 
-use super::error::Fault;
-use super::path_policy::{Place, judge_link};
-use super::stream::{Decoded, HEADER_LIMIT_BYTES};
-use super::tree::Tree;
-use super::{Attributes, Entry, Format, Kind, Rule, Rules, Source, UnpackError, Work};
+use super::error::EntryWriteError;
+use super::path_policy::{EntryPath, check_link};
+use super::stream::{DecodingReader, HEADER_LIMIT_BYTES};
+use super::tree::TargetTree;
+use super::{
+    ArchiveEntry, ArchiveFormat, ArchivePurpose, ArchiveRule, EntryAttributes, EntryKind,
+    UnpackBudget, UnpackError, UnpackLimits,
+};
 use crate::profile::CONTAINER_IDS;
 
 /// The block size of tar files, in bytes.
@@ -18,9 +21,9 @@ const BLOCK_BYTES: u64 = 512;
 /// Returns the digest of a layer.
 pub(super) fn unpack(
     archive: File,
-    format: Format,
-    tree: &mut Tree,
-    work: &mut Work<'_>,
+    format: ArchiveFormat,
+    tree: &mut TargetTree,
+    work: &mut UnpackBudget<'_>,
 ) -> Result<Option<[u8; 32]>, UnpackError> {
     let mut last = Vec::new();
     let done = entries(archive, format, tree, work, &mut last);
@@ -29,17 +32,17 @@ pub(super) fn unpack(
 
 fn entries(
     archive: File,
-    format: Format,
-    tree: &mut Tree,
-    work: &mut Work<'_>,
+    format: ArchiveFormat,
+    tree: &mut TargetTree,
+    work: &mut UnpackBudget<'_>,
     last: &mut Vec<u8>,
-) -> Result<Option<[u8; 32]>, Fault> {
+) -> Result<Option<[u8; 32]>, EntryWriteError> {
     let counts = std::rc::Rc::clone(&work.counts);
     let bound = (work.most, work.rule.clone());
-    let is_layer = work.rules.source == Source::Layer;
-    let decoded = Decoded::new(archive, format, &counts, bound, is_layer);
-    let mut archive = Archive::new(decoded.map_err(Fault::Read)?);
-    let mut found = archive.entries().map_err(Fault::Read)?;
+    let is_layer = work.rules.source == ArchivePurpose::Layer;
+    let decoded = DecodingReader::new(archive, format, &counts, bound, is_layer);
+    let mut archive = Archive::new(decoded.map_err(EntryWriteError::Read)?);
+    let mut found = archive.entries().map_err(EntryWriteError::Read)?;
     loop {
         let header_at = counts.decoded.get().next_multiple_of(BLOCK_BYTES);
         counts.until.set(header_at + HEADER_LIMIT_BYTES);
@@ -48,56 +51,62 @@ fn entries(
             if !is_layer && counts.decoded.get() <= header_at {
                 let cut =
                     std::io::Error::new(std::io::ErrorKind::UnexpectedEof, "it has no end mark");
-                return Err(Fault::Read(cut));
+                return Err(EntryWriteError::Read(cut));
             }
             break;
         };
-        let mut entry = entry.map_err(Fault::Read)?;
+        let mut entry = entry.map_err(EntryWriteError::Read)?;
         counts.until.set(0);
         *last = entry.path_bytes().into_owned();
         work.begin(entry.size())?;
         // A global header has no more than comments, if anything.
         if entry.header().entry_type() != EntryType::XGlobalHeader {
-            let judged = judge(&mut entry, work.rules)?;
+            let judged = check_entry(&mut entry, work.rules)?;
             tree.put(&judged, &mut entry, work)?;
         }
         // What was not written is still read here, so that it counts towards the limits.
         work.copy(&mut entry, None)?;
     }
-    archive.into_inner().finish().map_err(Fault::Read)
+    archive.into_inner().finish().map_err(EntryWriteError::Read)
 }
 
-fn judge<R: Read>(entry: &mut tar::Entry<'_, R>, rules: &Rules) -> Result<Entry, Fault> {
+fn check_entry<R: Read>(
+    entry: &mut tar::Entry<'_, R>,
+    rules: &UnpackLimits,
+) -> Result<ArchiveEntry, EntryWriteError> {
     let path = entry.path_bytes().into_owned();
-    let place = Place::parse(&path, rules)?;
-    if let Some(extensions) = entry.pax_extensions().map_err(Fault::Read)? {
+    let place = EntryPath::parse(&path, rules)?;
+    if let Some(extensions) = entry.pax_extensions().map_err(EntryWriteError::Read)? {
         for extension in extensions {
-            let extension = extension.map_err(Fault::Read)?;
+            let extension = extension.map_err(EntryWriteError::Read)?;
             if extension.key_bytes().starts_with(b"GNU.sparse.") {
-                return Err(Rule::PaxSparse.into());
+                return Err(ArchiveRule::PaxSparse.into());
             }
         }
     }
     let target = || entry.link_name_bytes().unwrap_or_default();
-    let special = |kind: &str| Kind::Special(kind.to_owned());
+    let special = |kind: &str| EntryKind::Special(kind.to_owned());
     let kind = match entry.header().entry_type() {
         // Before tar files had directories, a slash at the end marked one.
-        EntryType::Regular | EntryType::Continuous if path.ends_with(b"/") => Kind::Folder,
-        EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => Kind::File,
-        EntryType::Directory => Kind::Folder,
-        EntryType::Symlink => Kind::Link(judge_link(&place, &target(), rules)?),
-        EntryType::Link => Kind::HardLink(Place::parse(&target(), rules)?),
+        EntryType::Regular | EntryType::Continuous if path.ends_with(b"/") => EntryKind::Directory,
+        EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => EntryKind::File,
+        EntryType::Directory => EntryKind::Directory,
+        EntryType::Symlink => EntryKind::Symlink(check_link(&place, &target(), rules)?),
+        EntryType::Link => EntryKind::HardLink(EntryPath::parse(&target(), rules)?),
         EntryType::Char | EntryType::Block => special("a device"),
         EntryType::Fifo => special("a pipe"),
         other => return Err(unknown(other).into()),
     };
     let header = entry.header();
-    let mode = header.mode().map_err(Fault::Read)?;
+    let mode = header.mode().map_err(EntryWriteError::Read)?;
     let owner = match rules.source {
-        Source::Archive => None,
-        Source::Layer => {
-            let user = judge_owner(header.uid().map_err(Fault::Read)?)?;
-            Some((user, judge_owner(header.gid().map_err(Fault::Read)?)?))
+        ArchivePurpose::Archive => None,
+        ArchivePurpose::Layer => {
+            let user = judge_owner(header.uid().map_err(EntryWriteError::Read)?)?;
+            Some((
+                user,
+                judge_owner(header.gid().map_err(EntryWriteError::Read)?)?,
+            ))
         }
     };
     // An unreadable time is harmless.
@@ -105,10 +114,10 @@ fn judge<R: Read>(entry: &mut tar::Entry<'_, R>, rules: &Rules) -> Result<Entry,
         .mtime()
         .ok()
         .and_then(|time| i64::try_from(time).ok());
-    Ok(Entry {
+    Ok(ArchiveEntry {
         place,
         kind,
-        attributes: Attributes {
+        attributes: EntryAttributes {
             mode,
             owner,
             modified,
@@ -116,14 +125,14 @@ fn judge<R: Read>(entry: &mut tar::Entry<'_, R>, rules: &Rules) -> Result<Entry,
     })
 }
 
-fn unknown(kind: EntryType) -> Rule {
+fn unknown(kind: EntryType) -> ArchiveRule {
     let kind = format!("of the unknown kind {:?}", char::from(kind.as_byte()));
-    Rule::Special { kind }
+    ArchiveRule::Special { kind }
 }
 
-fn judge_owner(owner: u64) -> Result<u32, Rule> {
+fn judge_owner(owner: u64) -> Result<u32, ArchiveRule> {
     let small = u32::try_from(owner)
         .ok()
         .filter(|owner| *owner < CONTAINER_IDS);
-    small.ok_or(Rule::Owner { owner })
+    small.ok_or(ArchiveRule::Owner { owner })
 }

@@ -15,15 +15,15 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use super::{Format, Rules, UnpackError, Unpacked, unpack};
+use super::{ArchiveFormat, UnpackError, UnpackLimits, UnpackResult, unpack};
 
 /// A directory with files that must not change, and the target among them.
-struct World {
+struct UnpackFixture {
     folder: tempfile::TempDir,
     before: BTreeMap<PathBuf, String>,
 }
 
-impl World {
+impl UnpackFixture {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         fs::create_dir(folder.path().join("target")).unwrap();
@@ -55,9 +55,9 @@ impl World {
     fn unpack(
         &self,
         archive: &[u8],
-        format: Format,
-        rules: &Rules,
-    ) -> Result<Unpacked, UnpackError> {
+        format: ArchiveFormat,
+        rules: &UnpackLimits,
+    ) -> Result<UnpackResult, UnpackError> {
         self.unpack_until(archive, format, rules, u64::MAX)
     }
 
@@ -65,10 +65,10 @@ impl World {
     fn unpack_until(
         &self,
         archive: &[u8],
-        format: Format,
-        rules: &Rules,
+        format: ArchiveFormat,
+        rules: &UnpackLimits,
         written: u64,
-    ) -> Result<Unpacked, UnpackError> {
+    ) -> Result<UnpackResult, UnpackError> {
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(archive).unwrap();
         file.rewind().unwrap();
@@ -89,11 +89,11 @@ impl World {
 
     /// Returns the error for a tar file of a fetched archive.
     fn refusal(&self, tarball: &[u8]) -> String {
-        self.refusal_of(tarball, Format::Tar, &Rules::archive())
+        self.refusal_of(tarball, ArchiveFormat::Tar, &UnpackLimits::archive())
     }
 
-    fn refusal_of(&self, archive: &[u8], format: Format, rules: &Rules) -> String {
-        self.unpack(archive, format, rules).unwrap_err().sentence()
+    fn refusal_of(&self, archive: &[u8], format: ArchiveFormat, rules: &UnpackLimits) -> String {
+        self.unpack(archive, format, rules).unwrap_err().message()
     }
 
     fn tree(&self) -> BTreeMap<String, String> {

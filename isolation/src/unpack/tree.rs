@@ -19,9 +19,12 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
-use super::error::{Fault, shown};
-use super::path_policy::{Mark, Place};
-use super::{Attributes, Entry, Kind, Rule, Rules, Source, Work};
+use super::error::{EntryWriteError, shown};
+use super::path_policy::{EntryPath, WhiteoutKind};
+use super::{
+    ArchiveEntry, ArchivePurpose, ArchiveRule, EntryAttributes, EntryKind, UnpackBudget,
+    UnpackLimits,
+};
 use crate::crash_points;
 
 /// The flags of every path lookup.
@@ -33,11 +36,11 @@ pub(super) const BELOW: ResolveFlags = ResolveFlags::BENEATH
 pub(super) const OPAQUE: &str = "user.overlay.opaque";
 
 /// The target, and the work that remains at the end.
-pub(super) struct Tree {
+pub(super) struct TargetTree {
     root: Rc<OwnedFd>,
-    source: Source,
+    source: ArchivePurpose,
     /// Directories that were created or named, with their final attributes.
-    folders: BTreeMap<PathBuf, Attributes>,
+    folders: BTreeMap<PathBuf, EntryAttributes>,
     /// The maximum number of directories: one entry can need many.
     folders_max: u64,
     /// The parent of the last entry: the next entry is mostly there as well.
@@ -46,18 +49,23 @@ pub(super) struct Tree {
 
 /// The type of an existing entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Found {
+pub(super) enum ExistingEntry {
     Nothing,
-    Folder,
+    Directory,
     File,
-    Link,
+    Symlink,
     /// Hides an entry of lower layers.
     Whiteout,
 }
 
-impl Tree {
-    pub(super) fn at(target: BorrowedFd<'_>, rules: &Rules) -> Result<Self, Fault> {
-        let root = target.try_clone_to_owned().map_err(Fault::Write)?;
+impl TargetTree {
+    pub(super) fn at(
+        target: BorrowedFd<'_>,
+        rules: &UnpackLimits,
+    ) -> Result<Self, EntryWriteError> {
+        let root = target
+            .try_clone_to_owned()
+            .map_err(EntryWriteError::Write)?;
         Ok(Self {
             root: Rc::new(root),
             source: rules.source,
@@ -70,26 +78,26 @@ impl Tree {
     /// Writes one entry; it replaces an existing one.
     pub(super) fn put(
         &mut self,
-        entry: &Entry,
+        entry: &ArchiveEntry,
         body: &mut dyn Read,
-        work: &mut Work<'_>,
-    ) -> Result<(), Fault> {
-        if self.source == Source::Layer {
+        work: &mut UnpackBudget<'_>,
+    ) -> Result<(), EntryWriteError> {
+        if self.source == ArchivePurpose::Layer {
             match entry.place.mark()? {
-                Mark::Hides(place) => return self.hide(&place),
-                Mark::Opaque(place) => return self.hide_below(&place),
-                Mark::OfTools => {
+                WhiteoutKind::Whiteout(place) => return self.hide(&place),
+                WhiteoutKind::Opaque(place) => return self.hide_below(&place),
+                WhiteoutKind::ToolPrivate => {
                     work.skipped += 1;
                     return Ok(());
                 }
-                Mark::None => {}
+                WhiteoutKind::None => {}
             }
         }
         let attributes = self.tame(entry);
         let place = &entry.place;
         match &entry.kind {
-            Kind::Folder => self.put_folder(place, attributes),
-            Kind::File => {
+            EntryKind::Directory => self.put_folder(place, attributes),
+            EntryKind::File => {
                 let (folder, name) = self.vacate(place)?;
                 let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
                 let file = openat2(&folder, name, flags, Mode::from_raw_mode(0o600), BELOW)?;
@@ -98,7 +106,7 @@ impl Tree {
                 crash_points::passed("unpack.file-written");
                 finish(file.as_fd(), attributes)
             }
-            Kind::Link(target) => {
+            EntryKind::Symlink(target) => {
                 let (folder, name) = self.vacate(place)?;
                 symlinkat(target, &folder, name)?;
                 utimensat(&folder, name, &times(attributes), AtFlags::SYMLINK_NOFOLLOW)?;
@@ -109,18 +117,18 @@ impl Tree {
                 }
                 Ok(())
             }
-            Kind::HardLink(target) => self.put_hard_link(place, target),
-            Kind::Special(_) if self.source == Source::Layer => {
+            EntryKind::HardLink(target) => self.put_hard_link(place, target),
+            EntryKind::Special(_) if self.source == ArchivePurpose::Layer => {
                 work.skipped += 1;
                 Ok(())
             }
-            Kind::Special(kind) => Err(Rule::Special { kind: kind.clone() }.into()),
+            EntryKind::Special(kind) => Err(ArchiveRule::Special { kind: kind.clone() }.into()),
         }
     }
 
     /// Sets modes, owners and times of directories, deepest first: until then they must stay
     /// accessible.
-    pub(super) fn finish(self) -> Result<(), Fault> {
+    pub(super) fn finish(self) -> Result<(), EntryWriteError> {
         for (path, attributes) in self.folders.into_iter().rev() {
             let folder = open_folder(&self.root, &path)?;
             finish(folder.as_fd(), attributes)?;
@@ -129,26 +137,32 @@ impl Tree {
     }
 
     /// Returns the attributes that an entry may keep.
-    fn tame(&self, entry: &Entry) -> Attributes {
+    fn tame(&self, entry: &ArchiveEntry) -> EntryAttributes {
         let mode = match (self.source, &entry.kind) {
             // So that the owner of the files can still remove them.
-            (Source::Archive, Kind::Folder) => entry.attributes.mode & 0o777 | 0o700,
-            (Source::Layer, Kind::Folder) => entry.attributes.mode & 0o1777,
+            (ArchivePurpose::Archive, EntryKind::Directory) => {
+                entry.attributes.mode & 0o777 | 0o700
+            }
+            (ArchivePurpose::Layer, EntryKind::Directory) => entry.attributes.mode & 0o1777,
             // Including set-user-id: the mounts of images decide whether it has an effect.
-            (Source::Layer, _) => entry.attributes.mode & 0o6777,
-            (Source::Archive, _) => entry.attributes.mode & 0o777,
+            (ArchivePurpose::Layer, _) => entry.attributes.mode & 0o6777,
+            (ArchivePurpose::Archive, _) => entry.attributes.mode & 0o777,
         };
-        Attributes {
+        EntryAttributes {
             mode,
             ..entry.attributes
         }
     }
 
-    fn put_folder(&mut self, place: &Place, attributes: Attributes) -> Result<(), Fault> {
+    fn put_folder(
+        &mut self,
+        place: &EntryPath,
+        attributes: EntryAttributes,
+    ) -> Result<(), EntryWriteError> {
         let Some((parent, name)) = place.split() else {
             // The target itself: for an image it is the root; for an archive it does not belong to
             // the archive.
-            if self.source == Source::Layer {
+            if self.source == ArchivePurpose::Layer {
                 self.note(Path::new(""), attributes)?;
             }
             return Ok(());
@@ -158,37 +172,41 @@ impl Tree {
         self.note(place.path(), attributes)
     }
 
-    fn note(&mut self, path: &Path, attributes: Attributes) -> Result<(), Fault> {
+    fn note(&mut self, path: &Path, attributes: EntryAttributes) -> Result<(), EntryWriteError> {
         self.folders.insert(path.to_owned(), attributes);
         let most = self.folders_max;
         if self.folders.len() as u64 > most {
-            return Err(Rule::Entries { most }.into());
+            return Err(ArchiveRule::Entries { most }.into());
         }
         Ok(())
     }
 
     /// Creates a directory, replacing an entry of another type.
-    fn make_folder(&self, parent: &OwnedFd, name: &OsStr) -> Result<(), Fault> {
+    fn make_folder(&self, parent: &OwnedFd, name: &OsStr) -> Result<(), EntryWriteError> {
         let found = look(parent, name)?;
         match found {
-            Found::Folder => return Ok(()),
-            Found::Nothing => {}
-            Found::File | Found::Link | Found::Whiteout => {
+            ExistingEntry::Directory => return Ok(()),
+            ExistingEntry::Nothing => {}
+            ExistingEntry::File | ExistingEntry::Symlink | ExistingEntry::Whiteout => {
                 unlinkat(parent, name, AtFlags::empty())?;
             }
         }
         mkdirat(parent, name, Mode::from_raw_mode(0o700))?;
-        if found == Found::Whiteout {
+        if found == ExistingEntry::Whiteout {
             // It hid the entry of lower layers, and still must.
             make_opaque(&open_folder(parent, Path::new(name))?)?;
         }
         Ok(())
     }
 
-    fn put_hard_link(&mut self, place: &Place, target: &Place) -> Result<(), Fault> {
+    fn put_hard_link(
+        &mut self,
+        place: &EntryPath,
+        target: &EntryPath,
+    ) -> Result<(), EntryWriteError> {
         let refused = || {
             let to = shown(target.path().as_os_str().as_encoded_bytes());
-            Fault::Rule(Rule::HardLink { to })
+            EntryWriteError::Rule(ArchiveRule::HardLink { to })
         };
         let (parent, target_name) = target.split().ok_or_else(refused)?;
         if target == place {
@@ -205,10 +223,13 @@ impl Tree {
             }
         };
         match look(&parent, target_name)? {
-            Found::File => {}
+            ExistingEntry::File => {}
             // The link itself, at another path: the move matters only where links must stay inside.
-            Found::Link if self.source == Source::Layer => {}
-            Found::Link | Found::Nothing | Found::Folder | Found::Whiteout => return Err(refused()),
+            ExistingEntry::Symlink if self.source == ArchivePurpose::Layer => {}
+            ExistingEntry::Symlink
+            | ExistingEntry::Nothing
+            | ExistingEntry::Directory
+            | ExistingEntry::Whiteout => return Err(refused()),
         }
         let (folder, name) = self.vacate(place)?;
         match linkat(&parent, target_name, &folder, name, AtFlags::empty()) {
@@ -219,36 +240,39 @@ impl Tree {
     }
 
     /// Records that lower layers have nothing at this path.
-    fn hide(&mut self, place: &Place) -> Result<(), Fault> {
-        let (parent, name) = place.split().ok_or(Rule::Whiteout)?;
+    fn hide(&mut self, place: &EntryPath) -> Result<(), EntryWriteError> {
+        let (parent, name) = place.split().ok_or(ArchiveRule::Whiteout)?;
         let parent = self.folder(parent)?;
         match look(&parent, name)? {
             // An entry of the same layer stays, regardless of the order.
-            Found::Folder => make_opaque(&open_folder(&parent, Path::new(name))?),
-            Found::Nothing => {
+            ExistingEntry::Directory => make_opaque(&open_folder(&parent, Path::new(name))?),
+            ExistingEntry::Nothing => {
                 let (kind, mode) = (FileType::CharacterDevice, Mode::empty());
                 Ok(mknodat(&parent, name, kind, mode, makedev(0, 0))?)
             }
-            Found::File | Found::Link | Found::Whiteout => Ok(()),
+            ExistingEntry::File | ExistingEntry::Symlink | ExistingEntry::Whiteout => Ok(()),
         }
     }
 
     /// Records that lower layers have nothing in this directory.
-    fn hide_below(&mut self, place: &Place) -> Result<(), Fault> {
+    fn hide_below(&mut self, place: &EntryPath) -> Result<(), EntryWriteError> {
         self.folder(place.path())?;
         make_opaque(&open_folder(&self.root, place.path())?)
     }
 
     /// Returns the parent for a file and its name there, after removing an existing entry.
-    fn vacate<'p>(&mut self, place: &'p Place) -> Result<(Rc<OwnedFd>, &'p OsStr), Fault> {
-        let (parent, name) = place.split().ok_or(Rule::NoName)?;
+    fn vacate<'p>(
+        &mut self,
+        place: &'p EntryPath,
+    ) -> Result<(Rc<OwnedFd>, &'p OsStr), EntryWriteError> {
+        let (parent, name) = place.split().ok_or(ArchiveRule::NoName)?;
         let parent = self.folder(parent)?;
         match look(&parent, name)? {
-            Found::Nothing => {}
-            Found::File | Found::Link | Found::Whiteout => {
+            ExistingEntry::Nothing => {}
+            ExistingEntry::File | ExistingEntry::Symlink | ExistingEntry::Whiteout => {
                 unlinkat(&parent, name, AtFlags::empty())?;
             }
-            Found::Folder => {
+            ExistingEntry::Directory => {
                 remove(&parent, name)?;
                 self.last = None;
                 let path = place.path();
@@ -265,7 +289,7 @@ impl Tree {
     }
 
     /// Returns the directory at this path, which is created if the archive did not name it.
-    fn folder(&mut self, path: &Path) -> Result<Rc<OwnedFd>, Fault> {
+    fn folder(&mut self, path: &Path) -> Result<Rc<OwnedFd>, EntryWriteError> {
         if path.as_os_str().is_empty() {
             return Ok(Rc::clone(&self.root));
         }
@@ -284,16 +308,21 @@ impl Tree {
         Ok(folder)
     }
 
-    fn enter(&mut self, parent: &OwnedFd, name: &OsStr, at: &Path) -> Result<Rc<OwnedFd>, Fault> {
+    fn enter(
+        &mut self,
+        parent: &OwnedFd,
+        name: &OsStr,
+        at: &Path,
+    ) -> Result<Rc<OwnedFd>, EntryWriteError> {
         let shown = || shown(at.as_os_str().as_encoded_bytes());
         match look(parent, name)? {
-            Found::Folder => {}
-            Found::Link => return Err(Rule::ThroughLink { link: shown() }.into()),
-            Found::File => return Err(Rule::ThroughFile { file: shown() }.into()),
-            Found::Nothing | Found::Whiteout => {
+            ExistingEntry::Directory => {}
+            ExistingEntry::Symlink => return Err(ArchiveRule::ThroughLink { link: shown() }.into()),
+            ExistingEntry::File => return Err(ArchiveRule::ThroughFile { file: shown() }.into()),
+            ExistingEntry::Nothing | ExistingEntry::Whiteout => {
                 self.make_folder(parent, name)?;
-                let owner = (self.source == Source::Layer).then_some((0, 0));
-                let usual = Attributes {
+                let owner = (self.source == ArchivePurpose::Layer).then_some((0, 0));
+                let usual = EntryAttributes {
                     mode: 0o755,
                     owner,
                     modified: None,
@@ -306,22 +335,22 @@ impl Tree {
     }
 }
 
-pub(super) fn look(parent: &OwnedFd, name: &OsStr) -> Result<Found, Fault> {
+pub(super) fn look(parent: &OwnedFd, name: &OsStr) -> Result<ExistingEntry, EntryWriteError> {
     let found = match statat(parent, name, AtFlags::SYMLINK_NOFOLLOW) {
         Ok(found) => found,
-        Err(Errno::NOENT) => return Ok(Found::Nothing),
+        Err(Errno::NOENT) => return Ok(ExistingEntry::Nothing),
         Err(errno) => return Err(errno.into()),
     };
     Ok(match FileType::from_raw_mode(found.st_mode) {
-        FileType::Directory => Found::Folder,
-        FileType::Symlink => Found::Link,
-        FileType::CharacterDevice if found.st_rdev == 0 => Found::Whiteout,
-        _ => Found::File,
+        FileType::Directory => ExistingEntry::Directory,
+        FileType::Symlink => ExistingEntry::Symlink,
+        FileType::CharacterDevice if found.st_rdev == 0 => ExistingEntry::Whiteout,
+        _ => ExistingEntry::File,
     })
 }
 
 /// Opens a directory for reading and changing.
-pub(super) fn open_folder(parent: &OwnedFd, path: &Path) -> Result<OwnedFd, Fault> {
+pub(super) fn open_folder(parent: &OwnedFd, path: &Path) -> Result<OwnedFd, EntryWriteError> {
     let path = if path.as_os_str().is_empty() {
         Path::new(".")
     } else {
@@ -331,9 +360,9 @@ pub(super) fn open_folder(parent: &OwnedFd, path: &Path) -> Result<OwnedFd, Faul
     Ok(openat2(parent, path, flags, Mode::empty(), BELOW)?)
 }
 
-fn make_opaque(folder: &OwnedFd) -> Result<(), Fault> {
+fn make_opaque(folder: &OwnedFd) -> Result<(), EntryWriteError> {
     fsetxattr(folder, OPAQUE, b"y", XattrFlags::empty()).map_err(|errno| match errno {
-        Errno::OPNOTSUPP => Fault::Write(std::io::Error::other(
+        Errno::OPNOTSUPP => EntryWriteError::Write(std::io::Error::other(
             "its folder hides what lower layers have, which the file system of the target cannot say: it must take \
              attributes of the kind user, as ext4, xfs, btrfs do",
         )),
@@ -342,7 +371,7 @@ fn make_opaque(folder: &OwnedFd) -> Result<(), Fault> {
 }
 
 /// Sets mode and times while this process still owns the file, then the owner.
-fn finish(file: BorrowedFd<'_>, attributes: Attributes) -> Result<(), Fault> {
+fn finish(file: BorrowedFd<'_>, attributes: EntryAttributes) -> Result<(), EntryWriteError> {
     if let Some((user, group)) = attributes.owner {
         fchown(file, Some(Uid::from_raw(user)), Some(Gid::from_raw(group)))?;
     }
@@ -352,7 +381,7 @@ fn finish(file: BorrowedFd<'_>, attributes: Attributes) -> Result<(), Fault> {
     Ok(())
 }
 
-fn times(attributes: Attributes) -> Timestamps {
+fn times(attributes: EntryAttributes) -> Timestamps {
     let time = match attributes.modified {
         Some(seconds) => Timespec {
             tv_sec: seconds,
@@ -371,7 +400,7 @@ fn times(attributes: Attributes) -> Timestamps {
 
 /// Removes a directory with its content. The depth is limited by that of entries, with one
 /// descriptor per level.
-pub(super) fn remove(parent: &OwnedFd, name: &OsStr) -> Result<(), Fault> {
+pub(super) fn remove(parent: &OwnedFd, name: &OsStr) -> Result<(), EntryWriteError> {
     let folder = open_folder(parent, Path::new(name))?;
     for entry in Dir::read_from(&folder)? {
         let entry = entry?;
@@ -381,8 +410,11 @@ pub(super) fn remove(parent: &OwnedFd, name: &OsStr) -> Result<(), Fault> {
         }
         let inner: &OsStr = std::os::unix::ffi::OsStrExt::from_bytes(bytes);
         match look(&folder, inner)? {
-            Found::Folder => remove(&folder, inner)?,
-            Found::Nothing | Found::File | Found::Link | Found::Whiteout => {
+            ExistingEntry::Directory => remove(&folder, inner)?,
+            ExistingEntry::Nothing
+            | ExistingEntry::File
+            | ExistingEntry::Symlink
+            | ExistingEntry::Whiteout => {
                 unlinkat(&folder, inner, AtFlags::empty())?;
             }
         }

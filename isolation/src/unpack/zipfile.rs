@@ -7,11 +7,14 @@ use std::rc::Rc;
 use zip::ZipArchive;
 use zip::result::ZipError;
 
-use super::error::{Exceeded, Fault};
-use super::path_policy::{Place, judge_link};
-use super::stream::Counted;
-use super::tree::Tree;
-use super::{Attributes, Entry, Format, Kind, Rule, Rules, UnpackError, Work};
+use super::error::{EntryWriteError, RuleViolation};
+use super::path_policy::{EntryPath, check_link};
+use super::stream::CountingReader;
+use super::tree::TargetTree;
+use super::{
+    ArchiveEntry, ArchiveFormat, ArchiveRule, EntryAttributes, EntryKind, UnpackBudget,
+    UnpackError, UnpackLimits,
+};
 
 /// The size of a file's list of entries, in bytes per allowed entry, and in all: it is held in
 /// memory.
@@ -22,40 +25,40 @@ const LINK_LIMIT_BYTES: u64 = 4096;
 
 pub(super) fn unpack(
     archive: File,
-    tree: &mut Tree,
-    work: &mut Work<'_>,
+    tree: &mut TargetTree,
+    work: &mut UnpackBudget<'_>,
 ) -> Result<(), UnpackError> {
     let mut last = Vec::new();
     let done = entries(archive, tree, work, &mut last);
-    done.map_err(|fault| fault.of(Format::Zip.name(), &last))
+    done.map_err(|fault| fault.of(ArchiveFormat::Zip.name(), &last))
 }
 
 fn entries(
     archive: File,
-    tree: &mut Tree,
-    work: &mut Work<'_>,
+    tree: &mut TargetTree,
+    work: &mut UnpackBudget<'_>,
     last: &mut Vec<u8>,
-) -> Result<(), Fault> {
+) -> Result<(), EntryWriteError> {
     let allowed = work.rules.entries_max;
     let left = allowed
         .saturating_mul(LIST_BYTES_AN_ENTRY)
         .clamp(1 << 20, LIST_LIMIT_BYTES);
-    let counted = Counted {
+    let counted = CountingReader {
         file: archive,
         counts: Rc::clone(&work.counts),
     };
-    let listed = Listed {
+    let listed = ListReader {
         inner: counted,
         left: Some(left),
-        rule: Rule::Entries { most: allowed },
+        rule: ArchiveRule::Entries { most: allowed },
     };
     let mut archive = ZipArchive::new(listed).map_err(read)?;
     if archive.len() as u64 > allowed {
-        return Err(Rule::Entries { most: allowed }.into());
+        return Err(ArchiveRule::Entries { most: allowed }.into());
     }
     // Otherwise one small piece would be unpacked many times.
     if archive.has_overlapping_entries().map_err(read)? {
-        return Err(Rule::Overlap.into());
+        return Err(ArchiveRule::Overlap.into());
     }
     let mut listed = archive.into_inner();
     listed.left = None;
@@ -71,70 +74,75 @@ fn entries(
     Ok(())
 }
 
-fn judge<R: Read>(file: &mut zip::read::ZipFile<'_, R>, rules: &Rules) -> Result<Entry, Fault> {
+fn judge<R: Read>(
+    file: &mut zip::read::ZipFile<'_, R>,
+    rules: &UnpackLimits,
+) -> Result<ArchiveEntry, EntryWriteError> {
     let name = file.name_raw().to_vec();
     if name.contains(&b'\\') {
-        return Err(Rule::Backslash.into());
+        return Err(ArchiveRule::Backslash.into());
     }
-    let place = Place::parse(&name, rules)?;
+    let place = EntryPath::parse(&name, rules)?;
     let is_folder = name.ends_with(b"/");
     let mode = file
         .unix_mode()
         .unwrap_or(if is_folder { 0o755 } else { 0o644 });
     let kind = match mode & libc::S_IFMT {
-        _ if is_folder => Kind::Folder,
-        libc::S_IFDIR => Kind::Folder,
+        _ if is_folder => EntryKind::Directory,
+        libc::S_IFDIR => EntryKind::Directory,
         libc::S_IFLNK => {
             let mut target = Vec::new();
             let mut start = file.take(LINK_LIMIT_BYTES);
-            start.read_to_end(&mut target).map_err(Fault::Read)?;
-            Kind::Link(judge_link(&place, &target, rules)?)
+            start
+                .read_to_end(&mut target)
+                .map_err(EntryWriteError::Read)?;
+            EntryKind::Symlink(check_link(&place, &target, rules)?)
         }
-        libc::S_IFREG | 0 => Kind::File,
-        libc::S_IFIFO => Kind::Special("a pipe".to_owned()),
-        libc::S_IFSOCK => Kind::Special("a socket".to_owned()),
-        _ => Kind::Special("a device".to_owned()),
+        libc::S_IFREG | 0 => EntryKind::File,
+        libc::S_IFIFO => EntryKind::Special("a pipe".to_owned()),
+        libc::S_IFSOCK => EntryKind::Special("a socket".to_owned()),
+        _ => EntryKind::Special("a device".to_owned()),
     };
     // Zip files store owners in extensions that few tools write, and times without a zone.
-    let attributes = Attributes {
+    let attributes = EntryAttributes {
         mode,
         owner: None,
         modified: None,
     };
-    Ok(Entry {
+    Ok(ArchiveEntry {
         place,
         kind,
         attributes,
     })
 }
 
-fn read(error: ZipError) -> Fault {
-    Fault::Read(match error {
+fn read(error: ZipError) -> EntryWriteError {
+    EntryWriteError::Read(match error {
         ZipError::Io(error) => error,
         other => io::Error::other(other),
     })
 }
 
 /// The archive, of which only a limited part may be read for its list of entries.
-struct Listed {
-    inner: Counted,
+struct ListReader {
+    inner: CountingReader,
     left: Option<u64>,
-    rule: Rule,
+    rule: ArchiveRule,
 }
 
-impl Read for Listed {
+impl Read for ListReader {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let length = self.inner.read(buffer)?;
         if let Some(left) = &mut self.left {
             *left = left
                 .checked_sub(length as u64)
-                .ok_or_else(|| io::Error::other(Exceeded(self.rule.clone())))?;
+                .ok_or_else(|| io::Error::other(RuleViolation(self.rule.clone())))?;
         }
         Ok(length)
     }
 }
 
-impl Seek for Listed {
+impl Seek for ListReader {
     fn seek(&mut self, position: SeekFrom) -> io::Result<u64> {
         self.inner.seek(position)
     }

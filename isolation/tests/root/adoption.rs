@@ -3,14 +3,15 @@
 use std::fs;
 
 use argosy_isolation::{
-    Adoption, Container, Exit, Group, Handle, LaunchError, Outcome, Process, Spec, adopt,
+    Adoption, Cgroup, CommandOutcome, Container, Exit, Handle, LaunchError, LaunchSpec, ProcessId,
+    adopt,
 };
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::world::{Agent, Case, PATIENCE, World, eventually, plain, stdout};
+use crate::world::{Agent, PATIENCE, RootFixture, TestCase, eventually, plain, stdout};
 
-pub(crate) const CASES: &[Case] = &[
+pub(crate) const CASES: &[TestCase] = &[
     (
         "a_container_outlives_agent_and_launcher_and_is_adopted_with_the_same_process",
         outlives,
@@ -37,40 +38,40 @@ pub(crate) const CASES: &[Case] = &[
 
 const SLEEP: &str = "echo run >> runs; exec sleep 1000";
 
-fn running(spec: &Spec) -> Container {
+fn running(spec: &LaunchSpec) -> Container {
     match adopt(&spec.directory).unwrap() {
         Adoption::Running(container) => container,
         other => panic!("{other:?}"),
     }
 }
 
-pub(crate) fn exited(spec: &Spec) -> Exit {
+pub(crate) fn exited(spec: &LaunchSpec) -> Exit {
     match adopt(&spec.directory).unwrap() {
         Adoption::Exited(exit) => exit,
         other => panic!("{other:?}"),
     }
 }
 
-fn gone(spec: &Spec) -> String {
+fn gone(spec: &LaunchSpec) -> String {
     match adopt(&spec.directory).unwrap() {
         Adoption::Gone { reason } => reason,
         other => panic!("{other:?}"),
     }
 }
 
-fn is_alive(process: Process) -> bool {
+fn is_alive(process: ProcessId) -> bool {
     process.open().unwrap().is_some()
 }
 
 /// Waits until the line is complete: the shell opens the file before it writes.
-fn has_run(spec: &Spec) {
+fn has_run(spec: &LaunchSpec) {
     eventually("it runs", || {
         fs::read_to_string(spec.sandbox.join("runs")).is_ok_and(|runs| runs.ends_with('\n'))
     });
 }
 
 fn outlives() {
-    let mut world = World::new();
+    let mut world = RootFixture::new();
     for spec in [world.spec(SLEEP), plain(world.spec(SLEEP))] {
         let agent = Agent::launching(&spec, Some(&world.tree), None);
         assert_eq!(Agent::heard(&spec), "started");
@@ -80,22 +81,22 @@ fn outlives() {
         let handle = container.handle().unwrap().clone();
         assert_eq!(handle.nonce, 42);
         assert!(is_alive(handle.init) && is_alive(handle.supervisor));
-        assert_eq!(handle.init, Process::of(handle.init.pid).unwrap());
+        assert_eq!(handle.init, ProcessId::of(handle.init.pid).unwrap());
         container.kill(60_000).unwrap();
         assert_eq!(
             container.wait(PATIENCE).unwrap().outcome,
-            Outcome::Signaled(15)
+            CommandOutcome::Signaled(15)
         );
         assert_eq!(
             fs::read_to_string(spec.sandbox.join("runs")).unwrap(),
             "run\n"
         );
-        assert_eq!(exited(&spec).outcome, Outcome::Signaled(15));
+        assert_eq!(exited(&spec).outcome, CommandOutcome::Signaled(15));
     }
 }
 
 fn long_path() {
-    let mut world = World::new();
+    let mut world = RootFixture::new();
     let mut spec = world.spec(SLEEP);
     spec.directory = spec.directory.join("long".repeat(50));
     fs::create_dir(&spec.directory).unwrap();
@@ -106,12 +107,12 @@ fn long_path() {
     adopted.kill(0).unwrap();
     assert_eq!(
         adopted.wait(PATIENCE).unwrap().outcome,
-        Outcome::Signaled(9)
+        CommandOutcome::Signaled(9)
     );
 }
 
 fn exit_kept() {
-    let mut world = World::new();
+    let mut world = RootFixture::new();
     let spec = world.spec("until [ -e go ]; do sleep 0.01; done; echo late; exit 7");
     let agent = Agent::launching(&spec, Some(&world.tree), None);
     agent.kill();
@@ -122,7 +123,7 @@ fn exit_kept() {
     let exit = exited(&spec);
     assert_eq!(
         (exit.outcome, exit.reason.as_str()),
-        (Outcome::Exited(7), "exited with code 7")
+        (CommandOutcome::Exited(7), "exited with code 7")
     );
     assert_eq!(stdout(&spec), "late\n", "stdio was kept as well");
     assert!(!spec.cgroup.as_ref().unwrap().exists());
@@ -132,7 +133,7 @@ fn exit_kept() {
 }
 
 fn adopted_twice() {
-    let mut world = World::new();
+    let mut world = RootFixture::new();
     let spec = world.spec(SLEEP);
     let (first, handle) = world.start(&spec);
     drop(first);
@@ -141,11 +142,14 @@ fn adopted_twice() {
     drop(second);
     let mut third = running(&spec);
     third.destroy(PATIENCE).unwrap();
-    assert_eq!(third.wait(PATIENCE).unwrap().outcome, Outcome::Signaled(9));
+    assert_eq!(
+        third.wait(PATIENCE).unwrap().outcome,
+        CommandOutcome::Signaled(9)
+    );
 }
 
 /// Changes the handle as if another container's had been found.
-fn forge(spec: &Spec, change: impl FnOnce(&mut serde_json::Value)) {
+fn forge(spec: &LaunchSpec, change: impl FnOnce(&mut serde_json::Value)) {
     let path = spec.directory.join("handle.json");
     let mut claim: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
     change(&mut claim["held"]);
@@ -153,7 +157,7 @@ fn forge(spec: &Spec, change: impl FnOnce(&mut serde_json::Value)) {
 }
 
 fn forged(change: impl FnOnce(&mut serde_json::Value, &Handle)) -> String {
-    let mut world = World::new();
+    let mut world = RootFixture::new();
     let spec = world.spec(SLEEP);
     let (container, handle) = world.start(&spec);
     drop(container);
@@ -173,7 +177,7 @@ fn recycled() {
     });
     assert!(reason.contains("has exited"), "{reason}");
     // The process is not killed in place of the container's either.
-    let mut world = World::new();
+    let mut world = RootFixture::new();
     let spec = world.spec(SLEEP);
     let (mut container, handle) = world.start(&spec);
     // Start times have a resolution of 10 ms, and no process id is reused so soon.
@@ -195,7 +199,7 @@ fn recycled() {
     eventually("its init has ended", || !is_alive(handle.init));
     assert_eq!(
         container.wait(PATIENCE).unwrap().outcome,
-        Outcome::Signaled(9)
+        CommandOutcome::Signaled(9)
     );
 }
 
@@ -205,11 +209,11 @@ fn other_boot() {
 }
 
 fn other_group() {
-    let mut world = World::new();
+    let mut world = RootFixture::new();
     let spec = world.spec(SLEEP);
     let (container, handle) = world.start(&spec);
     drop(container);
-    let stray = Group::at(&world.tree.root().join("stray"));
+    let stray = Cgroup::at(&world.tree.root().join("stray"));
     stray.create().unwrap();
     stray.add(handle.init.pid).unwrap();
     let reason = gone(&spec);
@@ -223,7 +227,7 @@ fn other_group() {
 /// A container whose init is exiting, and waits for a process of its namespace that is never
 /// reaped.
 fn ending() {
-    let mut world = World::new();
+    let mut world = RootFixture::new();
     let spec = world.spec(SLEEP);
     let (container, handle) = world.start(&spec);
     drop(container);
@@ -240,7 +244,7 @@ fn ending() {
     let signal = |pid: i32, signal| kill(Pid::from_raw(pid), signal).unwrap();
     signal(pid.cast_signed(), Signal::SIGSTOP);
     signal(init, Signal::SIGKILL);
-    let group = Group::at(spec.cgroup.as_ref().unwrap());
+    let group = Cgroup::at(spec.cgroup.as_ref().unwrap());
     eventually("it has left its group", || !group.contains(init).unwrap());
     assert!(is_alive(handle.init), "and has not ended");
     let mut container = running(&spec);
@@ -248,24 +252,24 @@ fn ending() {
     parent.wait().unwrap();
     assert_eq!(
         container.wait(PATIENCE).unwrap().outcome,
-        Outcome::Signaled(9)
+        CommandOutcome::Signaled(9)
     );
     container.destroy(PATIENCE).unwrap();
 }
 
 fn voided() {
-    let mut world = World::new();
+    let mut world = RootFixture::new();
     let spec = world.spec(SLEEP);
     assert!(gone(&spec).contains("never"));
     let exit = world.run(&spec);
-    assert_eq!(exit.outcome, Outcome::NotStarted);
+    assert_eq!(exit.outcome, CommandOutcome::NotStarted);
     assert_eq!(exit.reason, "the launch was cancelled before it started");
     assert!(!spec.sandbox.join("runs").exists());
     assert!(!spec.cgroup.unwrap().exists());
 }
 
 fn supervisor_killed() {
-    let mut world = World::new();
+    let mut world = RootFixture::new();
     for spec in [world.spec(SLEEP), plain(world.spec(SLEEP))] {
         let (mut container, handle) = world.start(&spec);
         let pid = nix::unistd::Pid::from_raw(handle.supervisor.pid);
@@ -282,7 +286,7 @@ fn supervisor_killed() {
 }
 
 fn launcher_killed() {
-    let mut world = World::new();
+    let mut world = RootFixture::new();
     let spec = world.spec(SLEEP);
     let (mut container, handle) = world.start(&spec);
     let launcher = world.launcher.as_mut().unwrap();
@@ -302,11 +306,11 @@ fn launcher_killed() {
     assert!(is_alive(handle.init), "containers do not notice");
     world.launcher = Some(crate::world::launcher_for(Some(&world.tree)));
     let after = world.spec("exit 3");
-    assert_eq!(world.run(&after).outcome, Outcome::Exited(3));
+    assert_eq!(world.run(&after).outcome, CommandOutcome::Exited(3));
     container.kill(0).unwrap();
     assert_eq!(
         container.wait(PATIENCE).unwrap().outcome,
-        Outcome::Signaled(9)
+        CommandOutcome::Signaled(9)
     );
 }
 
@@ -333,11 +337,11 @@ fn garbage() {
 }
 
 fn twice() {
-    let mut world = World::new();
+    let mut world = RootFixture::new();
     let spec = world.spec(SLEEP);
     let (mut container, _) = world.start(&spec);
     let exit = world.run(&spec);
-    assert_eq!(exit.outcome, Outcome::NotStarted, "{}", exit.reason);
+    assert_eq!(exit.outcome, CommandOutcome::NotStarted, "{}", exit.reason);
     assert!(
         !spec.directory.join("exit.json").exists(),
         "the end of the first is not reported"
@@ -350,6 +354,6 @@ fn twice() {
     container.destroy(PATIENCE).unwrap();
     assert_eq!(
         container.wait(PATIENCE).unwrap().outcome,
-        Outcome::Signaled(9)
+        CommandOutcome::Signaled(9)
     );
 }

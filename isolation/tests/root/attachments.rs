@@ -4,14 +4,15 @@ use std::os::fd::AsFd;
 use std::time::Instant;
 
 use argosy_isolation::{
-    Adoption, Attachment, AttachmentNotice, Container, Outcome, Spec, WindowSize, adopt,
+    Adoption, Attachment, AttachmentNotice, CommandOutcome, Container, LaunchSpec, WindowSize,
+    adopt,
 };
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::profile::profiled;
-use crate::world::{Agent, Case, PATIENCE, World, eventually, plain, stdout};
+use crate::world::{Agent, PATIENCE, RootFixture, TestCase, eventually, plain, stdout};
 
-pub(crate) const CASES: &[Case] = &[
+pub(crate) const CASES: &[TestCase] = &[
     (
         "a_command_with_a_terminal_is_typed_at_and_its_output_is_kept_too",
         terminal,
@@ -63,7 +64,7 @@ fn refusal(container: &Container, stdin: bool) -> String {
 }
 
 /// Reads until the output ends with `until`, or until the command's end, which is then returned.
-fn hear(attachment: &mut Attachment, until: &str) -> (String, Option<Outcome>) {
+fn hear(attachment: &mut Attachment, until: &str) -> (String, Option<CommandOutcome>) {
     let mut said = Vec::new();
     loop {
         let text = String::from_utf8_lossy(&said).into_owned();
@@ -72,15 +73,15 @@ fn hear(attachment: &mut Attachment, until: &str) -> (String, Option<Outcome>) {
         }
         match next(attachment) {
             AttachmentNotice::Output(bytes) | AttachmentNotice::Errors(bytes) => said.extend(bytes),
-            AttachmentNotice::Taken => {}
+            AttachmentNotice::InputConsumed => {}
             AttachmentNotice::Ended(outcome) => return (text, Some(outcome)),
             other => panic!("{other:?} after {text:?}"),
         }
     }
 }
 
-fn with_terminal(spec: Spec) -> Spec {
-    Spec {
+fn with_terminal(spec: LaunchSpec) -> LaunchSpec {
+    LaunchSpec {
         tty: true,
         stdin: true,
         ..spec
@@ -88,7 +89,7 @@ fn with_terminal(spec: Spec) -> Spec {
 }
 
 fn terminal() {
-    let mut world = World::new();
+    let mut world = RootFixture::new();
     let line =
         "tty; while read word size; do case $word in size) stty size;; exit) exit 7;; esac; done";
     for spec in [profiled(&mut world, line), world.spec(line)] {
@@ -110,7 +111,7 @@ fn terminal() {
         second.input(b"exit\n").unwrap();
         assert_eq!(
             hear(&mut second, ""),
-            ("exit\r\n".to_owned(), Some(Outcome::Exited(7)))
+            ("exit\r\n".to_owned(), Some(CommandOutcome::Exited(7)))
         );
         container.wait(PATIENCE).unwrap();
         let kept = stdout(&spec);
@@ -119,14 +120,14 @@ fn terminal() {
 }
 
 fn pipe() {
-    let mut world = World::new();
+    let mut world = RootFixture::new();
     let line = "wc -c; echo over; exec sleep 1000";
     for spec in [
         profiled(&mut world, line),
         world.spec(line),
         plain(world.spec(line)),
     ] {
-        let spec = Spec {
+        let spec = LaunchSpec {
             stdin: true,
             ..spec
         };
@@ -135,7 +136,7 @@ fn pipe() {
         for round in 0..100 {
             let one = &mut both[round % 2];
             one.input(&[b'x'; 4096]).unwrap();
-            while next(one) != AttachmentNotice::Taken {}
+            while next(one) != AttachmentNotice::InputConsumed {}
         }
         both[1].end_input().unwrap();
         assert_eq!(hear(&mut both[0], "over\n").0, "409600\nover\n");
@@ -143,15 +144,15 @@ fn pipe() {
         assert!(late.contains("has ended"), "{late}");
         both[0].signal(15).unwrap();
         let ended = hear(&mut both[0], "").1;
-        assert_eq!(ended, Some(Outcome::Signaled(15)));
+        assert_eq!(ended, Some(CommandOutcome::Signaled(15)));
     }
 }
 
 fn slow() {
-    let mut world = World::new();
+    let mut world = RootFixture::new();
     let line =
         "read go; head -c 20000000 /dev/zero | tr '\\0' y; echo; echo done; read end; exit 0";
-    let spec = Spec {
+    let spec = LaunchSpec {
         stdin: true,
         ..profiled(&mut world, line)
     };
@@ -165,7 +166,7 @@ fn slow() {
         match next(&mut reader) {
             AttachmentNotice::Output(bytes) => heard += bytes.len() as u64,
             AttachmentNotice::Missed(bytes) => heard += bytes,
-            AttachmentNotice::Taken => {}
+            AttachmentNotice::InputConsumed => {}
             other => panic!("{other:?}"),
         }
     }
@@ -178,7 +179,7 @@ fn slow() {
             AttachmentNotice::Output(bytes) => heard += bytes.len() as u64,
             AttachmentNotice::Missed(bytes) => missed += bytes,
             AttachmentNotice::Ended(outcome) => {
-                assert_eq!(outcome, Outcome::Exited(0));
+                assert_eq!(outcome, CommandOutcome::Exited(0));
                 break;
             }
             other => panic!("{other:?}"),
@@ -189,7 +190,7 @@ fn slow() {
 }
 
 fn adopted() {
-    let mut world = World::new();
+    let mut world = RootFixture::new();
     let line = "while read word; do echo got $word; [ $word = exit ] && exit 5; done";
     let spec = with_terminal(profiled(&mut world, line));
     let agent = Agent::launching(&spec, None, None);
@@ -207,14 +208,17 @@ fn adopted() {
     third.input(b"exit\n").unwrap();
     assert_eq!(
         hear(&mut third, ""),
-        ("exit\r\ngot exit\r\n".to_owned(), Some(Outcome::Exited(5)))
+        (
+            "exit\r\ngot exit\r\n".to_owned(),
+            Some(CommandOutcome::Exited(5))
+        )
     );
     container.wait(PATIENCE).unwrap();
     container.destroy(PATIENCE).unwrap();
 }
 
 fn refused() {
-    let mut world = World::new();
+    let mut world = RootFixture::new();
     let line = "echo begun; exec sleep 1000";
     let spec = world.spec(line);
     let (mut container, _) = world.start(&spec);
@@ -239,21 +243,21 @@ fn refused() {
     container.kill(0).unwrap();
     assert_eq!(
         container.wait(PATIENCE).unwrap().outcome,
-        Outcome::Signaled(9)
+        CommandOutcome::Signaled(9)
     );
 }
 
 fn reopened() {
-    let mut world = World::new();
+    let mut world = RootFixture::new();
     let line = "exec 3<&0 4>&1; name=$(tty); exec <&- >&- 2>&- 3<&- 4>&-; sleep 0.2; echo again > $name; sleep 0.1";
-    let spec = Spec {
+    let spec = LaunchSpec {
         tty: true,
         ..profiled(&mut world, line)
     };
     let (mut container, _) = world.start(&spec);
     assert_eq!(
         container.wait(PATIENCE).unwrap().outcome,
-        Outcome::Exited(0)
+        CommandOutcome::Exited(0)
     );
     assert_eq!(stdout(&spec), "again\r\n");
 }

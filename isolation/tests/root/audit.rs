@@ -25,7 +25,7 @@ const DEVICES: &str = "argo";
 
 /// The scope of an audit.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Scope {
+pub(crate) struct AuditScope {
     /// Directories of the test: everything mounted there, attached to a loop device from there, or
     /// named after them.
     pub(crate) folders: Vec<PathBuf>,
@@ -45,19 +45,19 @@ pub(crate) struct Scope {
 
 /// A snapshot: kind, name and count of each object.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Picture(BTreeMap<(&'static str, String), usize>);
+pub(crate) struct HostSnapshot(BTreeMap<(&'static str, String), usize>);
 
 /// A test that checks what it leaves. It is a subreaper until it is dropped.
-pub(crate) struct Audit {
-    scope: Scope,
-    before: Picture,
+pub(crate) struct LeakAudit {
+    scope: AuditScope,
+    before: HostSnapshot,
 }
 
-impl Audit {
+impl LeakAudit {
     /// Takes the first snapshot, before the test starts.
-    pub(crate) fn begin(scope: Scope) -> Self {
+    pub(crate) fn begin(scope: AuditScope) -> Self {
         set_child_subreaper(true).unwrap();
-        let before = Picture::take(&scope);
+        let before = HostSnapshot::take(&scope);
         Self { scope, before }
     }
 
@@ -66,7 +66,7 @@ impl Audit {
     pub(crate) fn expect_nothing_left(&self, when: &str) {
         let deadline = Instant::now() + PATIENCE;
         loop {
-            let differences = self.before.differences(&Picture::take(&self.scope));
+            let differences = self.before.differences(&HostSnapshot::take(&self.scope));
             if differences.is_empty() {
                 return;
             }
@@ -80,15 +80,15 @@ impl Audit {
     }
 }
 
-impl Drop for Audit {
+impl Drop for LeakAudit {
     fn drop(&mut self) {
         // It only affects the next test.
         let _ = set_child_subreaper(false);
     }
 }
 
-impl Picture {
-    pub(crate) fn take(scope: &Scope) -> Self {
+impl HostSnapshot {
+    pub(crate) fn take(scope: &AuditScope) -> Self {
         let mut picture = Self(BTreeMap::new());
         picture.processes();
         for group in &scope.groups {
@@ -172,7 +172,7 @@ impl Picture {
         }
     }
 
-    fn mounts(&mut self, scope: &Scope) {
+    fn mounts(&mut self, scope: &AuditScope) {
         let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
         for line in mounts.lines() {
             let ours = |folder: &PathBuf| line.contains(&folder.display().to_string());
@@ -183,7 +183,7 @@ impl Picture {
     }
 
     /// Adds the devices of the calling thread's network namespace.
-    fn devices(&mut self, scope: &Scope) {
+    fn devices(&mut self, scope: &AuditScope) {
         let table = fs::read_to_string("/proc/thread-self/net/dev").unwrap();
         let names = table
             .lines()
@@ -198,7 +198,7 @@ impl Picture {
         }
     }
 
-    fn rules(&mut self, scope: &Scope) {
+    fn rules(&mut self, scope: &AuditScope) {
         if !scope.alone_in_network {
             return;
         }
@@ -234,7 +234,7 @@ impl Picture {
     }
 
     /// Adds the host ids that belong to containers of these directories.
-    fn links(&mut self, scope: &Scope) {
+    fn links(&mut self, scope: &AuditScope) {
         for link in entries(IDS) {
             let target = fs::read_link(&link).unwrap_or_default();
             if scope
@@ -250,7 +250,7 @@ impl Picture {
         }
     }
 
-    fn loop_devices(&mut self, scope: &Scope) {
+    fn loop_devices(&mut self, scope: &AuditScope) {
         for device in entries("/sys/block") {
             let behind = fs::read_to_string(device.join("loop/backing_file")).unwrap_or_default();
             if scope

@@ -13,18 +13,18 @@ use argosy_isolation::disk::FileSystem;
 use argosy_isolation::profile::{CONTAINER_IDS, FIRST_HOST_ID};
 use argosy_isolation::remove_tree::remove_folder;
 use argosy_isolation::{
-    Container, Group, Handle, Outcome, OutputLimits, ResourceLimit, ShortOf, Spec,
+    Cgroup, CommandOutcome, Container, Handle, LaunchSpec, OomScope, OutputLimits, ResourceLimit,
 };
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 
-use crate::audit::{Audit, Scope};
+use crate::audit::{AuditScope, LeakAudit};
 use crate::inside::{DONE, VERB};
 use crate::profile::{give_sandbox, profiled};
-use crate::world::{Case, PATIENCE, World, eventually, skip, stdout};
+use crate::world::{PATIENCE, RootFixture, TestCase, eventually, skip, stdout};
 
-pub(crate) const CASES: &[Case] = &[
+pub(crate) const CASES: &[TestCase] = &[
     ("a_bomb_of_processes_is_contained", forks),
     ("a_bomb_of_threads_is_contained", threads),
     ("a_bomb_of_memory_ends_itself_alone", memory),
@@ -61,24 +61,24 @@ const ANSWERS: u64 = 25;
 const ECHO: &str = "while read line; do echo $line >&3; done 0<> ask 3<> answer";
 
 /// A world with a neighbour that serves, and an audit of its host.
-struct Street {
-    world: World,
+struct NeighbourFixture {
+    world: RootFixture,
     neighbour: Container,
-    spec: Spec,
-    audit: Audit,
+    spec: LaunchSpec,
+    audit: LeakAudit,
 }
 
 /// The neighbour's answers.
 #[derive(Default)]
-struct Service {
+struct Neighbour {
     answers: AtomicU64,
     slowest_us: AtomicU64,
     over: AtomicBool,
 }
 
-impl Street {
+impl NeighbourFixture {
     fn new() -> Self {
-        let mut world = World::new();
+        let mut world = RootFixture::new();
         let mut spec = profiled(&mut world, ECHO);
         // The next range of host ids.
         spec.profile.as_mut().unwrap().first_host_id = FIRST_HOST_ID + CONTAINER_IDS;
@@ -89,15 +89,15 @@ impl Street {
             fs::set_permissions(&path, fs::Permissions::from_mode(0o666)).unwrap();
         }
         let (neighbour, _) = world.start(&spec);
-        let scope = Scope {
+        let scope = AuditScope {
             folders: vec![world.work().to_owned()],
             emptied: vec![world.work().to_owned()],
             groups: vec![world.tree.root().to_owned()],
             holders: vec![std::process::id(), world.launcher.as_ref().unwrap().pid()],
             alone_in_network: false,
-            ..Scope::default()
+            ..AuditScope::default()
         };
-        let audit = Audit::begin(scope);
+        let audit = LeakAudit::begin(scope);
         Self {
             world,
             neighbour,
@@ -108,7 +108,7 @@ impl Street {
 
     /// Returns a bomb, confined like an agent's tasks, and with separate limits where the host has
     /// the controllers.
-    fn bomb(&mut self, arguments: &str) -> Spec {
+    fn bomb(&mut self, arguments: &str) -> LaunchSpec {
         let line = format!("exec ./inside {VERB} {arguments}");
         let mut spec = profiled(&mut self.world, &line);
         let inside = self.world.work().join("inside");
@@ -136,8 +136,8 @@ impl Street {
 
     /// Runs `act` while the neighbour is queried every ten milliseconds, and until it has answered
     /// often enough.
-    fn beside<T>(&mut self, act: impl FnOnce(&mut World) -> T) -> T {
-        let service = Service::default();
+    fn beside<T>(&mut self, act: impl FnOnce(&mut RootFixture) -> T) -> T {
+        let service = Neighbour::default();
         let [ask, answer] = ["ask", "answer"].map(|name| self.spec.sandbox.join(name));
         std::thread::scope(|scope| {
             scope.spawn(|| service.watch(&ask, &answer));
@@ -158,7 +158,7 @@ impl Street {
     }
 
     /// Starts a bomb and waits until it has reported its end.
-    fn go_off(&mut self, spec: &Spec) -> (Container, Handle) {
+    fn go_off(&mut self, spec: &LaunchSpec) -> (Container, Handle) {
         self.beside(|world| {
             let (container, handle) = world.start(spec);
             eventually("it does its worst", || {
@@ -171,7 +171,7 @@ impl Street {
     /// Removes a bomb, and checks that it has left nothing; the neighbour still runs then. The
     /// caller has checked that the bomb reached its limit, or did all its work where no limit stops
     /// it: this is its control. `scripts/techniques` counts these calls.
-    fn contains(mut self, spec: &Spec, container: Container, name: &str) {
+    fn contains(mut self, spec: &LaunchSpec, container: Container, name: &str) {
         println!("technique of a bomb: {name}: open");
         self.beside(|_| container.destroy(PATIENCE).unwrap());
         drop(container);
@@ -192,7 +192,7 @@ impl Street {
     }
 }
 
-impl Service {
+impl Neighbour {
     fn watch(&self, ask: &Path, answer: &Path) {
         let mut both = File::options();
         let mut asked = both.read(true).write(true).open(ask).unwrap();
@@ -223,19 +223,19 @@ impl Service {
 }
 
 /// Returns the number of processes in its group.
-fn population(spec: &Spec) -> usize {
+fn population(spec: &LaunchSpec) -> usize {
     let processes = spec.cgroup.as_ref().unwrap().join("cgroup.procs");
     fs::read_to_string(processes).unwrap().lines().count()
 }
 
 /// Returns the number that it wrote at its end.
-fn figure(spec: &Spec) -> u64 {
+fn figure(spec: &LaunchSpec) -> u64 {
     let said = stdout(spec);
     said.lines().next().unwrap().parse().unwrap()
 }
 
 fn forks() {
-    let mut street = Street::new();
+    let mut street = NeighbourFixture::new();
     let spec = street.bomb("forks");
     let (container, _) = street.go_off(&spec);
     let count = population(&spec);
@@ -248,7 +248,7 @@ fn forks() {
 }
 
 fn threads() {
-    let mut street = Street::new();
+    let mut street = NeighbourFixture::new();
     let spec = street.bomb("threads");
     let (container, _) = street.go_off(&spec);
     let threads = spec.cgroup.as_ref().unwrap().join("cgroup.threads");
@@ -261,7 +261,7 @@ fn threads() {
 }
 
 fn memory() {
-    let mut street = Street::new();
+    let mut street = NeighbourFixture::new();
     if !street.has("memory") {
         street.neighbour.kill(0).unwrap();
         skip("needs the cgroup controller memory".to_owned());
@@ -272,13 +272,13 @@ fn memory() {
         let exit = container.wait(PATIENCE).unwrap();
         (container, exit)
     });
-    assert_eq!(exit.outcome, Outcome::Signaled(9), "{exit:?}");
-    assert_eq!(exit.memory_shortage.unwrap().of, ShortOf::Container);
+    assert_eq!(exit.outcome, CommandOutcome::Signaled(9), "{exit:?}");
+    assert_eq!(exit.memory_shortage.unwrap().of, OomScope::Container);
     street.contains(&spec, container, "memory");
 }
 
 fn descriptors() {
-    let mut street = Street::new();
+    let mut street = NeighbourFixture::new();
     let spec = street.bomb("descriptors");
     let (container, _) = street.go_off(&spec);
     assert!(stdout(&spec).starts_with("409"), "{}", stdout(&spec));
@@ -287,7 +287,7 @@ fn descriptors() {
 
 fn files() {
     for place in ["/tmp", "/dev/shm"] {
-        let mut street = Street::new();
+        let mut street = NeighbourFixture::new();
         let spec = street.bomb(&format!("files {place}"));
         let (container, _) = street.go_off(&spec);
         // The minimum number of files, as its scratch file systems are small; one file is the
@@ -299,7 +299,7 @@ fn files() {
 
 fn fillers() {
     for place in ["/tmp", "/dev/shm"] {
-        let mut street = Street::new();
+        let mut street = NeighbourFixture::new();
         let spec = street.bomb(&format!("fill {place}"));
         let (container, _) = street.go_off(&spec);
         assert_eq!(figure(&spec), MIB, "in {place}");
@@ -315,7 +315,7 @@ echo $made; echo done; exec sleep 1000";
 const DISK: u64 = 16 * MIB;
 
 fn disk_filler() {
-    let mut street = Street::new();
+    let mut street = NeighbourFixture::new();
     if let Err(why) = FileSystem::supported() {
         street.neighbour.kill(0).unwrap();
         skip(format!("this kernel has no loop devices: {why}"));
@@ -343,7 +343,7 @@ fn disk_filler() {
 }
 
 fn flood() {
-    let mut street = Street::new();
+    let mut street = NeighbourFixture::new();
     let mut spec = street.bomb("flood");
     spec.output = OutputLimits {
         file_bytes: MIB,
@@ -366,7 +366,7 @@ fn flood() {
 }
 
 fn zombies() {
-    let mut street = Street::new();
+    let mut street = NeighbourFixture::new();
     let mut spec = street.bomb("zombies");
     spec.resource_limits.retain(|limit| limit.name != "nproc");
     spec.limits.pids_max = None;
@@ -375,14 +375,14 @@ fn zombies() {
 }
 
 fn daemons() {
-    let mut street = Street::new();
+    let mut street = NeighbourFixture::new();
     let spec = street.bomb("daemons");
     let (container, exit) = street.beside(|world| {
         let mut container = world.launch(&spec);
         let exit = container.wait(PATIENCE).unwrap();
         (container, exit)
     });
-    assert_eq!(exit.outcome, Outcome::Exited(0), "{}", stdout(&spec));
+    assert_eq!(exit.outcome, CommandOutcome::Exited(0), "{}", stdout(&spec));
     assert!(
         !spec.cgroup.as_ref().unwrap().exists(),
         "they went with their command"
@@ -391,19 +391,19 @@ fn daemons() {
 }
 
 fn storm_inside() {
-    let mut street = Street::new();
+    let mut street = NeighbourFixture::new();
     let spec = street.bomb("signals");
     let (container, exit) = street.beside(|world| {
         let mut container = world.launch(&spec);
         let exit = container.wait(PATIENCE).unwrap();
         (container, exit)
     });
-    assert_eq!(exit.outcome, Outcome::Exited(7), "{}", exit.reason);
+    assert_eq!(exit.outcome, CommandOutcome::Exited(7), "{}", exit.reason);
     street.contains(&spec, container, "signals from inside");
 }
 
 fn storm_outside() {
-    let mut street = Street::new();
+    let mut street = NeighbourFixture::new();
     let spec = street.bomb("sleep");
     let (mut container, handle) = street.world.start(&spec);
     let pids = [handle.supervisor.pid, handle.init.pid].map(|pid| pid.to_string());
@@ -421,13 +421,13 @@ fn storm_outside() {
     container.kill(60_000).unwrap();
     assert_eq!(
         container.wait(PATIENCE).unwrap().outcome,
-        Outcome::Signaled(15)
+        CommandOutcome::Signaled(15)
     );
     street.contains(&spec, container, "signals to its supervisor");
 }
 
 fn deaf() {
-    let mut street = Street::new();
+    let mut street = NeighbourFixture::new();
     let mut spec = street.bomb("sleep");
     let line = "trap '' TERM HUP INT QUIT; echo done; while :; do sleep 0.01; done";
     spec.program = argosy_isolation::Program::Shell(line.to_owned());
@@ -435,20 +435,20 @@ fn deaf() {
     container.kill(50).unwrap();
     assert_eq!(
         container.wait(PATIENCE).unwrap().outcome,
-        Outcome::Signaled(9)
+        CommandOutcome::Signaled(9)
     );
     street.contains(&spec, container, "ignored signals");
 }
 
 fn deep() {
-    let mut street = Street::new();
+    let mut street = NeighbourFixture::new();
     let spec = street.bomb("deep");
     let (container, exit) = street.beside(|world| {
         let mut container = world.launch(&spec);
         let exit = container.wait(PATIENCE).unwrap();
         (container, exit)
     });
-    assert_eq!(exit.outcome, Outcome::Exited(0), "{}", exit.reason);
-    assert!(!Group::at(spec.cgroup.as_ref().unwrap()).path().exists());
+    assert_eq!(exit.outcome, CommandOutcome::Exited(0), "{}", exit.reason);
+    assert!(!Cgroup::at(spec.cgroup.as_ref().unwrap()).path().exists());
     street.contains(&spec, container, "a deep sandbox");
 }

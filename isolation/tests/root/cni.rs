@@ -8,14 +8,14 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use argosy_isolation::network::cni::{Cni, CniError, List};
-use argosy_isolation::{ContainerId, Network, Outcome};
+use argosy_isolation::network::cni::{Cni, CniError, NetworkConfList};
+use argosy_isolation::{CommandOutcome, ContainerId, Network};
 
 use crate::host::{SERVE, call, on_a_host, quoted, run, web};
 use crate::profile::profiled;
-use crate::world::{Case, PATIENCE, World, eventually, skip, stderr, stdout};
+use crate::world::{PATIENCE, RootFixture, TestCase, eventually, skip, stderr, stdout};
 
-pub(crate) const CASES: &[Case] = &[
+pub(crate) const CASES: &[TestCase] = &[
     ("plugins_are_told_what_the_specification_says", told),
     ("what_a_plugin_refuses_is_undone", refused),
     ("a_plugin_that_hangs_is_ended", hanging),
@@ -48,11 +48,11 @@ const LIST: &str = r#"{"cniVersion": "1.1.0", "name": "blue", "plugins": [
 struct Plugins {
     folder: PathBuf,
     cni: Cni,
-    list: List,
+    list: NetworkConfList,
 }
 
 impl Plugins {
-    fn new(world: &World) -> Self {
+    fn new(world: &RootFixture) -> Self {
         let folder = world.work().join("plugins");
         fs::create_dir_all(&folder).unwrap();
         let plugin = folder.join("first");
@@ -62,7 +62,7 @@ impl Plugins {
         fs::write(&list, LIST).unwrap();
         Self {
             cni: cni(world, &folder),
-            list: List::read(&list).unwrap(),
+            list: NetworkConfList::read(&list).unwrap(),
             folder,
         }
     }
@@ -80,7 +80,7 @@ impl Plugins {
     }
 }
 
-fn cni(world: &World, plugins: &Path) -> Cni {
+fn cni(world: &RootFixture, plugins: &Path) -> Cni {
     Cni {
         plugins: vec![plugins.to_owned()],
         records: world.work().join("cni/records"),
@@ -101,7 +101,7 @@ fn nothing_is_left(cni: &Cni) {
 
 fn told() {
     on_a_host(|_| {
-        let world = World::new();
+        let world = RootFixture::new();
         let plugins = Plugins::new(&world);
         let id = ContainerId::new("c-1").unwrap();
         let added = plugins.cni.add(&id, &plugins.list, &[web(8080)]).unwrap();
@@ -141,7 +141,7 @@ fn told() {
 
 fn refused() {
     on_a_host(|_| {
-        let world = World::new();
+        let world = RootFixture::new();
         let plugins = Plugins::new(&world);
         let id = ContainerId::new("c-1").unwrap();
         fs::write(plugins.folder.join("refuse"), "ADD").unwrap();
@@ -161,7 +161,7 @@ fn refused() {
 
 fn hanging() {
     on_a_host(|_| {
-        let world = World::new();
+        let world = RootFixture::new();
         let mut plugins = Plugins::new(&world);
         plugins.cni.patience = Duration::from_millis(200);
         let id = ContainerId::new("c-1").unwrap();
@@ -181,7 +181,7 @@ fn hanging() {
 
 fn crash() {
     on_a_host(|_| {
-        let world = World::new();
+        let world = RootFixture::new();
         let plugins = Plugins::new(&world);
         let [kept, lost] = ["kept", "lost"].map(|name| ContainerId::new(name).unwrap());
         for id in [&kept, &lost] {
@@ -220,7 +220,7 @@ const SLOW_LIST: &str = r#"{"cniVersion": "1.0.0", "name": "slow", "plugins": [{
 /// The agent's side: a separate process.
 pub(crate) fn main(arguments: &[String]) {
     let folder = Path::new(&arguments[0]);
-    let list = List::read(&folder.join("slow.conflist")).unwrap();
+    let list = NetworkConfList::read(&folder.join("slow.conflist")).unwrap();
     let id = ContainerId::new("c-1").unwrap();
     // Only a plugin that was killed in its stead ends this.
     drop(slow(folder, PATIENCE).add(&id, &list, &[]));
@@ -293,7 +293,7 @@ fn debians() {
         skip("needs the package containernetworking-plugins".to_owned());
     }
     on_a_host(|_| {
-        let mut world = World::new();
+        let mut world = RootFixture::new();
         let cni = cni(&world, installed);
         let leases = world.work().join("leases");
         let list = world.work().join("debian.conflist");
@@ -305,7 +305,7 @@ fn debians() {
             leases.display()
         );
         fs::write(&list, text).unwrap();
-        let list = List::read(&list).unwrap();
+        let list = NetworkConfList::read(&list).unwrap();
         let line = format!("exec {} 80 plugged", quoted(SERVE));
         let mut spec = profiled(&mut world, &line);
         spec.network = Network::Joined;
@@ -324,7 +324,7 @@ fn debians() {
         let exit = container.wait(PATIENCE).unwrap();
         assert_eq!(
             exit.outcome,
-            Outcome::Signaled(9),
+            CommandOutcome::Signaled(9),
             "{} {}",
             stdout(&spec),
             stderr(&spec)

@@ -6,12 +6,13 @@ use std::os::unix::fs::MetadataExt;
 use std::process::{Command, ExitCode};
 
 use argosy_isolation::{
-    Limits, MissingPolicy, Namespaces, Outcome, Program, ResourceLimit, User, detect,
+    CommandOutcome, ContainerUser, Limits, MissingPolicy, Namespaces, Program, ResourceLimit,
+    detect,
 };
 
-use crate::world::{Agent, Case, World, eventually, plain, skip, spec_in, stdout};
+use crate::world::{Agent, RootFixture, TestCase, eventually, plain, skip, spec_in, stdout};
 
-pub(crate) const CASES: &[Case] = &[
+pub(crate) const CASES: &[TestCase] = &[
     (
         "five_namespaces_are_its_own_and_the_network_is_the_hosts",
         namespaces_differ,
@@ -68,7 +69,7 @@ const SHOW_NAMESPACES: &str =
     "for kind in pid mnt ipc uts cgroup net; do readlink /proc/self/ns/$kind; done";
 
 fn namespaces_differ() {
-    let mut world = World::new();
+    let mut world = RootFixture::new();
     let output = world.output(SHOW_NAMESPACES);
     let (seen, own) = (namespaces_seen(&output), own_namespaces());
     for kind in KINDS {
@@ -82,18 +83,18 @@ fn namespaces_differ() {
 }
 
 fn namespaces_same() {
-    let mut world = World::new();
+    let mut world = RootFixture::new();
     let mut spec = world.spec(SHOW_NAMESPACES);
     spec.namespaces = Namespaces::NONE;
-    assert_eq!(world.run(&spec).outcome, Outcome::Exited(0));
+    assert_eq!(world.run(&spec).outcome, CommandOutcome::Exited(0));
     assert_eq!(namespaces_seen(&stdout(&spec)), own_namespaces());
 }
 
 fn own_view() {
-    let mut world = World::new();
+    let mut world = RootFixture::new();
     let mut spec = world.spec("echo /proc/[0-9]*; hostname; cat /proc/self/cgroup | tail -1; pwd");
     spec.hostname = Some("calm-heron".into());
-    assert_eq!(world.run(&spec).outcome, Outcome::Exited(0));
+    assert_eq!(world.run(&spec).outcome, CommandOutcome::Exited(0));
     let written = stdout(&spec);
     let lines: Vec<_> = written.lines().collect();
     assert_eq!(lines[0], "/proc/1 /proc/2", "init and the shell");
@@ -104,13 +105,13 @@ fn own_view() {
 }
 
 fn no_leak() {
-    let mut world = World::new();
+    let mut world = RootFixture::new();
     let mut spec = world.spec("");
     spec.program = Program::Arguments(vec!["env".into()]);
     spec.environment = vec![("GIVEN".into(), "a b=c".into())];
     assert_eq!(
         world.run(&spec).outcome,
-        Outcome::Exited(0),
+        CommandOutcome::Exited(0),
         "found without a PATH"
     );
     assert_eq!(stdout(&spec), "GIVEN=a b=c\n");
@@ -121,7 +122,7 @@ fn no_leak() {
 }
 
 fn signals() {
-    let mut world = World::new();
+    let mut world = RootFixture::new();
     let output = world.output("grep -E '^Sig(Blk|Ign|Cgt)' /proc/self/status; cat /proc/self/stat");
     let lines: Vec<_> = output.lines().collect();
     assert_eq!(lines[0], "SigBlk:\t0000000000000000");
@@ -133,15 +134,15 @@ fn signals() {
 }
 
 fn user() {
-    let mut world = World::new();
+    let mut world = RootFixture::new();
     let mut spec = world.spec("id -u; id -g; id -G; echo > mine; grep CapEff /proc/self/status");
-    let nobody = User::named("nobody").unwrap();
+    let nobody = ContainerUser::named("nobody").unwrap();
     std::os::unix::fs::chown(&spec.sandbox, Some(nobody.uid), Some(nobody.gid)).unwrap();
     for folder in [world.work(), &spec.directory] {
         fs::set_permissions(folder, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     }
     spec.user = Some(nobody.clone());
-    assert_eq!(world.run(&spec).outcome, Outcome::Exited(0));
+    assert_eq!(world.run(&spec).outcome, CommandOutcome::Exited(0));
     let expected = format!(
         "{0}\n{1}\n{1}\nCapEff:\t0000000000000000\n",
         nobody.uid, nobody.gid
@@ -149,24 +150,26 @@ fn user() {
     assert_eq!(stdout(&spec), expected);
     let owner = |name: &str| fs::metadata(spec.sandbox.join(name)).unwrap().uid();
     assert_eq!((owner("mine"), owner("stdout")), (nobody.uid, 0));
-    let unknown = User::named("no-such-user").unwrap_err().to_string();
+    let unknown = ContainerUser::named("no-such-user")
+        .unwrap_err()
+        .to_string();
     assert!(unknown.contains("no-such-user"), "{unknown}");
 }
 
 fn resource_limits() {
-    let mut world = World::new();
+    let mut world = RootFixture::new();
     let mut spec = world.spec("ulimit -Sn; ulimit -Hn");
     spec.resource_limits = vec![ResourceLimit {
         name: "nofile".into(),
         soft: 100,
         hard: 200,
     }];
-    assert_eq!(world.run(&spec).outcome, Outcome::Exited(0));
+    assert_eq!(world.run(&spec).outcome, CommandOutcome::Exited(0));
     assert_eq!(stdout(&spec), "100\n200\n");
 }
 
 fn controllers() {
-    let mut world = World::new();
+    let mut world = RootFixture::new();
     let limits = Limits {
         memory_max_bytes: Some(64 << 20),
         pids_max: Some(100),
@@ -177,9 +180,9 @@ fn controllers() {
     spec.limits = limits.clone();
     let exit = world.run(&spec);
     if missing.controllers.is_empty() {
-        assert_eq!(exit.outcome, Outcome::Exited(0));
+        assert_eq!(exit.outcome, CommandOutcome::Exited(0));
     } else {
-        assert_eq!(exit.outcome, Outcome::NotStarted);
+        assert_eq!(exit.outcome, CommandOutcome::NotStarted);
         let names = missing.controllers.join(", ");
         assert!(exit.reason.contains(&names), "{}", exit.reason);
         assert!(
@@ -198,7 +201,7 @@ fn controllers() {
     );
     assert_eq!(
         container.wait(crate::world::PATIENCE).unwrap().outcome,
-        Outcome::Exited(0)
+        CommandOutcome::Exited(0)
     );
 }
 
@@ -206,7 +209,7 @@ fn user_namespaces() {
     if let Err(reason) = detect().user_namespaces {
         skip(reason);
     }
-    let uid = User::named("nobody").unwrap().uid;
+    let uid = ContainerUser::named("nobody").unwrap().uid;
     let work = tempfile::tempdir().unwrap();
     let line = format!("id -u; echo /proc/[0-9]*; hostname; {SHOW_NAMESPACES}; exec sleep 1000");
     let mut spec = spec_in(work.path(), "c", &line);
@@ -235,7 +238,7 @@ fn user_namespaces() {
         argosy_isolation::Adoption::Exited(exit) => exit,
         other => panic!("{other:?}"),
     };
-    assert_eq!(exit.outcome, Outcome::Signaled(9));
+    assert_eq!(exit.outcome, CommandOutcome::Signaled(9));
 }
 
 /// The argument with which this executable prints whether the default profile is available.
@@ -268,8 +271,8 @@ fn chroot() {
 }
 
 fn plain_processes() {
-    let mut world = World::new();
+    let mut world = RootFixture::new();
     let spec = plain(world.spec(SHOW_NAMESPACES));
-    assert_eq!(world.run(&spec).outcome, Outcome::Exited(0));
+    assert_eq!(world.run(&spec).outcome, CommandOutcome::Exited(0));
     assert_eq!(namespaces_seen(&stdout(&spec)), own_namespaces());
 }

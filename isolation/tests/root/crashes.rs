@@ -11,25 +11,26 @@ use std::process::{Command, ExitCode, Stdio};
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
-use argosy_isolation::network::cni::{Cni, List};
-use argosy_isolation::network::{Between, Settings, Subnet};
-use argosy_isolation::profile::{COMMAND_ID, FIRST_HOST_ID, Walls};
+use argosy_isolation::network::cni::{Cni, NetworkConfList};
+use argosy_isolation::network::{InterContainerTraffic, NetworkConfig, Subnet};
+use argosy_isolation::profile::{COMMAND_ID, FIRST_HOST_ID, IsolationLayers};
 use argosy_isolation::remove_tree::remove_folder;
-use argosy_isolation::unpack::Rules;
+use argosy_isolation::unpack::UnpackLimits;
 use argosy_isolation::{
-    Adoption, Container, ContainerId, Exit, Handle, Image, Isolation, Launcher, Namespaces,
-    Network, Networks, Outcome, Profile, Root, Secret, Spec, Tree, User, View, Volume,
-    VolumeSource, adopt, cgroup, crash_points, destroy, launcher, sweep,
+    Adoption, CgroupTree, CommandOutcome, Container, ContainerId, ContainerUser, Exit, Handle,
+    Image, Isolation, IsolationProfile, LaunchSpec, Launcher, MountSpec, Namespaces, Network,
+    Networks, RootFs, SecretFile, Volume, VolumeSource, adopt, cgroup, clean_up_abandoned,
+    crash_points, destroy, launcher,
 };
 use serde::{Deserialize, Serialize};
 
-use crate::audit::{Audit, Scope};
+use crate::audit::{AuditScope, LeakAudit};
 use crate::host::{on_a_host, web};
 use crate::profile::give_sandbox;
-use crate::world::{Case, PATIENCE, eventually, skip, spec_in};
+use crate::world::{PATIENCE, TestCase, eventually, skip, spec_in};
 use crate::{disks, entry, networks, networks6, unpacking};
 
-pub(crate) const CASES: &[Case] = &[
+pub(crate) const CASES: &[TestCase] = &[
     (
         "every_step_can_be_the_last_of_a_launcher_a_supervisor_or_an_init",
         of_launchers,
@@ -51,7 +52,7 @@ const FILLED: &str = "filled";
 
 /// The scenario of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-enum Life {
+enum CrashScenario {
     /// A container in an image, with an exec session, adopted and killed.
     Imaged,
     /// A container that ends by itself.
@@ -75,20 +76,20 @@ enum Life {
     /// No container: a full directory is removed.
     Emptied,
 }
-use Life::{
+use CrashScenario::{
     Archived, Bridged, Brief, Emptied, Imaged, Layered, Orphaned, Plain, Plugged, Unprivileged,
     Void,
 };
 
 /// The process that dies: copies of the launcher pass some steps, the agent passes others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-enum Whose {
+enum CrashTarget {
     Launcher,
     Agent,
 }
 
 /// The steps of a launcher and its copies, each with the scenarios that pass it.
-const OF_LAUNCHERS: &[(&str, &[Life])] = &[
+const OF_LAUNCHERS: &[(&str, &[CrashScenario])] = &[
     ("launcher.request-read", &[Imaged, Archived]),
     ("launcher.supervisor-made", &[Imaged, Archived]),
     ("supervisor.begun", &[Imaged]),
@@ -152,7 +153,7 @@ const OF_LAUNCHERS: &[(&str, &[Life])] = &[
 ];
 
 /// The steps of the agent itself.
-const OF_AGENTS: &[(&str, &[Life])] = &[
+const OF_AGENTS: &[(&str, &[CrashScenario])] = &[
     ("agent.request-sent", &[Imaged, Plain, Void]),
     ("adopt.claimed", &[Imaged]),
     ("adopt.connected", &[Imaged]),
@@ -184,7 +185,7 @@ const OF_NETWORKS: &[&str] = &[
 ];
 
 /// The steps of networks by plugins.
-const OF_PLUGINS: &[(&str, &[Life])] = &[
+const OF_PLUGINS: &[(&str, &[CrashScenario])] = &[
     ("cni.recorded", &[Plugged]),
     ("cni.namespace-bound", &[Plugged]),
     ("cni.plugin-added", &[Plugged]),
@@ -207,9 +208,9 @@ const LIST: &str = r#"{"cniVersion": "1.0.0", "name": "blue", "plugins": [{"type
 
 /// The parameters of a run, in a file.
 #[derive(Debug, Serialize, Deserialize)]
-struct Script {
-    life: Life,
-    whose: Whose,
+struct RunParameters {
+    life: CrashScenario,
+    whose: CrashTarget,
     step: String,
     /// The name of the agent's cgroup tree.
     agent: ContainerId,
@@ -225,37 +226,37 @@ fn containers(work: &Path) -> PathBuf {
     work.join("containers")
 }
 
-fn settings(work: &Path) -> Settings {
-    Settings {
+fn settings(work: &Path) -> NetworkConfig {
+    NetworkConfig {
         owner: work.to_owned(),
         folder: work.join("networks"),
         subnet: Subnet::USUAL,
         subnet6: Some(networks::PREFIX6.parse().unwrap()),
         ready: 1,
-        between: Between::Isolated,
+        between: InterContainerTraffic::Isolated,
         denied: Vec::new(),
     }
 }
 
-impl Script {
-    fn tree(&self) -> Tree {
-        Tree::create(&cgroup::default_parent().unwrap(), &self.agent).unwrap()
+impl RunParameters {
+    fn tree(&self) -> CgroupTree {
+        CgroupTree::create(&cgroup::default_parent().unwrap(), &self.agent).unwrap()
     }
 
-    fn launcher(&self, tree: &Tree) -> Launcher {
+    fn launcher(&self, tree: &CgroupTree) -> Launcher {
         let mut command = launcher::own_executable().unwrap();
         command.arg("launcher");
-        if self.whose == Whose::Launcher {
+        if self.whose == CrashTarget::Launcher {
             command.arg(&self.step).arg(&self.witness);
         }
         Launcher::spawn(&command, Some(tree)).unwrap()
     }
 
-    fn spec(&self, tree: &Tree, name: &str) -> Spec {
+    fn spec(&self, tree: &CgroupTree, name: &str) -> LaunchSpec {
         let line = if self.life == Brief { "exit 7" } else { SLEEP };
         let mut spec = spec_in(&containers(&self.work), name, line);
         spec.cgroup = Some(tree.group(&spec.id).path().to_owned());
-        spec.user = Some(User {
+        spec.user = Some(ContainerUser {
             uid: COMMAND_ID,
             gid: COMMAND_ID,
             groups: Vec::new(),
@@ -296,7 +297,7 @@ impl Script {
             .create(&folder)
             .unwrap();
         fs::write(folder.join("key"), "s3cret").unwrap();
-        let secret = VolumeSource::Secret(Secret {
+        let secret = VolumeSource::Secret(SecretFile {
             folder,
             name: "key".into(),
         });
@@ -313,30 +314,30 @@ impl Script {
         volumes.map(volume).into()
     }
 
-    fn profile(&self, spec: &Spec) -> Profile {
+    fn profile(&self, spec: &LaunchSpec) -> IsolationProfile {
         let [upper, work] = ["upper", "work"].map(|name| spec.directory.join(name));
         let root = if self.life == Imaged {
             for folder in [&upper, &work] {
                 fs::create_dir(folder).unwrap();
             }
-            Root::Image(Image {
+            RootFs::Image(Image {
                 layers: vec![self.layer.clone()],
                 upper,
                 work,
             })
         } else {
-            Root::Host
+            RootFs::Host
         };
-        Profile {
+        IsolationProfile {
             first_host_id: FIRST_HOST_ID,
-            view: View {
+            view: MountSpec {
                 root,
                 host_paths: Vec::new(),
                 volumes: self.volumes(),
                 tmp_bytes: 1 << 20,
                 shm_bytes: 1 << 20,
             },
-            walls: Walls::ALL,
+            walls: IsolationLayers::ALL,
         }
     }
 
@@ -349,10 +350,10 @@ impl Script {
         }
     }
 
-    fn list(&self) -> List {
+    fn list(&self) -> NetworkConfList {
         let list = self.layer.with_file_name("blue.conflist");
         fs::write(&list, LIST).unwrap();
-        List::read(&list).unwrap()
+        NetworkConfList::read(&list).unwrap()
     }
 
     /// Runs the scenario to its end, or to the first error after a process has died.
@@ -406,8 +407,8 @@ impl Script {
                 drop(cni.add(&spec.id, &self.list(), &[])?);
                 cni.delete(&spec.id)?;
             }
-            Archived => unpacking::keep(&mut launcher, &self.work, Rules::archive())?,
-            Layered => unpacking::keep(&mut launcher, &self.work, Rules::layer())?,
+            Archived => unpacking::keep(&mut launcher, &self.work, UnpackLimits::archive())?,
+            Layered => unpacking::keep(&mut launcher, &self.work, UnpackLimits::layer())?,
             Emptied => emptied(&self.work.join(FILLED))?,
         }
         destroy(&spec.directory, group, PATIENCE)?;
@@ -432,7 +433,7 @@ impl Script {
                 fs::remove_dir_all(&folder).is_ok() || !folder.exists()
             });
         }
-        sweep(&tree, &BTreeSet::new(), PATIENCE).unwrap();
+        clean_up_abandoned(&tree, &BTreeSet::new(), PATIENCE).unwrap();
         self.cni().sweep(&BTreeSet::new()).unwrap();
         if bridged {
             let networks = Networks::open(settings(&self.work), &BTreeSet::new()).unwrap();
@@ -441,20 +442,20 @@ impl Script {
         // The next agent continues to work.
         let after = Self {
             life: Brief,
-            whose: Whose::Agent,
+            whose: CrashTarget::Agent,
             ..self.again()
         };
         let mut launcher = after.launcher(&tree);
         match self.life {
-            Archived => unpacking::recover(&mut launcher, &self.work, Rules::archive()),
-            Layered => unpacking::recover(&mut launcher, &self.work, Rules::layer()),
+            Archived => unpacking::recover(&mut launcher, &self.work, UnpackLimits::archive()),
+            Layered => unpacking::recover(&mut launcher, &self.work, UnpackLimits::layer()),
             Emptied => remove_folder(&self.work.join(FILLED)).unwrap(),
             Imaged | Brief | Plain | Unprivileged | Void | Orphaned | Bridged | Plugged => {}
         }
         // No agent reuses a container id: a late launch must not meet the new container.
         let spec = after.spec(&tree, "next");
         let exit = launcher.launch(&spec).unwrap().wait(PATIENCE).unwrap();
-        assert_eq!(exit.outcome, Outcome::Exited(7), "{}", exit.reason);
+        assert_eq!(exit.outcome, CommandOutcome::Exited(7), "{}", exit.reason);
         destroy(&spec.directory, spec.cgroup.as_deref(), PATIENCE).unwrap();
         drop(launcher);
         eventually("every supervisor ends", || tree.remove().is_ok());
@@ -482,7 +483,7 @@ fn started(container: &mut Container) -> Result<Handle> {
     started.map_err(|exit| anyhow::anyhow!("it has not started: {exit}"))
 }
 
-fn adopted(spec: &Spec) -> Result<Container> {
+fn adopted(spec: &LaunchSpec) -> Result<Container> {
     match adopt(&spec.directory)? {
         Adoption::Running(container) => Ok(container),
         other => bail!("it is gone: {other:?}"),
@@ -515,8 +516,8 @@ fn ended(container: &mut Container) -> Result<Exit> {
 
 /// The agent's side: a separate program that may be killed.
 pub(crate) fn life(arguments: &[String]) -> ExitCode {
-    let script: Script = serde_json::from_slice(&fs::read(&arguments[0]).unwrap()).unwrap();
-    if script.whose == Whose::Agent {
+    let script: RunParameters = serde_json::from_slice(&fs::read(&arguments[0]).unwrap()).unwrap();
+    if script.whose == CrashTarget::Agent {
         crash_points::arm(&script.step, 1, &script.witness).unwrap();
     }
     match script.live() {
@@ -540,11 +541,11 @@ fn layer(folder: &Path) -> PathBuf {
 }
 
 /// Runs one scenario in which a process dies, and the recovery after it.
-fn crash_at(step: &str, life: Life, whose: Whose) {
+fn crash_at(step: &str, life: CrashScenario, whose: CrashTarget) {
     let folder = tempfile::tempdir().unwrap();
     let work = folder.path().join("work");
     fs::create_dir_all(&work).unwrap();
-    let script = Script {
+    let script = RunParameters {
         life,
         whose,
         step: step.to_owned(),
@@ -559,13 +560,13 @@ fn crash_at(step: &str, life: Life, whose: Whose) {
         .join(script.agent.as_str());
     let held = folder.path().join("held");
     fs::create_dir(&held).unwrap();
-    let audit = Audit::begin(Scope {
+    let audit = LeakAudit::begin(AuditScope {
         folders: vec![work.clone()],
         emptied: vec![work, held],
         groups: vec![tree],
         holders: vec![std::process::id()],
         alone_in_network: life == Bridged,
-        ..Scope::default()
+        ..AuditScope::default()
     });
     let plugins = folder.path().join("plugins");
     fs::create_dir(&plugins).unwrap();
@@ -594,7 +595,7 @@ fn crash_at(step: &str, life: Life, whose: Whose) {
     audit.expect_nothing_left(&format!("after a crash at {step}, in the life {life:?}"));
 }
 
-fn crash_at_each(steps: &[(&str, &[Life])], whose: Whose, on_a_host: bool) {
+fn crash_at_each(steps: &[(&str, &[CrashScenario])], whose: CrashTarget, on_a_host: bool) {
     if !crash_points::IS_ON {
         skip("this build has no crash points".to_owned());
     }
@@ -613,23 +614,23 @@ fn crash_at_each(steps: &[(&str, &[Life])], whose: Whose, on_a_host: bool) {
 }
 
 fn of_launchers() {
-    crash_at_each(OF_LAUNCHERS, Whose::Launcher, false);
+    crash_at_each(OF_LAUNCHERS, CrashTarget::Launcher, false);
 }
 
 fn of_agents() {
-    crash_at_each(OF_AGENTS, Whose::Agent, false);
-    crash_at_each(OF_PLUGINS, Whose::Agent, false);
+    crash_at_each(OF_AGENTS, CrashTarget::Agent, false);
+    crash_at_each(OF_PLUGINS, CrashTarget::Agent, false);
 }
 
 fn of_networks() {
     on_a_host(|_| {
-        crash_at_each(OF_LAUNCHERS, Whose::Launcher, true);
+        crash_at_each(OF_LAUNCHERS, CrashTarget::Launcher, true);
         let steps: Vec<_> = OF_NETWORKS
             .iter()
             .map(|step| (*step, &[Bridged][..]))
             .collect();
         let before = networks6::forwarding_settings();
-        crash_at_each(&steps, Whose::Agent, true);
+        crash_at_each(&steps, CrashTarget::Agent, true);
         assert_eq!(networks6::forwarding_settings(), before);
     });
 }

@@ -3,13 +3,13 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use argosy_isolation::{Outcome, Spec, device_filter};
+use argosy_isolation::{CommandOutcome, LaunchSpec, device_filter};
 
 use crate::entry::end;
 use crate::profile::profiled;
-use crate::world::{Case, World, skip, stderr, stdout};
+use crate::world::{RootFixture, TestCase, skip, stderr, stdout};
 
-pub(crate) const CASES: &[Case] = &[
+pub(crate) const CASES: &[TestCase] = &[
     ("a_device_of_its_own_can_be_used_by_its_user", own),
     ("a_device_that_is_none_is_refused_with_its_path", no_device),
     (
@@ -37,11 +37,11 @@ fn device() -> PathBuf {
     }
 }
 
-fn said(world: &mut World, spec: &Spec) -> String {
+fn said(world: &mut RootFixture, spec: &LaunchSpec) -> String {
     let exit = world.run(spec);
     assert_eq!(
         exit.outcome,
-        Outcome::Exited(0),
+        CommandOutcome::Exited(0),
         "{} {}",
         exit.reason,
         stderr(spec)
@@ -50,7 +50,7 @@ fn said(world: &mut World, spec: &Spec) -> String {
 }
 
 fn own() {
-    let mut world = World::new();
+    let mut world = RootFixture::new();
     let device = device();
     let line = format!(
         "stat -c '%F %a' {0}; (: < {0}) && echo opened; ls -A /dev | grep -cxF .own || true; touch /dev/more 2>/dev/null || echo no more",
@@ -70,7 +70,7 @@ fn own() {
 }
 
 fn no_device() {
-    let mut world = World::new();
+    let mut world = RootFixture::new();
     for (path, words) in [
         ("/dev/no-such-device", "use the device /dev/no-such-device"),
         (
@@ -81,7 +81,7 @@ fn no_device() {
         let mut spec = profiled(&mut world, "true");
         spec.devices = vec![path.into()];
         let exit = world.run(&spec);
-        assert_eq!(exit.outcome, Outcome::NotStarted);
+        assert_eq!(exit.outcome, CommandOutcome::NotStarted);
         assert!(exit.reason.contains(words), "{}", exit.reason);
     }
     for path in [
@@ -105,7 +105,7 @@ fn filtered() {
     if let Err(error) = device_filter::supported() {
         skip(format!("needs device filters: {error}"));
     }
-    let mut world = World::new();
+    let mut world = RootFixture::new();
     let device = device();
     for (own, expected) in [(false, "refused"), (true, "opened")] {
         let mut spec = profiled(&mut world, "exec sleep 1000");

@@ -7,14 +7,14 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 
 use argosy_isolation::disk::{DiskUsage, FileSystem, project};
-use argosy_isolation::{Image, Outcome, Root, Spec, crash_points};
+use argosy_isolation::{CommandOutcome, Image, LaunchSpec, RootFs, crash_points};
 
-use crate::audit::{Audit, Scope};
+use crate::audit::{AuditScope, LeakAudit};
 use crate::images::{imaged, usual};
 use crate::profile::{give_sandbox, profiled};
-use crate::world::{Case, World, eventually, skip, stderr, stdout};
+use crate::world::{RootFixture, TestCase, eventually, skip, stderr, stdout};
 
-pub(crate) const CASES: &[Case] = &[
+pub(crate) const CASES: &[TestCase] = &[
     (
         "a_file_system_that_is_full_refuses_more_and_takes_the_last_words",
         full_file_system,
@@ -29,14 +29,16 @@ pub(crate) const CASES: &[Case] = &[
         removed_in_use,
     ),
     ("a_quota_that_is_reached_refuses_more", || {
-        full_quota(Kind::Ext4);
+        full_quota(QuotaFileSystem::Ext4);
     }),
-    ("nothing_gets_out_of_a_quota", || hostile_quota(Kind::Ext4)),
+    ("nothing_gets_out_of_a_quota", || {
+        hostile_quota(QuotaFileSystem::Ext4)
+    }),
     ("a_quota_that_is_reached_on_xfs_refuses_more", || {
-        full_quota(Kind::Xfs);
+        full_quota(QuotaFileSystem::Xfs);
     }),
     ("nothing_gets_out_of_a_quota_on_xfs", || {
-        hostile_quota(Kind::Xfs);
+        hostile_quota(QuotaFileSystem::Xfs);
     }),
     (
         "what_an_image_is_changed_by_counts_in_the_same_quota",
@@ -158,20 +160,20 @@ def names():
 print("names", *names(), flush=True)
 END"#;
 
-pub(crate) fn audit(world: &World) -> Audit {
+pub(crate) fn audit(world: &RootFixture) -> LeakAudit {
     let launcher = world.launcher.as_ref().unwrap().pid();
     eventually("the launcher has the name that it keeps", || {
         let name = fs::read_to_string(format!("/proc/{launcher}/comm"));
         name.is_ok_and(|name| name == "argosy-launcher\n")
     });
-    Audit::begin(Scope {
+    LeakAudit::begin(AuditScope {
         folders: vec![world.work().to_owned()],
-        ..Scope::default()
+        ..AuditScope::default()
     })
 }
 
 /// Returns a launch whose sandbox is a separate file system.
-fn on_a_file_system(world: &mut World, line: &str) -> (Spec, FileSystem) {
+fn on_a_file_system(world: &mut RootFixture, line: &str) -> (LaunchSpec, FileSystem) {
     let spec = profiled(world, line);
     if let Err(why) = FileSystem::supported() {
         skip(format!("this kernel has no loop devices: {why}"));
@@ -182,12 +184,12 @@ fn on_a_file_system(world: &mut World, line: &str) -> (Spec, FileSystem) {
     (spec, system)
 }
 
-fn said(spec: &Spec) -> String {
+fn said(spec: &LaunchSpec) -> String {
     stdout(spec) + &stderr(spec)
 }
 
 fn full_file_system() {
-    let mut world = World::new();
+    let mut world = RootFixture::new();
     let audit = audit(&world);
     let line = format!(
         "echo begun; {}",
@@ -211,7 +213,7 @@ fn full_file_system() {
     });
     let exit = container.wait(crate::world::PATIENCE).unwrap();
     let said = said(&spec);
-    assert_eq!(exit.outcome, Outcome::Exited(7), "{said}");
+    assert_eq!(exit.outcome, CommandOutcome::Exited(7), "{said}");
     for words in ["begun\n", "No space left on device", "ended\n"] {
         assert!(said.contains(words), "{words:?} in {said:?}");
     }
@@ -228,7 +230,7 @@ fn full_file_system() {
 }
 
 /// Returns the result of each line of [`HARM`], by its name.
-fn harm(spec: &Spec) -> impl Fn(&str) -> String {
+fn harm(spec: &LaunchSpec) -> impl Fn(&str) -> String {
     let (said, errors) = (stdout(spec), stderr(spec));
     move |name| {
         let found = said.lines().find_map(|line| line.strip_prefix(name));
@@ -243,7 +245,7 @@ fn numbers(text: &str) -> (u64, &str) {
 }
 
 /// Checks that the attempts did not exceed the limit.
-fn expect_held(spec: &Spec, refusals: [&str; 2], files: u64) {
+fn expect_held(spec: &LaunchSpec, refusals: [&str; 2], files: u64) {
     let [full, many] = refusals;
     let came_to = harm(spec);
     for project in ["no-project", "next-project", "no-inheritance", "no-flag"] {
@@ -275,7 +277,7 @@ fn expect_held(spec: &Spec, refusals: [&str; 2], files: u64) {
 }
 
 /// Adds a host directory that is shared with other containers and writable.
-fn with_group(world: &World, spec: &mut Spec, below: &Path) {
+fn with_group(world: &RootFixture, spec: &mut LaunchSpec, below: &Path) {
     let folder = below.join(format!("group-{}", spec.id.as_str()));
     fs::create_dir(&folder).unwrap();
     let all = std::os::unix::fs::PermissionsExt::from_mode(0o777);
@@ -285,7 +287,7 @@ fn with_group(world: &World, spec: &mut Spec, below: &Path) {
 }
 
 fn hostile_file_system() {
-    let mut world = World::new();
+    let mut world = RootFixture::new();
     let audit = audit(&world);
     let (mut spec, system) = on_a_file_system(&mut world, HARM);
     let work = world.work().to_owned();
@@ -293,7 +295,7 @@ fn hostile_file_system() {
     let limit = system.usage().unwrap();
     assert_eq!(
         world.run(&spec).outcome,
-        Outcome::Exited(0),
+        CommandOutcome::Exited(0),
         "{}",
         said(&spec)
     );
@@ -303,11 +305,11 @@ fn hostile_file_system() {
 }
 
 /// Returns the same launch with an image, whose changes are in `changes`.
-fn changed(world: &mut World, changes: &Path, spec: Spec) -> Spec {
+fn changed(world: &mut RootFixture, changes: &Path, spec: LaunchSpec) -> LaunchSpec {
     let Some(mut profile) = spec.profile.clone() else {
         panic!("images are of the profile");
     };
-    let Root::Image(image) = profile.view.root else {
+    let RootFs::Image(image) = profile.view.root else {
         panic!("it has an image");
     };
     let [upper, work] = ["upper", "work"].map(|name| changes.join(name));
@@ -315,12 +317,12 @@ fn changed(world: &mut World, changes: &Path, spec: Spec) -> Spec {
         fs::create_dir(folder).unwrap();
     }
     assert!(changes.starts_with(world.work()));
-    profile.view.root = Root::Image(Image {
+    profile.view.root = RootFs::Image(Image {
         upper,
         work,
         ..image
     });
-    Spec {
+    LaunchSpec {
         profile: Some(profile),
         ..spec
     }
@@ -329,7 +331,7 @@ fn changed(world: &mut World, changes: &Path, spec: Spec) -> Spec {
 const FILL_ROOT: &str = "cat /dev/zero > /fill; rm /fill; echo ended; exit 7";
 
 fn image_on_a_file_system() {
-    let mut world = World::new();
+    let mut world = RootFixture::new();
     let audit = audit(&world);
     let layers = usual(&mut world);
     let spec = imaged(&mut world, &layers, FILL_ROOT);
@@ -344,7 +346,7 @@ fn image_on_a_file_system() {
     let exit = world.run(&spec);
     assert_eq!(
         exit.outcome,
-        Outcome::Exited(7),
+        CommandOutcome::Exited(7),
         "{} {}",
         exit.reason,
         said(&spec)
@@ -359,7 +361,7 @@ fn image_on_a_file_system() {
 }
 
 fn removed_in_use() {
-    let mut world = World::new();
+    let mut world = RootFixture::new();
     let audit = audit(&world);
     let line = "head -c 4000000 /dev/zero > held; exec sleep 1000 < held";
     let (spec, system) = on_a_file_system(&mut world, line);
@@ -395,12 +397,12 @@ fn removed_in_use() {
 
 /// File systems with project quotas.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
+enum QuotaFileSystem {
     Ext4,
     Xfs,
 }
 
-impl Kind {
+impl QuotaFileSystem {
     fn name(self) -> &'static str {
         match self {
             Self::Ext4 => "ext4",
@@ -434,14 +436,14 @@ impl Kind {
 }
 
 /// A file system with project quotas. Unmounted on drop.
-struct Quotas(PathBuf);
+struct MountedFileSystem(PathBuf);
 
-impl Quotas {
-    fn of(world: &World) -> Self {
-        Self::on(Kind::Ext4, world)
+impl MountedFileSystem {
+    fn of(world: &RootFixture) -> Self {
+        Self::on(QuotaFileSystem::Ext4, world)
     }
 
-    fn on(kind: Kind, world: &World) -> Self {
+    fn on(kind: QuotaFileSystem, world: &RootFixture) -> Self {
         let (file, folder) = (world.work().join("quotas"), world.work().join("mounted"));
         fs::create_dir(&folder).unwrap();
         let name = kind.name();
@@ -461,7 +463,7 @@ impl Quotas {
     }
 
     /// Returns a launch whose sandbox is a project.
-    fn spec(&self, world: &mut World, line: &str) -> Spec {
+    fn spec(&self, world: &mut RootFixture, line: &str) -> LaunchSpec {
         let mut spec = profiled(world, line);
         spec.sandbox = self.0.join(spec.id.as_str());
         fs::create_dir(&spec.sandbox).unwrap();
@@ -475,7 +477,7 @@ impl Quotas {
     }
 }
 
-impl Drop for Quotas {
+impl Drop for MountedFileSystem {
     fn drop(&mut self) {
         let is_unmounted = || {
             let mut unmount = Command::new("umount");
@@ -496,9 +498,9 @@ fn usage(folder: &Path) -> DiskUsage {
     project::usage(folder).unwrap()
 }
 
-fn full_quota(kind: Kind) {
-    let mut world = World::new();
-    let quotas = Quotas::on(kind, &world);
+fn full_quota(kind: QuotaFileSystem) {
+    let mut world = RootFixture::new();
+    let quotas = MountedFileSystem::on(kind, &world);
     // On xfs host root, which writes the last output, has no reserve either.
     let fill = "cat /dev/zero > fill 2> /tmp/said; rm fill || exit 9; cat /tmp/said >&2;";
     let line = FILL.replace("cat /dev/zero > fill; rm fill;", fill);
@@ -506,7 +508,7 @@ fn full_quota(kind: Kind) {
     let spec = quotas.spec(&mut world, &line);
     let mut container = world.launch(&spec);
     let exit = container.wait(crate::world::PATIENCE).unwrap();
-    assert_eq!(exit.outcome, Outcome::Exited(7), "{}", said(&spec));
+    assert_eq!(exit.outcome, CommandOutcome::Exited(7), "{}", said(&spec));
     let [_, words] = kind.refusal();
     assert!(said(&spec).contains(words), "{}", said(&spec));
     let has = usage(&spec.sandbox);
@@ -517,14 +519,14 @@ fn full_quota(kind: Kind) {
     assert!(usage(&spec.sandbox).used_bytes >= 2 * MIB);
 }
 
-fn hostile_quota(kind: Kind) {
-    let mut world = World::new();
-    let quotas = Quotas::on(kind, &world);
+fn hostile_quota(kind: QuotaFileSystem) {
+    let mut world = RootFixture::new();
+    let quotas = MountedFileSystem::on(kind, &world);
     let mut spec = quotas.spec(&mut world, HARM);
     with_group(&world, &mut spec, &quotas.0);
     assert_eq!(
         world.run(&spec).outcome,
-        Outcome::Exited(0),
+        CommandOutcome::Exited(0),
         "{}",
         said(&spec)
     );
@@ -533,7 +535,7 @@ fn hostile_quota(kind: Kind) {
     let neighbour = quotas.spec(&mut world, "head -c 1000000 /dev/zero > file");
     assert_eq!(
         world.run(&neighbour).outcome,
-        Outcome::Exited(0),
+        CommandOutcome::Exited(0),
         "{}",
         said(&neighbour)
     );
@@ -546,9 +548,9 @@ fn hostile_quota(kind: Kind) {
 }
 
 fn image_in_a_quota() {
-    let mut world = World::new();
+    let mut world = RootFixture::new();
     let layers = usual(&mut world);
-    let quotas = Quotas::of(&world);
+    let quotas = MountedFileSystem::of(&world);
     let mut spec = imaged(&mut world, &layers, FILL_ROOT);
     spec.sandbox = quotas.0.join("sandbox");
     let changes = quotas.0.join("changes");
@@ -561,7 +563,7 @@ fn image_in_a_quota() {
     let exit = world.run(&spec);
     assert_eq!(
         exit.outcome,
-        Outcome::Exited(7),
+        CommandOutcome::Exited(7),
         "{} {}",
         exit.reason,
         said(&spec)
@@ -575,8 +577,8 @@ fn image_in_a_quota() {
 }
 
 fn projects() {
-    let world = World::new();
-    let quotas = Quotas::of(&world);
+    let world = RootFixture::new();
+    let quotas = MountedFileSystem::of(&world);
     let folder = |name: &str| {
         let folder = quotas.0.join(name);
         fs::create_dir(&folder).unwrap();
@@ -601,7 +603,7 @@ fn projects() {
 }
 
 fn no_quotas() {
-    let world = World::new();
+    let world = RootFixture::new();
     let Err(why) = project::supported(world.work()) else {
         skip("this kernel has no file system without quotas for temporary files".to_owned());
     };
@@ -630,7 +632,7 @@ pub(crate) fn life(arguments: &[String]) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-fn die_at(kind: &str, step: &str, world: &World, folder: &Path, sandbox: &Path) {
+fn die_at(kind: &str, step: &str, world: &RootFixture, folder: &Path, sandbox: &Path) {
     let witness = world.work().join(format!("witness-{step}"));
     let mut maker = Command::new("/proc/self/exe")
         .args([LIFE, kind, step])
@@ -655,7 +657,7 @@ fn dying_makers() {
     if FileSystem::supported().is_err() {
         skip("this kernel has no loop devices".to_owned());
     }
-    let world = World::new();
+    let world = RootFixture::new();
     for step in OF_FILE_SYSTEMS {
         let audit = audit(&world);
         let folder = world.work().join("disk");
@@ -678,8 +680,8 @@ fn dying_quotas() {
     if !crash_points::IS_ON {
         skip("this build has no crash points".to_owned());
     }
-    let world = World::new();
-    let quotas = Quotas::of(&world);
+    let world = RootFixture::new();
+    let quotas = MountedFileSystem::of(&world);
     for step in OF_QUOTAS {
         let sandbox = quotas.0.join("sandbox");
         fs::create_dir(&sandbox).unwrap();

@@ -10,9 +10,9 @@ use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 
 use crate::disks::{LIMIT, audit};
-use crate::world::{Case, World, skip};
+use crate::world::{RootFixture, TestCase, skip};
 
-pub(crate) const CASES: &[Case] = &[
+pub(crate) const CASES: &[TestCase] = &[
     (
         "a_file_system_that_is_mounted_elsewhere_is_found_again",
         found,
@@ -29,7 +29,7 @@ pub(crate) const CASES: &[Case] = &[
 
 /// A file system that another agent has created in a separate mount namespace, which ends with
 /// this.
-struct Elsewhere {
+struct ForeignMountNamespace {
     end: Sender<()>,
     thread: Option<JoinHandle<()>>,
 }
@@ -41,7 +41,7 @@ fn leave() {
     mount(None::<&str>, "/", None::<&str>, private, None::<&str>).unwrap();
 }
 
-impl Elsewhere {
+impl ForeignMountNamespace {
     fn make(system: &FileSystem, sandbox: &Path) -> Self {
         let (end, ended) = channel();
         let (made, is_made) = channel();
@@ -65,7 +65,7 @@ impl Elsewhere {
     }
 }
 
-impl Drop for Elsewhere {
+impl Drop for ForeignMountNamespace {
     fn drop(&mut self) {
         // It may have ended by itself.
         let _ = self.end.send(());
@@ -76,16 +76,16 @@ impl Drop for Elsewhere {
     }
 }
 
-fn elsewhere(test: impl FnOnce(&FileSystem, &Path, Elsewhere)) {
+fn elsewhere(test: impl FnOnce(&FileSystem, &Path, ForeignMountNamespace)) {
     if FileSystem::supported().is_err() {
         skip("this kernel has no loop devices".to_owned());
     }
-    let world = World::new();
+    let world = RootFixture::new();
     let audit = audit(&world);
     let (folder, sandbox) = (world.work().join("disk"), world.work().join("sandbox"));
     fs::create_dir(&sandbox).unwrap();
     let system = FileSystem::at(&folder);
-    let there = Elsewhere::make(&system, &sandbox);
+    let there = ForeignMountNamespace::make(&system, &sandbox);
     assert!(!system.is_mounted() && !system.is_shown(&sandbox));
     test(&system, &sandbox, there);
     assert!(!folder.exists());

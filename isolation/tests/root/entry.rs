@@ -7,14 +7,14 @@ use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use argosy_isolation::{
-    Adoption, Container, EntryNotice, EntryRequest, Outcome, Program, ResourceLimit, Session, Spec,
-    Streams, User, Work, adopt, detect,
+    Adoption, CommandOutcome, Container, ContainerUser, ExecAction, ExecNotice, ExecRequest,
+    ExecSession, ExecStreams, LaunchSpec, Program, ResourceLimit, adopt, detect,
 };
 
 use crate::profile::{give_sandbox, profiled};
-use crate::world::{Agent, Case, PATIENCE, World, eventually, plain, skip, spec_in};
+use crate::world::{Agent, PATIENCE, RootFixture, TestCase, eventually, plain, skip, spec_in};
 
-pub(crate) const CASES: &[Case] = &[
+pub(crate) const CASES: &[TestCase] = &[
     ("what_enters_is_confined_as_the_command_is", confined),
     (
         "what_enters_a_container_of_an_unprivileged_agent_is_confined_as_its_command",
@@ -43,26 +43,26 @@ pub(crate) const CASES: &[Case] = &[
     ),
 ];
 
-pub(crate) fn request(line: &str) -> EntryRequest {
-    EntryRequest::new(Work::Command(Program::Shell(line.to_owned())))
+pub(crate) fn request(line: &str) -> ExecRequest {
+    ExecRequest::new(ExecAction::Command(Program::Shell(line.to_owned())))
 }
 
 /// Returns the streams of a session whose command was started.
-pub(crate) fn started(session: &mut Session) -> Streams {
+pub(crate) fn started(session: &mut ExecSession) -> ExecStreams {
     match session.wait(PATIENCE).unwrap() {
-        EntryNotice::Started(streams) => streams,
+        ExecNotice::Started(streams) => streams,
         other => panic!("{other:?}"),
     }
 }
 
-pub(crate) fn outcome(session: &mut Session) -> Outcome {
+pub(crate) fn outcome(session: &mut ExecSession) -> CommandOutcome {
     match session.wait(PATIENCE).unwrap() {
-        EntryNotice::Ended(outcome) => outcome,
+        ExecNotice::Ended(outcome) => outcome,
         other => panic!("{other:?}"),
     }
 }
 
-pub(crate) fn enter(container: &Container, line: &str) -> (Session, Streams) {
+pub(crate) fn enter(container: &Container, line: &str) -> (ExecSession, ExecStreams) {
     let mut session = container.enter(&request(line)).unwrap();
     let streams = started(&mut session);
     (session, streams)
@@ -71,11 +71,11 @@ pub(crate) fn enter(container: &Container, line: &str) -> (Session, Streams) {
 /// Runs an exec command with this input; returns its output and how it ended.
 pub(crate) fn run(
     container: &Container,
-    request: &EntryRequest,
+    request: &ExecRequest,
     input: &[u8],
-) -> (String, String, Outcome) {
+) -> (String, String, CommandOutcome) {
     let mut session = container.enter(request).unwrap();
-    let Streams::Pipes {
+    let ExecStreams::Pipes {
         stdin,
         stdout,
         stderr,
@@ -100,7 +100,7 @@ pub(crate) fn run(
 /// Returns its output; the command must succeed.
 pub(crate) fn output(container: &Container, line: &str) -> String {
     let (out, err, outcome) = run(container, &request(line), b"");
-    assert_eq!(outcome, Outcome::Exited(0), "{line}: {out}{err}");
+    assert_eq!(outcome, CommandOutcome::Exited(0), "{line}: {out}{err}");
     out
 }
 
@@ -113,7 +113,7 @@ set -- $(cat /proc/$$/stat); [ $5 = $$ ] && [ $6 = $$ ] && echo leads its sessio
 
 /// Starts the container of this launch with a command that prints its portrait, and compares it
 /// with that of an exec command.
-fn compare(world: &mut World, mut spec: Spec) {
+fn compare(world: &mut RootFixture, mut spec: LaunchSpec) {
     spec.environment = vec![("GIVEN".into(), "a b=c".into())];
     spec.resource_limits = vec![ResourceLimit {
         name: "nofile".into(),
@@ -132,7 +132,7 @@ fn drawing() -> String {
     format!("exec 9>&1 > drawing\n{PORTRAIT}\nexec >&9 9>&-; mv drawing portrait; exec sleep 1000")
 }
 
-fn compare_running(spec: &Spec, container: &Container) {
+fn compare_running(spec: &LaunchSpec, container: &Container) {
     let portrait = spec.sandbox.join("portrait");
     eventually("the command has drawn itself", || portrait.exists());
     let own = fs::read_to_string(&portrait).unwrap();
@@ -145,7 +145,7 @@ fn compare_running(spec: &Spec, container: &Container) {
 }
 
 fn confined() {
-    let mut world = World::new();
+    let mut world = RootFixture::new();
     let spec = profiled(&mut world, "");
     compare(&mut world, spec);
     let spec = root_of_container(&mut world);
@@ -156,9 +156,9 @@ fn confined() {
     compare(&mut world, spec);
 }
 
-fn root_of_container(world: &mut World) -> Spec {
+fn root_of_container(world: &mut RootFixture) -> LaunchSpec {
     let mut spec = profiled(world, "");
-    spec.user = Some(User {
+    spec.user = Some(ContainerUser {
         uid: 0,
         gid: 0,
         groups: Vec::new(),
@@ -171,7 +171,7 @@ fn confined_unprivileged() {
     if let Err(reason) = detect().user_namespaces {
         skip(reason);
     }
-    let uid = User::named("nobody").unwrap().uid;
+    let uid = ContainerUser::named("nobody").unwrap().uid;
     let work = tempfile::tempdir().unwrap();
     let mut spec = spec_in(work.path(), "c", &drawing());
     spec.isolation = argosy_isolation::Isolation::UserNamespaces;
@@ -187,7 +187,7 @@ fn confined_unprivileged() {
 }
 
 fn neighbours() {
-    let mut world = World::new();
+    let mut world = RootFixture::new();
     let spec = profiled(&mut world, "exec sleep 1000");
     let (container, _) = world.start(&spec);
     let seen = output(
@@ -206,18 +206,18 @@ pub(crate) fn end(mut container: Container) {
     container.wait(PATIENCE).unwrap();
 }
 
-pub(crate) fn sleeping(mut spec: Spec) -> Spec {
+pub(crate) fn sleeping(mut spec: LaunchSpec) -> LaunchSpec {
     spec.program = Program::Shell("exec sleep 1000".into());
     spec
 }
 
 fn named() {
-    let mut world = World::new();
+    let mut world = RootFixture::new();
     let mut spec = profiled(&mut world, "exec sleep 1000");
     spec.environment = vec![("A".into(), "1".into()), ("B".into(), "2".into())];
     let (container, _) = world.start(&spec);
     let mut asked = request("id -u; id -G; pwd; echo $A$B$C");
-    asked.user = Some(User {
+    asked.user = Some(ContainerUser {
         uid: 7,
         gid: 8,
         groups: vec![9],
@@ -227,7 +227,7 @@ fn named() {
     let (out, err, _) = run(&container, &asked, b"");
     assert_eq!(out, "7\n8 9\n/usr/bin\n134\n", "{err}");
     // The container's programs are the host's, and so are the names of its users.
-    let daemon = User::named("daemon").unwrap();
+    let daemon = ContainerUser::named("daemon").unwrap();
     for name in ["daemon", &daemon.uid.to_string()] {
         let mut asked = request("id -u; id -g");
         asked.user_name = Some(name.to_owned());
@@ -237,19 +237,19 @@ fn named() {
     end(container);
 }
 
-pub(crate) fn refusal(container: &Container, request: &EntryRequest) -> String {
+pub(crate) fn refusal(container: &Container, request: &ExecRequest) -> String {
     match container.enter(request).unwrap().wait(PATIENCE).unwrap() {
-        EntryNotice::Refused { reason } => reason,
+        ExecNotice::Refused { reason } => reason,
         other => panic!("{other:?}"),
     }
 }
 
 fn refused() {
-    let mut world = World::new();
+    let mut world = RootFixture::new();
     let spec = profiled(&mut world, "exec sleep 1000");
     let (container, _) = world.start(&spec);
     let program = Program::Arguments(vec!["no-such-program".into()]);
-    let absent = refusal(&container, &EntryRequest::new(Work::Command(program)));
+    let absent = refusal(&container, &ExecRequest::new(ExecAction::Command(program)));
     assert!(
         absent.contains("cannot start \"no-such-program\""),
         "{absent}"
@@ -268,7 +268,7 @@ fn refused() {
         assert!(reason.contains("enter the working directory"), "{reason}");
     }
     let mut stranger = request("true");
-    stranger.user = Some(User {
+    stranger.user = Some(ContainerUser {
         uid: 70_000,
         gid: 0,
         groups: Vec::new(),
@@ -292,7 +292,7 @@ fn refused() {
     end(container);
 }
 
-pub(crate) fn running(spec: &Spec) -> Container {
+pub(crate) fn running(spec: &LaunchSpec) -> Container {
     match adopt(&spec.directory).unwrap() {
         Adoption::Running(container) => container,
         other => panic!("{other:?}"),
@@ -301,7 +301,7 @@ pub(crate) fn running(spec: &Spec) -> Container {
 
 /// The technique of CVE-2019-5736: a program whose interpreter is the executing process.
 fn own_executable() {
-    let mut world = World::new();
+    let mut world = RootFixture::new();
     let spec = profiled(&mut world, "exec sleep 1000");
     let (container, _) = world.start(&spec);
     let script = spec.sandbox.join("script");
@@ -311,27 +311,27 @@ fn own_executable() {
     fs::set_permissions(&script, mode).unwrap();
     for name in ["./script", "./link", "/proc/self/exe", "/proc/1/exe"] {
         let program = Program::Arguments(vec![name.into()]);
-        let reason = refusal(&container, &EntryRequest::new(Work::Command(program)));
+        let reason = refusal(&container, &ExecRequest::new(ExecAction::Command(program)));
         assert!(reason.contains("cannot start"), "{reason}");
     }
     end(container);
 }
 
 fn caught_by_nobody() {
-    let mut world = World::new();
+    let mut world = RootFixture::new();
     let spec = profiled(&mut world, "");
     catch(&mut world, spec);
 }
 
 fn caught_by_root() {
-    let mut world = World::new();
+    let mut world = RootFixture::new();
     let spec = root_of_container(&mut world);
     catch(&mut world, spec);
 }
 
 /// Runs a process inside that constantly tries every way to attack a process that is about to
 /// become an exec command.
-fn catch(world: &mut World, mut spec: Spec) {
+fn catch(world: &mut RootFixture, mut spec: LaunchSpec) {
     let python = "/usr/bin/python3";
     if !std::path::Path::new(python).exists() {
         skip("needs the package python3".to_owned());

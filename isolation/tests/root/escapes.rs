@@ -11,15 +11,15 @@ use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use argosy_isolation::profile::Walls;
-use argosy_isolation::{Capabilities, Outcome, Program, ResourceLimit, Spec};
+use argosy_isolation::profile::IsolationLayers;
+use argosy_isolation::{Capabilities, CommandOutcome, LaunchSpec, Program, ResourceLimit};
 
 use crate::opt_outs::ROOT;
 use crate::profile::{give_sandbox, profiled};
 use crate::walls;
-use crate::world::{Case, World, skip, stderr, stdout};
+use crate::world::{RootFixture, TestCase, skip, stderr, stdout};
 
-pub(crate) const CASES: &[Case] = &[
+pub(crate) const CASES: &[TestCase] = &[
     ("no_way_out_is_open_to_nobody", nobody),
     ("no_way_out_is_open_to_root_of_the_container", root),
     ("no_way_out_is_open_to_what_enters", entered),
@@ -41,21 +41,21 @@ sys.stdin.read()
 libc.shmctl(made, 0, None)";
 
 /// The kernel's answer to each technique, and whether it succeeded.
-pub(crate) type Answers = BTreeMap<String, (bool, String)>;
+pub(crate) type EscapeResults = BTreeMap<String, (bool, String)>;
 
 /// The user of an attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Who {
-    Nobody,
+pub(crate) enum AttemptUser {
+    Unprivileged,
     Root,
     /// Root of the container with all security options except system calls and namespaces.
     Capable,
     /// Root of the container with all security options.
-    LetOff,
+    Relaxed,
 }
 
 /// Objects on the host that must not be reachable from inside.
-pub(crate) struct Bait {
+pub(crate) struct ProtectedObjects {
     name: String,
     _abstract: UnixListener,
     port: TcpListener,
@@ -66,7 +66,7 @@ pub(crate) struct Bait {
     device: String,
 }
 
-impl Bait {
+impl ProtectedObjects {
     pub(crate) fn lay() -> Self {
         if !Path::new(PYTHON).exists() {
             skip("needs the package python3".to_owned());
@@ -99,7 +99,7 @@ impl Bait {
     }
 
     /// Copies the probes into the sandbox; returns the line that runs them: all, if none is named.
-    pub(crate) fn line(&self, spec: &Spec, wanted: &[&str]) -> String {
+    pub(crate) fn line(&self, spec: &LaunchSpec, wanted: &[&str]) -> String {
         fs::set_permissions(&spec.sandbox, fs::Permissions::from_mode(0o777)).unwrap();
         fs::write(spec.sandbox.join("probe.py"), include_str!("probe.py")).unwrap();
         if !wanted.is_empty() {
@@ -114,16 +114,21 @@ impl Bait {
     }
 
     /// Returns what the container's main command finds.
-    pub(crate) fn tried(&self, world: &mut World, mut spec: Spec, wanted: &[&str]) -> Answers {
+    pub(crate) fn tried(
+        &self,
+        world: &mut RootFixture,
+        mut spec: LaunchSpec,
+        wanted: &[&str],
+    ) -> EscapeResults {
         spec.program = Program::Shell(self.line(&spec, wanted));
         let exit = world.run(&spec);
         let said = || format!("{} {}", exit.reason, stderr(&spec));
-        assert_eq!(exit.outcome, Outcome::Exited(0), "{}", said());
+        assert_eq!(exit.outcome, CommandOutcome::Exited(0), "{}", said());
         read(&stdout(&spec))
     }
 }
 
-impl Drop for Bait {
+impl Drop for ProtectedObjects {
     fn drop(&mut self) {
         drop(self.memory.stdin.take());
         // It ends with its input.
@@ -146,7 +151,7 @@ fn block_device() -> String {
 }
 
 /// Returns a launch with the default profile and an agent's other settings, by this user.
-pub(crate) fn by(world: &mut World, who: Who) -> Spec {
+pub(crate) fn by(world: &mut RootFixture, who: AttemptUser) -> LaunchSpec {
     let mut spec = profiled(world, "");
     spec.hostname = Some("contained".to_owned());
     spec.network = walls::hosts_network();
@@ -154,17 +159,17 @@ pub(crate) fn by(world: &mut World, who: Who) -> Spec {
     spec.resource_limits = limits
         .map(|(name, most)| ResourceLimit::at_most(name, most))
         .into();
-    if who != Who::Nobody {
+    if who != AttemptUser::Unprivileged {
         spec.user = Some(ROOT);
         give_sandbox(&spec);
     }
     let walls = &mut spec.profile.as_mut().unwrap().walls;
-    if matches!(who, Who::Capable | Who::LetOff) {
+    if matches!(who, AttemptUser::Capable | AttemptUser::Relaxed) {
         walls.capabilities = Capabilities::all();
         walls.privileges = false;
     }
-    if who == Who::LetOff {
-        *walls = Walls {
+    if who == AttemptUser::Relaxed {
+        *walls = IsolationLayers {
             system_calls: false,
             user_namespaces: false,
             ..*walls
@@ -173,7 +178,7 @@ pub(crate) fn by(world: &mut World, who: Who) -> Spec {
     spec
 }
 
-fn read(said: &str) -> Answers {
+fn read(said: &str) -> EscapeResults {
     let answers = said.lines().map(|line| {
         let parts: Vec<_> = line.splitn(3, '\t').collect();
         let [verdict, name, answer] = parts[..] else {
@@ -186,10 +191,10 @@ fn read(said: &str) -> Answers {
 }
 
 /// Techniques that succeed but give no access: name, and why.
-type Granted = [(&'static str, &'static str)];
+type HarmlessTechniques = [(&'static str, &'static str)];
 
 /// For all in the host's network.
-const NETWORKED: &Granted = &[
+const NETWORKED: &HarmlessTechniques = &[
     ("the host's ports", LET_IN),
     ("the host's ports by IPv6", LET_IN),
     ("the host's ports by a mapped IPv6 address", LET_IN),
@@ -197,17 +202,17 @@ const NETWORKED: &Granted = &[
 const LET_IN: &str = "it was let into the host's network";
 
 /// For root of the container.
-const TO_ROOT: &Granted = &[("becoming root", "which it is")];
+const TO_ROOT: &HarmlessTechniques = &[("becoming root", "which it is")];
 
 /// For commands that keep all capabilities that can be kept, and may gain privileges.
-const CAPABLE: &Granted = &[
+const CAPABLE: &HarmlessTechniques = &[
     ("capabilities", "of its own user namespace"),
     ("set-user-id files", "of its own image"),
     ("call chroot", "SYS_CHROOT: within its own view"),
 ];
 
 /// For commands that may also make any system call, and create user namespaces.
-const LET_OFF: &Granted = &[
+const LET_OFF: &HarmlessTechniques = &[
     ("a call of 32-bit code", "it is the filter that ends it"),
     ("a socket to hypervisors", "it reaches none of this host's"),
     (
@@ -240,7 +245,7 @@ const LET_OFF: &Granted = &[
 const SEEN_BY_KERNEL: &str = "call ";
 
 /// Returns the techniques that succeeded and were not granted.
-fn beyond(answers: &Answers, granted: &[&Granted]) -> Vec<String> {
+fn beyond(answers: &EscapeResults, granted: &[&HarmlessTechniques]) -> Vec<String> {
     let all = walls::names();
     let tried: Vec<_> = answers.keys().map(String::as_str).collect();
     assert_eq!(tried, all, "the table of layers names each technique");
@@ -259,39 +264,39 @@ fn beyond(answers: &Answers, granted: &[&Granted]) -> Vec<String> {
 }
 
 /// Returns what this user finds in a run of all techniques.
-fn found_by(who: Who, granted: &[&Granted]) -> Vec<String> {
-    let mut world = World::new();
+fn found_by(who: AttemptUser, granted: &[&HarmlessTechniques]) -> Vec<String> {
+    let mut world = RootFixture::new();
     world.launch_without(&[]);
-    let bait = Bait::lay();
+    let bait = ProtectedObjects::lay();
     let spec = by(&mut world, who);
     beyond(&bait.tried(&mut world, spec, &[]), granted)
 }
 
 fn nobody() {
-    assert_eq!(found_by(Who::Nobody, &[NETWORKED]), [""; 0]);
+    assert_eq!(found_by(AttemptUser::Unprivileged, &[NETWORKED]), [""; 0]);
 }
 
 fn root() {
-    assert_eq!(found_by(Who::Root, &[NETWORKED, TO_ROOT]), [""; 0]);
+    assert_eq!(found_by(AttemptUser::Root, &[NETWORKED, TO_ROOT]), [""; 0]);
 }
 
 fn capable() {
     let granted = [NETWORKED, TO_ROOT, CAPABLE];
-    assert_eq!(found_by(Who::Capable, &granted), [""; 0]);
+    assert_eq!(found_by(AttemptUser::Capable, &granted), [""; 0]);
 }
 
 fn let_off() {
     let granted = [NETWORKED, TO_ROOT, CAPABLE, LET_OFF];
-    let mut open = found_by(Who::LetOff, &granted);
+    let mut open = found_by(AttemptUser::Relaxed, &granted);
     open.retain(|answer| !answer.starts_with(SEEN_BY_KERNEL));
     assert_eq!(open, [""; 0]);
 }
 
 fn entered() {
-    let mut world = World::new();
+    let mut world = RootFixture::new();
     world.launch_without(&[]);
-    let bait = Bait::lay();
-    let mut spec = by(&mut world, Who::Nobody);
+    let bait = ProtectedObjects::lay();
+    let mut spec = by(&mut world, AttemptUser::Unprivileged);
     spec.program = Program::Shell("exec sleep 1000".to_owned());
     let (container, _) = world.start(&spec);
     let line = bait.line(&spec, &[]);

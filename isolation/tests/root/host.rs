@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::{Child, Command};
 use std::time::Duration;
 
-use argosy_isolation::network::{Protocol, Publication, why_no_ipv6};
+use argosy_isolation::network::{PortPublication, Protocol, why_no_ipv6};
 use nix::sched::{CloneFlags, unshare};
 
 use crate::world::{eventually, skip};
@@ -43,13 +43,13 @@ pub(crate) const METADATA: &str = "169.254.169.254";
 pub(crate) const PYTHON: &str = "/usr/bin/python3";
 
 /// A separate host, linked to a separate world. Both end with the test.
-pub(crate) struct Host {
+pub(crate) struct LinkedHost {
     pub(crate) world: Child,
     pub(crate) servers: Vec<Child>,
 }
 
 /// Runs a test on a separate host: a thread in a new network namespace, which its children share.
-pub(crate) fn on_a_host(test: impl FnOnce(&mut Host) + Send) {
+pub(crate) fn on_a_host(test: impl FnOnce(&mut LinkedHost) + Send) {
     let needed = ["/usr/sbin/nft", "/usr/sbin/ip", PYTHON];
     if needed.iter().any(|program| !Path::new(program).exists()) {
         skip("needs the packages nftables, iproute2 and python3".to_owned());
@@ -57,7 +57,7 @@ pub(crate) fn on_a_host(test: impl FnOnce(&mut Host) + Send) {
     let ended = std::thread::scope(|scope| {
         let thread = scope.spawn(|| {
             unshare(CloneFlags::CLONE_NEWNET).unwrap();
-            test(&mut Host::new());
+            test(&mut LinkedHost::new());
         });
         thread.join()
     });
@@ -77,7 +77,7 @@ pub(crate) fn ip(line: &str) {
     run("ip", &line.split(' ').collect::<Vec<_>>());
 }
 
-impl Host {
+impl LinkedHost {
     fn new() -> Self {
         let mut command = Command::new("unshare");
         let world = command.args(["--net", "sleep", "1000"]).spawn().unwrap();
@@ -147,7 +147,7 @@ impl Host {
     }
 }
 
-impl Drop for Host {
+impl Drop for LinkedHost {
     fn drop(&mut self) {
         for process in self.servers.iter_mut().chain([&mut self.world]) {
             // It may have ended already.
@@ -178,8 +178,8 @@ pub(crate) fn quoted(script: &str) -> String {
     format!("{PYTHON} -c \"{script}\"")
 }
 
-pub(crate) fn web(host_port: u16) -> Publication {
-    Publication {
+pub(crate) fn web(host_port: u16) -> PortPublication {
+    PortPublication {
         name: "web".to_owned(),
         protocol: Protocol::Tcp,
         host_port,

@@ -6,12 +6,12 @@ use std::path::Path;
 use std::process::Command;
 
 use argosy_isolation::profile::COMMAND_ID;
-use argosy_isolation::{Capabilities, HostPath, Outcome, Owners, User};
+use argosy_isolation::{Capabilities, CommandOutcome, ContainerUser, HostPath, OwnerMapping};
 
 use crate::profile::{give_sandbox, profiled};
-use crate::world::{Case, World, stderr, stdout};
+use crate::world::{RootFixture, TestCase, stderr, stdout};
 
-pub(crate) const CASES: &[Case] = &[
+pub(crate) const CASES: &[TestCase] = &[
     ("a_host_path_is_seen_at_its_own_name", host_path),
     (
         "a_host_path_can_be_elsewhere_and_kept_from_writing",
@@ -33,7 +33,7 @@ pub(crate) fn at_home(path: &Path) -> HostPath {
         from: path.to_owned(),
         to: path.to_owned(),
         read_only: false,
-        owners: Owners::Mapped,
+        owners: OwnerMapping::Mapped,
     }
 }
 
@@ -51,7 +51,7 @@ fn private_folder(path: &Path, owner: u32) {
 }
 
 fn elsewhere() {
-    let mut world = World::new();
+    let mut world = RootFixture::new();
     let (conf, data) = (world.work().join("conf"), world.work().join("data"));
     private_folder(&conf, COMMAND_ID);
     private_folder(&data, COMMAND_ID);
@@ -78,7 +78,7 @@ fn elsewhere() {
         from: from.to_owned(),
         to: to.into(),
         read_only,
-        owners: Owners::Mapped,
+        owners: OwnerMapping::Mapped,
     };
     spec.profile.as_mut().unwrap().view.host_paths = vec![
         moved(&conf, "/conf", true),
@@ -96,10 +96,10 @@ fn elsewhere() {
 }
 
 fn strangers() {
-    let mut world = World::new();
+    let mut world = RootFixture::new();
     let conf = world.work().join("conf");
     private_folder(&conf, 0);
-    let root = User {
+    let root = ContainerUser {
         uid: 0,
         gid: 0,
         groups: Vec::new(),
@@ -118,13 +118,16 @@ fn strangers() {
         from: conf.clone(),
         to: "/conf".into(),
         read_only: true,
-        owners: Owners::Strangers,
+        owners: OwnerMapping::Unmapped,
     };
     profile.view.host_paths = vec![path.clone()];
     let exit = world.run(&spec);
     let wanted = "0\nopen\nhidden\nkept\nkept\nkept\n65534\n";
     assert_eq!(stdout(&spec), wanted, "{exit} {}", stderr(&spec));
-    for (read_only, owners) in [(true, Owners::Mapped), (false, Owners::Strangers)] {
+    for (read_only, owners) in [
+        (true, OwnerMapping::Mapped),
+        (false, OwnerMapping::Unmapped),
+    ] {
         spec.profile.as_mut().unwrap().view.host_paths = vec![HostPath {
             read_only,
             owners,
@@ -135,7 +138,7 @@ fn strangers() {
 }
 
 fn turned() {
-    let mut world = World::new();
+    let mut world = RootFixture::new();
     let (real, link) = (world.work().join("real"), world.work().join("link"));
     private_folder(&real, COMMAND_ID);
     // Checked as a directory, and a link by the time of the mount.
@@ -147,13 +150,13 @@ fn turned() {
             ..at_home(&from)
         }];
         let exit = world.run(&spec);
-        assert_eq!(exit.outcome, Outcome::NotStarted, "{exit}");
+        assert_eq!(exit.outcome, CommandOutcome::NotStarted, "{exit}");
         assert!(exit.reason.contains("without following a link"), "{exit}");
     }
 }
 
 fn host_path() {
-    let mut world = World::new();
+    let mut world = RootFixture::new();
     let shared = world.work().join("shared");
     fs::create_dir(&shared).unwrap();
     chown(&shared, Some(COMMAND_ID), Some(COMMAND_ID)).unwrap();
@@ -168,7 +171,7 @@ fn host_path() {
     spec.profile.as_mut().unwrap().view.host_paths = vec![at_home(&shared)];
     assert_eq!(
         world.run(&spec).outcome,
-        Outcome::Exited(0),
+        CommandOutcome::Exited(0),
         "{}",
         stderr(&spec)
     );

@@ -8,15 +8,17 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use argosy_isolation::profile::{CONTAINER_IDS, FIRST_HOST_ID};
-use argosy_isolation::unpack::{Format, Job, Owner, Rules, copy_layers};
-use argosy_isolation::{Exit, Image, LAYERS_MAX, Outcome, OwnFile, Root, Spec};
+use argosy_isolation::unpack::{ArchiveFormat, HostOwner, UnpackJob, UnpackLimits, copy_layers};
+use argosy_isolation::{
+    CommandOutcome, Exit, GeneratedFile, Image, LAYERS_MAX, LaunchSpec, RootFs,
+};
 
 use crate::entry::{end, request, run};
 use crate::profile::{give_sandbox, profiled};
-use crate::unpacking::{Entry, file_of, tarball};
-use crate::world::{Case, PATIENCE, World, skip, stderr, stdout};
+use crate::unpacking::{UnpackedEntry, file_of, tarball};
+use crate::world::{PATIENCE, RootFixture, TestCase, skip, stderr, stdout};
 
-pub(crate) const CASES: &[Case] = &[
+pub(crate) const CASES: &[TestCase] = &[
     ("an_image_is_its_layers_one_over_the_other", layers_show),
     (
         "an_image_may_have_as_many_layers_as_may_be_pulled",
@@ -41,12 +43,12 @@ const LIST: &str = "cd /; for file in gone motd deep/a deep/c home/web/file; do 
 const LISTED: &str = "gone:\nmotd: top\ndeep/a:\ndeep/c: kept\nhome/web/file: hers\nc\n";
 
 /// Creates the directories of an image's layers, lowest first.
-pub(crate) fn store(world: &mut World, layers: &[&[Entry<'_>]]) -> Vec<PathBuf> {
+pub(crate) fn store(world: &mut RootFixture, layers: &[&[UnpackedEntry<'_>]]) -> Vec<PathBuf> {
     let Ok(busybox) = fs::read(BUSYBOX) else {
         skip("needs the package busybox-static".to_owned());
     };
     let links: Vec<String> = TOOLS.iter().map(|tool| format!("bin/{tool}")).collect();
-    let mut base: Vec<Entry<'_>> = vec![
+    let mut base: Vec<UnpackedEntry<'_>> = vec![
         (b'5', "./", 0, &b""[..]),
         (b'5', "bin/", 0, &b""[..]),
         (b'0', "bin/busybox", 0, &busybox[..]),
@@ -64,13 +66,13 @@ pub(crate) fn store(world: &mut World, layers: &[&[Entry<'_>]]) -> Vec<PathBuf> 
 }
 
 /// Creates a layer's directory, as it is unpacked.
-pub(crate) fn layer(world: &mut World, name: &str, entries: &[Entry<'_>]) -> PathBuf {
+pub(crate) fn layer(world: &mut RootFixture, name: &str, entries: &[UnpackedEntry<'_>]) -> PathBuf {
     let folder = world.work().join(name);
     fs::create_dir(&folder).unwrap();
-    let owner = Owner { uid: 0, gid: 0 };
-    let job = Job {
-        format: Format::Tar,
-        rules: Rules::layer(),
+    let owner = HostOwner { uid: 0, gid: 0 };
+    let job = UnpackJob {
+        format: ArchiveFormat::Tar,
+        rules: UnpackLimits::layer(),
         owner,
         group: None,
     };
@@ -84,7 +86,7 @@ pub(crate) fn layer(world: &mut World, name: &str, entries: &[Entry<'_>]) -> Pat
 }
 
 /// Creates three layers that hide and change files.
-pub(crate) fn usual(world: &mut World) -> Vec<PathBuf> {
+pub(crate) fn usual(world: &mut RootFixture) -> Vec<PathBuf> {
     store(
         world,
         &[
@@ -117,7 +119,7 @@ pub(crate) fn usual(world: &mut World) -> Vec<PathBuf> {
 }
 
 /// Returns a launch with an image as its root.
-pub(crate) fn imaged(world: &mut World, layers: &[PathBuf], line: &str) -> Spec {
+pub(crate) fn imaged(world: &mut RootFixture, layers: &[PathBuf], line: &str) -> LaunchSpec {
     let mut spec = profiled(world, line);
     let (upper, work) = (spec.directory.join("upper"), spec.directory.join("work"));
     fs::create_dir(&upper).unwrap();
@@ -127,18 +129,18 @@ pub(crate) fn imaged(world: &mut World, layers: &[PathBuf], line: &str) -> Spec 
         upper,
         work,
     };
-    spec.profile.as_mut().unwrap().view.root = Root::Image(image);
+    spec.profile.as_mut().unwrap().view.root = RootFs::Image(image);
     spec.user = None;
     spec.image_user = Some(String::new());
     give_sandbox(&spec);
     spec
 }
 
-fn said(world: &mut World, spec: &Spec) -> String {
+fn said(world: &mut RootFixture, spec: &LaunchSpec) -> String {
     let exit = world.run(spec);
     assert_eq!(
         exit.outcome,
-        Outcome::Exited(0),
+        CommandOutcome::Exited(0),
         "{} {}",
         exit.reason,
         stderr(spec)
@@ -183,7 +185,7 @@ fn pictures(folders: &[PathBuf]) -> Vec<BTreeMap<PathBuf, String>> {
 }
 
 fn layers_show() {
-    let mut world = World::new();
+    let mut world = RootFixture::new();
     let layers = usual(&mut world);
     let spec = imaged(&mut world, &layers, LIST);
     assert_eq!(said(&mut world, &spec), LISTED);
@@ -198,7 +200,7 @@ fn layers_show() {
 }
 
 fn many_layers() {
-    let mut world = World::new();
+    let mut world = RootFixture::new();
     let base = usual(&mut world);
     for count in [100, 101, LAYERS_MAX] {
         let mut layers = base.clone();
@@ -222,7 +224,7 @@ fn many_layers() {
 }
 
 fn changes() {
-    let mut world = World::new();
+    let mut world = RootFixture::new();
     let layers = usual(&mut world);
     let before = pictures(&layers);
     let line = "cd /; echo new > new; echo changed > motd; rm etc/group; rm -r deep; mkdir deep gone; echo x > deep/d; ls deep";
@@ -242,7 +244,7 @@ fn changes() {
 }
 
 fn users() {
-    let mut world = World::new();
+    let mut world = RootFixture::new();
     let layers = usual(&mut world);
     let line = "id -u; id -g; id -G; cat /home/web/file; echo mine > /home/web/own && echo yes; echo x > mine && echo yes; (echo x > /etc/evil) 2>/dev/null || echo no";
     for (name, ids) in [
@@ -277,7 +279,7 @@ fn users() {
     let mut spec = imaged(&mut world, &layers, line);
     spec.image_user = Some("nobody".to_owned());
     let exit = world.run(&spec);
-    assert_eq!(exit.outcome, Outcome::NotStarted);
+    assert_eq!(exit.outcome, CommandOutcome::NotStarted);
     assert!(
         exit.reason.contains("no user \"nobody\" in /etc/passwd"),
         "{}",
@@ -286,7 +288,7 @@ fn users() {
 }
 
 fn shared() {
-    let mut world = World::new();
+    let mut world = RootFixture::new();
     let layers = usual(&mut world);
     let before = pictures(&layers);
     let line = "echo $NAME > /motd; echo ready; while [ ! -e go ]; do sleep 0.01; done; cat /motd /deep/c; stat -c %u /home/web/file";
@@ -305,14 +307,14 @@ fn shared() {
     }
     for (number, (mut container, spec)) in running.into_iter().enumerate() {
         let exit = container.wait(PATIENCE).unwrap();
-        assert_eq!(exit.outcome, Outcome::Exited(0), "{}", stderr(&spec));
+        assert_eq!(exit.outcome, CommandOutcome::Exited(0), "{}", stderr(&spec));
         assert_eq!(stdout(&spec), format!("ready\n{number}\nkept1000\n"));
     }
     assert_eq!(pictures(&layers), before);
 }
 
 fn copied() {
-    let mut world = World::new();
+    let mut world = RootFixture::new();
     let layers = usual(&mut world);
     let folder = world.work().join("copy");
     fs::create_dir(&folder).unwrap();
@@ -332,7 +334,7 @@ fn copied() {
         &layers,
         &format!("{LIST}; echo x > /new; id -u"),
     );
-    spec.profile.as_mut().unwrap().view.root = Root::Folder(folder.clone());
+    spec.profile.as_mut().unwrap().view.root = RootFs::Directory(folder.clone());
     spec.image_user = Some("web".to_owned());
     let exit = world.run(&spec);
     assert_eq!(
@@ -346,17 +348,22 @@ fn copied() {
     assert_eq!(pictures(&layers), before);
 }
 
-fn refused(world: &mut World, spec: &Spec) -> String {
+fn refused(world: &mut RootFixture, spec: &LaunchSpec) -> String {
     let Exit {
         outcome, reason, ..
     } = world.run(spec);
-    assert_eq!(outcome, Outcome::NotStarted, "{reason} {}", stdout(spec));
+    assert_eq!(
+        outcome,
+        CommandOutcome::NotStarted,
+        "{reason} {}",
+        stdout(spec)
+    );
     reason
 }
 
 /// Returns generated files at these paths, each with its path as text.
-fn own(paths: &[&str]) -> Vec<OwnFile> {
-    let files = paths.iter().map(|path| OwnFile {
+fn own(paths: &[&str]) -> Vec<GeneratedFile> {
+    let files = paths.iter().map(|path| GeneratedFile {
         path: path.into(),
         text: format!("own {path}\n"),
     });
@@ -364,7 +371,7 @@ fn own(paths: &[&str]) -> Vec<OwnFile> {
 }
 
 fn own_files() {
-    let mut world = World::new();
+    let mut world = RootFixture::new();
     let mut layers = usual(&mut world);
     let before = pictures(&layers);
     let paths = ["/etc/hosts", "/etc/group", "/run/names/web"];
@@ -399,7 +406,7 @@ fn own_files() {
 }
 
 fn hostile() {
-    let mut world = World::new();
+    let mut world = RootFixture::new();
     let outside = world.work().join("outside");
     fs::create_dir(&outside).unwrap();
     fs::write(outside.join("secret"), "kept").unwrap();
@@ -446,7 +453,7 @@ fn hostile() {
 }
 
 fn impossible() {
-    let mut world = World::new();
+    let mut world = RootFixture::new();
     let layers = usual(&mut world);
     let spec = imaged(
         &mut world,
@@ -476,7 +483,7 @@ fn impossible() {
 }
 
 fn escapes() {
-    let mut world = World::new();
+    let mut world = RootFixture::new();
     let layers = usual(&mut world);
     let line = "try() { name=$1; shift; if \"$@\" >/dev/null 2>&1; then echo open: $name; fi; }
         try device mknod /disk b 8 0

@@ -4,12 +4,13 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use argosy_isolation::{
-    BootTime, Exit, LaunchError, Notice, Outcome, Program, Spec, Stop, StopAfter,
+    BootTime, CommandOutcome, Exit, LaunchError, LaunchSpec, Program, StopAfter, StopReason,
+    SupervisorNotice,
 };
 
-use crate::world::{Case, PATIENCE, World, eventually, plain, stdout};
+use crate::world::{PATIENCE, RootFixture, TestCase, eventually, plain, stdout};
 
-pub(crate) const CASES: &[Case] = &[
+pub(crate) const CASES: &[TestCase] = &[
     ("exit_codes_and_signals_are_told_as_they_were", statuses),
     ("a_command_that_cannot_be_started_says_why", refusals),
     ("an_invalid_request_is_refused_before_it_is_sent", invalid),
@@ -33,15 +34,15 @@ pub(crate) const CASES: &[Case] = &[
 ];
 
 fn statuses() {
-    let mut world = World::new();
+    let mut world = RootFixture::new();
     for modes in [true, false] {
         for (line, outcome) in [
-            ("true", Outcome::Exited(0)),
-            ("exit 7", Outcome::Exited(7)),
-            ("exit 255", Outcome::Exited(255)),
-            ("kill -9 $$", Outcome::Signaled(9)),
-            ("kill -TERM $$", Outcome::Signaled(15)),
-            ("ulimit -c 0; kill -SEGV $$", Outcome::Signaled(11)),
+            ("true", CommandOutcome::Exited(0)),
+            ("exit 7", CommandOutcome::Exited(7)),
+            ("exit 255", CommandOutcome::Exited(255)),
+            ("kill -9 $$", CommandOutcome::Signaled(9)),
+            ("kill -TERM $$", CommandOutcome::Signaled(15)),
+            ("ulimit -c 0; kill -SEGV $$", CommandOutcome::Signaled(11)),
         ] {
             let spec = world.spec(line);
             let spec = if modes { spec } else { plain(spec) };
@@ -63,7 +64,7 @@ fn statuses() {
 }
 
 fn refusals() {
-    let mut world = World::new();
+    let mut world = RootFixture::new();
     for (argument, reason) in [
         (
             "no-such-thing",
@@ -87,20 +88,20 @@ fn refusals() {
         let exit = world.run(&spec);
         assert_eq!(
             (exit.outcome, exit.reason.as_str()),
-            (Outcome::NotStarted, reason)
+            (CommandOutcome::NotStarted, reason)
         );
         assert!(!spec.cgroup.unwrap().exists());
     }
     let spec = world.spec("no-such-thing");
     assert_eq!(
         world.run(&spec).outcome,
-        Outcome::Exited(127),
+        CommandOutcome::Exited(127),
         "the shell did start"
     );
 }
 
 fn invalid() {
-    let mut world = World::new();
+    let mut world = RootFixture::new();
     let mut spec = world.spec("true");
     spec.environment = (0..10)
         .map(|number| (format!("V{number}"), "x".repeat(1 << 20)))
@@ -116,34 +117,34 @@ fn invalid() {
     spec.environment = (0..2)
         .map(|number| (format!("V{number}"), "\u{1}".repeat(100_000)))
         .collect();
-    assert_eq!(world.run(&spec).outcome, Outcome::Exited(0));
+    assert_eq!(world.run(&spec).outcome, CommandOutcome::Exited(0));
 }
 
 fn no_sandbox() {
-    let mut world = World::new();
+    let mut world = RootFixture::new();
     let spec = world.spec("true");
     fs::remove_dir(&spec.sandbox).unwrap();
     let exit = world.run(&spec);
-    assert_eq!(exit.outcome, Outcome::NotStarted);
+    assert_eq!(exit.outcome, CommandOutcome::NotStarted);
     assert!(exit.reason.contains("sandbox/stdout"), "{}", exit.reason);
     assert!(exit.reason.contains("No such file"), "{}", exit.reason);
     assert!(spec.directory.join("exit.json").exists());
     let mut spec = world.spec("true");
     spec.directory = "/no/such/folder".into();
-    assert_eq!(world.run(&spec).outcome, Outcome::NotStarted);
+    assert_eq!(world.run(&spec).outcome, CommandOutcome::NotStarted);
 }
 
 fn last_output() {
-    let mut world = World::new();
+    let mut world = RootFixture::new();
     for _ in 0..20 {
         let spec = world.spec("seq 20000");
-        assert_eq!(world.run(&spec).outcome, Outcome::Exited(0));
+        assert_eq!(world.run(&spec).outcome, CommandOutcome::Exited(0));
         assert!(stdout(&spec).ends_with("\n20000\n"));
     }
 }
 
 fn orphans() {
-    let mut world = World::new();
+    let mut world = RootFixture::new();
     // The inner shell leaves a child that ends after it; then no process may be a zombie.
     let line = "sh -c 'sleep 0.05 & exit'; \
                 while grep -q sleep /proc/[0-9]*/comm 2>/dev/null; do sleep 0.01 & wait; done; \
@@ -157,14 +158,14 @@ fn orphans() {
     }
     assert_eq!(
         ended.unwrap().outcome,
-        Outcome::Exited(0),
+        CommandOutcome::Exited(0),
         "{}",
         stdout(&spec)
     );
 }
 
 fn leftovers_end() {
-    let mut world = World::new();
+    let mut world = RootFixture::new();
     for modes in 0..3 {
         let mark = format!("81{modes}.{}", std::process::id());
         let line = format!("setsid sh -c 'sleep {mark} & sleep {mark}' & sleep 0.1; exit 3");
@@ -174,12 +175,12 @@ fn leftovers_end() {
             1 => spec.namespaces.pid = false,
             _ => spec = plain(spec),
         }
-        assert_eq!(world.run(&spec).outcome, Outcome::Exited(3));
+        assert_eq!(world.run(&spec).outcome, CommandOutcome::Exited(3));
         assert_eq!(crate::world::processes_with(&mark), 0, "mode {modes}");
     }
 }
 
-fn started(world: &mut World, line: &str) -> (Spec, argosy_isolation::Container) {
+fn started(world: &mut RootFixture, line: &str) -> (LaunchSpec, argosy_isolation::Container) {
     let spec = world.spec(&format!("{line} echo ready; sleep 1000 & wait; wait"));
     let (container, _) = world.start(&spec);
     eventually("the command is ready", || stdout(&spec) == "ready\n");
@@ -187,13 +188,13 @@ fn started(world: &mut World, line: &str) -> (Spec, argosy_isolation::Container)
 }
 
 fn term() {
-    let mut world = World::new();
+    let mut world = RootFixture::new();
     let (_, mut container) = started(&mut world, "");
     container.kill(60_000).unwrap();
     let exit = container.wait(PATIENCE).unwrap();
     assert_eq!(
         (exit.outcome, exit.stop),
-        (Outcome::Signaled(15), Some(Stop::Ordered))
+        (CommandOutcome::Signaled(15), Some(StopReason::Ordered))
     );
     assert_eq!(
         exit.reason,
@@ -203,14 +204,14 @@ fn term() {
 }
 
 fn grace() {
-    let mut world = World::new();
+    let mut world = RootFixture::new();
     let (_, mut container) = started(&mut world, "trap '' TERM;");
     let begin = Instant::now();
     container.kill(300).unwrap();
     let exit = container.wait(PATIENCE).unwrap();
     assert_eq!(
         (exit.outcome, exit.stop),
-        (Outcome::Signaled(9), Some(Stop::Ordered))
+        (CommandOutcome::Signaled(9), Some(StopReason::Ordered))
     );
     assert!(
         begin.elapsed() >= Duration::from_millis(290),
@@ -220,12 +221,12 @@ fn grace() {
 }
 
 fn signal() {
-    let mut world = World::new();
+    let mut world = RootFixture::new();
     let (_, mut container) = started(&mut world, "trap 'exit 5' USR1;");
     container.signal(libc_usr1()).unwrap();
     assert_eq!(
         container.wait(PATIENCE).unwrap().outcome,
-        Outcome::Exited(5)
+        CommandOutcome::Exited(5)
     );
 }
 
@@ -241,7 +242,7 @@ fn until(milliseconds: u64) -> Option<StopAfter> {
 }
 
 fn stop_after() {
-    let mut world = World::new();
+    let mut world = RootFixture::new();
     let mut spec = world.spec("trap '' TERM; sleep 1000 & wait; wait");
     // Long enough for a start on a busy host: past its deadline it would not start.
     spec.stop_after = until(1_500);
@@ -249,13 +250,13 @@ fn stop_after() {
     let exit = container.wait(PATIENCE).unwrap();
     assert_eq!(
         (exit.outcome, exit.stop),
-        (Outcome::Signaled(9), Some(Stop::StopAfter))
+        (CommandOutcome::Signaled(9), Some(StopReason::StopAfter))
     );
     assert!(exit.reason.contains("did not renew"), "{}", exit.reason);
 }
 
 fn renewed() {
-    let mut world = World::new();
+    let mut world = RootFixture::new();
     let mut spec = world.spec("exec sleep 1000");
     spec.stop_after = until(1_500);
     let (mut container, _) = world.start(&spec);
@@ -265,26 +266,26 @@ fn renewed() {
         std::thread::sleep(Duration::from_millis(20));
         assert_eq!(
             container.notice().unwrap(),
-            None::<Notice>,
+            None::<SupervisorNotice>,
             "it lives while renewed"
         );
     }
     let exit = container.wait(PATIENCE).unwrap();
-    assert_eq!(exit.stop, Some(Stop::StopAfter));
+    assert_eq!(exit.stop, Some(StopReason::StopAfter));
 }
 
 fn too_late() {
-    let mut world = World::new();
+    let mut world = RootFixture::new();
     let mut spec = world.spec("echo began; exec sleep 1000");
     spec.stop_after = until(0);
     let mut container = world.launch(&spec);
     let exit = container.wait(PATIENCE).unwrap();
-    assert_eq!(exit.outcome, Outcome::NotStarted);
+    assert_eq!(exit.outcome, CommandOutcome::NotStarted);
     assert!(exit.reason.contains("stop_after"), "{}", exit.reason);
 }
 
 fn usage() {
-    let mut world = World::new();
+    let mut world = RootFixture::new();
     let spec = world.spec("i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done");
     let (mut container, _) = world.start(&spec);
     eventually("processor time is counted while it runs", || {

@@ -5,12 +5,14 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use argosy_isolation::limits::IoMax;
-use argosy_isolation::{Container, Exit, Limits, MissingPolicy, Outcome, ShortOf, Spec, Stats};
+use argosy_isolation::{
+    CgroupStats, CommandOutcome, Container, Exit, LaunchSpec, Limits, MissingPolicy, OomScope,
+};
 
 use crate::adoption::exited;
-use crate::world::{Agent, Case, PATIENCE, World, eventually, skip, stdout};
+use crate::world::{Agent, PATIENCE, RootFixture, TestCase, eventually, skip, stdout};
 
-pub(crate) const CASES: &[Case] = &[
+pub(crate) const CASES: &[TestCase] = &[
     ("an_end_for_want_of_memory_is_told_with_figures", glutton),
     (
         "an_end_for_want_of_memory_while_the_agent_was_away_keeps_its_figures",
@@ -40,8 +42,8 @@ const MIB: u64 = 1 << 20;
 const HOLD: &str = "x=$(head -c 25165824 /dev/zero | tr '\\0' x); echo holds; sleep 1000 & wait";
 
 /// Returns a world whose containers have these controllers.
-fn world_with(controllers: &[&str]) -> World {
-    let world = World::new();
+fn world_with(controllers: &[&str]) -> RootFixture {
+    let world = RootFixture::new();
     let present = fs::read_to_string(world.tree.supervisors().join("cgroup.controllers")).unwrap();
     for controller in controllers {
         if !present.split_whitespace().any(|name| name == *controller) {
@@ -51,7 +53,7 @@ fn world_with(controllers: &[&str]) -> World {
     world
 }
 
-fn start(world: &mut World, line: &str, limits: Limits) -> (Spec, Container) {
+fn start(world: &mut RootFixture, line: &str, limits: Limits) -> (LaunchSpec, Container) {
     let mut spec = world.spec(line);
     spec.limits = limits;
     let (container, handle) = world.start(&spec);
@@ -71,22 +73,22 @@ fn memory(bytes: u64) -> Limits {
     }
 }
 
-fn apply(spec: &Spec, limits: &Limits) {
+fn apply(spec: &LaunchSpec, limits: &Limits) {
     let group = spec.cgroup.as_ref().unwrap();
     let missing = limits.apply(group, MissingPolicy::RequireAll).unwrap();
     assert!(missing.controllers.is_empty());
 }
 
-fn file(spec: &Spec, name: &str) -> String {
+fn file(spec: &LaunchSpec, name: &str) -> String {
     let path = spec.cgroup.as_ref().unwrap().join(name);
     fs::read_to_string(path).unwrap().trim().to_owned()
 }
 
 fn is_out_of_memory(exit: &Exit, limit: u64) {
-    assert_eq!(exit.outcome, Outcome::Signaled(9), "{exit:?}");
+    assert_eq!(exit.outcome, CommandOutcome::Signaled(9), "{exit:?}");
     assert!(exit.out_of_memory);
     let shortage = exit.memory_shortage.expect("its figures are reported");
-    assert_eq!(shortage.of, ShortOf::Container);
+    assert_eq!(shortage.of, OomScope::Container);
     assert_eq!(shortage.limit_bytes, Some(limit));
     assert!(shortage.killed >= 1, "{shortage:?}");
     assert!(
@@ -162,7 +164,7 @@ fn pids() {
         ..Limits::default()
     };
     let (_, container) = start(&mut world, line, limits);
-    let mut seen = Stats::default();
+    let mut seen = CgroupStats::default();
     eventually("it is refused a process", || {
         seen = container.stats();
         seen.pids_max_events > Some(0)
@@ -178,7 +180,7 @@ fn throttled() {
         ..Limits::default()
     };
     let (_, container) = start(&mut world, "while :; do :; done", limits);
-    let mut seen = Stats::default();
+    let mut seen = CgroupStats::default();
     eventually("it is held back", || {
         seen = container.stats();
         seen.cpu_throttled_periods >= Some(10)
@@ -256,7 +258,7 @@ fn cpuset() {
     fs::write(spec.sandbox.join("go"), "").unwrap();
     assert_eq!(
         container.wait(PATIENCE).unwrap().outcome,
-        Outcome::Exited(0)
+        CommandOutcome::Exited(0)
     );
     assert_eq!(
         stdout(&spec),
@@ -354,7 +356,7 @@ fn protected() {
 }
 
 fn huge_pages() {
-    let world = World::new();
+    let world = RootFixture::new();
     let root = world.tree.root();
     let names = fs::read_dir(root).unwrap().flatten();
     let names = names.map(|entry| entry.file_name().into_string().unwrap());

@@ -46,7 +46,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use argosy_isolation::crash_points;
-use world::{Case, Skipped, agent, skip};
+use world::{SkipTest, TestCase, agent, skip};
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -83,7 +83,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn all() -> Vec<Case> {
+fn all() -> Vec<TestCase> {
     [
         confinement::CASES,
         lifecycle::CASES,
@@ -129,8 +129,9 @@ fn run(arguments: &[String]) -> ExitCode {
         .iter()
         .filter(|argument| !argument.starts_with('-'))
         .collect();
-    let wanted =
-        |case: &&Case| filters.is_empty() || filters.iter().any(|filter| case.0.contains(*filter));
+    let wanted = |case: &&TestCase| {
+        filters.is_empty() || filters.iter().any(|filter| case.0.contains(*filter))
+    };
     let all = all();
     let cases: Vec<_> = all.iter().filter(wanted).collect();
     let is_strict = arguments.iter().any(|argument| argument == EACH_MATCHES);
@@ -151,7 +152,7 @@ fn run(arguments: &[String]) -> ExitCode {
             Some(reason) => skip(reason.clone()),
             None => case(),
         });
-        match ended.map_err(|cause| cause.downcast::<Skipped>()) {
+        match ended.map_err(|cause| cause.downcast::<SkipTest>()) {
             Ok(()) => println!("test {name} ... ok"),
             Err(Ok(skip)) => {
                 println!("test {name} ... SKIPPED: {}", skip.0);

@@ -10,20 +10,22 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use argosy_isolation::network::{self, Between, Joined, Publication, Settings, Subnet, names};
+use argosy_isolation::network::{
+    self, ContainerNamespace, InterContainerTraffic, NetworkConfig, PortPublication, Subnet, names,
+};
 use argosy_isolation::{
-    Container, ContainerId, Network, Networks, Outcome, OwnFile, Spec, destroy,
+    CommandOutcome, Container, ContainerId, GeneratedFile, LaunchSpec, Network, Networks, destroy,
 };
 
 use crate::entry::output;
 use crate::host::{
-    CALL, HOST, Host, METADATA, OUTSIDE, PYTHON, SERVE, call, in_network_of, ip, on_a_host, quoted,
-    run, web,
+    CALL, HOST, LinkedHost, METADATA, OUTSIDE, PYTHON, SERVE, call, in_network_of, ip, on_a_host,
+    quoted, run, web,
 };
 use crate::profile::profiled;
-use crate::world::{Case, PATIENCE, World, eventually, stderr, stdout};
+use crate::world::{PATIENCE, RootFixture, TestCase, eventually, stderr, stdout};
 
-pub(crate) const CASES: &[Case] = &[
+pub(crate) const CASES: &[TestCase] = &[
     ("without_a_network_there_is_only_loopback", none),
     (
         "containers_reach_the_world_and_it_reaches_their_ports",
@@ -80,24 +82,24 @@ while text != b'last':
 pub(crate) const PREFIX6: &str = "fd12:3456:789a::/64";
 pub(crate) const GATEWAY6: &str = "fd12:3456:789a::ab7:1";
 
-pub(crate) fn settings(world: &World) -> Settings {
-    Settings {
+pub(crate) fn settings(world: &RootFixture) -> NetworkConfig {
+    NetworkConfig {
         owner: world.work().to_owned(),
         folder: world.work().join("networks"),
         subnet: Subnet::USUAL,
         subnet6: Some(PREFIX6.parse().unwrap()),
         ready: 2,
-        between: Between::Isolated,
+        between: InterContainerTraffic::Isolated,
         denied: Vec::new(),
     }
 }
 
-pub(crate) fn networks(world: &World) -> Networks {
+pub(crate) fn networks(world: &RootFixture) -> Networks {
     Networks::open(settings(world), &BTreeSet::new()).unwrap()
 }
 
 /// A container that serves its port 80.
-pub(crate) struct Served {
+pub(crate) struct ServingContainer {
     container: Container,
     pub(crate) id: ContainerId,
     pub(crate) address: String,
@@ -106,7 +108,7 @@ pub(crate) struct Served {
     pub(crate) init: i32,
 }
 
-impl Served {
+impl ServingContainer {
     /// Returns the answer of an address to this container.
     pub(crate) fn call(&self, address: &str, port: u16) -> String {
         let port = port.to_string();
@@ -122,18 +124,18 @@ impl Served {
 }
 
 fn joined(
-    world: &mut World,
+    world: &mut RootFixture,
     line: &str,
     networks: &Networks,
-    ports: &[Publication],
-) -> (Spec, Joined) {
+    ports: &[PortPublication],
+) -> (LaunchSpec, ContainerNamespace) {
     let mut spec = profiled(world, line);
     spec.network = Network::Joined;
     let network = networks.take(&spec.id, ports).unwrap();
     (spec, network)
 }
 
-fn launch(world: &mut World, spec: &Spec, network: Joined) -> Container {
+fn launch(world: &mut RootFixture, spec: &LaunchSpec, network: ContainerNamespace) -> Container {
     use std::os::fd::AsFd;
     let launcher = world.launcher.as_mut().unwrap();
     launcher
@@ -142,11 +144,11 @@ fn launch(world: &mut World, spec: &Spec, network: Joined) -> Container {
 }
 
 pub(crate) fn served(
-    world: &mut World,
+    world: &mut RootFixture,
     name: &str,
     networks: &Networks,
-    ports: &[Publication],
-) -> Served {
+    ports: &[PortPublication],
+) -> ServingContainer {
     let line = format!("exec {} 80 {name}", quoted(SERVE));
     let (spec, network) = joined(world, &line, networks, ports);
     let address = network.address.to_string();
@@ -158,7 +160,7 @@ pub(crate) fn served(
     eventually("the container serves", || {
         call(&address, 80).starts_with(name)
     });
-    Served {
+    ServingContainer {
         container,
         id: spec.id,
         address,
@@ -179,7 +181,7 @@ fn devices() -> Vec<String> {
 }
 
 /// Returns the records of addresses and ports, and their drafts.
-fn records(world: &World) -> Vec<PathBuf> {
+fn records(world: &RootFixture) -> Vec<PathBuf> {
     let kinds = ["addresses", "ports"].map(|kind| world.work().join("networks").join(kind));
     let entries = kinds.iter().flat_map(|kind| fs::read_dir(kind).unwrap());
     entries.map(|entry| entry.unwrap().path()).collect()
@@ -194,7 +196,7 @@ fn held_namespaces() -> usize {
 }
 
 /// Removes the agent from its host, and checks that nothing is left.
-pub(crate) fn leave_nothing(world: &World, networks: Networks) {
+pub(crate) fn leave_nothing(world: &RootFixture, networks: Networks) {
     networks.remove().unwrap();
     assert_eq!(records(world), Vec::<PathBuf>::new());
     assert_eq!(run("nft", &["list", "ruleset"]), "");
@@ -203,7 +205,7 @@ pub(crate) fn leave_nothing(world: &World, networks: Networks) {
 }
 
 fn none() {
-    let mut world = World::new();
+    let mut world = RootFixture::new();
     let line = format!(
         "tail -n +3 /proc/net/dev | cut -d: -f1; {} 8000 me & until {} 127.0.0.1 8000 | grep hears; do :; done; kill $!",
         quoted(SERVE),
@@ -214,7 +216,7 @@ fn none() {
     let exit = world.run(&spec);
     assert_eq!(
         exit.outcome,
-        Outcome::Exited(0),
+        CommandOutcome::Exited(0),
         "{exit:?} {}",
         stderr(&spec)
     );
@@ -225,13 +227,13 @@ fn none() {
 
 fn reach() {
     on_a_host(|host| {
-        let mut world = World::new();
+        let mut world = RootFixture::new();
         let networks = networks(&world);
         host.serve("world", 7000, true);
         let line = format!("{} {OUTSIDE} 7000", quoted(CALL));
         let (spec, network) = joined(&mut world, &line, &networks, &[]);
         let exit = launch(&mut world, &spec, network).wait(PATIENCE).unwrap();
-        assert_eq!(exit.outcome, Outcome::Exited(0), "{}", stderr(&spec));
+        assert_eq!(exit.outcome, CommandOutcome::Exited(0), "{}", stderr(&spec));
         assert_eq!(
             stdout(&spec),
             format!("world hears {HOST}\n"),
@@ -264,7 +266,7 @@ fn reach() {
 
 fn strangers() {
     on_a_host(|host| {
-        let mut world = World::new();
+        let mut world = RootFixture::new();
         let mut settings = settings(&world);
         settings.denied = vec![format!("{OUTSIDE}:7001").parse().unwrap()];
         let networks = Networks::open(settings, &BTreeSet::new()).unwrap();
@@ -312,10 +314,10 @@ fn open() {
 
 /// Checks that containers of an agent without isolation between them reach each other, by their
 /// addresses of one kind.
-pub(crate) fn are_no_strangers(address: fn(&Served) -> &str) {
-    let mut world = World::new();
+pub(crate) fn are_no_strangers(address: fn(&ServingContainer) -> &str) {
+    let mut world = RootFixture::new();
     let mut settings = settings(&world);
-    settings.between = Between::Open;
+    settings.between = InterContainerTraffic::Open;
     let networks = Networks::open(settings, &BTreeSet::new()).unwrap();
     let first = served(&mut world, "first", &networks, &[]);
     let second = served(&mut world, "second", &networks, &[]);
@@ -332,17 +334,17 @@ fn spoofing() {
 }
 
 /// The means of a test for one version of the internet protocol.
-pub(crate) struct Family {
+pub(crate) struct FamilyFixture {
     /// Sends one datagram to an address with another source address.
     pub(crate) spoof: &'static str,
     /// Prints the senders of datagrams, until the last one.
     pub(crate) hear: &'static str,
-    pub(crate) address: fn(&Served) -> &str,
+    pub(crate) address: fn(&ServingContainer) -> &str,
     pub(crate) host: &'static str,
     pub(crate) outside: &'static str,
 }
 
-const INTERNET: Family = Family {
+const INTERNET: FamilyFixture = FamilyFixture {
     spoof: SPOOF,
     hear: HEAR,
     address: |served| &served.address,
@@ -352,8 +354,8 @@ const INTERNET: Family = Family {
 
 /// Checks that the world receives only a container's datagrams with its own source address, and
 /// none with its neighbour's or with `strangers`.
-pub(crate) fn speaks_for_itself(host: &Host, by: &Family, strangers: &[&str]) {
-    let mut world = World::new();
+pub(crate) fn speaks_for_itself(host: &LinkedHost, by: &FamilyFixture, strangers: &[&str]) {
+    let mut world = RootFixture::new();
     let networks = networks(&world);
     let first = served(&mut world, "first", &networks, &[]);
     let second = served(&mut world, "second", &networks, &[]);
@@ -390,7 +392,7 @@ pub(crate) fn speaks_for_itself(host: &Host, by: &Family, strangers: &[&str]) {
 
 fn one_owner() {
     on_a_host(|_| {
-        let mut world = World::new();
+        let mut world = RootFixture::new();
         let networks = networks(&world);
         let first = served(&mut world, "first", &networks, &[web(8080)]);
         let id = ContainerId::new("other").unwrap();
@@ -419,7 +421,7 @@ fn one_owner() {
 
 fn away() {
     on_a_host(|_| {
-        let mut world = World::new();
+        let mut world = RootFixture::new();
         let before = networks(&world);
         let kept = served(&mut world, "kept", &before, &[web(8080)]);
         let lost = ContainerId::new("lost").unwrap();
@@ -448,7 +450,7 @@ fn away() {
 
 fn overlap() {
     on_a_host(|_| {
-        let world = World::new();
+        let world = RootFixture::new();
         ip("route add 10.183.4.0/24 via 192.0.2.2");
         let error = Networks::open(settings(&world), &BTreeSet::new()).unwrap_err();
         assert_eq!(
@@ -477,7 +479,7 @@ fn trial() {
 }
 
 /// Returns the only record of forwarding.
-fn note_on_forwarding(world: &World) -> PathBuf {
+fn note_on_forwarding(world: &RootFixture) -> PathBuf {
     let found = fs::read_dir(settings(world).folder).unwrap().flatten();
     let mut notes = found.filter(|entry| {
         let name = entry.file_name();
@@ -490,7 +492,7 @@ fn note_on_forwarding(world: &World) -> PathBuf {
 
 /// Creates a network behind a separate veth pair, with this prefix of 24 bits; returns a process in
 /// it.
-pub(crate) fn wired(host: &mut Host, device: &str, prefix: &str) -> i32 {
+pub(crate) fn wired(host: &mut LinkedHost, device: &str, prefix: &str) -> i32 {
     let mut command = Command::new("unshare");
     let beyond = command.args(["--net", "sleep", "1000"]).spawn().unwrap();
     let process = beyond.id();
@@ -517,7 +519,7 @@ fn forwarding() {
     on_a_host(|host| {
         const SETTING: &str = "/proc/sys/net/ipv4/ip_forward";
         let forwards = || fs::read_to_string(SETTING).unwrap().trim() == "1";
-        let world = World::new();
+        let world = RootFixture::new();
         fs::write(SETTING, "0").unwrap();
         // The host would route from one to the other, if it forwarded.
         let known = wired(host, "more", "198.51.100");
@@ -553,7 +555,7 @@ fn forwarding() {
 }
 
 /// Returns the launcher's children.
-fn supervisors(world: &World) -> Vec<i32> {
+fn supervisors(world: &RootFixture) -> Vec<i32> {
     let launcher = world.launcher.as_ref().unwrap().pid();
     let children = fs::read_to_string(format!("/proc/{launcher}/task/{launcher}/children"));
     let children = children.unwrap();
@@ -565,7 +567,7 @@ fn supervisors(world: &World) -> Vec<i32> {
 
 fn killed() {
     on_a_host(|_| {
-        let mut world = World::new();
+        let mut world = RootFixture::new();
         let networks = networks(&world);
         for moment in 0..40 {
             let (spec, network) = joined(&mut world, "sleep 1000", &networks, &[web(8080)]);
@@ -599,7 +601,7 @@ fn killed() {
 
 fn many() {
     on_a_host(|_| {
-        let mut world = World::new();
+        let mut world = RootFixture::new();
         let networks = networks(&world);
         let mut addresses = BTreeSet::new();
         for number in 0..200 {
@@ -611,7 +613,7 @@ fn many() {
             let (spec, network) = joined(&mut world, "true", &networks, &ports);
             addresses.insert(network.address);
             let exit = launch(&mut world, &spec, network).wait(PATIENCE).unwrap();
-            assert_eq!(exit.outcome, Outcome::Exited(0), "{}", exit.reason);
+            assert_eq!(exit.outcome, CommandOutcome::Exited(0), "{}", exit.reason);
             destroy(&spec.directory, spec.cgroup.as_deref(), PATIENCE).unwrap();
             networks.release(&spec.id).unwrap();
         }
@@ -625,7 +627,7 @@ fn many() {
 }
 
 fn own_names() {
-    let mut world = World::new();
+    let mut world = RootFixture::new();
     let resolvers = names::resolvers("nameserver 192.0.2.53\n", None, &[]);
     let address = "10.183.0.5".parse().unwrap();
     let files = [
@@ -645,7 +647,7 @@ fn own_names() {
         shown[0]
     );
     let mut spec = profiled(&mut world, &line);
-    let own = files.into_iter().map(|(path, text)| OwnFile {
+    let own = files.into_iter().map(|(path, text)| GeneratedFile {
         path: path.into(),
         text,
     });
@@ -653,7 +655,7 @@ fn own_names() {
     let exit = world.run(&spec);
     assert_eq!(
         exit.outcome,
-        Outcome::Exited(0),
+        CommandOutcome::Exited(0),
         "{exit:?} {}",
         stderr(&spec)
     );

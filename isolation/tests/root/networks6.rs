@@ -4,19 +4,19 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 
 use argosy_isolation::Networks;
-use argosy_isolation::network::{Settings, why_no_ipv6};
+use argosy_isolation::network::{NetworkConfig, why_no_ipv6};
 
 use crate::host::{
-    CALL, HOST, HOST6, Host, METADATA6, OUTSIDE6, PYTHON, call, in_network_of, ip, on_a_host, run,
-    web,
+    CALL, HOST, HOST6, LinkedHost, METADATA6, OUTSIDE6, PYTHON, call, in_network_of, ip, on_a_host,
+    run, web,
 };
 use crate::networks::{
-    Family, GATEWAY6, PREFIX6, Served, are_no_strangers, leave_nothing, networks, served, settings,
-    speaks_for_itself, wired,
+    FamilyFixture, GATEWAY6, PREFIX6, ServingContainer, are_no_strangers, leave_nothing, networks,
+    served, settings, speaks_for_itself, wired,
 };
-use crate::world::{Case, World, eventually, skip};
+use crate::world::{RootFixture, TestCase, eventually, skip};
 
-pub(crate) const CASES: &[Case] = &[
+pub(crate) const CASES: &[TestCase] = &[
     (
         "containers_reach_the_world_and_it_reaches_their_ports_by_ipv6",
         reach,
@@ -77,7 +77,7 @@ raw.sendto(struct.pack('!BBHBBHII', 134, 0, 0, 64, 0, seconds, 0, 0), (target, 0
 
 const ALL_NODES: &str = "ff02::1";
 
-fn on_a_host_with_ipv6(test: impl FnOnce(&mut Host) + Send) {
+fn on_a_host_with_ipv6(test: impl FnOnce(&mut LinkedHost) + Send) {
     if let Some(why) = why_no_ipv6() {
         skip(format!("needs IPv6: {why}"));
     }
@@ -107,7 +107,7 @@ pub(crate) fn forwarding_settings() -> BTreeMap<String, String> {
 }
 
 /// Returns the host end of a container's link.
-fn device_of(served: &Served) -> String {
+fn device_of(served: &ServingContainer) -> String {
     let line = run("ip", &["-6", "-o", "route", "get", &served.address6]);
     let mut words = line.split(' ').skip_while(|word| *word != "dev");
     words.nth(1).unwrap().to_owned()
@@ -115,7 +115,7 @@ fn device_of(served: &Served) -> String {
 
 fn reach() {
     on_a_host_with_ipv6(|host| {
-        let mut world = World::new();
+        let mut world = RootFixture::new();
         let networks = networks(&world);
         host.serve("world", 7000, true);
         let first = served(&mut world, "first", &networks, &[web(8081)]);
@@ -171,7 +171,7 @@ fn reach() {
 
 fn strangers() {
     on_a_host_with_ipv6(|host| {
-        let mut world = World::new();
+        let mut world = RootFixture::new();
         let mut settings = settings(&world);
         settings.denied = vec![format!("[{OUTSIDE6}]:7001").parse().unwrap()];
         let networks = Networks::open(settings, &BTreeSet::new()).unwrap();
@@ -239,7 +239,7 @@ fn open() {
 }
 
 fn spoofing() {
-    const BY_IPV6: Family = Family {
+    const BY_IPV6: FamilyFixture = FamilyFixture {
         spoof: SPOOF,
         hear: HEAR,
         address: |served| &served.address6,
@@ -261,7 +261,7 @@ fn spoofing() {
 /// each prevent it.
 fn advertisements() {
     on_a_host_with_ipv6(|_| {
-        let mut world = World::new();
+        let mut world = RootFixture::new();
         let networks = networks(&world);
         let first = served(&mut world, "first", &networks, &[]);
         let device = device_of(&first);
@@ -296,13 +296,13 @@ fn default_routes() -> String {
 }
 
 /// The world advertises itself as a router for so long.
-fn advertise(host: &Host, seconds: &str) {
+fn advertise(host: &LinkedHost, seconds: &str) {
     host.outside(PYTHON, &["-c", ADVERTISE, "in", ALL_NODES, seconds]);
 }
 
 fn forwarding() {
     on_a_host_with_ipv6(|host| {
-        let world = World::new();
+        let world = RootFixture::new();
         let known = wired(host, "more", "198.51.100");
         wire_ipv6("more", known, "2001:db8:a");
         host.outside("ip", &["-6", "route", "add", "default", "via", HOST6]);
@@ -369,11 +369,11 @@ fn wire_ipv6(device: &str, beyond: i32, prefix: &str) {
 /// Removes the state of an agent that was killed without tasks, and whose directory was deleted.
 fn lost() {
     on_a_host_with_ipv6(|_| {
-        let world = World::new();
+        let world = RootFixture::new();
         let before = forwarding_settings();
         let owner = world.work().join("lost");
         fs::create_dir(&owner).unwrap();
-        let lost = Settings {
+        let lost = NetworkConfig {
             owner: owner.clone(),
             ready: 0,
             ..settings(&world)
@@ -388,7 +388,7 @@ fn lost() {
 
 fn overlap() {
     on_a_host_with_ipv6(|_| {
-        let world = World::new();
+        let world = RootFixture::new();
         ip("route add unreachable fd00::/8");
         networks(&world).remove().unwrap();
         ip(&format!("route add {PREFIX6} via {OUTSIDE6}"));
@@ -405,7 +405,7 @@ fn overlap() {
 
 fn none() {
     on_a_host_with_ipv6(|host| {
-        let mut world = World::new();
+        let mut world = RootFixture::new();
         host.serve("world", 7000, true);
         set("all", "disable_ipv6", "1");
         assert!(why_no_ipv6().unwrap().contains("disable_ipv6"));

@@ -5,15 +5,15 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 
-use argosy_isolation::profile::Walls;
-use argosy_isolation::{Capabilities, Launcher, Outcome, Spec, User};
+use argosy_isolation::profile::IsolationLayers;
+use argosy_isolation::{Capabilities, CommandOutcome, ContainerUser, LaunchSpec, Launcher};
 
 use crate::escapes::PYTHON;
 use crate::images::{imaged, store};
 use crate::profile::{give_sandbox, profiled};
-use crate::world::{Case, World, skip, stderr, stdout};
+use crate::world::{RootFixture, TestCase, skip, stderr, stdout};
 
-pub(crate) const CASES: &[Case] = &[
+pub(crate) const CASES: &[TestCase] = &[
     (
         "programs_that_change_users_and_owners_need_the_capabilities",
         changes_users,
@@ -40,7 +40,7 @@ pub(crate) const CASES: &[Case] = &[
     ),
 ];
 
-pub(crate) const ROOT: User = User {
+pub(crate) const ROOT: ContainerUser = ContainerUser {
     uid: 0,
     gid: 0,
     groups: Vec::new(),
@@ -49,7 +49,7 @@ pub(crate) const ROOT: User = User {
 const SHOW: &str = "grep -E '^(Cap|NoNewPrivs|Seccomp:)' /proc/self/status | tr -d '\\t'";
 
 /// Returns a launch of this line as root of the container, with these layers.
-pub(crate) fn behind(world: &mut World, walls: Walls, line: &str) -> Spec {
+pub(crate) fn behind(world: &mut RootFixture, walls: IsolationLayers, line: &str) -> LaunchSpec {
     let mut spec = profiled(world, line);
     spec.user = Some(ROOT);
     spec.profile.as_mut().unwrap().walls = walls;
@@ -57,18 +57,18 @@ pub(crate) fn behind(world: &mut World, walls: Walls, line: &str) -> Spec {
     spec
 }
 
-fn keeping(names: &[&str]) -> Walls {
-    Walls {
+fn keeping(names: &[&str]) -> IsolationLayers {
+    IsolationLayers {
         capabilities: Capabilities::named(names.iter().copied()).unwrap(),
-        ..Walls::ALL
+        ..IsolationLayers::ALL
     }
 }
 
-fn said(world: &mut World, spec: &Spec) -> String {
+fn said(world: &mut RootFixture, spec: &LaunchSpec) -> String {
     let exit = world.run(spec);
     assert_eq!(
         exit.outcome,
-        Outcome::Exited(0),
+        CommandOutcome::Exited(0),
         "{} {}{}",
         exit.reason,
         stdout(spec),
@@ -82,8 +82,8 @@ const BECOME: &str = "touch mine; chown 33:34 mine 2>/dev/null && stat -c %u:%g 
     setpriv --reuid 33 --regid 34 --clear-groups sh -c 'id -u; id -g; grep CapPrm /proc/self/status' 2>/dev/null || echo cannot become";
 
 fn changes_users() {
-    let mut world = World::new();
-    let spec = behind(&mut world, Walls::ALL, BECOME);
+    let mut world = RootFixture::new();
+    let spec = behind(&mut world, IsolationLayers::ALL, BECOME);
     assert_eq!(said(&mut world, &spec), "cannot give away\ncannot become\n");
     let kept = keeping(&["CHOWN", "SETUID", "SETGID"]);
     let spec = behind(&mut world, kept, BECOME);
@@ -95,7 +95,7 @@ fn changes_users() {
 }
 
 fn only_named() {
-    let mut world = World::new();
+    let mut world = RootFixture::new();
     let spec = behind(&mut world, keeping(&["CHOWN", "KILL"]), SHOW);
     let (kept, none) = ("0000000000000021", "0000000000000000");
     let expected = format!(
@@ -113,7 +113,7 @@ fn only_named() {
 }
 
 fn kept_by_nobody() {
-    let mut world = World::new();
+    let mut world = RootFixture::new();
     let mut spec = profiled(
         &mut world,
         &format!("{SHOW}; touch mine; chown 33:34 mine && stat -c %u:%g mine"),
@@ -127,7 +127,7 @@ fn kept_by_nobody() {
 }
 
 fn entered() {
-    let mut world = World::new();
+    let mut world = RootFixture::new();
     let spec = behind(
         &mut world,
         keeping(&["CHOWN", "SETUID", "SETGID"]),
@@ -178,7 +178,7 @@ fn set_user_id() {
     if std::env::consts::ARCH != "x86_64" {
         skip("the program is one of x86-64".to_owned());
     }
-    let mut world = World::new();
+    let mut world = RootFixture::new();
     let program = whoami();
     let layers = store(&mut world, &[&[(b'0', "who", 0, &program[..])]]);
     let place = layers[1].join("who");
@@ -199,35 +199,35 @@ fn set_user_id() {
 }
 
 fn nested() {
-    let mut world = World::new();
+    let mut world = RootFixture::new();
     let line = "unshare -r sh -c 'grep CapEff /proc/self/status; mount -t tmpfs none /tmp 2>/dev/null || echo no mount' 2>&1 | head -2";
     let mut ended = |walls| {
         let mut spec = profiled(&mut world, line);
         spec.profile.as_mut().unwrap().walls = walls;
         said(&mut world, &spec)
     };
-    let refused = ended(Walls::ALL);
+    let refused = ended(IsolationLayers::ALL);
     assert!(refused.contains("Operation not permitted"), "{refused}");
-    let unfiltered = Walls {
+    let unfiltered = IsolationLayers {
         system_calls: false,
-        ..Walls::ALL
+        ..IsolationLayers::ALL
     };
     // The setting of its user namespace refuses what the filter would have.
     let refused = ended(unfiltered);
     assert!(refused.contains("No space left"), "{refused}");
-    let made = ended(Walls {
+    let made = ended(IsolationLayers {
         user_namespaces: false,
-        ..Walls::ALL
+        ..IsolationLayers::ALL
     });
     assert!(made.starts_with("CapEff:\t000001ffffffffff"), "{made}");
     assert!(made.ends_with("no mount\n"), "{made}");
 }
 
 fn unfiltered() {
-    let mut world = World::new();
-    let walls = Walls {
+    let mut world = RootFixture::new();
+    let walls = IsolationLayers {
         system_calls: false,
-        ..Walls::ALL
+        ..IsolationLayers::ALL
     };
     let none = "0000000000000000";
     let spec = behind(&mut world, walls, SHOW);
@@ -253,15 +253,15 @@ fn keyring() {
         command.args(["-I", "-S", "-c", JOINED]);
         command
     };
-    let mut world = World::new();
+    let mut world = RootFixture::new();
     let mut command = begin();
     command
         .arg(std::env::current_exe().unwrap())
         .arg("launcher");
     world.launcher = Some(Launcher::spawn(&command, Some(&world.tree)).unwrap());
-    let unfiltered = Walls {
+    let unfiltered = IsolationLayers {
         system_calls: false,
-        ..Walls::ALL
+        ..IsolationLayers::ALL
     };
     let line = format!("exec {PYTHON} -I -S -c '{KEYRING}'");
     let spec = behind(&mut world, unfiltered, &line);
@@ -277,10 +277,10 @@ fn keyring() {
 }
 
 fn no_host_path() {
-    let mut world = World::new();
-    let new_privileges = Walls {
+    let mut world = RootFixture::new();
+    let new_privileges = IsolationLayers {
         privileges: false,
-        ..Walls::ALL
+        ..IsolationLayers::ALL
     };
     for walls in [keeping(&["CHOWN"]), new_privileges] {
         let mut spec = profiled(&mut world, "true");

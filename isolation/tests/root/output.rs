@@ -4,13 +4,13 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::time::{Duration, Instant};
 
-use argosy_isolation::output::{FileId, Record, StreamName};
-use argosy_isolation::{Outcome, OutputLimits, Spec, User};
+use argosy_isolation::output::{FileId, OutputRecord, StreamName};
+use argosy_isolation::{CommandOutcome, ContainerUser, LaunchSpec, OutputLimits};
 
 use crate::profile::profiled;
-use crate::world::{Case, World, stderr, stdout};
+use crate::world::{RootFixture, TestCase, stderr, stdout};
 
-pub(crate) const CASES: &[Case] = &[
+pub(crate) const CASES: &[TestCase] = &[
     ("output_is_rotated_and_kept_to_the_byte", rotated),
     (
         "a_flood_of_output_is_dropped_beyond_its_cap_and_nobody_blocks",
@@ -30,8 +30,8 @@ pub(crate) const CASES: &[Case] = &[
 const MIB: u64 = 1024 * 1024;
 
 /// Returns the stored part of a stream, by its record: its start offset, and its content.
-fn kept(spec: &Spec, stream: StreamName) -> (u64, Vec<u8>) {
-    let record = Record::read(&spec.output_record).unwrap().unwrap();
+fn kept(spec: &LaunchSpec, stream: StreamName) -> (u64, Vec<u8>) {
+    let record = OutputRecord::read(&spec.output_record).unwrap().unwrap();
     let parts = &record.of(stream).parts;
     let mut bytes = Vec::new();
     for (at, part) in parts.iter().rev().enumerate().rev() {
@@ -46,14 +46,14 @@ fn kept(spec: &Spec, stream: StreamName) -> (u64, Vec<u8>) {
 }
 
 fn rotated() {
-    let mut world = World::new();
+    let mut world = RootFixture::new();
     let mut spec = world.spec("seq 1000000; seq 10 >&2");
     spec.output = OutputLimits {
         file_bytes: MIB,
         files: 3,
         bytes_per_second: 1024 * MIB,
     };
-    assert_eq!(world.run(&spec).outcome, Outcome::Exited(0));
+    assert_eq!(world.run(&spec).outcome, CommandOutcome::Exited(0));
     let all: String = (1..=1_000_000)
         .map(|number| format!("{number}\n"))
         .collect();
@@ -69,11 +69,15 @@ fn rotated() {
 }
 
 fn flood() {
-    let mut world = World::new();
+    let mut world = RootFixture::new();
     let mut spec = world.spec("head -c 500000000 /dev/zero && echo end > done");
     spec.output.bytes_per_second = 16 * MIB;
     let begun = Instant::now();
-    assert_eq!(world.run(&spec).outcome, Outcome::Exited(0), "no SIGPIPE");
+    assert_eq!(
+        world.run(&spec).outcome,
+        CommandOutcome::Exited(0),
+        "no SIGPIPE"
+    );
     assert!(begun.elapsed() < Duration::from_secs(20), "it was held up");
     assert!(spec.sandbox.join("done").exists());
     let (begin, bytes) = kept(&spec, StreamName::Stdout);
@@ -90,7 +94,7 @@ fn flood() {
 }
 
 fn hostile() {
-    let mut world = World::new();
+    let mut world = RootFixture::new();
     let victim = world.work().join("victim");
     fs::write(&victim, "untouched").unwrap();
     fs::set_permissions(&victim, fs::Permissions::from_mode(0o666)).unwrap();
@@ -110,25 +114,25 @@ fn hostile() {
     let mut spec = profiled(&mut world, &line);
     spec.output.file_bytes = 64 * 1024;
     let exit = world.run(&spec);
-    assert_eq!(exit.outcome, Outcome::Exited(0), "{}", stderr(&spec));
+    assert_eq!(exit.outcome, CommandOutcome::Exited(0), "{}", stderr(&spec));
     assert_eq!(fs::read_to_string(&victim).unwrap(), "untouched");
     assert!(stdout(&spec).ends_with("over\n"), "it healed");
-    let record = Record::read(&spec.output_record).unwrap().unwrap();
+    let record = OutputRecord::read(&spec.output_record).unwrap().unwrap();
     let end = record.of(StreamName::Stdout).end;
     assert!(end > 30 * 70_000 + 200_000, "nearly all got through: {end}");
 }
 
 fn guarded() {
-    let mut world = World::new();
+    let mut world = RootFixture::new();
     let line = "cat stdout; for try in 'echo > stdout' 'chmod 777 stdout' 'truncate -s 0 stdout' 'ln stdout other'; do \
         eval \"$try\" 2>/dev/null || echo refused; done; until grep -c refused stdout; do sleep 0.02; done";
     for uid in [65_534, 0] {
         let mut spec = profiled(&mut world, line);
         let (gid, groups) = (uid, Vec::new());
-        spec.user = Some(User { uid, gid, groups });
+        spec.user = Some(ContainerUser { uid, gid, groups });
         crate::profile::give_sandbox(&spec);
         let exit = world.run(&spec);
-        assert_eq!(exit.outcome, Outcome::Exited(0), "{}", stderr(&spec));
+        assert_eq!(exit.outcome, CommandOutcome::Exited(0), "{}", stderr(&spec));
         // The last one depends on a kernel setting.
         let said = stdout(&spec);
         assert!(said.starts_with("refused\nrefused\nrefused\n"), "{said}");
@@ -138,13 +142,13 @@ fn guarded() {
 }
 
 fn by_name() {
-    let mut world = World::new();
+    let mut world = RootFixture::new();
     let spec = profiled(
         &mut world,
         "echo out > /dev/stdout; echo err > /dev/stderr; echo more >> /proc/self/fd/1",
     );
     let exit = world.run(&spec);
-    assert_eq!(exit.outcome, Outcome::Exited(0), "{}", stderr(&spec));
+    assert_eq!(exit.outcome, CommandOutcome::Exited(0), "{}", stderr(&spec));
     assert_eq!(
         (stdout(&spec), stderr(&spec)),
         ("out\nmore\n".into(), "err\n".into())

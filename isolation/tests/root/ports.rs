@@ -6,17 +6,17 @@ use std::path::Path;
 use std::process::Command;
 
 use argosy_isolation::network::Network;
-use argosy_isolation::profile::Walls;
-use argosy_isolation::{Outcome, Spec, port_filter};
+use argosy_isolation::profile::IsolationLayers;
+use argosy_isolation::{CommandOutcome, LaunchSpec, port_filter};
 use nix::sched::{CloneFlags, unshare};
 
 use crate::entry::{end, output, sleeping};
 use crate::escapes::PYTHON;
 use crate::inside::VERB;
 use crate::profile::profiled;
-use crate::world::{Case, World, skip, stderr, stdout};
+use crate::world::{RootFixture, TestCase, skip, stderr, stdout};
 
-pub(crate) const CASES: &[Case] = &[
+pub(crate) const CASES: &[TestCase] = &[
     (
         "a_command_in_the_hosts_network_binds_its_own_ports",
         of_its_own,
@@ -108,23 +108,28 @@ fn line() -> String {
 }
 
 /// Returns a launch of this line by a user who may bind these ports.
-fn binding(world: &mut World, ports: Option<&[u16]>, landlock: bool, line: &str) -> Spec {
+fn binding(
+    world: &mut RootFixture,
+    ports: Option<&[u16]>,
+    landlock: bool,
+    line: &str,
+) -> LaunchSpec {
     let mut spec = profiled(world, line);
     fs::copy("/proc/self/exe", spec.sandbox.join("inside")).unwrap();
     spec.network = Network::Host {
         ports: ports.map(<[u16]>::to_vec),
     };
-    spec.profile.as_mut().unwrap().walls = Walls {
+    spec.profile.as_mut().unwrap().walls = IsolationLayers {
         landlock,
-        ..Walls::ALL
+        ..IsolationLayers::ALL
     };
     spec
 }
 
 /// Returns the results, in the order of the attempts.
-fn bound(world: &mut World, spec: &Spec) -> Vec<String> {
+fn bound(world: &mut RootFixture, spec: &LaunchSpec) -> Vec<String> {
     let exit = world.run(spec);
-    assert_eq!(exit.outcome, Outcome::Exited(0), "{}", stderr(spec));
+    assert_eq!(exit.outcome, CommandOutcome::Exited(0), "{}", stderr(spec));
     words(&stdout(spec))
 }
 
@@ -145,7 +150,7 @@ fn expected(refused: &str) -> Vec<String> {
 
 fn of_its_own() {
     on_a_network(|| {
-        let mut world = World::new();
+        let mut world = RootFixture::new();
         let refused = match port_filter::left_open(true) {
             "udp-ports" => NOT_BY_LANDLOCK,
             _ => NOT_BY_FILTER,
@@ -167,7 +172,7 @@ fn of_its_own() {
 
 fn without_landlock() {
     on_a_network(|| {
-        let mut world = World::new();
+        let mut world = RootFixture::new();
         let spec = binding(&mut world, Some(&[31_000]), false, &line());
         assert_eq!(bound(&mut world, &spec), expected(NOT_BY_FILTER));
     });
@@ -175,7 +180,7 @@ fn without_landlock() {
 
 fn none() {
     on_a_network(|| {
-        let mut world = World::new();
+        let mut world = RootFixture::new();
         let spec = binding(&mut world, Some(&[]), false, &line());
         let found = bound(&mut world, &spec);
         let bound = found.iter().filter(|word| *word == "bound").count();
@@ -185,7 +190,7 @@ fn none() {
 
 fn any() {
     on_a_network(|| {
-        let mut world = World::new();
+        let mut world = RootFixture::new();
         let spec = binding(&mut world, None, true, &line());
         let found = bound(&mut world, &spec);
         assert!(found.iter().all(|word| word == "bound"), "{found:?}");
@@ -193,10 +198,10 @@ fn any() {
 }
 
 /// Returns the result of each attempt, by its name, for a user who may bind these ports.
-fn tried(world: &mut World, ports: Option<&[u16]>) -> BTreeMap<String, String> {
+fn tried(world: &mut RootFixture, ports: Option<&[u16]>) -> BTreeMap<String, String> {
     let spec = binding(world, ports, true, TRIED);
     let exit = world.run(&spec);
-    assert_eq!(exit.outcome, Outcome::Exited(0), "{}", stderr(&spec));
+    assert_eq!(exit.outcome, CommandOutcome::Exited(0), "{}", stderr(&spec));
     let said = stdout(&spec);
     let lines = said.lines().map(|line| line.rsplit_once(' ').unwrap());
     lines
@@ -214,7 +219,7 @@ fn by_other_ways() {
             .args(["link", "set", "lo", "up"])
             .status();
         assert!(up.unwrap().success());
-        let mut world = World::new();
+        let mut world = RootFixture::new();
         let open = tried(&mut world, None);
         let done = ["None", "bound", "heard"];
         for (name, outcome) in &open {

@@ -3,12 +3,14 @@
 use std::os::unix::fs::{MetadataExt, chown};
 use std::path::PathBuf;
 
-use argosy_isolation::profile::{COMMAND_ID, FIRST_HOST_ID, Walls};
-use argosy_isolation::{Outcome, Profile, Root, Spec, User, View};
+use argosy_isolation::profile::{COMMAND_ID, FIRST_HOST_ID, IsolationLayers};
+use argosy_isolation::{
+    CommandOutcome, ContainerUser, IsolationProfile, LaunchSpec, MountSpec, RootFs,
+};
 
-use crate::world::{Case, World, stderr, stdout};
+use crate::world::{RootFixture, TestCase, stderr, stdout};
 
-pub(crate) const CASES: &[Case] = &[
+pub(crate) const CASES: &[TestCase] = &[
     (
         "it_is_nobody_on_the_host_and_can_become_nobody_else",
         nobody,
@@ -25,41 +27,41 @@ pub(crate) const CASES: &[Case] = &[
 ];
 
 /// Returns a launch of this line with the default profile.
-pub(crate) fn profiled(world: &mut World, line: &str) -> Spec {
+pub(crate) fn profiled(world: &mut RootFixture, line: &str) -> LaunchSpec {
     let mut spec = world.spec(line);
-    spec.user = Some(User {
+    spec.user = Some(ContainerUser {
         uid: COMMAND_ID,
         gid: COMMAND_ID,
         groups: Vec::new(),
     });
-    spec.profile = Some(Profile {
+    spec.profile = Some(IsolationProfile {
         first_host_id: FIRST_HOST_ID,
-        view: View {
-            root: Root::Host,
+        view: MountSpec {
+            root: RootFs::Host,
             host_paths: Vec::new(),
             volumes: Vec::new(),
             tmp_bytes: 1 << 20,
             shm_bytes: 1 << 20,
         },
-        walls: Walls::ALL,
+        walls: IsolationLayers::ALL,
     });
     give_sandbox(&spec);
     spec
 }
 
 /// Makes the command's user the owner of its sandbox.
-pub(crate) fn give_sandbox(spec: &Spec) {
+pub(crate) fn give_sandbox(spec: &LaunchSpec) {
     let owner = spec.host_user().expect("its user is named");
     chown(&spec.sandbox, Some(owner.uid), Some(owner.gid)).unwrap();
 }
 
 /// Returns the output of the line, which must succeed.
-fn seen(world: &mut World, line: &str) -> String {
+fn seen(world: &mut RootFixture, line: &str) -> String {
     let spec = profiled(world, line);
     let exit = world.run(&spec);
     assert_eq!(
         exit.outcome,
-        Outcome::Exited(0),
+        CommandOutcome::Exited(0),
         "{line}: {} {}{}",
         exit.reason,
         stdout(&spec),
@@ -69,14 +71,14 @@ fn seen(world: &mut World, line: &str) -> String {
 }
 
 fn nobody() {
-    let mut world = World::new();
+    let mut world = RootFixture::new();
     let spec = profiled(
         &mut world,
         "id -u; id -g; id -G; cat /proc/self/uid_map; echo > mine; setpriv --reuid 0 true || echo refused",
     );
     assert_eq!(
         world.run(&spec).outcome,
-        Outcome::Exited(0),
+        CommandOutcome::Exited(0),
         "{}",
         stderr(&spec)
     );
@@ -92,7 +94,7 @@ fn nobody() {
 }
 
 fn no_capabilities() {
-    let mut world = World::new();
+    let mut world = RootFixture::new();
     let status = seen(
         &mut world,
         "grep -E '^(Cap|NoNewPrivs|Seccomp:)' /proc/self/status | tr -d '\\t'",
@@ -105,7 +107,7 @@ fn no_capabilities() {
 }
 
 fn files() {
-    let mut world = World::new();
+    let mut world = RootFixture::new();
     let root = seen(&mut world, "ls /; pwd; ls; test -x /usr/bin/env");
     let hosts: Vec<_> = ["bin", "etc", "lib", "lib32", "lib64", "opt", "sbin", "usr"]
         .into_iter()
@@ -144,7 +146,7 @@ fn files() {
 }
 
 fn writes() {
-    let mut world = World::new();
+    let mut world = RootFixture::new();
     let tried = seen(&mut world, "for place in / /usr /etc /dev /proc /proc/sys/kernel /sys/fs/cgroup /sandbox /tmp /dev/shm; do
         (echo x > $place/probe) 2>/dev/null && echo $place; done; true");
     assert_eq!(tried, "/sandbox\n/tmp\n/dev/shm\n");
@@ -161,7 +163,7 @@ fn writes() {
 }
 
 fn devices() {
-    let mut world = World::new();
+    let mut world = RootFixture::new();
     let found = seen(
         &mut world,
         "ls -p /dev | tr '\\n' ' '; echo; head -c 3 /dev/zero | wc -c; echo > /dev/null; head -c 1 /dev/urandom | wc -c; mknod mine b 8 0 2>/dev/null || echo refused; echo > /dev/full 2>/dev/null || echo full",
@@ -173,7 +175,7 @@ fn devices() {
 }
 
 fn masked() {
-    let mut world = World::new();
+    let mut world = RootFixture::new();
     let found = seen(
         &mut world,
         "for file in kcore keys timer_list sysrq-trigger interrupts; do wc -c < /proc/$file; done 2>/dev/null | sort -u; set -- /proc/[0-9]*; echo $#; hostname -I >/dev/null 2>&1; (echo 1 > /proc/sysrq-trigger) 2>/dev/null; cat /proc/1/environ 2>/dev/null || echo hidden",
@@ -182,7 +184,7 @@ fn masked() {
 }
 
 fn calls() {
-    let mut world = World::new();
+    let mut world = RootFixture::new();
     let refused = seen(
         &mut world,
         "unshare -U true 2>/dev/null || echo no user namespace; unshare -m true 2>/dev/null || echo no mount namespace; mount -t tmpfs none /tmp 2>/dev/null || echo no mount; dmesg >/dev/null 2>&1 || echo no kernel log; nsenter -t 1 -m true 2>/dev/null || echo no other namespace",

@@ -5,14 +5,14 @@ use std::path::Path;
 use std::process::Command;
 
 use argosy_isolation::network::Network;
-use argosy_isolation::reach_filter::Closed;
+use argosy_isolation::reach_filter::BlockedDestinations;
 use nix::sched::{CloneFlags, unshare};
 
 use crate::escapes::PYTHON;
 use crate::profile::profiled;
-use crate::world::{Case, World, skip, stdout};
+use crate::world::{RootFixture, TestCase, skip, stdout};
 
-pub(crate) const CASES: &[Case] = &[
+pub(crate) const CASES: &[TestCase] = &[
     (
         "a_command_in_the_hosts_network_reaches_no_closed_port_in_any_way",
         in_the_hosts_network,
@@ -101,14 +101,14 @@ END"#;
 
 /// A socket at a closed port, in a network that stands for the host's. Its other address stands for
 /// other hosts.
-struct Ground {
+struct ClosedEndpoint {
     _listeners: Vec<std::net::TcpListener>,
 }
 
 const OWN: &str = "192.0.2.7";
 const OWN6: &str = "2001:db8::7";
 
-impl Ground {
+impl ClosedEndpoint {
     fn lay() -> Self {
         unshare(CloneFlags::CLONE_NEWNET).unwrap();
         for arguments in [
@@ -130,25 +130,25 @@ impl Ground {
     }
 }
 
-fn on_a_network(test: impl FnOnce(&Ground) + Send) {
+fn on_a_network(test: impl FnOnce(&ClosedEndpoint) + Send) {
     if !Path::new(PYTHON).exists() {
         skip("needs the package python3".to_owned());
     }
-    let ended = std::thread::scope(|scope| scope.spawn(|| test(&Ground::lay())).join());
+    let ended = std::thread::scope(|scope| scope.spawn(|| test(&ClosedEndpoint::lay())).join());
     if let Err(cause) = ended {
         std::panic::resume_unwind(cause);
     }
 }
 
-fn usual() -> Closed {
-    Closed {
+fn usual() -> BlockedDestinations {
+    BlockedDestinations {
         ports: vec![CLOSED],
         metadata: true,
     }
 }
 
 /// Returns the result of each way.
-fn tried(world: &mut World, network: Network) -> BTreeMap<String, String> {
+fn tried(world: &mut RootFixture, network: Network) -> BTreeMap<String, String> {
     let line = TRIED
         .replace("PORT\n", &format!("{CLOSED}\n"))
         .replace("OWN)", &format!("\"{OWN}\")"))
@@ -186,7 +186,7 @@ fn open(answers: &BTreeMap<String, String>) -> Vec<&str> {
 
 fn in_the_hosts_network() {
     on_a_network(|_ground| {
-        let mut world = World::new();
+        let mut world = RootFixture::new();
         // The control: each way succeeds as long as nothing is closed.
         let before = tried(&mut world, hosts());
         let refused: Vec<_> = before
@@ -205,7 +205,7 @@ fn in_the_hosts_network() {
 
 fn in_its_own() {
     on_a_network(|_ground| {
-        let mut world = World::new();
+        let mut world = RootFixture::new();
         usual().apply(world.tree.root()).unwrap();
         let after = tried(&mut world, Network::None);
         let loopback = |name: &str| {
@@ -227,9 +227,9 @@ fn in_its_own() {
 
 fn closed_anew() {
     on_a_network(|_ground| {
-        let mut world = World::new();
+        let mut world = RootFixture::new();
         usual().apply(world.tree.root()).unwrap();
-        let nothing = Closed {
+        let nothing = BlockedDestinations {
             ports: Vec::new(),
             metadata: false,
         };

@@ -3,11 +3,11 @@
 use std::collections::BTreeSet;
 use std::fs;
 
-use argosy_isolation::{Outcome, Process, Spec, destroy, sweep};
+use argosy_isolation::{CommandOutcome, LaunchSpec, ProcessId, clean_up_abandoned, destroy};
 
-use crate::world::{Case, PATIENCE, World, eventually, plain, processes_with};
+use crate::world::{PATIENCE, RootFixture, TestCase, eventually, plain, processes_with};
 
-pub(crate) const CASES: &[Case] = &[
+pub(crate) const CASES: &[TestCase] = &[
     (
         "double_forked_processes_in_sessions_of_their_own_die_at_destroy",
         double_forks,
@@ -27,14 +27,14 @@ pub(crate) const CASES: &[Case] = &[
     ("two_hundred_quick_starts_leave_nothing", quick_starts),
 ];
 
-fn modes(world: &mut World, line: &str) -> [Spec; 3] {
+fn modes(world: &mut RootFixture, line: &str) -> [LaunchSpec; 3] {
     let mut no_pid_namespace = world.spec(line);
     no_pid_namespace.namespaces.pid = false;
     [world.spec(line), no_pid_namespace, plain(world.spec(line))]
 }
 
 fn double_forks() {
-    let mut world = World::new();
+    let mut world = RootFixture::new();
     let mark = format!("823.{}", std::process::id());
     let line = format!(
         "setsid sh -c 'setsid sleep {mark} & setsid sleep {mark} &' & \
@@ -48,13 +48,13 @@ fn double_forks() {
         assert!(spec.cgroup.is_none_or(|group| !group.exists()));
         assert_eq!(
             container.wait(PATIENCE).unwrap().outcome,
-            Outcome::Signaled(9)
+            CommandOutcome::Signaled(9)
         );
     }
 }
 
 fn twice() {
-    let mut world = World::new();
+    let mut world = RootFixture::new();
     for spec in modes(&mut world, "exec sleep 1000") {
         let (container, _) = world.start(&spec);
         for _ in 0..3 {
@@ -66,36 +66,43 @@ fn twice() {
 }
 
 fn never_launched() {
-    let mut world = World::new();
+    let mut world = RootFixture::new();
     let spec = world.spec("echo > ran");
     destroy(&spec.directory, spec.cgroup.as_deref(), PATIENCE).unwrap();
     assert_eq!(
         world.run(&spec).outcome,
-        Outcome::NotStarted,
+        CommandOutcome::NotStarted,
         "nor can it be, later"
     );
     assert!(!spec.sandbox.join("ran").exists());
 }
 
 fn sweeps() {
-    let mut world = World::new();
+    let mut world = RootFixture::new();
     let (known, unknown) = (world.spec("exec sleep 1000"), world.spec("exec sleep 1000"));
     let (mut kept, _) = world.start(&known);
     let (mut swept, _) = world.start(&unknown);
     let group = unknown.cgroup.clone().unwrap();
     fs::create_dir_all(group.join("a/b")).unwrap();
-    let removed = sweep(&world.tree, &BTreeSet::from([known.id.clone()]), PATIENCE).unwrap();
+    let removed =
+        clean_up_abandoned(&world.tree, &BTreeSet::from([known.id.clone()]), PATIENCE).unwrap();
     assert_eq!(removed, [unknown.id]);
     assert!(!group.exists(), "nor what the container made below it");
-    assert_eq!(swept.wait(PATIENCE).unwrap().outcome, Outcome::Signaled(9));
+    assert_eq!(
+        swept.wait(PATIENCE).unwrap().outcome,
+        CommandOutcome::Signaled(9)
+    );
     assert_eq!(kept.notice().unwrap(), None);
     assert_eq!(world.tree.containers().unwrap(), [known.id]);
     kept.destroy(PATIENCE).unwrap();
-    assert_eq!(kept.wait(PATIENCE).unwrap().outcome, Outcome::Signaled(9));
+    assert_eq!(
+        kept.wait(PATIENCE).unwrap().outcome,
+        CommandOutcome::Signaled(9)
+    );
 }
 
 fn fork_bomb() {
-    let mut world = World::new();
+    let mut world = RootFixture::new();
     // Each generation starts two, up to a hundred at a time: enough to outrun any list of process
     // ids.
     let line = "ulimit -u 400; bomb() { bomb & bomb & sleep 0.02; }; bomb; sleep 1000";
@@ -113,7 +120,7 @@ fn fork_bomb() {
 }
 
 fn nested() {
-    let mut world = World::new();
+    let mut world = RootFixture::new();
     let spec = world.spec("exec sleep 1000");
     let (container, _) = world.start(&spec);
     let group = spec.cgroup.clone().unwrap();
@@ -123,18 +130,18 @@ fn nested() {
 }
 
 /// Returns the live processes that the launcher has created.
-fn supervisors(world: &World) -> Vec<Process> {
+fn supervisors(world: &RootFixture) -> Vec<ProcessId> {
     let launcher = world.launcher.as_ref().unwrap().pid();
     let children = fs::read_to_string(format!("/proc/{launcher}/task/{launcher}/children"));
     let children = children.unwrap();
     let numbers = children
         .split_ascii_whitespace()
         .map(|pid| pid.parse().unwrap());
-    numbers.filter_map(|pid| Process::of(pid).ok()).collect()
+    numbers.filter_map(|pid| ProcessId::of(pid).ok()).collect()
 }
 
 fn killed_anywhere() {
-    let mut world = World::new();
+    let mut world = RootFixture::new();
     let mark = format!("824.{}", std::process::id());
     let mut before_the_start = 0;
     for step in 0..120_u64 {
@@ -172,7 +179,7 @@ fn killed_anywhere() {
 }
 
 fn quick_starts() {
-    let mut world = World::new();
+    let mut world = RootFixture::new();
     let mounts = || {
         fs::read_to_string("/proc/self/mountinfo")
             .unwrap()
@@ -188,7 +195,7 @@ fn quick_starts() {
     for (container, spec) in &mut running {
         assert_eq!(
             container.wait(PATIENCE).unwrap().outcome,
-            Outcome::Exited(9)
+            CommandOutcome::Exited(9)
         );
         container.destroy(PATIENCE).unwrap();
         let left = fs::read_dir(&spec.directory).unwrap().flatten();
@@ -198,7 +205,7 @@ fn quick_starts() {
     }
     assert_eq!(world.tree.containers().unwrap(), []);
     assert_eq!(mounts(), before);
-    let supervisors = argosy_isolation::Group::at(&world.tree.supervisors());
+    let supervisors = argosy_isolation::Cgroup::at(&world.tree.supervisors());
     world.launcher = None;
     eventually("no supervisor is left", || {
         !supervisors.is_populated().unwrap()

@@ -9,15 +9,15 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use argosy_isolation::profile::FIRST_HOST_ID;
-use argosy_isolation::{Outcome, Program, ResourceLimit, Spec};
+use argosy_isolation::{CommandOutcome, LaunchSpec, Program, ResourceLimit};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use serde_json::{Value, json};
 
 use crate::profile::profiled;
-use crate::world::{Case, World, skip, stderr, stdout};
+use crate::world::{RootFixture, TestCase, skip, stderr, stdout};
 
-pub(crate) const CASES: &[Case] = &[
+pub(crate) const CASES: &[TestCase] = &[
     ("a_command_sees_what_the_record_says", recorded),
     ("what_a_command_sees_beside_other_runtimes", beside),
 ];
@@ -77,7 +77,7 @@ fn program(folder: &Path) -> PathBuf {
 }
 
 /// Returns its view as an agent's task.
-fn ours(world: &mut World, program: &Path) -> Value {
+fn ours(world: &mut RootFixture, program: &Path) -> Value {
     let mut spec = profiled(world, "");
     spec.resource_limits = LIMITS
         .map(|(name, _, most)| ResourceLimit::at_most(name, most))
@@ -87,11 +87,11 @@ fn ours(world: &mut World, program: &Path) -> Value {
     said(world, &spec)
 }
 
-fn said(world: &mut World, spec: &Spec) -> Value {
+fn said(world: &mut RootFixture, spec: &LaunchSpec) -> Value {
     let exit = world.run(spec);
     assert_eq!(
         exit.outcome,
-        Outcome::Exited(0),
+        CommandOutcome::Exited(0),
         "{} {}",
         exit.reason,
         stderr(spec)
@@ -161,7 +161,7 @@ fn normalize_namespaces(namespaces: &mut Value) {
 }
 
 fn recorded() {
-    let mut world = World::new();
+    let mut world = RootFixture::new();
     let program = program(world.work());
     let seen = normalized(ours(&mut world, &program));
     let text = format!("{seen:#}\n");
@@ -289,7 +289,7 @@ fn beside() {
     if std::env::var_os("ARGOSY_COMPARE").is_none() {
         skip("prints a table beside crun and runc, and only if ARGOSY_COMPARE is set".to_owned());
     }
-    let mut world = World::new();
+    let mut world = RootFixture::new();
     let folder = world.work().to_owned();
     let program = program(&folder);
     let mut columns = vec![rows(&ours(&mut world, &program))];

@@ -21,9 +21,9 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde::{Deserialize, Serialize};
 
 use crate::walls;
-use crate::world::Case;
+use crate::world::TestCase;
 
-pub(crate) const CASES: &[Case] = &[
+pub(crate) const CASES: &[TestCase] = &[
     ("a_service_can_do_nothing_but_what_it_is_for", techniques),
     (
         "a_service_has_no_user_no_capability_and_no_environment",
@@ -37,7 +37,7 @@ pub(crate) const VERB: &str = "misbehave";
 
 /// The service's orders, and the location of its targets.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-struct Orders {
+struct ServiceOrders {
     is_confined: bool,
     bait: PathBuf,
     host: u32,
@@ -45,7 +45,7 @@ struct Orders {
 }
 
 /// The result of each technique: `None` if it succeeded.
-type Tried = BTreeMap<String, Option<String>>;
+type ServiceEscapeResults = BTreeMap<String, Option<String>>;
 
 /// A technique: its name, and the attempt.
 type Technique<'a> = (&'static str, Box<dyn Fn() -> io::Result<()> + 'a>);
@@ -62,7 +62,7 @@ pub(crate) fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let Ok(Packet::Message(orders, _)) = packets.receive::<Orders>() else {
+    let Ok(Packet::Message(orders, _)) = packets.receive::<ServiceOrders>() else {
         return ExitCode::FAILURE;
     };
     if orders.is_confined {
@@ -73,14 +73,14 @@ pub(crate) fn main() -> ExitCode {
         let answer = technique().err().map(|error| error.to_string());
         (name.to_owned(), answer)
     });
-    let tried: Tried = tried.collect();
+    let tried: ServiceEscapeResults = tried.collect();
     packets.send(&tried, &[]).expect("the test listens");
     // It can be inspected until the test has seen enough.
     let _ = packets.receive::<()>();
     ExitCode::SUCCESS
 }
 
-fn all(orders: &Orders) -> Vec<Technique<'_>> {
+fn all(orders: &ServiceOrders) -> Vec<Technique<'_>> {
     let mut all = files(orders);
     all.extend(changes(&orders.bait));
     all.extend(sockets(orders));
@@ -89,7 +89,7 @@ fn all(orders: &Orders) -> Vec<Technique<'_>> {
     all
 }
 
-fn files(orders: &Orders) -> Vec<Technique<'_>> {
+fn files(orders: &ServiceOrders) -> Vec<Technique<'_>> {
     let bait = &orders.bait;
     let open = |path: PathBuf| move || File::open(&path).map(drop);
     let to_write = |path: PathBuf| move || OpenOptions::new().append(true).open(&path).map(drop);
@@ -234,7 +234,7 @@ fn processes(host: u32) -> Vec<Technique<'static>> {
     ]
 }
 
-fn sockets(orders: &Orders) -> Vec<Technique<'_>> {
+fn sockets(orders: &ServiceOrders) -> Vec<Technique<'_>> {
     let make = |family, kind, protocol: Option<SockProtocol>| {
         move || Ok(socket(family, kind, SockFlag::SOCK_CLOEXEC, protocol).map(drop)?)
     };
@@ -298,7 +298,7 @@ fn abstract_name(host: u32) -> String {
 }
 
 /// Runs a misbehaving service; returns its results, and the status of its process.
-fn played(is_confined: bool) -> (Tried, String) {
+fn played(is_confined: bool) -> (ServiceEscapeResults, String) {
     let folder = tempfile::tempdir().unwrap();
     let bait = folder.path().to_owned();
     for name in ["secret", "open", "moved", "removed"] {
@@ -317,14 +317,14 @@ fn played(is_confined: bool) -> (Tried, String) {
     command.args(["--mount", "--uts", "--propagation", "private"]);
     command.arg(own).arg(VERB);
     let (process, packets) = service::spawn(&command, None, &[], None).unwrap();
-    let orders = Orders {
+    let orders = ServiceOrders {
         is_confined,
         bait,
         host,
         port: server.local_addr().unwrap().port(),
     };
     packets.send(&orders, &[]).unwrap();
-    let tried = match packets.receive::<Tried>().unwrap() {
+    let tried = match packets.receive::<ServiceEscapeResults>().unwrap() {
         Packet::Message(tried, _) => tried,
         Packet::Closed => panic!("it ended before it had tried anything"),
     };

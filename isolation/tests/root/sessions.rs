@@ -6,8 +6,8 @@ use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use argosy_isolation::{
-    Container, EntryNotice, EntryRequest, Handle, Outcome, Probe, ProbeKind, Program, Scheme,
-    Session, Spec, Streams, Verdict, WindowSize, Work,
+    CommandOutcome, Container, ExecAction, ExecNotice, ExecRequest, ExecSession, ExecStreams,
+    Handle, LaunchSpec, Probe, ProbeKind, ProbeResult, Program, Scheme, WindowSize,
 };
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
@@ -16,9 +16,11 @@ use crate::entry::{
 };
 use crate::profile::profiled;
 use crate::tls;
-use crate::world::{Agent, Case, PATIENCE, World, eventually, launcher_for, plain, processes_with};
+use crate::world::{
+    Agent, PATIENCE, RootFixture, TestCase, eventually, launcher_for, plain, processes_with,
+};
 
-pub(crate) const CASES: &[Case] = &[
+pub(crate) const CASES: &[TestCase] = &[
     (
         "an_entered_commands_streams_are_whole_and_its_end_is_told",
         streams,
@@ -48,13 +50,13 @@ pub(crate) const CASES: &[Case] = &[
     ),
 ];
 
-fn members(spec: &Spec) -> usize {
+fn members(spec: &LaunchSpec) -> usize {
     let path = spec.cgroup.as_ref().unwrap().join("cgroup.procs");
     fs::read_to_string(path).unwrap().lines().count()
 }
 
 fn streams() {
-    let mut world = World::new();
+    let mut world = RootFixture::new();
     for spec in [profiled(&mut world, ""), plain(world.spec(""))] {
         let (container, _) = world.start(&sleeping(spec));
         let input = "0123456789abcde\n".repeat(64 * 1024);
@@ -65,28 +67,28 @@ fn streams() {
         );
         assert_eq!(out.len(), 1 << 20);
         assert!(out == input, "every byte");
-        assert_eq!((err.as_str(), how), ("told\n", Outcome::Exited(7)));
+        assert_eq!((err.as_str(), how), ("told\n", CommandOutcome::Exited(7)));
         let (_, _, how) = run(&container, &request("kill -SEGV $$"), b"");
-        assert_eq!(how, Outcome::Signaled(11));
+        assert_eq!(how, CommandOutcome::Signaled(11));
         let reopened = output(&container, "echo there > /dev/stdout; echo > /dev/stderr");
         assert_eq!(reopened, "there\n", "the streams are its user's own");
         let (mut session, _streams) = enter(&container, "exec sleep 1000");
         session.signal(15).unwrap();
-        assert_eq!(outcome(&mut session), Outcome::Signaled(15));
+        assert_eq!(outcome(&mut session), CommandOutcome::Signaled(15));
         session.signal(15).unwrap();
         end(container);
     }
 }
 
 /// Starts a command on a terminal of 24 lines by 80 characters; returns after its first output.
-fn on_terminal(container: &Container, line: &str) -> (Session, File, String) {
+fn on_terminal(container: &Container, line: &str) -> (ExecSession, File, String) {
     let mut asked = request(line);
     asked.terminal = Some(WindowSize {
         rows: 24,
         columns: 80,
     });
     let mut session = container.enter(&asked).unwrap();
-    let Streams::Terminal(master) = started(&mut session) else {
+    let ExecStreams::Terminal(master) = started(&mut session) else {
         panic!("a terminal was asked for")
     };
     let mut master = File::from(master);
@@ -110,7 +112,7 @@ fn read_until(master: &mut File, awaited: &str) -> String {
 }
 
 fn terminal() {
-    let mut world = World::new();
+    let mut world = RootFixture::new();
     for (spec, first) in [(profiled(&mut world, ""), Some(0)), (world.spec(""), None)] {
         let (container, _) = world.start(&sleeping(spec));
         let line = "tty; stty size; echo > $(tty); trap 'stty size; exit 5' WINCH; echo ready; while :; do sleep 0.02; done";
@@ -126,26 +128,30 @@ fn terminal() {
         };
         larger.set(&master).unwrap();
         assert_eq!(read_until(&mut master, "132\r\n"), "50 132\r\n");
-        assert_eq!(outcome(&mut session), Outcome::Exited(5));
+        assert_eq!(outcome(&mut session), CommandOutcome::Exited(5));
         end(container);
     }
 }
 
 fn interrupts() {
-    let mut world = World::new();
+    let mut world = RootFixture::new();
     let spec = profiled(&mut world, "exec sleep 1000");
     let (container, _) = world.start(&spec);
     let (mut session, mut master, _) = on_terminal(&container, "echo ready; exec sleep 1000");
     master.write_all(b"\x03").unwrap();
-    assert_eq!(outcome(&mut session), Outcome::Signaled(2));
+    assert_eq!(outcome(&mut session), CommandOutcome::Signaled(2));
     let (mut session, master, _) = on_terminal(&container, "echo ready; exec sleep 1000");
     drop(master);
-    assert_eq!(outcome(&mut session), Outcome::Signaled(1), "hung up");
+    assert_eq!(
+        outcome(&mut session),
+        CommandOutcome::Signaled(1),
+        "hung up"
+    );
     end(container);
 }
 
 /// Returns the number of processes, zombies included, of each exec monitor in this container.
-fn started_by_keeper(spec: &Spec) -> Vec<usize> {
+fn started_by_keeper(spec: &LaunchSpec) -> Vec<usize> {
     let path = spec.cgroup.as_ref().unwrap().join("cgroup.procs");
     let members = fs::read_to_string(path).unwrap();
     let read = |pid: &str, name: &str| fs::read_to_string(format!("/proc/{pid}/{name}"));
@@ -158,7 +164,7 @@ fn started_by_keeper(spec: &Spec) -> Vec<usize> {
 }
 
 fn client_gone() {
-    let mut world = World::new();
+    let mut world = RootFixture::new();
     let spec = profiled(&mut world, "exec sleep 1000");
     let (container, _) = world.start(&spec);
     for line in [
@@ -189,12 +195,12 @@ fn client_gone() {
 }
 
 fn orphans() {
-    let mut world = World::new();
+    let mut world = RootFixture::new();
     let spec = profiled(&mut world, "exec sleep 1000");
     let (container, _) = world.start(&spec);
     let daemon = "setsid sh -c 'exec sleep 1000' < /dev/null > /dev/null 2>&1 &";
     let (_, _, how) = run(&container, &request(daemon), b"");
-    assert_eq!(how, Outcome::Exited(0));
+    assert_eq!(how, CommandOutcome::Exited(0));
     eventually("its descendants have ended", || members(&spec) == 2);
     // Processes that end during a session do not stay as zombies.
     let (session, _streams) = enter(
@@ -211,7 +217,7 @@ fn orphans() {
 }
 
 fn container_ended() {
-    let mut world = World::new();
+    let mut world = RootFixture::new();
     for spec in [profiled(&mut world, ""), plain(world.spec(""))] {
         let mut spec = spec;
         spec.program = Program::Shell("until [ -e go ]; do sleep 0.02; done; exit 3".into());
@@ -220,7 +226,7 @@ fn container_ended() {
         fs::write(spec.sandbox.join("go"), "").unwrap();
         assert_eq!(
             container.wait(PATIENCE).unwrap().outcome,
-            Outcome::Exited(3)
+            CommandOutcome::Exited(3)
         );
         assert!(session.wait(PATIENCE).is_err(), "its end is not known");
         assert_eq!(processes_with("1000.0002"), 0);
@@ -233,7 +239,7 @@ fn container_ended() {
 }
 
 fn adopted() {
-    let mut world = World::new();
+    let mut world = RootFixture::new();
     let spec = profiled(&mut world, "exec sleep 1000");
     let agent = Agent::launching(&spec, Some(&world.tree), None);
     assert_eq!(Agent::heard(&spec), "started");
@@ -249,7 +255,7 @@ fn adopted() {
     nix::sys::signal::kill(pid, nix::sys::signal::SIGKILL).unwrap();
     assert_eq!(output(&container, "echo next"), "next\n");
     session.signal(9).unwrap();
-    assert_eq!(outcome(&mut session), Outcome::Signaled(9));
+    assert_eq!(outcome(&mut session), CommandOutcome::Signaled(9));
     world.launcher = Some(launcher_for(Some(&world.tree)));
     // An exec command ends with its agent; the container does not.
     let (session, streams) = enter(&container, "exec sleep 1000");
@@ -259,7 +265,7 @@ fn adopted() {
 }
 
 fn supervisor_killed() {
-    let mut world = World::new();
+    let mut world = RootFixture::new();
     let spec = profiled(&mut world, "exec sleep 1000");
     let (mut container, handle) = world.start(&spec);
     let (mut session, _streams) = enter(&container, "exec sleep 1000.0003");
@@ -275,7 +281,7 @@ fn supervisor_killed() {
 
 /// A process of the same user may stop it, before it is a command and after.
 fn stopped() {
-    let mut world = World::new();
+    let mut world = RootFixture::new();
     let spec = profiled(&mut world, "while :; do kill -STOP -1 2>/dev/null; done");
     let (container, _) = world.start(&spec);
     let mut sessions: Vec<_> = (0..8)
@@ -297,7 +303,7 @@ fn descriptors(handle: &Handle) -> [usize; 2] {
 }
 
 fn bounded() {
-    let mut world = World::new();
+    let mut world = RootFixture::new();
     let spec = profiled(&mut world, "exec sleep 1000");
     let (container, handle) = world.start(&spec);
     let before = descriptors(&handle);
@@ -316,27 +322,27 @@ fn bounded() {
 }
 
 /// Returns the result of a probe in the container.
-fn ask(container: &Container, kind: ProbeKind, port: u16) -> Verdict {
+fn ask(container: &Container, kind: ProbeKind, port: u16) -> ProbeResult {
     let probe = Probe {
         port,
         timeout_ms: 30_000,
         kind,
     };
-    let request = EntryRequest::new(Work::Probe(probe));
+    let request = ExecRequest::new(ExecAction::Probe(probe));
     match container.enter(&request).unwrap().wait(PATIENCE).unwrap() {
-        EntryNotice::Probed(verdict) => verdict,
+        ExecNotice::Probed(verdict) => verdict,
         other => panic!("{other:?}"),
     }
 }
 
 fn probes() {
-    let mut world = World::new();
+    let mut world = RootFixture::new();
     let spec = profiled(&mut world, "exec sleep 1000");
     let (container, _) = world.start(&spec);
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     let ask = |kind, port| ask(&container, kind, port);
-    assert_eq!(ask(ProbeKind::Tcp, port), Verdict::Pass);
+    assert_eq!(ask(ProbeKind::Tcp, port), ProbeResult::Pass);
     for (status, verdict) in [("200 OK", true), ("500 Oh", false)] {
         let server = std::thread::spawn({
             let listener = listener.try_clone().unwrap();
@@ -359,16 +365,16 @@ fn probes() {
             statuses,
         };
         let found = ask(kind, port);
-        assert_eq!(found == Verdict::Pass, verdict, "{found:?}");
+        assert_eq!(found == ProbeResult::Pass, verdict, "{found:?}");
         server.join().unwrap();
     }
     drop(listener);
-    let Verdict::Fail { reason } = ask(ProbeKind::Tcp, port) else {
+    let ProbeResult::Fail { reason } = ask(ProbeKind::Tcp, port) else {
         panic!("no server listens")
     };
     assert!(reason.contains("cannot connect"), "{reason}");
-    let mut nowhere = EntryRequest::new(Work::Command(Program::Shell("x".into())));
-    nowhere.work = Work::Probe(Probe {
+    let mut nowhere = ExecRequest::new(ExecAction::Command(Program::Shell("x".into())));
+    nowhere.work = ExecAction::Probe(Probe {
         port: 0,
         timeout_ms: 1,
         kind: ProbeKind::Tcp,
@@ -378,7 +384,7 @@ fn probes() {
 }
 
 fn tls_probes() {
-    let mut world = World::new();
+    let mut world = RootFixture::new();
     let spec = profiled(&mut world, "exec sleep 1000");
     let (container, _) = world.start(&spec);
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
@@ -396,7 +402,7 @@ fn tls_probes() {
                 tls::answer(stream, version, &format!("HTTP/1.1 {status}\r\n\r\n")).unwrap()
             });
             let found = ask(&container, kind(), port);
-            assert_eq!(found == Verdict::Pass, verdict, "{found:?}");
+            assert_eq!(found == ProbeResult::Pass, verdict, "{found:?}");
             server.join().unwrap();
         }
     }

@@ -7,12 +7,12 @@ use std::path::Path;
 
 use argosy_isolation::network::alone;
 use argosy_isolation::profile::{CONTAINER_IDS, FIRST_HOST_ID};
-use argosy_isolation::{Network, Outcome, Spec};
+use argosy_isolation::{CommandOutcome, LaunchSpec, Network};
 
 use crate::profile::profiled;
-use crate::world::{Case, PATIENCE, World, stderr, stdout};
+use crate::world::{PATIENCE, RootFixture, TestCase, stderr, stdout};
 
-pub(crate) const CASES: &[Case] = &[
+pub(crate) const CASES: &[TestCase] = &[
     (
         "containers_that_share_a_folder_see_each_others_files_and_no_processes",
         folder,
@@ -25,7 +25,7 @@ pub(crate) const CASES: &[Case] = &[
 ];
 
 /// Creates a directory as an agent does: closed to the host, open to the containers that mount it.
-fn shared(world: &World) -> std::path::PathBuf {
+fn shared(world: &RootFixture) -> std::path::PathBuf {
     let above = world.work().join("closed");
     std::fs::create_dir(&above).unwrap();
     let folder = above.join("shared");
@@ -36,20 +36,20 @@ fn shared(world: &World) -> std::path::PathBuf {
     folder
 }
 
-fn sharing(world: &mut World, folder: &Path, line: &str) -> Spec {
+fn sharing(world: &mut RootFixture, folder: &Path, line: &str) -> LaunchSpec {
     let mut spec = profiled(world, line);
     spec.shared_folder = Some(folder.to_owned());
     spec
 }
 
-fn passes(world: &mut World, spec: &Spec) -> String {
+fn passes(world: &mut RootFixture, spec: &LaunchSpec) -> String {
     let exit = world.run(spec);
-    assert_eq!(exit.outcome, Outcome::Exited(0), "{}", stderr(spec));
+    assert_eq!(exit.outcome, CommandOutcome::Exited(0), "{}", stderr(spec));
     stdout(spec)
 }
 
 fn folder() {
-    let mut world = World::new();
+    let mut world = RootFixture::new();
     let folder = shared(&world);
     let line = "umask 077; echo mine > /group/file; until [ -e /group/read ]; do sleep 0.02; done";
     let writer = sharing(&mut world, &folder, line);
@@ -61,14 +61,14 @@ fn folder() {
     assert_eq!(passes(&mut world, &reader), "mine\n1\n");
     assert_eq!(
         container.wait(PATIENCE).unwrap().outcome,
-        Outcome::Exited(0)
+        CommandOutcome::Exited(0)
     );
     let owner = std::fs::metadata(folder.join("file")).unwrap().uid();
     assert!((FIRST_HOST_ID..FIRST_HOST_ID + CONTAINER_IDS).contains(&owner));
 }
 
 fn strangers() {
-    let mut world = World::new();
+    let mut world = RootFixture::new();
     let folder = shared(&world);
     let line = "umask 077; echo secret > /group/file";
     let writer = sharing(&mut world, &folder, line);
@@ -83,10 +83,10 @@ fn strangers() {
 }
 
 fn network() {
-    let mut world = World::new();
+    let mut world = RootFixture::new();
     let namespace = alone().unwrap();
     let folder = shared(&world);
-    let launch = |world: &mut World, line: &str| {
+    let launch = |world: &mut RootFixture, line: &str| {
         let mut spec = sharing(world, &folder, line);
         spec.network = Network::Joined;
         let launcher = world.launcher.as_mut().unwrap();
@@ -100,7 +100,12 @@ fn network() {
     let ask = "until bash -c 'exec 3<>/dev/tcp/127.0.0.1/80 && cat <&3' 2>/dev/null; do sleep 0.02; done; cut -d: -f1 /proc/net/dev | tail -n +3 | tr -d ' '";
     let (asked, mut caller) = launch(&mut world, ask);
     let exit = caller.wait(PATIENCE).unwrap();
-    assert_eq!(exit.outcome, Outcome::Exited(0), "{}", stderr(&asked));
+    assert_eq!(
+        exit.outcome,
+        CommandOutcome::Exited(0),
+        "{}",
+        stderr(&asked)
+    );
     let (heard, devices) = stdout(&asked).split_once('\n').map_or_else(
         || panic!("it heard nothing"),
         |(heard, devices)| (heard.to_owned(), devices.to_owned()),
@@ -108,5 +113,10 @@ fn network() {
     assert_eq!(heard, "hello");
     assert!(!devices.contains("eth"), "{devices}");
     let exit = server.wait(PATIENCE).unwrap();
-    assert_eq!(exit.outcome, Outcome::Exited(0), "{}", stderr(&served));
+    assert_eq!(
+        exit.outcome,
+        CommandOutcome::Exited(0),
+        "{}",
+        stderr(&served)
+    );
 }

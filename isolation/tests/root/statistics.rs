@@ -4,24 +4,24 @@
 use std::fs;
 use std::path::Path;
 
-use argosy_isolation::{ContainerId, Stats};
+use argosy_isolation::{CgroupStats, ContainerId};
 
 use crate::host::{OUTSIDE, PYTHON, call, in_network_of, on_a_host, web};
 use crate::networks::{leave_nothing, networks, served};
-use crate::world::{Case, PATIENCE, World, eventually, skip};
+use crate::world::{PATIENCE, RootFixture, TestCase, eventually, skip};
 
-pub(crate) const CASES: &[Case] = &[
+pub(crate) const CASES: &[TestCase] = &[
     ("processor_time_is_told_by_kind", processor_time),
     ("pressure_is_told_where_the_kernel_counts_it", pressure),
     ("what_passes_a_containers_link_is_told", traffic),
 ];
 
 fn processor_time() {
-    let mut world = World::new();
+    let mut world = RootFixture::new();
     let spec =
         world.spec("while :; do :; done & while :; do head -c 1000000 /dev/zero > /dev/null; done");
     let (mut container, _) = world.start(&spec);
-    let mut seen = Stats::default();
+    let mut seen = CgroupStats::default();
     eventually("time is counted in its own code and in the kernel", || {
         seen = container.stats();
         seen.cpu_user_us > Some(20_000) && seen.cpu_system_us > Some(20_000)
@@ -30,7 +30,7 @@ fn processor_time() {
     container.kill(0).unwrap();
     container.wait(PATIENCE).unwrap();
     eventually("a container that has ended uses nothing", || {
-        container.stats() == Stats::default()
+        container.stats() == CgroupStats::default()
     });
 }
 
@@ -38,7 +38,7 @@ fn pressure() {
     if !Path::new("/proc/pressure").exists() {
         skip("this kernel has no accounting of pressure".to_owned());
     }
-    let mut world = World::new();
+    let mut world = RootFixture::new();
     let at_once = 2 * std::thread::available_parallelism().unwrap().get();
     let line = format!("for i in $(seq {at_once}); do (while :; do :; done) & done; wait");
     let spec = world.spec(&line);
@@ -72,7 +72,7 @@ for number in range(100): talking.sendto(b'x' * 1000, (sys.argv[1], 9))";
 
 fn traffic() {
     on_a_host(|_| {
-        let mut world = World::new();
+        let mut world = RootFixture::new();
         let networks = networks(&world);
         let served = served(&mut world, "web", &networks, &[web(8081)]);
         let of = |id: &ContainerId| networks.statistics(id).unwrap();

@@ -10,11 +10,14 @@ use anyhow::Result;
 use argosy_isolation::Launcher;
 use argosy_isolation::profile::FIRST_HOST_ID;
 use argosy_isolation::remove_tree::remove_folder;
-use argosy_isolation::unpack::{Blame, Format, Job, Owner, Report, Rules, Source, Unpacking};
+use argosy_isolation::unpack::{
+    ArchiveFormat, ArchivePurpose, FailureOrigin, HostOwner, UnpackHandle, UnpackJob, UnpackLimits,
+    UnpackReport,
+};
 
-use crate::world::{Case, PATIENCE, World, eventually};
+use crate::world::{PATIENCE, RootFixture, TestCase, eventually};
 
-pub(crate) const CASES: &[Case] = &[
+pub(crate) const CASES: &[TestCase] = &[
     ("a_fetched_archive_belongs_to_whom_it_is_for", archive),
     ("a_layer_keeps_its_owners_and_hides_what_it_says", layer),
     ("a_hostile_archive_is_refused_by_entry_and_rule", hostile),
@@ -30,16 +33,16 @@ pub(crate) const CASES: &[Case] = &[
     ("an_unpacking_that_is_let_go_ends", dropped),
 ];
 
-const TASK: Owner = Owner {
+const TASK: HostOwner = HostOwner {
     uid: FIRST_HOST_ID + 7,
     gid: FIRST_HOST_ID + 8,
 };
 
 /// Type, path, owner, content or link target.
-pub(crate) type Entry<'a> = (u8, &'a str, u32, &'a [u8]);
+pub(crate) type UnpackedEntry<'a> = (u8, &'a str, u32, &'a [u8]);
 
 /// Returns a tar file of these entries.
-pub(crate) fn tarball(entries: &[Entry<'_>]) -> Vec<u8> {
+pub(crate) fn tarball(entries: &[UnpackedEntry<'_>]) -> Vec<u8> {
     let mut builder = tar::Builder::new(Vec::new());
     for (kind, path, owner, body) in entries {
         let mut header = tar::Header::new_gnu();
@@ -68,7 +71,7 @@ pub(crate) fn file_of(bytes: &[u8]) -> File {
     file
 }
 
-fn target(world: &World, name: &str, owner: Option<Owner>) -> PathBuf {
+fn target(world: &RootFixture, name: &str, owner: Option<HostOwner>) -> PathBuf {
     let folder = world.work().join(name);
     fs::create_dir(&folder).unwrap();
     if let Some(owner) = owner {
@@ -78,13 +81,13 @@ fn target(world: &World, name: &str, owner: Option<Owner>) -> PathBuf {
 }
 
 fn begin(
-    world: &mut World,
-    format: Format,
-    rules: Rules,
+    world: &mut RootFixture,
+    format: ArchiveFormat,
+    rules: UnpackLimits,
     archive: &File,
     target: &Path,
-) -> Unpacking {
-    let job = Job {
+) -> UnpackHandle {
+    let job = UnpackJob {
         format,
         rules,
         owner: TASK,
@@ -98,7 +101,7 @@ fn begin(
 }
 
 /// The entries for crash tests.
-const KEPT: [Entry<'static>; 4] = [
+const KEPT: [UnpackedEntry<'static>; 4] = [
     (b'5', "a", 1000, b""),
     (b'0', "a/first", 1000, b"first"),
     (b'0', "a/second", 1000, b"second"),
@@ -106,14 +109,14 @@ const KEPT: [Entry<'static>; 4] = [
 ];
 
 /// Unpacks as agents do: into a draft, which is renamed when it is complete.
-pub(crate) fn keep(launcher: &mut Launcher, work: &Path, rules: Rules) -> Result<()> {
+pub(crate) fn keep(launcher: &mut Launcher, work: &Path, rules: UnpackLimits) -> Result<()> {
     let draft = work.join("draft");
     fs::create_dir(&draft)?;
-    if rules.source == Source::Archive {
+    if rules.source == ArchivePurpose::Archive {
         chown(&draft, Some(TASK.uid), Some(TASK.gid))?;
     }
-    let job = Job {
-        format: Format::Tar,
+    let job = UnpackJob {
+        format: ArchiveFormat::Tar,
         rules,
         owner: TASK,
         group: None,
@@ -125,7 +128,7 @@ pub(crate) fn keep(launcher: &mut Launcher, work: &Path, rules: Rules) -> Result
 }
 
 /// Recovers as the next agent does: a draft is removed, and a named directory is complete.
-pub(crate) fn recover(launcher: &mut Launcher, work: &Path, rules: Rules) {
+pub(crate) fn recover(launcher: &mut Launcher, work: &Path, rules: UnpackLimits) {
     let (draft, kept) = (work.join("draft"), work.join("kept"));
     // The unpack process may write there until it has noticed that its agent has exited.
     eventually("the draft goes", || {
@@ -146,7 +149,7 @@ fn owner(path: &Path) -> (u32, u32) {
 }
 
 fn archive() {
-    let mut world = World::new();
+    let mut world = RootFixture::new();
     let folder = target(&world, "target", Some(TASK));
     let bytes = tarball(&[
         (b'5', "a", 0, b""),
@@ -154,13 +157,16 @@ fn archive() {
         (b'2', "link", 0, b"a/file"),
     ]);
     for (format, bytes) in [
-        (Format::Tar, bytes.clone()),
-        (Format::TarZstd, zstd::encode_all(&bytes[..], 1).unwrap()),
+        (ArchiveFormat::Tar, bytes.clone()),
+        (
+            ArchiveFormat::TarZstd,
+            zstd::encode_all(&bytes[..], 1).unwrap(),
+        ),
     ] {
         let mut unpacking = begin(
             &mut world,
             format,
-            Rules::archive(),
+            UnpackLimits::archive(),
             &file_of(&bytes),
             &folder,
         );
@@ -177,7 +183,7 @@ fn archive() {
 }
 
 fn layer() {
-    let mut world = World::new();
+    let mut world = RootFixture::new();
     let folder = target(&world, "target", None);
     let bytes = tarball(&[
         (b'5', "home", 0, b""),
@@ -191,8 +197,8 @@ fn layer() {
     ]);
     let mut unpacking = begin(
         &mut world,
-        Format::Tar,
-        Rules::layer(),
+        ArchiveFormat::Tar,
+        UnpackLimits::layer(),
         &file_of(&bytes),
         &folder,
     );
@@ -213,27 +219,27 @@ fn layer() {
 }
 
 fn hostile() {
-    let mut world = World::new();
+    let mut world = RootFixture::new();
     let outside = world.work().join("outside");
     fs::write(&outside, "kept").unwrap();
-    let cases: [(Rules, &[Entry<'_>], &str); 4] = [
+    let cases: [(UnpackLimits, &[UnpackedEntry<'_>], &str); 4] = [
         (
-            Rules::archive(),
+            UnpackLimits::archive(),
             &[(b'0', "../outside", 0, b"x")],
             "entry \"../outside\" is refused: its path has '..'",
         ),
         (
-            Rules::archive(),
+            UnpackLimits::archive(),
             &[(b'2', "l", 0, b"/etc/passwd")],
             "entry \"l\" is refused: it is a link to",
         ),
         (
-            Rules::layer(),
+            UnpackLimits::layer(),
             &[(b'2', "l", 0, b"/etc"), (b'0', "l/f", 0, b"x")],
             "entry \"l/f\" is refused: its path leads through",
         ),
         (
-            Rules::layer(),
+            UnpackLimits::layer(),
             &[(b'0', "f", 65_536, b"x")],
             "entry \"f\" is refused: its owner is 65536",
         ),
@@ -245,49 +251,49 @@ fn hostile() {
         }
         let mut unpacking = begin(
             &mut world,
-            Format::Tar,
+            ArchiveFormat::Tar,
             rules,
             &file_of(&tarball(entries)),
             &folder,
         );
         let failure = unpacking.wait(PATIENCE).unwrap_err();
-        assert_eq!(failure.blame, Blame::Archive, "{failure}");
+        assert_eq!(failure.blame, FailureOrigin::Archive, "{failure}");
         assert!(failure.reason.starts_with(expected), "{failure}");
     }
     assert_eq!(fs::read(outside).unwrap(), b"kept");
     let folder = target(&world, "not-its-own", None);
     let mut unpacking = begin(
         &mut world,
-        Format::Tar,
-        Rules::archive(),
+        ArchiveFormat::Tar,
+        UnpackLimits::archive(),
         &file_of(&tarball(&[(b'0', "f", 0, b"x")])),
         &folder,
     );
     let failure = unpacking.wait(PATIENCE).unwrap_err();
-    assert_eq!(failure.blame, Blame::Host, "{failure}");
+    assert_eq!(failure.blame, FailureOrigin::Host, "{failure}");
     assert!(failure.reason.contains("Permission denied"), "{failure}");
 }
 
 fn progress() {
-    let mut world = World::new();
+    let mut world = RootFixture::new();
     let folder = target(&world, "target", Some(TASK));
     let body = vec![b'x'; 8 << 20];
     let bytes = tarball(&[(b'0', "large", 0, &body)]);
     let mut unpacking = begin(
         &mut world,
-        Format::Tar,
-        Rules::archive(),
+        ArchiveFormat::Tar,
+        UnpackLimits::archive(),
         &file_of(&bytes),
         &folder,
     );
     let mut told = Vec::new();
     eventually("it is done", || match unpacking.report() {
-        Some(Report::Progress(progress)) => {
+        Some(UnpackReport::Progress(progress)) => {
             told.push(progress.written_bytes);
             false
         }
-        Some(Report::Done(_)) => true,
-        Some(Report::Failed(failure)) => panic!("{failure}"),
+        Some(UnpackReport::Done(_)) => true,
+        Some(UnpackReport::Failed(failure)) => panic!("{failure}"),
         None => false,
     });
     assert!(told.len() >= 2 && told.is_sorted(), "{told:?}");
@@ -307,26 +313,32 @@ fn unpackers() -> Vec<PathBuf> {
 }
 
 /// Starts an unpacking that waits for an archive that never arrives.
-fn waiting(world: &mut World, rules: Rules) -> (Unpacking, OwnedFd) {
+fn waiting(world: &mut RootFixture, rules: UnpackLimits) -> (UnpackHandle, OwnedFd) {
     let name = format!("waiting-{:?}", rules.source);
     let owner = (name == "waiting-Archive").then_some(TASK);
     let folder = target(world, &name, owner);
     let (reading, writing) = nix::unistd::pipe().unwrap();
-    let unpacking = begin(world, Format::Tar, rules, &File::from(reading), &folder);
+    let unpacking = begin(
+        world,
+        ArchiveFormat::Tar,
+        rules,
+        &File::from(reading),
+        &folder,
+    );
     eventually("keeper and worker are there", || unpackers().len() == 2);
     (unpacking, writing)
 }
 
 fn confined() {
-    let mut world = World::new();
+    let mut world = RootFixture::new();
     for (rules, users, capabilities) in [
         (
-            Rules::archive(),
+            UnpackLimits::archive(),
             format!("0 {} 1", TASK.uid),
             "0000000000000000",
         ),
         (
-            Rules::layer(),
+            UnpackLimits::layer(),
             "0 1879048192 65536".to_owned(),
             "0000000000000019",
         ),
@@ -378,14 +390,14 @@ fn confined() {
 }
 
 fn grouped() {
-    let mut world = World::new();
+    let mut world = RootFixture::new();
     let group = world.tree.root().join("content");
     fs::create_dir(&group).unwrap();
     let folder = target(&world, "grouped", Some(TASK));
     let (reading, writing) = nix::unistd::pipe().unwrap();
-    let job = Job {
-        format: Format::Tar,
-        rules: Rules::archive(),
+    let job = UnpackJob {
+        format: ArchiveFormat::Tar,
+        rules: UnpackLimits::archive(),
         owner: TASK,
         group: Some(group.clone()),
     };
@@ -407,12 +419,12 @@ fn grouped() {
 }
 
 fn dropped() {
-    let mut world = World::new();
-    let (unpacking, writing) = waiting(&mut world, Rules::archive());
+    let mut world = RootFixture::new();
+    let (unpacking, writing) = waiting(&mut world, UnpackLimits::archive());
     drop(unpacking);
     eventually("both have ended", || unpackers().is_empty());
     drop(writing);
-    let (mut unpacking, writing) = waiting(&mut world, Rules::layer());
+    let (mut unpacking, writing) = waiting(&mut world, UnpackLimits::layer());
     let late = unpacking
         .wait(std::time::Duration::from_millis(50))
         .unwrap_err();

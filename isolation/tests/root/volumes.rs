@@ -5,13 +5,13 @@ use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use argosy_isolation::profile::{COMMAND_ID, FIRST_HOST_ID};
-use argosy_isolation::{Exit, Outcome, Secret, Spec, Volume, VolumeSource};
+use argosy_isolation::{CommandOutcome, Exit, LaunchSpec, SecretFile, Volume, VolumeSource};
 
 use crate::images::{imaged, usual};
 use crate::profile::profiled;
-use crate::world::{Case, World, eventually, stderr, stdout};
+use crate::world::{RootFixture, TestCase, eventually, stderr, stdout};
 
-pub(crate) const CASES: &[Case] = &[
+pub(crate) const CASES: &[TestCase] = &[
     ("each_kind_of_volume_is_where_it_was_asked_for", kinds),
     ("a_volume_in_memory_has_its_size_and_runs_nothing", memory),
     ("a_read_only_volume_is_not_written_to", read_only),
@@ -43,42 +43,51 @@ fn folder(path: &str, below: &str) -> Volume {
 }
 
 /// Returns a volume with this secret of an operator; `text` is the content of the operator's file.
-fn kept(world: &World, path: &str, text: &str) -> Volume {
+fn kept(world: &RootFixture, path: &str, text: &str) -> Volume {
     let secrets = world.work().join("secrets");
     let _ = fs::create_dir(&secrets);
     fs::set_permissions(&secrets, fs::Permissions::from_mode(0o700)).unwrap();
     let _ = fs::create_dir(secrets.join("web"));
     fs::write(secrets.join("web/db"), text).unwrap();
-    let secret = Secret {
+    let secret = SecretFile {
         folder: secrets,
         name: "web/db".into(),
     };
     volume(path, VolumeSource::Secret(secret))
 }
 
-fn with(mut spec: Spec, volumes: &[Volume]) -> Spec {
+fn with(mut spec: LaunchSpec, volumes: &[Volume]) -> LaunchSpec {
     let profile = spec.profile.as_mut().expect("it has one");
     profile.view.volumes = volumes.to_vec();
     spec
 }
 
-fn output(world: &mut World, spec: &Spec) -> String {
+fn output(world: &mut RootFixture, spec: &LaunchSpec) -> String {
     let exit = world.run(spec);
     let (out, err) = (stdout(spec), stderr(spec));
-    assert_eq!(exit.outcome, Outcome::Exited(0), "{exit} {out} {err}");
+    assert_eq!(
+        exit.outcome,
+        CommandOutcome::Exited(0),
+        "{exit} {out} {err}"
+    );
     out
 }
 
-fn refusal(world: &mut World, spec: &Spec) -> String {
+fn refusal(world: &mut RootFixture, spec: &LaunchSpec) -> String {
     let Exit {
         outcome, reason, ..
     } = world.run(spec);
-    assert_eq!(outcome, Outcome::NotStarted, "{reason}: {}", stdout(spec));
+    assert_eq!(
+        outcome,
+        CommandOutcome::NotStarted,
+        "{reason}: {}",
+        stdout(spec)
+    );
     reason
 }
 
 fn kinds() {
-    let mut world = World::new();
+    let mut world = RootFixture::new();
     let line = "cd /; echo one > data/f; cat sandbox/a/b/f; echo two > data/fast/g; cat data/fast/g; \
         echo t > tmp/t; stat -c '%a %u %g' run/secrets/db; cat run/secrets/db; \
         (echo no > run/secrets/db) 2>/dev/null || echo kept; rm -f run/secrets/db 2>/dev/null || echo stays; \
@@ -105,7 +114,7 @@ fn kinds() {
 }
 
 fn memory() {
-    let mut world = World::new();
+    let mut world = RootFixture::new();
     let line = "head -c 900000 /dev/zero > /fast/small && echo fits; \
         head -c 2000000 /dev/zero > /fast/large 2>/dev/null || echo full; rm /fast/*; \
         cp /bin/true /fast/tool && chmod 755 /fast/tool && /fast/tool 2>/dev/null || echo inert";
@@ -114,7 +123,7 @@ fn memory() {
 }
 
 fn read_only() {
-    let mut world = World::new();
+    let mut world = RootFixture::new();
     let line = "cat /conf/file; (echo x > /conf/file) 2>/dev/null || echo kept; echo y > /sandbox/conf/file; cat /conf/file";
     let mut conf = folder("/conf", "conf");
     conf.read_only = true;
@@ -168,7 +177,7 @@ fn remembers(pid: i32, text: &[u8]) -> bool {
 }
 
 fn forgotten() {
-    let mut world = World::new();
+    let mut world = RootFixture::new();
     let canary = format!(
         "canary-{}-{:?}",
         std::process::id(),
@@ -190,7 +199,7 @@ fn forgotten() {
 }
 
 fn secret() {
-    let mut world = World::new();
+    let mut world = RootFixture::new();
     let canary = format!(
         "canary-{}-{:?}",
         std::process::id(),
@@ -221,12 +230,12 @@ fn secret() {
 }
 
 fn absent() {
-    let mut world = World::new();
+    let mut world = RootFixture::new();
     let there = kept(&world, "/key", "x");
     let VolumeSource::Secret(secret) = &there.source else {
         unreachable!("it is a secret");
     };
-    let none = Secret {
+    let none = SecretFile {
         name: "web/none".into(),
         ..secret.clone()
     };
@@ -237,7 +246,7 @@ fn absent() {
 }
 
 fn image() {
-    let mut world = World::new();
+    let mut world = RootFixture::new();
     let layers = usual(&mut world);
     let line = "cd /; id -u; echo one > new/deep/f; cat sandbox/d/f; echo two > home/web/g; cat home/web/g; \
         stat -c '%a %u' run/key; cat run/key; cat deep/c";
@@ -262,7 +271,7 @@ fn image() {
 }
 
 fn links() {
-    let mut world = World::new();
+    let mut world = RootFixture::new();
     let layers = usual(&mut world);
     let trap = crate::images::layer(
         &mut world,
@@ -286,7 +295,7 @@ fn links() {
 }
 
 fn nowhere() {
-    let mut world = World::new();
+    let mut world = RootFixture::new();
     let spec = with(
         profiled(&mut world, "true"),
         &[tmpfs("/usr/nowhere/at/all")],

@@ -5,16 +5,16 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use argosy_isolation::disable_layer::{self, WALLS};
 use argosy_isolation::network::why_no_ipv6;
-use argosy_isolation::{Network as Net, Spec, port_filter};
+use argosy_isolation::{LaunchSpec, Network as Net, port_filter};
 use nix::fcntl::{OFlag, open};
 use nix::sys::stat::Mode;
 
-use crate::escapes::{Answers, Bait, Who, by};
+use crate::escapes::{AttemptUser, EscapeResults, ProtectedObjects, by};
 use crate::opt_outs::ROOT;
 use crate::profile::give_sandbox;
-use crate::world::{Case, World};
+use crate::world::{RootFixture, TestCase};
 
-pub(crate) const CASES: &[Case] = &[
+pub(crate) const CASES: &[TestCase] = &[
     (
         "each_way_out_is_open_to_nobody_without_its_walls",
         open_to_nobody,
@@ -39,7 +39,7 @@ pub(crate) const WITHOUT: &str = "without";
 
 /// A layer: one that a launch request controls, or one that only tests disable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Wall {
+pub(crate) enum TestedLayer {
     /// The command is not root of the container.
     User,
     /// The seccomp filter.
@@ -53,22 +53,22 @@ pub(crate) enum Wall {
     Limits,
     /// A separate network.
     Network,
-    Built(disable_layer::Wall),
+    Mandatory(disable_layer::MandatoryLayer),
 }
-use Wall::{Built, Calls, Landlock, Limits, Masks, Network, Privileges, User};
-const CAPABILITIES: Wall = Built(disable_layer::Wall::Capabilities);
-const INIT: Wall = Built(disable_layer::Wall::Init);
-const READ_ONLY: Wall = Built(disable_layer::Wall::ReadOnly);
-const USERS: Wall = Built(disable_layer::Wall::Users);
-const FILES: Wall = Built(disable_layer::Wall::Files);
+use TestedLayer::{Calls, Landlock, Limits, Mandatory, Masks, Network, Privileges, User};
+const CAPABILITIES: TestedLayer = Mandatory(disable_layer::MandatoryLayer::Capabilities);
+const INIT: TestedLayer = Mandatory(disable_layer::MandatoryLayer::Init);
+const READ_ONLY: TestedLayer = Mandatory(disable_layer::MandatoryLayer::ReadOnly);
+const USERS: TestedLayer = Mandatory(disable_layer::MandatoryLayer::User);
+const FILES: TestedLayer = Mandatory(disable_layer::MandatoryLayer::Files);
 
 /// Techniques by the layers that each stop them.
-type Table = [(&'static [Wall], &'static [&'static str])];
+type LayerTable = [(&'static [TestedLayer], &'static [&'static str])];
 /// A row of it, as it is on this kernel.
-type Row = (&'static [Wall], Vec<&'static str>);
+type LayerRow = (&'static [TestedLayer], Vec<&'static str>);
 
 /// In the host's network, where most layers are needed.
-const HELD: &Table = &[
+const HELD: &LayerTable = &[
     (
         &[Calls],
         &[
@@ -168,11 +168,15 @@ const HELD: &Table = &[
         ],
     ),
     (
-        &[Calls, Built(disable_layer::Wall::Nesting)],
+        &[Calls, Mandatory(disable_layer::MandatoryLayer::Nesting)],
         &["clone into a new user namespace"],
     ),
     (
-        &[Calls, CAPABILITIES, Built(disable_layer::Wall::Root)],
+        &[
+            Calls,
+            CAPABILITIES,
+            Mandatory(disable_layer::MandatoryLayer::Root),
+        ],
         &["the root before this one"],
     ),
     (&[CAPABILITIES], &["becoming root", "capabilities"]),
@@ -184,8 +188,8 @@ const HELD: &Table = &[
         &[
             CAPABILITIES,
             USERS,
-            Built(disable_layer::Wall::NoDevices),
-            Built(disable_layer::Wall::Devices),
+            Mandatory(disable_layer::MandatoryLayer::Nodev),
+            Mandatory(disable_layer::MandatoryLayer::Devices),
         ],
         &["a block device", "a device of memory"],
     ),
@@ -207,27 +211,27 @@ const HELD: &Table = &[
         &["an image of its memory", "more files than are allowed"],
     ),
     (
-        &[Built(disable_layer::Wall::Processes)],
+        &[Mandatory(disable_layer::MandatoryLayer::Pid)],
         &["other processes"],
     ),
     (
-        &[Built(disable_layer::Wall::Processes), User],
+        &[Mandatory(disable_layer::MandatoryLayer::Pid), User],
         &["signals to init"],
     ),
     (
-        &[Built(disable_layer::Wall::Queues)],
+        &[Mandatory(disable_layer::MandatoryLayer::Ipc)],
         &["the host's shared memory"],
     ),
     (
-        &[Built(disable_layer::Wall::HostName)],
+        &[Mandatory(disable_layer::MandatoryLayer::Uts)],
         &["the host's name"],
     ),
     (
-        &[Built(disable_layer::Wall::Groups)],
+        &[Mandatory(disable_layer::MandatoryLayer::Cgroup)],
         &["the host's control groups"],
     ),
     (
-        &[Built(disable_layer::Wall::NoPrograms)],
+        &[Mandatory(disable_layer::MandatoryLayer::Noexec)],
         &["programs in /dev/shm", "programs in /tmp"],
     ),
     (
@@ -262,10 +266,13 @@ const HELD: &Table = &[
     ),
     (&[INIT, CAPABILITIES, Landlock], &["init's executable"]),
     (
-        &[Built(disable_layer::Wall::Descriptors)],
+        &[Mandatory(disable_layer::MandatoryLayer::Descriptors)],
         &["descriptors that leaked"],
     ),
-    (&[Built(disable_layer::Wall::Ports)], KEPT_BY_PORT_FILTER),
+    (
+        &[Mandatory(disable_layer::MandatoryLayer::Ports)],
+        KEPT_BY_PORT_FILTER,
+    ),
 ];
 
 /// Techniques that only eBPF programs stop, for a command with ports of the host.
@@ -281,11 +288,11 @@ const KEPT_BY_PORT_FILTER: &[&str] = &[
 ];
 
 /// Before Linux 6.11 this needs a capability on the host: more layers stop it there.
-const HELD_BEFORE_6_11: &Table = &[(&[Calls, CAPABILITIES, USERS], &[BY_HANDLE])];
+const HELD_BEFORE_6_11: &LayerTable = &[(&[Calls, CAPABILITIES, USERS], &[BY_HANDLE])];
 const BY_HANDLE: &str = "call open_by_handle_at";
 
 /// Returns the rows of [`HELD`], as they are on this kernel.
-fn held() -> Vec<Row> {
+fn held() -> Vec<LayerRow> {
     if is_at_least(6, 11) {
         return rows_of(HELD).collect();
     }
@@ -298,12 +305,12 @@ fn held() -> Vec<Row> {
     rows.collect()
 }
 
-fn rows_of(table: &'static Table) -> impl Iterator<Item = Row> {
+fn rows_of(table: &'static LayerTable) -> impl Iterator<Item = LayerRow> {
     table.iter().map(|(walls, names)| (*walls, names.to_vec()))
 }
 
 /// In a separate network.
-const HELD_APART: &Table = &[
+const HELD_APART: &LayerTable = &[
     (&[Network], &UNHELD),
     (&[Network, Landlock], &[KEPT_BY_LANDLOCK_6]),
 ];
@@ -358,8 +365,8 @@ pub(crate) fn names() -> Vec<&'static str> {
 
 /// The user and the network of the attempts.
 #[derive(Clone, Copy)]
-struct Ground {
-    who: Who,
+struct AttemptContext {
+    who: AttemptUser,
     network: fn() -> Net,
 }
 
@@ -369,8 +376,8 @@ pub(crate) fn hosts_network() -> Net {
     Net::Host { ports }
 }
 
-const fn in_hosts_network(who: Who) -> Ground {
-    Ground {
+const fn in_hosts_network(who: AttemptUser) -> AttemptContext {
+    AttemptContext {
         who,
         network: hosts_network,
     }
@@ -378,8 +385,8 @@ const fn in_hosts_network(who: Who) -> Ground {
 
 /// Checks that each technique succeeds when only the layers named for it are disabled; returns
 /// those that this kernel does not support.
-fn all_open(ground: Ground, rows: &[Row]) -> BTreeSet<&'static str> {
-    let (mut world, bait) = (World::new(), Bait::lay());
+fn all_open(ground: AttemptContext, rows: &[LayerRow]) -> BTreeSet<&'static str> {
+    let (mut world, bait) = (RootFixture::new(), ProtectedObjects::lay());
     let (mut shut, mut absent) = (Vec::new(), BTreeSet::new());
     for (walls, names) in rows {
         let gone = walls.iter().copied().collect();
@@ -404,25 +411,28 @@ fn say_absent(absent: &BTreeSet<&str>) {
 }
 
 fn open_to_nobody() {
-    say_absent(&all_open(in_hosts_network(Who::Nobody), &held()));
+    say_absent(&all_open(
+        in_hosts_network(AttemptUser::Unprivileged),
+        &held(),
+    ));
 }
 
 fn open_to_root() {
-    all_open(in_hosts_network(Who::Root), &held());
+    all_open(in_hosts_network(AttemptUser::Root), &held());
 }
 
 fn open_to_let_off() {
-    all_open(in_hosts_network(Who::LetOff), &held());
+    all_open(in_hosts_network(AttemptUser::Relaxed), &held());
 }
 
 /// The user `nobody` in a network of its container alone.
-const APART: Ground = Ground {
-    who: Who::Nobody,
+const APART: AttemptContext = AttemptContext {
+    who: AttemptUser::Unprivileged,
     network: || Net::None,
 };
 
 fn open_apart() {
-    let (mut world, bait) = (World::new(), Bait::lay());
+    let (mut world, bait) = (RootFixture::new(), ProtectedObjects::lay());
     let names: Vec<_> = HELD_APART
         .iter()
         .flat_map(|(_, names)| *names)
@@ -436,9 +446,9 @@ fn open_apart() {
 
 /// Checks that a technique fails while any of its layers is enabled.
 fn alone() {
-    let (mut world, bait) = (World::new(), Bait::lay());
+    let (mut world, bait) = (RootFixture::new(), ProtectedObjects::lay());
     // One container tries several techniques that lack the same layers.
-    let mut trials: BTreeMap<BTreeSet<Wall>, Vec<&str>> = BTreeMap::new();
+    let mut trials: BTreeMap<BTreeSet<TestedLayer>, Vec<&str>> = BTreeMap::new();
     for (walls, names) in held().iter().filter(|(walls, _)| walls.len() > 1) {
         for left in *walls {
             let gone = walls.iter().copied().filter(|wall| wall != left).collect();
@@ -450,7 +460,7 @@ fn alone() {
         let answers = without(
             &mut world,
             &bait,
-            in_hosts_network(Who::Nobody),
+            in_hosts_network(AttemptUser::Unprivileged),
             gone,
             names,
         );
@@ -486,24 +496,25 @@ fn is_at_least(major: u32, minor: u32) -> bool {
 /// Disables layers. Called by the launcher before anything else. Containers can find the
 /// descriptors that it has open.
 pub(crate) fn take_away(names: &str) {
-    let named =
-        |wall: &&disable_layer::Wall| names.split(',').any(|name| name == format!("{wall:?}"));
+    let named = |wall: &&disable_layer::MandatoryLayer| {
+        names.split(',').any(|name| name == format!("{wall:?}"))
+    };
     let gone: Vec<_> = WALLS.iter().filter(named).copied().collect();
-    disable_layer::take_away(gone).expect("a build with debug assertions");
+    disable_layer::disable(gone).expect("a build with debug assertions");
     let leak = open("/dev/null", OFlag::O_RDONLY, Mode::empty()).expect("every host has it");
     std::mem::forget(leak);
 }
 
 /// Returns what a user finds of `wanted` with these layers disabled.
 fn without(
-    world: &mut World,
-    bait: &Bait,
-    ground: Ground,
-    gone: &BTreeSet<Wall>,
+    world: &mut RootFixture,
+    bait: &ProtectedObjects,
+    ground: AttemptContext,
+    gone: &BTreeSet<TestedLayer>,
     wanted: &[&str],
-) -> Answers {
+) -> EscapeResults {
     let built = gone.iter().filter_map(|wall| match wall {
-        Built(wall) => Some(*wall),
+        Mandatory(wall) => Some(*wall),
         _ => None,
     });
     let built: Vec<_> = built.collect();
@@ -514,7 +525,7 @@ fn without(
     bait.tried(world, spec, wanted)
 }
 
-fn leave_out(spec: &mut Spec, wall: Wall) {
+fn leave_out(spec: &mut LaunchSpec, wall: TestedLayer) {
     let walls = &mut spec.profile.as_mut().expect("it has one").walls;
     match wall {
         User => {
@@ -527,6 +538,6 @@ fn leave_out(spec: &mut Spec, wall: Wall) {
         Masks => walls.masks = false,
         Limits => spec.resource_limits.clear(),
         Network => spec.network = hosts_network(),
-        Built(_) => {}
+        Mandatory(_) => {}
     }
 }

@@ -9,24 +9,24 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use argosy_isolation::{
-    Container, ContainerId, Exit, Handle, Isolation, Launcher, Namespaces, Program, Spec, Tree,
-    cgroup, detect, disable_layer, launcher, sweep,
+    CgroupTree, Container, ContainerId, Exit, Handle, Isolation, LaunchSpec, Launcher, Namespaces,
+    Program, cgroup, clean_up_abandoned, detect, disable_layer, launcher,
 };
 
 use crate::walls::WITHOUT;
 
 /// A test: its name and its function.
-pub(crate) type Case = (&'static str, fn());
+pub(crate) type TestCase = (&'static str, fn());
 
 /// The timeout of all waits in tests.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Ends a test that is not possible here. Counted, and printed with its reason.
-pub(crate) struct Skipped(pub(crate) String);
+pub(crate) struct SkipTest(pub(crate) String);
 
 pub(crate) fn skip(reason: String) -> ! {
     // Not a panic: nothing failed, so only the reason is printed.
-    std::panic::resume_unwind(Box::new(Skipped(reason)))
+    std::panic::resume_unwind(Box::new(SkipTest(reason)))
 }
 
 /// Checks whether containers can be created here.
@@ -38,25 +38,25 @@ pub(crate) fn possible() -> Result<(), String> {
     detect().full
 }
 
-pub(crate) struct World {
-    pub(crate) tree: Tree,
+pub(crate) struct RootFixture {
+    pub(crate) tree: CgroupTree,
     pub(crate) launcher: Option<Launcher>,
     work: tempfile::TempDir,
     containers: u32,
 }
 
-pub(crate) fn launcher_for(tree: Option<&Tree>) -> Launcher {
+pub(crate) fn launcher_for(tree: Option<&CgroupTree>) -> Launcher {
     let mut command = launcher::own_executable().unwrap();
     command.arg("launcher").env("LEAK", "from the agent");
     Launcher::spawn(&command, tree).unwrap()
 }
 
-impl World {
+impl RootFixture {
     pub(crate) fn new() -> Self {
         static WORLDS: AtomicU32 = AtomicU32::new(0);
         let number = WORLDS.fetch_add(1, Ordering::Relaxed);
         let agent = ContainerId::new(format!("test-{}-{number}", std::process::id())).unwrap();
-        let tree = Tree::create(&cgroup::default_parent().unwrap(), &agent).unwrap();
+        let tree = CgroupTree::create(&cgroup::default_parent().unwrap(), &agent).unwrap();
         Self {
             launcher: Some(launcher_for(Some(&tree))),
             tree,
@@ -66,7 +66,7 @@ impl World {
     }
 
     /// Switches to a launcher that disables these layers.
-    pub(crate) fn launch_without(&mut self, gone: &[disable_layer::Wall]) {
+    pub(crate) fn launch_without(&mut self, gone: &[disable_layer::MandatoryLayer]) {
         let gone: Vec<_> = gone.iter().map(|wall| format!("{wall:?}")).collect();
         let mut command = launcher::own_executable().unwrap();
         command.args(["launcher", WITHOUT, &gone.join(",")]);
@@ -74,29 +74,29 @@ impl World {
     }
 
     /// Returns a launch of this line in a shell, fully isolated, with new directories.
-    pub(crate) fn spec(&mut self, line: &str) -> Spec {
+    pub(crate) fn spec(&mut self, line: &str) -> LaunchSpec {
         self.containers += 1;
         let spec = spec_in(self.work.path(), &format!("c{}", self.containers), line);
         let group = self.tree.group(&spec.id).path().to_owned();
-        Spec {
+        LaunchSpec {
             cgroup: Some(group),
             ..spec
         }
     }
 
-    pub(crate) fn launch(&mut self, spec: &Spec) -> Container {
+    pub(crate) fn launch(&mut self, spec: &LaunchSpec) -> Container {
         self.launcher.as_mut().unwrap().launch(spec).unwrap()
     }
 
     /// Launches and waits until it runs.
-    pub(crate) fn start(&mut self, spec: &Spec) -> (Container, Handle) {
+    pub(crate) fn start(&mut self, spec: &LaunchSpec) -> (Container, Handle) {
         let mut container = self.launch(spec);
         let handle = container.wait_started(PATIENCE).unwrap().unwrap();
         (container, handle)
     }
 
     /// Launches and waits until it has ended.
-    pub(crate) fn run(&mut self, spec: &Spec) -> Exit {
+    pub(crate) fn run(&mut self, spec: &LaunchSpec) -> Exit {
         self.launch(spec).wait(PATIENCE).unwrap()
     }
 
@@ -119,17 +119,17 @@ impl World {
     }
 }
 
-impl Drop for World {
+impl Drop for RootFixture {
     fn drop(&mut self) {
         self.launcher = None;
         if std::thread::panicking() {
             // Best effort: the failure that is being reported takes precedence.
-            let _ = sweep(&self.tree, &BTreeSet::new(), PATIENCE);
+            let _ = clean_up_abandoned(&self.tree, &BTreeSet::new(), PATIENCE);
             let _ = self.tree.remove();
             return;
         }
         assert_eq!(
-            sweep(&self.tree, &BTreeSet::new(), PATIENCE).unwrap(),
+            clean_up_abandoned(&self.tree, &BTreeSet::new(), PATIENCE).unwrap(),
             [],
             "a test cleans up"
         );
@@ -140,19 +140,19 @@ impl Drop for World {
     }
 }
 
-pub(crate) fn spec_in(work: &Path, id: &str, line: &str) -> Spec {
+pub(crate) fn spec_in(work: &Path, id: &str, line: &str) -> LaunchSpec {
     let folder = work.join(id);
     let sandbox = folder.join("sandbox");
     fs::create_dir_all(&sandbox).unwrap();
     let program = Program::Shell(line.to_owned());
-    let mut spec = Spec::new(ContainerId::new(id).unwrap(), &folder, &sandbox, program);
+    let mut spec = LaunchSpec::new(ContainerId::new(id).unwrap(), &folder, &sandbox, program);
     spec.nonce = 42;
     spec
 }
 
 /// Returns the same launch without namespaces or group.
-pub(crate) fn plain(spec: Spec) -> Spec {
-    Spec {
+pub(crate) fn plain(spec: LaunchSpec) -> LaunchSpec {
+    LaunchSpec {
         isolation: Isolation::Processes,
         namespaces: Namespaces::NONE,
         cgroup: None,
@@ -160,11 +160,11 @@ pub(crate) fn plain(spec: Spec) -> Spec {
     }
 }
 
-pub(crate) fn stdout(spec: &Spec) -> String {
+pub(crate) fn stdout(spec: &LaunchSpec) -> String {
     fs::read_to_string(spec.sandbox.join("stdout")).unwrap()
 }
 
-pub(crate) fn stderr(spec: &Spec) -> String {
+pub(crate) fn stderr(spec: &LaunchSpec) -> String {
     fs::read_to_string(spec.sandbox.join("stderr")).unwrap()
 }
 
@@ -199,7 +199,11 @@ pub(crate) struct Agent {
 
 impl Agent {
     /// Starts the agent and waits until its container runs.
-    pub(crate) fn launching(spec: &Spec, tree: Option<&Tree>, uid: Option<u32>) -> Self {
+    pub(crate) fn launching(
+        spec: &LaunchSpec,
+        tree: Option<&CgroupTree>,
+        uid: Option<u32>,
+    ) -> Self {
         let request = spec.directory.join("request.json");
         fs::write(&request, serde_json::to_vec(spec).unwrap()).unwrap();
         let mut executable = std::env::current_exe().unwrap();
@@ -225,7 +229,7 @@ impl Agent {
     }
 
     /// Returns the agent's result: "started" or the error.
-    pub(crate) fn heard(spec: &Spec) -> String {
+    pub(crate) fn heard(spec: &LaunchSpec) -> String {
         fs::read_to_string(spec.directory.join("told")).unwrap()
     }
 
@@ -237,10 +241,10 @@ impl Agent {
 
 /// The agent's side of [`Agent`]: launches one request, reports that, and waits to be killed.
 pub(crate) fn agent(arguments: &[String]) -> ExitCode {
-    let spec: Spec = serde_json::from_slice(&fs::read(&arguments[0]).unwrap()).unwrap();
+    let spec: LaunchSpec = serde_json::from_slice(&fs::read(&arguments[0]).unwrap()).unwrap();
     let mut launcher = launcher_for(None);
     if let Some(supervisors) = arguments.get(1).map(PathBuf::from) {
-        let group = argosy_isolation::Group::at(&supervisors);
+        let group = argosy_isolation::Cgroup::at(&supervisors);
         group.add(launcher.pid() as i32).unwrap();
     }
     let mut container = launcher.launch(&spec).unwrap();

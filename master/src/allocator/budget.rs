@@ -3,17 +3,17 @@
 use std::sync::Arc;
 
 use argosy_state::Registry;
-use argosy_state::command::Promise;
+use argosy_state::command::OfferTerms;
 use argosy_state::ids::{FrameworkId, Role, Timestamp};
 
-use super::eligibility::Demand;
+use super::eligibility::LinkStates;
 use crate::offers::OfferBook;
 
 /// The work that one turn may do, in steps of about a microsecond each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Budget(pub usize);
+pub struct TurnBudget(pub usize);
 
-impl Budget {
+impl TurnBudget {
     /// The budget of the leader's loop: about 500 offers, within the bound of 5 ms for a turn that
     /// also signs and encodes them.
     pub const TURN: Self = Self(1_000);
@@ -32,12 +32,12 @@ impl Budget {
 /// The decisions of one turn. The offers are already open in the book and remain to be signed and
 /// sent.
 #[derive(Debug, Default)]
-pub struct Round {
+pub struct AllocationRound {
     /// Offers that are withdrawn because one of `offers` contains them. These events are sent
     /// first.
-    pub joined: Vec<Arc<Promise>>,
+    pub joined: Vec<Arc<OfferTerms>>,
     /// New offers, in the order in which they were made.
-    pub offers: Vec<Arc<Promise>>,
+    pub offers: Vec<Arc<OfferTerms>>,
     /// Clients for which a pass over all agents has found nothing. Each is reported once until it
     /// is offered something, a few in each turn; [`super::Allocator::explain`] gives the reasons.
     pub unmet: Vec<(FrameworkId, Role)>,
@@ -48,18 +48,18 @@ pub struct Round {
 }
 
 /// The facts of one turn and the rest of its budget.
-pub(super) struct Turn<'a> {
+pub(super) struct AllocationTurn<'a> {
     pub(super) registry: &'a Registry,
-    pub(super) demand: Demand<'a>,
+    pub(super) demand: LinkStates<'a>,
     pub(super) now: Timestamp,
     pub(super) book: &'a mut OfferBook,
     pub(super) left: usize,
-    pub(super) joined: Vec<Arc<Promise>>,
-    pub(super) offers: Vec<Arc<Promise>>,
+    pub(super) joined: Vec<Arc<OfferTerms>>,
+    pub(super) offers: Vec<Arc<OfferTerms>>,
     pub(super) unmet: Vec<(FrameworkId, Role)>,
 }
 
-impl Turn<'_> {
+impl AllocationTurn<'_> {
     pub(super) fn spend(&mut self, steps: usize) {
         self.left = self.left.saturating_sub(steps);
     }

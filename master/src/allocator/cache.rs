@@ -12,12 +12,12 @@ use argosy_state::ids::{AgentId, FrameworkId, Revision, Role};
 use argosy_state::resources::Resources;
 
 use super::bits::Bits;
-use super::eligibility::{Minimum, Sight, is_plain};
-use super::share::{Amounts, Kinds};
+use super::eligibility::{OfferMinimum, VisibilityRules, is_plain};
+use super::share::{Amounts, ResourceKinds};
 use super::skip_reason::LastDecline;
 
 #[derive(Debug, Default)]
-pub(super) struct AgentMirror {
+pub(super) struct CachedAgent {
     pub(super) id: AgentId,
     /// Resources that can be offered now; empty while the agent may not be offered.
     pub(super) free: Resources,
@@ -29,8 +29,8 @@ pub(super) struct AgentMirror {
 
 /// All agents by slot. Slots are reused.
 #[derive(Debug, Default)]
-pub(super) struct Agents {
-    all: Vec<AgentMirror>,
+pub(super) struct AgentCache {
+    all: Vec<CachedAgent>,
     places: BTreeMap<AgentId, u32>,
     spare: Vec<u32>,
     /// Agents with any free resources.
@@ -39,8 +39,8 @@ pub(super) struct Agents {
     pub(super) ample: Bits,
 }
 
-impl Agents {
-    pub(super) fn place(&self, id: AgentId) -> Option<u32> {
+impl AgentCache {
+    pub(super) fn slot(&self, id: AgentId) -> Option<u32> {
         self.places.get(&id).copied()
     }
 
@@ -55,22 +55,22 @@ impl Agents {
         places.into_iter().flatten().map(|(id, _)| *id)
     }
 
-    pub(super) fn get(&self, at: u32) -> &AgentMirror {
+    pub(super) fn get(&self, at: u32) -> &CachedAgent {
         &self.all[at as usize]
     }
 
     /// Returns the slot of an agent, and allocates one if necessary.
     pub(super) fn ensure(&mut self, id: AgentId) -> u32 {
-        if let Some(at) = self.place(id) {
+        if let Some(at) = self.slot(id) {
             return at;
         }
         let at = self.spare.pop().unwrap_or(self.all.len() as u32);
         if at as usize == self.all.len() {
-            self.all.push(AgentMirror::default());
+            self.all.push(CachedAgent::default());
         }
-        self.all[at as usize] = AgentMirror {
+        self.all[at as usize] = CachedAgent {
             id,
-            ..AgentMirror::default()
+            ..CachedAgent::default()
         };
         self.places.insert(id, at);
         at
@@ -79,7 +79,7 @@ impl Agents {
     /// Releases the slot of an agent.
     pub(super) fn remove(&mut self, id: AgentId) -> Option<u32> {
         let at = self.places.remove(&id)?;
-        self.all[at as usize] = AgentMirror::default();
+        self.all[at as usize] = CachedAgent::default();
         self.some.set(at, false);
         self.ample.set(at, false);
         self.spare.push(at);
@@ -101,8 +101,8 @@ impl Agents {
         &mut self,
         at: u32,
         free: Resources,
-        kinds: &Kinds,
-        minimum: &Minimum,
+        kinds: &ResourceKinds,
+        minimum: &OfferMinimum,
     ) -> bool {
         let amounts = kinds.amounts(&free);
         let mirror = &mut self.all[at as usize];
@@ -133,16 +133,16 @@ pub(super) struct Client {
     pub(super) session: u64,
     pub(super) role: Role,
     pub(super) offer_timeout_ms: u64,
-    pub(super) sight: Sight,
+    pub(super) sight: VisibilityRules,
     /// The framework's own minimum; `None` means the general one.
-    pub(super) minimum: Option<Minimum>,
+    pub(super) minimum: Option<OfferMinimum>,
     pub(super) last_decline: Option<LastDecline>,
     /// Whether its last full pass found nothing and that has been reported.
     pub(super) unmet: bool,
 }
 
 #[derive(Debug, Default)]
-pub(super) struct FrameworkMirror {
+pub(super) struct CachedFramework {
     pub(super) session: u64,
     /// The revision of the record from which the clients were made.
     pub(super) revision: Revision,
@@ -153,12 +153,12 @@ pub(super) struct FrameworkMirror {
 
 /// All clients, by their node in the tree.
 #[derive(Debug, Default)]
-pub(super) struct Clients {
+pub(super) struct ClientCache {
     all: Vec<Option<Client>>,
-    pub(super) frameworks: BTreeMap<FrameworkId, FrameworkMirror>,
+    pub(super) frameworks: BTreeMap<FrameworkId, CachedFramework>,
 }
 
-impl Clients {
+impl ClientCache {
     /// Returns an existing client: slots come from the tree or from a framework's mirror.
     pub(super) fn get(&self, at: u32) -> &Client {
         self.all[at as usize]
@@ -172,11 +172,11 @@ impl Clients {
             .expect("a client's place outlives its mention")
     }
 
-    pub(super) fn place(&self, framework: FrameworkId, role: &Role) -> Option<u32> {
+    pub(super) fn slot(&self, framework: FrameworkId, role: &Role) -> Option<u32> {
         self.frameworks.get(&framework)?.clients.get(role).copied()
     }
 
-    pub(super) fn is_there(&self, at: u32) -> bool {
+    pub(super) fn contains(&self, at: u32) -> bool {
         self.all.get(at as usize).is_some_and(Option::is_some)
     }
 
@@ -186,8 +186,8 @@ impl Clients {
     }
 
     /// Returns the slots of all clients in ascending order.
-    pub(super) fn places(&self) -> impl Iterator<Item = u32> {
-        (0..self.all.len() as u32).filter(|at| self.is_there(*at))
+    pub(super) fn slots(&self) -> impl Iterator<Item = u32> {
+        (0..self.all.len() as u32).filter(|at| self.contains(*at))
     }
 
     pub(super) fn put(&mut self, at: u32, client: Client) {

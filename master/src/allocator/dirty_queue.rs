@@ -5,12 +5,12 @@ use std::collections::BTreeSet;
 /// A queue without duplicates, in two generations. Items that arrive while one generation is
 /// processed belong to the next, so that the smallest ids cannot starve the others.
 #[derive(Debug)]
-pub(super) struct Due<Id> {
+pub(super) struct DirtyQueue<Id> {
     present: BTreeSet<Id>,
     next: BTreeSet<Id>,
 }
 
-impl<Id> Default for Due<Id> {
+impl<Id> Default for DirtyQueue<Id> {
     fn default() -> Self {
         Self {
             present: BTreeSet::new(),
@@ -19,7 +19,7 @@ impl<Id> Default for Due<Id> {
     }
 }
 
-impl<Id: Ord + Copy> Due<Id> {
+impl<Id: Ord + Copy> DirtyQueue<Id> {
     pub(super) fn insert(&mut self, id: Id) {
         if !self.present.contains(&id) {
             self.next.insert(id);
@@ -50,11 +50,11 @@ impl<Id: Ord + Copy> Due<Id> {
 
 #[cfg(test)]
 mod tests {
-    use super::Due;
+    use super::DirtyQueue;
 
     #[test]
     fn one_that_comes_again_and_again_does_not_starve_the_others() {
-        let mut due = Due::default();
+        let mut due = DirtyQueue::default();
         due.extend([1, 2, 2, 3]);
         assert_eq!(due.len(), 3);
         let mut taken = Vec::new();

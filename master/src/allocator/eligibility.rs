@@ -8,19 +8,20 @@ use std::str::FromStr;
 use argosy_state::Registry;
 use argosy_state::agent::{Agent, AgentMode};
 use argosy_state::capability::FrameworkCapability;
-use argosy_state::framework::{Connection, Framework, FrameworkInfo};
+use argosy_state::framework::{Framework, FrameworkInfo, SchedulerConnection};
 use argosy_state::ids::{AgentId, FrameworkId, Role};
 use argosy_state::limits;
 use argosy_state::resources::{InvalidResources, Resource, Resources};
 
-use super::skip_reason::Reason;
+use super::skip_reason::SkipReason;
 
-/// Label with which a framework sets its minimum, written as in [`Minimum`]; empty means anything.
+/// Label with which a framework sets its minimum, written as in [`OfferMinimum`]; empty means
+/// anything.
 pub const MINIMUM_LABEL: &str = "argosy.offers/minimum";
 
 /// State of the leader's stream to a framework.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stream {
+pub enum StreamState {
     /// The framework has had no stream in this epoch.
     None,
     /// The framework reads its stream too slowly to be sent offers.
@@ -31,14 +32,14 @@ pub enum Stream {
 
 /// Facts that only the leader knows: the state of its links.
 #[derive(Clone, Copy)]
-pub struct Demand<'a> {
+pub struct LinkStates<'a> {
     /// Returns whether this leader has a link to an agent.
     pub linked: &'a dyn Fn(AgentId) -> bool,
     /// Returns the state of this leader's stream to a framework.
-    pub stream: &'a dyn Fn(FrameworkId) -> Stream,
+    pub stream: &'a dyn Fn(FrameworkId) -> StreamState,
 }
 
-impl std::fmt::Debug for Demand<'_> {
+impl std::fmt::Debug for LinkStates<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Demand")
     }
@@ -47,52 +48,52 @@ impl std::fmt::Debug for Demand<'_> {
 /// Returns the reason for which a framework takes no offers at all; `None` if it takes them.
 pub(super) fn framework_obstacle(
     registry: &Registry,
-    demand: &Demand<'_>,
+    demand: &LinkStates<'_>,
     framework: &Framework,
-) -> Option<Reason> {
+) -> Option<SkipReason> {
     let ended = registry
         .framework_index(framework.id)
         .map_or(0, |index| index.ended);
     let stream = (demand.stream)(framework.id);
-    if framework.removing || framework.connection != Connection::Connected {
-        Some(Reason::NotActive)
+    if framework.removing || framework.connection != SchedulerConnection::Connected {
+        Some(SkipReason::NotActive)
     } else if ended >= limits::UNACKNOWLEDGED_TASKS {
-        Some(Reason::Unacknowledged)
+        Some(SkipReason::Unacknowledged)
     } else {
         match stream {
-            Stream::None => Some(Reason::NotActive),
-            Stream::Behind => Some(Reason::Behind),
-            Stream::Open => None,
+            StreamState::None => Some(SkipReason::NotActive),
+            StreamState::Behind => Some(SkipReason::Behind),
+            StreamState::Open => None,
         }
     }
 }
 
 /// Returns the reason for which an agent is not offered to any framework; `None` if it may be.
-pub(super) fn agent_obstacle(demand: &Demand<'_>, agent: &Agent) -> Option<Reason> {
+pub(super) fn agent_obstacle(demand: &LinkStates<'_>, agent: &Agent) -> Option<SkipReason> {
     mode_obstacle(agent, || (demand.linked)(agent.id))
 }
 
 /// As [`agent_obstacle`], for an agent whose link is known.
-pub(super) fn mode_obstacle(agent: &Agent, linked: impl FnOnce() -> bool) -> Option<Reason> {
+pub(super) fn mode_obstacle(agent: &Agent, linked: impl FnOnce() -> bool) -> Option<SkipReason> {
     match agent.mode() {
         AgentMode::Registered if linked() => None,
-        AgentMode::Registered => Some(Reason::NoLink),
-        AgentMode::Unreachable => Some(Reason::Unreachable),
-        AgentMode::Draining | AgentMode::Drained => Some(Reason::Draining),
-        AgentMode::Deactivated => Some(Reason::Deactivated),
-        AgentMode::Gone => Some(Reason::Gone),
+        AgentMode::Registered => Some(SkipReason::NoLink),
+        AgentMode::Unreachable => Some(SkipReason::Unreachable),
+        AgentMode::Draining | AgentMode::Drained => Some(SkipReason::Draining),
+        AgentMode::Deactivated => Some(SkipReason::Deactivated),
+        AgentMode::Gone => Some(SkipReason::Gone),
     }
 }
 
 /// The visibility rules for a framework in a role.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Sight {
+pub(super) struct VisibilityRules {
     role: Role,
     gpus: bool,
     revocable: bool,
 }
 
-impl Sight {
+impl VisibilityRules {
     pub(super) fn new(info: &FrameworkInfo, role: &Role) -> Self {
         Self {
             role: role.clone(),
@@ -130,11 +131,11 @@ pub(super) fn is_plain(resources: &Resources) -> bool {
 /// The minimum that is worth an offer: any one of several bundles. Written `cpus:0.01|mem:32`; the
 /// empty text means anything.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Minimum {
+pub struct OfferMinimum {
     any_of: Vec<Resources>,
 }
 
-impl Default for Minimum {
+impl Default for OfferMinimum {
     /// Returns the minimum of Mesos: a hundredth of a cpu, or 32 MiB.
     fn default() -> Self {
         "cpus:0.01|mem:32"
@@ -143,7 +144,7 @@ impl Default for Minimum {
     }
 }
 
-impl FromStr for Minimum {
+impl FromStr for OfferMinimum {
     type Err = InvalidResources;
 
     fn from_str(text: &str) -> Result<Self, InvalidResources> {
@@ -156,14 +157,14 @@ impl FromStr for Minimum {
     }
 }
 
-impl std::fmt::Display for Minimum {
+impl std::fmt::Display for OfferMinimum {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let parts: Vec<_> = self.any_of.iter().map(ToString::to_string).collect();
         f.write_str(&parts.join("|"))
     }
 }
 
-impl Minimum {
+impl OfferMinimum {
     /// Returns whether `resources` are worth an offer.
     #[must_use]
     pub fn is_met(&self, resources: &Resources) -> bool {
@@ -203,7 +204,7 @@ mod tests {
 
     #[test]
     fn either_a_little_cpu_or_a_little_memory_is_worth_an_offer() {
-        let minimum = Minimum::default();
+        let minimum = OfferMinimum::default();
         assert!(minimum.is_met(&parse("cpus:0.01")) && minimum.is_met(&parse("mem:32")));
         assert!(!minimum.is_met(&parse("cpus:0.009;mem:31.999;disk:1000;ports:[1-9]")));
         assert!(!minimum.is_met(&Resources::none()));
@@ -211,12 +212,12 @@ mod tests {
 
     #[test]
     fn a_minimum_reads_back_and_the_empty_one_takes_anything() {
-        let minimum: Minimum = "cpus:1;mem:64|gpus:1".parse().unwrap();
+        let minimum: OfferMinimum = "cpus:1;mem:64|gpus:1".parse().unwrap();
         assert_eq!(minimum.to_string().parse(), Ok(minimum.clone()));
         assert!(minimum.is_met(&parse("gpus:1")) && !minimum.is_met(&parse("cpus:8;mem:63")));
-        let anything: Minimum = "".parse().unwrap();
+        let anything: OfferMinimum = "".parse().unwrap();
         assert!(anything.is_met(&parse("disk:0.001")) && !anything.is_met(&Resources::none()));
-        assert!("cpus:x".parse::<Minimum>().is_err());
+        assert!("cpus:x".parse::<OfferMinimum>().is_err());
     }
 
     #[test]
@@ -252,7 +253,7 @@ mod tests {
             seen
         };
         fn sight(info: &FrameworkInfo, role: &str, all: &Resources) -> String {
-            let sight = Sight::new(info, &Role::new(role).unwrap());
+            let sight = VisibilityRules::new(info, &Role::new(role).unwrap());
             sight.part(all).to_string()
         }
         assert_eq!(sees("web", &[]), "cpus:4");

@@ -12,15 +12,17 @@ use argosy_state::ids::{AgentId, FrameworkId, OfferId, Role};
 use argosy_state::resources::{Resource, Resources};
 
 use super::Allocator;
-use super::eligibility::{Demand, Minimum, Sight, framework_obstacle, mode_obstacle};
-use super::fair_share::Room;
-use super::share::Kinds;
-use super::skip_reason::{Explanation, LastDecline, Reason, Verdict};
+use super::eligibility::{
+    LinkStates, OfferMinimum, VisibilityRules, framework_obstacle, mode_obstacle,
+};
+use super::fair_share::LimitHeadroom;
+use super::share::ResourceKinds;
+use super::skip_reason::{DemandExplanation, LastDecline, SkipReason, SkippedAgent};
 use crate::offers::OfferBook;
 
 /// The question that an explanation answers.
 #[derive(Debug, Clone)]
-pub struct Question {
+pub struct ExplainQuery {
     /// The framework that waits.
     pub framework: FrameworkId,
     /// The role; `None` takes the best of all roles of the framework.
@@ -37,7 +39,7 @@ pub struct Question {
     pub verdicts: usize,
 }
 
-impl Question {
+impl ExplainQuery {
     /// Asks why `framework` is not offered `wanted`: all agents, 100 verdicts.
     #[must_use]
     pub fn new(framework: FrameworkId, wanted: Option<Resources>) -> Self {
@@ -58,13 +60,13 @@ const VERDICT_BYTES: usize = 128 << 10;
 /// The leader's private state that a question needs, copied out of its memory. With it, agents can
 /// be judged on any copy of the registry.
 #[derive(Debug, Clone)]
-pub struct Inputs {
+pub struct ExplainInputs {
     wanted: Resources,
     verdicts: usize,
     /// The reason for which the framework takes no offers at all, as a code and a text.
-    obstacle: Option<(Reason, String)>,
-    roles: Vec<Eyes>,
-    kinds: Kinds,
+    obstacle: Option<(SkipReason, String)>,
+    roles: Vec<RoleVisibility>,
+    kinds: ResourceKinds,
     last_decline: Option<LastDecline>,
     /// The detail for a filtered agent.
     declined: String,
@@ -73,20 +75,20 @@ pub struct Inputs {
 
 /// A role with its visibility and its minimum.
 #[derive(Debug, Clone)]
-struct Eyes {
+struct RoleVisibility {
     role: Role,
     suppressed: bool,
-    sight: Sight,
-    minimum: Minimum,
+    sight: VisibilityRules,
+    minimum: OfferMinimum,
     client: Option<u32>,
-    limit: Option<Limit>,
+    limit: Option<RoleLimit>,
 }
 
 /// The limit of a role, and the amounts left below it and below the limits of the roles above.
 #[derive(Debug, Clone)]
-struct Limit {
+struct RoleLimit {
     text: String,
-    room: Room,
+    room: LimitHeadroom,
 }
 
 /// The leader's private state about one agent, as far as the question needs it.
@@ -103,21 +105,21 @@ pub struct AgentInputs {
 }
 
 impl Allocator {
-    /// Judges agents for a framework. [`Explanation::next`] continues with the next page.
+    /// Judges agents for a framework. [`DemandExplanation::next`] continues with the next page.
     #[must_use]
     pub fn explain(
         &self,
         registry: &Registry,
         book: &OfferBook,
-        demand: Demand<'_>,
-        question: &Question,
-    ) -> Explanation {
+        demand: LinkStates<'_>,
+        question: &ExplainQuery,
+    ) -> DemandExplanation {
         let inputs = self.inputs(registry, demand, question);
         let mut explanation = inputs.begin();
         let mut agents = registry.agents_after(question.after);
         for agent in agents.by_ref().take(question.agents.max(1)) {
             let known = self.agent_inputs(&inputs, book, demand, (question.framework, agent.id));
-            inputs.judge(&mut explanation, registry, agent, &known);
+            inputs.evaluate(&mut explanation, registry, agent, &known);
         }
         if agents.next().is_none() {
             explanation.next = None;
@@ -127,16 +129,23 @@ impl Allocator {
 
     /// Returns the leader's private state for a question, without agents.
     #[must_use]
-    pub fn inputs(&self, registry: &Registry, demand: Demand<'_>, question: &Question) -> Inputs {
+    pub fn inputs(
+        &self,
+        registry: &Registry,
+        demand: LinkStates<'_>,
+        question: &ExplainQuery,
+    ) -> ExplainInputs {
         let framework = registry.framework(question.framework);
-        let obstacle = framework.map_or(Some(Reason::NotActive), |framework| {
+        let obstacle = framework.map_or(Some(SkipReason::NotActive), |framework| {
             framework_obstacle(registry, &demand, framework)
         });
-        Inputs {
+        ExplainInputs {
             wanted: question.wanted.clone().unwrap_or_default(),
             verdicts: question.verdicts,
             obstacle: obstacle.map(|reason| (reason, framework_detail(framework, reason))),
-            roles: framework.map_or_else(Vec::new, |framework| self.eyes(framework, question)),
+            roles: framework.map_or_else(Vec::new, |framework| {
+                self.role_visibility(framework, question)
+            }),
             kinds: self.kinds.clone(),
             last_decline: self.last_decline(question),
             declined: self.decline_detail(question.framework),
@@ -148,9 +157,9 @@ impl Allocator {
     #[must_use]
     pub fn agent_inputs(
         &self,
-        inputs: &Inputs,
+        inputs: &ExplainInputs,
         book: &OfferBook,
-        demand: Demand<'_>,
+        demand: LinkStates<'_>,
         (framework, agent): (FrameworkId, AgentId),
     ) -> AgentInputs {
         let mut known = AgentInputs {
@@ -165,8 +174,8 @@ impl Allocator {
                 .find(|promise| promise.framework == framework)
                 .map(|promise| promise.id);
         }
-        if let Some(place) = self.agents.place(agent) {
-            let hides = |eyes: &Eyes| {
+        if let Some(place) = self.agents.slot(agent) {
+            let hides = |eyes: &RoleVisibility| {
                 eyes.client
                     .is_some_and(|client| self.filters.hides(client, place))
             };
@@ -178,21 +187,25 @@ impl Allocator {
         known
     }
 
-    fn eyes(&self, framework: &Framework, question: &Question) -> Vec<Eyes> {
+    fn role_visibility(
+        &self,
+        framework: &Framework,
+        question: &ExplainQuery,
+    ) -> Vec<RoleVisibility> {
         let roles = framework.info.roles.iter();
         let asked = roles.filter(|role| question.role.as_ref().is_none_or(|asked| asked == *role));
-        let own = Minimum::of(&framework.info);
+        let own = OfferMinimum::of(&framework.info);
         asked
             .map(|role| {
-                let client = self.clients.place(framework.id, role);
+                let client = self.clients.slot(framework.id, role);
                 let limit = self.limits.get(role).zip(client);
-                Eyes {
+                RoleVisibility {
                     role: role.clone(),
                     suppressed: framework.suppressed.contains(role),
-                    sight: Sight::new(&framework.info, role),
+                    sight: VisibilityRules::new(&framework.info, role),
                     minimum: own.clone().unwrap_or_else(|| self.settings.minimum.clone()),
                     client,
-                    limit: limit.map(|(limit, client)| Limit {
+                    limit: limit.map(|(limit, client)| RoleLimit {
                         text: limit.to_string(),
                         room: self.tree.room(client),
                     }),
@@ -201,7 +214,7 @@ impl Allocator {
             .collect()
     }
 
-    fn last_decline(&self, question: &Question) -> Option<LastDecline> {
+    fn last_decline(&self, question: &ExplainQuery) -> Option<LastDecline> {
         let known = self.clients.frameworks.get(&question.framework)?;
         let asked = known
             .clients
@@ -231,11 +244,11 @@ impl Allocator {
     }
 }
 
-fn framework_detail(framework: Option<&Framework>, reason: Reason) -> String {
-    if reason == Reason::Unacknowledged {
+fn framework_detail(framework: Option<&Framework>, reason: SkipReason) -> String {
+    if reason == SkipReason::Unacknowledged {
         let limit = argosy_state::limits::UNACKNOWLEDGED_TASKS;
         format!("{limit} ended tasks are not acknowledged")
-    } else if reason == Reason::Behind {
+    } else if reason == SkipReason::Behind {
         "the framework reads its events too slowly".to_owned()
     } else if framework.is_some_and(|framework| framework.removing) {
         "the framework is being removed".to_owned()
@@ -244,29 +257,29 @@ fn framework_detail(framework: Option<&Framework>, reason: Reason) -> String {
     }
 }
 
-impl Inputs {
+impl ExplainInputs {
     /// Returns an explanation without agents.
     #[must_use]
-    pub fn begin(&self) -> Explanation {
-        Explanation {
+    pub fn begin(&self) -> DemandExplanation {
+        DemandExplanation {
             wanted: self.wanted.clone(),
             last_decline: self.last_decline.clone(),
             round: self.round,
-            ..Explanation::default()
+            ..DemandExplanation::default()
         }
     }
 
     /// Judges one more agent, as described by `registry` and `known`.
-    pub fn judge(
+    pub fn evaluate(
         &self,
-        explanation: &mut Explanation,
+        explanation: &mut DemandExplanation,
         registry: &Registry,
         agent: &Agent,
         known: &AgentInputs,
     ) {
         let (reason, detail) = self.best(registry, agent, known);
         *explanation.counts.entry(reason).or_default() += 1;
-        if reason == Reason::TooSmall {
+        if reason == SkipReason::TooSmall {
             let this = (agent.id, agent.total().clone());
             explanation.nearest = Some(match explanation.nearest.take() {
                 Some(best) => nearer(&self.wanted, best, this),
@@ -276,7 +289,7 @@ impl Inputs {
         let bytes = explanation.verdict_bytes + detail.len();
         if explanation.verdicts.len() < self.verdicts && bytes <= VERDICT_BYTES {
             explanation.verdict_bytes = bytes;
-            explanation.verdicts.push(Verdict {
+            explanation.verdicts.push(SkippedAgent {
                 agent: agent.id,
                 reason,
                 detail,
@@ -286,7 +299,12 @@ impl Inputs {
     }
 
     /// Returns the best result of any role: the later a check fails, the closer the agent was.
-    fn best(&self, registry: &Registry, agent: &Agent, known: &AgentInputs) -> (Reason, String) {
+    fn best(
+        &self,
+        registry: &Registry,
+        agent: &Agent,
+        known: &AgentInputs,
+    ) -> (SkipReason, String) {
         if let Some((reason, detail)) = &self.obstacle {
             return (*reason, detail.clone());
         }
@@ -296,27 +314,27 @@ impl Inputs {
             .enumerate()
             .map(|(at, eyes)| {
                 let is_hidden = known.hidden.contains(&at);
-                self.judge_role(registry, agent, eyes, (known, is_hidden))
+                self.evaluate_role(registry, agent, eyes, (known, is_hidden))
             })
             .max_by_key(|(reason, _)| *reason);
         judged.unwrap_or_else(|| {
             (
-                Reason::NotActive,
+                SkipReason::NotActive,
                 "the framework is not in that role".to_owned(),
             )
         })
     }
 
-    fn judge_role(
+    fn evaluate_role(
         &self,
         registry: &Registry,
         agent: &Agent,
-        eyes: &Eyes,
+        eyes: &RoleVisibility,
         (known, is_hidden): (&AgentInputs, bool),
-    ) -> (Reason, String) {
+    ) -> (SkipReason, String) {
         if eyes.suppressed {
             let detail = format!("the framework has suppressed offers in role {}", eyes.role);
-            return (Reason::Suppressed, detail);
+            return (SkipReason::Suppressed, detail);
         }
         if let Some(reason) = mode_obstacle(agent, || known.linked) {
             return (reason, format!("it is {reason}"));
@@ -330,41 +348,41 @@ impl Inputs {
             }
         };
         if !has(total, &self.wanted, enough(total)) {
-            return (Reason::TooSmall, self.lack("it has", total));
+            return (SkipReason::TooSmall, self.lack("it has", total));
         }
         if !enough(&eyes.sight.part(total)) {
             let detail = "what would do is reserved, or of a kind that was not asked for";
-            return (Reason::NotVisible, detail.to_owned());
+            return (SkipReason::NotVisible, detail.to_owned());
         }
-        self.judge_free(registry, agent.id, eyes, (known, is_hidden), &enough)
+        self.evaluate_free(registry, agent.id, eyes, (known, is_hidden), &enough)
     }
 
-    fn judge_free(
+    fn evaluate_free(
         &self,
         registry: &Registry,
         agent: AgentId,
-        eyes: &Eyes,
+        eyes: &RoleVisibility,
         (known, is_hidden): (&AgentInputs, bool),
         enough: &dyn Fn(&Resources) -> bool,
-    ) -> (Reason, String) {
+    ) -> (SkipReason, String) {
         let free = registry.free(agent);
         let left = free.minus_saturating(&known.offered);
         let visible = eyes.sight.part(&left);
         if let Some(detail) = self.over_limit(eyes, &visible) {
-            return (Reason::OverLimit, detail);
+            return (SkipReason::OverLimit, detail);
         }
         if is_hidden && !left.is_empty() {
-            return (Reason::Filtered, self.declined.clone());
+            return (SkipReason::Filtered, self.declined.clone());
         }
         if enough(&visible) {
             return if eyes.minimum.is_met(&visible) {
                 (
-                    Reason::Ready,
+                    SkipReason::Ready,
                     "it is offered as soon as it is its turn".to_owned(),
                 )
             } else {
                 let detail = format!("{visible} is free, less than {}", eyes.minimum);
-                (Reason::BelowMinimum, detail)
+                (SkipReason::BelowMinimum, detail)
             };
         }
         if enough(&eyes.sight.part(&free)) {
@@ -374,13 +392,13 @@ impl Inputs {
         let tasks = tasks.map_or(0, |index| index.live);
         if self.wanted.is_empty() && !visible.is_empty() {
             let detail = format!("{visible} is free, less than {}", eyes.minimum);
-            return (Reason::BelowMinimum, detail);
+            return (SkipReason::BelowMinimum, detail);
         }
         let detail = format!("{}; {tasks} tasks use the rest", self.lack("free", &left));
-        (Reason::Busy, detail)
+        (SkipReason::Busy, detail)
     }
 
-    fn over_limit(&self, eyes: &Eyes, visible: &Resources) -> Option<String> {
+    fn over_limit(&self, eyes: &RoleVisibility, visible: &Resources) -> Option<String> {
         let limit = eyes.limit.as_ref()?;
         let wanted = if self.wanted.is_empty() {
             visible
@@ -415,15 +433,15 @@ impl Inputs {
 }
 
 /// Describes an agent that has enough free resources which are on offer.
-fn offered(known: &AgentInputs) -> (Reason, String) {
+fn offered(known: &AgentInputs) -> (SkipReason, String) {
     match known.own {
         Some(id) => {
             let detail = format!("offer {id} awaits the framework's answer");
-            (Reason::Offered, detail)
+            (SkipReason::Offered, detail)
         }
         None => {
             let detail = format!("{} open offers to other frameworks hold it", known.offers);
-            (Reason::OfferedElsewhere, detail)
+            (SkipReason::OfferedElsewhere, detail)
         }
     }
 }

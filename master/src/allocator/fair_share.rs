@@ -8,14 +8,14 @@ use std::collections::BTreeSet;
 
 use argosy_state::registry::DEFAULT_WEIGHT_MILLI;
 
-use super::share::{Amounts, Kinds, Limit, Share};
+use super::share::{AmountLimit, Amounts, DominantShare, ResourceKinds};
 
 /// The root of all roles.
 pub(super) const ROOT: u32 = 0;
 
 /// The account that a node represents.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Account {
+pub(super) enum AccountKind {
     /// A role: listed while any node below it is listed.
     Role,
     /// A framework in a role: listed while it takes offers.
@@ -23,9 +23,9 @@ pub(super) enum Account {
 }
 
 #[derive(Debug)]
-struct Node {
+struct ShareNode {
     parent: u32,
-    account: Account,
+    account: AccountKind,
     /// Amounts of the node itself, without the nodes below.
     own: Amounts,
     /// Amounts of the node and, for a role, of the roles below. Amounts of clients are included in
@@ -34,17 +34,17 @@ struct Node {
     weight_milli: u64,
     served: u64,
     active: bool,
-    limit: Option<Limit>,
+    limit: Option<AmountLimit>,
     /// The share under which its parent lists it.
-    listed: Option<Share>,
+    listed: Option<DominantShare>,
     stale: bool,
     /// The number of direct children, listed or not.
     members: usize,
-    children: BTreeSet<(Share, u32)>,
+    children: BTreeSet<(DominantShare, u32)>,
 }
 
-impl Node {
-    fn new(parent: u32, account: Account) -> Self {
+impl ShareNode {
+    fn new(parent: u32, account: AccountKind) -> Self {
         Self {
             parent,
             account,
@@ -62,33 +62,33 @@ impl Node {
     }
 }
 
-/// The tree. Changes mark nodes; [`Tree::settle`] lists each marked node again, once.
+/// The tree. Changes mark nodes; [`ShareTree::settle`] lists each marked node again, once.
 #[derive(Debug)]
-pub(super) struct Tree {
-    nodes: Vec<Node>,
+pub(super) struct ShareTree {
+    nodes: Vec<ShareNode>,
     spare: Vec<u32>,
     stale: Vec<u32>,
     served: u64,
 }
 
-/// Amounts that are left below some limits; see [`Tree::room`].
+/// Amounts that are left below some limits; see [`ShareTree::room`].
 #[derive(Debug, Clone)]
-pub(super) struct Room {
+pub(super) struct LimitHeadroom {
     /// Each limit with the amounts allocated below it.
-    limits: Vec<(Limit, Amounts)>,
+    limits: Vec<(AmountLimit, Amounts)>,
 }
 
-impl Room {
+impl LimitHeadroom {
     pub(super) fn has(&self, amounts: &Amounts) -> bool {
         let mut limits = self.limits.iter();
         limits.all(|(limit, allocated)| limit.allows(allocated, amounts))
     }
 }
 
-impl Tree {
+impl ShareTree {
     pub(super) fn new() -> Self {
         Self {
-            nodes: vec![Node::new(ROOT, Account::Role)],
+            nodes: vec![ShareNode::new(ROOT, AccountKind::Role)],
             spare: Vec::new(),
             stale: Vec::new(),
             served: 0,
@@ -100,9 +100,9 @@ impl Tree {
         self.nodes.len()
     }
 
-    pub(super) fn add(&mut self, parent: u32, account: Account) -> u32 {
+    pub(super) fn add(&mut self, parent: u32, account: AccountKind) -> u32 {
         self.node_mut(parent).members += 1;
-        let node = Node::new(parent, account);
+        let node = ShareNode::new(parent, account);
         if let Some(at) = self.spare.pop() {
             self.nodes[at as usize] = node;
             return at;
@@ -131,14 +131,14 @@ impl Tree {
     }
 
     pub(super) fn is_client(&self, at: u32) -> bool {
-        self.node(at).account == Account::Client
+        self.node(at).account == AccountKind::Client
     }
 
     pub(super) fn is_active(&self, at: u32) -> bool {
         self.node(at).active
     }
 
-    pub(super) fn share(&self, at: u32, kinds: &Kinds) -> Share {
+    pub(super) fn share(&self, at: u32, kinds: &ResourceKinds) -> DominantShare {
         let node = self.node(at);
         kinds.share(&node.allocated, node.weight_milli, node.served)
     }
@@ -157,7 +157,7 @@ impl Tree {
         }
     }
 
-    pub(super) fn set_limit(&mut self, at: u32, limit: Option<Limit>) {
+    pub(super) fn set_limit(&mut self, at: u32, limit: Option<AmountLimit>) {
         self.node_mut(at).limit = limit;
     }
 
@@ -202,7 +202,7 @@ impl Tree {
     }
 
     /// Returns a copy of the room below the limits above a client.
-    pub(super) fn room(&self, client: u32) -> Room {
+    pub(super) fn room(&self, client: u32) -> LimitHeadroom {
         let mut limits = Vec::new();
         let mut at = self.parent(client);
         while at != ROOT {
@@ -211,7 +211,7 @@ impl Tree {
             limits.extend(limit.map(|limit| (limit, node.allocated.clone())));
             at = node.parent;
         }
-        Room { limits }
+        LimitHeadroom { limits }
     }
 
     /// Marks all nodes after every share has changed.
@@ -222,7 +222,7 @@ impl Tree {
     }
 
     /// Lists each node that has changed since the last call under its current share.
-    pub(super) fn settle(&mut self, kinds: &Kinds) {
+    pub(super) fn settle(&mut self, kinds: &ResourceKinds) {
         while let Some(at) = self.stale.pop() {
             self.node_mut(at).stale = false;
             let wanted = self.wants_listing(at).then(|| self.share(at, kinds));
@@ -245,16 +245,16 @@ impl Tree {
             .children
             .iter()
             .find_map(|(_, child)| match self.node(*child).account {
-                Account::Client => judge(*child).map(|found| (*child, found)),
-                Account::Role => self.first_below(*child, judge),
+                AccountKind::Client => judge(*child).map(|found| (*child, found)),
+                AccountKind::Role => self.first_below(*child, judge),
             })
     }
 
-    fn node(&self, at: u32) -> &Node {
+    fn node(&self, at: u32) -> &ShareNode {
         &self.nodes[at as usize]
     }
 
-    fn node_mut(&mut self, at: u32) -> &mut Node {
+    fn node_mut(&mut self, at: u32) -> &mut ShareNode {
         &mut self.nodes[at as usize]
     }
 
@@ -271,7 +271,7 @@ impl Tree {
             node.allocated.add(by);
             let (account, parent) = (node.account, node.parent);
             self.mark(at);
-            if account == Account::Client {
+            if account == AccountKind::Client {
                 return;
             }
             at = parent;
@@ -281,12 +281,12 @@ impl Tree {
     fn wants_listing(&self, at: u32) -> bool {
         let node = self.node(at);
         match node.account {
-            Account::Client => node.active,
-            Account::Role => !node.children.is_empty(),
+            AccountKind::Client => node.active,
+            AccountKind::Role => !node.children.is_empty(),
         }
     }
 
-    fn relist(&mut self, at: u32, wanted: Option<Share>) {
+    fn relist(&mut self, at: u32, wanted: Option<DominantShare>) {
         let parent = self.parent(at);
         let former = std::mem::replace(&mut self.node_mut(at).listed, wanted);
         let children = &mut self.node_mut(parent).children;
@@ -304,7 +304,7 @@ impl Tree {
 }
 
 #[cfg(test)]
-impl Tree {
+impl ShareTree {
     pub(super) fn own(&self, at: u32) -> Amounts {
         self.node(at).own.clone()
     }

@@ -11,11 +11,11 @@ use argosy_state::ids::Timestamp;
 use argosy_state::resources::Resources;
 
 use super::bits::Bits;
-use super::eligibility::Sight;
+use super::eligibility::VisibilityRules;
 
 /// One filter of an agent.
 #[derive(Debug)]
-struct Entry {
+struct FilterEntry {
     client: u32,
     bundle: u32,
     until: Timestamp,
@@ -23,16 +23,16 @@ struct Entry {
 
 /// The declined resources, shared by all clients that declined the same.
 #[derive(Debug)]
-struct Bundle {
+struct DeclinedBundle {
     declined: Resources,
     /// The visibility rules to apply; `None` for an agent of which all clients see the same.
-    sight: Option<Sight>,
+    sight: Option<VisibilityRules>,
     hides: bool,
     users: u32,
 }
 
-impl Bundle {
-    fn judge(&self, free: &Resources) -> bool {
+impl DeclinedBundle {
+    fn covers(&self, free: &Resources) -> bool {
         match &self.sight {
             None => self.declined.contains(free),
             Some(sight) => self.declined.contains(&sight.part(free)),
@@ -41,15 +41,15 @@ impl Bundle {
 }
 
 #[derive(Debug, Default)]
-struct OnAgent {
+struct AgentFilters {
     /// Ascending by client.
-    entries: Vec<Entry>,
+    entries: Vec<FilterEntry>,
     /// Bundles without users are free slots.
-    bundles: Vec<Bundle>,
+    bundles: Vec<DeclinedBundle>,
 }
 
 #[derive(Debug, Default)]
-struct OfClient {
+struct ClientFilters {
     declined: Bits,
     hidden: Bits,
 }
@@ -58,8 +58,8 @@ struct OfClient {
 /// offered the agent again a little early.
 #[derive(Debug)]
 pub(super) struct Filters {
-    agents: Vec<OnAgent>,
-    clients: Vec<OfClient>,
+    agents: Vec<AgentFilters>,
+    clients: Vec<ClientFilters>,
     expiries: BTreeMap<(Timestamp, u32), Vec<u32>>,
     entries: usize,
     limit: usize,
@@ -72,7 +72,7 @@ pub(super) struct Filter<'a> {
     pub(super) client: u32,
     pub(super) agent: u32,
     pub(super) declined: &'a Resources,
-    pub(super) sight: Option<Sight>,
+    pub(super) sight: Option<VisibilityRules>,
     pub(super) until: Timestamp,
 }
 
@@ -118,7 +118,7 @@ impl Filters {
         batch.push(agent);
         let on_agent = &mut self.agents[agent as usize];
         let bundle = on_agent.bundle(filter.declined, filter.sight);
-        let entry = Entry {
+        let entry = FilterEntry {
             client,
             bundle,
             until: filter.until,
@@ -143,7 +143,7 @@ impl Filters {
 
     /// Re-evaluates the filters of an agent that has `free` resources. Call it when any resources
     /// are free; an agent with nothing to offer needs no hiding.
-    pub(super) fn look_again(&mut self, agent: u32, free: &Resources) {
+    pub(super) fn reevaluate(&mut self, agent: u32, free: &Resources) {
         let Some(on_agent) = self.agents.get_mut(agent as usize) else {
             return;
         };
@@ -153,7 +153,7 @@ impl Filters {
             .iter_mut()
             .filter(|bundle| bundle.users > 0)
         {
-            let hides = bundle.judge(free);
+            let hides = bundle.covers(free);
             turned |= hides != bundle.hides;
             bundle.hides = hides;
         }
@@ -245,22 +245,22 @@ impl Filters {
     }
 }
 
-impl OnAgent {
+impl AgentFilters {
     fn position(&self, client: u32) -> Result<usize, usize> {
         self.entries
             .binary_search_by_key(&client, |entry| entry.client)
     }
 
     /// Returns the slot of a bundle and adds one user to it.
-    fn bundle(&mut self, declined: &Resources, sight: Option<Sight>) -> u32 {
-        let same = |bundle: &Bundle| {
+    fn bundle(&mut self, declined: &Resources, sight: Option<VisibilityRules>) -> u32 {
+        let same = |bundle: &DeclinedBundle| {
             bundle.users > 0 && bundle.declined == *declined && bundle.sight == sight
         };
         if let Some(at) = self.bundles.iter().position(same) {
             self.bundles[at].users += 1;
             return at as u32;
         }
-        let bundle = Bundle {
+        let bundle = DeclinedBundle {
             declined: declined.clone(),
             sight,
             hides: true,
@@ -287,7 +287,7 @@ impl OnAgent {
     }
 }
 
-impl OfClient {
+impl ClientFilters {
     fn unset(&mut self, agent: u32) {
         self.declined.set(agent, false);
         self.hidden.set(agent, false);
@@ -322,11 +322,11 @@ mod tests {
     fn a_filter_hides_while_what_is_free_is_a_part_of_what_was_declined() {
         let mut filters = Filters::new(100);
         add(&mut filters, 1, 7, "cpus:2;mem:64", 5_000);
-        filters.look_again(7, &parse("cpus:2;mem:64"));
+        filters.reevaluate(7, &parse("cpus:2;mem:64"));
         assert!(filters.hides(1, 7) && !filters.hides(2, 7) && !filters.hides(1, 8));
-        filters.look_again(7, &parse("cpus:2;mem:65"));
+        filters.reevaluate(7, &parse("cpus:2;mem:65"));
         assert!(!filters.hides(1, 7), "more memory than was declined");
-        filters.look_again(7, &parse("cpus:1"));
+        filters.reevaluate(7, &parse("cpus:1"));
         assert!(filters.hides(1, 7), "less again");
     }
 
@@ -336,7 +336,7 @@ mod tests {
         add(&mut filters, 1, 0, "cpus:2", 9);
         add(&mut filters, 2, 0, "cpus:4", 9);
         add(&mut filters, 3, 0, "cpus:2", 9);
-        filters.look_again(0, &parse("cpus:3"));
+        filters.reevaluate(0, &parse("cpus:3"));
         assert!(!filters.hides(1, 0) && filters.hides(2, 0) && !filters.hides(3, 0));
     }
 
@@ -361,8 +361,8 @@ mod tests {
         add(&mut filters, 1, 0, "cpus:2", 10);
         filters.drop_client(1);
         assert!(!filters.hides(1, 0));
-        filters.look_again(0, &parse("cpus:9"));
-        filters.look_again(0, &parse("cpus:1"));
+        filters.reevaluate(0, &parse("cpus:9"));
+        filters.reevaluate(0, &parse("cpus:1"));
         assert!(!filters.hides(1, 0), "a leftover has come to life");
         add(&mut filters, 1, 0, "cpus:2", 30);
         filters.expire(Timestamp(10));

@@ -31,18 +31,18 @@ use argosy_state::ids::{AgentId, FrameworkId, Role, Timestamp};
 use argosy_state::resources::Resources;
 
 use crate::offers::OfferBook;
-use budget::Turn;
-use cache::{Agents, Clients};
-use dirty_queue::Due;
-use fair_share::Tree;
+use budget::AllocationTurn;
+use cache::{AgentCache, ClientCache};
+use dirty_queue::DirtyQueue;
+use fair_share::ShareTree;
 use filters::Filters;
-use share::Kinds;
-use sweep::Sweep;
+use share::ResourceKinds;
+use sweep::AgentScan;
 
-pub use budget::{Budget, Round};
-pub use eligibility::{Demand, MINIMUM_LABEL, Minimum, Stream};
-pub use explain::{AgentInputs, Inputs, Question};
-pub use skip_reason::{Explanation, LastDecline, Outlook, Reason, Verdict};
+pub use budget::{AllocationRound, TurnBudget};
+pub use eligibility::{LinkStates, MINIMUM_LABEL, OfferMinimum, StreamState};
+pub use explain::{AgentInputs, ExplainInputs, ExplainQuery};
+pub use skip_reason::{DemandExplanation, LastDecline, Outlook, SkipReason, SkippedAgent};
 
 /// Time for which a decline hides an agent by default, in milliseconds.
 pub const FILTER_MS: u64 = 5_000;
@@ -55,9 +55,9 @@ pub const DECLINE_TEXT: usize = 256;
 
 /// Settings that an operator can change.
 #[derive(Debug, Clone)]
-pub struct Settings {
+pub struct AllocatorSettings {
     /// The minimum that is worth an offer.
-    pub minimum: Minimum,
+    pub minimum: OfferMinimum,
     /// The interval of full rounds, the safety net, in milliseconds. A filter lasts at least as
     /// long.
     pub round_ms: u64,
@@ -65,10 +65,10 @@ pub struct Settings {
     pub filters: usize,
 }
 
-impl Default for Settings {
+impl Default for AllocatorSettings {
     fn default() -> Self {
         Self {
-            minimum: Minimum::default(),
+            minimum: OfferMinimum::default(),
             round_ms: 1_000,
             filters: 4_000_000,
         }
@@ -78,7 +78,7 @@ impl Default for Settings {
 /// Resources that a framework rejects for a while: a declined offer, the rest of an accepted one,
 /// or a filter that the framework presents when it subscribes again.
 #[derive(Debug, Clone)]
-pub struct Declined {
+pub struct DeclinedResources {
     /// The framework that declines.
     pub framework: FrameworkId,
     /// The session of the decline; declines of another session are invalid.
@@ -93,12 +93,12 @@ pub struct Declined {
     /// round and at most [`LONGEST_FILTER_MS`].
     pub filter_ms: Option<u64>,
     /// The reason, if the decline answers an offer.
-    pub because: Option<Because>,
+    pub because: Option<DeclineReason>,
 }
 
 /// A framework's own reason for a decline; `explain` shows it.
 #[derive(Debug, Clone, Default)]
-pub struct Because {
+pub struct DeclineReason {
     /// A machine-readable code; truncated to [`DECLINE_CODE`].
     pub code: String,
     /// A human-readable text; truncated to [`DECLINE_TEXT`].
@@ -108,37 +108,37 @@ pub struct Because {
 /// The allocator of one epoch. Each leader creates one, which fills itself from the registry.
 #[derive(Debug)]
 pub struct Allocator {
-    settings: Settings,
-    kinds: Kinds,
-    tree: Tree,
+    settings: AllocatorSettings,
+    kinds: ResourceKinds,
+    tree: ShareTree,
     roles: BTreeMap<Role, u32>,
     limits: BTreeMap<Role, Resources>,
-    clients: Clients,
-    agents: Agents,
+    clients: ClientCache,
+    agents: AgentCache,
     filters: Filters,
-    frameworks_due: Due<FrameworkId>,
+    frameworks_due: DirtyQueue<FrameworkId>,
     /// Roles whose weight has changed.
     roles_due: BTreeSet<Role>,
-    agents_due: Due<AgentId>,
+    agents_due: DirtyQueue<AgentId>,
     /// Agents with an offer that was closed: resources that wait there to be joined may be offered
     /// now, even if no more are free.
     closed_on: BTreeSet<AgentId>,
     /// Emptied by every step that has the budget; a step without it offers nothing.
-    declines_due: VecDeque<(Declined, Timestamp)>,
-    sweep: Sweep,
+    declines_due: VecDeque<(DeclinedResources, Timestamp)>,
+    sweep: AgentScan,
     /// Clients for which nothing was found, reported a few in each turn because an explanation is
     /// expensive.
     unmet_due: VecDeque<u32>,
     /// Nothing is offered until everything has been loaded once.
-    loaded: Loaded,
+    loaded: CacheProgress,
     next_round: Timestamp,
-    looked_through: LookedThrough,
+    looked_through: RefreshPosition,
     rounds: u64,
 }
 
 /// The position up to which the rounds have refreshed everything.
 #[derive(Debug, Default)]
-struct LookedThrough {
+struct RefreshPosition {
     role: Option<Role>,
     agent: AgentId,
     framework: FrameworkId,
@@ -146,7 +146,7 @@ struct LookedThrough {
 
 /// The part of the registry that the cache contains.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Loaded {
+enum CacheProgress {
     Nothing,
     /// Agents up to and including this one.
     UpTo(AgentId),
@@ -156,25 +156,25 @@ enum Loaded {
 impl Allocator {
     /// Creates an empty allocator.
     #[must_use]
-    pub fn new(settings: Settings) -> Self {
+    pub fn new(settings: AllocatorSettings) -> Self {
         Self {
-            kinds: Kinds::new(),
-            tree: Tree::new(),
+            kinds: ResourceKinds::new(),
+            tree: ShareTree::new(),
             roles: BTreeMap::new(),
             limits: BTreeMap::new(),
-            clients: Clients::default(),
-            agents: Agents::default(),
+            clients: ClientCache::default(),
+            agents: AgentCache::default(),
             filters: Filters::new(settings.filters),
-            frameworks_due: Due::default(),
+            frameworks_due: DirtyQueue::default(),
             roles_due: BTreeSet::new(),
-            agents_due: Due::default(),
+            agents_due: DirtyQueue::default(),
             closed_on: BTreeSet::new(),
             declines_due: VecDeque::new(),
-            sweep: Sweep::default(),
+            sweep: AgentScan::default(),
             unmet_due: VecDeque::new(),
-            loaded: Loaded::Nothing,
+            loaded: CacheProgress::Nothing,
             next_round: Timestamp(0),
-            looked_through: LookedThrough::default(),
+            looked_through: RefreshPosition::default(),
             rounds: 0,
             settings,
         }
@@ -194,7 +194,7 @@ impl Allocator {
             Event::FrameworkRevived { framework, roles } => self.revive(*framework, roles),
             Event::WeightChanged(role) => {
                 self.roles_due.insert(role.clone());
-                self.look();
+                self.begin_full_round();
             }
             Event::TaskLaunched { key, agent, .. } | Event::TaskUpdated { key, agent, .. } => {
                 self.framework_changed(key.framework);
@@ -202,10 +202,10 @@ impl Allocator {
             }
             Event::TaskForgotten(key) => self.framework_changed(key.framework),
             Event::EpochOpened(_)
-            | Event::TaskKillWanted { .. }
-            | Event::TaskLimitsWanted { .. }
-            | Event::UpdateSettled { .. }
-            | Event::Stray { .. }
+            | Event::TaskKillRequested { .. }
+            | Event::TaskLimitsRequested { .. }
+            | Event::UpdateReleased { .. }
+            | Event::OrphanFound { .. }
             | Event::AgentReconciled { .. }
             | Event::SweepNeeded
             | Event::LevelRaised(_)
@@ -214,7 +214,7 @@ impl Allocator {
     }
 
     /// Begins a full round immediately: shares have changed for a reason other than usage.
-    pub fn look(&mut self) {
+    pub fn begin_full_round(&mut self) {
         self.next_round = Timestamp(0);
     }
 
@@ -231,7 +231,7 @@ impl Allocator {
 
     /// Hides an agent from a framework while the free resources there do not exceed the declined
     /// ones. Takes effect in the next step, before anything is offered.
-    pub fn decline(&mut self, declined: Declined, now: Timestamp) {
+    pub fn decline(&mut self, declined: DeclinedResources, now: Timestamp) {
         self.agent_changed(declined.agent);
         self.declines_due.push_back((declined, now));
     }
@@ -263,7 +263,7 @@ impl Allocator {
             let limit = limit.map(|limit| self.kinds.limit(limit));
             self.tree.set_limit(*at, limit);
         }
-        self.look();
+        self.begin_full_round();
     }
 
     /// Returns the time at which [`Self::step`] has work without a new event; now if work is due.
@@ -274,7 +274,7 @@ impl Allocator {
             || !self.agents_due.is_empty()
             || !self.declines_due.is_empty()
             || !self.unmet_due.is_empty();
-        if is_due || !self.sweep.is_over() || self.loaded != Loaded::Everything {
+        if is_due || !self.sweep.is_over() || self.loaded != CacheProgress::Everything {
             return Timestamp(0);
         }
         let expiry = self.filters.next_expiry();
@@ -293,16 +293,16 @@ impl Allocator {
         &mut self,
         registry: &Registry,
         book: &mut OfferBook,
-        demand: Demand<'_>,
+        demand: LinkStates<'_>,
         now: Timestamp,
-        budget: Budget,
-    ) -> Round {
+        budget: TurnBudget,
+    ) -> AllocationRound {
         book.advance(now);
-        let touched = book.take_touched();
+        let touched = book.take_changes();
         self.closed_on.extend(&touched.agents);
         self.agents_due.extend(touched.agents);
         self.frameworks_due.extend(touched.frameworks);
-        let mut turn = Turn {
+        let mut turn = AllocationTurn {
             registry,
             demand,
             now,
@@ -313,7 +313,7 @@ impl Allocator {
             unmet: Vec::new(),
         };
         self.work(&mut turn);
-        Round {
+        AllocationRound {
             joined: turn.joined,
             offers: turn.offers,
             unmet: turn.unmet,
@@ -327,13 +327,13 @@ impl Allocator {
         &mut self,
         registry: &Registry,
         book: &mut OfferBook,
-        demand: Demand<'_>,
+        demand: LinkStates<'_>,
         now: Timestamp,
-    ) -> Round {
+    ) -> AllocationRound {
         self.next_round = Timestamp(0);
-        let mut all = Round::default();
+        let mut all = AllocationRound::default();
         loop {
-            let round = self.step(registry, book, demand, now, Budget::UNBOUNDED);
+            let round = self.step(registry, book, demand, now, TurnBudget::UNBOUNDED);
             all.joined.extend(round.joined);
             all.offers.extend(round.offers);
             all.unmet.extend(round.unmet);

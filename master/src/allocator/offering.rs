@@ -6,13 +6,13 @@
 
 use std::sync::Arc;
 
-use argosy_state::command::Promise;
+use argosy_state::command::OfferTerms;
 use argosy_state::ids::{OfferId, Timestamp};
 use argosy_state::resources::Resources;
 
 use super::Allocator;
-use super::budget::Turn;
-use crate::offers::{OfferBook, Standing};
+use super::budget::AllocationTurn;
+use crate::offers::{OfferBook, OfferState};
 
 /// Maximum number of offers of one agent to one framework in one role and session; offers in use
 /// count.
@@ -23,26 +23,26 @@ const JOIN_MS: u64 = 1_000;
 
 /// The part of an agent's free resources that a client may receive.
 #[derive(Debug)]
-pub(super) enum Part {
+pub(super) enum VisiblePart {
     /// All free resources.
     Whole,
     /// The visible part of the free resources.
-    Some(Resources),
+    Partial(Resources),
 }
 
 /// An open or pending offer that a client holds.
 #[derive(Debug)]
-pub(super) struct Held {
-    offer: Arc<Promise>,
-    standing: Standing,
+pub(super) struct ClientOffer {
+    offer: Arc<OfferTerms>,
+    standing: OfferState,
     since: Timestamp,
 }
 
-impl Held {
+impl ClientOffer {
     /// Returns whether the offer must not be joined yet. It is young, or in use, which ends soon,
     /// or expires soon, after which its resources are offered as a whole.
-    fn is_left_alone(&self, now: Timestamp) -> bool {
-        self.standing == Standing::Pending
+    fn is_settling(&self, now: Timestamp) -> bool {
+        self.standing == OfferState::Pending
             || self.since.plus_ms(JOIN_MS) > now
             || self.offer.expires <= now.plus_ms(JOIN_MS)
     }
@@ -56,24 +56,29 @@ impl Allocator {
         now: Timestamp,
         client: u32,
         agent: u32,
-    ) -> Option<Part> {
+    ) -> Option<VisiblePart> {
         let part = self.free_part(client, agent)?;
         let waits = match self.to_join(book, client, agent) {
             None => false,
-            Some(held) => held.iter().any(|held| held.is_left_alone(now)),
+            Some(held) => held.iter().any(|held| held.is_settling(now)),
         };
         (!waits).then_some(part)
     }
 
     /// Returns the offers with which another offer of this agent must be joined, once none of them
     /// is left alone. `None` means that the new offer stands alone.
-    pub(super) fn to_join(&self, book: &OfferBook, client: u32, agent: u32) -> Option<Vec<Held>> {
+    pub(super) fn to_join(
+        &self,
+        book: &OfferBook,
+        client: u32,
+        agent: u32,
+    ) -> Option<Vec<ClientOffer>> {
         let facts = self.clients.get(client);
         let mirror = self.agents.get(agent);
         let held = book.offers_to(mirror.id, facts.framework, facts.session, &facts.role);
         let held = held.filter(|(offer, ..)| offer.promise == mirror.promise);
-        let all: Vec<Held> = held
-            .map(|(offer, standing, since)| Held {
+        let all: Vec<ClientOffer> = held
+            .map(|(offer, standing, since)| ClientOffer {
                 offer: Arc::clone(offer),
                 standing,
                 since,
@@ -82,7 +87,7 @@ impl Allocator {
         (all.len() >= OFFERS).then_some(all)
     }
 
-    pub(super) fn free_part(&self, client: u32, agent: u32) -> Option<Part> {
+    pub(super) fn free_part(&self, client: u32, agent: u32) -> Option<VisiblePart> {
         if !self.agents.some.contains(agent) || self.filters.hides(client, agent) {
             return None;
         }
@@ -95,18 +100,24 @@ impl Allocator {
                 Some(minimum) => minimum.is_met(&mirror.free),
             };
             let fits = ample && self.tree.has_room(client, &mirror.amounts);
-            return fits.then_some(Part::Whole);
+            return fits.then_some(VisiblePart::Whole);
         }
         let part = facts.sight.part(&mirror.free);
         let fits = minimum.is_met(&part) && self.tree.has_room(client, &self.kinds.amounts(&part));
-        fits.then_some(Part::Some(part))
+        fits.then_some(VisiblePart::Partial(part))
     }
 
     /// Opens an offer and updates the cache.
-    pub(super) fn offer(&mut self, turn: &mut Turn<'_>, client: u32, agent: u32, part: Part) {
+    pub(super) fn offer(
+        &mut self,
+        turn: &mut AllocationTurn<'_>,
+        client: u32,
+        agent: u32,
+        part: VisiblePart,
+    ) {
         let (resources, amounts) = match part {
-            Part::Whole => self.agents.take_all(agent),
-            Part::Some(part) => {
+            VisiblePart::Whole => self.agents.take_all(agent),
+            VisiblePart::Partial(part) => {
                 let rest = self.agents.get(agent).free.minus_saturating(&part);
                 self.agents
                     .set_free(agent, rest, &self.kinds, &self.settings.minimum);
@@ -123,7 +134,7 @@ impl Allocator {
         // The joined offer expires with the first of its parts: a framework does not hold an agent
         // for longer because more of it becomes free.
         let mut expires = turn.now.plus_ms(facts.offer_timeout_ms);
-        for Held { offer, .. } in joined {
+        for ClientOffer { offer, .. } in joined {
             // Two offers of one agent never overlap.
             let Some(sum) = resources.plus(&offer.resources) else {
                 continue;
@@ -132,7 +143,7 @@ impl Allocator {
             expires = expires.min(offer.expires);
             turn.joined.extend(turn.book.rescind(offer.id));
         }
-        let promise = Promise {
+        let promise = OfferTerms {
             id: OfferId::default(),
             framework: facts.framework,
             session: facts.session,
@@ -147,7 +158,7 @@ impl Allocator {
     }
 
     /// Offers one agent to the first client in fair order that can use it.
-    pub(super) fn offer_agent(&mut self, turn: &mut Turn<'_>, agent: u32) {
+    pub(super) fn offer_agent(&mut self, turn: &mut AllocationTurn<'_>, agent: u32) {
         while self.agents.some.contains(agent) {
             self.tree.settle(&self.kinds);
             let mut asked = 0;

@@ -8,13 +8,13 @@ use argosy_state::framework::Framework;
 use argosy_state::ids::{AgentId, FrameworkId, Revision, Role};
 use argosy_state::limits;
 
-use super::budget::Turn;
+use super::budget::AllocationTurn;
 use super::cache::Client;
-use super::eligibility::{Minimum, Sight, agent_obstacle, framework_obstacle};
-use super::fair_share::{Account, ROOT};
-use super::share::{Amounts, Moved};
-use super::skip_reason::Reason;
-use super::{Allocator, Loaded};
+use super::eligibility::{OfferMinimum, VisibilityRules, agent_obstacle, framework_obstacle};
+use super::fair_share::{AccountKind, ROOT};
+use super::share::{Amounts, TotalsChange};
+use super::skip_reason::SkipReason;
+use super::{Allocator, CacheProgress};
 
 /// Up to this number of clients, every change of the totals takes effect immediately.
 const FEW_CLIENTS: usize = 256;
@@ -23,39 +23,39 @@ impl Allocator {
     /// Follows the cluster's totals, on which all shares depend. With many clients, a small change
     /// waits for the next round, because it would cost a refresh of every client for each agent
     /// that joins or leaves.
-    pub(super) fn look_at_totals(&mut self, turn: &Turn<'_>, exactly: bool) {
+    pub(super) fn refresh_totals(&mut self, turn: &AllocationTurn<'_>, exactly: bool) {
         let exactly = exactly || self.clients.len() <= FEW_CLIENTS;
         match self.kinds.update(turn.registry.total(), exactly) {
-            Moved::No => {}
-            Moved::Totals => self.tree.mark_all(),
-            Moved::Kinds => {
+            TotalsChange::None => {}
+            TotalsChange::Totals => self.tree.mark_all(),
+            TotalsChange::Kinds => {
                 self.tree.mark_all();
                 for (role, limit) in &self.limits {
                     if let Some(at) = self.roles.get(role) {
                         self.tree.set_limit(*at, Some(self.kinds.limit(limit)));
                     }
                 }
-                self.loaded = Loaded::Nothing;
+                self.loaded = CacheProgress::Nothing;
             }
         }
     }
 
     /// Loads all facts, a part in each turn. Nothing is offered before that is done.
-    pub(super) fn load(&mut self, turn: &mut Turn<'_>) {
-        while let Loaded::UpTo(after) = self.loaded {
+    pub(super) fn load(&mut self, turn: &mut AllocationTurn<'_>) {
+        while let CacheProgress::UpTo(after) = self.loaded {
             if turn.is_spent() {
                 return;
             }
             let part = turn.registry.agents_after(after).take(64);
             let part: Vec<AgentId> = part.map(|agent| agent.id).collect();
             for id in &part {
-                self.look_at_agent(turn, *id);
+                self.refresh_agent(turn, *id);
             }
             turn.spend(1 + part.len());
             match part.last() {
-                Some(last) => self.loaded = Loaded::UpTo(*last),
+                Some(last) => self.loaded = CacheProgress::UpTo(*last),
                 None => {
-                    self.loaded = Loaded::Everything;
+                    self.loaded = CacheProgress::Everything;
                     self.begin_round(turn);
                 }
             }
@@ -63,14 +63,14 @@ impl Allocator {
     }
 
     /// Marks all frameworks that exist or existed.
-    pub(super) fn mark_frameworks(&mut self, turn: &Turn<'_>) {
+    pub(super) fn mark_frameworks(&mut self, turn: &AllocationTurn<'_>) {
         let known = self.clients.frameworks.keys().copied();
         let frameworks = turn.registry.frameworks().map(|framework| framework.id);
         self.frameworks_due.extend(known.chain(frameworks));
     }
 
     /// Refreshes one framework.
-    pub(super) fn look_at_framework(&mut self, turn: &Turn<'_>, id: FrameworkId) {
+    pub(super) fn refresh_framework(&mut self, turn: &AllocationTurn<'_>, id: FrameworkId) {
         let facts = turn.registry.framework(id);
         self.leave_roles(id, facts);
         if let Some(framework) = facts {
@@ -88,14 +88,19 @@ impl Allocator {
             let mirror = self.clients.frameworks.entry(id).or_default();
             mirror.revision = framework.revision;
         }
-        self.look_at_accounts(turn, id, facts);
+        self.refresh_accounts(turn, id, facts);
         if facts.is_none() {
             self.clients.frameworks.remove(&id);
         }
     }
 
     /// Updates the shares of a framework's roles, including the roles that it has left.
-    fn look_at_accounts(&mut self, turn: &Turn<'_>, id: FrameworkId, facts: Option<&Framework>) {
+    fn refresh_accounts(
+        &mut self,
+        turn: &AllocationTurn<'_>,
+        id: FrameworkId,
+        facts: Option<&Framework>,
+    ) {
         let used = turn.registry.framework_index(id);
         let used = used.into_iter().flat_map(|index| index.used.keys());
         let held = facts.into_iter().flat_map(|facts| &facts.info.roles);
@@ -103,10 +108,10 @@ impl Allocator {
         let mirror = self.clients.frameworks.entry(id).or_default();
         let former = std::mem::replace(&mut mirror.accounts, now.clone());
         for role in &now {
-            self.look_at_role(turn, role);
+            self.refresh_role(turn, role);
         }
         for role in former.iter().filter(|role| !now.contains(role)) {
-            self.look_at_role(turn, role);
+            self.refresh_role(turn, role);
         }
     }
 
@@ -116,7 +121,7 @@ impl Allocator {
     }
 
     /// Refreshes one role if any framework is in it.
-    pub(super) fn look_at_role(&mut self, turn: &Turn<'_>, role: &Role) {
+    pub(super) fn refresh_role(&mut self, turn: &AllocationTurn<'_>, role: &Role) {
         let Some(at) = self.roles.get(role).copied() else {
             return;
         };
@@ -130,7 +135,7 @@ impl Allocator {
     }
 
     /// Refreshes one agent. Returns whether its free resources have changed.
-    pub(super) fn look_at_agent(&mut self, turn: &Turn<'_>, id: AgentId) -> bool {
+    pub(super) fn refresh_agent(&mut self, turn: &AllocationTurn<'_>, id: AgentId) -> bool {
         let Some(agent) = turn.registry.agent(id) else {
             if let Some(at) = self.agents.remove(id) {
                 self.filters.drop_agent(at);
@@ -143,7 +148,7 @@ impl Allocator {
             self.filters.drop_agent(at);
         }
         let obstacle = agent_obstacle(&turn.demand, agent);
-        let is_passed_over = obstacle == Some(Reason::Deactivated)
+        let is_passed_over = obstacle == Some(SkipReason::Deactivated)
             && bugs::is_on(Bug::DeactivatedOffered)
             && turn.registry.free(id) != *agent.total();
         let free = if obstacle.is_none() || is_passed_over {
@@ -163,18 +168,18 @@ impl Allocator {
             return is_new;
         }
         if self.agents.some.contains(at) {
-            self.filters.look_again(at, &self.agents.get(at).free);
+            self.filters.reevaluate(at, &self.agents.get(at).free);
         }
         true
     }
 
     /// Returns the client of a framework in a role, and creates an inactive one if necessary.
     fn ensure_client(&mut self, id: FrameworkId, role: &Role) -> u32 {
-        if let Some(at) = self.clients.place(id, role) {
+        if let Some(at) = self.clients.slot(id, role) {
             return at;
         }
         let parent = self.ensure_role(role);
-        let at = self.tree.add(parent, Account::Client);
+        let at = self.tree.add(parent, AccountKind::Client);
         self.filters.drop_client(at);
         self.sweep.forget(at);
         let client = Client {
@@ -182,7 +187,7 @@ impl Allocator {
             session: 0,
             role: role.clone(),
             offer_timeout_ms: limits::OFFER_TIMEOUT_MS,
-            sight: Sight::new(&Default::default(), role),
+            sight: VisibilityRules::new(&Default::default(), role),
             minimum: None,
             last_decline: None,
             unmet: false,
@@ -212,7 +217,7 @@ impl Allocator {
         if let Some(at) = self.roles.get(role) {
             return *at;
         }
-        let at = self.tree.add(ROOT, Account::Role);
+        let at = self.tree.add(ROOT, AccountKind::Role);
         self.roles.insert(role.clone(), at);
         if let Some(limit) = self.limits.get(role) {
             self.tree.set_limit(at, Some(self.kinds.limit(limit)));
@@ -231,7 +236,7 @@ impl Allocator {
         }
     }
 
-    fn follow_client(&mut self, turn: &Turn<'_>, at: u32, framework: &Framework) {
+    fn follow_client(&mut self, turn: &AllocationTurn<'_>, at: u32, framework: &Framework) {
         let role = &self.clients.get(at).role;
         let used = turn.registry.framework_index(framework.id);
         let used = used.and_then(|index| index.used.get(role));
@@ -247,8 +252,8 @@ impl Allocator {
         }
         let client = self.clients.get_mut(at);
         client.session = framework.session;
-        client.sight = Sight::new(&framework.info, &client.role);
-        client.minimum = Minimum::of(&framework.info);
+        client.sight = VisibilityRules::new(&framework.info, &client.role);
+        client.minimum = OfferMinimum::of(&framework.info);
         client.offer_timeout_ms = match framework.info.offer_timeout_ms {
             0 => limits::OFFER_TIMEOUT_MS,
             some => some,

@@ -6,11 +6,11 @@ use std::ops::Bound;
 use argosy_state::buggify::{self, Rare};
 use argosy_state::ids::{AgentId, FrameworkId, Role, Timestamp};
 
-use super::budget::Turn;
+use super::budget::AllocationTurn;
 use super::filters::Filter;
 use super::{
-    Allocator, DECLINE_CODE, DECLINE_TEXT, Declined, FILTER_MS, LONGEST_FILTER_MS, LastDecline,
-    Loaded,
+    Allocator, CacheProgress, DECLINE_CODE, DECLINE_TEXT, DeclinedResources, FILTER_MS,
+    LONGEST_FILTER_MS, LastDecline,
 };
 
 /// Agents that each full round refreshes although no event named them, so that a missed event is
@@ -28,49 +28,49 @@ const WALKS_A_TURN: usize = 256;
 const UNMET_A_TURN: usize = 8;
 
 impl Allocator {
-    pub(super) fn work(&mut self, turn: &mut Turn<'_>) {
-        self.look_at_totals(turn, false);
-        if self.loaded == Loaded::Nothing {
+    pub(super) fn work(&mut self, turn: &mut AllocationTurn<'_>) {
+        self.refresh_totals(turn, false);
+        if self.loaded == CacheProgress::Nothing {
             self.mark_frameworks(turn);
-            self.loaded = Loaded::UpTo(AgentId(0));
+            self.loaded = CacheProgress::UpTo(AgentId(0));
         }
-        if self.loaded == Loaded::Everything && turn.now >= self.next_round {
+        if self.loaded == CacheProgress::Everything && turn.now >= self.next_round {
             self.begin_round(turn);
         }
         while !turn.is_spent()
             && let Some(role) = self.roles_due.pop_first()
         {
-            self.look_at_role(turn, &role);
+            self.refresh_role(turn, &role);
             turn.spend(1);
         }
         while let Some(framework) = self.take_framework(turn) {
-            self.look_at_framework(turn, framework);
+            self.refresh_framework(turn, framework);
             turn.spend(1);
         }
         self.note_declines(turn);
         self.load(turn);
         self.serve_agents(turn);
         self.end_filters(turn);
-        if self.loaded == Loaded::Everything {
-            self.go_on_sweeping(turn);
+        if self.loaded == CacheProgress::Everything {
+            self.continue_scan(turn);
         }
         self.name_unmet(turn);
     }
 
-    fn name_unmet(&mut self, turn: &mut Turn<'_>) {
+    fn name_unmet(&mut self, turn: &mut AllocationTurn<'_>) {
         while turn.unmet.len() < UNMET_A_TURN {
             let Some(at) = self.unmet_due.pop_front() else {
                 return;
             };
             // The client may have been removed, or have been offered something since.
-            if self.clients.is_there(at) && self.clients.get(at).unmet {
+            if self.clients.contains(at) && self.clients.get(at).unmet {
                 let client = self.clients.get(at);
                 turn.unmet.push((client.framework, client.role.clone()));
             }
         }
     }
 
-    fn end_filters(&mut self, turn: &mut Turn<'_>) {
+    fn end_filters(&mut self, turn: &mut AllocationTurn<'_>) {
         while !turn.is_spent() {
             let Some((client, filters)) = self.filters.expire(turn.now) else {
                 return;
@@ -80,13 +80,13 @@ impl Allocator {
         }
     }
 
-    fn take_framework(&mut self, turn: &Turn<'_>) -> Option<FrameworkId> {
+    fn take_framework(&mut self, turn: &AllocationTurn<'_>) -> Option<FrameworkId> {
         (!turn.is_spent())
             .then(|| self.frameworks_due.take())
             .flatten()
     }
 
-    fn note_declines(&mut self, turn: &mut Turn<'_>) {
+    fn note_declines(&mut self, turn: &mut AllocationTurn<'_>) {
         while !turn.is_spent() {
             let Some((declined, at)) = self.declines_due.pop_front() else {
                 return;
@@ -96,12 +96,17 @@ impl Allocator {
         }
     }
 
-    fn note_decline(&mut self, turn: &Turn<'_>, declined: Declined, at: Timestamp) {
+    fn note_decline(
+        &mut self,
+        turn: &AllocationTurn<'_>,
+        declined: DeclinedResources,
+        at: Timestamp,
+    ) {
         let mirror = self.clients.frameworks.get(&declined.framework);
         if mirror.is_none_or(|mirror| mirror.session != declined.session) {
             return;
         }
-        let Some(client) = self.clients.place(declined.framework, &declined.role) else {
+        let Some(client) = self.clients.slot(declined.framework, &declined.role) else {
             return;
         };
         if let Some(because) = declined.because {
@@ -117,10 +122,10 @@ impl Allocator {
             return;
         }
         let filter_ms = filter_ms.clamp(self.settings.round_ms, LONGEST_FILTER_MS);
-        if self.agents.place(declined.agent).is_none() {
-            self.look_at_agent(turn, declined.agent);
+        if self.agents.slot(declined.agent).is_none() {
+            self.refresh_agent(turn, declined.agent);
         }
-        let Some(agent) = self.agents.place(declined.agent) else {
+        let Some(agent) = self.agents.slot(declined.agent) else {
             return;
         };
         let plain = self.agents.get(agent).plain;
@@ -131,7 +136,7 @@ impl Allocator {
             sight: (!plain).then(|| self.clients.get(client).sight.clone()),
             until: at.plus_ms(filter_ms),
         });
-        self.filters.look_again(agent, &self.agents.get(agent).free);
+        self.filters.reevaluate(agent, &self.agents.get(agent).free);
         for client in dropped {
             self.wake(client);
         }
@@ -140,13 +145,14 @@ impl Allocator {
     /// Starts a pass over all agents for a client whose filters have expired, if the client still
     /// exists.
     fn wake(&mut self, client: u32) {
-        if self.clients.is_there(client) {
+        if self.clients.contains(client) {
             self.sweep.wake(client);
         }
     }
 
-    fn serve_agents(&mut self, turn: &mut Turn<'_>) {
-        let one_by_one = self.loaded == Loaded::Everything && self.agents_due.len() <= WALKS_A_TURN;
+    fn serve_agents(&mut self, turn: &mut AllocationTurn<'_>) {
+        let one_by_one =
+            self.loaded == CacheProgress::Everything && self.agents_due.len() <= WALKS_A_TURN;
         let mut changed = false;
         while !turn.is_spent() {
             let Some(id) = self.agents_due.take() else {
@@ -155,12 +161,12 @@ impl Allocator {
             turn.spend(1);
             let is_closed_on = self.closed_on.remove(&id);
             let has_some = |at| self.agents.some.contains(at);
-            let waits = is_closed_on && self.agents.place(id).is_some_and(has_some);
-            if !self.look_at_agent(turn, id) && !waits {
+            let waits = is_closed_on && self.agents.slot(id).is_some_and(has_some);
+            if !self.refresh_agent(turn, id) && !waits {
                 continue;
             }
             changed = true;
-            if let Some(agent) = self.agents.place(id).filter(|_| one_by_one) {
+            if let Some(agent) = self.agents.slot(id).filter(|_| one_by_one) {
                 self.offer_agent(turn, agent);
             }
         }
@@ -171,12 +177,12 @@ impl Allocator {
 
     /// Begins a round of the safety net: refreshes a part of the roles, agents and frameworks, and
     /// starts a pass over all agents for every client.
-    pub(super) fn begin_round(&mut self, turn: &mut Turn<'_>) {
-        self.look_at_totals(turn, true);
+    pub(super) fn begin_round(&mut self, turn: &mut AllocationTurn<'_>) {
+        self.refresh_totals(turn, true);
         self.rounds += 1;
         self.next_round = turn.now.plus_ms(self.settings.round_ms);
         for role in self.next_roles() {
-            self.look_at_role(turn, &role);
+            self.refresh_role(turn, &role);
         }
         let after = self.looked_through.agent;
         let most = buggify::or(Rare::OneAgentARound, AGENTS_A_ROUND, 1);

@@ -8,13 +8,14 @@ use std::sync::Arc;
 
 use argosy_state::resources::{Resources, Value};
 
-use crate::offers::Tally;
+use crate::offers::ResourceSums;
 
 /// The number of kinds of resources that are stored in place. Clusters with more kinds pay an
 /// allocation for the rest.
 const IN_PLACE: usize = 8;
 
-/// Amounts in thousandths by kind, in the order of [`Kinds`]. Kinds after the last entry have none.
+/// Amounts in thousandths by kind, in the order of [`ResourceKinds`]. Kinds after the last entry
+/// have none.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Amounts {
     first: [i64; IN_PLACE],
@@ -76,9 +77,9 @@ impl Eq for Amounts {}
 
 /// Maximum amounts of some kinds, by index; every other kind is unlimited.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Limit(Vec<(usize, i64)>);
+pub(super) struct AmountLimit(Vec<(usize, i64)>);
 
-impl Limit {
+impl AmountLimit {
     /// Returns whether the sum of `have` and `more` does not exceed the limit.
     pub(super) fn allows(&self, have: &Amounts, more: &Amounts) -> bool {
         let mut limits = self.0.iter();
@@ -91,9 +92,9 @@ const WELL_KNOWN: [&str; 4] = ["cpus", "mem", "disk", "gpus"];
 
 /// The effect of an update of the cluster's totals.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Moved {
+pub(super) enum TotalsChange {
     /// No change.
-    No,
+    None,
     /// The totals have changed, and with them every share.
     Totals,
     /// The kinds have changed, and with them every amount.
@@ -102,14 +103,14 @@ pub(super) enum Moved {
 
 /// The kinds that count, and the cluster's total of each.
 #[derive(Debug, Clone)]
-pub(super) struct Kinds {
+pub(super) struct ResourceKinds {
     /// The four well-known kinds, then custom scalars in the order in which agents introduced them.
     names: Vec<Arc<str>>,
     totals: Amounts,
     seen: Resources,
 }
 
-impl Kinds {
+impl ResourceKinds {
     pub(super) fn new() -> Self {
         Self {
             names: WELL_KNOWN.map(Arc::from).to_vec(),
@@ -120,9 +121,9 @@ impl Kinds {
 
     /// Stores the cluster's current totals; unless `exactly`, only when a kind has changed by more
     /// than a hundredth.
-    pub(super) fn update(&mut self, total: &Resources, exactly: bool) -> Moved {
+    pub(super) fn update(&mut self, total: &Resources, exactly: bool) -> TotalsChange {
         if *total == self.seen || !(exactly || self.has_drifted(total)) {
-            return Moved::No;
+            return TotalsChange::None;
         }
         self.seen = total.clone();
         let scalars = total
@@ -142,7 +143,11 @@ impl Kinds {
             }
         }
         self.totals = self.amounts(total);
-        if has_new { Moved::Kinds } else { Moved::Totals }
+        if has_new {
+            TotalsChange::Kinds
+        } else {
+            TotalsChange::Totals
+        }
     }
 
     fn has_drifted(&self, total: &Resources) -> bool {
@@ -163,9 +168,9 @@ impl Kinds {
         amounts
     }
 
-    pub(super) fn tallied(&self, tally: Option<&Tally>) -> Amounts {
+    pub(super) fn tallied(&self, tally: Option<&ResourceSums>) -> Amounts {
         let mut amounts = Amounts::default();
-        for (name, milli) in tally.into_iter().flat_map(Tally::iter) {
+        for (name, milli) in tally.into_iter().flat_map(ResourceSums::iter) {
             if let Some(at) = self.position(name) {
                 *amounts.get_mut(at) = milli;
             }
@@ -175,12 +180,12 @@ impl Kinds {
 
     /// Returns a limit that leaves kinds unlimited which `resources` does not name. A kind that the
     /// cluster does not have counts once an agent introduces it: then every limit is created again.
-    pub(super) fn limit(&self, resources: &Resources) -> Limit {
+    pub(super) fn limit(&self, resources: &Resources) -> AmountLimit {
         let named = resources.iter().filter_map(|resource| {
             let at = self.position(&resource.identity.name)?;
             Some((at, resource.value.scalar_milli()))
         });
-        Limit(named.collect())
+        AmountLimit(named.collect())
     }
 
     fn position(&self, name: &str) -> Option<usize> {
@@ -205,9 +210,9 @@ impl Kinds {
 
     /// Returns the share of an account with `amounts`, under a weight in thousandths; `served`
     /// breaks ties.
-    pub(super) fn share(&self, amounts: &Amounts, weight_milli: u64, served: u64) -> Share {
+    pub(super) fn share(&self, amounts: &Amounts, weight_milli: u64, served: u64) -> DominantShare {
         let (amount, whole) = self.dominant(amounts);
-        Share {
+        DominantShare {
             amount,
             whole: u128::from(whole) * u128::from(weight_milli.max(1)),
             served,
@@ -218,13 +223,13 @@ impl Kinds {
 /// A weighted dominant share, `amount / whole`. The smaller share goes first, and of equal shares
 /// the one that was served longer ago.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Share {
+pub(super) struct DominantShare {
     amount: u64,
     whole: u128,
     served: u64,
 }
 
-impl Ord for Share {
+impl Ord for DominantShare {
     fn cmp(&self, other: &Self) -> Ordering {
         let shares = if self.whole == other.whole {
             self.amount.cmp(&other.amount)
@@ -235,19 +240,19 @@ impl Ord for Share {
     }
 }
 
-impl PartialOrd for Share {
+impl PartialOrd for DominantShare {
     fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
         Some(self.cmp(other))
     }
 }
 
-impl PartialEq for Share {
+impl PartialEq for DominantShare {
     fn eq(&self, other: &Self) -> bool {
         self.cmp(other) == Ordering::Equal
     }
 }
 
-impl Eq for Share {}
+impl Eq for DominantShare {}
 
 /// Returns the product in 192 bits as high and low part: no size of cluster or weight overflows it.
 fn wide(a: u128, b: u64) -> (u128, u64) {
@@ -261,13 +266,13 @@ fn wide(a: u128, b: u64) -> (u128, u64) {
 mod tests {
     use super::*;
 
-    fn kinds(total: &str) -> Kinds {
-        let mut kinds = Kinds::new();
+    fn kinds(total: &str) -> ResourceKinds {
+        let mut kinds = ResourceKinds::new();
         kinds.update(&total.parse().unwrap(), true);
         kinds
     }
 
-    fn share(kinds: &Kinds, have: &str, weight_milli: u64) -> Share {
+    fn share(kinds: &ResourceKinds, have: &str, weight_milli: u64) -> DominantShare {
         kinds.share(&kinds.amounts(&have.parse().unwrap()), weight_milli, 0)
     }
 
@@ -295,7 +300,7 @@ mod tests {
     #[test]
     fn shares_that_floats_cannot_tell_apart_are_told_apart() {
         let largest = i64::MAX;
-        let mut kinds = Kinds::new();
+        let mut kinds = ResourceKinds::new();
         let all = |amount| Amounts {
             first: [amount; IN_PLACE],
             more: Vec::new(),
@@ -310,30 +315,36 @@ mod tests {
     #[test]
     fn small_moves_of_the_totals_wait_for_the_next_exact_look() {
         let mut kinds = kinds("cpus:1000;mem:1000");
-        let update = |kinds: &mut Kinds, total: &str, exactly| {
+        let update = |kinds: &mut ResourceKinds, total: &str, exactly| {
             kinds.update(&total.parse().unwrap(), exactly)
         };
-        assert_eq!(update(&mut kinds, "cpus:1010;mem:1000", false), Moved::No);
+        assert_eq!(
+            update(&mut kinds, "cpus:1010;mem:1000", false),
+            TotalsChange::None
+        );
         assert_eq!(
             update(&mut kinds, "cpus:1011;mem:1000", false),
-            Moved::Totals
+            TotalsChange::Totals
         );
         assert_eq!(
             update(&mut kinds, "cpus:1012;mem:1000", true),
-            Moved::Totals
+            TotalsChange::Totals
         );
-        assert_eq!(update(&mut kinds, "cpus:1012;mem:1000", true), Moved::No);
+        assert_eq!(
+            update(&mut kinds, "cpus:1012;mem:1000", true),
+            TotalsChange::None
+        );
     }
 
     #[test]
     fn every_custom_scalar_counts_however_many_there_are() {
-        let mut kinds = Kinds::new();
+        let mut kinds = ResourceKinds::new();
         let names = (0..60).map(|number| format!(";kind-{number}:2"));
         let total = format!("cpus:1{}", names.collect::<String>())
             .parse()
             .unwrap();
-        assert_eq!(kinds.update(&total, true), Moved::Kinds);
-        assert_eq!(kinds.update(&total, true), Moved::No);
+        assert_eq!(kinds.update(&total, true), TotalsChange::Kinds);
+        assert_eq!(kinds.update(&total, true), TotalsChange::None);
         assert!(share(&kinds, "kind-59:2", 1_000) > share(&kinds, "kind-3:1", 1_000));
         assert_eq!(
             share(&kinds, "kind-59:1", 1_000),
@@ -352,7 +363,8 @@ mod tests {
     #[test]
     fn a_kind_that_is_gone_gives_its_place_to_the_next_new_one() {
         let mut kinds = kinds("cpus:1;a:1");
-        let update = |kinds: &mut Kinds, total: &str| kinds.update(&total.parse().unwrap(), true);
+        let update =
+            |kinds: &mut ResourceKinds, total: &str| kinds.update(&total.parse().unwrap(), true);
         for number in 0..1_000 {
             update(&mut kinds, &format!("cpus:1;kind-{number}:1"));
         }

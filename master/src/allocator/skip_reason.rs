@@ -10,7 +10,7 @@ use argosy_state::resources::Resources;
 /// The reason for which a framework is not offered an agent, in the order of the checks. Each agent
 /// counts once, under the first check that fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Reason {
+pub enum SkipReason {
     /// The framework has no stream to this leader, or is being removed.
     NotActive,
     /// The framework has too many ended tasks whose updates it has not acknowledged.
@@ -66,7 +66,7 @@ pub enum Outlook {
     Ready,
 }
 
-impl Reason {
+impl SkipReason {
     /// All reasons, in the order of the checks.
     pub const ALL: [Self; 18] = [
         Self::NotActive,
@@ -138,7 +138,7 @@ impl Reason {
     }
 }
 
-impl fmt::Display for Reason {
+impl fmt::Display for SkipReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.code())
     }
@@ -146,11 +146,11 @@ impl fmt::Display for Reason {
 
 /// The result for one agent that was passed over.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Verdict {
+pub struct SkippedAgent {
     /// The agent that was judged.
     pub agent: AgentId,
     /// The first check that failed.
-    pub reason: Reason,
+    pub reason: SkipReason,
     /// A human-readable detail, with numbers.
     pub detail: String,
 }
@@ -170,13 +170,13 @@ pub struct LastDecline {
 
 /// The reasons for which a demand is not met, agent by agent.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Explanation {
+pub struct DemandExplanation {
     /// The resources that were judged; empty means the minimum that is worth an offer.
     pub wanted: Resources,
     /// Agents by reason; the counts add up to all agents judged.
-    pub counts: BTreeMap<Reason, u32>,
+    pub counts: BTreeMap<SkipReason, u32>,
     /// One verdict for each agent, ascending by agent, up to the requested number.
-    pub verdicts: Vec<Verdict>,
+    pub verdicts: Vec<SkippedAgent>,
     /// The agent that comes closest among those that are too small, and its total.
     pub nearest: Option<(AgentId, Resources)>,
     /// The newest decline of the framework in the role.
@@ -189,7 +189,7 @@ pub struct Explanation {
     pub(super) verdict_bytes: usize,
 }
 
-impl Explanation {
+impl DemandExplanation {
     /// Returns the number of agents judged.
     #[must_use]
     pub fn agents(&self) -> u32 {
@@ -198,7 +198,7 @@ impl Explanation {
 
     /// Returns the number of agents under a reason.
     #[must_use]
-    pub fn count(&self, reason: Reason) -> u32 {
+    pub fn count(&self, reason: SkipReason) -> u32 {
         self.counts.get(&reason).copied().unwrap_or(0)
     }
 
@@ -228,7 +228,7 @@ impl Explanation {
         let only = |reason| self.count(reason) == self.agents();
         match outlook {
             Outlook::Ready => "it is about to be offered".to_owned(),
-            Outlook::OfferedNotUsed if self.count(Reason::Offered) > 0 => {
+            Outlook::OfferedNotUsed if self.count(SkipReason::Offered) > 0 => {
                 "it is on offer; the framework has not answered yet".to_owned()
             }
             Outlook::OfferedNotUsed => match &self.last_decline {
@@ -242,10 +242,10 @@ impl Explanation {
                 }
                 Some(_) | None => "it was offered, and the framework declined".to_owned(),
             },
-            Outlook::NotAllowed if only(Reason::Suppressed) => {
+            Outlook::NotAllowed if only(SkipReason::Suppressed) => {
                 "the framework has suppressed its offers".to_owned()
             }
-            Outlook::NotNow if only(Reason::NotActive) => {
+            Outlook::NotNow if only(SkipReason::NotActive) => {
                 "the framework is not connected".to_owned()
             }
             Outlook::NotAllowed => "no agent that is large enough may be used".to_owned(),
@@ -257,13 +257,13 @@ impl Explanation {
 
 #[cfg(test)]
 mod tests {
-    use super::Reason;
+    use super::SkipReason;
 
     #[test]
     fn every_reason_is_listed_once_in_the_order_of_judging() {
-        assert!(Reason::ALL.is_sorted_by(|a, b| a < b));
-        let codes: std::collections::BTreeSet<_> = Reason::ALL.map(Reason::code).into();
-        assert_eq!(codes.len(), Reason::ALL.len());
-        assert_eq!(Reason::ALL.len(), Reason::Ready as usize + 1);
+        assert!(SkipReason::ALL.is_sorted_by(|a, b| a < b));
+        let codes: std::collections::BTreeSet<_> = SkipReason::ALL.map(SkipReason::code).into();
+        assert_eq!(codes.len(), SkipReason::ALL.len());
+        assert_eq!(SkipReason::ALL.len(), SkipReason::Ready as usize + 1);
     }
 }

@@ -11,10 +11,10 @@ use std::collections::BinaryHeap;
 
 use super::Allocator;
 use super::bits::Bits;
-use super::budget::Turn;
+use super::budget::AllocationTurn;
 use super::fair_share::ROOT;
-use super::offering::Part;
-use super::share::Share;
+use super::offering::VisiblePart;
+use super::share::DominantShare;
 
 /// Words of agents that are scanned in about a microsecond.
 const WORDS_A_STEP: usize = 512;
@@ -22,18 +22,18 @@ const WORDS_A_STEP: usize = 512;
 /// Clients that are ordered in about a microsecond.
 const CLIENTS_A_STEP: usize = 16;
 
-type Heap = BinaryHeap<Reverse<(Share, u32)>>;
+type Heap = BinaryHeap<Reverse<(DominantShare, u32)>>;
 
 /// Clients that have not scanned all agents yet.
 #[derive(Debug, Default)]
-pub(super) struct Sweep {
+pub(super) struct AgentScan {
     waiting: Vec<u32>,
     members: Bits,
     cursors: Vec<u32>,
     heaps: Vec<Heap>,
 }
 
-impl Sweep {
+impl AgentScan {
     /// Starts a scan of all agents for a client, or restarts it.
     pub(super) fn wake(&mut self, client: u32) {
         if self.cursors.len() <= client as usize {
@@ -62,7 +62,7 @@ impl Sweep {
 impl Allocator {
     /// Starts a scan of all agents for every client that takes offers.
     pub(super) fn sweep_all(&mut self) {
-        for client in self.clients.places() {
+        for client in self.clients.slots() {
             if self.tree.is_active(client) {
                 self.sweep.wake(client);
             }
@@ -70,7 +70,7 @@ impl Allocator {
     }
 
     /// Continues the pass, if one is running.
-    pub(super) fn go_on_sweeping(&mut self, turn: &mut Turn<'_>) {
+    pub(super) fn continue_scan(&mut self, turn: &mut AllocationTurn<'_>) {
         if self.sweep.is_over() || turn.is_spent() {
             return;
         }
@@ -130,7 +130,11 @@ impl Allocator {
     }
 
     /// Returns the next agent of which a client can be offered anything.
-    fn next_agent(&mut self, turn: &mut Turn<'_>, client: u32) -> Option<(u32, Part)> {
+    fn next_agent(
+        &mut self,
+        turn: &mut AllocationTurn<'_>,
+        client: u32,
+    ) -> Option<(u32, VisiblePart)> {
         let facts = self.clients.get(client);
         let candidates = if facts.minimum.is_none() {
             &self.agents.ample
@@ -157,7 +161,7 @@ impl Allocator {
         }
     }
 
-    fn note_unmet(&mut self, turn: &Turn<'_>, at: u32) {
+    fn note_unmet(&mut self, turn: &AllocationTurn<'_>, at: u32) {
         let client = self.clients.get_mut(at);
         let offered = turn.book.offered_to(client.framework, &client.role);
         if !client.unmet && offered.is_none() {

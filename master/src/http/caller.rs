@@ -8,9 +8,9 @@ use axum::http::request::Parts;
 use tonic::Request;
 
 /// The peer of a request.
-pub(super) struct Caller(Option<PeerIdentity>);
+pub(super) struct RequestPeer(Option<PeerIdentity>);
 
-impl<S: Sync> FromRequestParts<S> for Caller {
+impl<S: Sync> FromRequestParts<S> for RequestPeer {
     type Rejection = Infallible;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
@@ -18,7 +18,7 @@ impl<S: Sync> FromRequestParts<S> for Caller {
     }
 }
 
-impl Caller {
+impl RequestPeer {
     /// Builds the caller's request. Headers are dropped: masters do not forward HTTP.
     pub(super) fn asks<T>(self, question: T) -> Request<T> {
         let mut request = Request::new(question);
@@ -41,7 +41,7 @@ mod tests {
             .extension(alice.clone())
             .body(());
         let (mut parts, ()) = request.unwrap().into_parts();
-        let Ok(caller) = Caller::from_request_parts(&mut parts, &()).await;
+        let Ok(caller) = RequestPeer::from_request_parts(&mut parts, &()).await;
         let question = caller.asks(());
         assert_eq!(question.extensions().get(), Some(&alice));
         assert!(question.metadata().is_empty());

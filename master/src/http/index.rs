@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use argosy_proto::v1;
-use argosy_proto::versions::Versions;
+use argosy_proto::versions::VersionRange;
 use axum::extract::Request;
 use axum::http::{StatusCode, header};
 use axum::response::{Html, IntoResponse, Response};
@@ -80,7 +80,7 @@ pub(super) async fn list() -> Response {
 }
 
 fn v1_release() -> String {
-    let v1::Protocol { release, .. } = Versions::OWN.first();
+    let v1::Protocol { release, .. } = VersionRange::OWN.first();
     release
 }
 

@@ -14,9 +14,9 @@ use crate::service::choices;
 
 /// The parameters after the `?`, each at most once.
 #[derive(Debug, Default)]
-pub(super) struct Parameters(pub(super) BTreeMap<String, String>);
+pub(super) struct QueryParameters(pub(super) BTreeMap<String, String>);
 
-impl Parameters {
+impl QueryParameters {
     fn read(parts: &Parts) -> Result<Self, Status> {
         let pairs = Query::<Vec<(String, String)>>::try_from_uri(&parts.uri);
         let Query(pairs) = pairs.map_err(|why| Status::invalid_argument(why.body_text()))?;
@@ -61,7 +61,7 @@ impl Parameters {
     }
 }
 
-impl<S: Send + Sync> FromRequestParts<S> for Parameters {
+impl<S: Send + Sync> FromRequestParts<S> for QueryParameters {
     type Rejection = Response;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Response> {
@@ -70,9 +70,9 @@ impl<S: Send + Sync> FromRequestParts<S> for Parameters {
 }
 
 /// The variable segments of the path.
-pub(crate) struct Segments<T>(pub(crate) T);
+pub(crate) struct PathSegments<T>(pub(crate) T);
 
-impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for Segments<T> {
+impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for PathSegments<T> {
     type Rejection = Response;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Response> {
@@ -87,9 +87,9 @@ impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for Segment
 mod tests {
     use super::*;
 
-    fn read(query: &str) -> Result<Parameters, Status> {
+    fn read(query: &str) -> Result<QueryParameters, Status> {
         let request = axum::http::Request::get(format!("/v1/tasks?{query}"));
-        Parameters::read(&request.body(()).unwrap().into_parts().0)
+        QueryParameters::read(&request.body(()).unwrap().into_parts().0)
     }
 
     #[test]

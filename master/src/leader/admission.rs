@@ -8,18 +8,18 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use argosy_proto::v1;
-use argosy_proto::versions::Versions;
+use argosy_proto::versions::VersionRange;
 use argosy_state::Registry;
 use argosy_state::agent::Agent;
 use argosy_state::bugs::{self, Bug};
 use argosy_state::command::Rejection;
-use argosy_state::digest::{Digests, HeldKind, task_mark};
+use argosy_state::digest::{DigestKind, Digests, task_mark};
 use argosy_state::ids::{AgentId, Timestamp};
 use argosy_state::limits;
 use argosy_state::registry::Order;
 
-use super::agents::{AgentLink, Stage};
-use super::{Effect, Hello, Leader, Now};
+use super::agents::{AgentLink, LinkStage};
+use super::{Effect, Hello, Leader, LeaderTime};
 use crate::links::LinkId;
 
 /// Maximum number of lists in progress.
@@ -32,16 +32,16 @@ pub(super) const CHUNK_MS: u64 = 5_000;
 /// Agents that were asked for their lists, and agents in line. Each link is in one of the two sets
 /// at most, so both are bounded by the number of links.
 #[derive(Debug, Default)]
-pub(super) struct Admission {
+pub(super) struct ListAdmission {
     /// Links whose lists are in progress, and when each was asked or last sent a chunk.
     listing: BTreeMap<LinkId, Timestamp>,
     /// Links in line. Their numbers ascend as connections arrive: the first one is the next.
     in_line: BTreeSet<LinkId>,
 }
 
-impl Admission {
+impl ListAdmission {
     /// Renews the timeout of a list in progress.
-    pub(super) fn hear(&mut self, link: LinkId, at: Timestamp) {
+    pub(super) fn renew(&mut self, link: LinkId, at: Timestamp) {
         if let Some(heard) = self.listing.get_mut(&link) {
             *heard = at;
         }
@@ -74,20 +74,27 @@ impl Admission {
 impl Leader {
     /// Decides whether the agent is ready or must send its list. A former link of the same agent is
     /// dropped.
-    pub(super) fn admit(&mut self, registry: &Registry, now: Now, link: LinkId, id: AgentId) {
+    pub(super) fn admit(
+        &mut self,
+        registry: &Registry,
+        now: LeaderTime,
+        link: LinkId,
+        id: AgentId,
+    ) {
         let Some(state) = self.agent_links.get_mut(&link) else {
             return;
         };
-        let Stage::Registering(hello) = &state.stage else {
+        let LinkStage::Registering(hello) = &state.stage else {
             return;
         };
         let Some(agent) = registry.agent(id) else {
             // The agent was registered and removed again in the same entry.
             return self.shut_down(link, &Rejection::UnknownAgent(id).to_string());
         };
-        let equal = holds_what_it_should(registry, agent, hello)
+        let equal = matches_registry(registry, agent, hello)
             || (hello.floor == agent.orders && bugs::is_on(Bug::DigestIgnored))
-            || (is_equal(hello, &held_by(registry, id)) && bugs::is_on(Bug::EqualWithUnsentOrder));
+            || (is_equal(hello, &expected_digests(registry, id))
+                && bugs::is_on(Bug::EqualWithUnsentOrder));
         let sent = if bugs::is_on(Bug::EqualWithUnsentOrder) {
             agent.orders
         } else {
@@ -97,10 +104,10 @@ impl Leader {
         state.agent = Some(id);
         state.heard = now.at;
         state.stage = if equal {
-            Stage::Ready { sent }
+            LinkStage::Ready { sent }
         } else {
             self.admission.in_line.insert(link);
-            Stage::InLine { incarnation }
+            LinkStage::InLine { incarnation }
         };
         if let Some(former) = self
             .linked_agents
@@ -116,9 +123,9 @@ impl Leader {
             incarnation,
             heartbeat_interval_ms: self.heartbeat_interval_ms(),
             equal,
-            protocol: Some(Versions::OWN.answer(version)),
+            protocol: Some(VersionRange::OWN.answer(version)),
         };
-        self.tell_agent(link, v1::to_agent::Message::Registered(registered));
+        self.send_to_agent(link, v1::to_agent::Message::Registered(registered));
         if equal {
             self.agent_is_ready(registry, id);
         }
@@ -127,22 +134,22 @@ impl Leader {
 
     /// Asks the next agents in line for their lists; called at the end of each step. An agent in
     /// line is registered: its heartbeats are answered and keep it reachable.
-    pub(super) fn ask_for_lists(&mut self, now: Now) {
+    pub(super) fn ask_for_lists(&mut self, now: LeaderTime) {
         while let Some(link) = self.admission.next(now.at) {
             let Some(AgentLink { stage, .. }) = self.agent_links.get_mut(&link) else {
                 self.admission.leave(link);
                 continue;
             };
-            let Stage::InLine { incarnation } = *stage else {
+            let LinkStage::InLine { incarnation } = *stage else {
                 self.admission.leave(link);
                 continue;
             };
-            *stage = Stage::Listing {
+            *stage = LinkStage::Listing {
                 incarnation,
                 after: None,
                 floor: None,
             };
-            self.tell_agent(link, v1::to_agent::Message::ListTasks(v1::ListTasks {}));
+            self.send_to_agent(link, v1::to_agent::Message::ListTasks(v1::ListTasks {}));
         }
     }
 
@@ -161,8 +168,8 @@ pub(super) fn interval_ms(watched: usize, timeout_ms: u64) -> u64 {
 /// Returns whether an agent with this last applied order and digest holds exactly what it should.
 /// Launches after that order are still to be delivered, so their digests do not count. The cost is
 /// proportional to the number of undelivered orders.
-fn holds_what_it_should(registry: &Registry, agent: &Agent, hello: &Hello) -> bool {
-    let mut held = held_by(registry, agent.id);
+fn matches_registry(registry: &Registry, agent: &Agent, hello: &Hello) -> bool {
+    let mut held = expected_digests(registry, agent.id);
     let index = registry.agent_index(agent.id);
     let unreachable = index.map_or(0, |index| index.unreachable);
     // UNREACHABLE tasks need the comparison: it reports that they are back.
@@ -185,7 +192,7 @@ fn holds_what_it_should(registry: &Registry, agent: &Agent, hello: &Hello) -> bo
                 if !agent.reported.info.can_launch(&task.spec) {
                     return false;
                 }
-                held.remove(HeldKind::Task, task_mark(key, task.order, task.reported));
+                held.remove(DigestKind::Task, task_mark(key, task.order, task.reported));
             }
             Order::Kill(_) => {}
             // The comparison settles limit changes that an agent of an earlier release cannot
@@ -197,7 +204,7 @@ fn holds_what_it_should(registry: &Registry, agent: &Agent, hello: &Hello) -> bo
     is_equal(hello, &held)
 }
 
-fn held_by(registry: &Registry, id: AgentId) -> Digests {
+fn expected_digests(registry: &Registry, id: AgentId) -> Digests {
     let index = registry.agent_index(id);
     index.map_or_else(Digests::default, |index| index.held)
 }

@@ -12,14 +12,15 @@ use argosy_state::agent::{Agent, AgentMode};
 use argosy_state::buggify::{self, Rare};
 use argosy_state::bugs::{self, Bug};
 use argosy_state::command::{
-    AgentUpdate, Command, HeldTask, Outcome, ReconcileAgent, Rejection, Reply, UpdateTasks,
+    AgentUpdate, ApplyOutcome, Command, CommandReply, HeldTask, ReconcileAgent, Rejection,
+    UpdateTasks,
 };
 use argosy_state::ids::{AgentId, OrderIndex, TaskKey, Timestamp};
 use argosy_state::level;
 use argosy_state::limits;
 use argosy_state::persistent::Map;
 
-use super::{Effect, Hello, Leader, Now, Route};
+use super::{Effect, Hello, Leader, LeaderTime, ProposalOrigin};
 use crate::links::LinkId;
 
 /// Maximum number of updates in one command: it fits into an entry regardless of the length of
@@ -28,7 +29,7 @@ const UPDATES: usize = limits::ACKNOWLEDGEMENTS_PER_COMMAND;
 
 /// The stage of an agent's link.
 #[derive(Debug)]
-pub(super) enum Stage {
+pub(super) enum LinkStage {
     /// The registration is proposed, or waits in line.
     Registering(Box<Hello>),
     /// The agent will be asked for its list.
@@ -52,7 +53,7 @@ pub(super) struct AgentLink {
     pub(super) agent: Option<AgentId>,
     /// Time at which the last message arrived.
     pub(super) heard: Timestamp,
-    pub(super) stage: Stage,
+    pub(super) stage: LinkStage,
 }
 
 /// Returns whether the agent is known to hold exactly what it should. Only then is it offered.
@@ -61,7 +62,7 @@ pub(super) fn is_ready(
     links: &BTreeMap<LinkId, AgentLink>,
     id: AgentId,
 ) -> bool {
-    link_of(linked, links, id).is_some_and(|link| matches!(link.stage, Stage::Ready { .. }))
+    link_of(linked, links, id).is_some_and(|link| matches!(link.stage, LinkStage::Ready { .. }))
 }
 
 /// Returns the link on which the agent is registered.
@@ -77,7 +78,7 @@ impl Leader {
     pub(super) fn agent_hello(
         &mut self,
         registry: &Registry,
-        now: Now,
+        now: LeaderTime,
         link: LinkId,
         actor: Actor,
         mut hello: Hello,
@@ -130,7 +131,7 @@ impl Leader {
                 actor,
                 agent: None,
                 heard: now.at,
-                stage: Stage::Registering(Box::new(hello)),
+                stage: LinkStage::Registering(Box::new(hello)),
             },
         );
         match agent {
@@ -144,7 +145,7 @@ impl Leader {
     ///
     /// Incarnations alone do not show a copy of a disk that was made after the agent had stored its
     /// next incarnation and before the master had confirmed it: the copy knows both.
-    fn is_heard(&self, now: Now, agent: AgentId) -> bool {
+    fn is_heard(&self, now: LeaderTime, agent: AgentId) -> bool {
         let link = link_of(&self.linked_agents, &self.agent_links, agent);
         let interval_ms = self.heartbeat_interval_ms();
         link.is_some_and(|link| now.at.since_ms(link.heard) <= 2 * interval_ms)
@@ -153,12 +154,12 @@ impl Leader {
     pub(super) fn agent_registered(
         &mut self,
         registry: &Registry,
-        now: Now,
+        now: LeaderTime,
         link: LinkId,
-        outcome: Outcome,
+        outcome: ApplyOutcome,
     ) {
         match outcome {
-            Ok(Reply::Agent(agent)) => self.admit(registry, now, link, agent),
+            Ok(CommandReply::Agent(agent)) => self.admit(registry, now, link, agent),
             Ok(_) => {}
             Err(why @ (Rejection::UnknownAgent(_) | Rejection::AgentGone(_))) => {
                 self.shut_down(link, &why.to_string())
@@ -175,18 +176,18 @@ impl Leader {
     pub(super) fn agent_list(
         &mut self,
         registry: &Registry,
-        now: Now,
+        now: LeaderTime,
         link: LinkId,
         floor: OrderIndex,
         held: Vec<HeldTask>,
         last: bool,
     ) {
-        self.hear(now, link);
+        self.record_contact(now, link);
         let Some(AgentLink {
             actor,
             agent: Some(agent),
             stage:
-                Stage::Listing {
+                LinkStage::Listing {
                     incarnation,
                     after,
                     floor: listed,
@@ -211,7 +212,7 @@ impl Leader {
             // Orders continue after this index once the last chunk is compared.
             *listed = Some(floor);
         }
-        self.admission.hear(link, now.at);
+        self.admission.renew(link, now.at);
         let (actor, agent, incarnation, after) = (
             actor.clone(),
             *agent,
@@ -236,7 +237,7 @@ impl Leader {
             self.propose(
                 actor.clone(),
                 Command::ReconcileAgent(part),
-                Route::List(link),
+                ProposalOrigin::List(link),
             );
         }
     }
@@ -244,7 +245,7 @@ impl Leader {
     /// Handles the outcome of a list. A list of another incarnation, or one that could not be
     /// compared, proves nothing about this link, and no other list will follow on it: the agent
     /// must reconnect.
-    pub(super) fn list_compared(&mut self, link: LinkId, outcome: &Outcome) {
+    pub(super) fn list_compared(&mut self, link: LinkId, outcome: &ApplyOutcome) {
         if outcome.is_err() && self.agent_links.contains_key(&link) {
             self.out.push(Effect::CloseAgent(link));
             self.agent_closed(link);
@@ -262,7 +263,7 @@ impl Leader {
             return;
         };
         // A list of a former link: the present one has not sent its last chunk.
-        let Stage::Listing {
+        let LinkStage::Listing {
             floor: Some(floor), ..
         } = state.stage
         else {
@@ -270,13 +271,18 @@ impl Leader {
         };
         let again = bugs::is_on(Bug::LaunchRepeated);
         let sent = if again { OrderIndex(0) } else { floor };
-        state.stage = Stage::Ready { sent };
+        state.stage = LinkStage::Ready { sent };
         self.admission.leave(link);
         self.agent_is_ready(registry, id);
     }
 
-    pub(super) fn agent_report(&mut self, now: Now, link: LinkId, updates: Vec<AgentUpdate>) {
-        self.hear(now, link);
+    pub(super) fn agent_report(
+        &mut self,
+        now: LeaderTime,
+        link: LinkId,
+        updates: Vec<AgentUpdate>,
+    ) {
+        self.record_contact(now, link);
         let Some(AgentLink {
             actor,
             agent: Some(agent),
@@ -305,23 +311,23 @@ impl Leader {
             }
             let mut report = Command::UpdateTasks(UpdateTasks { agent, updates });
             level::reduce(self.level, &mut report);
-            self.propose(actor.clone(), report, Route::Events);
+            self.propose(actor.clone(), report, ProposalOrigin::Events);
             updates = rest;
         }
     }
 
-    pub(super) fn agent_ping(&mut self, now: Now, link: LinkId, serial: u64) {
-        self.hear(now, link);
+    pub(super) fn agent_ping(&mut self, now: LeaderTime, link: LinkId, serial: u64) {
+        self.record_contact(now, link);
         if self.agent_links.contains_key(&link) {
-            self.tell_agent(link, v1::to_agent::Message::Pong(v1::Ping { serial }));
+            self.send_to_agent(link, v1::to_agent::Message::Pong(v1::Ping { serial }));
         }
     }
 
-    fn hear(&mut self, now: Now, link: LinkId) {
+    fn record_contact(&mut self, now: LeaderTime, link: LinkId) {
         if let Some(state) = self.agent_links.get_mut(&link) {
             state.heard = now.at;
             if let Some(agent) = state.agent {
-                self.deadlines.heard(agent, now.at);
+                self.deadlines.record_contact(agent, now.at);
             }
         }
     }
@@ -340,7 +346,7 @@ impl Leader {
     }
 
     /// Updates links and offers after the agent's record has changed.
-    pub(super) fn agent_changed(&mut self, registry: &Registry, now: Now, id: AgentId) {
+    pub(super) fn agent_changed(&mut self, registry: &Registry, now: LeaderTime, id: AgentId) {
         self.outdated(registry, id);
         match registry.agent(id).map(|agent| agent.mode()) {
             Some(AgentMode::Unreachable) => {
@@ -350,7 +356,7 @@ impl Leader {
                 }
                 self.unwatch_agent(id);
                 self.agent_is_silent(registry, now, id);
-                self.tell_failure(id, "unreachable");
+                self.send_agent_failure(id, "unreachable");
             }
             Some(AgentMode::Gone) | None => {
                 self.unwatch_agent(id);
@@ -373,7 +379,7 @@ impl Leader {
         if let Some(link) = self.linked_agents.get(&id).copied() {
             self.shut_down(link, "an operator declared this agent gone");
         }
-        self.tell_failure(id, "gone");
+        self.send_agent_failure(id, "gone");
     }
 
     fn refuse_agent(&mut self, link: LinkId, code: &str, text: &str) {
@@ -381,7 +387,7 @@ impl Leader {
             code: code.to_owned(),
             text: text.to_owned(),
         };
-        self.tell_agent(link, v1::to_agent::Message::Refused(refused));
+        self.send_to_agent(link, v1::to_agent::Message::Refused(refused));
         self.out.push(Effect::CloseAgent(link));
         self.agent_closed(link);
     }
@@ -390,12 +396,12 @@ impl Leader {
         let shutdown = v1::Shutdown {
             reason: reason.to_owned(),
         };
-        self.tell_agent(link, v1::to_agent::Message::Shutdown(shutdown));
+        self.send_to_agent(link, v1::to_agent::Message::Shutdown(shutdown));
         self.out.push(Effect::CloseAgent(link));
         self.agent_closed(link);
     }
 
-    pub(super) fn tell_agent(&mut self, link: LinkId, message: v1::to_agent::Message) {
+    pub(super) fn send_to_agent(&mut self, link: LinkId, message: v1::to_agent::Message) {
         let message = v1::ToAgent {
             epoch: self.epoch.0,
             cluster_id: self.cluster.to_string(),

@@ -7,17 +7,18 @@ use argosy_state::actor::Actor;
 use argosy_state::apply::check_descriptions;
 use argosy_state::bugs::{self, Bug};
 use argosy_state::command::{
-    Accept, Call, CallAction, Command, Operate, Outcome, Promise, Rejection, Reply, Shape,
+    Accept, ApplyOutcome, Call, CallAction, CallShape, Command, CommandReply, OfferTerms, Operate,
+    Rejection,
 };
 use argosy_state::fingerprint;
-use argosy_state::framework::{Answer as Stored, AnswerOutcome};
+use argosy_state::framework::{AnswerOutcome, CallAnswer as Stored};
 use argosy_state::ids::{AgentId, FrameworkId, OfferId, Revision, Role};
 use argosy_state::level::{self, Level};
 use argosy_state::limits;
 
-use super::{Answer, Decline, Leader, Now, Refused, Route, refused};
+use super::{Decline, Leader, LeaderReply, LeaderTime, ProposalOrigin, RejectedPart, refused};
 use crate::links::RequestId;
-use crate::offers::{Standing, verify};
+use crate::offers::{OfferState, verify};
 
 /// Repeats of one call that wait with it. Beyond this number, the repeat that has waited longest is
 /// asked to retry.
@@ -31,9 +32,9 @@ pub(super) struct PendingCall {
     hash: u64,
     key: (FrameworkId, u64, u64),
     /// The shape of its operations: the log may hold them as one.
-    shape: Shape,
+    shape: CallShape,
     /// The offers that it uses, all of one agent and role.
-    used: Option<UsedOffers>,
+    used: Option<CallOffers>,
 }
 
 impl PendingCall {
@@ -45,7 +46,7 @@ impl PendingCall {
 }
 
 #[derive(Debug)]
-struct UsedOffers {
+struct CallOffers {
     ids: Vec<OfferId>,
     agent: AgentId,
     role: Role,
@@ -58,7 +59,7 @@ impl Leader {
     pub(super) fn call(
         &mut self,
         registry: &Registry,
-        now: Now,
+        now: LeaderTime,
         (request, actor): (RequestId, Actor),
         mut call: Call,
         tokens: &[Vec<u8>],
@@ -75,7 +76,7 @@ impl Leader {
             };
             return self.answer(request, answer);
         }
-        if let Some(Route::Call(pending)) = self
+        if let Some(ProposalOrigin::Call(pending)) = self
             .pending_calls
             .get(&key)
             .and_then(|serial| self.routes.get_mut(serial))
@@ -89,14 +90,14 @@ impl Leader {
             {
                 let code = "repeated";
                 let message = "a later repeat of this call waits for the answer".to_owned();
-                self.answer(oldest, Answer::Refused { code, message });
+                self.answer(oldest, LeaderReply::Refused { code, message });
             }
             return;
         }
         let hash = self.reduce_to_level(&mut call);
         let mut used = None;
         if let CallAction::Accept(accept) = &call.action {
-            match self.judge(registry, now, &call, accept, tokens) {
+            match self.validate(registry, now, &call, accept, tokens) {
                 Ok(()) => used = used_offers(accept, filter_ms),
                 // The stored answer may have been dropped, and the call may itself have used these
                 // offers, so they are not the actual error. The entry determines it; without offers
@@ -125,7 +126,7 @@ impl Leader {
             shape: shape_of(&call),
             used,
         };
-        let route = Route::Call(Box::new(pending));
+        let route = ProposalOrigin::Call(Box::new(pending));
         let serial = self.propose(actor, Command::Call(call), route);
         self.pending_calls.insert(key, serial);
     }
@@ -148,14 +149,14 @@ impl Leader {
     /// master leads by now, the call may have been answered there. So the rejection waits for an
     /// entry, which a deposed leader cannot commit.
     fn refuse_once_confirmed(&mut self, request: RequestId, why: Rejection) {
-        self.decide(Command::Tick, Route::Refusal(request, why));
+        self.decide(Command::Tick, ProposalOrigin::Refusal(request, why));
     }
 
     pub(super) fn refusal_confirmed(
         &mut self,
         request: RequestId,
         why: Rejection,
-        outcome: Outcome,
+        outcome: ApplyOutcome,
     ) {
         let why = outcome.err().unwrap_or(why);
         self.answer(request, refused(&why));
@@ -163,7 +164,7 @@ impl Leader {
 
     /// Takes the used offers from the book. An offer of an earlier epoch that was never adopted is
     /// not in the book: `apply` judges it.
-    fn take(&mut self, used: &UsedOffers) {
+    fn take(&mut self, used: &CallOffers) {
         let ids = used.ids.iter().copied();
         let open: Vec<OfferId> = ids.filter(|id| self.book.get(*id).is_some()).collect();
         self.book
@@ -174,10 +175,10 @@ impl Leader {
     /// Judges what only the leader can know of offers: whether they are authentic, and open in its
     /// book; and whether any task can be launched by its description. Everything else is judged
     /// when the entry is applied.
-    fn judge(
+    fn validate(
         &self,
         registry: &Registry,
-        now: Now,
+        now: LeaderTime,
         call: &Call,
         accept: &Accept,
         tokens: &[Vec<u8>],
@@ -198,7 +199,7 @@ impl Leader {
         let first = accept.offers.first();
         for (promise, token) in accept.offers.iter().zip(tokens) {
             let fits =
-                |first: &Promise| (first.agent, &first.role) == (promise.agent, &promise.role);
+                |first: &OfferTerms| (first.agent, &first.role) == (promise.agent, &promise.role);
             if !first.is_some_and(fits) {
                 return Err(Rejection::OfferMixed(promise.id));
             }
@@ -212,8 +213,8 @@ impl Leader {
                 return Err(Rejection::OfferForeign(promise.id));
             }
             match self.book.get(promise.id) {
-                Some((_, Standing::Open)) => continue,
-                Some((_, Standing::Pending)) => return Err(Rejection::OfferUsed(promise.id)),
+                Some((_, OfferState::Open)) => continue,
+                Some((_, OfferState::Pending)) => return Err(Rejection::OfferUsed(promise.id)),
                 None => {}
             }
             if promise.expires <= now.at {
@@ -228,7 +229,7 @@ impl Leader {
     }
 
     /// Returns whether an offer fits: a token of an earlier epoch loses against an open offer.
-    fn fits(&self, registry: &Registry, promise: &Promise) -> bool {
+    fn fits(&self, registry: &Registry, promise: &OfferTerms) -> bool {
         let free = registry.free(promise.agent);
         free.minus(&self.book.offered_on(promise.agent))
             .is_some_and(|left| left.contains(&promise.resources))
@@ -237,9 +238,9 @@ impl Leader {
     pub(super) fn called(
         &mut self,
         registry: &Registry,
-        now: Now,
+        now: LeaderTime,
         pending: PendingCall,
-        outcome: Outcome,
+        outcome: ApplyOutcome,
     ) {
         self.pending_calls.remove(&pending.key);
         if let Some(used) = &pending.used {
@@ -253,18 +254,18 @@ impl Leader {
             );
         }
         let answer = match outcome {
-            Ok(Reply::Called { revision, refused }) => {
-                let refused = refused.into_iter().map(|(position, why)| Refused {
+            Ok(CommandReply::Call { revision, refused }) => {
+                let refused = refused.into_iter().map(|(position, why)| RejectedPart {
                     position: pending.shape.place(position),
                     code: why.code(),
                     message: why.to_string(),
                 });
-                Answer::Called {
+                LeaderReply::Called {
                     revision,
                     refused: refused.collect(),
                 }
             }
-            Ok(Reply::Repeated(stored)) => repeated(&stored, &pending.shape),
+            Ok(CommandReply::Repeated(stored)) => repeated(&stored, &pending.shape),
             Ok(_) => done(registry),
             Err(why) => refused(&why),
         };
@@ -276,7 +277,7 @@ impl Leader {
     pub(super) fn decline(
         &mut self,
         registry: &Registry,
-        now: Now,
+        now: LeaderTime,
         request: RequestId,
         decline: &Decline,
     ) {
@@ -294,7 +295,7 @@ impl Leader {
         }
         // An offer that is gone, or belongs to another framework, needs no declining.
         self.declined(now, decline);
-        self.answer(request, Answer::Declined);
+        self.answer(request, LeaderReply::Declined);
     }
 
     /// Handles an operator's batch. A stored answer is returned again without an entry.
@@ -318,12 +319,21 @@ impl Leader {
             // The same as for calls.
             operate.hash = fingerprint::batch_of_0_1_0(&operate);
         }
-        self.propose(actor, Command::Operate(operate), Route::Operate(request));
+        self.propose(
+            actor,
+            Command::Operate(operate),
+            ProposalOrigin::Operate(request),
+        );
     }
 
-    pub(super) fn operated(&mut self, registry: &Registry, request: RequestId, outcome: Outcome) {
+    pub(super) fn operated(
+        &mut self,
+        registry: &Registry,
+        request: RequestId,
+        outcome: ApplyOutcome,
+    ) {
         let answer = match outcome {
-            Ok(Reply::Operated { revision, outcomes }) => Answer::Operated {
+            Ok(CommandReply::Operate { revision, outcomes }) => LeaderReply::Operated {
                 // An earlier release stored none: by now the batch is applied.
                 revision: match revision.index {
                     0 => Revision {
@@ -337,7 +347,7 @@ impl Leader {
                     .map(|outcome| outcome.map_err(|why| (why.code(), why.to_string())))
                     .collect(),
             },
-            Ok(_) => Answer::Acknowledged,
+            Ok(_) => LeaderReply::Acknowledged,
             Err(why) => refused(&why),
         };
         self.answer(request, answer);
@@ -365,7 +375,7 @@ fn check_size(accept: &Accept) -> Result<(), Rejection> {
     }
 }
 
-fn shape_of(call: &Call) -> Shape {
+fn shape_of(call: &Call) -> CallShape {
     match &call.action {
         CallAction::Accept(accept) => accept.shape(),
         CallAction::Kill { .. }
@@ -373,26 +383,26 @@ fn shape_of(call: &Call) -> Shape {
         | CallAction::Suppress(_)
         | CallAction::Revive(_)
         | CallAction::Update(_)
-        | CallAction::Teardown => Shape::default(),
+        | CallAction::Teardown => CallShape::default(),
     }
 }
 
 /// Returns the answer to a call whose operations all succeeded.
-fn done(registry: &Registry) -> Answer {
+fn done(registry: &Registry) -> LeaderReply {
     let revision = Revision {
         index: registry.applied(),
         position: 0,
     };
-    Answer::Called {
+    LeaderReply::Called {
         revision,
         refused: Vec::new(),
     }
 }
 
-fn used_offers(accept: &Accept, filter_ms: u64) -> Option<UsedOffers> {
+fn used_offers(accept: &Accept, filter_ms: u64) -> Option<CallOffers> {
     let first = accept.offers.first()?;
     let ids = accept.offers.iter().map(|offer| offer.id).collect();
-    Some(UsedOffers {
+    Some(CallOffers {
         ids,
         agent: first.agent,
         role: first.role.clone(),
@@ -401,25 +411,25 @@ fn used_offers(accept: &Accept, filter_ms: u64) -> Option<UsedOffers> {
 }
 
 /// Returns a stored answer, with the messages of its codes.
-fn repeated(stored: &Stored, shape: &Shape) -> Answer {
+fn repeated(stored: &Stored, shape: &CallShape) -> LeaderReply {
     match &stored.outcome {
         AnswerOutcome::Done { refused } => {
             let refused = refused.iter().map(|(position, number)| {
                 let code = Rejection::code_of(*number);
-                Refused {
+                RejectedPart {
                     position: shape.place(*position),
                     code,
                     message: format!("refused before: {code}"),
                 }
             });
-            Answer::Called {
+            LeaderReply::Called {
                 revision: stored.revision,
                 refused: refused.collect(),
             }
         }
-        AnswerOutcome::Refused(refusal) => Answer::Refused {
+        AnswerOutcome::Refused(refusal) => LeaderReply::Refused {
             code: Rejection::code_of(refusal.code),
-            message: refusal.sentence(),
+            message: refusal.message_text(),
         },
     }
 }

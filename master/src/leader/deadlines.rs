@@ -10,12 +10,12 @@ use argosy_proto::v1;
 use argosy_state::Registry;
 use argosy_state::bugs::{self, Bug};
 use argosy_state::command::{AgentDecision, Command, FrameworkDecision};
-use argosy_state::framework::{Connection, Framework};
+use argosy_state::framework::{Framework, SchedulerConnection};
 use argosy_state::ids::{AgentId, FrameworkId, Timestamp};
 use argosy_state::registry::DeadlineKind;
 use argosy_state::subject::Subject;
 
-use super::{Leader, Now, Route};
+use super::{Leader, LeaderTime, ProposalOrigin};
 use crate::links::LinkId;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -30,14 +30,14 @@ enum Timer {
 
 /// Timers and heartbeats that the current turn can still process.
 #[derive(Debug, Clone, Copy)]
-struct Steps(usize);
+struct TimerBudget(usize);
 
-impl Steps {
+impl TimerBudget {
     /// The budget of one turn: a step takes up to three microseconds.
     const TURN: Self = Self(512);
 }
 
-impl Default for Steps {
+impl Default for TimerBudget {
     fn default() -> Self {
         Self::TURN
     }
@@ -47,7 +47,7 @@ impl Default for Steps {
 /// once. The deadline stays in the index until the decision is applied; if that decision was
 /// overtaken and rejected, the next pass finds the deadline again.
 #[derive(Debug, Default)]
-struct Pass {
+struct DeadlinePass {
     /// The deadline that was handled last.
     behind: Option<(DeadlineKind, Timestamp, Subject)>,
     /// The earliest start of the next pass.
@@ -56,11 +56,11 @@ struct Pass {
 
 /// Timers of a leader.
 #[derive(Debug, Default)]
-pub(super) struct Deadlines {
+pub(super) struct LeaderTimers {
     timers: BTreeSet<(Timestamp, Timer)>,
-    pass: Pass,
+    pass: DeadlinePass,
     /// Watched agents, and when the last message of each arrived.
-    heard: BTreeMap<AgentId, Timestamp>,
+    record_contact: BTreeMap<AgentId, Timestamp>,
     /// Frameworks without a stream, and since when.
     gone: BTreeMap<FrameworkId, Timestamp>,
     /// Frameworks whose disconnection is being committed, and the number of these decisions in the
@@ -70,15 +70,15 @@ pub(super) struct Deadlines {
     /// The first stream that has not been sent the current heartbeat.
     next_beat: Option<LinkId>,
     /// The last tick, while timers or heartbeats that were due at it are left.
-    unfinished: Option<Now>,
-    steps: Steps,
+    unfinished: Option<LeaderTime>,
+    steps: TimerBudget,
     /// Cluster time of the newest entry, or of the last tick that was proposed.
     last_entry: Timestamp,
 }
 
-impl Deadlines {
-    pub(super) fn heard(&mut self, agent: AgentId, at: Timestamp) {
-        if let Some(heard) = self.heard.get_mut(&agent) {
+impl LeaderTimers {
+    pub(super) fn record_contact(&mut self, agent: AgentId, at: Timestamp) {
+        if let Some(heard) = self.record_contact.get_mut(&agent) {
             *heard = at;
         }
     }
@@ -86,7 +86,7 @@ impl Deadlines {
     /// Returns the number of agents that are expected to send heartbeats: those that are neither
     /// unreachable nor gone.
     pub(super) fn watched(&self) -> usize {
-        self.heard.len()
+        self.record_contact.len()
     }
 
     /// Returns whether a decision that the framework is disconnected is in flight in the log. Until
@@ -109,7 +109,7 @@ impl Deadlines {
     fn due<'a>(
         &self,
         registry: &'a Registry,
-        now: Now,
+        now: LeaderTime,
     ) -> Option<(DeadlineKind, Timestamp, &'a Subject)> {
         let behind = self.pass.behind.as_ref();
         let from = behind.map(|(kind, _, _)| *kind);
@@ -126,9 +126,9 @@ impl Deadlines {
     }
 
     /// Begins another pass once no deadline of this one is left.
-    fn begin_pass(&mut self, registry: &Registry, now: Now) {
+    fn begin_pass(&mut self, registry: &Registry, now: LeaderTime) {
         if now.at >= self.pass.next && self.due(registry, now).is_none() {
-            self.pass = Pass {
+            self.pass = DeadlinePass {
                 behind: None,
                 next: now.at.plus_ms(PASS_MS),
             };
@@ -138,7 +138,7 @@ impl Deadlines {
 
 impl Leader {
     /// Restarts every timeout when leadership begins.
-    pub(super) fn arm_all(&mut self, registry: &Registry, now: Now) {
+    pub(super) fn arm_all(&mut self, registry: &Registry, now: LeaderTime) {
         self.begin_mass_loss(registry, now);
         for agent in registry.agents() {
             if !agent.mode().is_lost() {
@@ -153,8 +153,8 @@ impl Leader {
 
     /// Restarts every timeout after a pause of this process, which must not count as silence of
     /// others.
-    pub(crate) fn refresh(&mut self, now: Now) {
-        for heard in self.deadlines.heard.values_mut() {
+    pub(crate) fn refresh(&mut self, now: LeaderTime) {
+        for heard in self.deadlines.record_contact.values_mut() {
             *heard = now.at;
         }
         for gone in self.deadlines.gone.values_mut() {
@@ -165,8 +165,8 @@ impl Leader {
         }
     }
 
-    pub(super) fn arm_agent(&mut self, now: Now, agent: AgentId) {
-        let watched = self.deadlines.heard.insert(agent, now.at);
+    pub(super) fn arm_agent(&mut self, now: LeaderTime, agent: AgentId) {
+        let watched = self.deadlines.record_contact.insert(agent, now.at);
         if watched.is_none() {
             self.deadlines.timers.insert((
                 now.at.plus_ms(self.limits.agent_timeout_ms),
@@ -177,18 +177,18 @@ impl Leader {
 
     /// Watches an agent whose record has changed. An agent that is already watched keeps its
     /// timeout.
-    pub(super) fn watch_agent(&mut self, now: Now, agent: AgentId) {
-        if !self.deadlines.heard.contains_key(&agent) {
+    pub(super) fn watch_agent(&mut self, now: LeaderTime, agent: AgentId) {
+        if !self.deadlines.record_contact.contains_key(&agent) {
             self.arm_agent(now, agent);
         }
     }
 
     /// Stops watching an unreachable agent; its timer finds nothing.
     pub(super) fn unwatch_agent(&mut self, agent: AgentId) {
-        self.deadlines.heard.remove(&agent);
+        self.deadlines.record_contact.remove(&agent);
     }
 
-    pub(super) fn arm_framework(&mut self, registry: &Registry, now: Now, id: FrameworkId) {
+    pub(super) fn arm_framework(&mut self, registry: &Registry, now: LeaderTime, id: FrameworkId) {
         let framework = registry.framework(id);
         let listened = self.linked_frameworks.contains_key(&id);
         if framework.is_some_and(is_expected) && !listened {
@@ -199,7 +199,7 @@ impl Leader {
     }
 
     /// Records that a stream ended: its framework has a limited time to return.
-    pub(super) fn stream_gone(&mut self, now: Now, id: FrameworkId) {
+    pub(super) fn stream_gone(&mut self, now: LeaderTime, id: FrameworkId) {
         self.deadlines.gone.insert(id, now.at);
         self.deadlines
             .timers
@@ -207,12 +207,12 @@ impl Leader {
     }
 
     /// Watches a stream whose scheduler sends heartbeats.
-    pub(super) fn arm_stream(&mut self, now: Now, link: LinkId) {
+    pub(super) fn arm_stream(&mut self, now: LeaderTime, link: LinkId) {
         let due = now.at.plus_ms(self.limits.framework_timeout_ms);
         self.deadlines.timers.insert((due, Timer::Silence(link)));
     }
 
-    fn silence_due(&mut self, now: Now, link: LinkId) {
+    fn silence_due(&mut self, now: LeaderTime, link: LinkId) {
         let Some(heard) = self.framework_links.get(&link).map(|state| state.heard) else {
             return;
         };
@@ -231,7 +231,7 @@ impl Leader {
         self.limits.framework_grace_ms
     }
 
-    pub(super) fn tick(&mut self, registry: &Registry, now: Now) {
+    pub(super) fn tick(&mut self, registry: &Registry, now: LeaderTime) {
         let deadlines = &mut self.deadlines;
         deadlines.unfinished = Some(now);
         if deadlines.next_beat.is_none()
@@ -245,15 +245,15 @@ impl Leader {
         self.advance_time(registry, now);
         self.stop_tasks(registry, now);
         self.prune(registry, now);
-        self.lapse_offers(now);
+        self.expire_offers(now);
     }
 
     /// Continues with the work that was due at the last tick, and returns the number of steps that
     /// the turn has taken for it. Called once at the end of each turn.
     pub(super) fn end_ticking(&mut self, registry: &Registry) -> usize {
         self.work_off_tick(registry);
-        let Steps(left) = std::mem::take(&mut self.deadlines.steps);
-        Steps::TURN.0 - left
+        let TimerBudget(left) = std::mem::take(&mut self.deadlines.steps);
+        TimerBudget::TURN.0 - left
     }
 
     /// Returns whether timers or heartbeats are left that were due at the last tick.
@@ -268,8 +268,8 @@ impl Leader {
         while self.deadlines.steps.0 > 0 {
             // Timers come last: at each tick, as many as there are agents may be due.
             let has_worked = self.beat()
-                || self.look_at_deadline(registry, now)
-                || self.look_at_timer(registry, now);
+                || self.check_deadline(registry, now)
+                || self.check_timer(registry, now);
             if !has_worked {
                 self.deadlines.unfinished = None;
                 return;
@@ -287,13 +287,13 @@ impl Leader {
         let next = next.map(|(link, _)| *link);
         self.deadlines.next_beat = next.map(|link| LinkId(link.0 + 1));
         if let Some(link) = next {
-            self.tell_framework(link, v1::event::Event::Heartbeat(v1::Heartbeat {}));
+            self.send_to_framework(link, v1::event::Event::Heartbeat(v1::Heartbeat {}));
         }
         next.is_some()
     }
 
     /// Handles the next deadline of the registry that is due; false if there is none.
-    fn look_at_deadline(&mut self, registry: &Registry, now: Now) -> bool {
+    fn check_deadline(&mut self, registry: &Registry, now: LeaderTime) -> bool {
         let Some((kind, at, subject)) = self.deadlines.due(registry, now) else {
             return false;
         };
@@ -322,7 +322,7 @@ impl Leader {
     }
 
     /// Handles the next timer that is due; false if there is none.
-    fn look_at_timer(&mut self, registry: &Registry, now: Now) -> bool {
+    fn check_timer(&mut self, registry: &Registry, now: LeaderTime) -> bool {
         let next = self.deadlines.timers.first().copied();
         let Some((due, timer)) = next.filter(|(due, _)| *due <= now.at) else {
             return false;
@@ -336,12 +336,12 @@ impl Leader {
         true
     }
 
-    fn agent_due(&mut self, registry: &Registry, now: Now, id: AgentId) {
-        let Some(heard) = self.deadlines.heard.get(&id).copied() else {
+    fn agent_due(&mut self, registry: &Registry, now: LeaderTime, id: AgentId) {
+        let Some(heard) = self.deadlines.record_contact.get(&id).copied() else {
             return;
         };
         let Some(agent) = registry.agent(id).filter(|agent| !agent.mode().is_lost()) else {
-            self.deadlines.heard.remove(&id);
+            self.deadlines.record_contact.remove(&id);
             return;
         };
         let due = heard.plus_ms(self.limits.agent_timeout_ms);
@@ -363,10 +363,10 @@ impl Leader {
             decided_on: agent.revision,
             wall_ms: now.wall_ms,
         };
-        self.decide(Command::AgentUnreachable(decision), Route::Events);
+        self.decide(Command::AgentUnreachable(decision), ProposalOrigin::Events);
     }
 
-    fn stream_due(&mut self, registry: &Registry, now: Now, id: FrameworkId) {
+    fn stream_due(&mut self, registry: &Registry, now: LeaderTime, id: FrameworkId) {
         let Some(since) = self.deadlines.gone.get(&id).copied() else {
             return;
         };
@@ -391,7 +391,7 @@ impl Leader {
         *self.deadlines.disconnecting.entry(id).or_default() += 1;
         self.decide(
             Command::DisconnectFramework(decision),
-            Route::Disconnect(id),
+            ProposalOrigin::Disconnect(id),
         );
     }
 
@@ -407,12 +407,12 @@ impl Leader {
             framework: id,
             decided_on: framework.revision,
         };
-        self.decide(Command::ExpireFramework(decision), Route::Events);
+        self.decide(Command::ExpireFramework(decision), ProposalOrigin::Events);
     }
 
     /// Commits cluster time periodically while a deadline of the registry runs, so that a change of
     /// leader loses little of it. Otherwise an idle leader commits nothing.
-    fn advance_time(&mut self, registry: &Registry, now: Now) {
+    fn advance_time(&mut self, registry: &Registry, now: LeaderTime) {
         self.deadlines.last_entry = self.deadlines.last_entry.max(registry.time());
         let Some(deadline) = registry.deadlines().next() else {
             return;
@@ -420,7 +420,7 @@ impl Leader {
         let step_ms = (deadline.since_ms(self.deadlines.last_entry) / 100).max(TICK_MS);
         if now.at.since_ms(self.deadlines.last_entry) >= step_ms {
             self.deadlines.last_entry = now.at;
-            self.decide(Command::Tick, Route::Events);
+            self.decide(Command::Tick, ProposalOrigin::Events);
         }
     }
 }
@@ -435,5 +435,5 @@ const TICK_MS: u64 = 30_000;
 
 /// Returns whether the framework is expected to have a stream.
 fn is_expected(framework: &Framework) -> bool {
-    framework.connection == Connection::Connected && !framework.removing
+    framework.connection == SchedulerConnection::Connected && !framework.removing
 }

@@ -9,13 +9,13 @@ use argosy_state::Registry;
 use argosy_state::actor::Actor;
 use argosy_state::buggify::{self, Rare};
 use argosy_state::bugs::{self, Bug};
-use argosy_state::command::{Acknowledge, Command, Outcome, RaiseLowWater};
+use argosy_state::command::{Acknowledge, ApplyOutcome, Command, RaiseLowWater};
 use argosy_state::ids::{FrameworkId, Revision, TaskId, TaskKey};
 use argosy_state::limits;
-use argosy_state::task::{Reason, Source, Task, TaskState};
+use argosy_state::task::{Reason, Task, TaskState, UpdateSource};
 
-use super::frameworks::Replay;
-use super::{Answer, Leader, Now, Reconcile, Route, refused};
+use super::frameworks::ReplayCursor;
+use super::{Leader, LeaderReply, LeaderTime, ProposalOrigin, ReconcileQuery, refused};
 use crate::links::{LinkId, RequestId};
 
 /// Maximum number of tasks of one framework with updates that are sent and not acknowledged.
@@ -31,7 +31,7 @@ impl Leader {
             return;
         };
         if state.in_flight.contains_key(&key.task) {
-            self.tell_updates(registry, link, key);
+            self.send_updates(registry, link, key);
         } else {
             state.unsent.insert(key.task.clone());
             self.pump_updates(registry, link);
@@ -66,13 +66,13 @@ impl Leader {
             else {
                 return;
             };
-            self.tell_updates(registry, link, &TaskKey { framework, task });
+            self.send_updates(registry, link, &TaskKey { framework, task });
         }
     }
 
     /// Sends the updates of a task that this stream has not been sent yet. The task is in flight
     /// then.
-    fn tell_updates(&mut self, registry: &Registry, link: LinkId, key: &TaskKey) {
+    fn send_updates(&mut self, registry: &Registry, link: LinkId, key: &TaskKey) {
         let Some(state) = self.framework_links.get_mut(&link) else {
             return;
         };
@@ -87,7 +87,7 @@ impl Leader {
         }
         for update in unsent {
             let status = convert::status(task, update);
-            self.tell_framework(link, v1::event::Event::Update(status));
+            self.send_to_framework(link, v1::event::Event::Update(status));
         }
     }
 
@@ -105,7 +105,7 @@ impl Leader {
             let message = format!("{count} acknowledgements; at most {most} in one command");
             return self.answer(
                 request,
-                Answer::Refused {
+                LeaderReply::Refused {
                     code: "invalid",
                     message,
                 },
@@ -130,12 +130,12 @@ impl Leader {
             .framework(framework)
             .is_some_and(|known| known.session == acknowledge.session);
         if known && acknowledge.updates.iter().all(stored) {
-            return self.answer(request, Answer::Acknowledged);
+            return self.answer(request, LeaderReply::Acknowledged);
         }
         self.propose(
             actor,
             Command::Acknowledge(acknowledge.clone()),
-            Route::Acknowledge(request, acknowledge),
+            ProposalOrigin::Acknowledge(request, acknowledge),
         );
     }
 
@@ -144,12 +144,12 @@ impl Leader {
         registry: &Registry,
         request: RequestId,
         acknowledge: &Acknowledge,
-        outcome: Outcome,
+        outcome: ApplyOutcome,
     ) {
         if let Err(why) = outcome {
             return self.answer(request, refused(&why));
         }
-        self.answer(request, Answer::Acknowledged);
+        self.answer(request, LeaderReply::Acknowledged);
         let Some(link) = self.linked_frameworks.get(&acknowledge.framework).copied() else {
             return;
         };
@@ -174,10 +174,10 @@ impl Leader {
     pub(super) fn reconcile(
         &mut self,
         registry: &Registry,
-        now: Now,
+        now: LeaderTime,
         request: RequestId,
         actor: Actor,
-        reconcile: Reconcile,
+        reconcile: ReconcileQuery,
     ) {
         let is_known = |task: &TaskId| {
             let key = TaskKey {
@@ -193,7 +193,7 @@ impl Leader {
                 limits::RECORDS_PER_COMMAND
             );
             let code = "invalid";
-            return self.answer(request, Answer::Refused { code, message });
+            return self.answer(request, LeaderReply::Refused { code, message });
         }
         let framework = registry.framework(reconcile.framework);
         let current = framework.filter(|framework| framework.session == reconcile.session);
@@ -212,17 +212,17 @@ impl Leader {
         self.propose(
             actor,
             Command::RaiseLowWater(raise),
-            Route::Reconcile(request, reconcile),
+            ProposalOrigin::Reconcile(request, reconcile),
         );
     }
 
     pub(super) fn reconciled(
         &mut self,
         registry: &Registry,
-        now: Now,
+        now: LeaderTime,
         request: RequestId,
-        reconcile: &Reconcile,
-        outcome: Outcome,
+        reconcile: &ReconcileQuery,
+        outcome: ApplyOutcome,
     ) {
         match outcome {
             Ok(_) => self.answer(request, statuses(registry, now, reconcile)),
@@ -233,11 +233,15 @@ impl Leader {
 
 /// Returns the next task of a stream's replay. A task that is in flight by then is sent nothing
 /// twice.
-fn replayed(registry: &Registry, framework: FrameworkId, replay: &mut Replay) -> Option<TaskId> {
+fn replayed(
+    registry: &Registry,
+    framework: FrameworkId,
+    replay: &mut ReplayCursor,
+) -> Option<TaskId> {
     let from = match replay {
-        Replay::Start => Bound::Unbounded,
-        Replay::Behind(last) => Bound::Excluded(&*last),
-        Replay::Done => return None,
+        ReplayCursor::Start => Bound::Unbounded,
+        ReplayCursor::Behind(last) => Bound::Excluded(&*last),
+        ReplayCursor::Done => return None,
     };
     let next = registry.framework_index(framework).and_then(|index| {
         let mut waiting = index
@@ -245,13 +249,15 @@ fn replayed(registry: &Registry, framework: FrameworkId, replay: &mut Replay) ->
             .range::<TaskId, _>((from, Bound::Unbounded));
         waiting.next().cloned()
     });
-    *replay = next.clone().map_or(Replay::Done, Replay::Behind);
+    *replay = next
+        .clone()
+        .map_or(ReplayCursor::Done, ReplayCursor::Behind);
     next
 }
 
 /// Returns one answer for each task: the state that the framework was last sent, or UNKNOWN. Of all
 /// tasks, it returns a bounded part.
-fn statuses(registry: &Registry, now: Now, reconcile: &Reconcile) -> Answer {
+fn statuses(registry: &Registry, now: LeaderTime, reconcile: &ReconcileQuery) -> LeaderReply {
     let (statuses, more) = if reconcile.tasks.is_empty() {
         part(registry, reconcile)
     } else {
@@ -268,10 +274,10 @@ fn statuses(registry: &Registry, now: Now, reconcile: &Reconcile) -> Answer {
         revision: Some(convert::revision(revision)),
         next_page_token: String::new(),
     };
-    Answer::Reconciled { reply, more }
+    LeaderReply::Reconciled { reply, more }
 }
 
-fn part(registry: &Registry, reconcile: &Reconcile) -> (Vec<v1::TaskStatus>, Option<TaskId>) {
+fn part(registry: &Registry, reconcile: &ReconcileQuery) -> (Vec<v1::TaskStatus>, Option<TaskId>) {
     let framework = reconcile.framework;
     let from = reconcile
         .after
@@ -296,7 +302,12 @@ fn part(registry: &Registry, reconcile: &Reconcile) -> (Vec<v1::TaskStatus>, Opt
     (statuses.collect(), more.map(|task| (*task).clone()))
 }
 
-fn one(registry: &Registry, now: Now, reconcile: &Reconcile, task: &TaskId) -> v1::TaskStatus {
+fn one(
+    registry: &Registry,
+    now: LeaderTime,
+    reconcile: &ReconcileQuery,
+    task: &TaskId,
+) -> v1::TaskStatus {
     let key = TaskKey {
         framework: reconcile.framework,
         task: task.clone(),
@@ -309,7 +320,7 @@ fn one(registry: &Registry, now: Now, reconcile: &Reconcile, task: &TaskId) -> v
             framework_id: key.framework.to_string(),
             task_id: key.task.to_string(),
             state: v1::TaskState::from(TaskState::Unknown).into(),
-            source: v1::Source::from(Source::Master).into(),
+            source: v1::Source::from(UpdateSource::Master).into(),
             reason: v1::Reason::from(Reason::TaskUnknown).into(),
             message: "the cluster does not know this task; no earlier call can start it any more"
                 .to_owned(),

@@ -3,16 +3,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use argosy_proto::v1;
-use argosy_proto::versions::Versions;
+use argosy_proto::versions::VersionRange;
 use argosy_state::Registry;
 use argosy_state::actor::Actor;
-use argosy_state::command::{Command, Outcome, Rejection, Reply, Subscribe};
-use argosy_state::framework::Connection;
+use argosy_state::command::{ApplyOutcome, Command, CommandReply, Rejection, Subscribe};
+use argosy_state::framework::SchedulerConnection;
 use argosy_state::ids::{AgentId, FrameworkId, Revision, TaskId, Timestamp};
 use argosy_state::level;
 
 use super::deadlines::HEARTBEAT_MS;
-use super::{Answer, Effect, Leader, Now, Route, Subscription};
+use super::{Effect, Leader, LeaderReply, LeaderTime, ProposalOrigin, SchedulerHello};
 use crate::links::{LinkId, RequestId};
 
 /// Heartbeats that a scheduler sends within its silence timeout.
@@ -20,7 +20,7 @@ const HEARTBEATS_IN_A_TIMEOUT: u64 = 3;
 
 /// Progress of a stream's replay: a cursor, because 100,000 tasks may wait.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Replay {
+pub(super) enum ReplayCursor {
     /// Starts with the first task.
     Start,
     /// Continues after this task.
@@ -34,7 +34,7 @@ pub(super) enum Replay {
 pub(super) struct FrameworkLink {
     /// Known once it is subscribed.
     pub(super) framework: Option<FrameworkId>,
-    pub(super) subscription: Box<Subscription>,
+    pub(super) subscription: Box<SchedulerHello>,
     /// Tasks with updates that are sent and not acknowledged, and the revision up to which they
     /// were sent.
     pub(super) in_flight: BTreeMap<TaskId, Revision>,
@@ -42,7 +42,7 @@ pub(super) struct FrameworkLink {
     pub(super) unsent: BTreeSet<TaskId>,
     /// Updates that were not acknowledged when the stream began, in the order of the registry's
     /// index.
-    pub(super) replay: Replay,
+    pub(super) replay: ReplayCursor,
     /// Whether its reader is behind: it is sent neither offers nor hints.
     pub(super) behind: bool,
     /// Time at which the last message of its scheduler arrived.
@@ -53,10 +53,10 @@ impl Leader {
     pub(super) fn subscribe(
         &mut self,
         registry: &Registry,
-        now: Now,
+        now: LeaderTime,
         link: LinkId,
         actor: Actor,
-        subscription: Subscription,
+        subscription: SchedulerHello,
     ) {
         if subscription
             .cluster
@@ -78,7 +78,7 @@ impl Leader {
         let framework = known.and_then(|id| registry.framework(id));
         let nothing_new = framework.is_some_and(|framework| {
             framework.session == subscription.session
-                && framework.connection == Connection::Connected
+                && framework.connection == SchedulerConnection::Connected
                 && framework.info == info
                 && !framework.removing
                 && !self.deadlines.is_disconnecting(framework.id)
@@ -93,7 +93,7 @@ impl Leader {
             subscription: Box::new(subscription),
             in_flight: BTreeMap::new(),
             unsent: BTreeSet::new(),
-            replay: Replay::Start,
+            replay: ReplayCursor::Start,
             behind: false,
             heard: now.at,
         };
@@ -101,7 +101,11 @@ impl Leader {
         match known {
             Some(id) if nothing_new => self.attach(registry, now, link, id),
             Some(_) | None => {
-                self.propose(actor, Command::Subscribe(command), Route::Framework(link));
+                self.propose(
+                    actor,
+                    Command::Subscribe(command),
+                    ProposalOrigin::Framework(link),
+                );
             }
         }
     }
@@ -109,12 +113,12 @@ impl Leader {
     pub(super) fn framework_subscribed(
         &mut self,
         registry: &Registry,
-        now: Now,
+        now: LeaderTime,
         link: LinkId,
-        outcome: Outcome,
+        outcome: ApplyOutcome,
     ) {
         match outcome {
-            Ok(Reply::Framework(id)) => self.attach(registry, now, link, id),
+            Ok(CommandReply::Framework(id)) => self.attach(registry, now, link, id),
             Ok(_) => {}
             Err(why) => {
                 let code = match &why {
@@ -129,7 +133,7 @@ impl Leader {
 
     /// Attaches a stream to its framework: judges the offers that the framework holds, and sends
     /// the updates that it missed.
-    fn attach(&mut self, registry: &Registry, now: Now, link: LinkId, id: FrameworkId) {
+    fn attach(&mut self, registry: &Registry, now: LeaderTime, link: LinkId, id: FrameworkId) {
         let Some(state) = self.framework_links.get_mut(&link) else {
             return;
         };
@@ -176,18 +180,18 @@ impl Leader {
             cluster_id: self.cluster.to_string(),
             heartbeat_interval_ms: HEARTBEAT_MS,
             epoch: self.epoch.0,
-            protocol: Some(Versions::OWN.answer(version)),
+            protocol: Some(VersionRange::OWN.answer(version)),
             leader_address: String::new(),
             scheduler_heartbeat_interval_ms,
         };
-        self.tell_framework(link, v1::event::Event::Subscribed(subscribed));
+        self.send_to_framework(link, v1::event::Event::Subscribed(subscribed));
         self.pump_updates(registry, link);
         self.resumed(registry, now, id, filters);
     }
 
     /// Returns the heartbeat interval for the scheduler of a stream, in milliseconds; 0 for a
     /// scheduler that sends none.
-    fn expect_heartbeats(&mut self, now: Now, link: LinkId) -> u64 {
+    fn expect_heartbeats(&mut self, now: LeaderTime, link: LinkId) -> u64 {
         let state = self.framework_links.get(&link);
         if !state.is_some_and(|state| state.subscription.sends_heartbeats) {
             return 0;
@@ -196,7 +200,7 @@ impl Leader {
         self.limits.framework_timeout_ms / HEARTBEATS_IN_A_TIMEOUT
     }
 
-    pub(super) fn framework_closed(&mut self, now: Now, link: LinkId) {
+    pub(super) fn framework_closed(&mut self, now: LeaderTime, link: LinkId) {
         let Some(state) = self.framework_links.remove(&link) else {
             return;
         };
@@ -211,7 +215,7 @@ impl Leader {
     /// Writes nothing, regardless of the session: a superseded scheduler is notified on its stream.
     pub(super) fn framework_heartbeat(
         &mut self,
-        now: Now,
+        now: LeaderTime,
         request: RequestId,
         id: FrameworkId,
         session: u64,
@@ -222,12 +226,12 @@ impl Leader {
         {
             state.heard = now.at;
         }
-        self.answer(request, Answer::Heard);
+        self.answer(request, LeaderReply::HeartbeatRecorded);
     }
 
     /// Handles a scheduler that no longer sends heartbeats: its offers are free immediately, and
     /// its disconnection timeout begins.
-    pub(super) fn framework_silent(&mut self, now: Now, link: LinkId) {
+    pub(super) fn framework_silent(&mut self, now: LeaderTime, link: LinkId) {
         let Some(id) = self
             .framework_links
             .get(&link)
@@ -252,7 +256,12 @@ impl Leader {
 
     /// Updates streams, timers and offers after info, suppression or connection of a framework has
     /// changed.
-    pub(super) fn framework_changed(&mut self, registry: &Registry, now: Now, id: FrameworkId) {
+    pub(super) fn framework_changed(
+        &mut self,
+        registry: &Registry,
+        now: LeaderTime,
+        id: FrameworkId,
+    ) {
         let Some(framework) = registry.framework(id) else {
             return;
         };
@@ -264,7 +273,8 @@ impl Leader {
             if session.is_some_and(|session| session != framework.session) {
                 self.linked_frameworks.remove(&id);
                 self.end_stream(link, "superseded", &Rejection::Superseded(id).to_string());
-            } else if framework.connection != Connection::Connected && !framework.removing {
+            } else if framework.connection != SchedulerConnection::Connected && !framework.removing
+            {
                 self.close_stream(id, link);
             }
         }
@@ -272,7 +282,12 @@ impl Leader {
         self.framework_moved(registry, id);
     }
 
-    pub(super) fn framework_removing(&mut self, registry: &Registry, now: Now, id: FrameworkId) {
+    pub(super) fn framework_removing(
+        &mut self,
+        registry: &Registry,
+        now: LeaderTime,
+        id: FrameworkId,
+    ) {
         self.arm_framework(registry, now, id);
         self.framework_moved(registry, id);
         if let Some(link) = self.linked_frameworks.remove(&id) {
@@ -284,7 +299,12 @@ impl Leader {
         }
     }
 
-    pub(super) fn framework_removed(&mut self, registry: &Registry, now: Now, id: FrameworkId) {
+    pub(super) fn framework_removed(
+        &mut self,
+        registry: &Registry,
+        now: LeaderTime,
+        id: FrameworkId,
+    ) {
         self.arm_framework(registry, now, id);
         self.framework_moved(registry, id);
         if let Some(link) = self.linked_frameworks.remove(&id) {
@@ -298,7 +318,7 @@ impl Leader {
 
     /// Notifies every framework whose stream is not behind that an agent failed. This is a hint:
     /// the updates of its tasks are authoritative.
-    pub(super) fn tell_failure(&mut self, agent: AgentId, reason: &str) {
+    pub(super) fn send_agent_failure(&mut self, agent: AgentId, reason: &str) {
         let read = |link: &LinkId| {
             self.framework_links
                 .get(link)
@@ -310,11 +330,11 @@ impl Leader {
                 agent_id: agent.to_string(),
                 reason: reason.to_owned(),
             };
-            self.tell_framework(link, v1::event::Event::Failure(failure));
+            self.send_to_framework(link, v1::event::Event::Failure(failure));
         }
     }
 
-    pub(super) fn tell_framework(&mut self, link: LinkId, event: v1::event::Event) {
+    pub(super) fn send_to_framework(&mut self, link: LinkId, event: v1::event::Event) {
         self.out.push(Effect::ToFramework(
             link,
             Box::new(v1::Event { event: Some(event) }),
@@ -337,7 +357,7 @@ impl Leader {
             code: code.to_owned(),
             message: message.to_owned(),
         };
-        self.tell_framework(link, v1::event::Event::Error(error));
+        self.send_to_framework(link, v1::event::Event::Error(error));
         self.out.push(Effect::CloseFramework(link));
         self.framework_links.remove(&link);
     }

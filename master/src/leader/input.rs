@@ -5,17 +5,18 @@ use std::collections::BTreeMap;
 use argosy_proto::v1;
 use argosy_state::actor::Actor;
 use argosy_state::agent::AgentInfo;
-use argosy_state::apply::Applied;
+use argosy_state::apply::AppliedProposal;
 use argosy_state::command::{
-    Acknowledge, AgentUpdate, Call, HeldTask, Operate, Position, Promise, Proposed, Rejection,
+    Acknowledge, AgentUpdate, Call, HeldTask, OfferTerms, Operate, Position, ProposedCommand,
+    Rejection,
 };
-use argosy_state::digest::HeldKind;
+use argosy_state::digest::DigestKind;
 use argosy_state::encode::DecodeError;
 use argosy_state::framework::FrameworkInfo;
 use argosy_state::ids::{
     AgentId, ClusterId, Epoch, FrameworkId, OfferId, OrderIndex, Revision, Role, TaskId, Timestamp,
 };
-use argosy_state::level::{Level, Need};
+use argosy_state::level::{Level, LevelRequirement};
 use argosy_state::resources::Resources;
 
 use super::messages::FrameworkMessage;
@@ -23,7 +24,7 @@ use crate::links::{LinkId, RequestId};
 
 /// The two clocks: cluster time decides, wall time is for display.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Now {
+pub(crate) struct LeaderTime {
     /// Cluster time.
     pub(crate) at: Timestamp,
     /// Milliseconds of the Unix epoch.
@@ -63,7 +64,7 @@ pub(crate) enum Input {
     Subscribe {
         link: LinkId,
         actor: Actor,
-        subscription: Box<Subscription>,
+        subscription: Box<SchedulerHello>,
     },
     FrameworkClosed {
         link: LinkId,
@@ -102,7 +103,7 @@ pub(crate) enum Input {
     Reconcile {
         request: RequestId,
         actor: Actor,
-        reconcile: Reconcile,
+        reconcile: ReconcileQuery,
     },
     Operate {
         request: RequestId,
@@ -115,12 +116,12 @@ pub(crate) enum Input {
         actor: Actor,
         level: Level,
     },
-    Applied(Applied),
+    Applied(AppliedProposal),
     /// The proposal with this serial contains something that the level of the cluster does not
     /// have.
     BeyondLevel {
         serial: u64,
-        need: Need,
+        need: LevelRequirement,
     },
     /// The proposal with this serial is larger than an entry of the log.
     TooLarge {
@@ -148,20 +149,20 @@ pub(crate) struct Hello {
     pub(crate) info: AgentInfo,
     pub(crate) floor: OrderIndex,
     /// Digests by the kinds that the agent reports; agents of release 0.1 report tasks only.
-    pub(crate) digests: BTreeMap<HeldKind, u128>,
+    pub(crate) digests: BTreeMap<DigestKind, u128>,
     /// The negotiated protocol version.
     pub(crate) version: u32,
 }
 
 /// A scheduler's first message.
 #[derive(Debug, Clone)]
-pub(crate) struct Subscription {
+pub(crate) struct SchedulerHello {
     pub(crate) cluster: Option<ClusterId>,
     pub(crate) framework: Option<FrameworkId>,
     pub(crate) session: u64,
     pub(crate) info: FrameworkInfo,
-    pub(crate) held: Vec<(Promise, Vec<u8>)>,
-    pub(crate) filters: Vec<HeldFilter>,
+    pub(crate) held: Vec<(OfferTerms, Vec<u8>)>,
+    pub(crate) filters: Vec<PresentedFilter>,
     /// The negotiated protocol version.
     pub(crate) version: u32,
     /// Whether it sends heartbeats: then silence ends its stream.
@@ -170,7 +171,7 @@ pub(crate) struct Subscription {
 
 /// A decline still in force, as the framework presents it.
 #[derive(Debug, Clone)]
-pub(crate) struct HeldFilter {
+pub(crate) struct PresentedFilter {
     pub(crate) agent: AgentId,
     pub(crate) role: Role,
     pub(crate) resources: Resources,
@@ -189,7 +190,7 @@ pub(crate) struct Decline {
 
 /// A reconciliation request for tasks.
 #[derive(Debug, Clone)]
-pub(crate) struct Reconcile {
+pub(crate) struct ReconcileQuery {
     pub(crate) framework: FrameworkId,
     pub(crate) session: u64,
     /// At most [`argosy_state::limits::RECORDS_PER_COMMAND`]; an empty list means all tasks that
@@ -203,29 +204,29 @@ pub(crate) struct Reconcile {
 /// An effect of a leader's decisions; the replica performs effects in order.
 #[derive(Debug)]
 pub(crate) enum Effect {
-    Propose(Box<Proposed>),
+    Propose(Box<ProposedCommand>),
     ToAgent(LinkId, Box<v1::ToAgent>),
     ToFramework(LinkId, Box<v1::Event>),
     CloseAgent(LinkId),
     CloseFramework(LinkId),
-    Answer(RequestId, Answer),
+    Answer(RequestId, LeaderReply),
     /// Transfers leadership: too many agents fell silent within one timeout, so this master may be
     /// cut off.
-    HandOver,
+    TransferLeadership,
 }
 
 /// An answer to a caller.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) enum Answer {
+pub(crate) enum LeaderReply {
     Called {
         revision: Revision,
-        refused: Vec<Refused>,
+        refused: Vec<RejectedPart>,
     },
     Acknowledged,
     Declined,
-    Heard,
+    HeartbeatRecorded,
     /// The message was sent, or is lost.
-    Passed,
+    Forwarded,
     Reconciled {
         reply: v1::ReconcileReply,
         /// The last task of this answer, if more follow.
@@ -243,13 +244,13 @@ pub(crate) enum Answer {
 
 /// A rejected part of a call.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Refused {
+pub(crate) struct RejectedPart {
     pub(crate) position: Position,
     pub(crate) code: &'static str,
     pub(crate) message: String,
 }
 
-impl From<&Rejection> for Answer {
+impl From<&Rejection> for LeaderReply {
     fn from(why: &Rejection) -> Self {
         Self::Refused {
             code: why.code(),

@@ -10,7 +10,7 @@ use argosy_state::command::Command;
 use argosy_state::ids::Timestamp;
 use argosy_state::level::Level;
 
-use super::{Effect, Leader, Now, Route};
+use super::{Effect, Leader, LeaderTime, ProposalOrigin};
 
 /// Number of agents that may be declared unreachable immediately, however small the cluster is.
 const FEW: usize = 10;
@@ -43,7 +43,7 @@ pub(super) struct MassLoss {
 impl Leader {
     /// Continues after a leader that may have transferred leadership for a mass loss: then no agent
     /// is declared unreachable immediately.
-    pub(super) fn begin_mass_loss(&mut self, registry: &Registry, now: Now) {
+    pub(super) fn begin_mass_loss(&mut self, registry: &Registry, now: LeaderTime) {
         let goes_on = self.since_mass_loss(registry, now).is_some();
         let state = &mut self.mass_loss;
         state.window_began = now.at;
@@ -58,7 +58,7 @@ impl Leader {
     /// Returns when the agent is checked again, if it must not be declared unreachable now. When
     /// more than max(10, a fifth) of the watched agents fall silent within one timeout, the leader
     /// transfers leadership, once. Then it declares one agent in a hundred per second unreachable.
-    pub(super) fn hold_back(&mut self, registry: &Registry, now: Now) -> Option<Timestamp> {
+    pub(super) fn hold_back(&mut self, registry: &Registry, now: LeaderTime) -> Option<Timestamp> {
         let watched = self.deadlines.watched();
         let timeout_ms = self.limits.agent_timeout_ms;
         let state = &mut self.mass_loss;
@@ -86,7 +86,7 @@ impl Leader {
         None
     }
 
-    fn record_mass_loss(&mut self, registry: &Registry, now: Now) {
+    fn record_mass_loss(&mut self, registry: &Registry, now: LeaderTime) {
         let since_ms = self.since_mass_loss(registry, now);
         let is_due = since_ms.is_none_or(|since_ms| since_ms >= self.limits.agent_timeout_ms);
         if self.mass_loss.recording || !is_due {
@@ -100,16 +100,16 @@ impl Leader {
         if hand_over {
             self.mass_loss.next_mark = now.at.plus_ms(HAND_OVER_MS);
         }
-        self.decide(Command::MassLoss, Route::MassLoss { hand_over });
+        self.decide(Command::MassLoss, ProposalOrigin::MassLoss { hand_over });
     }
 
     /// Transfers leadership once in the epoch, as release 0.1.0 does: before level 3 a mass loss is
     /// not recorded.
-    fn hand_over_once(&mut self, now: Now) {
+    fn hand_over_once(&mut self, now: LeaderTime) {
         let state = &mut self.mass_loss;
         if !std::mem::replace(&mut state.handed_over, true) {
             state.next_mark = now.at.plus_ms(HAND_OVER_MS);
-            self.out.push(Effect::HandOver);
+            self.out.push(Effect::TransferLeadership);
         }
     }
 
@@ -117,13 +117,13 @@ impl Leader {
     pub(super) fn mass_loss_recorded(&mut self, hand_over: bool) {
         self.mass_loss.recording = false;
         if hand_over {
-            self.out.push(Effect::HandOver);
+            self.out.push(Effect::TransferLeadership);
         }
     }
 
     /// Returns the milliseconds of cluster time since a mass loss was last recorded, if that is
     /// recent.
-    fn since_mass_loss(&self, registry: &Registry, now: Now) -> Option<u64> {
+    fn since_mass_loss(&self, registry: &Registry, now: LeaderTime) -> Option<u64> {
         let recorded = registry.cluster().mass_loss?;
         let since_ms = now.at.since_ms(recorded);
         (since_ms <= RECENT_TIMEOUTS * self.limits.agent_timeout_ms).then_some(since_ms)

@@ -8,7 +8,7 @@ use argosy_state::Registry;
 use argosy_state::command::Rejection;
 use argosy_state::ids::{AgentId, FrameworkId, TaskId, Timestamp};
 
-use super::{Answer, Leader, Now, refused};
+use super::{Leader, LeaderReply, LeaderTime, refused};
 use crate::links::{LinkId, RequestId};
 
 /// Maximum bytes per second from frameworks to one agent, and from agents to one framework. Excess
@@ -27,13 +27,13 @@ pub(crate) struct FrameworkMessage {
 
 /// Bytes that were forwarded in the current second.
 #[derive(Debug, Default)]
-pub(super) struct Passed {
+pub(super) struct ForwardedBytes {
     since: Timestamp,
     to_agents: BTreeMap<AgentId, usize>,
     to_frameworks: BTreeMap<FrameworkId, usize>,
 }
 
-impl Passed {
+impl ForwardedBytes {
     fn at(&mut self, now: Timestamp) -> &mut Self {
         if now.since_ms(self.since) >= 1_000 {
             *self = Self {
@@ -59,7 +59,7 @@ impl Leader {
     pub(super) fn message(
         &mut self,
         registry: &Registry,
-        now: Now,
+        now: LeaderTime,
         request: RequestId,
         message: FrameworkMessage,
     ) {
@@ -88,7 +88,7 @@ impl Leader {
         if is_there && !takes(&mut self.passed.at(now.at).to_agents, agent, data.len()) {
             let message = format!("{agent} is sent more than a mebibyte a second; send less");
             let code = "too-many-requests";
-            return self.answer(request, Answer::Refused { code, message });
+            return self.answer(request, LeaderReply::Refused { code, message });
         }
         if let Some(link) = self.linked_agents.get(&agent).copied().filter(|_| is_there) {
             let message = v1::ExecutorMessage {
@@ -97,14 +97,19 @@ impl Leader {
                 executor_id: executor.to_string(),
                 data,
             };
-            self.tell_agent(link, v1::to_agent::Message::ExecutorMessage(message));
+            self.send_to_agent(link, v1::to_agent::Message::ExecutorMessage(message));
         }
-        self.answer(request, Answer::Passed);
+        self.answer(request, LeaderReply::Forwarded);
     }
 
     /// Forwards a message to its framework. It is lost if the framework has no stream, or is
     /// behind.
-    pub(super) fn agent_message(&mut self, now: Now, link: LinkId, message: v1::ExecutorMessage) {
+    pub(super) fn agent_message(
+        &mut self,
+        now: LeaderTime,
+        link: LinkId,
+        message: v1::ExecutorMessage,
+    ) {
         let agent = self.agent_links.get(&link).and_then(|state| state.agent);
         let framework = message.framework_id.parse::<FrameworkId>().ok();
         let (Some(agent), Some(framework)) = (agent, framework) else {
@@ -121,7 +126,7 @@ impl Leader {
                 agent_id: agent.to_string(),
                 ..message
             };
-            self.tell_framework(to, v1::event::Event::Message(message));
+            self.send_to_framework(to, v1::event::Event::Message(message));
         }
     }
 }

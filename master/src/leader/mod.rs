@@ -27,23 +27,24 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use argosy_state::Registry;
 use argosy_state::actor::Actor;
-use argosy_state::apply::Applied;
-use argosy_state::command::{Command, Outcome, Proposed, Rejection};
+use argosy_state::apply::AppliedProposal;
+use argosy_state::command::{ApplyOutcome, Command, ProposedCommand, Rejection};
 use argosy_state::event::Event;
 use argosy_state::ids::{AgentId, ClusterId, Epoch, FrameworkId, Ticket};
 use argosy_state::level::Level;
 use argosy_state::persistent::Map;
 
-use crate::allocator::{Allocator, Settings};
-use crate::config::Limits;
+use crate::allocator::{Allocator, AllocatorSettings};
+use crate::config::LeaderTimeouts;
 use crate::links::{LinkId, RequestId};
 use crate::offers::OfferBook;
 
 use agents::AgentLink;
-use deadlines::Deadlines;
+use deadlines::LeaderTimers;
 use frameworks::FrameworkLink;
 pub(crate) use input::{
-    Answer, Decline, Effect, HeldFilter, Hello, Input, Now, Reconcile, Refused, Subscription,
+    Decline, Effect, Hello, Input, LeaderReply, LeaderTime, PresentedFilter, ReconcileQuery,
+    RejectedPart, SchedulerHello,
 };
 pub(crate) use messages::FrameworkMessage;
 pub(crate) use offering::explanation;
@@ -51,7 +52,7 @@ use orders::OrderBudget;
 
 /// The origin of a proposal, which determines where its outcome goes.
 #[derive(Debug)]
-enum Route {
+enum ProposalOrigin {
     /// Only the events show the outcome.
     Events,
     /// The next piece follows it.
@@ -75,7 +76,7 @@ enum Route {
     /// A scheduler waits until its acknowledgements are stored.
     Acknowledge(RequestId, argosy_state::command::Acknowledge),
     /// A scheduler waits for a reliable UNKNOWN.
-    Reconcile(RequestId, input::Reconcile),
+    Reconcile(RequestId, input::ReconcileQuery),
     /// An operator waits for a batch.
     Operate(RequestId),
     /// An operator waits for a higher feature level.
@@ -89,13 +90,13 @@ pub(crate) struct Leader {
     cluster: ClusterId,
     /// The feature level of the cluster. It rises between epochs only.
     level: Level,
-    limits: Limits,
+    limits: LeaderTimeouts,
     /// The last serial of a ticket.
     serial: u64,
-    routes: BTreeMap<u64, Route>,
+    routes: BTreeMap<u64, ProposalOrigin>,
     agent_links: BTreeMap<LinkId, AgentLink>,
-    admission: admission::Admission,
-    registering: registering::Registering,
+    admission: admission::ListAdmission,
+    registering: registering::RegistrationQueue,
     linked_agents: Map<AgentId, LinkId>,
     framework_links: BTreeMap<LinkId, FrameworkLink>,
     linked_frameworks: Map<FrameworkId, LinkId>,
@@ -108,25 +109,25 @@ pub(crate) struct Leader {
     orders_left: OrderBudget,
     book: OfferBook,
     allocator: Allocator,
-    offering: offering::Offering,
-    deadlines: Deadlines,
+    offering: offering::OfferResumption,
+    deadlines: LeaderTimers,
     mass_loss: mass_loss::MassLoss,
-    stops: stopping::Stops,
-    pruning: pruning::Pruning,
-    passed: messages::Passed,
+    stops: stopping::StopTimers,
+    pruning: pruning::PruningSchedule,
+    passed: messages::ForwardedBytes,
     out: Vec<Effect>,
 }
 
 /// The state of a leader that readers see.
 #[derive(Debug)]
-pub(crate) struct LeaderSight {
+pub(crate) struct LeaderView {
     linked_agents: Map<AgentId, LinkId>,
     linked_frameworks: Map<FrameworkId, LinkId>,
     /// Open and pending offers.
     pub(crate) offers: usize,
 }
 
-impl LeaderSight {
+impl LeaderView {
     /// Returns whether the leader had a stream of the agent that was ready for orders.
     pub(crate) fn agent_is_linked(&self, agent: AgentId) -> bool {
         self.linked_agents.contains_key(&agent)
@@ -141,7 +142,7 @@ impl LeaderSight {
 impl Leader {
     /// Begins an epoch: every timeout restarts, and nothing is offered until the frameworks
     /// recorded as connected have resumed, or a short time has passed.
-    pub(crate) fn new(registry: &Registry, now: Now, limits: Limits) -> Self {
+    pub(crate) fn new(registry: &Registry, now: LeaderTime, limits: LeaderTimeouts) -> Self {
         let mut leader = Self {
             epoch: registry.epoch(),
             cluster: registry.cluster().facts.id,
@@ -150,8 +151,8 @@ impl Leader {
             serial: 0,
             routes: BTreeMap::new(),
             agent_links: BTreeMap::new(),
-            admission: admission::Admission::default(),
-            registering: registering::Registering::default(),
+            admission: admission::ListAdmission::default(),
+            registering: registering::RegistrationQueue::default(),
             linked_agents: Map::default(),
             framework_links: BTreeMap::new(),
             linked_frameworks: Map::default(),
@@ -160,13 +161,13 @@ impl Leader {
             orders_due: BTreeSet::new(),
             orders_left: OrderBudget::AT_ONCE,
             book: OfferBook::new(registry.epoch()),
-            allocator: Allocator::new(Settings::default()),
-            offering: offering::Offering::new(registry, now.at.plus_ms(limits.resume_ms)),
-            deadlines: Deadlines::default(),
+            allocator: Allocator::new(AllocatorSettings::default()),
+            offering: offering::OfferResumption::new(registry, now.at.plus_ms(limits.resume_ms)),
+            deadlines: LeaderTimers::default(),
             mass_loss: mass_loss::MassLoss::default(),
-            stops: stopping::Stops::default(),
-            pruning: pruning::Pruning::default(),
-            passed: messages::Passed::default(),
+            stops: stopping::StopTimers::default(),
+            pruning: pruning::PruningSchedule::default(),
+            passed: messages::ForwardedBytes::default(),
             out: Vec::new(),
         };
         leader.arm_all(registry, now);
@@ -177,7 +178,12 @@ impl Leader {
 
     /// Handles one input; this is the whole behaviour, a few lines for each kind.
     #[expect(clippy::too_many_lines, reason = "a table of the kinds of input")]
-    pub(crate) fn step(&mut self, registry: &Registry, now: Now, input: Input) -> Vec<Effect> {
+    pub(crate) fn step(
+        &mut self,
+        registry: &Registry,
+        now: LeaderTime,
+        input: Input,
+    ) -> Vec<Effect> {
         match input {
             Input::AgentHello { link, actor, hello } => {
                 self.agent_hello(registry, now, link, actor, *hello)
@@ -235,7 +241,7 @@ impl Leader {
                 level,
             } => {
                 let command = Command::RaiseLevel { level };
-                self.propose(actor, command, Route::RaiseLevel(request));
+                self.propose(actor, command, ProposalOrigin::RaiseLevel(request));
             }
             Input::BeyondLevel { serial, need } => {
                 let why = Rejection::NeedsLevel {
@@ -259,10 +265,10 @@ impl Leader {
     /// Settles an applied entry before the events of its commands are handled one by one. An offer
     /// that any of them used must not count as offered and as used at the same time. So all of them
     /// are settled first.
-    pub(crate) fn settle(&mut self, entry: &[Applied]) {
+    pub(crate) fn settle(&mut self, entry: &[AppliedProposal]) {
         for applied in entry {
             if applied.ticket.epoch == self.epoch
-                && let Some(Route::Call(pending)) = self.routes.get(&applied.ticket.serial)
+                && let Some(ProposalOrigin::Call(pending)) = self.routes.get(&applied.ticket.serial)
             {
                 self.book.settle(pending.used_offers());
             }
@@ -280,8 +286,8 @@ impl Leader {
     }
 
     /// Returns the state for readers, in constant time.
-    pub(crate) fn sight(&self) -> LeaderSight {
-        LeaderSight {
+    pub(crate) fn view(&self) -> LeaderView {
+        LeaderView {
             linked_agents: self.linked_agents.clone(),
             linked_frameworks: self.linked_frameworks.clone(),
             offers: self.book.len(),
@@ -294,10 +300,10 @@ impl Leader {
     }
 
     /// Proposes a command that an actor has requested.
-    fn propose(&mut self, actor: Actor, command: Command, route: Route) -> u64 {
+    fn propose(&mut self, actor: Actor, command: Command, route: ProposalOrigin) -> u64 {
         self.serial += 1;
         self.routes.insert(self.serial, route);
-        self.out.push(Effect::Propose(Box::new(Proposed {
+        self.out.push(Effect::Propose(Box::new(ProposedCommand {
             ticket: Ticket {
                 epoch: self.epoch,
                 serial: self.serial,
@@ -309,15 +315,15 @@ impl Leader {
     }
 
     /// Proposes a decision of this leader.
-    fn decide(&mut self, command: Command, route: Route) -> u64 {
+    fn decide(&mut self, command: Command, route: ProposalOrigin) -> u64 {
         self.propose(Actor::Cluster, command, route)
     }
 
-    fn answer(&mut self, request: RequestId, answer: Answer) {
+    fn answer(&mut self, request: RequestId, answer: LeaderReply) {
         self.out.push(Effect::Answer(request, answer));
     }
 
-    fn applied(&mut self, registry: &Registry, now: Now, applied: Applied) {
+    fn applied(&mut self, registry: &Registry, now: LeaderTime, applied: AppliedProposal) {
         let ours = applied.ticket.epoch == self.epoch;
         let route = if ours {
             self.routes.remove(&applied.ticket.serial)
@@ -326,69 +332,78 @@ impl Leader {
         };
         for event in &applied.events {
             self.allocator.observe(event);
-            self.happened(registry, now, event);
+            self.handle_event(registry, now, event);
         }
         if let Some(route) = route {
-            self.concluded(registry, now, route, applied.outcome);
+            self.handle_outcome(registry, now, route, applied.outcome);
         }
     }
 
     /// Handles a proposal that no entry can hold: it was never in the log, so its callers are
     /// rejected.
-    fn too_large(&mut self, registry: &Registry, now: Now, serial: u64, bytes: usize) {
+    fn too_large(&mut self, registry: &Registry, now: LeaderTime, serial: u64, bytes: usize) {
         let text = format!("it takes {bytes} bytes in the log, more than an entry holds: split it");
         let field = "request".to_owned();
         self.not_proposed(registry, now, serial, Rejection::Invalid { field, text });
     }
 
-    fn not_proposed(&mut self, registry: &Registry, now: Now, serial: u64, why: Rejection) {
+    fn not_proposed(&mut self, registry: &Registry, now: LeaderTime, serial: u64, why: Rejection) {
         match self.routes.remove(&serial) {
             None => {}
             // The same piece would be proposed again immediately, and rejected again.
-            Some(Route::Sweep) => self.sweeping = false,
+            Some(ProposalOrigin::Sweep) => self.sweeping = false,
             Some(route) => {
-                if let Route::Call(pending) = &route {
+                if let ProposalOrigin::Call(pending) = &route {
                     self.book.settle(pending.used_offers());
                 }
-                self.concluded(registry, now, route, Err(why));
+                self.handle_outcome(registry, now, route, Err(why));
             }
         }
     }
 
-    fn concluded(&mut self, registry: &Registry, now: Now, route: Route, outcome: Outcome) {
+    fn handle_outcome(
+        &mut self,
+        registry: &Registry,
+        now: LeaderTime,
+        route: ProposalOrigin,
+        outcome: ApplyOutcome,
+    ) {
         match route {
-            Route::Events => {}
-            Route::Sweep => {
+            ProposalOrigin::Events => {}
+            ProposalOrigin::Sweep => {
                 self.sweeping = false;
                 self.sweep(registry);
             }
-            Route::Stopped(agent) => self.tasks_stopped(registry, now, agent, &outcome),
-            Route::List(link) => self.list_compared(link, &outcome),
-            Route::Agent(link) => {
+            ProposalOrigin::Stopped(agent) => self.tasks_stopped(registry, now, agent, &outcome),
+            ProposalOrigin::List(link) => self.list_compared(link, &outcome),
+            ProposalOrigin::Agent(link) => {
                 self.agent_registered(registry, now, link, outcome);
                 self.registration_concluded();
             }
-            Route::Framework(link) => self.framework_subscribed(registry, now, link, outcome),
-            Route::MassLoss { hand_over } => self.mass_loss_recorded(hand_over),
-            Route::Disconnect(framework) => self.deadlines.disconnect_concluded(framework),
-            Route::Call(pending) => self.called(registry, now, *pending, outcome),
-            Route::Refusal(request, why) => self.refusal_confirmed(request, why, outcome),
-            Route::Acknowledge(request, acknowledge) => {
+            ProposalOrigin::Framework(link) => {
+                self.framework_subscribed(registry, now, link, outcome)
+            }
+            ProposalOrigin::MassLoss { hand_over } => self.mass_loss_recorded(hand_over),
+            ProposalOrigin::Disconnect(framework) => self.deadlines.disconnect_concluded(framework),
+            ProposalOrigin::Call(pending) => self.called(registry, now, *pending, outcome),
+            ProposalOrigin::Refusal(request, why) => self.refusal_confirmed(request, why, outcome),
+            ProposalOrigin::Acknowledge(request, acknowledge) => {
                 self.acknowledged(registry, request, &acknowledge, outcome)
             }
-            Route::Reconcile(request, reconcile) => {
+            ProposalOrigin::Reconcile(request, reconcile) => {
                 self.reconciled(registry, now, request, &reconcile, outcome)
             }
-            Route::Operate(request) => self.operated(registry, request, outcome),
-            Route::RaiseLevel(request) => {
-                let answer = outcome.map_or_else(|why| refused(&why), |_| Answer::Acknowledged);
+            ProposalOrigin::Operate(request) => self.operated(registry, request, outcome),
+            ProposalOrigin::RaiseLevel(request) => {
+                let answer =
+                    outcome.map_or_else(|why| refused(&why), |_| LeaderReply::Acknowledged);
                 self.answer(request, answer);
             }
         }
     }
 
     /// Handles the consequences of an event, regardless of who proposed it.
-    fn happened(&mut self, registry: &Registry, now: Now, event: &Event) {
+    fn handle_event(&mut self, registry: &Registry, now: LeaderTime, event: &Event) {
         match event {
             // Digests are compared by every master, leading or not.
             Event::EpochOpened(_) | Event::LevelRaised(_) | Event::DigestLogged { .. } => {}
@@ -411,20 +426,20 @@ impl Leader {
             }
             Event::FrameworkRemoved(framework) => self.framework_removed(registry, now, *framework),
             Event::TaskLaunched { agent, .. }
-            | Event::TaskKillWanted { agent, .. }
-            | Event::TaskLimitsWanted { agent, .. } => self.pump_orders(registry, *agent),
+            | Event::TaskKillRequested { agent, .. }
+            | Event::TaskLimitsRequested { agent, .. } => self.pump_orders(registry, *agent),
             Event::TaskUpdated { key, agent, .. } => {
                 self.arm_stop(registry, *agent);
                 self.task_updated(registry, key);
             }
-            Event::UpdateSettled {
+            Event::UpdateReleased {
                 agent,
                 key,
                 order,
                 number,
                 released,
             } => self.settled(*agent, key, *order, *number, *released),
-            Event::Stray { agent, key, order } => self.stray(*agent, key, *order),
+            Event::OrphanFound { agent, key, order } => self.kill_orphan(*agent, key, *order),
             Event::SweepNeeded => self.sweep(registry),
         }
     }
@@ -437,12 +452,12 @@ impl Leader {
         }
         if let Some(target) = registry.sweeps().next() {
             self.sweeping = true;
-            self.decide(Command::Sweep(target), Route::Sweep);
+            self.decide(Command::Sweep(target), ProposalOrigin::Sweep);
         }
     }
 }
 
 /// Returns the answer to a rejected caller.
-fn refused(why: &Rejection) -> Answer {
-    Answer::from(why)
+fn refused(why: &Rejection) -> LeaderReply {
+    LeaderReply::from(why)
 }

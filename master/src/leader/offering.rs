@@ -10,8 +10,8 @@ use argosy_proto::{convert, v1};
 use argosy_state::Registry;
 use argosy_state::agent::AgentMode;
 use argosy_state::bugs::{self, Bug};
-use argosy_state::command::Promise;
-use argosy_state::framework::Connection;
+use argosy_state::command::OfferTerms;
+use argosy_state::framework::SchedulerConnection;
 use argosy_state::ids::{AgentId, FrameworkId, OfferId, Role, Timestamp};
 use argosy_state::limits;
 use argosy_state::persistent::Map;
@@ -19,28 +19,29 @@ use prost::Message as _;
 
 use super::agents::is_ready;
 use super::frameworks::FrameworkLink;
-use super::{Decline, Effect, HeldFilter, Leader, Now};
+use super::{Decline, Effect, Leader, LeaderTime, PresentedFilter};
 use crate::allocator::{
-    AgentInputs, Because, Budget, Declined, Demand, Explanation, Inputs, Question, Round, Stream,
+    AgentInputs, AllocationRound, DeclineReason, DeclinedResources, DemandExplanation,
+    ExplainInputs, ExplainQuery, LinkStates, StreamState, TurnBudget,
 };
 use crate::links::LinkId;
-use crate::offers::{Standing, revalidate, sign, verify};
+use crate::offers::{OfferState, revalidate, sign, verify};
 
 /// Maximum bytes of the offers of one event, unless one offer is larger (a message: 4 MiB).
 const EVENT_BYTES: usize = 1 << 20;
 
 /// The start of an epoch: frameworks first present the offers that they hold.
 #[derive(Debug)]
-pub(super) struct Offering {
+pub(super) struct OfferResumption {
     resume_until: Timestamp,
     waiting: BTreeSet<FrameworkId>,
 }
 
-impl Offering {
+impl OfferResumption {
     pub(super) fn new(registry: &Registry, resume_until: Timestamp) -> Self {
         let connected = registry
             .frameworks()
-            .filter(|framework| framework.connection == Connection::Connected);
+            .filter(|framework| framework.connection == SchedulerConnection::Connected);
         Self {
             resume_until,
             waiting: connected.map(|framework| framework.id).collect(),
@@ -49,7 +50,7 @@ impl Offering {
 
     /// Returns whether offers may be made: all frameworks have resumed, or the time for it has
     /// passed.
-    fn is_open(&mut self, now: Now) -> bool {
+    fn is_open(&mut self, now: LeaderTime) -> bool {
         if !self.waiting.is_empty() && self.resume_until <= now.at {
             self.waiting.clear();
         }
@@ -61,24 +62,29 @@ impl Leader {
     /// Continues with the remaining timers, heartbeats and orders, and makes the offers that are
     /// due, as far as one turn allows; called at the end of each turn. Also returns whether more
     /// work is due immediately.
-    pub(crate) fn offer(&mut self, registry: &Registry, now: Now) -> (Vec<Effect>, bool) {
-        let due = self.allocator.next_wakeup() <= now.at || self.book.is_touched();
+    pub(crate) fn offer(&mut self, registry: &Registry, now: LeaderTime) -> (Vec<Effect>, bool) {
+        let due = self.allocator.next_wakeup() <= now.at || self.book.has_changes();
         let ticked = self.end_ticking(registry);
         let ordered = self.pump_due_orders(registry);
         let mut more = self.is_ticking() || !self.orders_due.is_empty();
         if due && self.offering.is_open(now) {
-            let round = self.allocate(registry, now, Budget::after(ticked, ordered));
+            let round = self.allocate(registry, now, TurnBudget::after(ticked, ordered));
             more |= round.more;
             for offer in &round.joined {
-                self.tell_rescinded(offer, "it is part of a larger offer of its agent");
+                self.send_rescinded(offer, "it is part of a larger offer of its agent");
             }
-            self.tell_offers(registry, round.offers);
-            self.tell_unmet(registry, &round.unmet);
+            self.send_offers(registry, round.offers);
+            self.send_unmet(registry, &round.unmet);
         }
         (std::mem::take(&mut self.out), more)
     }
 
-    fn allocate(&mut self, registry: &Registry, now: Now, budget: Budget) -> Round {
+    fn allocate(
+        &mut self,
+        registry: &Registry,
+        now: LeaderTime,
+        budget: TurnBudget,
+    ) -> AllocationRound {
         let Self {
             allocator,
             book,
@@ -90,7 +96,7 @@ impl Leader {
         } = self;
         let linked = |agent| is_ready(linked_agents, agent_links, agent);
         let stream = |framework| stream_of(linked_frameworks, framework_links, framework);
-        let demand = Demand {
+        let demand = LinkStates {
             linked: &linked,
             stream: &stream,
         };
@@ -101,9 +107,9 @@ impl Leader {
     pub(super) fn revalidate(
         &mut self,
         registry: &Registry,
-        now: Now,
+        now: LeaderTime,
         id: FrameworkId,
-        held: Vec<(Promise, Vec<u8>)>,
+        held: Vec<(OfferTerms, Vec<u8>)>,
     ) -> (Vec<OfferId>, Vec<OfferId>) {
         let facts = &registry.cluster().facts;
         let session = registry
@@ -145,22 +151,22 @@ impl Leader {
     pub(super) fn resumed(
         &mut self,
         registry: &Registry,
-        now: Now,
+        now: LeaderTime,
         id: FrameworkId,
-        filters: Vec<HeldFilter>,
+        filters: Vec<PresentedFilter>,
     ) {
         self.offering.waiting.remove(&id);
         let session = registry
             .framework(id)
             .map_or(0, |framework| framework.session);
         for filter in filters {
-            let HeldFilter {
+            let PresentedFilter {
                 agent,
                 role,
                 resources,
                 remaining_ms,
             } = filter;
-            let declined = Declined {
+            let declined = DeclinedResources {
                 framework: id,
                 session,
                 role,
@@ -212,7 +218,7 @@ impl Leader {
             let newest = self
                 .book
                 .offers_on(id)
-                .filter(|(_, standing)| *standing == Standing::Open)
+                .filter(|(_, standing)| *standing == OfferState::Open)
                 .map(|(offer, _)| offer.id)
                 .max();
             // Pending offers stay: `apply` judges them.
@@ -241,7 +247,7 @@ impl Leader {
     pub(super) fn after_accept(
         &mut self,
         registry: &Registry,
-        now: Now,
+        now: LeaderTime,
         framework: FrameworkId,
         agent: AgentId,
         role: &Role,
@@ -255,7 +261,7 @@ impl Leader {
             .framework(framework)
             .map_or(0, |framework| framework.session);
         let role = role.clone();
-        let declined = Declined {
+        let declined = DeclinedResources {
             framework,
             session,
             role,
@@ -268,20 +274,20 @@ impl Leader {
         self.allocator.agent_changed(agent);
     }
 
-    pub(super) fn declined(&mut self, now: Now, decline: &Decline) {
+    pub(super) fn declined(&mut self, now: LeaderTime, decline: &Decline) {
         for id in &decline.offers {
             let Some(offer) = self.book.decline(decline.framework, *id) else {
                 continue;
             };
             let (code, text) = decline.reason.clone();
-            let declined = Declined {
+            let declined = DeclinedResources {
                 framework: offer.framework,
                 session: offer.session,
                 role: offer.role.clone(),
                 agent: offer.agent,
                 resources: offer.resources.clone(),
                 filter_ms: Some(decline.filter_ms),
-                because: Some(Because { code, text }),
+                because: Some(DeclineReason { code, text }),
             };
             self.allocator.decline(declined, now.at);
         }
@@ -291,7 +297,7 @@ impl Leader {
     /// of former sessions, and of a framework that is gone.
     pub(super) fn framework_moved(&mut self, registry: &Registry, id: FrameworkId) {
         let facts = registry.framework(id).filter(|framework| {
-            !framework.removing && framework.connection == Connection::Connected
+            !framework.removing && framework.connection == SchedulerConnection::Connected
         });
         let lost: Vec<OfferId> = self
             .book
@@ -312,17 +318,17 @@ impl Leader {
     }
 
     /// Withdraws offers that have expired, a bounded number at a time.
-    pub(super) fn lapse_offers(&mut self, now: Now) {
+    pub(super) fn expire_offers(&mut self, now: LeaderTime) {
         let lapsed = self.book.expire(now.at, limits::RECORDS_PER_COMMAND);
         for offer in lapsed {
-            self.tell_rescinded(&offer, "it has expired");
+            self.send_rescinded(&offer, "it has expired");
         }
     }
 
     /// Withdraws every open offer of a framework.
     pub(super) fn rescind_all(&mut self, id: FrameworkId, why: &str) {
         let open = self.book.offers_of(id);
-        let open = open.filter(|(_, standing)| *standing == Standing::Open);
+        let open = open.filter(|(_, standing)| *standing == OfferState::Open);
         let open: Vec<OfferId> = open.map(|(offer, _)| offer.id).collect();
         self.rescind(open, why);
     }
@@ -330,12 +336,12 @@ impl Leader {
     fn rescind(&mut self, offers: Vec<OfferId>, why: &str) {
         for id in offers {
             if let Some(offer) = self.book.rescind(id) {
-                self.tell_rescinded(&offer, why);
+                self.send_rescinded(&offer, why);
             }
         }
     }
 
-    fn tell_rescinded(&mut self, offer: &Arc<Promise>, why: &str) {
+    fn send_rescinded(&mut self, offer: &Arc<OfferTerms>, why: &str) {
         let Some(link) = self.linked_frameworks.get(&offer.framework).copied() else {
             return;
         };
@@ -346,11 +352,11 @@ impl Leader {
             offer_id: offer.id.to_string(),
             reason: why.to_owned(),
         };
-        self.tell_framework(link, v1::event::Event::Rescind(rescind));
+        self.send_to_framework(link, v1::event::Event::Rescind(rescind));
     }
 
     /// Sends offers in few events for each framework, regardless of their number.
-    fn tell_offers(&mut self, registry: &Registry, made: Vec<Arc<Promise>>) {
+    fn send_offers(&mut self, registry: &Registry, made: Vec<Arc<OfferTerms>>) {
         let facts = &registry.cluster().facts;
         let mut by_framework: BTreeMap<FrameworkId, Vec<v1::Offer>> = BTreeMap::new();
         for promise in made {
@@ -367,23 +373,23 @@ impl Leader {
                 continue;
             };
             for offers in events(offers) {
-                self.tell_framework(link, v1::event::Event::Offers(v1::Offers { offers }));
+                self.send_to_framework(link, v1::event::Event::Offers(v1::Offers { offers }));
             }
         }
     }
 
     /// Sends a framework the reason for which it gets nothing in a role, once until it is offered
     /// something.
-    fn tell_unmet(&mut self, registry: &Registry, unmet: &[(FrameworkId, Role)]) {
+    fn send_unmet(&mut self, registry: &Registry, unmet: &[(FrameworkId, Role)]) {
         for (framework, role) in unmet {
             let Some(link) = self.linked_frameworks.get(framework).copied() else {
                 continue;
             };
-            let question = Question {
+            let question = ExplainQuery {
                 role: Some(role.clone()),
                 verdicts: 10,
                 agents: 200,
-                ..Question::new(*framework, None)
+                ..ExplainQuery::new(*framework, None)
             };
             let explanation = explanation(self.explain(registry, &question));
             let unmet = v1::DemandUnmet {
@@ -391,46 +397,45 @@ impl Leader {
                 counts: explanation.counts,
                 examples: explanation.verdicts,
             };
-            self.tell_framework(link, v1::event::Event::DemandUnmet(unmet));
+            self.send_to_framework(link, v1::event::Event::DemandUnmet(unmet));
         }
     }
 
     /// Explains why a framework is not offered something, agent by agent: one page of the answer.
-    fn explain(&self, registry: &Registry, question: &Question) -> Explanation {
-        let explain = |demand: Demand<'_>| {
-            self.allocator
-                .explain(registry, &self.book, demand, question)
-        };
-        self.demanded(explain)
+    fn explain(&self, registry: &Registry, question: &ExplainQuery) -> DemandExplanation {
+        let (allocator, book) = (&self.allocator, &self.book);
+        self.demanded(|demand| allocator.explain(registry, book, demand, question))
     }
 
     /// Returns the leader's private state for a question, without agents.
-    pub(crate) fn explain_inputs(&self, registry: &Registry, question: &Question) -> Inputs {
-        self.demanded(|demand| self.allocator.inputs(registry, demand, question))
+    pub(crate) fn explain_inputs(
+        &self,
+        registry: &Registry,
+        query: &ExplainQuery,
+    ) -> ExplainInputs {
+        self.demanded(|demand| self.allocator.inputs(registry, demand, query))
     }
 
     /// Returns the leader's private state about these agents: a microsecond each.
     pub(crate) fn agent_inputs(
         &self,
-        inputs: &Inputs,
+        inputs: &ExplainInputs,
         framework: FrameworkId,
         agents: &[AgentId],
     ) -> Vec<AgentInputs> {
         self.demanded(|demand| {
-            let known = agents.iter().map(|agent| {
-                let about = (framework, *agent);
-                self.allocator
-                    .agent_inputs(inputs, &self.book, demand, about)
-            });
-            known.collect()
+            let (allocator, book) = (&self.allocator, &self.book);
+            let inputs_of =
+                |agent| allocator.agent_inputs(inputs, book, demand, (framework, agent));
+            agents.iter().copied().map(inputs_of).collect()
         })
     }
 
-    fn demanded<T>(&self, ask: impl FnOnce(Demand<'_>) -> T) -> T {
+    fn demanded<T>(&self, ask: impl FnOnce(LinkStates<'_>) -> T) -> T {
         let linked = |agent| is_ready(&self.linked_agents, &self.agent_links, agent);
         let (linked_frameworks, framework_links) = (&self.linked_frameworks, &self.framework_links);
         let stream = |framework| stream_of(linked_frameworks, framework_links, framework);
-        ask(Demand {
+        ask(LinkStates {
             linked: &linked,
             stream: &stream,
         })
@@ -465,35 +470,31 @@ fn stream_of(
     linked: &Map<FrameworkId, LinkId>,
     links: &BTreeMap<LinkId, FrameworkLink>,
     framework: FrameworkId,
-) -> Stream {
+) -> StreamState {
     match linked.get(&framework).and_then(|link| links.get(link)) {
-        None => Stream::None,
-        Some(link) if link.behind => Stream::Behind,
-        Some(_) => Stream::Open,
+        None => StreamState::None,
+        Some(link) if link.behind => StreamState::Behind,
+        Some(_) => StreamState::Open,
     }
 }
 
 /// Converts an explanation to its wire form.
-pub(crate) fn explanation(explanation: Explanation) -> v1::Explanation {
-    let counts = explanation
-        .counts
-        .iter()
-        .map(|(reason, agents)| v1::ReasonCount {
-            reason: reason.code().to_owned(),
-            agents: *agents,
-        });
+pub(crate) fn explanation(explanation: DemandExplanation) -> v1::Explanation {
+    let counts = explanation.counts.iter();
+    let counts = counts.map(|(reason, agents)| v1::ReasonCount {
+        reason: reason.code().to_owned(),
+        agents: *agents,
+    });
+    let verdicts = explanation.verdicts.iter();
+    let verdicts = verdicts.map(|verdict| v1::Verdict {
+        agent_id: verdict.agent.to_string(),
+        reason: verdict.reason.code().to_owned(),
+        detail: verdict.detail.clone(),
+    });
     v1::Explanation {
         summary: explanation.summary(),
         counts: counts.collect(),
-        verdicts: explanation
-            .verdicts
-            .iter()
-            .map(|verdict| v1::Verdict {
-                agent_id: verdict.agent.to_string(),
-                reason: verdict.reason.code().to_owned(),
-                detail: verdict.detail.clone(),
-            })
-            .collect(),
+        verdicts: verdicts.collect(),
         round: explanation.round,
     }
 }

@@ -11,7 +11,7 @@ use argosy_state::task::TaskState;
 use prost::Message as _;
 
 use super::Leader;
-use super::agents::{AgentLink, Stage};
+use super::agents::{AgentLink, LinkStage};
 
 /// Orders and bytes that may still be sent in a turn.
 #[derive(Debug, Clone, Copy)]
@@ -66,7 +66,7 @@ impl Leader {
             return;
         };
         let AgentLink {
-            stage: Stage::Ready { sent },
+            stage: LinkStage::Ready { sent },
             ..
         } = state
         else {
@@ -102,7 +102,7 @@ impl Leader {
         }
         *sent = next;
         for order in orders {
-            self.tell_agent(link, v1::to_agent::Message::Order(order));
+            self.send_to_agent(link, v1::to_agent::Message::Order(order));
         }
     }
 }

@@ -13,7 +13,7 @@ use argosy_state::limits::LOST_AGENTS;
 use argosy_state::registry::DeadlineKind;
 use argosy_state::subject::Subject;
 
-use super::{Leader, Now, Route};
+use super::{Leader, LeaderTime, ProposalOrigin};
 
 /// Interval of passes over the lost agents, in milliseconds.
 const PASS_MS: u64 = 60_000;
@@ -24,14 +24,14 @@ const AGENTS_PER_TICK: usize = 1_000;
 
 /// The schedule of passes over lost agents, and the progress of the current one.
 #[derive(Debug, Default)]
-pub(super) struct Pruning {
+pub(super) struct PruningSchedule {
     next: Timestamp,
-    pass: Option<Pass>,
+    pass: Option<PruningPass>,
 }
 
 /// A pass over the lost agents, the longest lost first.
 #[derive(Debug)]
-pub(super) struct Pass {
+pub(super) struct PruningPass {
     /// The agent that was examined last, and when it was lost.
     behind: Option<(Timestamp, Subject)>,
     /// Lost agents in excess of those that are kept, without those that the pass has chosen.
@@ -42,10 +42,10 @@ pub(super) struct Pass {
 }
 
 impl Leader {
-    pub(super) fn prune(&mut self, registry: &Registry, now: Now) {
+    pub(super) fn prune(&mut self, registry: &Registry, now: LeaderTime) {
         if now.at >= self.pruning.next {
             self.pruning.next = now.at.plus_ms(PASS_MS);
-            self.pruning.pass = Some(Pass::new(registry, LOST_AGENTS));
+            self.pruning.pass = Some(PruningPass::new(registry, LOST_AGENTS));
         }
         let Some(mut pass) = self.pruning.pass.take() else {
             return;
@@ -56,13 +56,13 @@ impl Leader {
                 decided_on: agent.revision,
                 wall_ms: now.wall_ms,
             };
-            self.decide(Command::PruneAgent(decision), Route::Events);
+            self.decide(Command::PruneAgent(decision), ProposalOrigin::Events);
         }
         self.pruning.pass = Some(pass).filter(|pass| !pass.is_over);
     }
 }
 
-impl Pass {
+impl PruningPass {
     pub(super) fn new(registry: &Registry, kept: usize) -> Self {
         Self {
             behind: None,

@@ -9,8 +9,8 @@ use std::collections::BTreeSet;
 
 use argosy_state::command::{Command, RegisterAgent};
 
-use super::agents::Stage;
-use super::{Hello, Leader, Route};
+use super::agents::LinkStage;
+use super::{Hello, Leader, ProposalOrigin};
 use crate::links::LinkId;
 
 /// Maximum number of registrations in the log: less than a second of work.
@@ -19,13 +19,13 @@ pub(super) const REGISTRATIONS: usize = 1_024;
 /// The number of registrations in the log, and the links in line. A link is in line at most once,
 /// so the line is bounded by the number of links.
 #[derive(Debug, Default)]
-pub(super) struct Registering {
+pub(super) struct RegistrationQueue {
     proposed: usize,
     /// Link numbers ascend as connections arrive: the first is the next.
     in_line: BTreeSet<LinkId>,
 }
 
-impl Registering {
+impl RegistrationQueue {
     /// Removes a link that is closed.
     pub(super) fn leave(&mut self, link: LinkId) {
         self.in_line.remove(&link);
@@ -54,13 +54,17 @@ impl Leader {
             let Some(state) = self.agent_links.get(&link) else {
                 continue;
             };
-            let Stage::Registering(hello) = &state.stage else {
+            let LinkStage::Registering(hello) = &state.stage else {
                 continue;
             };
             let (actor, register) = (state.actor.clone(), registration(hello));
             // Counted only with its proposal, whose outcome decrements the count.
             self.registering.proposed += 1;
-            self.propose(actor, Command::RegisterAgent(register), Route::Agent(link));
+            self.propose(
+                actor,
+                Command::RegisterAgent(register),
+                ProposalOrigin::Agent(link),
+            );
         }
     }
 }

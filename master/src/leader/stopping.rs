@@ -7,13 +7,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use argosy_state::Registry;
 use argosy_state::agent::{Agent, AgentMode};
-use argosy_state::command::{Command, Outcome, Stopped};
+use argosy_state::command::{ApplyOutcome, Command, TasksStopped};
 use argosy_state::ids::{AgentId, Timestamp};
 use argosy_state::level::Level;
 use argosy_state::registry::DeadlineKind;
 use argosy_state::subject::Subject;
 
-use super::{Leader, Now, Route};
+use super::{Leader, LeaderTime, ProposalOrigin};
 
 /// Agents that one tick examines; the others wait for the next tick.
 const AGENTS_PER_TICK: usize = 100;
@@ -22,7 +22,7 @@ const AGAIN_MS: u64 = 1_000;
 
 /// Unreachable agents, and the time at which the next of their tasks has stopped itself.
 #[derive(Debug, Default)]
-pub(super) struct Stops {
+pub(super) struct StopTimers {
     /// The time since which no master answers the agent, as far as this leader knows: when it
     /// applied that the agent is UNREACHABLE, or when its leadership began.
     silent_since: BTreeMap<AgentId, Timestamp>,
@@ -30,9 +30,9 @@ pub(super) struct Stops {
     timer_of: BTreeMap<AgentId, Timestamp>,
 }
 
-impl Stops {
+impl StopTimers {
     /// Schedules the next check of an agent, which replaces the former one.
-    fn look_at(&mut self, id: AgentId, at: Option<Timestamp>) {
+    fn schedule(&mut self, id: AgentId, at: Option<Timestamp>) {
         let former = match at {
             Some(at) => self.timer_of.insert(id, at),
             None => self.timer_of.remove(&id),
@@ -47,7 +47,7 @@ impl Stops {
 impl Leader {
     /// Restarts the full time when leadership begins: the former leader may have answered an agent
     /// of which this one knows only that it is UNREACHABLE.
-    pub(super) fn arm_stops(&mut self, registry: &Registry, now: Now) {
+    pub(super) fn arm_stops(&mut self, registry: &Registry, now: LeaderTime) {
         let lost = registry.deadlines().of(DeadlineKind::Lost, None);
         for (_, subject) in lost {
             if let Subject::Agent(id) = subject
@@ -59,7 +59,7 @@ impl Leader {
     }
 
     /// Records that the agent is UNREACHABLE, and that its link is closed.
-    pub(super) fn agent_is_silent(&mut self, registry: &Registry, now: Now, id: AgentId) {
+    pub(super) fn agent_is_silent(&mut self, registry: &Registry, now: LeaderTime, id: AgentId) {
         self.stops.silent_since.entry(id).or_insert(now.at);
         self.arm_stop(registry, id);
     }
@@ -67,7 +67,7 @@ impl Leader {
     /// Removes an agent that has returned, is gone, or was removed.
     pub(super) fn agent_is_not_silent(&mut self, id: AgentId) {
         self.stops.silent_since.remove(&id);
-        self.stops.look_at(id, None);
+        self.stops.schedule(id, None);
     }
 
     /// Schedules a check after a task of the agent became UNREACHABLE, or has stopped.
@@ -83,11 +83,11 @@ impl Leader {
                 .plus_ms(self.limits.deposed_leader_ms)
         });
         if self.stops.timer_of.get(&id).copied() != due {
-            self.stops.look_at(id, due);
+            self.stops.schedule(id, due);
         }
     }
 
-    pub(super) fn stop_tasks(&mut self, registry: &Registry, now: Now) {
+    pub(super) fn stop_tasks(&mut self, registry: &Registry, now: LeaderTime) {
         // Earlier levels do not have it. When the level is raised, the next epoch begins with all
         // agents again.
         if self.level < Level::RELEASE_0_2 {
@@ -100,12 +100,12 @@ impl Leader {
             if due > now.at {
                 return;
             }
-            self.stops.look_at(id, None);
+            self.stops.schedule(id, None);
             self.stop_tasks_on(registry, now, id);
         }
     }
 
-    fn stop_tasks_on(&mut self, registry: &Registry, now: Now, id: AgentId) {
+    fn stop_tasks_on(&mut self, registry: &Registry, now: LeaderTime, id: AgentId) {
         let Some(since) = self.stops.silent_since.get(&id).copied() else {
             return;
         };
@@ -118,27 +118,27 @@ impl Leader {
             .at
             .since_ms(since)
             .saturating_sub(self.limits.deposed_leader_ms);
-        let stopped = Stopped {
+        let stopped = TasksStopped {
             agent: id,
             decided_on: agent.revision,
             silent_ms,
             wall_ms: now.wall_ms,
         };
-        self.decide(Command::Stopped(stopped), Route::Stopped(id));
+        self.decide(Command::TasksStopped(stopped), ProposalOrigin::Stopped(id));
     }
 
     /// Continues with the tasks that are left; checks again later if the record has changed.
     pub(super) fn tasks_stopped(
         &mut self,
         registry: &Registry,
-        now: Now,
+        now: LeaderTime,
         id: AgentId,
-        outcome: &Outcome,
+        outcome: &ApplyOutcome,
     ) {
         match outcome {
             Ok(_) => self.arm_stop(registry, id),
             Err(_) if self.stops.silent_since.contains_key(&id) => {
-                self.stops.look_at(id, Some(now.at.plus_ms(AGAIN_MS)));
+                self.stops.schedule(id, Some(now.at.plus_ms(AGAIN_MS)));
             }
             Err(_) => {}
         }

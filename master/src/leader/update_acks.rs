@@ -36,10 +36,10 @@ impl Leader {
         let message = v1::to_agent::Message::Committed(v1::Committed {
             updates: vec![update],
         });
-        self.tell_agent(link, message);
+        self.send_to_agent(link, message);
     }
 
-    pub(super) fn stray(&mut self, agent: AgentId, key: &TaskKey, order: OrderIndex) {
+    pub(super) fn kill_orphan(&mut self, agent: AgentId, key: &TaskKey, order: OrderIndex) {
         let Some(link) = self.linked_agents.get(&agent).copied() else {
             return;
         };
@@ -48,6 +48,6 @@ impl Leader {
             task_id: key.task.to_string(),
             order_index: order.0,
         };
-        self.tell_agent(link, v1::to_agent::Message::KillStray(kill));
+        self.send_to_agent(link, v1::to_agent::Message::KillStray(kill));
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use argosy_state::command::Operation;
+use argosy_state::command::OperatorOperation;
 use argosy_state::ids::Role;
 use argosy_state::limits;
 use argosy_state::task::TaskState;
@@ -14,10 +14,10 @@ use super::*;
 /// Returns the registry's metrics in `/metrics`: by name without `argosy_registry_`, and by kind.
 fn shown(registry: &Registry) -> BTreeMap<(String, String), u64> {
     let recorder = PrometheusBuilder::new().build_recorder();
-    let counts = Counts::of(
+    let counts = OwnerCounts::of(
         registry,
         None,
-        (&Status::default(), &Progress::default()),
+        (&RaftStatus::default(), &LogProgress::default()),
         &Outbox::default(),
     );
     metrics::with_local_recorder(&recorder, || counts.show());
@@ -50,7 +50,7 @@ fn the_metrics_of_the_registry_follow_what_it_holds() {
     end(&mut world, &tasks[0]);
     let role = Role::new("ops").unwrap();
     let weight_milli = 2_000;
-    let set = Operation::SetWeight { role, weight_milli };
+    let set = OperatorOperation::SetWeight { role, weight_milli };
     world.operate(set).unwrap();
     let full = shown(&world.registry);
     for (kind, before, after) in [

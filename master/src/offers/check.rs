@@ -7,7 +7,7 @@ use argosy_state::Registry;
 use argosy_state::ids::{AgentId, OfferId, Role};
 use argosy_state::resources::Resources;
 
-use super::{OfferBook, Standing, Tally};
+use super::{OfferBook, OfferState, ResourceSums};
 
 impl OfferBook {
     /// Checks the three invariants of the book: no unit is in two live offers, every open offer
@@ -63,7 +63,7 @@ impl OfferBook {
                 "frameworks",
                 of_framework.is_some_and(|held| held.offers.contains(&id)),
             ),
-            ("expiries", lapses == (standing == Standing::Open)),
+            ("expiries", lapses == (standing == OfferState::Open)),
         ] {
             if !agrees {
                 return Err(format!("the index of {index} disagrees with offer {id}"));
@@ -87,7 +87,7 @@ impl OfferBook {
         for (promise, standing) in self.offers_on(agent) {
             // A pending offer, or one of an agent that has changed since, is judged by `apply` and
             // by the leader's next rescind.
-            if standing == Standing::Pending
+            if standing == OfferState::Pending
                 || facts.is_none_or(|facts| facts.promise != promise.promise)
             {
                 continue;
@@ -107,7 +107,7 @@ impl OfferBook {
         let mut fresh = Self::new(self.epoch);
         for entry in self.offers.values() {
             fresh.insert(&entry.promise);
-            if entry.standing == Standing::Pending {
+            if entry.standing == OfferState::Pending {
                 fresh
                     .expiries
                     .remove(&(entry.promise.expires, entry.promise.id));
@@ -138,7 +138,7 @@ impl OfferBook {
 }
 
 /// Offers of ports and sets alone have no sum.
-fn sums(by_role: &BTreeMap<Role, Tally>) -> BTreeMap<Role, Tally> {
+fn sums(by_role: &BTreeMap<Role, ResourceSums>) -> BTreeMap<Role, ResourceSums> {
     let some = by_role.iter().filter(|(_, sum)| !sum.is_empty());
     some.map(|(role, sum)| (role.clone(), sum.clone()))
         .collect()

@@ -16,17 +16,17 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 use argosy_state::bugs::{self, Bug};
-use argosy_state::command::Promise;
+use argosy_state::command::OfferTerms;
 use argosy_state::ids::{AgentId, Epoch, FrameworkId, OfferId, Role, Timestamp};
 use argosy_state::resources::Resources;
 
-pub use revalidate::{WhyNot, revalidate};
+pub use revalidate::{RescindReason, revalidate};
 pub use token::{TOKEN_BYTES, sign, verify};
-pub use usage::Tally;
+pub use usage::ResourceSums;
 
 /// The state of an offer in the book.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Standing {
+pub enum OfferState {
     /// Its framework may use it.
     Open,
     /// An acceptance is in flight: the resources stay held until it is settled.
@@ -48,9 +48,9 @@ pub enum TakeError {
 }
 
 /// Agents and frameworks whose free resources or share a change of the book has moved; see
-/// [`OfferBook::take_touched`].
+/// [`OfferBook::take_changes`].
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Touched {
+pub struct BookChanges {
     /// Agents in ascending order.
     pub agents: BTreeSet<AgentId>,
     /// Frameworks in ascending order.
@@ -58,17 +58,17 @@ pub struct Touched {
 }
 
 #[derive(Debug)]
-struct Entry {
-    promise: Arc<Promise>,
-    standing: Standing,
+struct BookEntry {
+    promise: Arc<OfferTerms>,
+    standing: OfferState,
     /// When it was opened or adopted.
     since: Timestamp,
 }
 
 #[derive(Debug, Default)]
-struct Held {
+struct FrameworkOffers {
     offers: BTreeSet<OfferId>,
-    roles: BTreeMap<Role, Tally>,
+    roles: BTreeMap<Role, ResourceSums>,
 }
 
 /// Open and pending offers of one epoch. Every operation costs O(log n) for each offer.
@@ -77,12 +77,12 @@ pub struct OfferBook {
     epoch: Epoch,
     now: Timestamp,
     last_serial: u64,
-    offers: BTreeMap<OfferId, Entry>,
+    offers: BTreeMap<OfferId, BookEntry>,
     agents: BTreeMap<AgentId, Vec<OfferId>>,
-    frameworks: BTreeMap<FrameworkId, Held>,
-    roles: BTreeMap<Role, Tally>,
+    frameworks: BTreeMap<FrameworkId, FrameworkOffers>,
+    roles: BTreeMap<Role, ResourceSums>,
     expiries: BTreeSet<(Timestamp, OfferId)>,
-    touched: Touched,
+    touched: BookChanges,
 }
 
 impl OfferBook {
@@ -98,7 +98,7 @@ impl OfferBook {
             frameworks: BTreeMap::new(),
             roles: BTreeMap::new(),
             expiries: BTreeSet::new(),
-            touched: Touched::default(),
+            touched: BookChanges::default(),
         }
     }
 
@@ -115,7 +115,7 @@ impl OfferBook {
 
     /// Opens an offer under the next id of this epoch; `promise.id` is overwritten. The allocator
     /// does this as it decides, so nothing counts as touched.
-    pub fn open(&mut self, mut promise: Promise) -> Arc<Promise> {
+    pub fn open(&mut self, mut promise: OfferTerms) -> Arc<OfferTerms> {
         self.last_serial += 1;
         promise.id = OfferId {
             epoch: self.epoch,
@@ -129,7 +129,7 @@ impl OfferBook {
     /// Opens an offer of an earlier epoch under its old id; the caller has judged it with
     /// [`revalidate`]. It counts as opened at `now`. An offer that is already in the book stays
     /// unchanged.
-    pub fn adopt(&mut self, promise: Promise, now: Timestamp) -> Arc<Promise> {
+    pub fn adopt(&mut self, promise: OfferTerms, now: Timestamp) -> Arc<OfferTerms> {
         if let Some(known) = self.offers.get(&promise.id) {
             return Arc::clone(&known.promise);
         }
@@ -144,21 +144,21 @@ impl OfferBook {
     ///
     /// # Errors
     /// [`TakeError`] names the first offer that cannot be taken; then nothing has changed.
-    pub fn take(&mut self, ids: &[OfferId]) -> Result<Vec<Arc<Promise>>, TakeError> {
+    pub fn take(&mut self, ids: &[OfferId]) -> Result<Vec<Arc<OfferTerms>>, TakeError> {
         let mut seen = BTreeSet::new();
         for id in ids {
             let entry = self.offers.get(id).ok_or(TakeError::NotOpen(*id))?;
             if !seen.insert(*id) {
                 return Err(TakeError::Twice(*id));
             }
-            if entry.standing == Standing::Pending {
+            if entry.standing == OfferState::Pending {
                 return Err(TakeError::Pending(*id));
             }
         }
         let mut taken = Vec::with_capacity(ids.len());
         for id in ids {
             let entry = self.offers.get_mut(id).expect("it was just looked up");
-            entry.standing = Standing::Pending;
+            entry.standing = OfferState::Pending;
             self.expiries.remove(&(entry.promise.expires, *id));
             taken.push(Arc::clone(&entry.promise));
         }
@@ -175,37 +175,37 @@ impl OfferBook {
 
     /// Closes an open offer of `framework`; `None` if it has no offer of that id, or the offer is
     /// pending.
-    pub fn decline(&mut self, framework: FrameworkId, id: OfferId) -> Option<Arc<Promise>> {
+    pub fn decline(&mut self, framework: FrameworkId, id: OfferId) -> Option<Arc<OfferTerms>> {
         let entry = self.offers.get(&id)?;
-        if entry.promise.framework != framework || entry.standing == Standing::Pending {
+        if entry.promise.framework != framework || entry.standing == OfferState::Pending {
             return None;
         }
         self.close(id)
     }
 
     /// Closes one open offer of any framework.
-    pub fn rescind(&mut self, id: OfferId) -> Option<Arc<Promise>> {
+    pub fn rescind(&mut self, id: OfferId) -> Option<Arc<OfferTerms>> {
         self.offers
             .get(&id)
-            .is_some_and(|entry| entry.standing == Standing::Open)
+            .is_some_and(|entry| entry.standing == OfferState::Open)
             .then(|| self.close(id))
             .flatten()
     }
 
     /// Closes the open offers of an agent, and returns them so that their frameworks can be
     /// notified. Pending offers stay: `apply` judges them.
-    pub fn rescind_agent(&mut self, agent: AgentId) -> Vec<Arc<Promise>> {
+    pub fn rescind_agent(&mut self, agent: AgentId) -> Vec<Arc<OfferTerms>> {
         let ids = self.agents.get(&agent).cloned().unwrap_or_default();
         self.rescind_all(&ids)
     }
 
     /// Closes the open offers of a framework.
-    pub fn rescind_framework(&mut self, framework: FrameworkId) -> Vec<Arc<Promise>> {
+    pub fn rescind_framework(&mut self, framework: FrameworkId) -> Vec<Arc<OfferTerms>> {
         self.rescind_matching(framework, |_| true)
     }
 
     /// Closes the open offers of a framework in one role.
-    pub fn rescind_role(&mut self, framework: FrameworkId, role: &Role) -> Vec<Arc<Promise>> {
+    pub fn rescind_role(&mut self, framework: FrameworkId, role: &Role) -> Vec<Arc<OfferTerms>> {
         self.rescind_matching(framework, |promise| promise.role == *role)
     }
 
@@ -214,12 +214,12 @@ impl OfferBook {
         &mut self,
         framework: FrameworkId,
         session: u64,
-    ) -> Vec<Arc<Promise>> {
+    ) -> Vec<Arc<OfferTerms>> {
         self.rescind_matching(framework, |promise| promise.session != session)
     }
 
     /// Closes at most `most` open offers that have expired at `now`, earliest first.
-    pub fn expire(&mut self, now: Timestamp, most: usize) -> Vec<Arc<Promise>> {
+    pub fn expire(&mut self, now: Timestamp, most: usize) -> Vec<Arc<OfferTerms>> {
         let mut lapsed = Vec::new();
         while lapsed.len() < most {
             let Some((at, id)) = self.expiries.first().copied() else {
@@ -246,21 +246,21 @@ impl OfferBook {
 
     /// Returns one offer.
     #[must_use]
-    pub fn get(&self, id: OfferId) -> Option<(&Arc<Promise>, Standing)> {
+    pub fn get(&self, id: OfferId) -> Option<(&Arc<OfferTerms>, OfferState)> {
         self.offers
             .get(&id)
             .map(|entry| (&entry.promise, entry.standing))
     }
 
     /// Returns all offers, ascending by id.
-    pub fn iter(&self) -> impl ExactSizeIterator<Item = (&Arc<Promise>, Standing)> {
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = (&Arc<OfferTerms>, OfferState)> {
         self.offers
             .values()
             .map(|entry| (&entry.promise, entry.standing))
     }
 
     /// Returns the offers after `after`, ascending by id.
-    pub fn after(&self, after: OfferId) -> impl Iterator<Item = &Arc<Promise>> {
+    pub fn after(&self, after: OfferId) -> impl Iterator<Item = &Arc<OfferTerms>> {
         let above = (Bound::Excluded(after), Bound::Unbounded);
         self.offers.range(above).map(|(_, entry)| &entry.promise)
     }
@@ -278,7 +278,10 @@ impl OfferBook {
     }
 
     /// Returns the offers of an agent.
-    pub fn offers_on(&self, agent: AgentId) -> impl Iterator<Item = (&Arc<Promise>, Standing)> {
+    pub fn offers_on(
+        &self,
+        agent: AgentId,
+    ) -> impl Iterator<Item = (&Arc<OfferTerms>, OfferState)> {
         let ids = self.agents.get(&agent).into_iter().flatten();
         ids.filter_map(|id| self.get(*id))
     }
@@ -291,7 +294,7 @@ impl OfferBook {
         framework: FrameworkId,
         session: u64,
         role: &'a Role,
-    ) -> impl Iterator<Item = (&'a Arc<Promise>, Standing, Timestamp)> {
+    ) -> impl Iterator<Item = (&'a Arc<OfferTerms>, OfferState, Timestamp)> {
         let ids = self.agents.get(&agent).into_iter().flatten();
         let entries = ids.filter_map(|id| self.offers.get(id));
         let fitting = entries.filter(move |entry| {
@@ -311,7 +314,7 @@ impl OfferBook {
     pub fn offers_of(
         &self,
         framework: FrameworkId,
-    ) -> impl Iterator<Item = (&Arc<Promise>, Standing)> {
+    ) -> impl Iterator<Item = (&Arc<OfferTerms>, OfferState)> {
         let held = self.frameworks.get(&framework);
         let ids = held.into_iter().flat_map(|held| &held.offers);
         ids.filter_map(|id| self.get(*id))
@@ -337,34 +340,34 @@ impl OfferBook {
 
     /// Returns the scalars that a framework is offered in a role.
     #[must_use]
-    pub fn offered_to(&self, framework: FrameworkId, role: &Role) -> Option<&Tally> {
+    pub fn offered_to(&self, framework: FrameworkId, role: &Role) -> Option<&ResourceSums> {
         self.frameworks.get(&framework)?.roles.get(role)
     }
 
     /// Returns the scalars that are offered in a role.
     #[must_use]
-    pub fn offered_in(&self, role: &Role) -> Option<&Tally> {
+    pub fn offered_in(&self, role: &Role) -> Option<&ResourceSums> {
         self.roles.get(role)
     }
 
     /// Returns the agents and frameworks whose offers changed since the last call, by other means
     /// than [`Self::open`]. The allocator refreshes them.
-    pub fn take_touched(&mut self) -> Touched {
+    pub fn take_changes(&mut self) -> BookChanges {
         std::mem::take(&mut self.touched)
     }
 
-    /// Returns whether [`Self::take_touched`] would return anything.
+    /// Returns whether [`Self::take_changes`] would return anything.
     #[must_use]
-    pub fn is_touched(&self) -> bool {
+    pub fn has_changes(&self) -> bool {
         !self.touched.agents.is_empty() || !self.touched.frameworks.is_empty()
     }
 
-    fn touch(&mut self, promise: &Promise) {
+    fn touch(&mut self, promise: &OfferTerms) {
         self.touched.agents.insert(promise.agent);
         self.touched.frameworks.insert(promise.framework);
     }
 
-    fn insert(&mut self, promise: &Arc<Promise>) {
+    fn insert(&mut self, promise: &Arc<OfferTerms>) {
         let id = promise.id;
         self.agents.entry(promise.agent).or_default().push(id);
         let held = self.frameworks.entry(promise.framework).or_default();
@@ -372,16 +375,16 @@ impl OfferBook {
         tally(&mut held.roles, &promise.role).add(&promise.resources);
         tally(&mut self.roles, &promise.role).add(&promise.resources);
         self.expiries.insert((promise.expires, id));
-        let entry = Entry {
+        let entry = BookEntry {
             promise: Arc::clone(promise),
-            standing: Standing::Open,
+            standing: OfferState::Open,
             since: self.now,
         };
         self.offers.insert(id, entry);
     }
 
-    fn close(&mut self, id: OfferId) -> Option<Arc<Promise>> {
-        let Entry { promise, .. } = self.offers.remove(&id)?;
+    fn close(&mut self, id: OfferId) -> Option<Arc<OfferTerms>> {
+        let BookEntry { promise, .. } = self.offers.remove(&id)?;
         self.expiries.remove(&(promise.expires, id));
         if let Some(ids) = self.agents.get_mut(&promise.agent) {
             ids.retain(|other| *other != id);
@@ -404,8 +407,8 @@ impl OfferBook {
     fn rescind_matching(
         &mut self,
         framework: FrameworkId,
-        matches: impl Fn(&Promise) -> bool,
-    ) -> Vec<Arc<Promise>> {
+        matches: impl Fn(&OfferTerms) -> bool,
+    ) -> Vec<Arc<OfferTerms>> {
         let matching = self
             .offers_of(framework)
             .filter(|(promise, _)| matches(promise));
@@ -413,20 +416,20 @@ impl OfferBook {
         self.rescind_all(&ids)
     }
 
-    fn rescind_all(&mut self, ids: &[OfferId]) -> Vec<Arc<Promise>> {
+    fn rescind_all(&mut self, ids: &[OfferId]) -> Vec<Arc<OfferTerms>> {
         ids.iter().filter_map(|id| self.rescind(*id)).collect()
     }
 }
 
 /// Returns the sums of a role; the name is copied only when it is new.
-fn tally<'a>(by_role: &'a mut BTreeMap<Role, Tally>, role: &Role) -> &'a mut Tally {
+fn tally<'a>(by_role: &'a mut BTreeMap<Role, ResourceSums>, role: &Role) -> &'a mut ResourceSums {
     if !by_role.contains_key(role) {
-        by_role.insert(role.clone(), Tally::default());
+        by_role.insert(role.clone(), ResourceSums::default());
     }
     by_role.get_mut(role).expect("it was just put there")
 }
 
-fn untally(by_role: &mut BTreeMap<Role, Tally>, promise: &Promise) {
+fn untally(by_role: &mut BTreeMap<Role, ResourceSums>, promise: &OfferTerms) {
     if let Some(sum) = by_role.get_mut(&promise.role) {
         sum.take(&promise.resources);
         if sum.is_empty() {

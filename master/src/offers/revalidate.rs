@@ -5,15 +5,15 @@
 
 use argosy_state::Registry;
 use argosy_state::agent::AgentMode;
-use argosy_state::command::Promise;
+use argosy_state::command::OfferTerms;
 use argosy_state::ids::{AgentId, FrameworkId, Role, Timestamp};
 
-use super::{OfferBook, Standing};
+use super::{OfferBook, OfferState};
 
 /// The reason for which an offer that a framework still holds is rescinded.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[allow(missing_docs, reason = "each says itself in its message")]
-pub enum WhyNot {
+pub enum RescindReason {
     #[error("it has expired")]
     Expired,
     #[error("no {0} in this cluster")]
@@ -31,12 +31,12 @@ pub enum WhyNot {
     #[error("it was used, declined or rescinded, or is from too long ago")]
     Used,
     #[error("an acceptance of it is in flight")]
-    Taken,
+    InFlight,
     #[error("the promised resources of {0} are in use")]
     NotFree(AgentId),
 }
 
-impl WhyNot {
+impl RescindReason {
     /// Returns a machine-readable code of a closed set.
     #[must_use]
     pub fn code(&self) -> &'static str {
@@ -49,7 +49,7 @@ impl WhyNot {
             Self::AgentNotActive(..) => "agent-not-active",
             Self::Outdated(_) => "outdated",
             Self::Used => "used",
-            Self::Taken => "taken",
+            Self::InFlight => "taken",
             Self::NotFree(_) => "not-free",
         }
     }
@@ -63,19 +63,19 @@ impl WhyNot {
 pub fn revalidate(
     registry: &Registry,
     book: &OfferBook,
-    promise: &Promise,
+    promise: &OfferTerms,
     now: Timestamp,
-) -> Result<(), WhyNot> {
+) -> Result<(), RescindReason> {
     if promise.expires <= now {
-        return Err(WhyNot::Expired);
+        return Err(RescindReason::Expired);
     }
     check_framework(registry, promise)?;
     match book.get(promise.id) {
-        Some((known, Standing::Open)) if **known == *promise => return Ok(()),
-        Some((_, Standing::Pending)) => return Err(WhyNot::Taken),
-        Some((_, Standing::Open)) => return Err(WhyNot::Used),
+        Some((known, OfferState::Open)) if **known == *promise => return Ok(()),
+        Some((_, OfferState::Pending)) => return Err(RescindReason::InFlight),
+        Some((_, OfferState::Open)) => return Err(RescindReason::Used),
         // All offers of this epoch are in the book, so a missing one has been closed.
-        None if promise.id.epoch >= book.epoch() => return Err(WhyNot::Used),
+        None if promise.id.epoch >= book.epoch() => return Err(RescindReason::Used),
         None => {}
     }
     check_agent(registry, promise)?;
@@ -85,37 +85,37 @@ pub fn revalidate(
     if free.contains(&promise.resources) {
         Ok(())
     } else {
-        Err(WhyNot::NotFree(promise.agent))
+        Err(RescindReason::NotFree(promise.agent))
     }
 }
 
-fn check_framework(registry: &Registry, promise: &Promise) -> Result<(), WhyNot> {
+fn check_framework(registry: &Registry, promise: &OfferTerms) -> Result<(), RescindReason> {
     let framework = registry
         .framework(promise.framework)
         .filter(|framework| !framework.removing)
-        .ok_or(WhyNot::UnknownFramework(promise.framework))?;
+        .ok_or(RescindReason::UnknownFramework(promise.framework))?;
     if framework.session != promise.session {
-        return Err(WhyNot::OtherSession(promise.framework));
+        return Err(RescindReason::OtherSession(promise.framework));
     }
     if !framework.info.roles.contains(&promise.role) {
-        return Err(WhyNot::LeftRole(promise.role.clone()));
+        return Err(RescindReason::LeftRole(promise.role.clone()));
     }
     Ok(())
 }
 
-fn check_agent(registry: &Registry, promise: &Promise) -> Result<(), WhyNot> {
+fn check_agent(registry: &Registry, promise: &OfferTerms) -> Result<(), RescindReason> {
     let agent = registry
         .agent(promise.agent)
-        .ok_or(WhyNot::UnknownAgent(promise.agent))?;
+        .ok_or(RescindReason::UnknownAgent(promise.agent))?;
     if agent.mode() != AgentMode::Registered {
-        return Err(WhyNot::AgentNotActive(promise.agent, agent.mode()));
+        return Err(RescindReason::AgentNotActive(promise.agent, agent.mode()));
     }
     if agent.promise != promise.promise {
-        return Err(WhyNot::Outdated(promise.agent));
+        return Err(RescindReason::Outdated(promise.agent));
     }
     let window = &agent.used_offers;
     if promise.id <= window.floor || window.ids.contains(&promise.id) {
-        return Err(WhyNot::Used);
+        return Err(RescindReason::Used);
     }
     Ok(())
 }

@@ -2,16 +2,16 @@
 
 use std::sync::Arc;
 
-use argosy_state::command::{Operation, Promise};
+use argosy_state::command::{OfferTerms, OperatorOperation};
 use argosy_state::ids::{AgentId, Epoch, FrameworkId, OfferId, Revision, Timestamp};
 
-use super::{OfferBook, Standing, TakeError, WhyNot, revalidate, sign, verify};
-use crate::allocator::Settings;
-use crate::allocator::tests::random::Dice;
+use super::{OfferBook, OfferState, RescindReason, TakeError, revalidate, sign, verify};
+use crate::allocator::AllocatorSettings;
+use crate::allocator::tests::random::TestRng;
 use crate::allocator::tests::world::{World, parse, role};
 
-fn promise(framework: u64, agent: u64, expires: u64) -> Promise {
-    Promise {
+fn promise(framework: u64, agent: u64, expires: u64) -> OfferTerms {
+    OfferTerms {
         id: OfferId::default(),
         framework: FrameworkId(framework),
         session: 1,
@@ -60,7 +60,10 @@ fn offers_are_taken_all_or_none() {
         Err(TakeError::NotOpen(missing))
     );
     assert_eq!(book.take(&[a.id, b.id, a.id]), Err(TakeError::Twice(a.id)));
-    assert!(book.iter().all(|(_, standing)| standing == Standing::Open));
+    assert!(
+        book.iter()
+            .all(|(_, standing)| standing == OfferState::Open)
+    );
     assert_eq!(book.take(&[b.id, a.id]).unwrap().len(), 2);
 }
 
@@ -108,7 +111,7 @@ fn those_to_be_told_of_a_rescind_are_named() {
 #[test]
 fn every_index_agrees_with_the_offers_after_random_operations() {
     for seed in 1..=20 {
-        let mut dice = Dice::new(seed * 104_729);
+        let mut dice = TestRng::new(seed * 104_729);
         let mut book = book();
         for step in 0..600 {
             let id = OfferId {
@@ -167,16 +170,16 @@ fn an_overlap_or_an_offer_of_what_is_not_free_is_found_by_the_check() {
 }
 
 /// Returns an offer that was made in one epoch, after the next epoch has begun.
-fn held_over_a_failover() -> (World, Promise) {
+fn held_over_a_failover() -> (World, OfferTerms) {
     let mut world = World::new();
     world.framework(&["a"]);
     world.agent("cpus:4;mem:64;ports:[1-9]");
     let offer = world.offers().remove(0);
-    world.new_leader(Settings::default());
+    world.new_leader(AllocatorSettings::default());
     (world, (*offer).clone())
 }
 
-fn judge(world: &World, offer: &Promise) -> Result<(), WhyNot> {
+fn judge(world: &World, offer: &OfferTerms) -> Result<(), RescindReason> {
     revalidate(&world.registry, &world.book, offer, world.now)
 }
 
@@ -192,7 +195,7 @@ fn an_offer_held_over_a_failover_is_adopted_once_and_accepted_under_its_old_id()
     assert_eq!(world.book.len(), 1);
     assert_eq!(world.offered(), [], "nothing of it is offered anew");
     world.accept(&offer, &[("t", "cpus:1")]);
-    assert_eq!(judge(&world, &offer), Err(WhyNot::Used));
+    assert_eq!(judge(&world, &offer), Err(RescindReason::Used));
     assert_eq!(
         world.offers()[0].resources,
         parse("cpus:3;mem:64;ports:[1-9]")
@@ -202,55 +205,60 @@ fn an_offer_held_over_a_failover_is_adopted_once_and_accepted_under_its_old_id()
 #[test]
 fn whatever_has_changed_under_a_held_offer_is_found_at_the_failover() {
     let (mut world, offer) = held_over_a_failover();
-    let with = |change: fn(&mut Promise)| {
+    let with = |change: fn(&mut OfferTerms)| {
         let mut other = offer.clone();
         change(&mut other);
         judge(&world, &other)
     };
     assert_eq!(
         with(|offer| offer.session += 1),
-        Err(WhyNot::OtherSession(offer.framework))
+        Err(RescindReason::OtherSession(offer.framework))
     );
     assert_eq!(
         with(|offer| offer.framework.0 += 1),
-        Err(WhyNot::UnknownFramework(FrameworkId(offer.framework.0 + 1)))
+        Err(RescindReason::UnknownFramework(FrameworkId(
+            offer.framework.0 + 1
+        )))
     );
     assert_eq!(
         with(|offer| offer.role = role("b")),
-        Err(WhyNot::LeftRole(role("b")))
+        Err(RescindReason::LeftRole(role("b")))
     );
     assert_eq!(
         with(|offer| offer.agent.0 += 1),
-        Err(WhyNot::UnknownAgent(AgentId(offer.agent.0 + 1)))
+        Err(RescindReason::UnknownAgent(AgentId(offer.agent.0 + 1)))
     );
     assert_eq!(
         with(|offer| offer.promise.index += 1),
-        Err(WhyNot::Outdated(offer.agent))
+        Err(RescindReason::Outdated(offer.agent))
     );
     assert_eq!(
         with(|offer| offer.resources = parse("cpus:5")),
-        Err(WhyNot::NotFree(offer.agent))
+        Err(RescindReason::NotFree(offer.agent))
     );
     assert_eq!(
         with(|offer| offer.id.epoch.0 += 1_000),
-        Err(WhyNot::Used),
+        Err(RescindReason::Used),
         "of this reign or a later one, and not in the book"
     );
     world.wait_ms(59_999);
     assert_eq!(judge(&world, &offer), Ok(()));
     world.wait_ms(1);
-    assert_eq!(judge(&world, &offer), Err(WhyNot::Expired));
+    assert_eq!(judge(&world, &offer), Err(RescindReason::Expired));
 }
 
 #[test]
 fn a_held_offer_loses_against_an_open_one_and_against_an_agent_that_is_away() {
     let (mut world, offer) = held_over_a_failover();
     assert_eq!(world.offers().len(), 1, "the new leader was faster");
-    assert_eq!(judge(&world, &offer), Err(WhyNot::NotFree(offer.agent)));
-    world.operate(Operation::Deactivate(offer.agent));
+    assert_eq!(
+        judge(&world, &offer),
+        Err(RescindReason::NotFree(offer.agent))
+    );
+    world.operate(OperatorOperation::Deactivate(offer.agent));
     assert!(matches!(
         judge(&world, &offer),
-        Err(WhyNot::AgentNotActive(..))
+        Err(RescindReason::AgentNotActive(..))
     ));
 }
 
@@ -259,5 +267,5 @@ fn an_offer_in_use_is_not_adopted_again() {
     let (mut world, offer) = held_over_a_failover();
     world.book.adopt(offer.clone(), Timestamp(0));
     world.book.take(&[offer.id]).unwrap();
-    assert_eq!(judge(&world, &offer), Err(WhyNot::Taken));
+    assert_eq!(judge(&world, &offer), Err(RescindReason::InFlight));
 }

@@ -3,8 +3,8 @@
 //! HMAC-SHA-256 over a canonical encoding that is independent of protobuf. The key protects
 //! integrity and grants no authority: `apply` judges every promise again, with or without a token.
 
-use argosy_state::command::{ClusterFacts, Promise};
-use argosy_state::resources::{Identity, Resources, Value};
+use argosy_state::command::{ClusterFacts, OfferTerms};
+use argosy_state::resources::{ResourceIdentity, Resources, Value};
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 
@@ -16,7 +16,7 @@ const LAYOUT: &[u8] = b"argosy offer 1";
 
 /// Returns the token of a promise, under the cluster's present key.
 #[must_use]
-pub fn sign(facts: &ClusterFacts, promise: &Promise) -> [u8; TOKEN_BYTES] {
+pub fn sign(facts: &ClusterFacts, promise: &OfferTerms) -> [u8; TOKEN_BYTES] {
     let mac = seal(&facts.offer_key, &canonical(facts, promise));
     mac.finalize().into_bytes().into()
 }
@@ -24,7 +24,7 @@ pub fn sign(facts: &ClusterFacts, promise: &Promise) -> [u8; TOKEN_BYTES] {
 /// Returns whether `token` was made for exactly this promise, under the present key or the previous
 /// one. The time does not depend on the position of a difference.
 #[must_use]
-pub fn verify(facts: &ClusterFacts, promise: &Promise, token: &[u8]) -> bool {
+pub fn verify(facts: &ClusterFacts, promise: &OfferTerms, token: &[u8]) -> bool {
     let bytes = canonical(facts, promise);
     let keys = std::iter::once(&facts.offer_key).chain(&facts.former_offer_key);
     keys.into_iter()
@@ -39,8 +39,8 @@ fn seal(key: &[u8; 32], bytes: &[u8]) -> Hmac<Sha256> {
 
 /// Returns the canonical bytes of a promise and of its cluster. Numbers are big-endian, and texts
 /// and lists follow their length: no two promises share their bytes.
-fn canonical(facts: &ClusterFacts, promise: &Promise) -> Vec<u8> {
-    let mut out = Writer(Vec::with_capacity(384));
+fn canonical(facts: &ClusterFacts, promise: &OfferTerms) -> Vec<u8> {
+    let mut out = TokenWriter(Vec::with_capacity(384));
     out.text(LAYOUT);
     out.0.extend(facts.id.0.to_be_bytes());
     out.number(promise.id.epoch.0);
@@ -56,9 +56,9 @@ fn canonical(facts: &ClusterFacts, promise: &Promise) -> Vec<u8> {
     out.0
 }
 
-struct Writer(Vec<u8>);
+struct TokenWriter(Vec<u8>);
 
-impl Writer {
+impl TokenWriter {
     fn number(&mut self, number: u64) {
         self.0.extend(number.to_be_bytes());
     }
@@ -84,7 +84,7 @@ impl Writer {
         }
     }
 
-    fn identity(&mut self, identity: &Identity) {
+    fn identity(&mut self, identity: &ResourceIdentity) {
         self.text(identity.name.as_bytes());
         self.length(identity.reservations.len());
         for reservation in &identity.reservations {
@@ -135,7 +135,7 @@ mod tests {
     use argosy_state::ids::{
         AgentId, ClusterId, Epoch, FrameworkId, OfferId, Revision, Role, Timestamp,
     };
-    use argosy_state::resources::{Reservation, Resource, Volume};
+    use argosy_state::resources::{Reservation, Resource, VolumeIdentity};
 
     use super::*;
 
@@ -147,7 +147,7 @@ mod tests {
         }
     }
 
-    fn promise() -> Promise {
+    fn promise() -> OfferTerms {
         let mut parts: Vec<Resource> = "cpus:3.5;mem:1024;ports:[31000-31009];zones:{a,b}"
             .parse::<Resources>()
             .unwrap()
@@ -162,14 +162,14 @@ mod tests {
             principal: "alice".into(),
             labels: [("k".to_owned(), "v".to_owned())].into(),
         });
-        volume.identity.volume = Some(Box::new(Volume {
+        volume.identity.volume = Some(Box::new(VolumeIdentity {
             id: "v1".into(),
             container_path: "data".into(),
         }));
         volume.identity.shared = true;
         disk.add(&volume).unwrap();
         parts.extend(disk.iter().cloned());
-        Promise {
+        OfferTerms {
             id: OfferId {
                 epoch: Epoch(12),
                 serial: 7,
@@ -227,7 +227,7 @@ mod tests {
     #[test]
     fn a_token_vouches_for_nothing_but_its_own_promise() {
         let token = sign(&facts(), &promise());
-        let changes: [fn(&mut Promise); 11] = [
+        let changes: [fn(&mut OfferTerms); 11] = [
             |promise| promise.id.epoch.0 += 1,
             |promise| promise.id.serial += 1,
             |promise| promise.framework.0 += 1,

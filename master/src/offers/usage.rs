@@ -9,11 +9,11 @@ use argosy_state::resources::{Resources, Value};
 
 /// Thousandths by resource name; names without a remainder are dropped.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Tally {
+pub struct ResourceSums {
     sums: Vec<(Arc<str>, i64)>,
 }
 
-impl Tally {
+impl ResourceSums {
     /// Returns the sums, ascending by name.
     pub fn iter(&self) -> impl Iterator<Item = (&str, i64)> {
         self.sums.iter().map(|(name, milli)| (&**name, *milli))

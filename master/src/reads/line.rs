@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 
 /// A connection, by the address and port of its peer; `None` if they are unknown.
-pub(super) type Caller = Option<SocketAddr>;
+pub(super) type ConnectionKey = Option<SocketAddr>;
 
 /// Costs are counted in this fraction of a unit, so that they can be divided by the number of
 /// connections.
@@ -18,14 +18,14 @@ const COST: u64 = 1 << 10;
 
 /// Resources that may be held at the same time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Room {
+pub(super) struct ReadCapacity {
     pub(super) units: usize,
     pub(super) builders: usize,
 }
 
 /// A waiting read.
 #[derive(Debug)]
-struct Read<W> {
+struct WaitingRead<W> {
     serial: u64,
     units: usize,
     cost: u64,
@@ -34,9 +34,9 @@ struct Read<W> {
 
 /// A connection that waits or holds something.
 #[derive(Debug)]
-struct Connection<W> {
-    held: Room,
-    queue: VecDeque<Read<W>>,
+struct ConnectionQueue<W> {
+    held: ReadCapacity,
+    queue: VecDeque<WaitingRead<W>>,
     /// The start of the first read in the queue.
     start: u64,
     /// Its position in the order, while it waits.
@@ -45,17 +45,17 @@ struct Connection<W> {
 
 /// The read that is served next.
 #[derive(Debug)]
-pub(super) struct Turn<W> {
-    pub(super) caller: Caller,
+pub(super) struct NextRead<W> {
+    pub(super) caller: ConnectionKey,
     pub(super) units: usize,
     pub(super) waiter: W,
 }
 
 #[derive(Debug)]
-pub(super) struct Line<W> {
-    free: Room,
+pub(super) struct FairReadQueue<W> {
+    free: ReadCapacity,
     /// Maximum that one connection may hold. A connection that holds nothing may take any one read.
-    each: Room,
+    each: ReadCapacity,
     /// Units that are reserved for small reads: those of at most a third of it.
     kept: usize,
     longest: usize,
@@ -63,14 +63,14 @@ pub(super) struct Line<W> {
     clock: u64,
     last: u64,
     waiting: usize,
-    connections: BTreeMap<Caller, Connection<W>>,
+    connections: BTreeMap<ConnectionKey, ConnectionQueue<W>>,
     /// Waiting connections, by the tag and number of their first read.
-    order: BTreeSet<(u64, u64, Caller)>,
+    order: BTreeSet<(u64, u64, ConnectionKey)>,
 }
 
-impl<W> Line<W> {
+impl<W> FairReadQueue<W> {
     /// Creates a line of at most `longest` waiting reads.
-    pub(super) fn new(free: Room, each: Room, kept: usize, longest: usize) -> Self {
+    pub(super) fn new(free: ReadCapacity, each: ReadCapacity, kept: usize, longest: usize) -> Self {
         Self {
             free,
             each,
@@ -84,7 +84,7 @@ impl<W> Line<W> {
         }
     }
 
-    pub(super) fn free(&self) -> Room {
+    pub(super) fn free(&self) -> ReadCapacity {
         self.free
     }
 
@@ -93,11 +93,17 @@ impl<W> Line<W> {
     }
 
     /// Adds a read to the end of its connection's queue. Returns its number.
-    pub(super) fn enter(&mut self, caller: Caller, units: usize, cost: usize, waiter: W) -> u64 {
+    pub(super) fn enter(
+        &mut self,
+        caller: ConnectionKey,
+        units: usize,
+        cost: usize,
+        waiter: W,
+    ) -> u64 {
         self.last += 1;
         self.waiting += 1;
-        let connection = self.connections.entry(caller).or_insert(Connection {
-            held: Room::NONE,
+        let connection = self.connections.entry(caller).or_insert(ConnectionQueue {
+            held: ReadCapacity::NONE,
             queue: VecDeque::new(),
             start: self.clock,
             place: None,
@@ -105,7 +111,7 @@ impl<W> Line<W> {
         if connection.queue.is_empty() {
             connection.start = self.clock;
         }
-        connection.queue.push_back(Read {
+        connection.queue.push_back(WaitingRead {
             serial: self.last,
             units,
             cost: cost as u64 * COST,
@@ -119,7 +125,7 @@ impl<W> Line<W> {
     ///
     /// A connection that holds its share is skipped. Other reads wait for the first one, regardless
     /// of its size, except small ones, which have reserved room.
-    pub(super) fn next(&mut self) -> Option<Turn<W>> {
+    pub(super) fn next(&mut self) -> Option<NextRead<W>> {
         if self.free.builders == 0 {
             return None;
         }
@@ -147,7 +153,7 @@ impl<W> Line<W> {
         self.free.builders -= 1;
         self.waiting -= 1;
         self.place(caller);
-        Some(Turn {
+        Some(NextRead {
             caller,
             units: read.units,
             waiter: read.waiter,
@@ -169,7 +175,7 @@ impl<W> Line<W> {
     }
 
     /// Removes a read that no longer waits, if it is still in line.
-    pub(super) fn leave(&mut self, caller: Caller, serial: u64) {
+    pub(super) fn leave(&mut self, caller: ConnectionKey, serial: u64) {
         let Some(connection) = self.connections.get_mut(&caller) else {
             return;
         };
@@ -180,7 +186,7 @@ impl<W> Line<W> {
     }
 
     /// Returns the room that a connection held.
-    pub(super) fn give_back(&mut self, caller: Caller, room: Room) {
+    pub(super) fn give_back(&mut self, caller: ConnectionKey, room: ReadCapacity) {
         self.free.units += room.units;
         self.free.builders += room.builders;
         if let Some(connection) = self.connections.get_mut(&caller) {
@@ -191,7 +197,7 @@ impl<W> Line<W> {
     }
 
     /// Takes more units for a read that is being served, if there is room.
-    pub(super) fn take_more(&mut self, caller: Caller, units: usize) -> bool {
+    pub(super) fn take_more(&mut self, caller: ConnectionKey, units: usize) -> bool {
         let Some(connection) = self.connections.get_mut(&caller) else {
             return false;
         };
@@ -204,7 +210,7 @@ impl<W> Line<W> {
     }
 
     /// Orders a connection by its first read.
-    fn place(&mut self, caller: Caller) {
+    fn place(&mut self, caller: ConnectionKey) {
         if let Some(connection) = self.connections.get_mut(&caller) {
             let head = connection.queue.front();
             let place = head.map(|read| (connection.start + read.cost, read.serial));
@@ -221,23 +227,25 @@ impl<W> Line<W> {
         self.forget_if_idle(caller);
     }
 
-    fn forget_if_idle(&mut self, caller: Caller) {
+    fn forget_if_idle(&mut self, caller: ConnectionKey) {
         let connection = self.connections.get(&caller);
-        if connection.is_some_and(|known| known.queue.is_empty() && known.held == Room::NONE) {
+        if connection
+            .is_some_and(|known| known.queue.is_empty() && known.held == ReadCapacity::NONE)
+        {
             self.connections.remove(&caller);
         }
     }
 }
 
-impl Room {
+impl ReadCapacity {
     const NONE: Self = Self {
         units: 0,
         builders: 0,
     };
 }
 
-impl<W> Connection<W> {
-    fn may_take(&self, units: usize, each: Room) -> bool {
+impl<W> ConnectionQueue<W> {
+    fn may_take(&self, units: usize, each: ReadCapacity) -> bool {
         self.held.units == 0
             || (self.held.units + units <= each.units && self.held.builders < each.builders)
     }
@@ -249,29 +257,29 @@ mod tests {
 
     const PAGE: usize = 3_000;
     /// The room that one page holds.
-    const ONE_PAGE: Room = Room {
+    const ONE_PAGE: ReadCapacity = ReadCapacity {
         units: PAGE,
         builders: 1,
     };
 
-    fn caller(number: u16) -> Caller {
+    fn caller(number: u16) -> ConnectionKey {
         Some(SocketAddr::from(([10, 0, 0, 1], number)))
     }
 
-    fn line(units: usize, builders: usize, longest: usize) -> Line<u32> {
-        let room = Room { units, builders };
-        let each = Room {
+    fn line(units: usize, builders: usize, longest: usize) -> FairReadQueue<u32> {
+        let room = ReadCapacity { units, builders };
+        let each = ReadCapacity {
             units: 2 * PAGE,
             builders: 2,
         };
-        Line::new(room, each, 0, longest)
+        FairReadQueue::new(room, each, 0, longest)
     }
 
     /// Serves one read after another to its end. Returns the names in order.
-    fn serve(line: &mut Line<u32>, reads: usize) -> Vec<u32> {
+    fn serve(line: &mut FairReadQueue<u32>, reads: usize) -> Vec<u32> {
         let served = (0..reads).map_while(|_| {
             let turn = line.next()?;
-            let room = Room {
+            let room = ReadCapacity {
                 units: turn.units,
                 builders: 1,
             };
@@ -373,11 +381,11 @@ mod tests {
 
     #[test]
     fn small_reads_have_room_although_large_answers_hold_the_rest() {
-        let room = Room {
+        let room = ReadCapacity {
             units: 3 * PAGE,
             builders: 10,
         };
-        let mut line = Line::new(room, room, PAGE, 100);
+        let mut line = FairReadQueue::new(room, room, PAGE, 100);
         for at in 1..=4 {
             line.enter(caller(at), PAGE, PAGE, u32::from(at));
         }
@@ -390,7 +398,7 @@ mod tests {
         line.enter(caller(7), PAGE / 3, PAGE / 3, 7);
         assert_eq!(line.next().map(|turn| turn.waiter), Some(7));
         assert!(line.next().is_none());
-        let small = Room {
+        let small = ReadCapacity {
             units: PAGE / 3,
             builders: 1,
         };
@@ -415,7 +423,7 @@ mod tests {
         line.leave(caller(1), second);
         assert!(line.take_more(caller(1), PAGE));
         assert!(!line.take_more(caller(1), 3 * PAGE));
-        let all = Room {
+        let all = ReadCapacity {
             units: 2 * PAGE,
             builders: 1,
         };

@@ -12,60 +12,60 @@ use bytes::Bytes;
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
 use tokio::time::Instant;
 
-use super::Share;
+use super::ReadReservation;
 
 /// Bytes passed to a connection in one chunk: it requests more when its reader has read them.
 const CHUNK: usize = 16 << 10;
 
 /// All answers in progress.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Sending {
+pub(super) struct SendTracker {
     // Held for a lookup; nothing is awaited under it.
-    answers: Arc<Mutex<Answers>>,
+    answers: Arc<Mutex<OpenAnswers>>,
 }
 
 #[derive(Debug, Default)]
-struct Answers {
+struct OpenAnswers {
     last: u64,
-    open: BTreeMap<u64, Arc<Mutex<Answer>>>,
+    open: BTreeMap<u64, Arc<Mutex<AnswerProgress>>>,
 }
 
 /// One answer: the rest of it, until it is sent or cut off.
 #[derive(Debug)]
-struct Answer {
-    rest: Option<Rest>,
+struct AnswerProgress {
+    rest: Option<UnsentBody>,
     began: Instant,
     /// When its reader last read something.
     moved: Instant,
 }
 
 #[derive(Debug)]
-struct Rest {
+struct UnsentBody {
     body: Body,
     chunk: Bytes,
-    _shares: Vec<Share>,
+    _shares: Vec<ReadReservation>,
 }
 
 /// A body that releases its share of the budget when it is sent, dropped or cut off.
-struct Sent {
-    answer: Arc<Mutex<Answer>>,
-    all: Sending,
+struct TrackedBody {
+    answer: Arc<Mutex<AnswerProgress>>,
+    all: SendTracker,
     number: u64,
 }
 
-impl Sending {
-    pub(super) fn send(&self, body: Body, mut shares: Vec<Share>) -> Body {
-        shares.iter_mut().for_each(Share::built);
+impl SendTracker {
+    pub(super) fn send(&self, body: Body, mut shares: Vec<ReadReservation>) -> Body {
+        shares.iter_mut().for_each(ReadReservation::built);
         if let (Some(bytes), Some(share)) = (body.size_hint().exact(), shares.first_mut()) {
             share.fit(usize::try_from(bytes).unwrap_or(usize::MAX / 2));
         }
         let now = Instant::now();
-        let rest = Rest {
+        let rest = UnsentBody {
             body,
             chunk: Bytes::new(),
             _shares: shares,
         };
-        let answer = Arc::new(Mutex::new(Answer {
+        let answer = Arc::new(Mutex::new(AnswerProgress {
             rest: Some(rest),
             began: now,
             moved: now,
@@ -75,7 +75,7 @@ impl Sending {
         let number = answers.last;
         answers.open.insert(number, Arc::clone(&answer));
         let all = self.clone();
-        Body::new(Sent {
+        Body::new(TrackedBody {
             answer,
             all,
             number,
@@ -84,7 +84,7 @@ impl Sending {
 
     /// Drops answers of which nothing was read for `stalled`, or not all within `longest`. Returns
     /// their number.
-    pub(super) fn cut(&self, now: Instant, stalled: Duration, longest: Duration) -> u64 {
+    pub(super) fn drop_slow(&self, now: Instant, stalled: Duration, longest: Duration) -> u64 {
         let open: Vec<_> = locked(&self.answers).open.values().cloned().collect();
         let mut cut = 0;
         for answer in open {
@@ -99,13 +99,13 @@ impl Sending {
     }
 }
 
-impl Drop for Sent {
+impl Drop for TrackedBody {
     fn drop(&mut self) {
         locked(&self.all.answers).open.remove(&self.number);
     }
 }
 
-impl HttpBody for Sent {
+impl HttpBody for TrackedBody {
     type Data = Bytes;
     type Error = axum::Error;
 
@@ -115,7 +115,7 @@ impl HttpBody for Sent {
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
         let mut answer = locked(&self.answer);
         let Some(rest) = &mut answer.rest else {
-            return Poll::Ready(Some(Err(axum::Error::new(CutOff))));
+            return Poll::Ready(Some(Err(axum::Error::new(SlowReaderError))));
         };
         if rest.chunk.is_empty() {
             match ready!(Pin::new(&mut rest.body).poll_frame(context)) {
@@ -150,7 +150,7 @@ impl HttpBody for Sent {
 /// The reader was too slow.
 #[derive(Debug, thiserror::Error)]
 #[error("the answer was read too slowly")]
-struct CutOff;
+struct SlowReaderError;
 
 fn locked<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
     shared.lock().expect("nobody panics while holding it")
@@ -160,17 +160,17 @@ fn locked<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
 mod tests {
     use futures::StreamExt;
 
-    use super::super::{Bounds, Reads};
+    use super::super::{ReadBounds, ReadLimiter};
     use super::*;
 
-    async fn answer(reads: &Reads, bytes: usize) -> Body {
+    async fn answer(reads: &ReadLimiter, bytes: usize) -> Body {
         let share = reads.reserve(bytes, bytes).await.unwrap();
         reads.sending.send(Body::from(vec![7; bytes]), vec![share])
     }
 
     #[tokio::test]
     async fn an_answer_goes_out_in_chunks_and_gives_its_share_back_when_it_is_sent() {
-        let reads = Reads::new(Bounds::default());
+        let reads = ReadLimiter::new(ReadBounds::default());
         let mut body = answer(&reads, 100_000).await.into_data_stream();
         let mut sent = 0;
         while let Some(chunk) = body.next().await {
@@ -187,7 +187,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_reader_that_takes_nothing_is_cut_off_and_its_bytes_are_given_back() {
-        let reads = Reads::new(Bounds::default());
+        let reads = ReadLimiter::new(ReadBounds::default());
         let cutter = tokio::spawn(reads.clone().cut_off_slow_readers());
         let mut stalled = answer(&reads, 1_000_000).await.into_data_stream();
         let mut slow = answer(&reads, 1_000_000).await.into_data_stream();

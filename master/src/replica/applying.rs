@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
-use argosy_raft::{Committed, OwnerRequest, RecordWrite};
-use argosy_state::apply::Applied;
+use argosy_raft::{CommittedEntry, OwnerRequest, RecordWrite};
+use argosy_state::apply::AppliedProposal;
 use argosy_state::event::Event;
 use argosy_state::level::{self, Level};
 use tokio::sync::oneshot;
@@ -12,34 +12,37 @@ use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 use super::Replica;
-use crate::comparison::Unapplied;
+use crate::comparison::UnappliedEntry;
 use crate::leader::Input;
 use crate::metrics;
-use crate::run::RunError;
+use crate::run::MasterError;
 use crate::turns;
 
 /// Entries from raft, applied one by one over as many turns as they need.
-pub(super) struct Applying {
-    entries: std::vec::IntoIter<Committed>,
+pub(super) struct ApplyProgress {
+    entries: std::vec::IntoIter<CommittedEntry>,
     /// The next entry, for which the last turn had no time.
-    next: Option<Unapplied>,
+    next: Option<UnappliedEntry>,
     writes: Vec<RecordWrite>,
     done: oneshot::Sender<Vec<RecordWrite>>,
     took: Duration,
 }
 
-impl Applying {
-    fn take_next(&mut self) -> Result<Option<Unapplied>, RunError> {
+impl ApplyProgress {
+    fn take_next(&mut self) -> Result<Option<UnappliedEntry>, MasterError> {
         if self.next.is_some() {
             return Ok(self.next.take());
         }
-        let next = self.entries.next().map(|entry| Unapplied::read(&entry));
-        next.transpose().map_err(RunError::Failed)
+        let next = self
+            .entries
+            .next()
+            .map(|entry| UnappliedEntry::read(&entry));
+        next.transpose().map_err(MasterError::Failed)
     }
 }
 
 /// Logs a rejected command; every master does so, leading or not.
-fn note_refusal(applied: &Applied) {
+fn note_refusal(applied: &AppliedProposal) {
     if let Err(why) = &applied.outcome {
         let (actor, serial) = (&applied.actor, applied.ticket.serial);
         debug!(%actor, serial, code = why.code(), "a command was rejected");
@@ -50,14 +53,14 @@ fn note_refusal(applied: &Applied) {
 const FOUNDERS: Duration = Duration::from_secs(5);
 
 /// The level of a new cluster, as far as this master decides it.
-pub(super) struct Founding {
+pub(super) struct InitialLevel {
     /// The newest level at which it begins.
     newest: Level,
     /// The term in which this master waits for the members' reports, and since when.
     waits: Option<(u64, Instant)>,
 }
 
-impl Default for Founding {
+impl Default for InitialLevel {
     fn default() -> Self {
         Self {
             newest: Level::NEWEST,
@@ -67,7 +70,7 @@ impl Default for Founding {
 }
 
 impl Replica {
-    pub(super) fn raft(&mut self, request: OwnerRequest) -> Result<(), RunError> {
+    pub(super) fn raft(&mut self, request: OwnerRequest) -> Result<(), MasterError> {
         self.turns.begin();
         match request {
             OwnerRequest::Load {
@@ -75,11 +78,11 @@ impl Replica {
                 records,
                 done,
             } => {
-                self.leave_office("a snapshot was installed");
+                self.stop_leading("a snapshot was installed");
                 self.load(last_index, records, done)
             }
             OwnerRequest::Apply { entries, done } => {
-                self.applying = Some(Applying {
+                self.applying = Some(ApplyProgress {
                     entries: entries.into_iter(),
                     next: None,
                     writes: Vec::new(),
@@ -93,12 +96,12 @@ impl Replica {
 
     /// Applies entries until none is left or this turn has changed enough. An entry is never split:
     /// between two turns, the registry is in the state after a whole entry.
-    pub(super) fn apply_on(&mut self) -> Result<(), RunError> {
+    pub(super) fn apply_on(&mut self) -> Result<(), MasterError> {
         let Some(mut applying) = self.applying.take() else {
             return Ok(());
         };
         self.turns.begin();
-        self.look();
+        self.run_queries();
         let began = Instant::now();
         while !self.turns.is_spent()
             && let Some(entry) = applying.take_next()?
@@ -119,7 +122,7 @@ impl Replica {
             return Ok(());
         }
         // Applied entries have left raft's queue: there is room again.
-        self.propose_on();
+        self.propose_pending();
         self.meters.applied.record(applying.took);
         // Raft stops with the process, and so do its waiters.
         let _ = applying.done.send(applying.writes);
@@ -128,7 +131,7 @@ impl Replica {
 
     /// Sets the highest level at which a new cluster begins.
     pub(crate) fn beginning_at(self, founding_level: Level) -> Self {
-        let founding = Founding {
+        let founding = InitialLevel {
             newest: founding_level,
             ..self.founding
         };
@@ -172,11 +175,15 @@ impl Replica {
             .iter()
             .any(|event| matches!(event, Event::TaskLaunched { .. }))
         {
-            self.failovers.first_launch(self.node.wall().now_ms());
+            self.failovers.first_launch(self.node.wall_clock().now_ms());
         }
     }
 
-    fn apply(&mut self, entry: &Unapplied, writes: &mut Vec<RecordWrite>) -> Result<(), RunError> {
+    fn apply(
+        &mut self,
+        entry: &UnappliedEntry,
+        writes: &mut Vec<RecordWrite>,
+    ) -> Result<(), MasterError> {
         let before = writes.len();
         let former = self.registry.level();
         let all = entry.apply(&mut self.registry, writes);
@@ -204,7 +211,7 @@ impl Replica {
                 .as_ref()
                 .is_some_and(|leader| leader.level() != self.registry.level())
             {
-                self.leave_office("the feature level was raised");
+                self.stop_leading("the feature level was raised");
             }
         }
         Ok(())

@@ -6,28 +6,28 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use super::Replica;
-use crate::checks::Checks;
-use crate::clock::Clock;
-use crate::comparison::Comparison;
-use crate::run::RunError;
+use crate::checks::CheckProgress;
+use crate::clock::ClusterClock;
+use crate::comparison::DigestComparison;
+use crate::run::MasterError;
 
-type Read = Result<Registry, RunError>;
+type LoadResult = Result<Registry, MasterError>;
 
 /// A loaded registry that replaces the present one.
-pub(super) struct Loaded {
+pub(super) struct LoadedRegistry {
     registry: Registry,
     done: oneshot::Sender<()>,
 }
 
 /// The registry that is being loaded, if there is one.
 #[derive(Default)]
-pub(super) struct Loading {
+pub(super) struct RegistryLoad {
     /// False in a simulation, which has one thread.
     has_threads: bool,
-    reading: Option<(JoinHandle<Read>, oneshot::Sender<()>)>,
+    reading: Option<(JoinHandle<LoadResult>, oneshot::Sender<()>)>,
 }
 
-impl Loading {
+impl RegistryLoad {
     /// Returns whether a registry is being loaded. Nothing is applied and no epoch is opened during
     /// that time: the present registry is out of date.
     pub(super) fn is_under_way(&self) -> bool {
@@ -35,14 +35,14 @@ impl Loading {
     }
 
     /// Waits until the registry is loaded. May be dropped at any time.
-    pub(super) async fn loaded(&mut self) -> Result<Loaded, RunError> {
+    pub(super) async fn loaded(&mut self) -> Result<LoadedRegistry, MasterError> {
         let Some((reading, _)) = &mut self.reading else {
             return std::future::pending().await;
         };
         let read = reading.await;
-        let registry = read.map_err(|why| RunError::unreadable(&why))??;
+        let registry = read.map_err(|why| MasterError::unreadable(&why))??;
         let (_, done) = self.reading.take().expect("it was there a moment ago");
-        Ok(Loaded { registry, done })
+        Ok(LoadedRegistry { registry, done })
     }
 }
 
@@ -59,31 +59,34 @@ impl Replica {
         last_index: u64,
         records: Vec<(Vec<u8>, Vec<u8>)>,
         done: oneshot::Sender<()>,
-    ) -> Result<(), RunError> {
+    ) -> Result<(), MasterError> {
         let read = move || {
             let read = Registry::load(last_index, records);
-            read.map_err(|why| RunError::unreadable(&why))
+            read.map_err(|why| MasterError::unreadable(&why))
         };
         if self.loading.has_threads {
             self.loading.reading = Some((tokio::task::spawn_blocking(read), done));
         } else {
             let registry = read()?;
-            self.take_loaded(Loaded { registry, done });
+            self.take_loaded(LoadedRegistry { registry, done });
         }
         Ok(())
     }
 
-    pub(super) fn take_loaded(&mut self, loaded: Loaded) {
+    pub(super) fn take_loaded(&mut self, loaded: LoadedRegistry) {
         self.turns.begin();
         let former = std::mem::replace(&mut self.registry, loaded.registry);
         if self.loading.has_threads {
             // Freeing a large registry takes as long as a turn may, and longer.
             drop(tokio::task::spawn_blocking(move || drop(former)));
         }
-        (self.comparison, self.checks) = (Comparison::of(&self.registry), Checks::default());
+        (self.comparison, self.checks) = (
+            DigestComparison::of(&self.registry),
+            CheckProgress::default(),
+        );
         self.node.set_level(self.registry.level());
-        self.clock = Clock::new(self.registry.time());
-        self.failovers.reign(self.registry.cluster().term);
+        self.clock = ClusterClock::new(self.registry.time());
+        self.failovers.record_epoch(self.registry.cluster().term);
         self.published.changes.restart(self.registry.applied());
         self.published.applied.send_replace(self.registry.applied());
         // Raft stops with the process, and so do its waiters.

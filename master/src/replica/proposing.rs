@@ -3,7 +3,7 @@
 
 use argosy_raft::{Proposal, ProposeError};
 use argosy_state::actor::Actor;
-use argosy_state::command::{Command, OpenEpoch, Proposed};
+use argosy_state::command::{Command, OpenEpoch, ProposedCommand};
 use argosy_state::encode;
 use argosy_state::ids::{NodeId, Ticket};
 use argosy_state::level;
@@ -16,7 +16,7 @@ use crate::leader::Input;
 use crate::turns;
 
 /// A proposal that raft has not accepted yet.
-pub(super) struct Unproposed {
+pub(super) struct PendingProposal {
     serial: u64,
     proposal: Proposal,
 }
@@ -39,10 +39,10 @@ impl Replica {
             process: self.process,
             term,
             entropy,
-            wall_ms: self.node.wall().now_ms(),
+            wall_ms: self.node.wall_clock().now_ms(),
             level,
         };
-        let proposed = Proposed {
+        let proposed = ProposedCommand {
             ticket: Ticket::default(),
             actor: Actor::Cluster,
             command: Command::OpenEpoch(open),
@@ -62,14 +62,14 @@ impl Replica {
     }
 
     /// Proposes a command after those that already wait.
-    pub(super) fn propose(&mut self, proposed: &Proposed) {
+    pub(super) fn propose(&mut self, proposed: &ProposedCommand) {
         if self.leader.is_none() {
             // Lost with an effect before this one.
             return;
         }
         let Ticket { serial, .. } = proposed.ticket;
         let level = self.registry.level();
-        if let Some(need) = level::beyond(level, &proposed.command) {
+        if let Some(need) = level::first_unsupported(level, &proposed.command) {
             return self.step(Input::BeyondLevel { serial, need });
         }
         let work = turns::work(&proposed.command);
@@ -84,16 +84,17 @@ impl Replica {
             work,
             command: command.into(),
         };
-        self.unproposed.push_back(Unproposed { serial, proposal });
+        self.unproposed
+            .push_back(PendingProposal { serial, proposal });
         if self.unproposed.len() == 1 {
-            self.propose_on();
+            self.propose_pending();
         }
     }
 
     /// Passes raft as many proposals as it has room for. A node that no longer leads drops the
     /// rest: losing leadership makes every caller retry, as it does for a call with an unknown
     /// outcome.
-    pub(super) fn propose_on(&mut self) {
+    pub(super) fn propose_pending(&mut self) {
         while let Some(first) = self.unproposed.front() {
             let (serial, proposal) = (first.serial, first.proposal.clone());
             let taken = self.node.try_propose(proposal);
@@ -107,7 +108,7 @@ impl Replica {
                 }
                 Err(why @ (ProposeError::NotLeader | ProposeError::Stopped)) => {
                     warn!(%why, "a command could not be proposed");
-                    self.leave_office("raft accepts no commands");
+                    self.stop_leading("raft accepts no commands");
                 }
             }
         }

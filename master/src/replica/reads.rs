@@ -3,14 +3,14 @@
 use tokio::time::Instant;
 
 use super::Replica;
-use crate::inbox::{Facts, Look};
+use crate::inbox::{OwnerState, StateQuery};
 
 impl Replica {
     /// Runs a reader's query on the facts.
-    pub(super) fn show(&mut self, look: Look) {
+    pub(super) fn show(&mut self, look: StateQuery) {
         self.turns.begin();
         let began = Instant::now();
-        look(&Facts {
+        look(&OwnerState {
             registry: &self.registry,
             leader: self.leader.as_ref(),
             // Only a leader's clock advances.

@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use argosy_raft::{MemoryStore, Proposal, SnapshotPolicy, Timing};
 use argosy_state::actor::Actor;
-use argosy_state::command::{Command, Operate, Operation, Proposed};
+use argosy_state::command::{Command, Operate, OperatorOperation, ProposedCommand};
 use argosy_state::encode;
 use argosy_state::ids::{AgentId, Epoch, FrameworkId, Role, TaskId, TaskKey, Ticket};
 use argosy_state::level::Level;
@@ -28,24 +28,24 @@ use futures::future::join_all;
 use tokio::net::TcpListener;
 
 use super::*;
-use crate::inbox::Office;
-use crate::leader::{Answer, Input};
+use crate::inbox::LeaderStatus;
+use crate::leader::{Input, LeaderReply};
 
 /// Longer than anything here takes on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-struct Alone {
+struct SingleMaster {
     memory: MemoryStore,
-    desk: Desk,
+    desk: OwnerHandle,
     node: Node,
     stop: CancellationToken,
-    owner: JoinHandle<Result<(), RunError>>,
-    pulse: Arc<Pulse>,
+    owner: JoinHandle<Result<(), MasterError>>,
+    pulse: Arc<TurnCounter>,
     /// Sends raft's requests to the owner.
     requests: mpsc::Sender<OwnerRequest>,
 }
 
-impl Alone {
+impl SingleMaster {
     async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         Self::start_among(listener, Vec::new(), 1).await
@@ -69,10 +69,10 @@ impl Alone {
     async fn start_among(listener: TcpListener, peers: Vec<String>, seed: u64) -> Self {
         let address = listener.local_addr().unwrap().to_string();
         let bootstrap = peers.is_empty();
-        let config = Config {
+        let config = MasterConfig {
             bootstrap,
             timing: Timing::testing(),
-            ..Config::new(Default::default(), address.clone(), address.clone())
+            ..MasterConfig::new(Default::default(), address.clone(), address.clone())
         };
         let node_config = NodeConfig {
             directory: None,
@@ -90,21 +90,21 @@ impl Alone {
         let starting = Node::start_in_memory(
             node_config,
             &memory,
-            Surroundings::tcp(listener),
+            NodeEnvironment::tcp(listener),
             owner,
             CancellationToken::new(),
         );
         tokio::pin!(starting);
         let mut registry = Registry::new();
-        let mut compared = Comparison::of(&registry);
+        let mut compared = DigestComparison::of(&registry);
         let node = loop {
             tokio::select! {
                 node = &mut starting => break node.unwrap(),
-                Some(request) = requests.recv() => early(&mut registry, &mut compared, request).unwrap(),
+                Some(request) = requests.recv() => serve_startup_requests(&mut registry, &mut compared, request).unwrap(),
             }
         };
         let rest = ([seed as u8 + 2; 32], Handle::current());
-        let Owner {
+        let RegistryOwner {
             replica,
             desk,
             messages,
@@ -126,18 +126,22 @@ impl Alone {
         }
     }
 
-    async fn in_office(&self) -> Office {
+    async fn in_office(&self) -> LeaderStatus {
         let mut office = self.desk.office.clone();
         let here = office.wait_for(|office| office.here);
         let here = tokio::time::timeout(PATIENCE, here).await.unwrap();
         here.unwrap().clone()
     }
 
-    async fn operate(&self, operation: Operation) -> Answer {
+    async fn operate(&self, operation: OperatorOperation) -> LeaderReply {
         self.operate_named(None, operation).await
     }
 
-    async fn operate_named(&self, request: Option<&str>, operation: Operation) -> Answer {
+    async fn operate_named(
+        &self,
+        request: Option<&str>,
+        operation: OperatorOperation,
+    ) -> LeaderReply {
         let operate = Operate {
             request: request.map(|id| ("alice".to_owned(), id.to_owned())),
             hash: 0,
@@ -159,7 +163,7 @@ impl Alone {
     async fn propose_all(&self, epoch: Epoch, commands: impl Iterator<Item = Command>) {
         for (serial, command) in (1 << 40..).zip(commands) {
             let ticket = Ticket { epoch, serial };
-            let proposed = Proposed {
+            let proposed = ProposedCommand {
                 ticket,
                 actor: Actor::Unauthenticated,
                 command,
@@ -183,13 +187,13 @@ impl Alone {
     }
 }
 
-fn weight(weight_milli: u64) -> Operation {
+fn weight(weight_milli: u64) -> OperatorOperation {
     let role = Role::new("ops").unwrap();
-    Operation::SetWeight { role, weight_milli }
+    OperatorOperation::SetWeight { role, weight_milli }
 }
 
-fn attribute(bytes: usize) -> Operation {
-    Operation::SetAttribute {
+fn attribute(bytes: usize) -> OperatorOperation {
+    OperatorOperation::SetAttribute {
         agent: AgentId(1),
         name: "rack".to_owned(),
         value: "x".repeat(bytes),
@@ -198,16 +202,16 @@ fn attribute(bytes: usize) -> Operation {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_command_that_no_entry_holds_is_refused_and_costs_no_office() {
-    let alone = Alone::start().await;
+    let alone = SingleMaster::start().await;
     let epoch = alone.in_office().await.epoch;
     let refused = alone.operate(attribute(2 << 20)).await;
     assert!(
-        matches!(&refused, Answer::Refused { code: "invalid", message } if message.contains("more than an entry holds")),
+        matches!(&refused, LeaderReply::Refused { code: "invalid", message } if message.contains("more than an entry holds")),
         "{refused:?}"
     );
     let done = alone.operate(weight(2_000)).await;
     assert!(
-        matches!(&done, Answer::Operated { outcomes, .. } if outcomes[0].is_ok()),
+        matches!(&done, LeaderReply::Operated { outcomes, .. } if outcomes[0].is_ok()),
         "{done:?}"
     );
     assert_eq!(alone.in_office().await.epoch, epoch);
@@ -216,13 +220,13 @@ async fn a_command_that_no_entry_holds_is_refused_and_costs_no_office() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_repeated_batch_has_the_answer_and_revision_of_the_first_and_writes_nothing() {
-    let alone = Alone::start().await;
+    let alone = SingleMaster::start().await;
     alone.in_office().await;
-    let revision_of = |answer: Answer| match answer {
-        Answer::Operated { revision, outcomes } => (revision, outcomes),
+    let revision_of = |answer: LeaderReply| match answer {
+        LeaderReply::Operated { revision, outcomes } => (revision, outcomes),
         other => panic!("{other:?}"),
     };
-    let refused = Operation::Deactivate(AgentId(9));
+    let refused = OperatorOperation::Deactivate(AgentId(9));
     let first = revision_of(alone.operate_named(Some("r-1"), refused.clone()).await);
     assert!(first.1[0].is_err() && first.0.index > 0);
     let between = revision_of(alone.operate(weight(2_000)).await);
@@ -242,10 +246,10 @@ async fn a_repeated_batch_has_the_answer_and_revision_of_the_first_and_writes_no
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_reply_names_the_leader_also_those_that_no_service_has_made() {
-    let alone = Alone::start().await;
+    let alone = SingleMaster::start().await;
     alone.in_office().await;
     let pages = Router::new().route("/read", get(|| async { "read" }));
-    let front = Front::new(pages, alone.desk.clone(), Hosts::default());
+    let front = ApiRouter::new(pages, alone.desk.clone(), AllowedHosts::default());
     let pages = Router::new().fallback_service(front);
     let socket = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = socket.local_addr().unwrap();
@@ -264,23 +268,23 @@ async fn every_reply_names_the_leader_also_those_that_no_service_has_made() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_command_that_does_not_read_back_is_refused_and_ends_no_master() {
-    let alone = Alone::start().await;
+    let alone = SingleMaster::start().await;
     let epoch = alone.in_office().await.epoch;
     let key = TaskKey {
         framework: FrameworkId(1),
-        task: TaskId::unchecked("a/b"),
+        task: TaskId::new_unchecked("a/b"),
     };
-    let kill = Operation::KillTask {
+    let kill = OperatorOperation::KillTask {
         key,
         grace_ms: None,
     };
     let refused = alone.operate(kill).await;
     assert!(
-        matches!(&refused, Answer::Refused { code: "internal", message } if message.contains("no valid task id")),
+        matches!(&refused, LeaderReply::Refused { code: "internal", message } if message.contains("no valid task id")),
         "{refused:?}"
     );
     let done = alone.operate(weight(2_000)).await;
-    assert!(matches!(&done, Answer::Operated { .. }), "{done:?}");
+    assert!(matches!(&done, LeaderReply::Operated { .. }), "{done:?}");
     assert_eq!(alone.in_office().await.epoch, epoch);
     alone.end().await;
 }
@@ -289,10 +293,13 @@ async fn a_command_that_does_not_read_back_is_refused_and_ends_no_master() {
 /// `offer-used` that the next leader then committed.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_refusal_of_another_reign_is_no_answer() {
-    let alone = Alone::start().await;
+    let alone = SingleMaster::start().await;
     let mut office = alone.in_office().await;
     let refused = alone.operate(attribute(2 << 20)).await;
-    assert!(matches!(refused, Answer::Refused { .. }), "{refused:?}");
+    assert!(
+        matches!(refused, LeaderReply::Refused { .. }),
+        "{refused:?}"
+    );
     office.term -= 1;
     let (_office, former) = watch::channel(office);
     let mut desk = alone.desk.clone();
@@ -324,12 +331,15 @@ async fn a_refusal_of_another_reign_is_no_answer() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn more_than_the_queue_of_proposals_holds_waits_and_is_answered() {
-    let alone = Alone::start().await;
+    let alone = SingleMaster::start().await;
     let epoch = alone.in_office().await.epoch;
     // Ninety mebibytes; 64 may wait for raft.
     let calls = (0..100).map(|_| alone.operate(attribute(900_000)));
     for answer in join_all(calls).await {
-        assert!(matches!(&answer, Answer::Operated { .. }), "{answer:?}");
+        assert!(
+            matches!(&answer, LeaderReply::Operated { .. }),
+            "{answer:?}"
+        );
     }
     assert_eq!(alone.in_office().await.epoch, epoch);
     alone.end().await;
@@ -344,7 +354,7 @@ async fn a_master_too_old_for_what_is_stored_ends_and_leads_nobody() {
         (newer as u8, "install a newer one"),
     ];
     for (format, words) in commands {
-        let alone = Alone::start().await;
+        let alone = SingleMaster::start().await;
         alone.in_office().await;
         let command = vec![8, format, 0xd2, 0x05, 0].into();
         let at_ms = 1;

@@ -4,57 +4,59 @@ use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 
-use argosy_proto::convert::{self, Malformed};
+use argosy_proto::convert::{self, InvalidMessage};
 use argosy_proto::v1;
 use argosy_proto::v1::agents_client::AgentsClient;
 use argosy_proto::v1::agents_server::Agents;
 use argosy_proto::versions;
 use argosy_state::actor::Actor;
-use argosy_state::digest::HeldKind;
+use argosy_state::digest::DigestKind;
 use argosy_state::ids::{Epoch, OrderIndex};
 use futures::{Stream, StreamExt, future, stream};
 use tonic::{Request, Response, Status, Streaming};
 use tracing::{debug, warn};
 
 use super::codes::correct_status;
-use super::forward::{Place, REFER, forwarded, name_leader, readable, referred};
+use super::forward::{CallRoute, REFER, forwarded, leader_moved, name_leader, readable};
 use super::pace::paced;
-use super::peers::Use;
+use super::peers::ConnectionUse;
 use super::{MESSAGE_BYTES, Services, check_protocol, malformed};
-use crate::inbox::Message;
+use crate::inbox::OwnerMessage;
 use crate::leader::{Hello, Input};
 use crate::links::{self, LinkId, WeakLinkSender};
 use crate::owner_handle::unavailable;
 
-type ToAgents = Pin<Box<dyn Stream<Item = Result<v1::ToAgent, Status>> + Send>>;
+type AgentMessages = Pin<Box<dyn Stream<Item = Result<v1::ToAgent, Status>> + Send>>;
 
 #[tonic::async_trait]
 impl Agents for Services {
-    type ConnectStream = ToAgents;
+    type ConnectStream = AgentMessages;
 
     async fn connect(
         &self,
         request: Request<Streaming<v1::FromAgent>>,
-    ) -> Result<Response<ToAgents>, Status> {
+    ) -> Result<Response<AgentMessages>, Status> {
         let (metadata, extensions) = (request.metadata(), request.extensions());
         let refers = metadata.contains_key(REFER);
-        let (place, actor) = self.place(metadata, extensions, Use::Streams).await?;
+        let (place, actor) = self
+            .call_route(metadata, extensions, ConnectionUse::Streams)
+            .await?;
         match place {
-            Place::Here => {
+            CallRoute::Local => {
                 let opened = self.connect_here(request.into_inner(), actor).await?;
                 let mut response = Response::new(opened);
                 name_leader(response.metadata_mut(), &self.desk.own_address);
                 Ok(response)
             }
-            Place::There(_, address) if refers => Err(referred(&address)),
-            Place::There(lease, address) => {
+            CallRoute::Forward(_, address) if refers => Err(leader_moved(&address)),
+            CallRoute::Forward(lease, address) => {
                 let mut client =
                     AgentsClient::new(lease.channel()).max_decoding_message_size(MESSAGE_BYTES);
                 let (messages, unreadable) = readable(request.into_inner());
                 let messages = forwarded(paced(messages), &actor);
                 let opened = async move { client.connect(messages).await };
-                let stream = self.hop(opened, &address, lease).await?;
-                let mut response: Response<ToAgents> = Response::new(unreadable.after(stream));
+                let stream = self.forward_stream(opened, &address, lease).await?;
+                let mut response: Response<AgentMessages> = Response::new(unreadable.after(stream));
                 name_leader(response.metadata_mut(), &address);
                 Ok(response)
             }
@@ -67,12 +69,14 @@ impl Services {
         &self,
         messages: Streaming<v1::FromAgent>,
         actor: Actor,
-    ) -> Result<ToAgents, Status> {
+    ) -> Result<AgentMessages, Status> {
         let link = self.desk.new_link();
         let (sender, receiver) = links::link();
         // Weak: the stream ends when the owner drops its end.
         let refusals = sender.weak();
-        self.desk.send(Message::AgentLink(link, sender)).await?;
+        self.desk
+            .send(OwnerMessage::AgentLink(link, sender))
+            .await?;
         let services = self.clone();
         // Set when the agent's direction has ended; before that, this master ends the stream.
         let ended = Arc::new(OnceLock::new());
@@ -95,7 +99,7 @@ impl Services {
             // The owner may have ended by now, and its links with it.
             let _ = services
                 .desk
-                .send(Message::Input(Input::AgentClosed { link }))
+                .send(OwnerMessage::Input(Input::AgentClosed { link }))
                 .await;
         });
         let last = future::lazy(move |_| last_status(ended.get()).map(Err));
@@ -106,7 +110,7 @@ impl Services {
     /// Reports a malformed message, or one of another version, to the agent, so that its log shows
     /// the reason.
     async fn refuse(&self, refusals: &WeakLinkSender<v1::ToAgent>, code: &str, text: &str) {
-        let facts = self.desk.look(|facts| {
+        let facts = self.desk.query(|facts| {
             let cluster = facts.registry.cluster();
             (cluster.epoch.0, cluster.facts.id.to_string())
         });
@@ -149,7 +153,7 @@ impl Services {
                 Some(_) | None => 0,
             };
             let input = input(link, &actor, message, version).map_err(|why| malformed(&why))?;
-            self.desk.send(Message::Input(input)).await?;
+            self.desk.send(OwnerMessage::Input(input)).await?;
         }
         Ok(())
     }
@@ -174,11 +178,11 @@ fn input(
     actor: &Actor,
     message: v1::FromAgent,
     version: u32,
-) -> Result<Input, Malformed> {
+) -> Result<Input, InvalidMessage> {
     use v1::from_agent::Message as From;
     match message
         .message
-        .ok_or_else(|| Malformed::new("message", "it is empty"))?
+        .ok_or_else(|| InvalidMessage::new("message", "it is empty"))?
     {
         From::Hello(wire) => Ok(Input::AgentHello {
             link,
@@ -208,7 +212,7 @@ fn input(
         }
         From::ExecutorMessage(message) => Ok(Input::AgentMessage { link, message }),
         // Handled earlier: it needs no decision.
-        From::UnsupportedOrder(_) => Err(Malformed::new("message", "it needs no decision")),
+        From::UnsupportedOrder(_) => Err(InvalidMessage::new("message", "it needs no decision")),
         From::Ping(ping) => Ok(Input::AgentPing {
             link,
             serial: ping.serial,
@@ -216,17 +220,17 @@ fn input(
     }
 }
 
-fn hello(wire: v1::Hello, version: u32) -> Result<Hello, Malformed> {
-    let mut digests = BTreeMap::from([(HeldKind::Task, sum("digest", &wire.digest)?)]);
+fn hello(wire: v1::Hello, version: u32) -> Result<Hello, InvalidMessage> {
+    let mut digests = BTreeMap::from([(DigestKind::Task, sum("digest", &wire.digest)?)]);
     for named in &wire.digests {
         // A kind that this master does not know is not compared.
-        if let Some(kind) = HeldKind::named(&named.kind) {
+        if let Some(kind) = DigestKind::named(&named.kind) {
             digests.insert(kind, sum("digests", &named.digest)?);
         }
     }
     let info = wire
         .info
-        .ok_or_else(|| Malformed::new("info", "it is missing"))?;
+        .ok_or_else(|| InvalidMessage::new("info", "it is missing"))?;
     Ok(Hello {
         cluster: if wire.cluster_id.is_empty() {
             None
@@ -251,12 +255,12 @@ fn hello(wire: v1::Hello, version: u32) -> Result<Hello, Malformed> {
 }
 
 /// Returns a wrapping sum of digests; an absent one means that the agent holds none.
-fn sum(field: &str, bytes: &[u8]) -> Result<u128, Malformed> {
+fn sum(field: &str, bytes: &[u8]) -> Result<u128, InvalidMessage> {
     match bytes {
         [] => Ok(0),
         bytes => {
             let bytes = bytes.try_into();
-            let bytes = bytes.map_err(|_| Malformed::new(field, "it has 16 bytes"))?;
+            let bytes = bytes.map_err(|_| InvalidMessage::new(field, "it has 16 bytes"))?;
             Ok(u128::from_be_bytes(bytes))
         }
     }
@@ -272,7 +276,7 @@ mod tests {
             digest: digest.to_vec(),
         });
         v1::Hello {
-            protocol: Some(versions::Versions::OWN.first()),
+            protocol: Some(versions::VersionRange::OWN.first()),
             info: Some(v1::AgentInfo::default()),
             digest: 7_u128.to_be_bytes().to_vec(),
             digests: digests.collect(),
@@ -282,7 +286,7 @@ mod tests {
 
     #[test]
     fn digests_are_read_by_kind_and_those_of_an_unknown_kind_are_not_compared() {
-        let tasks = |digest: u128| BTreeMap::from([(HeldKind::Task, digest)]);
+        let tasks = |digest: u128| BTreeMap::from([(DigestKind::Task, digest)]);
         // Agents of release 0.1 report the digest of tasks alone.
         assert_eq!(hello(wire(&[]), 1).unwrap().digests, tasks(7));
         let nine = 9_u128.to_be_bytes();

@@ -1,6 +1,6 @@
 //! A scheduler's messages in the form that the leader takes: converted, with their shape validated.
 
-use argosy_proto::convert::{self, Malformed};
+use argosy_proto::convert::{self, InvalidMessage};
 use argosy_proto::v1;
 use argosy_state::apply::check_subscription;
 use argosy_state::capability::FrameworkCapability;
@@ -10,7 +10,7 @@ use prost::Message as _;
 use tonic::Status;
 
 use super::{CALL_BYTES, malformed};
-use crate::leader::{HeldFilter, Subscription};
+use crate::leader::{PresentedFilter, SchedulerHello};
 
 /// Maximum bytes of all filters of a subscription.
 const FILTER_BYTES: usize = 64 * 1024;
@@ -22,7 +22,7 @@ pub(super) fn accept(
     operations: Vec<v1::Operation>,
     all_or_nothing: bool,
     wall_ms: i64,
-) -> Result<(CallAction, Vec<Vec<u8>>), Malformed> {
+) -> Result<(CallAction, Vec<Vec<u8>>), InvalidMessage> {
     let mut promises = Vec::with_capacity(offers.len());
     let mut tokens = Vec::with_capacity(offers.len());
     for (at, held) in offers.iter().enumerate() {
@@ -44,16 +44,16 @@ pub(super) fn accept(
 pub(super) fn subscription(
     wire: v1::SubscribeRequest,
     version: u32,
-) -> Result<Subscription, Malformed> {
+) -> Result<SchedulerHello, InvalidMessage> {
     let info = wire
         .info
-        .ok_or_else(|| Malformed::new("info", "it is missing"))?;
+        .ok_or_else(|| InvalidMessage::new("info", "it is missing"))?;
     if wire.held.len() > HELD_OFFERS {
         let text = format!(
             "{} offers; at most {HELD_OFFERS}: present those that will be used; the others are released",
             wire.held.len()
         );
-        return Err(Malformed::new("held", text));
+        return Err(InvalidMessage::new("held", text));
     }
     let held = wire.held.iter().enumerate();
     let held = held
@@ -61,18 +61,18 @@ pub(super) fn subscription(
     let bytes: usize = wire.filters.iter().map(prost::Message::encoded_len).sum();
     if bytes > FILTER_BYTES {
         let text = format!("they take {bytes} bytes; at most {FILTER_BYTES}");
-        return Err(Malformed::new("filters", text));
+        return Err(InvalidMessage::new("filters", text));
     }
     if info.encoded_len() > CALL_BYTES {
         let text = format!(
             "it takes {} bytes; at most {CALL_BYTES}",
             info.encoded_len()
         );
-        return Err(Malformed::new("info", text));
+        return Err(InvalidMessage::new("info", text));
     }
     let filters = wire.filters.iter().map(|filter| {
         let role = convert::roles("filters.role", std::slice::from_ref(&filter.role))?;
-        Ok(HeldFilter {
+        Ok(PresentedFilter {
             agent: convert::id("filters.agent_id", &filter.agent_id)?,
             role: role.into_iter().next().unwrap_or_default(),
             resources: convert::resources_from("filters.resources", &filter.resources)?,
@@ -82,10 +82,10 @@ pub(super) fn subscription(
     let info = convert::framework_info_from(info)?;
     let sends_heartbeats = info.can(FrameworkCapability::Heartbeats);
     check_subscription(wire.session, &info).map_err(|why| match why {
-        Rejection::Invalid { field, text } => Malformed::new(field, text),
-        other => Malformed::new("info", other.to_string()),
+        Rejection::Invalid { field, text } => InvalidMessage::new(field, text),
+        other => InvalidMessage::new("info", other.to_string()),
     })?;
-    Ok(Subscription {
+    Ok(SchedulerHello {
         cluster: if wire.cluster_id.is_empty() {
             None
         } else {
@@ -98,8 +98,8 @@ pub(super) fn subscription(
         },
         session: wire.session,
         info,
-        held: held.collect::<Result<_, Malformed>>()?,
-        filters: filters.collect::<Result<_, Malformed>>()?,
+        held: held.collect::<Result<_, InvalidMessage>>()?,
+        filters: filters.collect::<Result<_, InvalidMessage>>()?,
         version,
         sends_heartbeats,
     })
@@ -110,7 +110,7 @@ pub(super) fn framework(text: &str) -> Result<FrameworkId, Status> {
 }
 
 pub(super) fn task(text: &str) -> Result<TaskId, Status> {
-    TaskId::new(text).map_err(|why| malformed(&Malformed::new("task_id", why.to_string())))
+    TaskId::new(text).map_err(|why| malformed(&InvalidMessage::new("task_id", why.to_string())))
 }
 
 /// Divides a list into parts for which one turn of the owner has time; an empty list is one part.

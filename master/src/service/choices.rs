@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::fmt::Display;
 use std::str::FromStr;
 
-use argosy_proto::convert::{self, Malformed};
+use argosy_proto::convert::{self, InvalidMessage};
 use argosy_proto::v1;
 use argosy_state::ids::{AgentId, FrameworkId, InvalidId, TaskId};
 use tonic::Status;
@@ -61,16 +61,16 @@ fn choice(field: &str, value: &str, prefix: &str, names: &[&str]) -> Result<Stri
         return Ok(wanted);
     }
     let text = format!("{value:?} is none of {}", allowed.join(", "));
-    Err(malformed(&Malformed::new(field, text)))
+    Err(malformed(&InvalidMessage::new(field, text)))
 }
 
 fn id<T: FromStr<Err = InvalidId> + Display>(field: &str, value: &str) -> Result<String, Status> {
-    let id: Result<T, Malformed> = convert::id(field, value);
+    let id: Result<T, InvalidMessage> = convert::id(field, value);
     id.map(|id| id.to_string()).map_err(|why| malformed(&why))
 }
 
 fn task_id(value: &str) -> Result<String, Status> {
-    let wrong = |why: InvalidId| malformed(&Malformed::new("task_id", why.to_string()));
+    let wrong = |why: InvalidId| malformed(&InvalidMessage::new("task_id", why.to_string()));
     TaskId::new(value).map(|id| id.to_string()).map_err(wrong)
 }
 

@@ -11,8 +11,8 @@ use tonic::Status;
 
 use super::operator::one_task;
 use super::{Services, malformed, not_found};
-use crate::allocator::{Explanation, Question};
-use crate::inbox::Facts;
+use crate::allocator::{DemandExplanation, ExplainQuery};
+use crate::inbox::OwnerState;
 
 impl Services {
     /// Runs at the leader, which alone knows the offers.
@@ -38,20 +38,23 @@ impl Services {
             .desk
             .reserve(EXPLANATION_BYTES, EXPLANATION_BYTES)
             .await?;
-        let judged = self.judged(Question::new(id, wanted)).await?;
+        let judged = self.explain_copy(ExplainQuery::new(id, wanted)).await?;
         let found = judged.ok_or_else(|| not_found("framework", &question.framework_id, &[]))?;
         let explanation = crate::leader::explanation(found);
         share.fit(2 * explanation.encoded_len());
-        share.leave_to_answer();
+        share.attach_to_answer();
         Ok(explanation)
     }
 
     /// Judges all agents of a copy of the registry outside the owner's turns; `None` if the
     /// framework does not exist. The leader's private state comes from short queries, so it may be
     /// some milliseconds newer.
-    async fn judged(&self, question: Question) -> Result<Option<Explanation>, Status> {
+    async fn explain_copy(
+        &self,
+        question: ExplainQuery,
+    ) -> Result<Option<DemandExplanation>, Status> {
         let framework = question.framework;
-        let first = move |facts: &Facts<'_>| {
+        let first = move |facts: &OwnerState<'_>| {
             facts.registry.framework(framework)?;
             let leader = facts.leader.map(|leader| {
                 let inputs = leader.explain_inputs(facts.registry, &question);
@@ -59,7 +62,7 @@ impl Services {
             });
             Some(leader.map(|(inputs, epoch)| (inputs, epoch, facts.registry.snapshot())))
         };
-        let Some(known) = self.desk.look(first).await? else {
+        let Some(known) = self.desk.query(first).await? else {
             return Ok(None);
         };
         let (inputs, epoch, registry) = known.ok_or_else(moved)?;
@@ -74,7 +77,7 @@ impl Services {
             after = *last;
             let of_agents = {
                 let (inputs, ids) = (Arc::clone(&inputs), ids.clone());
-                move |facts: &Facts<'_>| {
+                move |facts: &OwnerState<'_>| {
                     // Another leader numbers the clients in `inputs` differently.
                     let leader = facts
                         .leader
@@ -82,10 +85,10 @@ impl Services {
                     Some(leader.agent_inputs(&inputs, framework, &ids))
                 }
             };
-            let known = self.desk.look(of_agents).await?.ok_or_else(moved)?;
+            let known = self.desk.query(of_agents).await?.ok_or_else(moved)?;
             for (id, known) in ids.into_iter().zip(known) {
                 if let Some(agent) = registry.agent(id) {
-                    inputs.judge(&mut explanation, &registry, agent, &known);
+                    inputs.evaluate(&mut explanation, &registry, agent, &known);
                 }
             }
         }

@@ -5,8 +5,8 @@ use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use argosy_proto::convert::Malformed;
-use argosy_proto::versions::{self, Versions};
+use argosy_proto::convert::InvalidMessage;
+use argosy_proto::versions::{self, VersionRange};
 use argosy_state::actor::Actor;
 use argosy_state::buggify::{self, Rare};
 use argosy_state::bugs::{self, Bug};
@@ -21,9 +21,9 @@ use tracing::debug;
 
 use super::actor::{actor, name_actor};
 use super::codes::correct_status;
-use super::peers::{Lease, Use};
+use super::peers::{ConnectionLease, ConnectionUse};
 use super::{Services, malformed, refused};
-use crate::inbox::Office;
+use crate::inbox::LeaderStatus;
 use crate::owner_handle::{LONGEST_WAIT, unavailable};
 
 /// Marks a forwarded call, which is not forwarded again.
@@ -38,38 +38,38 @@ const OPENING: Duration = Duration::from_secs(1);
 /// Minimum timeout of a forwarded call, even if the client's deadline is shorter.
 const ANSWERING: Duration = LONGEST_WAIT;
 /// A forwarded stream of the leader's messages.
-pub(crate) type Passed<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+pub(crate) type ForwardedStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 /// The place where a call is served.
-pub(crate) enum Place {
+pub(crate) enum CallRoute {
     /// The leader in this process.
-    Here,
+    Local,
     /// The leader that is the peer of this connection.
-    There(Lease, String),
+    Forward(ConnectionLease, String),
 }
 
 impl Services {
     /// Determines the actor and where a call is served, and waits for a leader up to the call's
     /// deadline.
-    pub(crate) async fn place(
+    pub(crate) async fn call_route(
         &self,
         metadata: &MetadataMap,
         extensions: &Extensions,
-        kind: Use,
-    ) -> Result<(Place, Actor), Status> {
+        kind: ConnectionUse,
+    ) -> Result<(CallRoute, Actor), Status> {
         let actor = actor(metadata, extensions)?;
         let office = self.desk.leader(deadline(metadata)).await?;
         if office.here {
-            return Ok((Place::Here, actor));
+            return Ok((CallRoute::Local, actor));
         }
         let address = office.leader.unwrap_or_default();
-        if metadata.contains_key(FORWARDED) || buggify::takes(Rare::NotPassedOn) {
+        if metadata.contains_key(FORWARDED) || buggify::occurs(Rare::NotPassedOn) {
             let mut status = unavailable(&format!("leadership has just moved to {address}"));
             name_leader(status.metadata_mut(), &address);
             return Err(status);
         }
         let lease = self.peers.lease(&address, kind)?;
-        Ok((Place::There(lease, address), actor))
+        Ok((CallRoute::Forward(lease, address), actor))
     }
 
     /// Serves a unary call here, or forwards it.
@@ -85,13 +85,15 @@ impl Services {
         Remote: Future<Output = Result<Response<A>, Status>> + Send + 'static,
     {
         let (metadata, extensions) = (request.metadata(), request.extensions());
-        let (place, actor) = self.place(metadata, extensions, Use::Calls).await?;
+        let (place, actor) = self
+            .call_route(metadata, extensions, ConnectionUse::Calls)
+            .await?;
         match place {
-            Place::Here => {
+            CallRoute::Local => {
                 // The headers that every reply has name the leader.
                 Ok(Response::new(local(request.into_inner(), actor).await?))
             }
-            Place::There(lease, address) => {
+            CallRoute::Forward(lease, address) => {
                 let deadline = deadline(request.metadata());
                 let rest = deadline.saturating_duration_since(Instant::now());
                 let mut forwarded = forwarded(request.into_inner(), &actor);
@@ -113,12 +115,12 @@ impl Services {
 
     /// Returns a forwarded stream, once the leader has opened it: see [`hop`]. Its place on the
     /// connection is released when it ends.
-    pub(crate) async fn hop<T: Send + 'static>(
+    pub(crate) async fn forward_stream<T: Send + 'static>(
         &self,
         opened: impl Future<Output = Result<Response<Streaming<T>>, Status>> + Send + 'static,
         address: &str,
-        lease: Lease,
-    ) -> Result<Passed<T>, Status> {
+        lease: ConnectionLease,
+    ) -> Result<ForwardedStream<T>, Status> {
         let held = Arc::new(lease);
         let holding = Arc::clone(&held);
         let opened = async move {
@@ -129,7 +131,7 @@ impl Services {
         };
         let office = self.desk.office.clone();
         let opened = asked(held, office.clone(), address.to_owned(), opened);
-        hop(office, opened, address).await
+        forward_stream(office, opened, address).await
     }
 }
 
@@ -138,7 +140,7 @@ impl Services {
 /// streams are reset before it has accepted them, and other clients share this connection.
 async fn asked<T: Send + 'static>(
     place: impl Send + 'static,
-    office: watch::Receiver<Office>,
+    office: watch::Receiver<LeaderStatus>,
     address: String,
     answered: impl Future<Output = Result<T, Status>> + Send + 'static,
 ) -> Result<T, Status> {
@@ -158,11 +160,11 @@ async fn asked<T: Send + 'static>(
 /// Returns the leader's stream once it is open, which must happen within [`OPENING`]. The stream
 /// ends with its hop, and as soon as another master leads: the connection to a frozen or isolated
 /// leader stays open.
-async fn hop<T: Send + 'static>(
-    office: watch::Receiver<Office>,
+async fn forward_stream<T: Send + 'static>(
+    office: watch::Receiver<LeaderStatus>,
     opened: impl Future<Output = Result<impl Stream<Item = Result<T, Status>> + Send + 'static, Status>>,
     address: &str,
-) -> Result<Passed<T>, Status> {
+) -> Result<ForwardedStream<T>, Status> {
     let stream = tokio::time::timeout(OPENING, opened)
         .await
         .unwrap_or_else(|_| {
@@ -190,7 +192,7 @@ async fn hop<T: Send + 'static>(
 
 /// Returns the messages up to and including the first error. Nothing is read after it.
 fn until_error<T: Send + 'static>(
-    messages: Passed<T>,
+    messages: ForwardedStream<T>,
 ) -> impl Stream<Item = Result<T, Status>> + Send {
     stream::unfold(Some(messages), |messages| async {
         let mut messages = messages?;
@@ -204,8 +206,8 @@ fn until_error<T: Send + 'static>(
 /// read any further, once there is one. The leader only sees that its stream ends.
 pub(crate) fn readable<T: Send + 'static>(
     messages: Streaming<T>,
-) -> (impl Stream<Item = T> + Send + 'static, Unreadable) {
-    let unreadable = Unreadable::default();
+) -> (impl Stream<Item = T> + Send + 'static, StreamReadError) {
+    let unreadable = StreamReadError::default();
     let found = unreadable.clone();
     let messages = tokio_stream::StreamExt::map_while(messages, move |message| {
         message
@@ -217,11 +219,14 @@ pub(crate) fn readable<T: Send + 'static>(
 
 /// The reason for which a client's stream could not be read any further.
 #[derive(Clone, Default)]
-pub(crate) struct Unreadable(Arc<OnceLock<Status>>);
+pub(crate) struct StreamReadError(Arc<OnceLock<Status>>);
 
-impl Unreadable {
+impl StreamReadError {
     /// Returns the same answers, followed by the reason.
-    pub(crate) fn after<T: Send + 'static>(self, answers: Passed<T>) -> Passed<T> {
+    pub(crate) fn after<T: Send + 'static>(
+        self,
+        answers: ForwardedStream<T>,
+    ) -> ForwardedStream<T> {
         let last = future::lazy(move |_| self.0.get().cloned().map(Err));
         answers
             .chain(stream::once(last).filter_map(future::ready))
@@ -231,7 +236,7 @@ impl Unreadable {
 
 /// Waits until another master leads: a frozen or partitioned leader would delay the call up to its
 /// deadline.
-async fn superseded(mut office: watch::Receiver<Office>, address: &str) {
+async fn superseded(mut office: watch::Receiver<LeaderStatus>, address: &str) {
     let moved = office.wait_for(|office| {
         office.here
             || office
@@ -285,7 +290,7 @@ pub(crate) fn name_leader(metadata: &mut MetadataMap, address: &str) {
 }
 
 /// Refers a client to the leader.
-pub(super) fn referred(address: &str) -> Status {
+pub(super) fn leader_moved(address: &str) -> Status {
     let mut status = unavailable(&format!("{address} leads: connect there"));
     name_leader(status.metadata_mut(), address);
     status
@@ -296,23 +301,23 @@ pub(crate) fn check_versions(headers: &HeaderMap) -> Result<(), Status> {
     let Some(named) = headers.get(versions::HEADER) else {
         return Ok(());
     };
-    let named = named.to_str().unwrap_or_default().parse::<Versions>();
+    let named = named.to_str().unwrap_or_default().parse::<VersionRange>();
     let theirs =
-        named.map_err(|why| malformed(&Malformed::new(versions::HEADER, why.to_string())))?;
-    let agreed = Versions::OWN.common(theirs, "the client");
+        named.map_err(|why| malformed(&InvalidMessage::new(versions::HEADER, why.to_string())))?;
+    let agreed = VersionRange::OWN.common(theirs, "the client");
     agreed.map_err(|why| refused(versions::CODE, &why.to_string()))?;
     Ok(())
 }
 
 /// The headers that every reply has.
-pub(crate) struct Named {
+pub(crate) struct ReplyHeaders {
     own_address: Option<HeaderValue>,
     versions: HeaderValue,
 }
 
-impl Named {
+impl ReplyHeaders {
     pub(crate) fn new(own_address: &str) -> Self {
-        let versions = HeaderValue::try_from(Versions::OWN.header());
+        let versions = HeaderValue::try_from(VersionRange::OWN.header());
         Self {
             own_address: own_address.try_into().ok(),
             versions: versions.expect("digits and a hyphen are a value"),
@@ -321,7 +326,7 @@ impl Named {
 
     /// Names the leader and the versions of this master in every reply. That includes replies to
     /// reads, rejections, and replies that no service has created.
-    pub(crate) fn name(&self, office: &watch::Receiver<Office>, headers: &mut HeaderMap) {
+    pub(crate) fn name(&self, office: &watch::Receiver<LeaderStatus>, headers: &mut HeaderMap) {
         headers.insert(versions::HEADER, self.versions.clone());
         if headers.contains_key(LEADER) {
             return;
@@ -383,8 +388,8 @@ mod tests {
 
     type Said = futures::stream::Iter<std::vec::IntoIter<Result<u8, Status>>>;
 
-    fn led_by(leader: &str) -> Office {
-        Office {
+    fn led_by(leader: &str) -> LeaderStatus {
+        LeaderStatus {
             here: false,
             leader: Some(leader.to_owned()),
             epoch: 5,
@@ -397,7 +402,7 @@ mod tests {
         let (_office, seen) = watch::channel(led_by("a:1"));
         let started = Instant::now();
         let never = std::future::pending::<Result<Said, Status>>();
-        let status = hop(seen, never, "a:1")
+        let status = forward_stream(seen, never, "a:1")
             .await
             .err()
             .expect("nothing was opened");
@@ -411,7 +416,7 @@ mod tests {
         let (office, seen) = watch::channel(led_by("a:1"));
         let says = futures::stream::iter(vec![Ok(1_u8)]).chain(futures::stream::pending());
         let opened = std::future::ready(Ok::<_, Status>(says));
-        let mut passed = hop(seen.clone(), opened, "a:1").await.unwrap();
+        let mut passed = forward_stream(seen.clone(), opened, "a:1").await.unwrap();
         assert_eq!(passed.next().await.unwrap().unwrap(), 1);
         office.send_replace(led_by("b:1"));
         let last = passed.next().await.unwrap().unwrap_err();
@@ -445,7 +450,7 @@ mod tests {
             (vec![Ok(1), Err(Status::aborted("x"))], true),
         ] {
             let opened = future::ready(Ok::<_, Status>(stream::iter(says)));
-            let passed = hop(seen.clone(), opened, "a:1").await.unwrap();
+            let passed = forward_stream(seen.clone(), opened, "a:1").await.unwrap();
             let all: Vec<_> = passed.collect().await;
             assert_eq!(all.len(), 1 + usize::from(is_broken));
             assert_eq!(all.last().unwrap().is_err(), is_broken);

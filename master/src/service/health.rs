@@ -15,31 +15,31 @@ use tonic_health::pb::health_server::{Health, HealthServer};
 use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
 
 use super::Services;
-use crate::owner_handle::Desk;
+use crate::owner_handle::OwnerHandle;
 
 /// Interval at which a watched service is checked.
 const LOOK: Duration = Duration::from_secs(1);
 
-type Answers = Pin<Box<dyn Stream<Item = Result<HealthCheckResponse, Status>> + Send>>;
+type HealthStream = Pin<Box<dyn Stream<Item = Result<HealthCheckResponse, Status>> + Send>>;
 
 /// Returns the service of this master.
-pub(crate) fn health(desk: Desk) -> HealthServer<Answering> {
-    HealthServer::new(Answering { desk })
+pub(crate) fn health(desk: OwnerHandle) -> HealthServer<HealthService> {
+    HealthServer::new(HealthService { desk })
 }
 
-pub(crate) struct Answering {
-    desk: Desk,
+pub(crate) struct HealthService {
+    desk: OwnerHandle,
 }
 
 /// The subject that the name in a request denotes.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Subject {
+enum HealthSubject {
     Process,
     LeaderDependent,
     Unknown,
 }
 
-fn subject(service: &str) -> Subject {
+fn subject(service: &str) -> HealthSubject {
     let served = [
         v1::scheduler_server::SchedulerServer::<Services>::NAME,
         v1::agents_server::AgentsServer::<Services>::NAME,
@@ -51,21 +51,21 @@ fn subject(service: &str) -> Subject {
         v1::reigns_server::ReignsServer::<Services>::NAME,
     ];
     match service {
-        "" => Subject::Process,
-        name if independent.contains(&name) => Subject::Process,
-        name if served.contains(&name) => Subject::LeaderDependent,
-        _ => Subject::Unknown,
+        "" => HealthSubject::Process,
+        name if independent.contains(&name) => HealthSubject::Process,
+        name if served.contains(&name) => HealthSubject::LeaderDependent,
+        _ => HealthSubject::Unknown,
     }
 }
 
-async fn look(desk: &Desk, subject: Subject) -> ServingStatus {
+async fn serving_status(desk: &OwnerHandle, subject: HealthSubject) -> ServingStatus {
     match subject {
-        Subject::Process => ServingStatus::Serving,
-        Subject::LeaderDependent => match desk.ready().await {
+        HealthSubject::Process => ServingStatus::Serving,
+        HealthSubject::LeaderDependent => match desk.ready().await {
             Ok(()) => ServingStatus::Serving,
             Err(_) => ServingStatus::NotServing,
         },
-        Subject::Unknown => ServingStatus::ServiceUnknown,
+        HealthSubject::Unknown => ServingStatus::ServiceUnknown,
     }
 }
 
@@ -76,8 +76,8 @@ fn answer(status: ServingStatus) -> HealthCheckResponse {
 }
 
 #[tonic::async_trait]
-impl Health for Answering {
-    type WatchStream = Answers;
+impl Health for HealthService {
+    type WatchStream = HealthStream;
 
     async fn check(
         &self,
@@ -85,22 +85,24 @@ impl Health for Answering {
     ) -> Result<Response<HealthCheckResponse>, Status> {
         let service = request.into_inner().service;
         match subject(&service) {
-            Subject::Unknown => Err(Status::not_found(format!("no service {service:?}"))),
-            known => Ok(Response::new(answer(look(&self.desk, known).await))),
+            HealthSubject::Unknown => Err(Status::not_found(format!("no service {service:?}"))),
+            known => Ok(Response::new(answer(
+                serving_status(&self.desk, known).await,
+            ))),
         }
     }
 
     async fn watch(
         &self,
         request: Request<HealthCheckRequest>,
-    ) -> Result<Response<Answers>, Status> {
+    ) -> Result<Response<HealthStream>, Status> {
         let subject = subject(&request.into_inner().service);
         let looks = stream::unfold((self.desk.clone(), None), move |(desk, told)| async move {
             loop {
                 if told.is_some() {
                     tokio::time::sleep(LOOK).await;
                 }
-                let status = look(&desk, subject).await;
+                let status = serving_status(&desk, subject).await;
                 if told != Some(status) {
                     return Some((Ok(answer(status)), (desk, Some(status))));
                 }

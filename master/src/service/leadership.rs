@@ -13,46 +13,55 @@ use tokio::sync::watch;
 use tonic::{Request, Response, Status};
 
 use super::Services;
-use crate::inbox::Office;
+use crate::inbox::LeaderStatus;
 
-type Told = Pin<Box<dyn Stream<Item = Result<v1::Reign, Status>> + Send>>;
+type LeadershipStream = Pin<Box<dyn Stream<Item = Result<v1::Reign, Status>> + Send>>;
 
 #[tonic::async_trait]
 impl Leadership for Services {
-    type WatchStream = Told;
+    type WatchStream = LeadershipStream;
 
-    async fn watch(&self, _: Request<v1::WatchReigns>) -> Result<Response<Told>, Status> {
+    async fn watch(
+        &self,
+        _: Request<v1::WatchReigns>,
+    ) -> Result<Response<LeadershipStream>, Status> {
         let own = self.desk.own_address.clone();
-        let told = reigns(self.desk.office.clone(), own).map(Ok);
+        let told = epochs(self.desk.office.clone(), own).map(Ok);
         Ok(Response::new(told.boxed()))
     }
 }
 
 #[tonic::async_trait]
 impl Reigns for Services {
-    type WatchStream = Told;
+    type WatchStream = LeadershipStream;
 
-    async fn watch(&self, request: Request<v1::WatchReigns>) -> Result<Response<Told>, Status> {
+    async fn watch(
+        &self,
+        request: Request<v1::WatchReigns>,
+    ) -> Result<Response<LeadershipStream>, Status> {
         Leadership::watch(self, request).await
     }
 }
 
 /// Returns each epoch once. A slow reader misses epochs that have ended by then. The stream ends
 /// with this master's owner.
-fn reigns(office: watch::Receiver<Office>, own: String) -> impl Stream<Item = v1::Reign> + Send {
+fn epochs(
+    office: watch::Receiver<LeaderStatus>,
+    own: String,
+) -> impl Stream<Item = v1::Reign> + Send {
     stream::unfold((office, 0), move |(mut office, told)| {
         let own = own.clone();
         async move {
-            let news =
-                office.wait_for(|office| reign(office, &own).is_some_and(|r| r.epoch > told));
-            let reign = reign(&*news.await.ok()?, &own)?;
+            let news = office
+                .wait_for(|office| epoch_message(office, &own).is_some_and(|r| r.epoch > told));
+            let reign = epoch_message(&*news.await.ok()?, &own)?;
             let epoch = reign.epoch;
             Some((reign, (office, epoch)))
         }
     })
 }
 
-fn reign(office: &Office, own: &str) -> Option<v1::Reign> {
+fn epoch_message(office: &LeaderStatus, own: &str) -> Option<v1::Reign> {
     let leader_address = if office.here {
         own.to_owned()
     } else {
@@ -69,8 +78,8 @@ fn reign(office: &Office, own: &str) -> Option<v1::Reign> {
 mod tests {
     use super::*;
 
-    fn office(epoch: u64, leader: Option<&str>) -> Office {
-        Office {
+    fn office(epoch: u64, leader: Option<&str>) -> LeaderStatus {
+        LeaderStatus {
             here: leader == Some("me:1"),
             leader: leader.filter(|leader| *leader != "me:1").map(str::to_owned),
             epoch,
@@ -81,7 +90,7 @@ mod tests {
     #[tokio::test]
     async fn each_reign_is_told_once_and_only_when_its_leader_is_known() {
         let (sender, receiver) = watch::channel(office(0, None));
-        let mut told = Box::pin(reigns(receiver, "me:1".to_owned()));
+        let mut told = Box::pin(epochs(receiver, "me:1".to_owned()));
         assert!(futures::poll!(told.next()).is_pending(), "nobody leads yet");
         sender.send_replace(office(5, Some("a:1")));
         let first = told.next().await.unwrap();

@@ -1,7 +1,7 @@
 //! Raising the feature level: every member must have reported that it supports the next one.
 
 use argosy_proto::v1;
-use argosy_raft::{HeldMembers, Member};
+use argosy_raft::{Member, MembershipGuard};
 use argosy_state::actor::Actor;
 use argosy_state::level::{Level, Levels};
 use tonic::Status;
@@ -18,9 +18,9 @@ impl Services {
         actor: Actor,
     ) -> Result<v1::RaiseLevelReply, Status> {
         let wanted = (request.level != 0).then_some(Level(request.level));
-        let held = self.desk.node.hold_members().await;
-        let HeldMembers { members, .. } = held.as_ref().map_err(unchanged)?;
-        let former = self.desk.look(|facts| facts.registry.level()).await?;
+        let held = self.desk.node.lock_members().await;
+        let MembershipGuard { members, .. } = held.as_ref().map_err(unchanged)?;
+        let former = self.desk.query(|facts| facts.registry.level()).await?;
         let level =
             chosen(former, wanted, members).map_err(|text| refused("feature-level", &text))?;
         let raised = self.desk.ask(move |request| Input::RaiseLevel {

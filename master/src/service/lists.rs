@@ -13,7 +13,7 @@ use std::collections::HashMap;
 use std::fmt::Display;
 use std::sync::Arc;
 
-use argosy_proto::convert::{self, Malformed};
+use argosy_proto::convert::{self, InvalidMessage};
 use argosy_proto::v1;
 use argosy_state::agent::Agent;
 use argosy_state::ids::{AgentId, FrameworkId, OfferId, Revision};
@@ -22,13 +22,13 @@ use tokio_util::task::AbortOnDropHandle;
 use tonic::Status;
 
 use super::{choices, malformed, views};
-use crate::inbox::{Facts, View};
+use crate::inbox::{OwnerState, StateView};
 use crate::leader::Leader;
-use crate::owner_handle::{Desk, unavailable};
+use crate::owner_handle::{OwnerHandle, unavailable};
 
-pub(crate) use page::Page;
-use page::Records;
-pub(crate) use serving::{List, routes};
+pub(crate) use page::EncodedPage;
+use page::EncodedRecords;
+pub(crate) use serving::{ListKind, routes};
 use tasks::list_tasks;
 
 /// Records that one part of a page scans.
@@ -49,7 +49,7 @@ const RECORD_BYTES: usize = 1_024;
 /// Waits until the read has the requested consistency and revision. Returns the log index that a
 /// view must include. Rejects an unknown consistency.
 pub(super) async fn settle(
-    desk: &Desk,
+    desk: &OwnerHandle,
     consistency: i32,
     min_revision: u64,
 ) -> Result<u64, Status> {
@@ -59,7 +59,7 @@ pub(super) async fn settle(
         Ok(v1::Consistency::Unspecified | v1::Consistency::Linearizable) => desk.confirm().await?,
         Err(_) => {
             let text = format!("{consistency} is unknown: 1 is linearizable, 2 is local");
-            return Err(malformed(&Malformed::new("consistency", text)));
+            return Err(malformed(&InvalidMessage::new("consistency", text)));
         }
     };
     desk.wait_applied(min_revision).await?;
@@ -70,7 +70,7 @@ fn size(request: &v1::ListRequest) -> Result<usize, Status> {
     match request.page_size as usize {
         0 => Ok(PAGE),
         size if size <= LARGEST_PAGE => Ok(size),
-        size => Err(malformed(&Malformed::new(
+        size => Err(malformed(&InvalidMessage::new(
             "page_size",
             format!("{size} is above {LARGEST_PAGE}"),
         ))),
@@ -80,7 +80,7 @@ fn size(request: &v1::ListRequest) -> Result<usize, Status> {
 /// Rejects a field that cannot be filtered by.
 fn check_filter(filter: &HashMap<String, String>, known: &[&str]) -> Result<(), Status> {
     match filter.keys().find(|field| !known.contains(&field.as_str())) {
-        Some(field) => Err(malformed(&Malformed::new(
+        Some(field) => Err(malformed(&InvalidMessage::new(
             "filter",
             format!("{field:?} is none of {}", known.join(", ")),
         ))),
@@ -106,19 +106,19 @@ fn plain(name: &str, prefix: &str) -> String {
 
 /// The room that a part has left on its page.
 #[derive(Debug, Clone, Copy)]
-struct Room {
+struct PageCapacity {
     records: usize,
     bytes: usize,
 }
 
 /// A part of a page: the records that were found, and the position at which to continue.
 #[derive(Debug, Default)]
-struct Part {
-    found: Records,
+struct PagePart {
+    found: EncodedRecords,
     next: Option<String>,
 }
 
-impl Records {
+impl EncodedRecords {
     /// Returns the bytes that these records take of a page.
     fn cost(&self) -> usize {
         self.count * RECORD_BYTES + self.bytes.len()
@@ -129,11 +129,11 @@ impl Records {
 /// a record that matches, and only then converts it.
 fn gather<R>(
     records: impl Iterator<Item = R>,
-    room: Room,
+    room: PageCapacity,
     place: impl Fn(&R) -> String,
-    mut show: impl FnMut(&R, &mut Records),
-) -> Part {
-    let mut part = Part::default();
+    mut show: impl FnMut(&R, &mut EncodedRecords),
+) -> PagePart {
+    let mut part = PagePart::default();
     let mut last = None;
     for (seen, record) in records.enumerate() {
         let is_full = seen == PART
@@ -151,32 +151,32 @@ fn gather<R>(
 
 /// A page in progress.
 #[derive(Debug)]
-struct Making {
-    page: Part,
+struct PageBuilder {
+    page: PagePart,
     size: usize,
     token: String,
     parts: usize,
 }
 
-impl Making {
+impl PageBuilder {
     fn new(size: usize, token: String) -> Self {
         Self {
-            page: Part::default(),
+            page: PagePart::default(),
             size,
             token,
             parts: 0,
         }
     }
 
-    fn room(&self) -> Room {
-        Room {
+    fn room(&self) -> PageCapacity {
+        PageCapacity {
             records: self.size - self.page.found.count,
             bytes: PAGE_BYTES - self.page.found.cost(),
         }
     }
 
     /// Appends the next part; returns whether the page continues.
-    fn add(&mut self, mut part: Part) -> bool {
+    fn add(&mut self, mut part: PagePart) -> bool {
         self.parts += 1;
         self.page.found.append(&mut part.found);
         self.page.next = part.next;
@@ -196,10 +196,10 @@ impl Making {
         self,
         revision: Revision,
         end: impl FnOnce(String, Option<v1::Revision>) -> T,
-    ) -> Made {
+    ) -> BuiltPage {
         let next = self.page.next.unwrap_or_default();
         let end = end(next, Some(convert::revision(revision)));
-        Made {
+        BuiltPage {
             cost: self.page.found.cost(),
             page: self.page.found.page(&end),
         }
@@ -208,39 +208,39 @@ impl Making {
 
 /// A page, and the memory that its records take in a reader. This process is such a reader when it
 /// converts a page to JSON.
-struct Made {
-    page: Page,
+struct BuiltPage {
+    page: EncodedPage,
     cost: usize,
 }
 
 /// Builds a page within its share of the budget for answers. `size` is the page size in records.
 async fn within_share(
-    desk: &Desk,
+    desk: &OwnerHandle,
     size: usize,
-    made: impl Future<Output = Result<Made, Status>>,
-) -> Result<Page, Status> {
+    made: impl Future<Output = Result<BuiltPage, Status>>,
+) -> Result<EncodedPage, Status> {
     // The records, and once more their serialized form.
     let likely = (size * RECORD_BYTES).min(PAGE_BYTES);
     let mut share = desk.reserve(2 * PAGE_BYTES, likely).await?;
-    let Made { page, cost } = made.await?;
+    let BuiltPage { page, cost } = made.await?;
     share.fit(2 * cost);
-    share.leave_to_answer();
+    share.attach_to_answer();
     Ok(page)
 }
 
 /// Reads parts of a view, which includes the entry at `index`, until the page is full or the end is
 /// reached.
 async fn collect<T: prost::Message>(
-    desk: &Desk,
+    desk: &OwnerHandle,
     index: u64,
     (size, token): (usize, String),
-    part: impl Fn(&View, &str, Room) -> Part + Send + 'static,
+    part: impl Fn(&StateView, &str, PageCapacity) -> PagePart + Send + 'static,
     end: impl FnOnce(String, Option<v1::Revision>) -> T + Send + 'static,
-) -> Result<Page, Status> {
+) -> Result<EncodedPage, Status> {
     let made = async {
         let view = desk.view(index).await?;
         on_readers_thread(desk, async move {
-            let mut making = Making::new(size, token);
+            let mut making = PageBuilder::new(size, token);
             loop {
                 let found = part(&view, &making.token, making.room());
                 if !making.add(found) {
@@ -257,7 +257,7 @@ async fn collect<T: prost::Message>(
 /// Computes with lower priority than everything else in this process. Ends with the reader that
 /// requested it.
 pub(crate) async fn on_readers_thread<T: Send + 'static>(
-    desk: &Desk,
+    desk: &OwnerHandle,
     computed: impl Future<Output = T> + Send + 'static,
 ) -> Result<T, Status> {
     let task = AbortOnDropHandle::new(desk.readers.spawn(computed));
@@ -273,13 +273,13 @@ fn here(registry: &Registry) -> Revision {
 }
 
 fn bad_token(token: &str) -> Status {
-    malformed(&Malformed::new(
+    malformed(&InvalidMessage::new(
         "page_token",
         format!("{token:?} is not the token of a previous page"),
     ))
 }
 
-async fn list_agents(desk: &Desk, request: v1::ListRequest) -> Result<Page, Status> {
+async fn list_agents(desk: &OwnerHandle, request: v1::ListRequest) -> Result<EncodedPage, Status> {
     let index = settle(desk, request.consistency, request.min_revision).await?;
     check_filter(&request.filter, &["agent_id", "host_name", "mode"])?;
     let size = size(&request)?;
@@ -288,7 +288,7 @@ async fn list_agents(desk: &Desk, request: v1::ListRequest) -> Result<Page, Stat
     }
     let filter = choices::filter(request.filter)?;
     let encodings = desk.encodings.clone();
-    let part = move |view: &View, token: &str, room: Room| {
+    let part = move |view: &StateView, token: &str, room: PageCapacity| {
         let after = token.parse().unwrap_or(AgentId(0));
         let mut kept = encodings.lock();
         gather(
@@ -296,7 +296,7 @@ async fn list_agents(desk: &Desk, request: v1::ListRequest) -> Result<Page, Stat
             room,
             |agent| agent.id.to_string(),
             |agent, found| {
-                if wants_agent(&filter, agent) {
+                if matches_filter(&filter, agent) {
                     let record = kept.encoded(agent, views::agent_record);
                     found.add_with(&record, &views::agent_now(view, agent));
                 }
@@ -311,7 +311,7 @@ async fn list_agents(desk: &Desk, request: v1::ListRequest) -> Result<Page, Stat
     collect(desk, index, (size, request.page_token), part, end).await
 }
 
-fn wants_agent(filter: &HashMap<String, String>, agent: &Agent) -> bool {
+fn matches_filter(filter: &HashMap<String, String>, agent: &Agent) -> bool {
     let mode = || convert::mode_from(agent.mode()).as_str_name();
     is(filter, "agent_id", &agent.id)
         && matches(filter, "host_name", &agent.reported.info.host_name)
@@ -320,7 +320,10 @@ fn wants_agent(filter: &HashMap<String, String>, agent: &Agent) -> bool {
 
 /// Lists frameworks ascending by id, followed on request by removed ones, oldest first. A token is
 /// the last id seen, or `~` and the last id of the history.
-async fn list_frameworks(desk: &Desk, request: v1::ListRequest) -> Result<Page, Status> {
+async fn list_frameworks(
+    desk: &OwnerHandle,
+    request: v1::ListRequest,
+) -> Result<EncodedPage, Status> {
     let index = settle(desk, request.consistency, request.min_revision).await?;
     check_filter(&request.filter, &["framework_id", "name"])?;
     let size = size(&request)?;
@@ -329,7 +332,7 @@ async fn list_frameworks(desk: &Desk, request: v1::ListRequest) -> Result<Page, 
     if !request.page_token.is_empty() && id.parse::<FrameworkId>().is_err() {
         return Err(bad_token(&request.page_token));
     }
-    let part = move |view: &View, token: &str, room: Room| {
+    let part = move |view: &StateView, token: &str, room: PageCapacity| {
         let is_wanted = |id: FrameworkId, name: &str| {
             is(&filter, "framework_id", &id) && matches(&filter, "name", name)
         };
@@ -376,7 +379,7 @@ async fn list_frameworks(desk: &Desk, request: v1::ListRequest) -> Result<Page, 
 }
 
 /// Lists open offers, which only the leader has.
-async fn list_offers(desk: &Desk, request: v1::ListRequest) -> Result<Page, Status> {
+async fn list_offers(desk: &OwnerHandle, request: v1::ListRequest) -> Result<EncodedPage, Status> {
     settle(desk, request.consistency, request.min_revision).await?;
     check_filter(&request.filter, &["framework_id", "agent_id", "role"])?;
     let size = size(&request)?;
@@ -385,17 +388,17 @@ async fn list_offers(desk: &Desk, request: v1::ListRequest) -> Result<Page, Stat
     }
     let filter = Arc::new(choices::filter(request.filter)?);
     let read = async {
-        let mut making = Making::new(size, request.page_token);
+        let mut making = PageBuilder::new(size, request.page_token);
         let mut first = None;
         loop {
             let (filter, token, room) = (filter.clone(), making.token.clone(), making.room());
-            let look = move |facts: &Facts<'_>| {
+            let look = move |facts: &OwnerState<'_>| {
                 (
                     open_offers(facts, &filter, &token, room),
                     here(facts.registry),
                 )
             };
-            let (found, revision) = desk.look(look).await?;
+            let (found, revision) = desk.query(look).await?;
             first.get_or_insert(revision);
             if !making.add(found) {
                 break;
@@ -418,11 +421,11 @@ async fn list_offers(desk: &Desk, request: v1::ListRequest) -> Result<Page, Stat
 
 /// Returns a part of a page of offers, within a query.
 fn open_offers(
-    facts: &Facts<'_>,
+    facts: &OwnerState<'_>,
     filter: &HashMap<String, String>,
     token: &str,
-    room: Room,
-) -> Part {
+    room: PageCapacity,
+) -> PagePart {
     let after = token.parse().unwrap_or_default();
     let book = facts.leader.map(Leader::book);
     gather(

@@ -23,29 +23,29 @@ mod reflection;
 mod scheduler;
 mod views;
 
-use argosy_proto::convert::Malformed;
+use argosy_proto::convert::InvalidMessage;
 use argosy_proto::v1;
-use argosy_proto::versions::{self, Versions};
+use argosy_proto::versions::{self, VersionRange};
 use tokio_util::task::TaskTracker;
 use tonic::Status;
 use tonic_types::{ErrorDetails, StatusExt};
 
-use crate::leader::Answer;
-use crate::owner_handle::Desk;
+use crate::leader::LeaderReply;
+use crate::owner_handle::OwnerHandle;
 
 pub(crate) use codes::correct;
-pub(crate) use forward::{Named, check_versions};
+pub(crate) use forward::{ReplyHeaders, check_versions};
 pub(crate) use health::health;
-pub(crate) use lists::{List, on_readers_thread, routes as list_routes};
+pub(crate) use lists::{ListKind, on_readers_thread, routes as list_routes};
 pub(crate) use operator::{cluster, one_agent};
-pub(crate) use peers::Peers;
+pub(crate) use peers::MasterConnections;
 pub(crate) use reflection::reflection;
 
 /// All services of `argosy.v1`; cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Services {
-    pub(crate) desk: Desk,
-    pub(crate) peers: Peers,
+    pub(crate) desk: OwnerHandle,
+    pub(crate) peers: MasterConnections,
     /// Tasks that read streams; they end with their streams.
     pub(crate) tasks: TaskTracker,
 }
@@ -67,7 +67,7 @@ fn bounded(bytes: usize) -> Result<(), Status> {
 }
 
 /// Returns the status for a message of the wrong shape.
-fn malformed(why: &Malformed) -> Status {
+fn malformed(why: &InvalidMessage) -> Status {
     let details = ErrorDetails::with_bad_request_violation(&why.field, &why.text);
     Status::with_error_details(tonic::Code::InvalidArgument, why.to_string(), details)
 }
@@ -94,16 +94,16 @@ fn refused(code: &str, message: &str) -> Status {
 }
 
 /// Returns the status of a rejection, or any other answer.
-fn accepted(answer: Answer) -> Result<Answer, Status> {
+fn accepted(answer: LeaderReply) -> Result<LeaderReply, Status> {
     match answer {
-        Answer::Refused { code, message } => Err(refused(code, &message)),
-        Answer::Called { .. }
-        | Answer::Acknowledged
-        | Answer::Declined
-        | Answer::Heard
-        | Answer::Passed
-        | Answer::Reconciled { .. }
-        | Answer::Operated { .. } => Ok(answer),
+        LeaderReply::Refused { code, message } => Err(refused(code, &message)),
+        LeaderReply::Called { .. }
+        | LeaderReply::Acknowledged
+        | LeaderReply::Declined
+        | LeaderReply::HeartbeatRecorded
+        | LeaderReply::Forwarded
+        | LeaderReply::Reconciled { .. }
+        | LeaderReply::Operated { .. } => Ok(answer),
     }
 }
 
@@ -125,10 +125,10 @@ fn not_found(what: &str, id: &str, near: &[String]) -> Status {
 /// Returns the newest protocol version that this master and a peer support.
 fn check_protocol(peer: &str, protocol: Option<&v1::Protocol>) -> Result<u32, Status> {
     let Some(protocol) = protocol else {
-        let why = Malformed::new("protocol", "name the protocol version");
+        let why = InvalidMessage::new("protocol", "name the protocol version");
         return Err(malformed(&why));
     };
-    let agreed = Versions::OWN.negotiated(peer, protocol);
+    let agreed = VersionRange::OWN.negotiated(peer, protocol);
     agreed.map_err(|why| refused(versions::CODE, &why.to_string()))
 }
 
@@ -151,7 +151,7 @@ mod tests {
 
     #[test]
     fn the_version_of_a_protocol_is_judged_and_its_release_may_be_any_or_none() {
-        let version = Versions::OWN.newest;
+        let version = VersionRange::OWN.newest;
         for release in ["", "0.2.0", "0.1", "what my framework calls itself"] {
             assert_eq!(judged(spoken(version, release)).unwrap(), version);
         }
@@ -168,8 +168,8 @@ mod tests {
 
     #[test]
     fn a_range_of_versions_is_good_if_it_meets_that_of_this_master() {
-        let range = |oldest, newest| Some(Versions { oldest, newest }.first());
-        let newest = Versions::OWN.newest;
+        let range = |oldest, newest| Some(VersionRange { oldest, newest }.first());
+        let newest = VersionRange::OWN.newest;
         assert_eq!(judged(range(newest, newest + 5)).unwrap(), newest);
         let refused = judged(range(newest + 1, newest + 5)).unwrap_err();
         assert_eq!(refused.code(), tonic::Code::FailedPrecondition);

@@ -3,12 +3,12 @@
 use std::pin::Pin;
 use std::sync::Arc;
 
-use argosy_proto::convert::{self, Malformed};
+use argosy_proto::convert::{self, InvalidMessage};
 use argosy_proto::v1;
 use argosy_proto::v1::operator_client::OperatorClient;
 use argosy_proto::v1::operator_server::Operator;
 use argosy_state::actor::Actor;
-use argosy_state::command::{Operate, Operation};
+use argosy_state::command::{Operate, OperatorOperation};
 use argosy_state::fingerprint;
 use argosy_state::ids::{AgentId, FrameworkId, NodeId, Role, TaskId, TaskKey};
 use futures::{Stream, StreamExt};
@@ -18,17 +18,17 @@ use tonic::transport::Channel;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::codes::correct_status;
-use super::forward::{Place, forwarded, readable};
+use super::forward::{CallRoute, forwarded, readable};
 use super::lists::settle;
 use super::membership::unchanged;
 use super::pace::taking_room;
-use super::peers::Use;
-use super::{List, MESSAGE_BYTES, Services, accepted, bounded, malformed, not_found, views};
-use crate::inbox::View;
-use crate::leader::{Answer, Input};
-use crate::owner_handle::Desk;
+use super::peers::ConnectionUse;
+use super::{ListKind, MESSAGE_BYTES, Services, accepted, bounded, malformed, not_found, views};
+use crate::inbox::StateView;
+use crate::leader::{Input, LeaderReply};
+use crate::owner_handle::OwnerHandle;
 
-type Replies = Pin<Box<dyn Stream<Item = Result<v1::WriteReply, Status>> + Send>>;
+type WriteReplies = Pin<Box<dyn Stream<Item = Result<v1::WriteReply, Status>> + Send>>;
 
 /// Maximum number of batches of one stream in flight: more wait in the connection.
 const BATCHES: usize = 64;
@@ -50,7 +50,7 @@ macro_rules! routed {
 /// Returns a page of a list as a message, for readers in this process.
 macro_rules! listed {
     ($self:ident, $request:ident, $list:ident) => {{
-        let page = $self.list(List::$list, $request).await?;
+        let page = $self.list(ListKind::$list, $request).await?;
         let (metadata, page, extensions) = page.into_parts();
         Ok(Response::from_parts(metadata, page.decoded()?, extensions))
     }};
@@ -58,16 +58,18 @@ macro_rules! listed {
 
 #[tonic::async_trait]
 impl Operator for Services {
-    type WriteStream = Replies;
+    type WriteStream = WriteReplies;
 
     async fn write(
         &self,
         request: Request<Streaming<v1::WriteBatch>>,
-    ) -> Result<Response<Replies>, Status> {
+    ) -> Result<Response<WriteReplies>, Status> {
         let (metadata, extensions) = (request.metadata(), request.extensions());
-        let (place, actor) = self.place(metadata, extensions, Use::Streams).await?;
+        let (place, actor) = self
+            .call_route(metadata, extensions, ConnectionUse::Streams)
+            .await?;
         match place {
-            Place::Here => {
+            CallRoute::Local => {
                 let services = self.clone();
                 let replies = request.into_inner().map(move |batch| {
                     let (services, actor) = (services.clone(), actor.clone());
@@ -78,7 +80,7 @@ impl Operator for Services {
                 });
                 Ok(Response::new(Box::pin(replies.buffered(BATCHES))))
             }
-            Place::There(lease, address) => {
+            CallRoute::Forward(lease, address) => {
                 let (batches, unreadable) = readable(request.into_inner());
                 // As many replies as at the leader wait here for a client that does not read them.
                 let room = Arc::new(Semaphore::new(BATCHES));
@@ -86,7 +88,7 @@ impl Operator for Services {
                 let mut client = client(lease.channel());
                 let batches = forwarded(taking_room(batches, room), &actor);
                 let opened = async move { client.write(batches).await };
-                let replies = self.hop(opened, &address, lease).await?;
+                let replies = self.forward_stream(opened, &address, lease).await?;
                 let replies = replies.inspect(move |_| given_back.add_permits(1)).boxed();
                 Ok(Response::new(unreadable.after(replies)))
             }
@@ -251,7 +253,7 @@ impl Services {
     ) -> Result<v1::WriteReply, Status> {
         bounded(batch.encoded_len())?;
         let mut operate = operate(batch).map_err(|why| malformed(&why))?;
-        operate.wall_ms = self.desk.node.wall().now_ms();
+        operate.wall_ms = self.desk.node.wall_clock().now_ms();
         match accepted(
             self.desk
                 .ask(move |request| Input::Operate {
@@ -261,7 +263,7 @@ impl Services {
                 })
                 .await?,
         )? {
-            Answer::Operated { revision, outcomes } => {
+            LeaderReply::Operated { revision, outcomes } => {
                 let outcomes = outcomes.into_iter().map(|outcome| match outcome {
                     Ok(()) => v1::WriteOutcome {
                         done: true,
@@ -291,11 +293,11 @@ pub(super) fn is_local(consistency: i32) -> bool {
     consistency == i32::from(v1::Consistency::Local)
 }
 
-fn operate(batch: v1::WriteBatch) -> Result<Operate, Malformed> {
+fn operate(batch: v1::WriteBatch) -> Result<Operate, InvalidMessage> {
     let operations = batch.operations.into_iter().enumerate().map(|(at, wire)| {
         let field = format!("operations[{at}]");
         wire.operation
-            .ok_or_else(|| Malformed::new(&field, "it is empty, or of a newer release"))
+            .ok_or_else(|| InvalidMessage::new(&field, "it is empty, or of a newer release"))
             .and_then(|wire| operation(wire).map_err(|why| why.inside(&field)))
     });
     let mut operate = Operate {
@@ -313,7 +315,7 @@ fn operate(batch: v1::WriteBatch) -> Result<Operate, Malformed> {
         .as_ref()
         .is_some_and(|(principal, id)| principal.len() > 255 || id.len() > 255)
     {
-        return Err(Malformed::new(
+        return Err(InvalidMessage::new(
             "request_id",
             "principal and request id take 255 bytes at most",
         ));
@@ -324,42 +326,42 @@ fn operate(batch: v1::WriteBatch) -> Result<Operate, Malformed> {
     Ok(operate)
 }
 
-fn operation(wire: v1::write_operation::Operation) -> Result<Operation, Malformed> {
+fn operation(wire: v1::write_operation::Operation) -> Result<OperatorOperation, InvalidMessage> {
     use v1::write_operation::Operation as Wire;
     let agent = |id: &str| convert::id::<AgentId>("agent_id", id);
     Ok(match wire {
-        Wire::SetAttribute(set) => Operation::SetAttribute {
+        Wire::SetAttribute(set) => OperatorOperation::SetAttribute {
             agent: agent(&set.agent_id)?,
             name: set.name,
             value: set.value,
         },
-        Wire::KillTask(kill) => Operation::KillTask {
+        Wire::KillTask(kill) => OperatorOperation::KillTask {
             key: task_key(&kill.framework_id, &kill.task_id)?,
             grace_ms: kill.grace_ms,
         },
-        Wire::UpdateLimits(update) => Operation::UpdateLimits {
+        Wire::UpdateLimits(update) => OperatorOperation::UpdateLimits {
             key: task_key(&update.framework_id, &update.task_id)?,
             limits: convert::limits_from(update.limits.unwrap_or_default()),
         },
         Wire::TeardownFramework(teardown) => {
-            Operation::Teardown(convert::id("framework_id", &teardown.framework_id)?)
+            OperatorOperation::Teardown(convert::id("framework_id", &teardown.framework_id)?)
         }
         Wire::SetWeight(set) => {
             let role =
-                Role::new(&set.role).map_err(|why| Malformed::new("role", why.to_string()))?;
-            Operation::SetWeight {
+                Role::new(&set.role).map_err(|why| InvalidMessage::new("role", why.to_string()))?;
+            OperatorOperation::SetWeight {
                 role,
                 weight_milli: set.weight_milli,
             }
         }
-        Wire::DeactivateAgent(wire) => Operation::Deactivate(agent(&wire.agent_id)?),
-        Wire::ReactivateAgent(wire) => Operation::Reactivate(agent(&wire.agent_id)?),
-        Wire::MarkAgentGone(wire) => Operation::MarkGone(agent(&wire.agent_id)?),
+        Wire::DeactivateAgent(wire) => OperatorOperation::Deactivate(agent(&wire.agent_id)?),
+        Wire::ReactivateAgent(wire) => OperatorOperation::Reactivate(agent(&wire.agent_id)?),
+        Wire::MarkAgentGone(wire) => OperatorOperation::MarkGone(agent(&wire.agent_id)?),
     })
 }
 
-fn task_key(framework: &str, task: &str) -> Result<TaskKey, Malformed> {
-    let task = TaskId::new(task).map_err(|why| Malformed::new("task_id", why.to_string()))?;
+fn task_key(framework: &str, task: &str) -> Result<TaskKey, InvalidMessage> {
+    let task = TaskId::new(task).map_err(|why| InvalidMessage::new("task_id", why.to_string()))?;
     Ok(TaskKey {
         framework: convert::id("framework_id", framework)?,
         task,
@@ -371,7 +373,7 @@ fn bytes<T: Message>(found: &Option<T>) -> usize {
     found.as_ref().map_or(0, Message::encoded_len)
 }
 
-pub(crate) async fn cluster(desk: &Desk, consistency: i32) -> Result<v1::Cluster, Status> {
+pub(crate) async fn cluster(desk: &OwnerHandle, consistency: i32) -> Result<v1::Cluster, Status> {
     let index = settle(desk, consistency, 0).await?;
     desk.read_one(
         index,
@@ -381,10 +383,13 @@ pub(crate) async fn cluster(desk: &Desk, consistency: i32) -> Result<v1::Cluster
     .await
 }
 
-pub(crate) async fn one_agent(desk: &Desk, request: v1::GetRequest) -> Result<v1::Agent, Status> {
+pub(crate) async fn one_agent(
+    desk: &OwnerHandle,
+    request: v1::GetRequest,
+) -> Result<v1::Agent, Status> {
     let index = settle(desk, request.consistency, request.min_revision).await?;
     let id: Option<AgentId> = request.id.parse().ok();
-    let read = |view: &View| {
+    let read = |view: &StateView| {
         id.and_then(|id| view.registry.agent(id))
             .map(|agent| views::agent(view, agent))
     };
@@ -395,12 +400,12 @@ pub(crate) async fn one_agent(desk: &Desk, request: v1::GetRequest) -> Result<v1
 }
 
 pub(crate) async fn one_framework(
-    desk: &Desk,
+    desk: &OwnerHandle,
     request: v1::GetRequest,
 ) -> Result<v1::Framework, Status> {
     let index = settle(desk, request.consistency, request.min_revision).await?;
     let id: Option<FrameworkId> = request.id.parse().ok();
-    let read = |view: &View| {
+    let read = |view: &StateView| {
         let live = id
             .and_then(|id| view.registry.framework(id))
             .map(|framework| views::framework(view, framework));
@@ -418,7 +423,10 @@ pub(crate) async fn one_framework(
 }
 
 /// Returns a task by the ids of its framework and its own; both are required.
-pub(crate) async fn one_task(desk: &Desk, request: v1::GetRequest) -> Result<v1::Task, Status> {
+pub(crate) async fn one_task(
+    desk: &OwnerHandle,
+    request: v1::GetRequest,
+) -> Result<v1::Task, Status> {
     let index = settle(desk, request.consistency, request.min_revision).await?;
     let framework: FrameworkId =
         convert::id("framework_id", &request.framework_id).map_err(|why| malformed(&why))?;
@@ -426,7 +434,7 @@ pub(crate) async fn one_task(desk: &Desk, request: v1::GetRequest) -> Result<v1:
         return Err(not_found("task", &request.id, &[]));
     };
     let key = TaskKey { framework, task };
-    let read = |view: &View| {
+    let read = |view: &StateView| {
         let finished = view
             .registry
             .finished_task(&key)

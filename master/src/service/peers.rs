@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use argosy_proto::transport::{Dialer, Expected};
+use argosy_proto::transport::{Dialer, ExpectedPeer};
 use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
 
@@ -23,7 +23,7 @@ const CONNECT_PATIENCE: Duration = Duration::from_secs(2);
 
 /// The use of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Use {
+pub(crate) enum ConnectionUse {
     /// Calls with one answer.
     Calls,
     /// Streams that stay open.
@@ -31,7 +31,7 @@ pub(crate) enum Use {
 }
 
 /// The limits of the connections for one use.
-struct Shape {
+struct ConnectionLimits {
     /// Users of one connection, as long as there may be more connections.
     shared_by: usize,
     /// Maximum users of one connection.
@@ -42,17 +42,17 @@ struct Shape {
     connection_window: u32,
 }
 
-impl Use {
-    const fn shape(self) -> Shape {
+impl ConnectionUse {
+    const fn shape(self) -> ConnectionLimits {
         match self {
-            Self::Calls => Shape {
+            Self::Calls => ConnectionLimits {
                 shared_by: 100,
                 most: 400,
                 connections: 16,
                 stream_window: 1 << 20,
                 connection_window: 128 << 20,
             },
-            Self::Streams => Shape {
+            Self::Streams => ConnectionLimits {
                 shared_by: 64,
                 most: 64,
                 connections: 256,
@@ -64,29 +64,29 @@ impl Use {
 }
 
 /// Connections by address and use.
-type Connections = BTreeMap<(String, Use), Vec<Shared>>;
+type ConnectionMap = BTreeMap<(String, ConnectionUse), Vec<SharedConnection>>;
 
 /// Connections to other masters, opened when first needed.
 #[derive(Clone)]
-pub(crate) struct Peers {
+pub(crate) struct MasterConnections {
     dialer: Dialer,
     // Held for a lookup; nothing is awaited under it.
-    shared: Arc<Mutex<Connections>>,
+    shared: Arc<Mutex<ConnectionMap>>,
 }
 
 /// One connection. Its users hold clones of the reference, which counts them.
-struct Shared {
+struct SharedConnection {
     channel: Channel,
     users: Arc<()>,
 }
 
-impl Shared {
+impl SharedConnection {
     fn users(&self) -> usize {
         Arc::strong_count(&self.users) - 1
     }
 
-    fn lease(&self) -> Lease {
-        Lease {
+    fn lease(&self) -> ConnectionLease {
+        ConnectionLease {
             channel: self.channel.clone(),
             _user: Arc::clone(&self.users),
         }
@@ -94,19 +94,19 @@ impl Shared {
 }
 
 /// A place on a connection, for one call or stream; released when it is dropped.
-pub(crate) struct Lease {
+pub(crate) struct ConnectionLease {
     channel: Channel,
     _user: Arc<()>,
 }
 
-impl Lease {
+impl ConnectionLease {
     /// Returns the connection. A clone must not outlive the lease.
     pub(crate) fn channel(&self) -> Channel {
         self.channel.clone()
     }
 }
 
-impl Peers {
+impl MasterConnections {
     pub(crate) fn new(dialer: Dialer) -> Self {
         Self {
             dialer,
@@ -117,7 +117,11 @@ impl Peers {
     /// Returns a place on a connection to the master at `address`. Excess calls share the
     /// connections further and wait, up to a bound; excess streams are rejected, because they do
     /// not end.
-    pub(crate) fn lease(&self, address: &str, kind: Use) -> Result<Lease, Status> {
+    pub(crate) fn lease(
+        &self,
+        address: &str,
+        kind: ConnectionUse,
+    ) -> Result<ConnectionLease, Status> {
         let shape = kind.shape();
         let mut all = self.shared.lock().expect("no holder of the lock panics");
         // Another master may have led before: its connections close with their last users.
@@ -129,7 +133,7 @@ impl Peers {
         let shared = all.entry(key).or_default();
         if let Some(with_room) = shared.iter().find(|one| one.users() < shape.shared_by) {
             let lease = with_room.lease();
-            let is_unused = |one: &Shared| one.users() == 0;
+            let is_unused = |one: &SharedConnection| one.users() == 0;
             // The first with room is taken, so the last ones become unused; one of them is kept for
             // the next peak.
             if shared.len() > 2 && shared[shared.len() - 2..].iter().all(is_unused) {
@@ -139,7 +143,7 @@ impl Peers {
         }
         if shared.len() < shape.connections {
             let channel = self.channel(address, &shape)?;
-            let new = Shared {
+            let new = SharedConnection {
                 channel,
                 users: Arc::default(),
             };
@@ -155,15 +159,15 @@ impl Peers {
             "this master forwards {} {} to the leader, which is as many as it can: connect to the leader at {address}",
             shape.most * shape.connections,
             match kind {
-                Use::Calls => "calls",
-                Use::Streams => "streams",
+                ConnectionUse::Calls => "calls",
+                ConnectionUse::Streams => "streams",
             }
         ));
         name_leader(status.metadata_mut(), address);
         Err(status)
     }
 
-    fn channel(&self, address: &str, shape: &Shape) -> Result<Channel, Status> {
+    fn channel(&self, address: &str, shape: &ConnectionLimits) -> Result<Channel, Status> {
         let endpoint = Endpoint::from_shared(format!("http://{address}")).map_err(|why| {
             unavailable(&format!(
                 "the leader's address {address:?} is not usable: {why}"
@@ -177,7 +181,9 @@ impl Peers {
             .keep_alive_while_idle(true)
             .initial_stream_window_size(shape.stream_window)
             .initial_connection_window_size(shape.connection_window);
-        let connector = self.dialer.connector(CONNECT_PATIENCE, Expected::MASTER);
+        let connector = self
+            .dialer
+            .connector(CONNECT_PATIENCE, ExpectedPeer::MASTER);
         Ok(endpoint.connect_with_connector_lazy(connector))
     }
 }
@@ -194,7 +200,7 @@ mod tests {
     /// The size that h2 counts for a smaller frame.
     const COUNTED: u32 = 256;
 
-    fn connections(peers: &Peers, address: &str, kind: Use) -> usize {
+    fn connections(peers: &MasterConnections, address: &str, kind: ConnectionUse) -> usize {
         let all = peers.shared.lock().unwrap();
         all.get(&(address.to_owned(), kind)).map_or(0, Vec::len)
     }
@@ -202,12 +208,12 @@ mod tests {
     /// All streams of a connection, none of them read, full of the smallest frames.
     #[test]
     fn streams_that_are_not_read_never_use_up_their_connection() {
-        let shape = Use::Streams.shape();
+        let shape = ConnectionUse::Streams.shape();
         let of_one =
             u64::from(shape.stream_window / SMALLEST_FRAME) * u64::from(COUNTED - SMALLEST_FRAME);
         let budget = u64::from(shape.connection_window) / 2;
         assert!(of_one * shape.shared_by as u64 <= budget);
-        for shape in [Use::Streams.shape(), Use::Calls.shape()] {
+        for shape in [ConnectionUse::Streams.shape(), ConnectionUse::Calls.shape()] {
             let windows = u64::from(shape.stream_window) * shape.shared_by as u64;
             assert!(windows <= u64::from(shape.connection_window));
         }
@@ -215,16 +221,16 @@ mod tests {
 
     #[tokio::test]
     async fn connections_grow_with_their_users_up_to_a_bound_and_shrink_again() {
-        let peers = Peers::new(Dialer::tcp());
-        let shape = Use::Streams.shape();
-        let lease = || peers.lease("a:1", Use::Streams);
+        let peers = MasterConnections::new(Dialer::tcp());
+        let shape = ConnectionUse::Streams.shape();
+        let lease = || peers.lease("a:1", ConnectionUse::Streams);
         let mut leases: Vec<_> = (0..shape.shared_by).map(|_| lease().unwrap()).collect();
-        assert_eq!(connections(&peers, "a:1", Use::Streams), 1);
+        assert_eq!(connections(&peers, "a:1", ConnectionUse::Streams), 1);
         leases.push(lease().unwrap());
-        assert_eq!(connections(&peers, "a:1", Use::Streams), 2);
+        assert_eq!(connections(&peers, "a:1", ConnectionUse::Streams), 2);
         // Calls do not use these connections.
-        let call = peers.lease("a:1", Use::Calls).unwrap();
-        assert_eq!(connections(&peers, "a:1", Use::Calls), 1);
+        let call = peers.lease("a:1", ConnectionUse::Calls).unwrap();
+        assert_eq!(connections(&peers, "a:1", ConnectionUse::Calls), 1);
         while leases.len() < shape.shared_by * shape.connections {
             leases.push(lease().unwrap());
         }
@@ -235,26 +241,32 @@ mod tests {
         for _ in 0..shape.connections {
             lease().unwrap();
         }
-        assert_eq!(connections(&peers, "a:1", Use::Streams), 2);
+        assert_eq!(connections(&peers, "a:1", ConnectionUse::Streams), 2);
         // Another leader: connections with users stay.
-        let _other = peers.lease("b:1", Use::Calls).unwrap();
-        assert_eq!(connections(&peers, "a:1", Use::Streams), 0);
-        assert_eq!(connections(&peers, "a:1", Use::Calls), 1);
+        let _other = peers.lease("b:1", ConnectionUse::Calls).unwrap();
+        assert_eq!(connections(&peers, "a:1", ConnectionUse::Streams), 0);
+        assert_eq!(connections(&peers, "a:1", ConnectionUse::Calls), 1);
         drop(call);
     }
 
     #[tokio::test]
     async fn calls_beyond_the_bound_share_further_until_all_connections_are_full() {
-        let peers = Peers::new(Dialer::tcp());
-        let shape = Use::Calls.shape();
+        let peers = MasterConnections::new(Dialer::tcp());
+        let shape = ConnectionUse::Calls.shape();
         let leases: Vec<_> = (0..shape.most * shape.connections)
-            .map(|_| peers.lease("a:1", Use::Calls).unwrap())
+            .map(|_| peers.lease("a:1", ConnectionUse::Calls).unwrap())
             .collect();
-        assert_eq!(connections(&peers, "a:1", Use::Calls), shape.connections);
-        let full = peers.lease("a:1", Use::Calls).err().expect("all are full");
+        assert_eq!(
+            connections(&peers, "a:1", ConnectionUse::Calls),
+            shape.connections
+        );
+        let full = peers
+            .lease("a:1", ConnectionUse::Calls)
+            .err()
+            .expect("all are full");
         assert!(full.message().contains("6400 calls"), "{full}");
         drop(leases);
-        peers.lease("a:1", Use::Calls).unwrap();
+        peers.lease("a:1", ConnectionUse::Calls).unwrap();
     }
 
     /// Simulates a partitioned host: the connection stays open, and its peer does not read.
@@ -262,8 +274,8 @@ mod tests {
     async fn a_connection_that_is_dead_without_a_word_ends() {
         let host = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = host.local_addr().unwrap().to_string();
-        let lease = Peers::new(Dialer::tcp())
-            .lease(&address, Use::Calls)
+        let lease = MasterConnections::new(Dialer::tcp())
+            .lease(&address, ConnectionUse::Calls)
             .unwrap();
         let mut client = LeadershipClient::new(lease.channel());
         let call = client.watch(v1::WatchReigns {});

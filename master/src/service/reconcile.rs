@@ -1,7 +1,7 @@
 //! Answers to `Reconcile`: pages, so that neither a turn of the owner nor a message holds all
 //! tasks.
 
-use argosy_proto::convert::Malformed;
+use argosy_proto::convert::InvalidMessage;
 use argosy_proto::v1;
 use argosy_state::actor::Actor;
 use argosy_state::ids::TaskId;
@@ -11,7 +11,7 @@ use tonic::Status;
 
 use super::calls::{framework, task};
 use super::{MESSAGE_BYTES, Services, accepted, malformed, refused};
-use crate::leader::{Answer, Input, Reconcile};
+use crate::leader::{Input, LeaderReply, ReconcileQuery};
 
 /// Size in bytes at which a page is sent. One turn of the owner adds less than that, so that a page
 /// is one message.
@@ -33,18 +33,22 @@ impl Services {
         })
         .await?;
         share.fit(2 * reply.encoded_len());
-        share.leave_to_answer();
+        share.attach_to_answer();
         Ok(reply)
     }
 
-    async fn reconcile_part(&self, reconcile: Reconcile, actor: Actor) -> Result<Part, Status> {
+    async fn reconcile_part(
+        &self,
+        reconcile: ReconcileQuery,
+        actor: Actor,
+    ) -> Result<ReconcilePart, Status> {
         let asked = self.desk.ask(move |request| Input::Reconcile {
             request,
             actor,
             reconcile,
         });
         match accepted(asked.await?)? {
-            Answer::Reconciled { reply, more } => Ok((reply, more)),
+            LeaderReply::Reconciled { reply, more } => Ok((reply, more)),
             other => Err(Status::internal(format!(
                 "an answer of another kind: {other:?}"
             ))),
@@ -53,16 +57,16 @@ impl Services {
 }
 
 /// The answer of one turn of the owner, and the position at which to continue.
-type Part = (v1::ReconcileReply, Option<TaskId>);
+type ReconcilePart = (v1::ReconcileReply, Option<TaskId>);
 
 /// The start of a page: after a task, or at a position in the list of named tasks.
-struct Cursor {
+struct ReconcileCursor {
     named: Vec<TaskId>,
     position: usize,
     after: Option<TaskId>,
 }
 
-impl Cursor {
+impl ReconcileCursor {
     fn read(wire: &v1::ReconcileRequest) -> Result<Self, Status> {
         let named: Vec<TaskId> = wire
             .task_ids
@@ -72,7 +76,7 @@ impl Cursor {
         let token = wire.page_token.as_str();
         let foreign = || {
             let text = format!("{token:?} is not the token of a previous page");
-            malformed(&Malformed::new("page_token", text))
+            malformed(&InvalidMessage::new("page_token", text))
         };
         let (position, after) = match (token, named.is_empty()) {
             ("", _) => (0, None),
@@ -105,17 +109,17 @@ impl Cursor {
 
 /// Returns one page, from as many turns of the owner as fit. A caller that does not support pages
 /// gets the whole answer or a rejection: a partial answer would look complete.
-async fn page<Asked: Future<Output = Result<Part, Status>>>(
+async fn page<Asked: Future<Output = Result<ReconcilePart, Status>>>(
     wire: v1::ReconcileRequest,
     page_bytes: usize,
-    mut ask: impl FnMut(Reconcile) -> Asked,
+    mut ask: impl FnMut(ReconcileQuery) -> Asked,
 ) -> Result<v1::ReconcileReply, Status> {
-    let mut cursor = Cursor::read(&wire)?;
+    let mut cursor = ReconcileCursor::read(&wire)?;
     let framework = framework(&wire.framework_id)?;
     let mut page = v1::ReconcileReply::default();
     let mut bytes = 0;
     loop {
-        let part = Reconcile {
+        let part = ReconcileQuery {
             framework,
             session: wire.session,
             tasks: cursor.part(),
@@ -155,11 +159,11 @@ mod tests {
     use argosy_state::testing::{World, spec};
 
     use super::*;
-    use crate::config::Limits;
-    use crate::leader::{Effect, Leader, Now};
+    use crate::config::LeaderTimeouts;
+    use crate::leader::{Effect, Leader, LeaderTime};
     use crate::links::RequestId;
 
-    const NOW: Now = Now {
+    const NOW: LeaderTime = LeaderTime {
         at: Timestamp(2_000),
         wall_ms: 0,
     };
@@ -196,7 +200,7 @@ mod tests {
         registry: &Registry,
         wire: v1::ReconcileRequest,
     ) -> Result<v1::ReconcileReply, Status> {
-        let limits = Limits {
+        let limits = LeaderTimeouts {
             agent_timeout_ms: 15_000,
             framework_grace_ms: 10_000,
             lost_agent_ms: 3_600_000,
@@ -217,7 +221,7 @@ mod tests {
                 },
             );
             let answers = effects.into_iter().filter_map(|effect| match effect {
-                Effect::Answer(_, Answer::Reconciled { reply, more }) => Some((reply, more)),
+                Effect::Answer(_, LeaderReply::Reconciled { reply, more }) => Some((reply, more)),
                 _ => None,
             });
             std::future::ready(Ok(answers.last().expect("it is answered")))

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use argosy_proto::server::Holding;
+use argosy_proto::server::GuardedBody;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
@@ -44,5 +44,5 @@ async fn bounded(State(streams): State<Arc<Semaphore>>, request: Request, next: 
         return Status::resource_exhausted(text).into_http();
     };
     let response = next.run(request).await;
-    response.map(|body| Body::new(Holding::new(body, place)))
+    response.map(|body| Body::new(GuardedBody::new(body, place)))
 }

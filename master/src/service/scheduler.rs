@@ -2,7 +2,7 @@
 
 use std::pin::Pin;
 
-use argosy_proto::convert::{self, Malformed};
+use argosy_proto::convert::{self, InvalidMessage};
 use argosy_proto::v1;
 use argosy_proto::v1::scheduler_client::SchedulerClient;
 use argosy_proto::v1::scheduler_server::Scheduler;
@@ -18,11 +18,11 @@ use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
 
 use super::calls::{accept, framework, parts, subscription, task};
-use super::forward::{Place, forwarded, name_leader};
-use super::peers::Use;
+use super::forward::{CallRoute, forwarded, name_leader};
+use super::peers::ConnectionUse;
 use super::{MESSAGE_BYTES, Services, accepted, bounded, check_protocol, malformed};
-use crate::inbox::Message;
-use crate::leader::{Answer, Decline, FrameworkMessage, Input};
+use crate::inbox::OwnerMessage;
+use crate::leader::{Decline, FrameworkMessage, Input, LeaderReply};
 use crate::links;
 
 type Events = Pin<Box<dyn Stream<Item = Result<v1::Event, Status>> + Send>>;
@@ -56,19 +56,21 @@ impl Scheduler for Services {
         request: Request<v1::SubscribeRequest>,
     ) -> Result<Response<Events>, Status> {
         let (metadata, extensions) = (request.metadata(), request.extensions());
-        let (place, actor) = self.place(metadata, extensions, Use::Streams).await?;
+        let (place, actor) = self
+            .call_route(metadata, extensions, ConnectionUse::Streams)
+            .await?;
         match place {
-            Place::Here => {
+            CallRoute::Local => {
                 let events = self.subscribe_here(request.into_inner(), actor).await?;
                 let mut response = Response::new(events);
                 name_leader(response.metadata_mut(), &self.desk.own_address);
                 Ok(response)
             }
-            Place::There(lease, address) => {
+            CallRoute::Forward(lease, address) => {
                 let mut client = client(lease.channel());
                 let request = forwarded(request.into_inner(), &actor);
                 let opened = async move { client.subscribe(request).await };
-                let stream = self.hop(opened, &address, lease).await?;
+                let stream = self.forward_stream(opened, &address, lease).await?;
                 let mut response: Response<Events> = Response::new(stream);
                 name_leader(response.metadata_mut(), &address);
                 Ok(response)
@@ -178,7 +180,7 @@ impl Services {
         self.tasks.spawn(async move {
             let _ = dropped.await;
             let _ = desk
-                .send(Message::Input(Input::FrameworkClosed { link }))
+                .send(OwnerMessage::Input(Input::FrameworkClosed { link }))
                 .await;
         });
         let address = self.desk.own_address.clone();
@@ -189,9 +191,11 @@ impl Services {
             }
             Ok(event)
         });
-        self.desk.send(Message::FrameworkLink(link, sender)).await?;
         self.desk
-            .send(Message::Input(Input::Subscribe {
+            .send(OwnerMessage::FrameworkLink(link, sender))
+            .await?;
+        self.desk
+            .send(OwnerMessage::Input(Input::Subscribe {
                 link,
                 actor,
                 subscription: Box::new(subscription),
@@ -207,7 +211,7 @@ impl Services {
     ) -> Result<v1::AcceptReply, Status> {
         bounded(wire.encoded_len())?;
         let filter_ms = wire.filter_ms.unwrap_or(FILTER_MS);
-        let wall_ms = self.desk.node.wall().now_ms();
+        let wall_ms = self.desk.node.wall_clock().now_ms();
         let (offers, operations) = (wire.offers, wire.operations);
         let shape = convert::shape(&operations).unwrap_or_default();
         let (action, tokens) = accept(offers, operations, wire.all_or_nothing, wall_ms)
@@ -268,7 +272,7 @@ impl Services {
                 "{} bytes; at most {EXECUTOR_MESSAGE_BYTES}",
                 wire.data.len()
             );
-            return Err(malformed(&Malformed::new("data", text)));
+            return Err(malformed(&InvalidMessage::new("data", text)));
         }
         let agent = convert::id("agent_id", &wire.agent_id).map_err(|why| malformed(&why))?;
         let message = FrameworkMessage {
@@ -340,7 +344,7 @@ impl Services {
         bounded(wire.encoded_len())?;
         let updates = wire.acknowledgements.into_iter().map(|one| {
             let revision = one.revision.ok_or_else(|| {
-                malformed(&Malformed::new(
+                malformed(&InvalidMessage::new(
                     "acknowledgements.revision",
                     "it is missing",
                 ))
@@ -402,7 +406,7 @@ impl Services {
         bounded(wire.encoded_len())?;
         let info = wire
             .info
-            .ok_or_else(|| malformed(&Malformed::new("info", "it is missing")))?;
+            .ok_or_else(|| malformed(&InvalidMessage::new("info", "it is missing")))?;
         let info = convert::framework_info_from(info).map_err(|why| malformed(&why))?;
         let (revision, _) = self
             .call(wire.call, actor, CallAction::Update(info), Vec::new(), 0)
@@ -429,15 +433,15 @@ impl Services {
         action: CallAction,
         tokens: Vec<Vec<u8>>,
         filter_ms: u64,
-    ) -> Result<(Option<v1::Revision>, Vec<crate::leader::Refused>), Status> {
+    ) -> Result<(Option<v1::Revision>, Vec<crate::leader::RejectedPart>), Status> {
         let id = id.ok_or_else(|| {
-            malformed(&Malformed::new(
+            malformed(&InvalidMessage::new(
                 "call",
                 "number your call: framework_id, session, number",
             ))
         })?;
         if id.number == 0 || id.session == 0 {
-            return Err(malformed(&Malformed::new(
+            return Err(malformed(&InvalidMessage::new(
                 "call",
                 "session and number are not 0; numbers count from 1",
             )));
@@ -465,7 +469,7 @@ impl Services {
                 })
                 .await?,
         )? {
-            Answer::Called { revision, refused } => {
+            LeaderReply::Called { revision, refused } => {
                 Ok((Some(convert::revision(revision)), refused))
             }
             other => Err(Status::internal(format!(

@@ -1,18 +1,18 @@
 //! Conversion of facts to the messages of the operator API.
 
-use argosy_proto::versions::Versions;
+use argosy_proto::versions::VersionRange;
 use argosy_proto::{convert, v1};
-use argosy_raft::{Node, Status};
+use argosy_raft::{Node, RaftStatus};
 use argosy_state::Registry;
 use argosy_state::agent::Agent;
-use argosy_state::command::Promise;
-use argosy_state::framework::{Connection, FinishedFramework, Framework};
+use argosy_state::command::OfferTerms;
+use argosy_state::framework::{FinishedFramework, Framework, SchedulerConnection};
 use argosy_state::resources::Resources;
 use argosy_state::task::Task;
 
-use crate::inbox::View;
+use crate::inbox::StateView;
 
-pub(super) fn agent(view: &View, agent: &Agent) -> v1::Agent {
+pub(super) fn agent(view: &StateView, agent: &Agent) -> v1::Agent {
     let now = agent_now(view, agent);
     v1::Agent {
         connected: now.connected,
@@ -39,7 +39,7 @@ pub(super) fn agent_record(agent: &Agent) -> v1::Agent {
 }
 
 /// Returns the fields of an agent that do not come from its record.
-pub(super) fn agent_now(view: &View, agent: &Agent) -> v1::Agent {
+pub(super) fn agent_now(view: &StateView, agent: &Agent) -> v1::Agent {
     let index = view.registry.agent_index(agent.id);
     v1::Agent {
         connected: view
@@ -54,13 +54,13 @@ pub(super) fn agent_now(view: &View, agent: &Agent) -> v1::Agent {
     }
 }
 
-pub(super) fn framework(view: &View, framework: &Framework) -> v1::Framework {
+pub(super) fn framework(view: &StateView, framework: &Framework) -> v1::Framework {
     let index = view.registry.framework_index(framework.id);
     let used = index.into_iter().flat_map(|index| index.used.values());
     let used = used.fold(Resources::none(), |sum, part| sum.plus(part).unwrap_or(sum));
     let connected = match &view.leader {
         Some(leader) => leader.framework_is_linked(framework.id),
-        None => framework.connection == Connection::Connected,
+        None => framework.connection == SchedulerConnection::Connected,
     };
     v1::Framework {
         framework_id: framework.id.to_string(),
@@ -114,7 +114,7 @@ pub(super) fn task_now(registry: &Registry, task: &Task) -> v1::Task {
 }
 
 /// Returns an open offer without its token, which belongs to its holder.
-pub(super) fn offer(registry: &Registry, promise: &Promise) -> Option<v1::Offer> {
+pub(super) fn offer(registry: &Registry, promise: &OfferTerms) -> Option<v1::Offer> {
     let agent = registry.agent(promise.agent)?;
     Some(v1::Offer {
         token: Default::default(),
@@ -122,7 +122,7 @@ pub(super) fn offer(registry: &Registry, promise: &Promise) -> Option<v1::Offer>
     })
 }
 
-pub(super) fn cluster(view: &View, node: &Node) -> v1::Cluster {
+pub(super) fn cluster(view: &StateView, node: &Node) -> v1::Cluster {
     let registry = &view.registry;
     // A copy: `masters` reads the same watch, and a second read on one thread can wait for a writer
     // that waits for the first.
@@ -157,7 +157,7 @@ pub(super) fn cluster(view: &View, node: &Node) -> v1::Cluster {
         used: convert::resources(&used),
         digest: registry.digest().to_be_bytes().to_vec(),
         answered_by: format!("master-{}", node.id()),
-        protocol: Some(Versions::OWN.answer(Versions::OWN.newest)),
+        protocol: Some(VersionRange::OWN.answer(VersionRange::OWN.newest)),
         offers: count(view.leader.as_ref().map_or(0, |leader| leader.offers)),
         without_leader_ms: without_leader_ms(in_office, &status, node),
         failovers: view.failovers.iter().copied().collect(),
@@ -167,7 +167,7 @@ pub(super) fn cluster(view: &View, node: &Node) -> v1::Cluster {
 
 /// Returns the milliseconds since this master last knew a leader with a quorum; 0 if it knows one
 /// now.
-fn without_leader_ms(in_office: bool, status: &Status, node: &Node) -> u64 {
+fn without_leader_ms(in_office: bool, status: &RaftStatus, node: &Node) -> u64 {
     let ago = match (in_office, status.is_leader) {
         (true, _) => None,
         (false, true) => Some(node.quorum_acked_ago().unwrap_or_default()),

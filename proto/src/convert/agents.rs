@@ -4,11 +4,12 @@ use argosy_state::agent::{AgentInfo, AgentMode};
 use argosy_state::command::{AgentUpdate, HeldTask};
 use argosy_state::ids::{OrderIndex, TaskId, TaskKey};
 use argosy_state::limits;
-use argosy_state::task::{Cause, Explanation, LimitsReport, Standing, Task};
+use argosy_state::task::{Cause, CheckResults, Explanation, LimitsReport, Task};
 
 use super::opt_outs::{limits, limits_from, opt_outs, opt_outs_from, sizes, sizes_from};
 use super::{
-    Malformed, exit_from, id, reason_from, resources, resources_from, source_from, spec, state_from,
+    InvalidMessage, exit_from, id, reason_from, resources, resources_from, source_from, spec,
+    state_from,
 };
 use crate::v1;
 
@@ -34,7 +35,7 @@ pub fn agent_info(info: &AgentInfo) -> v1::AgentInfo {
 ///
 /// # Errors
 /// Names the field.
-pub fn agent_info_from(wire: v1::AgentInfo) -> Result<AgentInfo, Malformed> {
+pub fn agent_info_from(wire: v1::AgentInfo) -> Result<AgentInfo, InvalidMessage> {
     Ok(AgentInfo {
         host_name: wire.host_name,
         address: wire.address,
@@ -68,7 +69,7 @@ pub fn mode_from(mode: AgentMode) -> v1::AgentMode {
 ///
 /// # Errors
 /// Names the field.
-pub fn update_from(wire: v1::NumberedUpdate) -> Result<AgentUpdate, Malformed> {
+pub fn update_from(wire: v1::NumberedUpdate) -> Result<AgentUpdate, InvalidMessage> {
     let (causes, message) = causes_from(wire.causes, wire.text, wire.detail_bytes);
     Ok(AgentUpdate {
         key: key(&wire.framework_id, &wire.task_id)?,
@@ -80,7 +81,7 @@ pub fn update_from(wire: v1::NumberedUpdate) -> Result<AgentUpdate, Malformed> {
         causes,
         message,
         exit: exit_from(wire.exit),
-        standing: Standing {
+        standing: CheckResults {
             healthy: wire.healthy,
             ready: wire.ready,
         },
@@ -152,15 +153,16 @@ fn causes_from(wire: Vec<v1::Cause>, text: String, detail_bytes: u32) -> (Vec<Ca
 ///
 /// # Errors
 /// Names the field.
-pub fn held_task(wire: &v1::HeldTask) -> Result<HeldTask, Malformed> {
+pub fn held_task(wire: &v1::HeldTask) -> Result<HeldTask, InvalidMessage> {
     Ok(HeldTask {
         key: key(&wire.framework_id, &wire.task_id)?,
         order: OrderIndex(wire.order_index),
     })
 }
 
-fn key(framework: &str, task: &str) -> Result<TaskKey, Malformed> {
-    let task = TaskId::new(task).map_err(|error| Malformed::new("task_id", error.to_string()))?;
+fn key(framework: &str, task: &str) -> Result<TaskKey, InvalidMessage> {
+    let task =
+        TaskId::new(task).map_err(|error| InvalidMessage::new("task_id", error.to_string()))?;
     Ok(TaskKey {
         framework: id("framework_id", framework)?,
         task,
@@ -262,8 +264,10 @@ mod tests {
     #[test]
     fn what_an_agent_explains_is_read_as_it_was_explained() {
         let failed = Explanation::of(Code::GroupTaskFailed, &[&"web"]);
-        let short = failed.clone().saying("refused");
-        let long = failed.clone().saying("ä".repeat(limits::MESSAGE_BYTES));
+        let short = failed.clone().with_detail("refused");
+        let long = failed
+            .clone()
+            .with_detail("ä".repeat(limits::MESSAGE_BYTES));
         for explanation in [failed, short, Explanation::from("free"), long] {
             let (causes, text, bytes) = explained(explanation.clone());
             assert!(explanation.to_string().starts_with(&text));

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use argosy_state::task::{Check, CheckKind, HealthCheck, Scheme};
 
-use super::Malformed;
+use super::InvalidMessage;
 use crate::v1;
 use crate::v1::check::Kind;
 
@@ -55,7 +55,7 @@ pub(super) fn health_check(health: &HealthCheck) -> v1::HealthCheck {
 ///
 /// # Errors
 /// Names the field: no kind, both or neither of shell and argv, an invalid port or status.
-pub fn check_from(wire: v1::Check) -> Result<Check, Malformed> {
+pub fn check_from(wire: v1::Check) -> Result<Check, InvalidMessage> {
     let kind = match wire.kind {
         Some(Kind::Command(command)) => command_from(command)?,
         Some(Kind::Http(http)) => http_from(http)?,
@@ -64,7 +64,7 @@ pub fn check_from(wire: v1::Check) -> Result<Check, Malformed> {
         },
         None => {
             let text = "no kind is given: give command, http or tcp";
-            return Err(Malformed::new("kind", text));
+            return Err(InvalidMessage::new("kind", text));
         }
     };
     let usual = Check::of(kind);
@@ -80,10 +80,10 @@ pub fn check_from(wire: v1::Check) -> Result<Check, Malformed> {
 ///
 /// # Errors
 /// As [`check_from`], and if it contains no check.
-pub fn health_check_from(wire: v1::HealthCheck) -> Result<HealthCheck, Malformed> {
+pub fn health_check_from(wire: v1::HealthCheck) -> Result<HealthCheck, InvalidMessage> {
     let check = wire
         .check
-        .ok_or_else(|| Malformed::new("check", "it is missing: give a check"))?;
+        .ok_or_else(|| InvalidMessage::new("check", "it is missing: give a check"))?;
     let usual = HealthCheck::of(check_from(check).map_err(|why| why.inside("check"))?);
     Ok(HealthCheck {
         grace_ms: wire.grace_ms.unwrap_or(usual.grace_ms),
@@ -92,25 +92,28 @@ pub fn health_check_from(wire: v1::HealthCheck) -> Result<HealthCheck, Malformed
     })
 }
 
-fn command_from(wire: v1::CommandCheck) -> Result<CheckKind, Malformed> {
+fn command_from(wire: v1::CommandCheck) -> Result<CheckKind, InvalidMessage> {
     match (wire.shell.is_empty(), wire.argv.is_empty()) {
         (false, true) => Ok(CheckKind::Shell(wire.shell)),
         (true, false) => Ok(CheckKind::Argv(wire.argv)),
-        (true, true) => Err(Malformed::new(
+        (true, true) => Err(InvalidMessage::new(
             "command",
             "it is empty: give shell a line or argv a program",
         )),
-        (false, false) => Err(Malformed::new("command", "give shell or argv, not both")),
+        (false, false) => Err(InvalidMessage::new(
+            "command",
+            "give shell or argv, not both",
+        )),
     }
 }
 
-fn http_from(wire: v1::HttpCheck) -> Result<CheckKind, Malformed> {
-    let statuses: Result<BTreeSet<u16>, Malformed> = wire
+fn http_from(wire: v1::HttpCheck) -> Result<CheckKind, InvalidMessage> {
+    let statuses: Result<BTreeSet<u16>, InvalidMessage> = wire
         .statuses
         .into_iter()
         .map(|status| {
             let text = || format!("{status} is not an HTTP status: 100 to 599");
-            u16::try_from(status).map_err(|_| Malformed::new("http.statuses", text()))
+            u16::try_from(status).map_err(|_| InvalidMessage::new("http.statuses", text()))
         })
         .collect();
     Ok(CheckKind::Http {
@@ -127,9 +130,9 @@ fn http_from(wire: v1::HttpCheck) -> Result<CheckKind, Malformed> {
     })
 }
 
-fn port(field: &str, number: u32) -> Result<u16, Malformed> {
+fn port(field: &str, number: u32) -> Result<u16, InvalidMessage> {
     let fits = u16::try_from(number).ok().filter(|port| *port > 0);
-    fits.ok_or_else(|| Malformed::new(field, format!("{number} is not a port: 1 to 65535")))
+    fits.ok_or_else(|| InvalidMessage::new(field, format!("{number} is not a port: 1 to 65535")))
 }
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
 //! Conversion of task containers.
 
-use argosy_state::task::{CniNetwork, Container, ImagePull, Network, PublishedPort};
+use argosy_state::task::{CniNetwork, Container, ContainerNetwork, ImagePull, PublishedPort};
 
-use super::Malformed;
+use super::InvalidMessage;
 use super::opt_outs::{opt_outs, opt_outs_from, sizes, sizes_from};
 use crate::v1;
 use crate::v1::network::Mode;
@@ -10,13 +10,15 @@ use crate::v1::network::Mode;
 /// Returns a container on the wire; absent if it is the agent's default.
 pub(super) fn container(container: &Container) -> Option<v1::ContainerSpec> {
     let mode = match &container.network {
-        Network::Unnamed if container.opt_outs.host_network => Some(Mode::Host(v1::HostNetwork {})),
-        Network::Unnamed => None,
-        Network::None => Some(Mode::None(v1::NoNetwork {})),
-        Network::Bridge(ports) => Some(Mode::Bridge(v1::BridgeNetwork {
+        ContainerNetwork::AgentDefault if container.opt_outs.host_network => {
+            Some(Mode::Host(v1::HostNetwork {}))
+        }
+        ContainerNetwork::AgentDefault => None,
+        ContainerNetwork::None => Some(Mode::None(v1::NoNetwork {})),
+        ContainerNetwork::Bridge(ports) => Some(Mode::Bridge(v1::BridgeNetwork {
             published: published(ports),
         })),
-        Network::Cni(cni) => Some(Mode::Cni(v1::CniNetwork {
+        ContainerNetwork::Cni(cni) => Some(Mode::Cni(v1::CniNetwork {
             name: cni.name.clone(),
             published: published(&cni.published),
         })),
@@ -36,20 +38,20 @@ pub(super) fn container(container: &Container) -> Option<v1::ContainerSpec> {
 }
 
 /// Reads a container.
-pub(super) fn container_from(wire: Option<v1::ContainerSpec>) -> Result<Container, Malformed> {
+pub(super) fn container_from(wire: Option<v1::ContainerSpec>) -> Result<Container, InvalidMessage> {
     let Some(wire) = wire else {
         return Ok(Container::default());
     };
     let mut opt_outs = opt_outs_from(wire.opt_outs);
     let network = match wire.network.and_then(|network| network.mode) {
-        None => Network::Unnamed,
+        None => ContainerNetwork::AgentDefault,
         Some(Mode::Host(v1::HostNetwork {})) => {
             opt_outs.iter_mut().for_each(|it| it.host_network = true);
-            Network::Unnamed
+            ContainerNetwork::AgentDefault
         }
-        Some(Mode::None(v1::NoNetwork {})) => Network::None,
-        Some(Mode::Bridge(bridge)) => Network::Bridge(ports(bridge.published)?),
-        Some(Mode::Cni(cni)) => Network::Cni(CniNetwork {
+        Some(Mode::None(v1::NoNetwork {})) => ContainerNetwork::None,
+        Some(Mode::Bridge(bridge)) => ContainerNetwork::Bridge(ports(bridge.published)?),
+        Some(Mode::Cni(cni)) => ContainerNetwork::Cni(CniNetwork {
             name: cni.name,
             published: ports(cni.published)?,
         }),
@@ -67,14 +69,14 @@ pub(super) fn container_from(wire: Option<v1::ContainerSpec>) -> Result<Containe
 ///
 /// # Errors
 /// Names the field if the value is invalid, or of a newer release.
-pub fn image_pull_from(wire: i32) -> Result<Option<ImagePull>, Malformed> {
+pub fn image_pull_from(wire: i32) -> Result<Option<ImagePull>, InvalidMessage> {
     match v1::ImagePull::try_from(wire) {
         Ok(v1::ImagePull::Unspecified) => Ok(None),
         Ok(v1::ImagePull::IfAbsent) => Ok(Some(ImagePull::IfAbsent)),
         Ok(v1::ImagePull::Always) => Ok(Some(ImagePull::Always)),
         Err(_) => {
             let text = format!("{wire} is not a pull policy: give 1 (if absent) or 2 (always)");
-            Err(Malformed::new("pull", text))
+            Err(InvalidMessage::new("pull", text))
         }
     }
 }
@@ -88,15 +90,17 @@ fn published(ports: &[PublishedPort]) -> Vec<v1::PublishedPort> {
     published.collect()
 }
 
-fn ports(wire: Vec<v1::PublishedPort>) -> Result<Vec<PublishedPort>, Malformed> {
+fn ports(wire: Vec<v1::PublishedPort>) -> Result<Vec<PublishedPort>, InvalidMessage> {
     wire.into_iter().map(port).collect()
 }
 
-fn port(wire: v1::PublishedPort) -> Result<PublishedPort, Malformed> {
+fn port(wire: v1::PublishedPort) -> Result<PublishedPort, InvalidMessage> {
     let number = |field: &str, number: u32| {
         let field = format!("container.network.published.{field}");
         let fits = u16::try_from(number).ok().filter(|port| *port > 0);
-        fits.ok_or_else(|| Malformed::new(&field, format!("{number} is not a port: 1 to 65535")))
+        fits.ok_or_else(|| {
+            InvalidMessage::new(&field, format!("{number} is not a port: 1 to 65535"))
+        })
     };
     Ok(PublishedPort {
         host: number("host_port", wire.host_port)?,
@@ -121,10 +125,10 @@ mod tests {
             published: vec![port],
         };
         for network in [
-            Network::Unnamed,
-            Network::None,
-            Network::Bridge(vec![port]),
-            Network::Cni(cni),
+            ContainerNetwork::AgentDefault,
+            ContainerNetwork::None,
+            ContainerNetwork::Bridge(vec![port]),
+            ContainerNetwork::Cni(cni),
         ] {
             for image in ["", "web:1"] {
                 let ours = Container {

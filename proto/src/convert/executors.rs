@@ -1,9 +1,9 @@
 //! Conversion of executors.
 
-use argosy_state::task::{ExecutorSpec, Run};
+use argosy_state::task::{CommandSpec, ExecutorSpec};
 
 use super::tasks::{spec, spec_from};
-use super::{Malformed, resources};
+use super::{InvalidMessage, resources};
 use crate::v1;
 
 /// The default time from the request that an executor ends to TERM, and from TERM to KILL, in
@@ -58,14 +58,14 @@ fn grace_ms(wire: &v1::ExecutorSpec) -> u64 {
 }
 
 /// Reads an executor.
-pub(super) fn executor_from(wire: v1::ExecutorSpec) -> Result<ExecutorSpec, Malformed> {
+pub(super) fn executor_from(wire: v1::ExecutorSpec) -> Result<ExecutorSpec, InvalidMessage> {
     let read = spec_from(executor_as_task(&wire)).map_err(|why| match why.field.as_str() {
-        "task_id" => Malformed::new("executor_id", why.text),
+        "task_id" => InvalidMessage::new("executor_id", why.text),
         _ => why,
     })?;
-    if read.run == Run::Image && read.container.image.is_empty() {
+    if read.run == CommandSpec::Image && read.container.image.is_empty() {
         let text = "it is empty: give shell a line or argv a program";
-        return Err(Malformed::new("command", text));
+        return Err(InvalidMessage::new("command", text));
     }
     Ok(ExecutorSpec {
         executor: read.task,
@@ -102,7 +102,7 @@ mod tests {
     #[test]
     fn a_task_of_an_executor_survives_the_wire_and_needs_no_command() {
         let read = spec_from(task(wire())).unwrap();
-        assert_eq!(read.run, Run::Image);
+        assert_eq!(read.run, CommandSpec::Image);
         assert_eq!(read.executor.as_ref().unwrap().grace_ms, GRACE_MS);
         assert_eq!(spec_from(spec(&read)), Ok(read));
     }

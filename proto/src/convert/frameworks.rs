@@ -3,13 +3,13 @@
 use std::collections::BTreeSet;
 
 use argosy_state::agent::Agent;
-use argosy_state::command::{CallAction, Promise};
+use argosy_state::command::{CallAction, OfferTerms};
 use argosy_state::framework::FrameworkInfo;
 use argosy_state::ids::{Revision, Role, Timestamp};
 use argosy_state::limits;
 
 use super::opt_outs::{opt_outs, sizes};
-use super::{Malformed, id, resources, resources_from};
+use super::{InvalidMessage, id, resources, resources_from};
 use crate::v1;
 
 /// Returns a framework's description of itself on the wire.
@@ -33,7 +33,7 @@ pub fn framework_info(info: &FrameworkInfo) -> v1::FrameworkInfo {
 ///
 /// # Errors
 /// Names the field.
-pub fn framework_info_from(wire: v1::FrameworkInfo) -> Result<FrameworkInfo, Malformed> {
+pub fn framework_info_from(wire: v1::FrameworkInfo) -> Result<FrameworkInfo, InvalidMessage> {
     Ok(FrameworkInfo {
         name: wire.name,
         user: wire.user,
@@ -60,15 +60,15 @@ pub fn framework_info_from(wire: v1::FrameworkInfo) -> Result<FrameworkInfo, Mal
 ///
 /// # Errors
 /// Names the role and the rule.
-pub fn roles(field: &str, wire: &[String]) -> Result<Vec<Role>, Malformed> {
+pub fn roles(field: &str, wire: &[String]) -> Result<Vec<Role>, InvalidMessage> {
     wire.iter()
-        .map(|role| Role::new(role).map_err(|error| Malformed::new(field, error.to_string())))
+        .map(|role| Role::new(role).map_err(|error| InvalidMessage::new(field, error.to_string())))
         .collect()
 }
 
 /// Returns an offer as its framework receives it, with its token.
 #[must_use]
-pub fn offer(promise: &Promise, agent: &Agent, token: &[u8]) -> v1::Offer {
+pub fn offer(promise: &OfferTerms, agent: &Agent, token: &[u8]) -> v1::Offer {
     v1::Offer {
         offer_id: promise.id.to_string(),
         framework_id: promise.framework.to_string(),
@@ -87,7 +87,7 @@ pub fn offer(promise: &Promise, agent: &Agent, token: &[u8]) -> v1::Offer {
 
 /// Encodes the token, which also carries fields that its holder need not understand: session and
 /// promise revision, then the proof.
-fn seal(promise: &Promise, token: &[u8]) -> Vec<u8> {
+fn seal(promise: &OfferTerms, token: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(20 + token.len());
     bytes.extend(promise.session.to_be_bytes());
     bytes.extend(promise.promise.index.to_be_bytes());
@@ -100,25 +100,25 @@ fn seal(promise: &Promise, token: &[u8]) -> Vec<u8> {
 ///
 /// # Errors
 /// Names the field.
-pub fn promise(wire: &v1::HeldOffer) -> Result<(Promise, Vec<u8>), Malformed> {
+pub fn promise(wire: &v1::HeldOffer) -> Result<(OfferTerms, Vec<u8>), InvalidMessage> {
     let offer = wire
         .offer
         .as_ref()
-        .ok_or_else(|| Malformed::new("offer", "it is missing"))?;
+        .ok_or_else(|| InvalidMessage::new("offer", "it is missing"))?;
     let cut = |from: usize, to: usize| offer.token.get(from..to);
     let (Some(session), Some(index), Some(position)) = (cut(0, 8), cut(8, 16), cut(16, 20)) else {
-        return Err(Malformed::new(
+        return Err(InvalidMessage::new(
             "offer.token",
             "it is truncated: return the offer unchanged",
         ));
     };
-    let promise = Promise {
+    let promise = OfferTerms {
         id: id("offer.offer_id", &offer.offer_id)?,
         framework: id("offer.framework_id", &offer.framework_id)?,
         session: u64::from_be_bytes(session.try_into().expect("it is 8 bytes long")),
         agent: id("offer.agent_id", &offer.agent_id)?,
         role: Role::new(&offer.role)
-            .map_err(|error| Malformed::new("offer.role", error.to_string()))?,
+            .map_err(|error| InvalidMessage::new("offer.role", error.to_string()))?,
         resources: resources_from("offer.resources", &offer.resources)?,
         promise: Revision {
             index: u64::from_be_bytes(index.try_into().expect("it is 8 bytes long")),

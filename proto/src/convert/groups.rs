@@ -4,7 +4,7 @@ use argosy_state::ids::GroupId;
 use argosy_state::limits;
 use argosy_state::task::TaskGroup;
 
-use super::Malformed;
+use super::InvalidMessage;
 use crate::v1;
 
 /// Returns a position in a group on the wire.
@@ -20,18 +20,18 @@ pub(super) fn group(group: &TaskGroup) -> v1::TaskGroup {
 ///
 /// # Errors
 /// If the group has an invalid id or too many tasks, or the position is outside it.
-pub fn group_from(wire: v1::TaskGroup) -> Result<TaskGroup, Malformed> {
+pub fn group_from(wire: v1::TaskGroup) -> Result<TaskGroup, InvalidMessage> {
     let most = limits::TASKS_PER_GROUP;
     if wire.size as usize > most || wire.place >= wire.size {
         let text = format!(
             "place {} of {}: places count from 0, and a group has at most {most} tasks",
             wire.place, wire.size
         );
-        return Err(Malformed::new("group", text));
+        return Err(InvalidMessage::new("group", text));
     }
     Ok(TaskGroup {
         id: GroupId::new(&wire.group_id)
-            .map_err(|error| Malformed::new("group.group_id", error.to_string()))?,
+            .map_err(|error| InvalidMessage::new("group.group_id", error.to_string()))?,
         place: wire.place,
         size: wire.size,
     })

@@ -2,7 +2,7 @@
 
 use argosy_state::task::KillSignal;
 
-use super::Malformed;
+use super::InvalidMessage;
 use crate::v1;
 
 /// Returns the signal of a kill policy on the wire.
@@ -24,7 +24,7 @@ pub fn kill_signal(signal: Option<KillSignal>) -> v1::KillSignal {
 ///
 /// # Errors
 /// Names the field if the value is not a termination signal, or is one of a newer release.
-pub fn kill_signal_from(wire: i32) -> Result<Option<KillSignal>, Malformed> {
+pub fn kill_signal_from(wire: i32) -> Result<Option<KillSignal>, InvalidMessage> {
     if wire == v1::KillSignal::Unspecified as i32 {
         return Ok(None);
     }
@@ -34,7 +34,7 @@ pub fn kill_signal_from(wire: i32) -> Result<Option<KillSignal>, Malformed> {
             KillSignal::ALL.map(|signal| format!("{} ({})", signal.name(), signal.number()));
         let names = names.join(", ");
         let text = format!("{wire} is not a termination signal: give one of {names}");
-        Malformed::new("signal", text)
+        InvalidMessage::new("signal", text)
     })
 }
 

@@ -40,14 +40,14 @@ pub use tasks::{exit_from, reason_from, source_from, spec, spec_from, state_from
 /// The error of a message with an invalid shape.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{field}: {text}")]
-pub struct Malformed {
+pub struct InvalidMessage {
     /// The path of the field, as `offers[2].offer.agent_id`.
     pub field: String,
     /// The defect, and a valid form.
     pub text: String,
 }
 
-impl Malformed {
+impl InvalidMessage {
     /// Returns an error of `field`, described by `text`.
     pub fn new(field: impl Into<String>, text: impl Into<String>) -> Self {
         Self {
@@ -70,9 +70,9 @@ impl Malformed {
 ///
 /// # Errors
 /// Names `field` and the rule.
-pub fn id<T: FromStr<Err = InvalidId>>(field: &str, text: &str) -> Result<T, Malformed> {
+pub fn id<T: FromStr<Err = InvalidId>>(field: &str, text: &str) -> Result<T, InvalidMessage> {
     text.parse()
-        .map_err(|error: InvalidId| Malformed::new(field, error.to_string()))
+        .map_err(|error: InvalidId| InvalidMessage::new(field, error.to_string()))
 }
 
 /// Returns the revision on the wire.

@@ -1,21 +1,21 @@
 //! Conversion of operations on offers, and of the positions of their rejected parts.
 
-use argosy_state::command::{OfferOperation, Position, Shape};
+use argosy_state::command::{CallShape, OfferOperation, Position};
 use argosy_state::ids::GroupId;
 use argosy_state::limits;
 use argosy_state::task::{TaskGroup, TaskSpec};
 
-use super::{Malformed, spec_from};
+use super::{InvalidMessage, spec_from};
 use crate::v1;
 
 /// Reads the operations of an acceptance.
 ///
 /// # Errors
 /// Names the operation by its position, and the task and field in it.
-pub fn operations_from(wire: Vec<v1::Operation>) -> Result<Vec<OfferOperation>, Malformed> {
+pub fn operations_from(wire: Vec<v1::Operation>) -> Result<Vec<OfferOperation>, InvalidMessage> {
     let read = |(at, operation): (usize, v1::Operation)| {
         operation_from(operation).map_err(|why| match why {
-            None => Malformed::new(
+            None => InvalidMessage::new(
                 format!("operations[{at}]"),
                 "it is empty, or of a newer release",
             ),
@@ -26,7 +26,7 @@ pub fn operations_from(wire: Vec<v1::Operation>) -> Result<Vec<OfferOperation>, 
 }
 
 /// Reads one operation. Fails with `None` if this release does not know its kind.
-fn operation_from(wire: v1::Operation) -> Result<OfferOperation, Option<Malformed>> {
+fn operation_from(wire: v1::Operation) -> Result<OfferOperation, Option<InvalidMessage>> {
     let read = match wire.operation.ok_or(None)? {
         v1::operation::Operation::Launch(launch) => tasks_from(launch.tasks)
             .map(OfferOperation::Launch)
@@ -38,23 +38,23 @@ fn operation_from(wire: v1::Operation) -> Result<OfferOperation, Option<Malforme
     read.map_err(Some)
 }
 
-fn group_from(wire: v1::LaunchGroup) -> Result<Vec<TaskSpec>, Malformed> {
+fn group_from(wire: v1::LaunchGroup) -> Result<Vec<TaskSpec>, InvalidMessage> {
     let id = GroupId::new(&wire.group_id);
-    let id = id.map_err(|error| Malformed::new("group_id", error.to_string()))?;
+    let id = id.map_err(|error| InvalidMessage::new("group_id", error.to_string()))?;
     let (count, most) = (wire.tasks.len(), limits::TASKS_PER_GROUP);
     if !(1..=most).contains(&count) {
         let text = format!("{count} of them; a group has 1 to {most}");
-        return Err(Malformed::new("tasks", text));
+        return Err(InvalidMessage::new("tasks", text));
     }
     Ok(TaskGroup::of(&id, tasks_from(wire.tasks)?))
 }
 
-fn tasks_from(wire: Vec<v1::TaskSpec>) -> Result<Vec<TaskSpec>, Malformed> {
+fn tasks_from(wire: Vec<v1::TaskSpec>) -> Result<Vec<TaskSpec>, InvalidMessage> {
     let tasks = wire.into_iter().enumerate().map(|(at, task)| {
         let name = format!("tasks[{at}]");
         if task.group.is_some() {
             let text = "masters set it; launch a group to have one";
-            return Err(Malformed::new("group", text).inside(&name));
+            return Err(InvalidMessage::new("group", text).inside(&name));
         }
         spec_from(task).map_err(|why| why.inside(&name))
     });
@@ -64,7 +64,7 @@ fn tasks_from(wire: Vec<v1::TaskSpec>) -> Result<Vec<TaskSpec>, Malformed> {
 /// Returns the number of parts of each operation on the wire; `None` if this release does not know
 /// one of them.
 #[must_use]
-pub fn shape(operations: &[v1::Operation]) -> Option<Shape> {
+pub fn shape(operations: &[v1::Operation]) -> Option<CallShape> {
     let parts = operations
         .iter()
         .map(|operation| match operation.operation.as_ref()? {
@@ -76,7 +76,7 @@ pub fn shape(operations: &[v1::Operation]) -> Option<Shape> {
 
 /// Returns the rejection of one part of a call that has this shape.
 #[must_use]
-pub fn refused(shape: &Shape, position: Position, code: &str, message: String) -> v1::Refused {
+pub fn refused(shape: &CallShape, position: Position, code: &str, message: String) -> v1::Refused {
     v1::Refused {
         position: shape.count(position),
         message,
@@ -89,7 +89,7 @@ pub fn refused(shape: &Shape, position: Position, code: &str, message: String) -
 /// Returns the position of a rejected part in a call of this shape. A master of release 0.1.0
 /// reports only the number of parts before it.
 #[must_use]
-pub fn refused_position(shape: &Shape, wire: &v1::Refused) -> Position {
+pub fn refused_position(shape: &CallShape, wire: &v1::Refused) -> Position {
     match (wire.operation, wire.task) {
         (Some(operation), Some(task)) => Position { operation, task },
         (Some(_), None) | (None, _) => shape.place(Position::counted(wire.position)),
@@ -164,7 +164,7 @@ mod tests {
             ("launch", 1),
         ];
         assert_eq!(kinds, expected);
-        let shape: Shape = read.iter().map(OfferOperation::parts).collect();
+        let shape: CallShape = read.iter().map(OfferOperation::parts).collect();
         assert_eq!(wire_shape, Some(shape));
     }
 
@@ -190,7 +190,7 @@ mod tests {
 
     #[test]
     fn a_refused_part_is_found_by_its_position_of_either_kind() {
-        let shape: Shape = [2, 0, 3].into_iter().collect();
+        let shape: CallShape = [2, 0, 3].into_iter().collect();
         let position = Position {
             operation: 2,
             task: 1,

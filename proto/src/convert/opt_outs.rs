@@ -2,14 +2,14 @@
 
 use std::collections::BTreeSet;
 
-use argosy_state::task::{Capability, DiskLimit, Limits, OptOuts, Sizes};
+use argosy_state::task::{DiskLimit, LinuxCapability, SecurityOptions, Sizes, TaskLimits};
 
-use super::Malformed;
+use super::InvalidMessage;
 use crate::v1;
 
 /// Returns security options on the wire; absent if there are none.
 #[must_use]
-pub fn opt_outs(opt_outs: &OptOuts) -> Option<v1::OptOuts> {
+pub fn opt_outs(opt_outs: &SecurityOptions) -> Option<v1::OptOuts> {
     let names = opt_outs.capabilities.iter();
     (!opt_outs.is_empty()).then(|| v1::OptOuts {
         capabilities: names.map(|one| one.name().to_owned()).collect(),
@@ -24,16 +24,16 @@ pub fn opt_outs(opt_outs: &OptOuts) -> Option<v1::OptOuts> {
 ///
 /// # Errors
 /// Names an invalid capability.
-pub fn opt_outs_from(wire: Option<v1::OptOuts>) -> Result<OptOuts, Malformed> {
+pub fn opt_outs_from(wire: Option<v1::OptOuts>) -> Result<SecurityOptions, InvalidMessage> {
     let Some(wire) = wire else {
-        return Ok(OptOuts::default());
+        return Ok(SecurityOptions::default());
     };
     let mut capabilities = BTreeSet::new();
     for name in &wire.capabilities {
-        let named = Capability::named(name);
-        capabilities.insert(named.map_err(|text| Malformed::new("capabilities", text))?);
+        let named = LinuxCapability::named(name);
+        capabilities.insert(named.map_err(|text| InvalidMessage::new("capabilities", text))?);
     }
-    Ok(OptOuts {
+    Ok(SecurityOptions {
         capabilities,
         unconfined_seccomp: wire.unconfined_seccomp,
         new_privileges: wire.new_privileges,
@@ -65,7 +65,7 @@ pub fn sizes_from(wire: Option<v1::ContainerSizes>) -> Sizes {
 
 /// Returns limits on the wire.
 #[must_use]
-pub fn limits(limits: &Limits) -> v1::Limits {
+pub fn limits(limits: &TaskLimits) -> v1::Limits {
     let io = limits.io.iter().map(|limit| v1::DiskLimit {
         disk: limit.disk.clone(),
         read_bytes: limit.read_bytes,
@@ -85,7 +85,7 @@ pub fn limits(limits: &Limits) -> v1::Limits {
 
 /// Reads limits; their values are checked with the task.
 #[must_use]
-pub fn limits_from(wire: v1::Limits) -> Limits {
+pub fn limits_from(wire: v1::Limits) -> TaskLimits {
     let io = wire.io.into_iter().map(|limit| DiskLimit {
         disk: limit.disk,
         read_bytes: limit.read_bytes,
@@ -93,7 +93,7 @@ pub fn limits_from(wire: v1::Limits) -> Limits {
         read_operations: limit.read_operations,
         write_operations: limit.write_operations,
     });
-    Limits {
+    TaskLimits {
         cpu_millis: wire.cpu_millis,
         memory_bytes: wire.memory_bytes,
         pids: wire.pids,
@@ -118,18 +118,18 @@ mod tests {
             assert_eq!(sizes_from(sizes(ours)), ours);
         }
         assert_eq!(sizes(Sizes::default()), None);
-        let all = OptOuts {
-            capabilities: Capability::ALL.into(),
+        let all = SecurityOptions {
+            capabilities: LinuxCapability::ALL.into(),
             unconfined_seccomp: true,
             new_privileges: true,
             nested_user_namespaces: true,
             host_network: true,
         };
-        for ours in [OptOuts::default(), all] {
+        for ours in [SecurityOptions::default(), all] {
             assert_eq!(opt_outs_from(opt_outs(&ours)), Ok(ours));
         }
-        assert_eq!(opt_outs(&OptOuts::default()), None);
-        let ours = Limits {
+        assert_eq!(opt_outs(&SecurityOptions::default()), None);
+        let ours = TaskLimits {
             cpu_millis: Some(1_500),
             memory_bytes: Some(1 << 20),
             pids: Some(7),

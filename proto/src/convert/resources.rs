@@ -3,10 +3,10 @@
 use argosy_state::ids::Role;
 use argosy_state::limits;
 use argosy_state::resources::{
-    Identity, Range, Reservation, Resource, Resources, Value, Volume, shared_name,
+    Range, Reservation, Resource, ResourceIdentity, Resources, Value, VolumeIdentity, shared_name,
 };
 
-use super::Malformed;
+use super::InvalidMessage;
 use crate::v1;
 
 /// Returns a bundle of resources on the wire.
@@ -54,7 +54,7 @@ fn resource(resource: &Resource) -> v1::Resource {
 ///
 /// # Errors
 /// Names the entry that is negative, out of range, without a value, or overlaps another.
-pub fn resources_from(field: &str, wire: &[v1::Resource]) -> Result<Resources, Malformed> {
+pub fn resources_from(field: &str, wire: &[v1::Resource]) -> Result<Resources, InvalidMessage> {
     let mut all = Resources::none();
     for (at, part) in wire.iter().enumerate() {
         let resource =
@@ -66,7 +66,7 @@ pub fn resources_from(field: &str, wire: &[v1::Resource]) -> Result<Resources, M
                 amount(part),
                 limits::SCALAR_MILLI / 1_000
             );
-            Malformed::new(format!("{field}[{at}]"), text)
+            InvalidMessage::new(format!("{field}[{at}]"), text)
         })?;
     }
     let largest = all.iter().max_by_key(|entry| entry.value.scalar_milli());
@@ -77,7 +77,7 @@ pub fn resources_from(field: &str, wire: &[v1::Resource]) -> Result<Resources, M
             entry.value.scalar_milli(),
             limits::SCALAR_MILLI / 1_000
         );
-        return Err(Malformed::new(field, text));
+        return Err(InvalidMessage::new(field, text));
     }
     Ok(all)
 }
@@ -90,9 +90,9 @@ fn amount(wire: &v1::Resource) -> String {
     }
 }
 
-fn resource_from(wire: &v1::Resource) -> Result<Resource, Malformed> {
+fn resource_from(wire: &v1::Resource) -> Result<Resource, InvalidMessage> {
     if wire.name.is_empty() || wire.name.len() > limits::NAME_BYTES {
-        return Err(Malformed::new(
+        return Err(InvalidMessage::new(
             "name",
             format!("it takes 1 to {} bytes", limits::NAME_BYTES),
         ));
@@ -113,7 +113,7 @@ fn resource_from(wire: &v1::Resource) -> Result<Resource, Malformed> {
             Value::Set(set.item.iter().map(|item| item.as_str().into()).collect())
         }
         None => {
-            return Err(Malformed::new(
+            return Err(InvalidMessage::new(
                 "value",
                 format!("{} has no amount", wire.name),
             ));
@@ -121,18 +121,18 @@ fn resource_from(wire: &v1::Resource) -> Result<Resource, Malformed> {
     };
     let reservations = wire.reservations.iter().map(|level| {
         let role = Role::new(&level.role)
-            .map_err(|error| Malformed::new("reservations.role", error.to_string()))?;
+            .map_err(|error| InvalidMessage::new("reservations.role", error.to_string()))?;
         Ok(Reservation {
             role,
             principal: level.principal.clone(),
             labels: level.labels.clone().into_iter().collect(),
         })
     });
-    let identity = Identity {
+    let identity = ResourceIdentity {
         name: shared_name(&wire.name),
-        reservations: reservations.collect::<Result<_, Malformed>>()?,
+        reservations: reservations.collect::<Result<_, InvalidMessage>>()?,
         volume: wire.volume.as_ref().map(|volume| {
-            Box::new(Volume {
+            Box::new(VolumeIdentity {
                 id: volume.id.clone(),
                 container_path: volume.container_path.clone(),
             })

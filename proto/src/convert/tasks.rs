@@ -1,7 +1,9 @@
 //! Conversion of task descriptions, states and updates.
 
 use argosy_state::ids::TaskId;
-use argosy_state::task::{Exit, HostPath, Reason, Run, Source, Task, TaskSpec, TaskState, Update};
+use argosy_state::task::{
+    CommandSpec, Exit, HostPath, Reason, Task, TaskSpec, TaskState, TaskUpdate, UpdateSource,
+};
 
 use super::checks::{check, check_from, health_check, health_check_from};
 use super::containers::{container, container_from};
@@ -11,7 +13,7 @@ use super::kill_policy::{kill_signal, kill_signal_from};
 use super::opt_outs::{limits, limits_from};
 use super::uris::{uri, uri_from};
 use super::volumes::{volume, volumes_from};
-use super::{Malformed, resources, resources_from, revision};
+use super::{InvalidMessage, resources, resources_from, revision};
 use crate::v1;
 
 /// The default time from TERM to KILL, in milliseconds (Mesos' default).
@@ -21,9 +23,9 @@ pub(super) const GRACE_MS: u64 = 3_000;
 #[must_use]
 pub fn spec(spec: &TaskSpec) -> v1::TaskSpec {
     let (shell, argv) = match &spec.run {
-        Run::Image => (String::new(), Vec::new()),
-        Run::Shell(line) => (line.clone(), Vec::new()),
-        Run::Argv(words) => (String::new(), words.clone()),
+        CommandSpec::Image => (String::new(), Vec::new()),
+        CommandSpec::Shell(line) => (line.clone(), Vec::new()),
+        CommandSpec::Argv(words) => (String::new(), words.clone()),
     };
     let host_paths = spec.host_paths.iter().map(|path| v1::HostPath {
         host_path: path.host_path.clone(),
@@ -63,9 +65,9 @@ pub fn spec(spec: &TaskSpec) -> v1::TaskSpec {
 ///
 /// # Errors
 /// Names the field: an invalid id, invalid resources, both or neither of shell and argv, NUL bytes.
-pub fn spec_from(wire: v1::TaskSpec) -> Result<TaskSpec, Malformed> {
-    let task =
-        TaskId::new(&wire.task_id).map_err(|error| Malformed::new("task_id", error.to_string()))?;
+pub fn spec_from(wire: v1::TaskSpec) -> Result<TaskSpec, InvalidMessage> {
+    let task = TaskId::new(&wire.task_id)
+        .map_err(|error| InvalidMessage::new("task_id", error.to_string()))?;
     let container = container_from(wire.container)?;
     let needs_none = !container.image.is_empty() || wire.executor.is_some();
     let run = run_from(wire.shell, wire.argv, needs_none)?;
@@ -128,30 +130,34 @@ fn host_path_from(wire: v1::HostPath) -> HostPath {
 }
 
 /// Reads the command. `needs_none`: an image or an executor may provide it.
-fn run_from(shell: String, argv: Vec<String>, needs_none: bool) -> Result<Run, Malformed> {
-    let wrong = |text: &str| Err(Malformed::new("command", text));
+fn run_from(
+    shell: String,
+    argv: Vec<String>,
+    needs_none: bool,
+) -> Result<CommandSpec, InvalidMessage> {
+    let wrong = |text: &str| Err(InvalidMessage::new("command", text));
     match (shell.is_empty(), argv.is_empty()) {
-        (true, true) if needs_none => Ok(Run::Image),
-        (false, true) => Ok(Run::Shell(shell)),
-        (true, false) => Ok(Run::Argv(argv)),
+        (true, true) if needs_none => Ok(CommandSpec::Image),
+        (false, true) => Ok(CommandSpec::Shell(shell)),
+        (true, false) => Ok(CommandSpec::Argv(argv)),
         (true, true) => wrong("it is empty: give shell a line or argv a program"),
         (false, false) => wrong("give shell or argv, not both"),
     }
 }
 
 /// Rejects text that the kernel cannot accept, while the field is known.
-fn check_text(spec: &TaskSpec) -> Result<(), Malformed> {
+fn check_text(spec: &TaskSpec) -> Result<(), InvalidMessage> {
     let nul = |field: &str, text: &str| {
         if text.contains('\0') {
-            Err(Malformed::new(field, "remove the NUL byte"))
+            Err(InvalidMessage::new(field, "remove the NUL byte"))
         } else {
             Ok(())
         }
     };
     match &spec.run {
-        Run::Image => {}
-        Run::Shell(line) => nul("shell", line)?,
-        Run::Argv(words) => words.iter().try_for_each(|word| nul("argv", word))?,
+        CommandSpec::Image => {}
+        CommandSpec::Shell(line) => nul("shell", line)?,
+        CommandSpec::Argv(words) => words.iter().try_for_each(|word| nul("argv", word))?,
     }
     for (name, value) in &spec.environment {
         nul("environment", name)?;
@@ -164,7 +170,7 @@ fn check_text(spec: &TaskSpec) -> Result<(), Malformed> {
                 "{:?} to {:?}: the first is absolute, the second not empty and without ..",
                 path.host_path, path.container_path
             );
-            return Err(Malformed::new("host_paths", text));
+            return Err(InvalidMessage::new("host_paths", text));
         }
         nul("host_paths", &path.host_path)?;
         nul("host_paths", &path.container_path)?;
@@ -208,7 +214,15 @@ twins!(
     Unreachable,
     Unknown
 );
-twins!(source_to, source_of, Source, Source, Master, Agent, Task);
+twins!(
+    source_to,
+    source_of,
+    UpdateSource,
+    Source,
+    Master,
+    Agent,
+    Task
+);
 
 impl From<TaskState> for v1::TaskState {
     fn from(state: TaskState) -> Self {
@@ -216,8 +230,8 @@ impl From<TaskState> for v1::TaskState {
     }
 }
 
-impl From<Source> for v1::Source {
-    fn from(source: Source) -> Self {
+impl From<UpdateSource> for v1::Source {
+    fn from(source: UpdateSource) -> Self {
         source_to(source)
     }
 }
@@ -226,18 +240,18 @@ impl From<Source> for v1::Source {
 ///
 /// # Errors
 /// If it is absent or of a newer release.
-pub fn state_from(wire: i32) -> Result<TaskState, Malformed> {
+pub fn state_from(wire: i32) -> Result<TaskState, InvalidMessage> {
     let known = v1::TaskState::try_from(wire).ok().and_then(state_of);
-    known.ok_or_else(|| Malformed::new("state", format!("{wire} is not a task state")))
+    known.ok_or_else(|| InvalidMessage::new("state", format!("{wire} is not a task state")))
 }
 
 /// Reads a source; one of a newer release counts as the agent.
 #[must_use]
-pub fn source_from(wire: i32) -> Source {
+pub fn source_from(wire: i32) -> UpdateSource {
     v1::Source::try_from(wire)
         .ok()
         .and_then(source_of)
-        .unwrap_or(Source::Agent)
+        .unwrap_or(UpdateSource::Agent)
 }
 
 macro_rules! reasons {
@@ -316,7 +330,7 @@ pub fn exit_from(wire: Option<v1::Exit>) -> Option<Exit> {
 
 /// Returns an update of a task as its framework receives it.
 #[must_use]
-pub fn status(task: &Task, update: &Update) -> v1::TaskStatus {
+pub fn status(task: &Task, update: &TaskUpdate) -> v1::TaskStatus {
     v1::TaskStatus {
         framework_id: task.key.framework.to_string(),
         task_id: task.key.task.to_string(),

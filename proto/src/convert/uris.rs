@@ -2,8 +2,8 @@
 
 use argosy_state::task::Uri;
 
-use super::Malformed;
-use crate::uri::ShownUri;
+use super::InvalidMessage;
+use crate::uri::RedactedUri;
 use crate::v1;
 
 /// Returns a file on the wire.
@@ -19,7 +19,7 @@ pub(super) fn uri(uri: &Uri) -> v1::Uri {
 }
 
 /// Reads a file.
-pub(super) fn uri_from(wire: v1::Uri) -> Result<Uri, Malformed> {
+pub(super) fn uri_from(wire: v1::Uri) -> Result<Uri, InvalidMessage> {
     let v1::Uri {
         value,
         executable,
@@ -32,23 +32,23 @@ pub(super) fn uri_from(wire: v1::Uri) -> Result<Uri, Malformed> {
         .iter()
         .any(|start| value.starts_with(start));
     if !known || value.contains('\0') {
-        let shown = ShownUri::of(&value);
+        let shown = RedactedUri::of(&value);
         let text = format!("{shown:?} is not an absolute path, file:///…, http://… or https://…");
-        return Err(Malformed::new("uris", text));
+        return Err(InvalidMessage::new("uris", text));
     }
     if output_file.contains(['/', '\0']) || output_file == ".." || output_file == "." {
         let text = format!("{output_file:?} is not a plain file name");
-        return Err(Malformed::new("uris.output_file", text));
+        return Err(InvalidMessage::new("uris.output_file", text));
     }
     let digit = |letter: u8| letter.is_ascii_digit() || (b'a'..=b'f').contains(&letter);
     let is_digest = sha256.len() == 64 && sha256.bytes().all(digit);
     if !sha256.is_empty() && !is_digest {
         let text = format!("{sha256:?} is not 64 lower-case hexadecimal digits");
-        return Err(Malformed::new("uris.sha256", text));
+        return Err(InvalidMessage::new("uris.sha256", text));
     }
     if extract && executable {
         let text = "an archive that is extracted keeps its own modes: leave executable out";
-        return Err(Malformed::new("uris.executable", text));
+        return Err(InvalidMessage::new("uris.executable", text));
     }
     Ok(Uri {
         value,

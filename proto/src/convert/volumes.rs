@@ -2,7 +2,7 @@
 
 use argosy_state::task::{TaskVolume, VolumeSource};
 
-use super::Malformed;
+use super::InvalidMessage;
 use crate::v1;
 use crate::v1::task_volume::Source;
 
@@ -20,7 +20,7 @@ pub(super) fn volume(volume: &TaskVolume) -> v1::TaskVolume {
 }
 
 /// Reads a list of volumes.
-pub(super) fn volumes_from(wire: Vec<v1::TaskVolume>) -> Result<Vec<TaskVolume>, Malformed> {
+pub(super) fn volumes_from(wire: Vec<v1::TaskVolume>) -> Result<Vec<TaskVolume>, InvalidMessage> {
     let volumes = wire.into_iter().enumerate();
     volumes
         .map(|(at, volume)| volume_from(at, volume))
@@ -29,10 +29,10 @@ pub(super) fn volumes_from(wire: Vec<v1::TaskVolume>) -> Result<Vec<TaskVolume>,
 
 /// Reads the volume at this position of its list. Whether a task may have it is checked with the
 /// whole task.
-fn volume_from(at: usize, wire: v1::TaskVolume) -> Result<TaskVolume, Malformed> {
+fn volume_from(at: usize, wire: v1::TaskVolume) -> Result<TaskVolume, InvalidMessage> {
     let source = wire.source.ok_or_else(|| {
         let text = "no source is given: give sandbox, tmpfs or secret";
-        Malformed::new(format!("volumes[{at}].source"), text)
+        InvalidMessage::new(format!("volumes[{at}].source"), text)
     })?;
     Ok(TaskVolume {
         container_path: wire.container_path,

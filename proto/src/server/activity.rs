@@ -11,8 +11,8 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
-use super::Limits;
-use super::admission::Seat;
+use super::PortLimits;
+use super::admission::ConnectionSlot;
 use crate::transport::Connection;
 
 /// The preface of HTTP/2.
@@ -40,7 +40,7 @@ pub(super) struct Activity {
 
 /// The required action for a connection.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub(super) enum ActivityAction {
     /// Check again at this time.
     Later(Instant),
     /// Close it, for this reason.
@@ -81,11 +81,11 @@ impl Activity {
     }
 
     /// Checks whether the connection has been silent, idle or slow for too long.
-    pub(super) fn judge(&self, limits: &Limits) -> Verdict {
+    pub(super) fn check(&self, limits: &PortLimits) -> ActivityAction {
         let now = Instant::now();
         let until = |at: Instant, reason| match at <= now {
-            true => Verdict::Close(reason),
-            false => Verdict::Later(at),
+            true => ActivityAction::Close(reason),
+            false => ActivityAction::Later(at),
         };
         if !self.has_spoken.load(Ordering::Relaxed) {
             return until(self.began + limits.head, "silent");
@@ -94,7 +94,7 @@ impl Activity {
         // The first byte of a head wakes no task, so it is polled at this interval.
         let look = now + if is_http2 { limits.idle } else { limits.head };
         if self.open.load(Ordering::Relaxed) > 0 {
-            return Verdict::Later(look);
+            return ActivityAction::Later(look);
         }
         let head_since = self.head_since.load(Ordering::Relaxed);
         if !is_http2 && head_since != NONE {
@@ -104,47 +104,47 @@ impl Activity {
             self.at(self.quiet_since.load(Ordering::Relaxed)) + limits.idle,
             "idle",
         ) {
-            Verdict::Later(at) => Verdict::Later(at.min(look)),
-            close @ Verdict::Close(_) => close,
+            ActivityAction::Later(at) => ActivityAction::Later(at.min(look)),
+            close @ ActivityAction::Close(_) => close,
         }
     }
 }
 
 /// Both ends of the state of a connection.
 #[derive(Debug, Clone)]
-pub(super) struct Watch {
+pub(super) struct ConnectionWatch {
     pub(super) activity: Arc<Activity>,
-    seat: Arc<Seat>,
+    seat: Arc<ConnectionSlot>,
 }
 
-impl Watch {
+impl ConnectionWatch {
     pub(super) fn evicted(&self) -> impl Future<Output = ()> + use<> {
         self.seat.evicted()
     }
 
     /// Records a request, which is open until the returned value is dropped.
-    pub(super) fn open(&self) -> Open {
-        self.speak();
+    pub(super) fn open(&self) -> OpenRequest {
+        self.record_request();
         self.activity.open.fetch_add(1, Ordering::Relaxed);
         self.activity.head_since.store(NONE, Ordering::Relaxed);
-        Open(Arc::clone(&self.activity))
+        OpenRequest(Arc::clone(&self.activity))
     }
 
-    fn speak(&self) {
+    fn record_request(&self) {
         if !self.activity.has_spoken.swap(true, Ordering::Relaxed) {
             self.activity
                 .quiet_since
                 .store(self.activity.now(), Ordering::Relaxed);
-            self.seat.spoke();
+            self.seat.record_request();
         }
     }
 }
 
 /// An open request.
 #[derive(Debug)]
-pub(super) struct Open(Arc<Activity>);
+pub(super) struct OpenRequest(Arc<Activity>);
 
-impl Drop for Open {
+impl Drop for OpenRequest {
     fn drop(&mut self) {
         self.0.quiet_since.store(self.0.now(), Ordering::Relaxed);
         self.0.open.fetch_sub(1, Ordering::Relaxed);
@@ -153,16 +153,16 @@ impl Drop for Open {
 
 /// The byte stream of a connection. It holds the connection's seat: a WebSocket keeps it after the
 /// HTTP connection has ended.
-pub(super) struct Watched {
+pub(super) struct WatchedStream {
     connection: Connection,
-    watch: Watch,
+    watch: ConnectionWatch,
     /// The bytes of the preface seen so far; `None` if the protocol is known.
     preface: Option<usize>,
 }
 
-impl Watched {
-    pub(super) fn new(connection: Connection, seat: Seat) -> (Self, Watch) {
-        let watch = Watch {
+impl WatchedStream {
+    pub(super) fn new(connection: Connection, seat: ConnectionSlot) -> (Self, ConnectionWatch) {
+        let watch = ConnectionWatch {
             activity: seat.activity(),
             seat: Arc::new(seat),
         };
@@ -174,7 +174,7 @@ impl Watched {
         (io, watch)
     }
 
-    fn see(&mut self, bytes: &[u8]) {
+    fn inspect(&mut self, bytes: &[u8]) {
         if bytes.is_empty() {
             return;
         }
@@ -186,7 +186,7 @@ impl Watched {
             } else if length == wanted.len() {
                 self.preface = None;
                 self.watch.activity.is_http2.store(true, Ordering::Relaxed);
-                self.watch.speak();
+                self.watch.record_request();
             } else {
                 self.preface = Some(seen + length);
             }
@@ -200,7 +200,7 @@ impl Watched {
     }
 }
 
-impl AsyncRead for Watched {
+impl AsyncRead for WatchedStream {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -208,12 +208,12 @@ impl AsyncRead for Watched {
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         ready!(Pin::new(&mut self.connection).poll_read(context, buffer))?;
-        self.see(&buffer.filled()[before..]);
+        self.inspect(&buffer.filled()[before..]);
         Poll::Ready(Ok(()))
     }
 }
 
-impl AsyncWrite for Watched {
+impl AsyncWrite for WatchedStream {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,

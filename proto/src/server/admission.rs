@@ -19,19 +19,19 @@ const LOOKED_AT: usize = 64;
 const CLOSING: usize = 256;
 
 /// The connections of one port.
-pub(super) struct Admission {
+pub(super) struct ConnectionAdmission {
     connections: usize,
     per_peer: usize,
     // Held for a look-up; nothing is awaited under it.
-    seats: Mutex<Seats>,
+    seats: Mutex<SlotTable>,
 }
 
 #[derive(Default)]
-struct Seats {
+struct SlotTable {
     next: u64,
-    taken: BTreeMap<u64, Taken>,
+    taken: BTreeMap<u64, OccupiedSlot>,
     /// By address, so that each address has a separate limit.
-    peers: BTreeMap<IpAddr, Peer>,
+    peers: BTreeMap<IpAddr, PeerSlots>,
     /// Connections that have sent no request, oldest first.
     silent: BTreeSet<u64>,
     /// The number of connections that are evicted, and not closed yet.
@@ -41,56 +41,56 @@ struct Seats {
 }
 
 #[derive(Default)]
-struct Peer {
+struct PeerSlots {
     taken: BTreeSet<u64>,
     silent: BTreeSet<u64>,
 }
 
-struct Taken {
+struct OccupiedSlot {
     peer: Option<IpAddr>,
     activity: Arc<Activity>,
     evict: CancellationToken,
 }
 
 /// The decision about a new connection.
-pub(super) enum Decision {
+pub(super) enum AdmissionDecision {
     /// It is served.
-    Admitted(Seat),
+    Admitted(ConnectionSlot),
     /// It is closed immediately.
-    Refused(Refusal),
+    Refused(PortFull),
 }
 
 /// The reason for which a connection is closed immediately.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Refusal {
+pub(super) enum PortFull {
     /// The port has reached its limit of connections, and all of them are in use.
-    Full,
+    Port,
     /// The same for the address of the peer.
-    PeerFull,
+    Peer,
 }
 
 /// The seat of one connection, released when it is dropped.
-pub(super) struct Seat {
+pub(super) struct ConnectionSlot {
     id: u64,
-    admission: Arc<Admission>,
+    admission: Arc<ConnectionAdmission>,
     activity: Arc<Activity>,
     evict: CancellationToken,
 }
 
-impl std::fmt::Debug for Seat {
+impl std::fmt::Debug for ConnectionSlot {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         formatter.debug_tuple("Seat").field(&self.id).finish()
     }
 }
 
-impl Seat {
+impl ConnectionSlot {
     pub(super) fn activity(&self) -> Arc<Activity> {
         Arc::clone(&self.activity)
     }
 
     /// Records that its connection has sent a request.
-    pub(super) fn spoke(&self) {
-        self.admission.lock().spoke(self.id);
+    pub(super) fn record_request(&self) {
+        self.admission.lock().record_request(self.id);
     }
 
     /// Waits until the connection is evicted.
@@ -99,7 +99,7 @@ impl Seat {
     }
 }
 
-impl Drop for Seat {
+impl Drop for ConnectionSlot {
     fn drop(&mut self) {
         let mut seats = self.admission.lock();
         if !seats.free(self.id) {
@@ -108,7 +108,7 @@ impl Drop for Seat {
     }
 }
 
-impl Admission {
+impl ConnectionAdmission {
     pub(super) fn new(connections: usize, per_peer: usize) -> Self {
         Self {
             connections,
@@ -117,7 +117,7 @@ impl Admission {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Seats> {
+    fn lock(&self) -> MutexGuard<'_, SlotTable> {
         self.seats.lock().expect("no holder of the lock panics")
     }
 
@@ -128,7 +128,7 @@ impl Admission {
     }
 
     /// Decides about a new connection, and returns whether another one was evicted for it.
-    pub(super) fn admit(self: &Arc<Self>, address: Option<IpAddr>) -> (Decision, bool) {
+    pub(super) fn admit(self: &Arc<Self>, address: Option<IpAddr>) -> (AdmissionDecision, bool) {
         let peer = address.map(network);
         let mut seats = self.lock();
         let of_peer = peer.and_then(|peer| seats.peers.get(&peer));
@@ -136,29 +136,31 @@ impl Admission {
         let is_full = seats.taken.len() >= self.connections;
         if peer_is_full || is_full {
             let refusal = if peer_is_full {
-                Refusal::PeerFull
+                PortFull::Peer
             } else {
-                Refusal::Full
+                PortFull::Port
             };
             let among = peer.filter(|_| peer_is_full);
-            let victim = seats.victim(among).filter(|_| seats.closing < CLOSING);
+            let victim = seats
+                .eviction_candidate(among)
+                .filter(|_| seats.closing < CLOSING);
             let Some(victim) = victim else {
-                return (Decision::Refused(refusal), false);
+                return (AdmissionDecision::Refused(refusal), false);
             };
             seats.evict(victim);
         }
         let (id, activity, evict) = seats.take(peer);
-        let seat = Seat {
+        let seat = ConnectionSlot {
             id,
             admission: Arc::clone(self),
             activity,
             evict,
         };
-        (Decision::Admitted(seat), peer_is_full || is_full)
+        (AdmissionDecision::Admitted(seat), peer_is_full || is_full)
     }
 }
 
-impl Seats {
+impl SlotTable {
     fn take(&mut self, peer: Option<IpAddr>) -> (u64, Arc<Activity>, CancellationToken) {
         self.next += 1;
         let (id, activity) = (self.next, Arc::new(Activity::new()));
@@ -169,7 +171,7 @@ impl Seats {
             peer.taken.insert(id);
             peer.silent.insert(id);
         }
-        let taken = Taken {
+        let taken = OccupiedSlot {
             peer,
             activity: Arc::clone(&activity),
             evict: evict.clone(),
@@ -178,7 +180,7 @@ impl Seats {
         (id, activity, evict)
     }
 
-    fn spoke(&mut self, id: u64) {
+    fn record_request(&mut self, id: u64) {
         self.silent.remove(&id);
         let peer = self.taken.get(&id).and_then(|taken| taken.peer);
         if let Some(peer) = peer.and_then(|peer| self.peers.get_mut(&peer)) {
@@ -187,7 +189,7 @@ impl Seats {
     }
 
     /// Returns the connection to evict, among those of an address or among all.
-    fn victim(&mut self, among: Option<IpAddr>) -> Option<u64> {
+    fn eviction_candidate(&mut self, among: Option<IpAddr>) -> Option<u64> {
         let peer = among.and_then(|peer| self.peers.get(&peer));
         let silent = peer.map_or(&self.silent, |peer| &peer.silent);
         if let Some(oldest) = silent.first() {
@@ -265,33 +267,38 @@ mod tests {
     const ONE: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1));
     const OTHER: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 2));
 
-    fn admitted(admission: &Arc<Admission>, address: IpAddr) -> Seat {
+    fn admitted(admission: &Arc<ConnectionAdmission>, address: IpAddr) -> ConnectionSlot {
         match admission.admit(Some(address)).0 {
-            Decision::Admitted(seat) => seat,
-            Decision::Refused(refusal) => panic!("{refusal:?}"),
+            AdmissionDecision::Admitted(seat) => seat,
+            AdmissionDecision::Refused(refusal) => panic!("{refusal:?}"),
         }
     }
 
-    fn refused(admission: &Arc<Admission>, address: IpAddr) -> Refusal {
+    fn refused(admission: &Arc<ConnectionAdmission>, address: IpAddr) -> PortFull {
         match admission.admit(Some(address)).0 {
-            Decision::Admitted(_) => panic!("it is admitted"),
-            Decision::Refused(refusal) => refusal,
+            AdmissionDecision::Admitted(_) => panic!("it is admitted"),
+            AdmissionDecision::Refused(refusal) => refusal,
         }
     }
 
     /// Returns a connection that has sent a request, which is still open.
-    fn busy(seat: Seat) -> (super::super::activity::Open, super::super::activity::Watch) {
+    fn busy(
+        seat: ConnectionSlot,
+    ) -> (
+        super::super::activity::OpenRequest,
+        super::super::activity::ConnectionWatch,
+    ) {
         let (end, _) = tokio::io::duplex(1);
         let connection = crate::transport::Connection::new(end);
-        let (_io, watch) = super::super::activity::Watched::new(connection, seat);
+        let (_io, watch) = super::super::activity::WatchedStream::new(connection, seat);
         (watch.open(), watch)
     }
 
     #[tokio::test(start_paused = true)]
     async fn the_oldest_silent_connection_makes_room() {
-        let admission = Arc::new(Admission::new(2, 2));
+        let admission = Arc::new(ConnectionAdmission::new(2, 2));
         let (first, second) = (admitted(&admission, ONE), admitted(&admission, ONE));
-        second.spoke();
+        second.record_request();
         let _third = admitted(&admission, OTHER);
         assert!(first.evict.is_cancelled());
         assert!(!second.evict.is_cancelled());
@@ -306,7 +313,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn without_a_silent_one_the_longest_unused_makes_room_and_a_used_one_never() {
-        let admission = Arc::new(Admission::new(3, 3));
+        let admission = Arc::new(ConnectionAdmission::new(3, 3));
         let (used, _watch) = busy(admitted(&admission, ONE));
         let (request, idle) = busy(admitted(&admission, ONE));
         drop(request);
@@ -314,24 +321,24 @@ mod tests {
         let (request, later) = busy(admitted(&admission, ONE));
         drop(request);
         let (third, _watch) = busy(admitted(&admission, OTHER));
-        let evicted = |watch: &super::super::activity::Watch| {
+        let evicted = |watch: &super::super::activity::ConnectionWatch| {
             use futures::FutureExt as _;
             watch.evicted().now_or_never().is_some()
         };
         assert!(evicted(&idle) && !evicted(&later));
         let (fourth, _watch) = busy(admitted(&admission, OTHER));
         assert!(evicted(&later));
-        assert_eq!(refused(&admission, OTHER), Refusal::Full);
+        assert_eq!(refused(&admission, OTHER), PortFull::Port);
         drop((used, third, fourth));
     }
 
     #[tokio::test(start_paused = true)]
     async fn an_address_that_is_full_costs_no_other_one_its_place() {
-        let admission = Arc::new(Admission::new(4, 2));
+        let admission = Arc::new(ConnectionAdmission::new(4, 2));
         let other = admitted(&admission, OTHER);
         let (one, _watch) = busy(admitted(&admission, ONE));
         let (two, _watch) = busy(admitted(&admission, ONE));
-        assert_eq!(refused(&admission, ONE), Refusal::PeerFull);
+        assert_eq!(refused(&admission, ONE), PortFull::Peer);
         assert!(!other.evict.is_cancelled());
         let _more = admitted(&admission, OTHER);
         drop((one, two));

@@ -16,23 +16,23 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Sleep;
 use tonic::Status;
 
-use super::Limits;
+use super::PortLimits;
 
 /// Flag and length of a message of gRPC.
 const HEAD: usize = 5;
 
 /// The bytes left for incomplete messages of one connection and of its port.
 #[derive(Clone)]
-pub(super) struct Room {
+pub(super) struct MessageBudget {
     port: &'static str,
     of_port: Arc<Semaphore>,
     of_connection: Arc<Semaphore>,
     patience: Duration,
 }
 
-impl Room {
+impl MessageBudget {
     /// Returns the room of a new connection. All connections of a port share `of_port`.
-    pub(super) fn new(limits: &Limits, of_port: &Arc<Semaphore>) -> Self {
+    pub(super) fn new(limits: &PortLimits, of_port: &Arc<Semaphore>) -> Self {
         Self {
             port: limits.port,
             of_port: Arc::clone(of_port),
@@ -107,18 +107,18 @@ impl Framing {
 }
 
 /// The body of a request. Fails with a status when an incomplete message exceeds a limit.
-pub(super) struct Arriving<B> {
+pub(super) struct LimitedBody<B> {
     body: B,
     framing: Framing,
-    room: Room,
+    room: MessageBudget,
     /// Permits for the incomplete message: of the connection, of the port.
     held: Option<[OwnedSemaphorePermit; 2]>,
     /// The deadline of the incomplete message.
     late: Option<Pin<Box<Sleep>>>,
 }
 
-impl<B> Arriving<B> {
-    pub(super) fn new(body: B, headers: &http::HeaderMap, room: Room) -> Self {
+impl<B> LimitedBody<B> {
+    pub(super) fn new(body: B, headers: &http::HeaderMap, room: MessageBudget) -> Self {
         let kind = headers.get(http::header::CONTENT_TYPE);
         let is_grpc = kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"));
         Self {
@@ -134,7 +134,7 @@ impl<B> Arriving<B> {
     }
 
     /// Acquires permits for the bytes of an incomplete message. Releases those of a complete one.
-    fn hold(&mut self, bytes: &[u8]) -> Result<(), Box<Status>> {
+    fn acquire(&mut self, bytes: &[u8]) -> Result<(), Box<Status>> {
         if self.framing.follow(bytes) {
             self.held = None;
             self.late = None;
@@ -166,7 +166,7 @@ impl<B> Arriving<B> {
     }
 }
 
-impl<B> HttpBody for Arriving<B>
+impl<B> HttpBody for LimitedBody<B>
 where
     B: HttpBody<Data = Bytes> + Unpin,
     B::Error: Into<BoxError>,
@@ -193,7 +193,7 @@ where
                 return Poll::Ready(other.map(|frame| frame.map_err(Into::into)));
             }
         };
-        let held = frame.data_ref().map_or(Ok(()), |bytes| this.hold(bytes));
+        let held = frame.data_ref().map_or(Ok(()), |bytes| this.acquire(bytes));
         if let Err(status) = held {
             return Poll::Ready(Some(Err(this.refuse("incomplete", *status))));
         }
@@ -248,12 +248,12 @@ mod tests {
         assert_eq!(framing.come, 9);
     }
 
-    fn limits() -> Limits {
-        Limits {
+    fn limits() -> PortLimits {
+        PortLimits {
             incomplete_bytes: 300,
             incomplete_bytes_of_connection: 200,
             message: Duration::from_secs(30),
-            ..Limits::of_descriptors("test", 10_000)
+            ..PortLimits::of_descriptors("test", 10_000)
         }
     }
 
@@ -262,31 +262,34 @@ mod tests {
         http::HeaderMap::from_iter([(http::header::CONTENT_TYPE, kind)])
     }
 
-    fn arriving(room: &Room) -> Arriving<axum::body::Body> {
-        Arriving::new(axum::body::Body::empty(), &grpc(), room.clone())
+    fn arriving(room: &MessageBudget) -> LimitedBody<axum::body::Body> {
+        LimitedBody::new(axum::body::Body::empty(), &grpc(), room.clone())
     }
 
     #[tokio::test(start_paused = true)]
     async fn incomplete_messages_have_a_bound_of_a_connection_and_of_a_port() {
         let limits = limits();
         let port = Arc::new(Semaphore::new(limits.incomplete_bytes));
-        let (first, second) = (Room::new(&limits, &port), Room::new(&limits, &port));
+        let (first, second) = (
+            MessageBudget::new(&limits, &port),
+            MessageBudget::new(&limits, &port),
+        );
         let mut one = arriving(&first);
-        one.hold(&message(1_000)[..150]).unwrap();
+        one.acquire(&message(1_000)[..150]).unwrap();
         // The remaining bytes of its connection, and no more.
         let mut two = arriving(&first);
-        let full = two.hold(&message(1_000)[..60]).unwrap_err();
+        let full = two.acquire(&message(1_000)[..60]).unwrap_err();
         assert!(full.message().starts_with("this connection has"), "{full}");
         // A message that arrives complete needs no permits.
-        arriving(&first).hold(&message(1_000)).unwrap();
+        arriving(&first).acquire(&message(1_000)).unwrap();
         let mut three = arriving(&second);
-        let full = three.hold(&message(1_000)[..160]).unwrap_err();
+        let full = three.acquire(&message(1_000)[..160]).unwrap_err();
         assert!(full.message().starts_with("this port has"), "{full}");
         // A completed message releases its permits, and so does a call that ends.
-        one.hold(&message(1_000)[150..]).unwrap();
+        one.acquire(&message(1_000)[150..]).unwrap();
         drop(three);
         let mut four = arriving(&second);
-        four.hold(&message(1_000)[..160]).unwrap();
+        four.acquire(&message(1_000)[..160]).unwrap();
         drop(four);
         assert_eq!(port.available_permits(), 300);
     }

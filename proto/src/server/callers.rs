@@ -19,30 +19,30 @@ use axum::response::{IntoResponse as _, Response};
 use http::StatusCode;
 use metrics::counter;
 
-use crate::transport::Ends;
+use crate::transport::ConnectionAddresses;
 
 /// The callers that may use a part of an API. Cheap to clone.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Callers {
+pub enum AllowedCallers {
     /// All callers that reach the server, from any address.
-    Everybody,
+    All,
     /// These users of the server's host, by number.
     Users(Arc<BTreeSet<u32>>),
 }
 
 /// The callers of each part of an API.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Access {
+pub struct ApiAccess {
     /// The callers that may run commands in tasks, and attach to them.
-    pub exec: Callers,
+    pub exec: AllowedCallers,
     /// The callers that may read the files of tasks.
-    pub files: Callers,
+    pub files: AllowedCallers,
 }
 
-impl Access {
+impl ApiAccess {
     /// Returns access to all parts for the same users.
     pub fn of_users(named: impl IntoIterator<Item = u32>) -> Self {
-        let users = Callers::users(named);
+        let users = AllowedCallers::users(named);
         Self {
             exec: users.clone(),
             files: users,
@@ -50,7 +50,7 @@ impl Access {
     }
 }
 
-impl Default for Access {
+impl Default for ApiAccess {
     /// Returns access for only root and the user of this process.
     fn default() -> Self {
         Self::of_users([])
@@ -59,7 +59,7 @@ impl Default for Access {
 
 /// A part of an API that accesses tasks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Part {
+pub enum ApiPart {
     /// Commands in tasks, and their own input and output.
     Exec,
     /// The output files of tasks.
@@ -68,9 +68,9 @@ pub enum Part {
 
 /// The reason for which a caller is rejected.
 #[derive(Debug, thiserror::Error)]
-enum Stranger {
+enum CallerRejection {
     #[error("callers that are not on this host, since they cannot be identified")]
-    Elsewhere,
+    Remote,
     #[error("user {0} of this host")]
     User(u32),
     #[error("this caller, since the kernel does not report the user of its connection: {0}")]
@@ -79,20 +79,20 @@ enum Stranger {
 
 /// The state of the middleware.
 #[derive(Debug, Clone)]
-struct Guard {
-    callers: Callers,
-    part: Part,
+struct CallerCheck {
+    callers: AllowedCallers,
+    part: ApiPart,
     server: &'static str,
 }
 
 /// Keeps callers identifiable by their numbers on this host, even if this process enters a user
 /// namespace later. Call it before that.
-pub fn keep_knowing() {
-    owner::keep();
-    table::keep();
+pub fn keep_caller_sources() {
+    owner::keep_socket();
+    table::keep_tables();
 }
 
-impl Callers {
+impl AllowedCallers {
     /// Returns callers that are root, the user of this process or one of those users: a process of
     /// the first two can read any secret of the server.
     pub fn users(named: impl IntoIterator<Item = u32>) -> Self {
@@ -105,11 +105,11 @@ impl Callers {
     /// not guarded.
     pub fn guard<S: Clone + Send + Sync + 'static>(
         self,
-        part: Part,
+        part: ApiPart,
         server: &'static str,
         router: Router<S>,
     ) -> Router<S> {
-        let guard = Guard {
+        let guard = CallerCheck {
             callers: self,
             part,
             server,
@@ -117,11 +117,11 @@ impl Callers {
         router.route_layer(middleware::from_fn_with_state(guard, guarded))
     }
 
-    fn judge(&self, ends: Option<Ends>) -> Result<(), Stranger> {
+    fn check(&self, ends: Option<ConnectionAddresses>) -> Result<(), CallerRejection> {
         let Self::Users(users) = self else {
             return Ok(());
         };
-        let ends = ends.ok_or(Stranger::Elsewhere)?;
+        let ends = ends.ok_or(CallerRejection::Remote)?;
         let (end, other) = (ends.peer, ends.own);
         let owner = match owner::of(end, other) {
             Err(why) if why.kind() == io::ErrorKind::Unsupported => table::of(end, other),
@@ -129,20 +129,20 @@ impl Callers {
         };
         match owner {
             Ok(user) if users.contains(&user) => Ok(()),
-            Ok(user) => Err(Stranger::User(user)),
+            Ok(user) => Err(CallerRejection::User(user)),
             // No socket of this host is its other end.
             Err(why)
                 if why.kind() == io::ErrorKind::NotFound
                     && !ends.peer.ip().to_canonical().is_loopback() =>
             {
-                Err(Stranger::Elsewhere)
+                Err(CallerRejection::Remote)
             }
-            Err(why) => Err(Stranger::Unknown(why)),
+            Err(why) => Err(CallerRejection::Unknown(why)),
         }
     }
 }
 
-impl Part {
+impl ApiPart {
     /// Returns its name with its verb, for the start of a message.
     fn is_closed(self) -> &'static str {
         match self {
@@ -159,16 +159,16 @@ impl Part {
     }
 }
 
-impl Guard {
-    fn sentence(&self, stranger: &Stranger) -> String {
+impl CallerCheck {
+    fn message(&self, stranger: &CallerRejection) -> String {
         let (closed, server) = (self.part.is_closed(), self.server);
         let flag = self.part.flag();
         let remedy = match stranger {
-            Stranger::User(user) => format!(
+            CallerRejection::User(user) => format!(
                 "root and the {server}'s own user may; start it with --api-user {user} to let this one in, \
                  or with {flag} to allow every caller that reaches it"
             ),
-            Stranger::Elsewhere | Stranger::Unknown(_) => {
+            CallerRejection::Remote | CallerRejection::Unknown(_) => {
                 format!("to allow every caller that reaches it, start it with {flag}")
             }
         };
@@ -176,13 +176,13 @@ impl Guard {
     }
 }
 
-async fn guarded(State(guard): State<Guard>, request: Request, next: Next) -> Response {
-    let ends = request.extensions().get::<Ends>().copied();
-    let Err(stranger) = guard.callers.judge(ends) else {
+async fn guarded(State(guard): State<CallerCheck>, request: Request, next: Next) -> Response {
+    let ends = request.extensions().get::<ConnectionAddresses>().copied();
+    let Err(stranger) = guard.callers.check(ends) else {
         return next.run(request).await;
     };
     counter!("argosy_requests_refused_total", "reason" => "caller").increment(1);
-    let message = guard.sentence(&stranger);
+    let message = guard.message(&stranger);
     tracing::debug!(?ends, message, "rejecting the caller of a request");
     let body = serde_json::json!({ "code": "PermissionDenied", "message": message });
     (StatusCode::FORBIDDEN, axum::Json(body)).into_response()

@@ -11,28 +11,28 @@ use std::task::{Context, Poll};
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt as _, Stream as _};
 
-type Call = Pin<Box<dyn Future<Output = ()> + Send>>;
+type CallFuture = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// Calls that have arrived and not begun. Bounded by the streams of the connection.
 #[derive(Clone, Default)]
-pub(super) struct Arrived(
+pub(super) struct PendingCalls(
     // A lock, since hyper has no executor for a single thread. Only the task of the connection uses
     // it.
-    Arc<Mutex<Vec<Call>>>,
+    Arc<Mutex<Vec<CallFuture>>>,
 );
 
-impl Arrived {
-    fn push(&self, call: Call) {
+impl PendingCalls {
+    fn push(&self, call: CallFuture) {
         let mut calls = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         calls.push(call);
     }
 
-    fn take(&self) -> Vec<Call> {
+    fn take(&self) -> Vec<CallFuture> {
         std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
-impl<F: Future<Output = ()> + Send + 'static> hyper::rt::Executor<F> for Arrived {
+impl<F: Future<Output = ()> + Send + 'static> hyper::rt::Executor<F> for PendingCalls {
     fn execute(&self, call: F) {
         // A call that panics ends alone, as a task does.
         let call = AssertUnwindSafe(call).catch_unwind();
@@ -41,15 +41,15 @@ impl<F: Future<Output = ()> + Send + 'static> hyper::rt::Executor<F> for Arrived
 }
 
 /// A connection with its calls. It ends when the connection ends, which ends the calls.
-pub(super) struct Serving<'a, C> {
+pub(super) struct ServedConnection<'a, C> {
     pub(super) connection: Pin<&'a mut C>,
-    arrived: Arrived,
-    calls: FuturesUnordered<Call>,
+    arrived: PendingCalls,
+    calls: FuturesUnordered<CallFuture>,
 }
 
-impl<'a, C> Serving<'a, C> {
+impl<'a, C> ServedConnection<'a, C> {
     /// Creates the future of a connection that passes its calls to `arrived`.
-    pub(super) fn new(connection: Pin<&'a mut C>, arrived: Arrived) -> Self {
+    pub(super) fn new(connection: Pin<&'a mut C>, arrived: PendingCalls) -> Self {
         Self {
             connection,
             arrived,
@@ -58,7 +58,7 @@ impl<'a, C> Serving<'a, C> {
     }
 }
 
-impl<C: Future> Future for Serving<'_, C> {
+impl<C: Future> Future for ServedConnection<'_, C> {
     type Output = C::Output;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<C::Output> {

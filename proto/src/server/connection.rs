@@ -15,27 +15,27 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 use tracing::trace;
 
-use super::activity::{Open, Verdict, Watch, Watched};
-use super::arriving::{Arriving, Room};
-use super::calls::{Arrived, Serving};
-use super::holding::Holding;
-use super::{Limits, Service};
-use crate::transport::{Ends, PeerIdentity};
+use super::activity::{ActivityAction, ConnectionWatch, OpenRequest, WatchedStream};
+use super::arriving::{LimitedBody, MessageBudget};
+use super::calls::{PendingCalls, ServedConnection};
+use super::holding::GuardedBody;
+use super::{HttpService, PortLimits};
+use crate::transport::{ConnectionAddresses, PeerIdentity};
 
 /// The time that a closing connection gets for its shutdown.
 const GOODBYE: Duration = Duration::from_secs(1);
 
 /// The state that all connections of a port share.
-pub(super) struct Door<S> {
-    pub(super) limits: Limits,
+pub(super) struct PortState<S> {
+    pub(super) limits: PortLimits,
     service: S,
     /// The bytes left for incomplete messages of all connections.
     incomplete: Arc<Semaphore>,
     stop: CancellationToken,
 }
 
-impl<S: Service> Door<S> {
-    pub(super) fn new(limits: Limits, service: S, stop: CancellationToken) -> Self {
+impl<S: HttpService> PortState<S> {
+    pub(super) fn new(limits: PortLimits, service: S, stop: CancellationToken) -> Self {
         Self {
             incomplete: Arc::new(Semaphore::new(limits.incomplete_bytes)),
             limits,
@@ -45,7 +45,7 @@ impl<S: Service> Door<S> {
     }
 
     /// Returns the settings of a connection that passes its calls to `arrived`.
-    fn builder(&self, arrived: Arrived) -> Builder<Arrived> {
+    fn builder(&self, arrived: PendingCalls) -> Builder<PendingCalls> {
         let limits = &self.limits;
         let mut builder = Builder::new(arrived);
         builder
@@ -70,14 +70,14 @@ impl<S: Service> Door<S> {
     /// Serves a connection until it ends, is closed for inactivity, or is evicted.
     pub(super) async fn drive(
         self: Arc<Self>,
-        io: Watched,
-        watch: Watch,
-        (ends, peer): (Option<Ends>, PeerIdentity),
+        io: WatchedStream,
+        watch: ConnectionWatch,
+        (ends, peer): (Option<ConnectionAddresses>, PeerIdentity),
     ) {
-        let answers = Answers {
+        let answers = ConnectionService {
             service: self.service.clone(),
             watch: watch.clone(),
-            room: Room::new(&self.limits, &self.incomplete),
+            room: MessageBudget::new(&self.limits, &self.incomplete),
             ends,
             peer,
         };
@@ -85,10 +85,10 @@ impl<S: Service> Door<S> {
         let evicted = watch.evicted();
         // From here on the byte stream holds the seat, which is released when it is closed.
         drop(watch);
-        let arrived = Arrived::default();
+        let arrived = PendingCalls::default();
         let builder = self.builder(arrived.clone());
         let connection = pin!(builder.serve_connection_with_upgrades(TokioIo::new(io), answers));
-        let mut serving = Serving::new(connection, arrived);
+        let mut serving = ServedConnection::new(connection, arrived);
         let mut evicted = pin!(evicted);
         let mut deadline = pin!(tokio::time::sleep(self.limits.head));
         loop {
@@ -102,9 +102,9 @@ impl<S: Service> Door<S> {
                 }
                 () = &mut evicted => return,
                 () = self.stop.cancelled() => break,
-                () = &mut deadline => match activity.judge(&self.limits) {
-                    Verdict::Later(at) => deadline.as_mut().reset(at),
-                    Verdict::Close(reason) => {
+                () = &mut deadline => match activity.check(&self.limits) {
+                    ActivityAction::Later(at) => deadline.as_mut().reset(at),
+                    ActivityAction::Close(reason) => {
                         counter!("argosy_connections_closed_total", "port" => self.limits.port, "reason" => reason)
                             .increment(1);
                         trace!(reason, "closing a connection");
@@ -126,26 +126,27 @@ impl<S: Service> Door<S> {
 }
 
 /// The service of one connection.
-struct Answers<S> {
+struct ConnectionService<S> {
     service: S,
-    watch: Watch,
-    room: Room,
-    ends: Option<Ends>,
+    watch: ConnectionWatch,
+    room: MessageBudget,
+    ends: Option<ConnectionAddresses>,
     peer: PeerIdentity,
 }
 
-type Answered =
-    Pin<Box<dyn Future<Output = Result<http::Response<Holding<Open>>, Infallible>> + Send>>;
+type ResponseFuture = Pin<
+    Box<dyn Future<Output = Result<http::Response<GuardedBody<OpenRequest>>, Infallible>> + Send>,
+>;
 
-impl<S: Service> hyper::service::Service<http::Request<Incoming>> for Answers<S> {
-    type Response = http::Response<Holding<Open>>;
+impl<S: HttpService> hyper::service::Service<http::Request<Incoming>> for ConnectionService<S> {
+    type Response = http::Response<GuardedBody<OpenRequest>>;
     type Error = Infallible;
-    type Future = Answered;
+    type Future = ResponseFuture;
 
-    fn call(&self, request: http::Request<Incoming>) -> Answered {
+    fn call(&self, request: http::Request<Incoming>) -> ResponseFuture {
         let open = self.watch.open();
         let (parts, body) = request.into_parts();
-        let body = Arriving::new(body, &parts.headers, self.room.clone());
+        let body = LimitedBody::new(body, &parts.headers, self.room.clone());
         let mut request = http::Request::from_parts(parts, Body::new(body));
         let extensions = request.extensions_mut();
         extensions.insert(self.peer.clone());
@@ -155,7 +156,7 @@ impl<S: Service> hyper::service::Service<http::Request<Incoming>> for Answers<S>
         let service = self.service.clone();
         Box::pin(async move {
             let response = service.oneshot(request).await?;
-            Ok(response.map(|body| Holding::new(body, open)))
+            Ok(response.map(|body| GuardedBody::new(body, open)))
         })
     }
 }

@@ -8,12 +8,12 @@ use hyper::body::{Frame, SizeHint};
 
 /// The body of a response, with a value that is dropped together with it: a permit, or the mark of
 /// an open request.
-pub struct Holding<T> {
+pub struct GuardedBody<T> {
     body: Body,
     _held: T,
 }
 
-impl<T> Holding<T> {
+impl<T> GuardedBody<T> {
     /// Returns a body that holds `held`.
     #[must_use]
     pub fn new(body: Body, held: T) -> Self {
@@ -21,7 +21,7 @@ impl<T> Holding<T> {
     }
 }
 
-impl<T: Unpin> HttpBody for Holding<T> {
+impl<T: Unpin> HttpBody for GuardedBody<T> {
     type Data = Bytes;
     type Error = axum::Error;
 

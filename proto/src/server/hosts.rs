@@ -34,7 +34,7 @@ const SHOWN: usize = 80;
 /// The host names that a server answers to, in addition to IP addresses and `localhost`. Cheap to
 /// clone.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Hosts(Arc<BTreeSet<String>>);
+pub struct AllowedHosts(Arc<BTreeSet<String>>);
 
 /// The error of a text that is not a host name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -45,7 +45,7 @@ pub struct InvalidHost(String);
 
 /// The reason for which a request is rejected.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-enum Refusal {
+enum HostHeaderError {
     #[error("the request has no Host header: send one")]
     Missing,
     #[error("the request has {0} Host headers: send one")]
@@ -106,7 +106,7 @@ fn is_address(host: &str) -> bool {
     }
 }
 
-impl Hosts {
+impl AllowedHosts {
     /// Returns these names. Each may be `HOST` or `HOST:PORT`; a text that is not a name, such as
     /// an address, adds nothing.
     pub fn new<T: AsRef<str>>(names: impl IntoIterator<Item = T>) -> Self {
@@ -125,34 +125,33 @@ impl Hosts {
         router.layer(middleware::from_fn_with_state(self, guarded))
     }
 
-    /// Returns the answer to a request that [`Hosts::guard`] rejects; `None` if the request may
-    /// continue.
+    /// Returns the answer to a request that [`AllowedHosts::guard`] rejects; `None` if the request
+    /// may continue.
     #[must_use]
     pub fn refusal(&self, request: &Request) -> Option<Response> {
-        let refusal = self.judge(request).err()?;
+        let refusal = self.check(request).err()?;
         counter!("argosy_requests_refused_total", "reason" => "host").increment(1);
         tracing::debug!(%refusal, "rejecting a request for its host");
         Some(refused(&refusal, request.headers()))
     }
 
-    fn judge(&self, request: &Request) -> Result<(), Refusal> {
+    fn check(&self, request: &Request) -> Result<(), HostHeaderError> {
         if !may_be_page(request) {
             return Ok(());
         }
         let mut hosts = request.headers().get_all(HOST).iter();
-        let named =
-            match (hosts.next(), hosts.count()) {
-                (Some(_), more @ 1..) => return Err(Refusal::Several(more + 1)),
-                (Some(host), 0) => Some(host.to_str().map_err(|_| {
-                    Refusal::Invalid(shown(&String::from_utf8_lossy(host.as_bytes())))
-                })?),
-                (None, _) => None,
-            };
+        let named = match (hosts.next(), hosts.count()) {
+            (Some(_), more @ 1..) => return Err(HostHeaderError::Several(more + 1)),
+            (Some(host), 0) => Some(host.to_str().map_err(|_| {
+                HostHeaderError::Invalid(shown(&String::from_utf8_lossy(host.as_bytes())))
+            })?),
+            (None, _) => None,
+        };
         // HTTP/2 has `:authority` here; HTTP/1.x has a host only if the request has a full URI, as
         // to a proxy.
         let authority = request.uri().authority().map(http::uri::Authority::as_str);
         if named.is_none() && (authority.is_none() || request.version() < Version::HTTP_2) {
-            return Err(Refusal::Missing);
+            return Err(HostHeaderError::Missing);
         }
         named
             .into_iter()
@@ -160,8 +159,8 @@ impl Hosts {
             .try_for_each(|host| self.allows(host))
     }
 
-    fn allows(&self, authority: &str) -> Result<(), Refusal> {
-        let invalid = || Refusal::Invalid(shown(authority));
+    fn allows(&self, authority: &str) -> Result<(), HostHeaderError> {
+        let invalid = || HostHeaderError::Invalid(shown(authority));
         let host = host_part(authority).ok_or_else(invalid)?;
         if is_address(host) {
             return Ok(());
@@ -170,7 +169,7 @@ impl Hosts {
         if name == "localhost" || self.0.contains(&name) {
             return Ok(());
         }
-        Err(Refusal::Unknown(shown(&name)))
+        Err(HostHeaderError::Unknown(shown(&name)))
     }
 }
 
@@ -194,21 +193,21 @@ fn has_browser_header(headers: &HeaderMap) -> bool {
             .any(|name| name.as_str().starts_with("sec-fetch-"))
 }
 
-async fn guarded(State(hosts): State<Hosts>, request: Request, next: Next) -> Response {
+async fn guarded(State(hosts): State<AllowedHosts>, request: Request, next: Next) -> Response {
     match hosts.refusal(&request) {
         Some(refused) => refused,
         None => next.run(request).await,
     }
 }
 
-fn refused(refusal: &Refusal, headers: &HeaderMap) -> Response {
+fn refused(refusal: &HostHeaderError, headers: &HeaderMap) -> Response {
     let (http_status, code, name) = match refusal {
-        Refusal::Unknown(_) => (
+        HostHeaderError::Unknown(_) => (
             StatusCode::MISDIRECTED_REQUEST,
             Code::PermissionDenied,
             "PermissionDenied",
         ),
-        Refusal::Missing | Refusal::Several(_) | Refusal::Invalid(_) => (
+        HostHeaderError::Missing | HostHeaderError::Several(_) | HostHeaderError::Invalid(_) => (
             StatusCode::BAD_REQUEST,
             Code::InvalidArgument,
             "InvalidArgument",

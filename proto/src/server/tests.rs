@@ -22,11 +22,11 @@ const FILES: usize = 100;
 /// The variable that marks a process started by a test.
 const CHILD: &str = "ARGOSY_TEST_SERVES";
 
-fn limits(connections: usize) -> Limits {
-    Limits {
+fn limits(connections: usize) -> PortLimits {
+    PortLimits {
         connections,
         per_peer: connections,
-        ..Limits::of_descriptors("test", 10_000)
+        ..PortLimits::of_descriptors("test", 10_000)
     }
 }
 
@@ -37,7 +37,7 @@ async fn files() -> Result<String, String> {
         .map(|files| files.len().to_string())
 }
 
-async fn started(limits: Limits) -> (SocketAddr, CancellationToken) {
+async fn started(limits: PortLimits) -> (SocketAddr, CancellationToken) {
     let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = socket.local_addr().unwrap();
     let stop = CancellationToken::new();
@@ -103,7 +103,7 @@ async fn silent_connections_beyond_the_cap_keep_nobody_out() {
 #[tokio::test]
 async fn a_connection_that_says_nothing_is_closed_at_its_deadline() {
     let head = Duration::from_millis(200);
-    let (address, _stop) = started(Limits {
+    let (address, _stop) = started(PortLimits {
         head,
         ..limits(100)
     })
@@ -118,7 +118,7 @@ async fn a_connection_that_says_nothing_is_closed_at_its_deadline() {
 #[tokio::test]
 async fn half_a_head_is_not_a_request_first_or_later() {
     let head = Duration::from_millis(200);
-    let (address, _stop) = started(Limits {
+    let (address, _stop) = started(PortLimits {
         head,
         ..limits(100)
     })
@@ -148,7 +148,7 @@ async fn half_a_head_is_not_a_request_first_or_later() {
 async fn a_connection_without_requests_is_closed_and_one_with_a_request_stays() {
     let idle = Duration::from_millis(300);
     let (head, second) = (Duration::from_millis(200), Duration::from_secs(1));
-    let (address, _stop) = started(Limits {
+    let (address, _stop) = started(PortLimits {
         head,
         idle,
         ..limits(100)
@@ -171,7 +171,7 @@ async fn a_connection_without_requests_is_closed_and_one_with_a_request_stays() 
 
 #[tokio::test]
 async fn a_peer_that_answers_no_pings_is_gone() {
-    let limits = Limits {
+    let limits = PortLimits {
         ping_interval: Duration::from_millis(100),
         ping_timeout: Duration::from_millis(200),
         ..limits(100)
@@ -221,7 +221,7 @@ async fn a_stopped_server_ends_its_connections_and_returns() {
 
 #[test]
 fn a_part_of_the_descriptors_is_kept_back() {
-    let of = |descriptors| Limits::of_descriptors("test", descriptors).connections;
+    let of = |descriptors| PortLimits::of_descriptors("test", descriptors).connections;
     assert_eq!(of(1_024), 512);
     assert_eq!(of(20_000), 15_000);
     assert_eq!(of(65_536), 49_152);
@@ -236,7 +236,7 @@ async fn serves_until_its_input_ends() {
     if std::env::var_os(CHILD).is_none() {
         return;
     }
-    let (address, _stop) = started(Limits::of_this_process("test")).await;
+    let (address, _stop) = started(PortLimits::of_this_process("test")).await;
     println!("\nserves at {address}");
     tokio::task::spawn_blocking(|| std::io::stdin().lines().count())
         .await
@@ -293,7 +293,7 @@ async fn part_of_a_message(address: SocketAddr, length: usize, sent: usize) -> S
 
 #[tokio::test]
 async fn a_message_of_which_a_part_has_come_holds_few_bytes_and_not_for_long() {
-    let (address, _stop) = started(Limits {
+    let (address, _stop) = started(PortLimits {
         incomplete_bytes_of_connection: 64 << 10,
         message: Duration::from_millis(500),
         ..limits(100)

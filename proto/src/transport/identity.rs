@@ -65,14 +65,14 @@ impl fmt::Display for PeerIdentity {
 
 /// The identity that a dialer expects: an authenticating transport must find it at the other end.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Expected {
+pub struct ExpectedPeer {
     /// The kind of the principal.
     pub kind: PrincipalKind,
     /// The name of the principal; `None`: any of its kind.
     pub name: Option<PrincipalName>,
 }
 
-impl Expected {
+impl ExpectedPeer {
     /// Any master.
     pub const MASTER: Self = Self::any(PrincipalKind::Master);
 
@@ -104,7 +104,7 @@ impl Expected {
 }
 
 /// As `master/master-1` or `any agent`.
-impl fmt::Display for Expected {
+impl fmt::Display for ExpectedPeer {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.name {
             Some(name) => write!(out, "{}/{name}", self.kind),
@@ -122,7 +122,7 @@ mod tests {
         PeerIdentity::authenticated(text.parse().unwrap(), None)
     }
 
-    async fn dial(expected: Expected, there: PeerIdentity) -> Result<(), String> {
+    async fn dial(expected: ExpectedPeer, there: PeerIdentity) -> Result<(), String> {
         let dialer = Dialer::new(move |_, _| {
             let there = there.clone();
             async move { Ok((Connection::new(tokio::io::empty()), there)) }
@@ -133,15 +133,17 @@ mod tests {
 
     #[tokio::test]
     async fn a_dialer_talks_to_nobody_but_whom_it_expects() {
-        let first = Expected {
+        let first = ExpectedPeer {
             kind: PrincipalKind::Master,
             name: Some(PrincipalName::new("m1").unwrap()),
         };
-        assert_eq!(dial(Expected::MASTER, found("master/m2")).await, Ok(()));
+        assert_eq!(dial(ExpectedPeer::MASTER, found("master/m2")).await, Ok(()));
         assert_eq!(dial(first.clone(), found("master/m1")).await, Ok(()));
         let plain = PeerIdentity::unauthenticated(None);
         assert_eq!(dial(first.clone(), plain).await, Ok(()));
-        let refused = dial(Expected::MASTER, found("agent/m1")).await.unwrap_err();
+        let refused = dial(ExpectedPeer::MASTER, found("agent/m1"))
+            .await
+            .unwrap_err();
         assert_eq!(refused, "agent/m1 is at m1:5050, and not any master");
         let refused = dial(first, found("master/m2")).await.unwrap_err();
         assert_eq!(refused, "master/m2 is at m1:5050, and not master/m1");

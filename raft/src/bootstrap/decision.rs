@@ -18,19 +18,19 @@ use crate::types::Member;
 
 /// The group and the node id of a data directory. Assigned once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Identity {
+pub(crate) struct NodeIdentity {
     /// The key that distinguishes clusters on the wire; computed when the group is formed.
     pub(crate) cluster_key: u64,
     pub(crate) id: u64,
 }
 
 /// The answers of peers by address; `None`: no answer.
-pub(crate) type Answers = BTreeMap<String, Option<proto::AskResponse>>;
+pub(crate) type PeerAnswers = BTreeMap<String, Option<proto::AskResponse>>;
 
 #[derive(Debug)]
-pub(crate) enum Decision {
+pub(crate) enum BootstrapDecision {
     /// Take this identity; initialize with the founders if given.
-    Take(Identity, Option<BTreeMap<u64, Member>>),
+    Take(NodeIdentity, Option<BTreeMap<u64, Member>>),
     /// Request to join the group of this peer.
     Join(Member),
     /// Wait for these peers, which have not answered or are not ready.
@@ -57,17 +57,17 @@ pub(crate) fn compute(members: &[Member]) -> (u64, BTreeMap<u64, Member>) {
 
 /// The answers by kind.
 #[derive(Default)]
-struct Heard<'a> {
+struct AnswersByKind<'a> {
     silent: Vec<String>,
     members: Vec<Member>,
     formed: Vec<(&'a proto::AskResponse, &'a Member, &'a proto::Identity)>,
 }
 
 /// Decides what an empty node does, given the answers of its peers.
-pub(crate) fn decide(own: &Member, peers: &[String], answers: &Answers) -> Decision {
-    let heard = match hear(own, peers, answers) {
+pub(crate) fn decide(own: &Member, peers: &[String], answers: &PeerAnswers) -> BootstrapDecision {
+    let heard = match classify(own, peers, answers) {
         Ok(heard) => heard,
-        Err(refusal) => return Decision::Refuse(refusal),
+        Err(refusal) => return BootstrapDecision::Refuse(refusal),
     };
     // A group already knows this directory: formation was interrupted here after the others had
     // finished it.
@@ -79,7 +79,7 @@ pub(crate) fn decide(own: &Member, peers: &[String], answers: &Answers) -> Decis
         });
         if let Some(node) = known {
             let (cluster_key, id) = (identity.cluster_key, node.id);
-            return Decision::Take(Identity { cluster_key, id }, None);
+            return BootstrapDecision::Take(NodeIdentity { cluster_key, id }, None);
         }
     }
     if heard.silent.is_empty() {
@@ -91,7 +91,10 @@ pub(crate) fn decide(own: &Member, peers: &[String], answers: &Answers) -> Decis
         {
             let mine = founders.iter().find(|(_, member)| *member == own);
             let id = *mine.expect("this node is among the founders").0;
-            return Decision::Take(Identity { cluster_key, id }, (id == 1).then_some(founders));
+            return BootstrapDecision::Take(
+                NodeIdentity { cluster_key, id },
+                (id == 1).then_some(founders),
+            );
         }
     }
     // Only a running group accepts new members; a group that is still forming may prove to be this
@@ -101,16 +104,16 @@ pub(crate) fn decide(own: &Member, peers: &[String], answers: &Answers) -> Decis
         .iter()
         .find(|(answer, _, _)| answer.initialized)
     {
-        Some((_, member, _)) => Decision::Join((*member).clone()),
+        Some((_, member, _)) => BootstrapDecision::Join((*member).clone()),
         None if heard.silent.is_empty() => {
             let formed = heard.formed.iter();
-            Decision::Wait(
+            BootstrapDecision::Wait(
                 formed
                     .map(|(_, member, _)| member.raft_address.clone())
                     .collect(),
             )
         }
-        None => Decision::Wait(heard.silent),
+        None => BootstrapDecision::Wait(heard.silent),
     }
 }
 
@@ -120,8 +123,12 @@ fn is_same(known: &Member, own: &Member) -> bool {
     known == own || (has_address && bugs::is_on(Bug::NodeIdReused))
 }
 
-fn hear<'a>(own: &Member, peers: &[String], answers: &'a Answers) -> Result<Heard<'a>, StartError> {
-    let mut heard = Heard::default();
+fn classify<'a>(
+    own: &Member,
+    peers: &[String],
+    answers: &'a PeerAnswers,
+) -> Result<AnswersByKind<'a>, StartError> {
+    let mut heard = AnswersByKind::default();
     heard.members.push(own.clone());
     for (address, answer) in answers {
         let Some((answer, member)) = answer
@@ -163,7 +170,7 @@ fn hear<'a>(own: &Member, peers: &[String], answers: &'a Answers) -> Result<Hear
     contradiction(&heard).map_or(Ok(heard), Err)
 }
 
-fn contradiction(heard: &Heard<'_>) -> Option<StartError> {
+fn contradiction(heard: &AnswersByKind<'_>) -> Option<StartError> {
     let (_, _, first) = heard.formed.first()?;
     let other = heard
         .formed
@@ -222,7 +229,7 @@ mod tests {
         }
     }
 
-    fn answers<const N: usize>(said: [(&str, Option<proto::AskResponse>); N]) -> Answers {
+    fn answers<const N: usize>(said: [(&str, Option<proto::AskResponse>); N]) -> PeerAnswers {
         said.map(|(address, answer)| (address.to_owned(), answer))
             .into_iter()
             .collect()
@@ -237,7 +244,7 @@ mod tests {
             let said = others
                 .map(|member| (member.raft_address.clone(), Some(empty(member))))
                 .collect();
-            let Decision::Take(identity, founders) = decide(own, &listed(), &said) else {
+            let BootstrapDecision::Take(identity, founders) = decide(own, &listed(), &said) else {
                 panic!("{own:?} waits")
             };
             assert_eq!(identity.id, position as u64 + 1);
@@ -252,7 +259,7 @@ mod tests {
     fn a_silent_peer_is_waited_for_and_named() {
         let said = answers([("b:1", Some(empty(&member("b:1", 8)))), ("c:1", None)]);
         let decision = decide(&member("a:1", 7), &listed(), &said);
-        assert!(matches!(decision, Decision::Wait(silent) if silent == ["c:1"]));
+        assert!(matches!(decision, BootstrapDecision::Wait(silent) if silent == ["c:1"]));
     }
 
     #[test]
@@ -260,7 +267,7 @@ mod tests {
         let mut other = empty(&member("b:1", 8));
         other.peers.pop();
         let said = answers([("b:1", Some(other)), ("c:1", None)]);
-        let Decision::Refuse(error) = decide(&member("a:1", 7), &listed(), &said) else {
+        let BootstrapDecision::Refuse(error) = decide(&member("a:1", 7), &listed(), &said) else {
             panic!("not refused")
         };
         let text = error.to_string();
@@ -275,12 +282,12 @@ mod tests {
         let (a, b, c) = (member("a:1", 7), member("b:1", 8), member("c:1", 9));
         let group = formed(&a, 5, 1, &[(1, &a), (2, &b), (3, &c)]);
         let said = answers([("a:1", Some(group)), ("b:1", None)]);
-        let Decision::Take(identity, None) = decide(&c, &listed(), &said) else {
+        let BootstrapDecision::Take(identity, None) = decide(&c, &listed(), &said) else {
             panic!("not taken")
         };
         assert_eq!(
             identity,
-            Identity {
+            NodeIdentity {
                 cluster_key: 5,
                 id: 3
             }
@@ -295,12 +302,12 @@ mod tests {
             ("a:1", Some(formed(&a, key, 1, &[]))),
             ("b:1", Some(empty(&b))),
         ]);
-        let Decision::Take(identity, None) = decide(&c, &listed(), &said) else {
+        let BootstrapDecision::Take(identity, None) = decide(&c, &listed(), &said) else {
             panic!("not taken")
         };
         assert_eq!(
             identity,
-            Identity {
+            NodeIdentity {
                 cluster_key: key,
                 id: 3
             }
@@ -313,7 +320,9 @@ mod tests {
         let group = formed(&a, 5, 1, &[(1, &a), (2, &b), (3, &c)]);
         let said = answers([("a:1", Some(group)), ("b:1", None)]);
         let wiped = member("c:1", 10);
-        assert!(matches!(decide(&wiped, &listed(), &said), Decision::Join(peer) if peer == a));
+        assert!(
+            matches!(decide(&wiped, &listed(), &said), BootstrapDecision::Join(peer) if peer == a)
+        );
     }
 
     #[test]
@@ -321,7 +330,7 @@ mod tests {
         let said = answers([("b:1", Some(empty(&member("b:1", 80)))), ("c:1", None)]);
         assert!(matches!(
             decide(&member("a:1", 70), &listed(), &said),
-            Decision::Wait(_)
+            BootstrapDecision::Wait(_)
         ));
         let c = member("c:1", 9);
         let back = formed(
@@ -336,7 +345,7 @@ mod tests {
         ]);
         assert!(matches!(
             decide(&member("a:1", 70), &listed(), &said),
-            Decision::Join(_)
+            BootstrapDecision::Join(_)
         ));
     }
 
@@ -346,7 +355,7 @@ mod tests {
         let decision = decide(&member("a:1", 7), &listed(), &said);
         assert!(matches!(
             decision,
-            Decision::Refuse(StartError::Settings { .. })
+            BootstrapDecision::Refuse(StartError::Settings { .. })
         ));
     }
 
@@ -360,7 +369,7 @@ mod tests {
         let decision = decide(&member("a:1", 7), &listed(), &said);
         assert!(matches!(
             decision,
-            Decision::Refuse(StartError::ForeignCluster { .. })
+            BootstrapDecision::Refuse(StartError::ForeignCluster { .. })
         ));
     }
 }

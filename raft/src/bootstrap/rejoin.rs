@@ -41,13 +41,13 @@ pub(crate) fn refuse_forbidden(directory: &Path) -> Result<(), OpenError> {
 
 /// A data directory that no master has open, locked until it is dropped. Its data may be damaged.
 #[derive(Debug)]
-pub struct Discarding {
+pub struct LockedDirectory {
     path: PathBuf,
     /// Held for its lock.
     _lock: File,
 }
 
-impl Discarding {
+impl LockedDirectory {
     /// Locks the directory of a stopped master, or creates an empty one. Removes nothing.
     ///
     /// # Errors
@@ -148,7 +148,10 @@ mod tests {
                 "{refused}"
             );
         }
-        Discarding::open(place.path()).unwrap().discard().unwrap();
+        LockedDirectory::open(place.path())
+            .unwrap()
+            .discard()
+            .unwrap();
         assert_eq!(names(place.path()), [directory::LOCK]);
         Directory::open(place.path()).unwrap();
     }
@@ -157,7 +160,7 @@ mod tests {
     fn the_directory_of_a_running_master_is_not_opened_and_not_touched() {
         let place = used();
         let running = Directory::open(place.path()).unwrap();
-        let refused = Discarding::open(place.path()).unwrap_err();
+        let refused = LockedDirectory::open(place.path()).unwrap_err();
         assert!(matches!(refused, OpenError::Locked { .. }), "{refused}");
         drop(running);
         assert!(place.path().join("store/data").exists());
@@ -176,7 +179,10 @@ mod tests {
             let _ = fs::remove_file(&path).or_else(|_| fs::remove_dir_all(&path));
             let refused = Directory::open(place.path()).unwrap_err();
             assert!(matches!(refused, OpenError::MustRejoin { .. }), "{refused}");
-            Discarding::open(place.path()).unwrap().discard().unwrap();
+            LockedDirectory::open(place.path())
+                .unwrap()
+                .discard()
+                .unwrap();
             assert_eq!(names(place.path()), [directory::LOCK]);
         }
     }
@@ -185,15 +191,18 @@ mod tests {
     fn a_damaged_directory_can_be_discarded_and_one_of_something_else_cannot() {
         let damaged = used();
         fs::write(damaged.path().join(FORMAT_FILE), "argosy mas").unwrap();
-        Discarding::open(damaged.path()).unwrap().discard().unwrap();
+        LockedDirectory::open(damaged.path())
+            .unwrap()
+            .discard()
+            .unwrap();
         let newer = used();
         let text = "argosy master directory, format 99\n";
         fs::write(newer.path().join(FORMAT_FILE), text).unwrap();
-        let refused = Discarding::open(newer.path()).unwrap_err();
+        let refused = LockedDirectory::open(newer.path()).unwrap_err();
         assert!(matches!(refused, OpenError::Newer { .. }), "{refused}");
         let foreign = tempfile::tempdir().unwrap();
         fs::write(foreign.path().join("letters.txt"), "dear").unwrap();
-        let refused = Discarding::open(foreign.path()).unwrap_err();
+        let refused = LockedDirectory::open(foreign.path()).unwrap_err();
         assert!(matches!(refused, OpenError::NotMaster { .. }), "{refused}");
         assert!(foreign.path().join("letters.txt").exists());
     }

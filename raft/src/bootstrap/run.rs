@@ -12,13 +12,13 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use super::decision::{Answers, Decision, Identity, compute, decide};
+use super::decision::{BootstrapDecision, NodeIdentity, PeerAnswers, compute, decide};
 use crate::error::{MembershipError, StartError};
-use crate::membership::Change;
+use crate::membership::MemberChange;
 use crate::settings::Timing;
 use crate::transport::connections::{self, Peers};
 use crate::transport::forwarding;
-use crate::transport::service::{Door, Invitation};
+use crate::transport::service::{Invitation, RaftPort};
 use crate::transport::wire::proto;
 use crate::types::Member;
 
@@ -32,15 +32,15 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 const REPORT: Duration = Duration::from_secs(5);
 
 /// The identity of a node, and how it was obtained.
-pub(crate) struct Beginning {
-    pub(crate) identity: Identity,
+pub(crate) struct InitialIdentity {
+    pub(crate) identity: NodeIdentity,
     /// The members with which this node must initialize openraft; `None` if another node does it.
     pub(crate) founders: Option<BTreeMap<u64, Member>>,
     /// The leader that waits until this node runs.
     pub(crate) accepted: Option<oneshot::Sender<()>>,
 }
 
-async fn ask_all(door: &Door, peers: &Peers, patience: Duration) -> Answers {
+async fn ask_all(door: &RaftPort, peers: &Peers, patience: Duration) -> PeerAnswers {
     let own = &door.member.raft_address;
     let others = door.peers.iter().filter(|address| *address != own);
     let questions = others.map(async |address| {
@@ -49,7 +49,7 @@ async fn ask_all(door: &Door, peers: &Peers, patience: Duration) -> Answers {
             peers: door.peers.clone(),
             ..connections::question()
         };
-        let answer = peers.ask(address, question, patience).await;
+        let answer = peers.query(address, question, patience).await;
         if let Err(status) = &answer
             && status.code() == tonic::Code::FailedPrecondition
         {
@@ -61,15 +61,15 @@ async fn ask_all(door: &Door, peers: &Peers, patience: Duration) -> Answers {
 }
 
 /// The formation of a group, for a node whose directory is empty.
-pub(crate) struct Forming {
-    pub(crate) door: Arc<Door>,
+pub(crate) struct GroupFormation {
+    pub(crate) door: Arc<RaftPort>,
     pub(crate) peers: Peers,
     pub(crate) invitations: mpsc::Receiver<Invitation>,
 }
 
-impl Forming {
+impl GroupFormation {
     /// Forms a group of one, unless a listed master belongs to a group already.
-    pub(crate) async fn bootstrap(&self) -> Result<Beginning, StartError> {
+    pub(crate) async fn bootstrap(&self) -> Result<InitialIdentity, StartError> {
         let answers = ask_all(&self.door, &self.peers, PATIENCE).await;
         let formed = answers
             .into_iter()
@@ -78,15 +78,15 @@ impl Forming {
             return Err(StartError::AlreadyFormed { peer });
         }
         let (cluster_key, founders) = compute(std::slice::from_ref(&self.door.member));
-        Ok(Beginning {
-            identity: Identity { cluster_key, id: 1 },
+        Ok(InitialIdentity {
+            identity: NodeIdentity { cluster_key, id: 1 },
             founders: Some(founders),
             accepted: None,
         })
     }
 
     /// Waits until this node has an identity.
-    pub(crate) async fn run(mut self) -> Result<Beginning, StartError> {
+    pub(crate) async fn run(mut self) -> Result<InitialIdentity, StartError> {
         let own = self.door.member.clone();
         let listed = &self.door.peers;
         if listed.is_empty() {
@@ -108,16 +108,16 @@ impl Forming {
                 return Err(StartError::UnequalPeers { peer, ours, theirs });
             }
             let said = match decide(&own, &self.door.peers, &answers) {
-                Decision::Take(identity, founders) => {
-                    return Ok(Beginning {
+                BootstrapDecision::Take(identity, founders) => {
+                    return Ok(InitialIdentity {
                         identity,
                         founders,
                         accepted: None,
                     });
                 }
-                Decision::Refuse(error) => return Err(error),
-                Decision::Wait(silent) => format!("waiting for {}", silent.join(", ")),
-                Decision::Join(peer) => match self.ask_to_join(&peer).await {
+                BootstrapDecision::Refuse(error) => return Err(error),
+                BootstrapDecision::Wait(silent) => format!("waiting for {}", silent.join(", ")),
+                BootstrapDecision::Join(peer) => match self.ask_to_join(&peer).await {
                     Ok(beginning) => return Ok(beginning),
                     Err(error) => format!(
                         "the group of {} does not accept this master: {error}",
@@ -138,8 +138,8 @@ impl Forming {
 
     /// Requests to join. The leader accepts this node by inviting it, so the invitation is the
     /// answer that counts.
-    async fn ask_to_join(&mut self, peer: &Member) -> Result<Beginning, MembershipError> {
-        let change = Change::Join {
+    async fn ask_to_join(&mut self, peer: &Member) -> Result<InitialIdentity, MembershipError> {
+        let change = MemberChange::Join {
             raft_address: self.door.member.raft_address.clone(),
             promote: false,
         };
@@ -153,10 +153,10 @@ impl Forming {
     }
 }
 
-fn invited(invitation: Invitation) -> Beginning {
+fn invited(invitation: Invitation) -> InitialIdentity {
     let Invitation { identity, accepted } = invitation;
     info!(id = identity.id, "accepted an invitation to a group");
-    Beginning {
+    InitialIdentity {
         identity,
         founders: None,
         accepted: Some(accepted),
@@ -166,11 +166,11 @@ fn invited(invitation: Invitation) -> Beginning {
 /// Checks the peers of a directory with an identity: listed masters that answer must belong to the
 /// same cluster. Silent ones do not matter.
 pub(crate) async fn check_peers(
-    door: &Door,
+    door: &RaftPort,
     peers: &Peers,
     timing: Timing,
     cluster_key: u64,
-) -> Result<Answers, StartError> {
+) -> Result<PeerAnswers, StartError> {
     let answers = ask_all(door, peers, Duration::from_millis(timing.heartbeat_ms)).await;
     for (peer, answer) in &answers {
         if let Some(identity) = answer.as_ref().and_then(|answer| answer.identity.as_ref())
@@ -191,9 +191,9 @@ pub(crate) async fn check_peers(
 /// was initialized. The first of the founders initializes it, once all of them answer. Returns
 /// `None` if this node is not the first, or the group runs.
 pub(crate) async fn finish(
-    door: &Door,
+    door: &RaftPort,
     peers: &Peers,
-    identity: Identity,
+    identity: NodeIdentity,
 ) -> Option<BTreeMap<u64, Member>> {
     let own = &door.member;
     if identity.id != 1 {

@@ -14,33 +14,33 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
-use super::decision::Identity;
-use super::run::{self, Beginning, Forming};
-use crate::election::detector::Detector;
-use crate::election::failover::Watch;
-use crate::election::leader_contact::Hearing;
+use super::decision::NodeIdentity;
+use super::run::{self, GroupFormation, InitialIdentity};
+use crate::election::detector::LeaderDetector;
+use crate::election::failover::PresenceWatch;
+use crate::election::leader_contact::LeaderContact;
 use crate::election::liveness::{Liveness, Prober};
 use crate::error::StartError;
 use crate::fatal;
-use crate::log_size::Growth;
-use crate::membership::Changes;
-use crate::node::{Consensus, Group, Node, Parts};
-use crate::proposer::Queue;
-use crate::read_index::{Reader, Reads};
-use crate::settings::{NodeConfig, Surroundings};
-use crate::status::{Phases, Reporter, Status};
+use crate::log_size::LogGrowth;
+use crate::membership::MemberChanger;
+use crate::node::{Consensus, GroupHandle, Node, NodeParts};
+use crate::proposer::ProposalQueue;
+use crate::read_index::{ReadIndexQueue, ReadIndexTask};
+use crate::settings::{NodeConfig, NodeEnvironment};
+use crate::status::{FailoverPhases, RaftStatus, StatusReporter};
 use crate::storage::disk;
-use crate::storage::store::{Place, Store};
+use crate::storage::store::{Store, StoreLocation};
 use crate::transport::connections::Peers;
-use crate::transport::network::{Caller, Factory};
-use crate::transport::service::{self, Door, Formed};
+use crate::transport::network::{CallerIdentity, NetworkFactory};
+use crate::transport::service::{self, FormedNode, RaftPort};
 use crate::types::{Member, OwnerRequest};
 
 /// Starts the parts of a node. On failure, ends those that have started.
 pub(crate) async fn start(
     config: NodeConfig,
-    place: Place,
-    surroundings: Surroundings,
+    place: StoreLocation,
+    surroundings: NodeEnvironment,
     owner: mpsc::Sender<OwnerRequest>,
     stop: CancellationToken,
 ) -> Result<Node, StartError> {
@@ -49,7 +49,7 @@ pub(crate) async fn start(
     let opening = move || Store::open(&place, fatal::of(&place));
     let store = Arc::new(disk::run(may_block, opening).await?);
     let own_stop = stop.child_token();
-    let starting = Starting {
+    let starting = NodeStartup {
         config,
         store: store.clone(),
         stop: own_stop.clone(),
@@ -66,20 +66,20 @@ pub(crate) async fn start(
     started
 }
 
-struct Starting {
+struct NodeStartup {
     config: NodeConfig,
     store: Arc<Store>,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
 
-impl Starting {
+impl NodeStartup {
     async fn run(
         self,
-        surroundings: Surroundings,
+        surroundings: NodeEnvironment,
         owner: mpsc::Sender<OwnerRequest>,
     ) -> Result<Node, StartError> {
-        let Surroundings {
+        let NodeEnvironment {
             listener,
             dialer,
             wall,
@@ -89,11 +89,11 @@ impl Starting {
         let identity_failed = |source| StartError::Identity { source };
         let (invitations, invited) = mpsc::channel(1);
         let process_incarnation = self.store.entropy().map_err(identity_failed)?;
-        let door = Arc::new(self.door(process_incarnation, kept.incarnation, invitations));
+        let door = Arc::new(self.port(process_incarnation, kept.incarnation, invitations));
         let known = kept
             .cluster_key
             .zip(kept.node_id)
-            .map(|(cluster_key, id)| Identity { cluster_key, id });
+            .map(|(cluster_key, id)| NodeIdentity { cluster_key, id });
         if let Some(known) = known {
             // Reported from the start: a founder that restarts must not look empty to the others.
             door.identity.get_or_init(|| known);
@@ -106,7 +106,7 @@ impl Starting {
         let identity = beginning.identity;
         if known.is_none() {
             self.store
-                .remember(identity.id, identity.cluster_key)
+                .save_identity(identity.id, identity.cluster_key)
                 .await
                 .map_err(identity_failed)?;
             door.identity.get_or_init(|| identity);
@@ -153,21 +153,21 @@ impl Starting {
 
     async fn begin(
         &self,
-        door: &Arc<Door>,
+        door: &Arc<RaftPort>,
         peers: &Peers,
-        known: Option<Identity>,
+        known: Option<NodeIdentity>,
         invitations: mpsc::Receiver<service::Invitation>,
-    ) -> Result<Beginning, StartError> {
+    ) -> Result<InitialIdentity, StartError> {
         let timing = self.config.timing;
         if let Some(identity) = known {
             run::check_peers(door, peers, timing, identity.cluster_key).await?;
-            return Ok(Beginning {
+            return Ok(InitialIdentity {
                 identity,
                 founders: None,
                 accepted: None,
             });
         }
-        let forming = Forming {
+        let forming = GroupFormation {
             door: door.clone(),
             peers: peers.clone(),
             invitations,
@@ -181,18 +181,18 @@ impl Starting {
 
     async fn build(
         &self,
-        identity: Identity,
+        identity: NodeIdentity,
         peers: &Peers,
         owner: mpsc::Sender<OwnerRequest>,
     ) -> Result<Consensus, StartError> {
-        let factory = Factory {
+        let factory = NetworkFactory {
             caller: caller(identity),
             peers: peers.clone(),
             timing: self.config.timing,
         };
         let machine = self
             .store
-            .machine(owner, self.config.snapshot.keep_entries)
+            .state_machine(owner, self.config.snapshot.keep_entries)
             .await?;
         let config = Arc::new(self.config.openraft()?);
         let built = Raft::build(identity.id, config, factory, self.store.log(), machine).await;
@@ -202,13 +202,13 @@ impl Starting {
     }
 
     /// Creates the state from which the port answers while the node has no identity.
-    fn door(
+    fn port(
         &self,
         process_incarnation: u64,
         incarnation: u64,
         invitations: mpsc::Sender<service::Invitation>,
-    ) -> Door {
-        Door {
+    ) -> RaftPort {
+        RaftPort {
             process_incarnation,
             member: Member {
                 raft_address: self.config.raft_address.clone(),
@@ -220,7 +220,7 @@ impl Starting {
             formed: OnceLock::new(),
             unequal: OnceLock::new(),
             invitations,
-            hearing: Hearing::new(self.config.timing),
+            hearing: LeaderContact::new(self.config.timing),
             stop: self.stop.clone(),
         }
     }
@@ -228,23 +228,23 @@ impl Starting {
     /// Spawns the node's tasks, and enables the port to answer for the group.
     fn assemble(
         &self,
-        identity: Identity,
+        identity: NodeIdentity,
         raft: Consensus,
         peers: Peers,
-        door: &Arc<Door>,
+        door: &Arc<RaftPort>,
         wall: WallClock,
     ) -> Node {
         let stop = self.stop.clone();
         let leading_term = Arc::new(AtomicU64::new(0));
-        let (queue, proposer) = Queue::new(leading_term.clone());
-        let (reads, requests) = Reads::new();
-        let growth = Growth::new(self.config.snapshot);
-        let phases = Arc::new(watch::Sender::new(Phases::default()));
-        let (status_sender, status) = watch::channel(Status::of(identity.id));
+        let (queue, proposer) = ProposalQueue::new(leading_term.clone());
+        let (reads, requests) = ReadIndexQueue::new();
+        let growth = LogGrowth::new(self.config.snapshot);
+        let phases = Arc::new(watch::Sender::new(FailoverPhases::default()));
+        let (status_sender, status) = watch::channel(RaftStatus::of(identity.id));
         let group = self.group(identity, &raft, peers, &status);
-        let changes = Arc::new(Changes::new(group.clone()));
+        let changes = Arc::new(MemberChanger::new(group.clone()));
         let store = self.store.clone();
-        let reporter = Reporter {
+        let reporter = StatusReporter {
             raft: raft.clone(),
             status: status_sender,
             votes: store.log().votes(),
@@ -255,8 +255,8 @@ impl Starting {
             failed: stop.clone(),
         };
         let (watch, prober) = self.watchers(&group, &phases, &wall);
-        let detector = Detector::new(&group, &door.hearing, &phases, &wall);
-        let reader = Reader::new(group.clone());
+        let detector = LeaderDetector::new(&group, &door.hearing, &phases, &wall);
+        let reader = ReadIndexTask::new(group.clone());
         let tasks: [BoxFuture<'static, ()>; 10] = [
             Box::pin(reporter.run(stop.clone())),
             Box::pin(proposer.run(raft.clone(), growth.clone(), stop.clone())),
@@ -270,7 +270,7 @@ impl Starting {
             Box::pin(end(raft.clone(), store.clone(), stop.clone())),
         ];
         self.spawn(tasks);
-        door.open(Formed::new(
+        door.open(FormedNode::new(
             identity,
             &group,
             store,
@@ -278,7 +278,7 @@ impl Starting {
             growth,
             detector,
         ));
-        Node::assemble(Parts {
+        Node::assemble(NodeParts {
             identity,
             process_incarnation: door.process_incarnation,
             wall,
@@ -296,12 +296,12 @@ impl Starting {
 
     fn group(
         &self,
-        identity: Identity,
+        identity: NodeIdentity,
         raft: &Consensus,
         peers: Peers,
-        status: &watch::Receiver<Status>,
-    ) -> Group {
-        Group {
+        status: &watch::Receiver<RaftStatus>,
+    ) -> GroupHandle {
+        GroupHandle {
             raft: raft.clone(),
             caller: caller(identity),
             peers,
@@ -322,11 +322,11 @@ impl Starting {
     /// leads.
     fn watchers(
         &self,
-        group: &Group,
-        phases: &Arc<watch::Sender<Phases>>,
+        group: &GroupHandle,
+        phases: &Arc<watch::Sender<FailoverPhases>>,
         wall: &WallClock,
-    ) -> (Watch, Prober) {
-        let watch = Watch {
+    ) -> (PresenceWatch, Prober) {
+        let watch = PresenceWatch {
             id: group.caller.id,
             raft: group.raft.clone(),
             peers: group.peers.clone(),
@@ -345,7 +345,13 @@ impl Starting {
 
     /// Initializes the group if that has never happened and is this node's part, as soon as the
     /// other founders answer.
-    fn finish_forming(&self, node: &Node, identity: Identity, door: Arc<Door>, peers: Peers) {
+    fn finish_forming(
+        &self,
+        node: &Node,
+        identity: NodeIdentity,
+        door: Arc<RaftPort>,
+        peers: Peers,
+    ) {
         let raft = node.consensus().clone();
         let stop = self.stop.clone();
         let finishing = async move {
@@ -377,8 +383,8 @@ async fn end(raft: Consensus, store: Arc<Store>, stop: CancellationToken) {
     store.close().await;
 }
 
-fn caller(identity: Identity) -> Caller {
-    Caller {
+fn caller(identity: NodeIdentity) -> CallerIdentity {
+    CallerIdentity {
         cluster_key: identity.cluster_key,
         id: identity.id,
     }

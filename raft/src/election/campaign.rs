@@ -18,7 +18,7 @@ const JITTER: Duration = Duration::from_millis(15);
 
 /// The knowledge of a node at one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct View {
+pub(crate) struct TermView {
     /// The newest term that the node has seen.
     pub(crate) term: u64,
     /// The term of the last entry that the node has applied.
@@ -27,7 +27,7 @@ pub(crate) struct View {
 
 /// The next step of a campaign.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Step {
+pub(crate) enum CampaignStep {
     /// Start an election (with a pre-vote), then step again.
     Elect,
     /// Wait until then, or until the view changes.
@@ -68,9 +68,9 @@ impl Campaign {
 
     /// Returns what to do now. Called again after each requested election, at the returned time,
     /// and on each change of the view.
-    pub(crate) fn step(&mut self, now: Instant, view: View) -> Step {
+    pub(crate) fn step(&mut self, now: Instant, view: TermView) -> CampaignStep {
         if view.applied_term > self.dead_term || now >= self.until {
-            return Step::Done;
+            return CampaignStep::Done;
         }
         if view.term > self.newest_term {
             // The newer term may be this node's: its candidacy also needs time for its answers.
@@ -78,10 +78,10 @@ impl Campaign {
             self.next = self.next.max(now + NEWER_TERM + self.jitter());
         }
         if now < self.next {
-            return Step::WaitUntil(self.next.min(self.until));
+            return CampaignStep::WaitUntil(self.next.min(self.until));
         }
         self.next = now + RETRY + self.jitter();
-        Step::Elect
+        CampaignStep::Elect
     }
 
     /// xorshift64: enough to spread the nodes.
@@ -99,7 +99,7 @@ mod tests {
     use super::*;
 
     const PATIENCE: Duration = Duration::from_secs(1);
-    const DEAD: View = View {
+    const DEAD: TermView = TermView {
         term: 7,
         applied_term: 7,
     };
@@ -115,9 +115,9 @@ mod tests {
             let mut campaign = Campaign::new(7, rank, 1, start, PATIENCE);
             let turn = after(start, 40 * u64::from(rank));
             if rank > 0 {
-                assert_eq!(campaign.step(start, DEAD), Step::WaitUntil(turn));
+                assert_eq!(campaign.step(start, DEAD), CampaignStep::WaitUntil(turn));
             }
-            assert_eq!(campaign.step(turn, DEAD), Step::Elect);
+            assert_eq!(campaign.step(turn, DEAD), CampaignStep::Elect);
         }
     }
 
@@ -125,37 +125,37 @@ mod tests {
     fn a_silent_attempt_is_repeated_after_twenty_milliseconds_and_a_little() {
         let start = Instant::now();
         let mut campaign = Campaign::new(7, 0, 1, start, PATIENCE);
-        assert_eq!(campaign.step(start, DEAD), Step::Elect);
-        let Step::WaitUntil(next) = campaign.step(start, DEAD) else {
+        assert_eq!(campaign.step(start, DEAD), CampaignStep::Elect);
+        let CampaignStep::WaitUntil(next) = campaign.step(start, DEAD) else {
             panic!("no pause after an attempt")
         };
         assert!(next >= after(start, 20) && next <= after(start, 35));
-        assert_eq!(campaign.step(next, DEAD), Step::Elect);
+        assert_eq!(campaign.step(next, DEAD), CampaignStep::Elect);
     }
 
     #[test]
     fn a_newer_term_is_given_time_but_help_goes_on_until_its_entry_is_applied() {
         let start = Instant::now();
         let mut campaign = Campaign::new(7, 0, 3, start, PATIENCE);
-        assert_eq!(campaign.step(start, DEAD), Step::Elect);
-        let newer = View {
+        assert_eq!(campaign.step(start, DEAD), CampaignStep::Elect);
+        let newer = TermView {
             term: 8,
             applied_term: 7,
         };
-        let Step::WaitUntil(next) = campaign.step(after(start, 1), newer) else {
+        let CampaignStep::WaitUntil(next) = campaign.step(after(start, 1), newer) else {
             panic!("a fresh term was disturbed")
         };
         assert!(next >= after(start, 41) && next <= after(start, 56));
-        assert_eq!(campaign.step(next, newer), Step::Elect);
+        assert_eq!(campaign.step(next, newer), CampaignStep::Elect);
         assert_eq!(
             campaign.step(
                 after(start, 70),
-                View {
+                TermView {
                     term: 8,
                     applied_term: 8
                 }
             ),
-            Step::Done
+            CampaignStep::Done
         );
     }
 
@@ -167,9 +167,9 @@ mod tests {
             let mut now = start;
             let mut pauses = Vec::new();
             for term in 8..12 {
-                let Step::WaitUntil(next) = campaign.step(
+                let CampaignStep::WaitUntil(next) = campaign.step(
                     now,
-                    View {
+                    TermView {
                         term,
                         applied_term: 7,
                     },
@@ -181,12 +181,12 @@ mod tests {
                 assert_eq!(
                     campaign.step(
                         now,
-                        View {
+                        TermView {
                             term,
                             applied_term: 7
                         }
                     ),
-                    Step::Elect
+                    CampaignStep::Elect
                 );
             }
             pauses
@@ -198,6 +198,6 @@ mod tests {
     fn a_campaign_ends_when_the_ordinary_timeouts_are_due() {
         let start = Instant::now();
         let mut campaign = Campaign::new(7, 0, 1, start, PATIENCE);
-        assert_eq!(campaign.step(after(start, 1_000), DEAD), Step::Done);
+        assert_eq!(campaign.step(after(start, 1_000), DEAD), CampaignStep::Done);
     }
 }

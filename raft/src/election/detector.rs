@@ -23,36 +23,36 @@ use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use tracing::{debug, info};
 
-use super::failover::{self, Leader};
-use super::leader_contact::Hearing;
+use super::failover::{self, WatchedLeader};
+use super::leader_contact::LeaderContact;
 use super::suspicion::{Suspicion, Tick};
-use crate::node::Group;
-use crate::status::Phases;
+use crate::node::GroupHandle;
+use crate::status::FailoverPhases;
 use crate::transport::connections;
 use crate::transport::wire::{self, proto};
 use crate::types::{LogId, TypeConfig, Vote};
 
 /// The leader detector of this node. Cheap to clone; all clones share one state.
 #[derive(Clone)]
-pub(crate) struct Detector(Arc<Inner>);
+pub(crate) struct LeaderDetector(Arc<Inner>);
 
 struct Inner {
-    group: Group,
-    hearing: Hearing,
-    phases: Arc<watch::Sender<Phases>>,
+    group: GroupHandle,
+    hearing: LeaderContact,
+    phases: Arc<watch::Sender<FailoverPhases>>,
     wall: WallClock,
     // A plain lock, never held over an await.
     suspicion: Mutex<Suspicion>,
 }
 
-impl Detector {
+impl LeaderDetector {
     pub(crate) fn new(
-        group: &Group,
-        hearing: &Hearing,
-        phases: &Arc<watch::Sender<Phases>>,
+        group: &GroupHandle,
+        hearing: &LeaderContact,
+        phases: &Arc<watch::Sender<FailoverPhases>>,
         wall: &WallClock,
-    ) -> Detector {
-        Detector(Arc::new(Inner {
+    ) -> LeaderDetector {
+        LeaderDetector(Arc::new(Inner {
             group: group.clone(),
             hearing: hearing.clone(),
             phases: phases.clone(),
@@ -70,7 +70,7 @@ impl Detector {
         self.0.group.caller.id
     }
 
-    fn followed(&self) -> Option<Leader> {
+    fn followed(&self) -> Option<WatchedLeader> {
         failover::followed(&self.0.group.raft, self.own())
     }
 
@@ -86,7 +86,7 @@ impl Detector {
                 due = ticks.tick() => due,
                 Some(asked) = asking.join_next() => {
                     match asked {
-                        Ok(Some(leader)) => self.stand(&leader).await,
+                        Ok(Some(leader)) => self.start_election(&leader).await,
                         Ok(None) | Err(_) => self.suspicion().set_asking(false),
                     }
                     continue;
@@ -98,7 +98,7 @@ impl Detector {
                 self.suspicion().set_asking(true);
                 let detector = self.clone();
                 asking.spawn(async move {
-                    let is_supported = detector.ask(&leader).await;
+                    let is_supported = detector.ask_voters(&leader).await;
                     is_supported.then_some(leader)
                 });
             }
@@ -107,7 +107,7 @@ impl Detector {
 
     /// Records a firing of the timer. Returns the leader if this node suspects it and may ask the
     /// other voters now.
-    fn tick(&self, due: Instant) -> Option<Leader> {
+    fn tick(&self, due: Instant) -> Option<WatchedLeader> {
         let leader = self.followed();
         let term = leader.as_ref().map(|leader| leader.vote.leader_id.term);
         let heard = term.and_then(|term| self.0.hearing.contact_of(term));
@@ -120,11 +120,11 @@ impl Detector {
         });
         let leader = leader?;
         let rank = self.rank(&leader)?;
-        suspicion.asks(rank).then_some(leader)
+        suspicion.requests_election(rank).then_some(leader)
     }
 
     /// Returns the position of this node among the other voters.
-    fn rank(&self, leader: &Leader) -> Option<u32> {
+    fn rank(&self, leader: &WatchedLeader) -> Option<u32> {
         let metrics = self.0.group.raft.server_metrics();
         let membership = metrics.borrow_watched().membership_config.clone();
         let others: BTreeSet<u64> = membership
@@ -136,7 +136,7 @@ impl Detector {
     }
 
     /// Returns whether a majority suspects the leader and would vote for this node.
-    async fn ask(&self, leader: &Leader) -> bool {
+    async fn ask_voters(&self, leader: &WatchedLeader) -> bool {
         let group = &self.0.group;
         let metrics = group.raft.server_metrics();
         let membership = metrics.borrow_watched().membership_config.clone();
@@ -188,14 +188,14 @@ impl Detector {
     /// Starts an election, unless a message of the leader arrived while the others were asked.
     /// Voters do not wait for the end of openraft's leader lease, because the request is that of a
     /// leadership transfer.
-    async fn stand(&self, leader: &Leader) {
+    async fn start_election(&self, leader: &WatchedLeader) {
         let (term, now) = (leader.vote.leader_id.term, Instant::now());
         let heard = self.0.hearing.contact_of(term);
         let patience = {
             let mut suspicion = self.suspicion();
-            let still = suspicion.agrees(now, heard);
+            let still = suspicion.supports(now, heard);
             suspicion.set_asking(still);
-            still.then(|| suspicion.patience())
+            still.then(|| suspicion.timeout())
         };
         let Some(patience) = patience else {
             return;
@@ -235,8 +235,8 @@ impl Detector {
         }
         let heard = self.0.hearing.contact_of(suspected.leader_id.term);
         let suspicion = self.suspicion();
-        let is_rival = suspicion.is_asking() && self.own() < from;
-        suspicion.agrees(Instant::now(), heard) && !is_rival
+        let is_rival = suspicion.has_requested_election() && self.own() < from;
+        suspicion.supports(Instant::now(), heard) && !is_rival
     }
 
     /// Returns the id of the last entry in this node's log.

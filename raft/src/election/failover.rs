@@ -21,12 +21,12 @@ use tokio_util::task::TaskTracker;
 use tonic::{Status, Streaming};
 use tracing::{debug, info};
 
-use super::campaign::{Campaign, Step, View};
+use super::campaign::{Campaign, CampaignStep, TermView};
 use crate::node::Consensus;
 use crate::settings::Timing;
-use crate::status::Phases;
+use crate::status::FailoverPhases;
 use crate::transport::connections::{self, Peers};
-use crate::transport::versions::Versions;
+use crate::transport::versions::MasterVersions;
 use crate::transport::wire::proto;
 use crate::types::{Member, TypeConfig, Vote};
 
@@ -39,12 +39,12 @@ const RESET_PAUSE: Duration = Duration::from_micros(300);
 const HOLD_PAUSE: Duration = Duration::from_millis(50);
 
 /// The parts of a node that the watch uses.
-pub(crate) struct Watch {
+pub(crate) struct PresenceWatch {
     pub(crate) id: u64,
     pub(crate) raft: Consensus,
     pub(crate) peers: Peers,
     pub(crate) timing: Timing,
-    pub(crate) phases: Arc<watch::Sender<Phases>>,
+    pub(crate) phases: Arc<watch::Sender<FailoverPhases>>,
     pub(crate) seed: u64,
     pub(crate) wall: WallClock,
     pub(crate) tasks: TaskTracker,
@@ -52,14 +52,14 @@ pub(crate) struct Watch {
 
 /// The leader that is being watched.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Leader {
+pub(crate) struct WatchedLeader {
     pub(crate) id: u64,
     member: Member,
     pub(crate) vote: Vote,
 }
 
 /// Returns the leader that the node `own` follows as a voter.
-pub(crate) fn followed(raft: &Consensus, own: u64) -> Option<Leader> {
+pub(crate) fn followed(raft: &Consensus, own: u64) -> Option<WatchedLeader> {
     let metrics = raft.server_metrics();
     let metrics = metrics.borrow_watched();
     let id = metrics.current_leader.filter(|id| *id != own)?;
@@ -67,7 +67,7 @@ pub(crate) fn followed(raft: &Consensus, own: u64) -> Option<Leader> {
         && metrics.membership_config.voter_ids().any(|one| one == own);
     let member = metrics.membership_config.get_node(&id).cloned()?;
     let leads = metrics.vote.committed && metrics.vote.leader_id.voted_for == id;
-    (votes && leads).then_some(Leader {
+    (votes && leads).then_some(WatchedLeader {
         id,
         member,
         vote: metrics.vote,
@@ -76,14 +76,14 @@ pub(crate) fn followed(raft: &Consensus, own: u64) -> Option<Leader> {
 
 /// The state of a leader whose presence ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Verdict {
+enum LeaderLiveness {
     Dead,
     Alive,
     /// No answer: the host or the network may be down. The election timeout decides.
     Unknown,
 }
 
-impl Watch {
+impl PresenceWatch {
     /// Watches the current leader until the node stops.
     pub(crate) async fn run(self, stop: CancellationToken) {
         tokio::select! {
@@ -96,9 +96,9 @@ impl Watch {
         let mut metrics = self.raft.server_metrics();
         loop {
             if let Some(leader) = self.leader() {
-                self.warm();
+                self.preconnect();
                 tokio::select! {
-                    () = self.hold(&leader) => self.campaign(&leader).await,
+                    () = self.follow(&leader) => self.campaign(&leader).await,
                     () = self.leader_changes(&leader) => {}
                 }
             } else if metrics.changed().await.is_err() {
@@ -107,11 +107,11 @@ impl Watch {
         }
     }
 
-    fn leader(&self) -> Option<Leader> {
+    fn leader(&self) -> Option<WatchedLeader> {
         followed(&self.raft, self.id)
     }
 
-    async fn leader_changes(&self, leader: &Leader) {
+    async fn leader_changes(&self, leader: &WatchedLeader) {
         let mut metrics = self.raft.server_metrics();
         while self.leader().as_ref() == Some(leader) {
             if metrics.changed().await.is_err() {
@@ -123,7 +123,7 @@ impl Watch {
 
     /// Opens the connections that an election and a new leader's first append need, before they are
     /// needed.
-    fn warm(&self) {
+    fn preconnect(&self) {
         let metrics = self.raft.server_metrics();
         let membership = metrics.borrow_watched().membership_config.clone();
         let addresses: Vec<&str> = membership
@@ -143,15 +143,15 @@ impl Watch {
                 let asking = client.ask(connections::question());
                 // Without an answer no connection can be opened.
                 if let Ok(Ok(answer)) = tokio::time::timeout(DOUBT, asking).await {
-                    connections.reported(Versions::of(answer.into_inner().versions));
-                    connections.frames.warm().await;
+                    connections.reported(MasterVersions::of(answer.into_inner().versions));
+                    connections.frames.preconnect().await;
                 }
             });
         }
     }
 
     /// Holds the leader's presence. Returns when the leader is dead.
-    async fn hold(&self, leader: &Leader) {
+    async fn follow(&self, leader: &WatchedLeader) {
         let address = &leader.member.raft_address;
         let mut incarnation = None;
         loop {
@@ -176,10 +176,10 @@ impl Watch {
             // Without an earlier connection a refusal proves nothing: only the path from this node
             // may be blocked.
             if let Some(known) = incarnation {
-                match judge(&self.peers, address, known).await {
-                    Verdict::Dead => return,
-                    Verdict::Alive => {}
-                    Verdict::Unknown => debug!(
+                match probe_leader(&self.peers, address, known).await {
+                    LeaderLiveness::Dead => return,
+                    LeaderLiveness::Alive => {}
+                    LeaderLiveness::Unknown => debug!(
                         leader = leader.id,
                         address, "leader liveness unknown: its port gave no clear answer"
                     ),
@@ -213,7 +213,7 @@ impl Watch {
     }
 
     /// Campaigns until an entry of a newer term is applied here, or the leader proves to be alive.
-    async fn campaign(&self, leader: &Leader) {
+    async fn campaign(&self, leader: &WatchedLeader) {
         let membership = self
             .raft
             .server_metrics()
@@ -251,7 +251,7 @@ impl Watch {
         loop {
             let view = {
                 let metrics = metrics.borrow_and_update();
-                View {
+                TermView {
                     term: metrics.current_term,
                     applied_term: metrics
                         .last_applied
@@ -260,15 +260,15 @@ impl Watch {
                 }
             };
             match campaign.step(Instant::now().into_std(), view) {
-                Step::Done => return,
+                CampaignStep::Done => return,
                 // The call does not report the outcome: the lease of this node or of the others may
                 // reject the election silently.
-                Step::Elect => {
+                CampaignStep::Elect => {
                     if self.raft.trigger().elect(true).await.is_err() {
                         return;
                     }
                 }
-                Step::WaitUntil(until) => {
+                CampaignStep::WaitUntil(until) => {
                     // A change wakes the step early. A closed channel means that the node stops,
                     // and the stop token ends this task.
                     let _ =
@@ -280,7 +280,7 @@ impl Watch {
 
     /// Drops the promise not to vote against this leader. openraft does so when another node is
     /// named as the next leader, and only if the vote is unchanged.
-    async fn drop_lease(&self, leader: &Leader) {
+    async fn drop_lease(&self, leader: &WatchedLeader) {
         let request = TransferLeaderRequest::<TypeConfig>::new(leader.vote, leader.id, None);
         if let Err(error) = self.raft.handle_transfer_leader(request).await {
             debug!(%error, "the lease was not dropped");
@@ -294,20 +294,25 @@ async fn ended(mut presence: Streaming<proto::AskResponse>) {
 }
 
 /// Queries the port of a leader to find out whether its process still runs.
-async fn judge(peers: &Peers, address: &str, known: u64) -> Verdict {
+async fn probe_leader(peers: &Peers, address: &str, known: u64) -> LeaderLiveness {
     let deadline = Instant::now() + DOUBT;
     loop {
-        match peers.knock(address).await {
+        match peers.probe(address).await {
             // No process listens there: the kernel reports it.
             Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
-                return Verdict::Dead;
+                return LeaderLiveness::Dead;
             }
             Err(error) => debug!(address, %error, "the leader's port cannot be reached"),
             Ok(()) => {
                 let patience = deadline.saturating_duration_since(Instant::now());
-                match peers.ask(address, connections::question(), patience).await {
-                    Ok(answer) if answer.process_incarnation == known => return Verdict::Alive,
-                    Ok(_another) => return Verdict::Dead,
+                match peers
+                    .query(address, connections::question(), patience)
+                    .await
+                {
+                    Ok(answer) if answer.process_incarnation == known => {
+                        return LeaderLiveness::Alive;
+                    }
+                    Ok(_another) => return LeaderLiveness::Dead,
                     // Reset, closed or silent: both an exiting and a busy process do that. Query
                     // again.
                     Err(status) => {
@@ -317,7 +322,7 @@ async fn judge(peers: &Peers, address: &str, known: u64) -> Verdict {
             }
         }
         if Instant::now() >= deadline {
-            return Verdict::Unknown;
+            return LeaderLiveness::Unknown;
         }
         tokio::time::sleep(RESET_PAUSE).await;
     }

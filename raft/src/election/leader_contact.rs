@@ -18,23 +18,23 @@ const SILENCE: Duration = Duration::from_secs(1);
 /// The leader's last contact, recorded with each append and read when the status is reported. Cheap
 /// to clone; all clones share one state.
 #[derive(Clone)]
-pub(crate) struct Hearing {
+pub(crate) struct LeaderContact {
     /// Wakes its watchers when a silence ends, not with each append.
     at: watch::Sender<Option<Instant>>,
     silence: Duration,
     /// The newest message of a leader, of any kind. A plain lock, never held over an await.
-    contact: Arc<Mutex<Option<Contact>>>,
+    contact: Arc<Mutex<Option<LastContact>>>,
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Contact {
+struct LastContact {
     term: u64,
     at: Instant,
 }
 
-impl Hearing {
-    pub(crate) fn new(timing: Timing) -> Hearing {
-        Hearing {
+impl LeaderContact {
+    pub(crate) fn new(timing: Timing) -> LeaderContact {
+        LeaderContact {
             at: watch::Sender::new(None),
             silence: SILENCE.max(Duration::from_millis(timing.election_max_ms)),
             contact: Arc::default(),
@@ -43,7 +43,7 @@ impl Hearing {
 
     /// Records entries or a heartbeat from the leader of `term`, which is the current term or a
     /// newer one.
-    pub(crate) fn heard(&self, term: u64) {
+    pub(crate) fn record_append(&self, term: u64) {
         let now = Instant::now();
         self.note(term, now);
         self.at.send_if_modified(|at| {
@@ -53,18 +53,18 @@ impl Hearing {
     }
 
     /// Records a message of the leader of `term` that does not wait for the leader's disk either.
-    pub(crate) fn alive(&self, term: u64) {
+    pub(crate) fn record_alive(&self, term: u64) {
         self.note(term, Instant::now());
     }
 
     fn note(&self, term: u64, at: Instant) {
         let mut contact = self.contact();
         if contact.is_none_or(|newest| newest.term <= term) {
-            *contact = Some(Contact { term, at });
+            *contact = Some(LastContact { term, at });
         }
     }
 
-    fn contact(&self) -> std::sync::MutexGuard<'_, Option<Contact>> {
+    fn contact(&self) -> std::sync::MutexGuard<'_, Option<LastContact>> {
         self.contact.lock().expect("no holder of the lock panics")
     }
 
@@ -82,7 +82,7 @@ impl Hearing {
     }
 
     /// Returns the time from which the leader counts as silent. `None` if it was never heard.
-    pub(crate) fn until(&self) -> Option<Instant> {
+    pub(crate) fn silent_from(&self) -> Option<Instant> {
         self.at().map(|at| at + self.silence)
     }
 

@@ -21,12 +21,12 @@ use tokio_util::sync::CancellationToken;
 use tonic::Code;
 use tracing::warn;
 
-use crate::node::Group;
+use crate::node::GroupHandle;
 use crate::settings::Timing;
-use crate::status::{self, Phases};
+use crate::status::{self, FailoverPhases};
 use crate::transport::connections;
-use crate::transport::rtt::Distances;
-use crate::transport::versions::Versions;
+use crate::transport::rtt::RttTracker;
+use crate::transport::versions::MasterVersions;
 use crate::transport::wire::{self, proto};
 use crate::types::{LeaderId, TypeConfig, Vote};
 
@@ -37,16 +37,16 @@ pub(crate) struct Liveness(Arc<Inner>);
 #[derive(Debug, Default)]
 struct Inner {
     // A plain lock, never held over an await.
-    heard: Mutex<Heard>,
+    heard: Mutex<VoterAnswers>,
     /// Whether the leader sends no heartbeats at the moment, so that the others can elect a leader
     /// that they can answer.
     is_silent: AtomicBool,
     /// The round-trip times of the answers.
-    distances: Distances,
+    distances: RttTracker,
 }
 
 #[derive(Debug, Default)]
-struct Heard {
+struct VoterAnswers {
     /// The leader that the answers below were sent to.
     leader: Option<LeaderId>,
     /// When the newest request was sent that a voter has answered with the vote of this leader.
@@ -58,22 +58,22 @@ struct Heard {
 }
 
 impl Liveness {
-    fn heard(&self) -> std::sync::MutexGuard<'_, Heard> {
+    fn heard(&self) -> std::sync::MutexGuard<'_, VoterAnswers> {
         self.0.heard.lock().expect("no holder of the lock panics")
     }
 
     /// Returns the answers to `leader`, or `None` if a later one leads by now. Answers to an
     /// earlier leader are cleared.
-    fn heard_by(&self, leader: LeaderId) -> Option<std::sync::MutexGuard<'_, Heard>> {
+    fn heard_by(&self, leader: LeaderId) -> Option<std::sync::MutexGuard<'_, VoterAnswers>> {
         let mut heard = self.heard();
         let known = heard.leader.as_ref();
         if known.is_some_and(|known| known.term > leader.term) {
             return None;
         }
         if heard.leader != Some(leader) {
-            *heard = Heard {
+            *heard = VoterAnswers {
                 leader: Some(leader),
-                ..Heard::default()
+                ..VoterAnswers::default()
             };
         }
         Some(heard)
@@ -124,7 +124,7 @@ impl Liveness {
     }
 
     /// Returns the round-trip times to the voters.
-    pub(crate) fn distances(&self) -> &Distances {
+    pub(crate) fn rtts(&self) -> &RttTracker {
         &self.0.distances
     }
 
@@ -149,8 +149,8 @@ fn is_silent(age: Duration, timing: Timing) -> bool {
 
 /// The task that sends `Alive` requests to the voters while this node leads.
 pub(crate) struct Prober {
-    pub(crate) group: Group,
-    pub(crate) phases: Arc<watch::Sender<Phases>>,
+    pub(crate) group: GroupHandle,
+    pub(crate) phases: Arc<watch::Sender<FailoverPhases>>,
 }
 
 impl Prober {
@@ -168,7 +168,7 @@ impl Prober {
                 _ = ticks.tick() => {}
             }
             while requests.try_join_next().is_some() {}
-            let members = self.look();
+            let members = self.targets();
             places.retain(|id, _| members.iter().any(|member| member.id == *id));
             for member in members {
                 let free = places.entry(member.id).or_insert_with(|| self.places());
@@ -190,7 +190,7 @@ impl Prober {
 
     /// Returns the members to query: none while this node does not lead. Also switches heartbeats
     /// off and on.
-    fn look(&self) -> Vec<Asked> {
+    fn targets(&self) -> Vec<ProbeTarget> {
         let metrics = self.group.raft.metrics();
         let metrics = metrics.borrow_watched();
         let age = status::quorum_heard_ago(&metrics, *self.phases.borrow(), &self.group.liveness);
@@ -208,8 +208,8 @@ impl Prober {
         members(&metrics)
     }
 
-    fn probe(&self, requests: &mut JoinSet<()>, place: OwnedSemaphorePermit, member: Asked) {
-        let Asked {
+    fn probe(&self, requests: &mut JoinSet<()>, place: OwnedSemaphorePermit, member: ProbeTarget) {
+        let ProbeTarget {
             leader,
             id,
             is_voter,
@@ -220,7 +220,7 @@ impl Prober {
         };
         let (liveness, distances, timing) = (
             self.group.liveness.clone(),
-            self.group.liveness.distances().clone(),
+            self.group.liveness.rtts().clone(),
             self.group.timing,
         );
         let request = proto::AliveRequest {
@@ -239,13 +239,13 @@ impl Prober {
                 // A master of release 0.1 does not know the request: its heartbeats count, as
                 // openraft reports them.
                 Ok(Err(status)) if status.code() == Code::Unimplemented => {
-                    let versions = Versions::of(None);
+                    let versions = MasterVersions::of(None);
                     connections.reported(versions);
                     return liveness.reported(leader.leader_id, id, versions.levels);
                 }
                 Ok(Err(_)) | Err(_) => return,
             };
-            let versions = Versions::of(answer.versions);
+            let versions = MasterVersions::of(answer.versions);
             connections.reported(versions);
             liveness.reported(leader.leader_id, id, versions.levels);
             let Ok(vote) = wire::vote_from(answer.vote) else {
@@ -264,7 +264,7 @@ impl Prober {
 }
 
 /// A member to query.
-struct Asked {
+struct ProbeTarget {
     /// The vote by which this node leads.
     leader: Vote,
     id: u64,
@@ -274,14 +274,14 @@ struct Asked {
 }
 
 /// Returns the other members.
-fn members(metrics: &RaftMetrics<TypeConfig>) -> Vec<Asked> {
+fn members(metrics: &RaftMetrics<TypeConfig>) -> Vec<ProbeTarget> {
     if metrics.state != ServerState::Leader {
         return Vec::new();
     }
     let membership = &metrics.membership_config;
     let voters: BTreeSet<u64> = membership.voter_ids().collect();
     let others = membership.nodes().filter(|(id, _)| **id != metrics.id);
-    let asked = others.map(|(id, member)| Asked {
+    let asked = others.map(|(id, member)| ProbeTarget {
         leader: metrics.vote,
         id: *id,
         is_voter: voters.contains(id),
@@ -351,7 +351,7 @@ mod tests {
 
     #[test]
     fn a_leader_without_a_quorum_is_silent_in_every_other_period_from_the_end_of_its_lease() {
-        let silent = |ms| is_silent(Duration::from_millis(ms), Timing::shipped());
+        let silent = |ms| is_silent(Duration::from_millis(ms), Timing::lan());
         assert!(!silent(0) && !silent(299));
         assert!(silent(300) && silent(899));
         assert!(!silent(900) && !silent(1_499));

@@ -45,7 +45,7 @@ pub(crate) struct Suspicion {
     counted_from: Option<Instant>,
     ticked: Option<Instant>,
     pauses: Pauses,
-    is_asking: bool,
+    has_requested_election: bool,
 }
 
 impl Suspicion {
@@ -58,7 +58,7 @@ impl Suspicion {
             counted_from: None,
             ticked: None,
             pauses: Pauses::default(),
-            is_asking: false,
+            has_requested_election: false,
         }
     }
 
@@ -76,12 +76,12 @@ impl Suspicion {
             heard,
         } = tick;
         if self.term != term {
-            (self.term, self.counted_from, self.is_asking) = (term, Some(now), false);
+            (self.term, self.counted_from, self.has_requested_election) = (term, Some(now), false);
         } else if let (Some(former), Some(heard)) = (self.heard, heard)
             && heard > former
         {
             self.pauses.note(now, heard - former);
-            self.is_asking = false;
+            self.has_requested_election = false;
         }
         self.heard = heard;
         if now.saturating_duration_since(due) > self.period() {
@@ -102,33 +102,33 @@ impl Suspicion {
     }
 
     /// Returns how long a leader may be silent.
-    pub(crate) fn patience(&self) -> Duration {
+    pub(crate) fn timeout(&self) -> Duration {
         self.shortest.max(PAUSES * self.pauses.longest())
     }
 
     /// Returns whether this node, of this rank among the other voters, requests an election at the
     /// newest tick.
-    pub(crate) fn asks(&self, rank: u32) -> bool {
+    pub(crate) fn requests_election(&self, rank: u32) -> bool {
         let now = self.ticked.filter(|_| self.term.is_some());
-        now.is_some_and(|now| self.silence(now, self.heard) >= self.patience() + RANK_DELAY * rank)
+        now.is_some_and(|now| self.silence(now, self.heard) >= self.timeout() + RANK_DELAY * rank)
     }
 
     /// Returns whether this node agrees with another voter that suspects the leader. The last
     /// heartbeat may have reached this node one interval later.
-    pub(crate) fn agrees(&self, now: Instant, heard: Option<Instant>) -> bool {
-        let patience = self.patience().saturating_sub(self.heartbeat);
+    pub(crate) fn supports(&self, now: Instant, heard: Option<Instant>) -> bool {
+        let patience = self.timeout().saturating_sub(self.heartbeat);
         self.term.is_some() && self.silence(now, heard) >= patience
     }
 
     /// Records that this node asks the other voters, or has been rejected.
     pub(crate) fn set_asking(&mut self, is_asking: bool) {
-        self.is_asking = is_asking;
+        self.has_requested_election = is_asking;
     }
 
     /// Returns whether this node is asking, or has requested an election in this term: it then
     /// supports no voter of a higher id.
-    pub(crate) fn is_asking(&self) -> bool {
-        self.is_asking
+    pub(crate) fn has_requested_election(&self) -> bool {
+        self.has_requested_election
     }
 }
 
@@ -177,7 +177,7 @@ mod tests {
         fn new() -> Follower {
             let mut follower = Follower {
                 start: Instant::now(),
-                suspicion: Suspicion::new(Timing::shipped()),
+                suspicion: Suspicion::new(Timing::lan()),
                 term: 1,
                 heard: None,
             };
@@ -213,7 +213,7 @@ mod tests {
 
         fn agrees(&self, now: u64) -> bool {
             let heard = self.heard.map(|heard| self.at(heard));
-            self.suspicion.agrees(self.at(now), heard)
+            self.suspicion.supports(self.at(now), heard)
         }
     }
 
@@ -230,13 +230,17 @@ mod tests {
         let mut follower = Follower::new();
         follower.run(20, 600, every(60));
         follower.run(620, 820, never);
-        assert!(!follower.suspicion.asks(0) && follower.agrees(820));
+        assert!(!follower.suspicion.requests_election(0) && follower.agrees(820));
         follower.run(840, 840, never);
-        assert!(follower.suspicion.asks(0) && !follower.suspicion.asks(1));
+        assert!(
+            follower.suspicion.requests_election(0) && !follower.suspicion.requests_election(1)
+        );
         follower.run(860, 880, never);
-        assert!(follower.suspicion.asks(1) && !follower.suspicion.asks(2));
+        assert!(
+            follower.suspicion.requests_election(1) && !follower.suspicion.requests_election(2)
+        );
         follower.run(900, 900, |_| true);
-        assert!(!follower.suspicion.asks(0) && !follower.agrees(900));
+        assert!(!follower.suspicion.requests_election(0) && !follower.agrees(900));
     }
 
     #[test]
@@ -257,10 +261,10 @@ mod tests {
         for due in (800..10_000).step_by(200) {
             follower.run(due - 180, due - 20, never);
             follower.tick(due, due + 21);
-            assert!(!follower.suspicion.asks(0) && !follower.agrees(due + 21));
+            assert!(!follower.suspicion.requests_election(0) && !follower.agrees(due + 21));
         }
         follower.run(10_020, 10_240, never);
-        assert!(follower.suspicion.asks(0), "on time again");
+        assert!(follower.suspicion.requests_election(0), "on time again");
     }
 
     #[test]
@@ -275,11 +279,11 @@ mod tests {
     fn after_a_long_pause_a_leader_may_be_silent_longer_for_a_minute() {
         let mut follower = Follower::new();
         follower.run(20, 1_800, every(180));
-        assert_eq!(follower.suspicion.patience(), Duration::from_millis(360));
+        assert_eq!(follower.suspicion.timeout(), Duration::from_millis(360));
         follower.run(1_820, 29_000, every(20));
-        assert_eq!(follower.suspicion.patience(), Duration::from_millis(360));
+        assert_eq!(follower.suspicion.timeout(), Duration::from_millis(360));
         follower.run(29_020, 62_000, every(20));
-        assert_eq!(follower.suspicion.patience(), Duration::from_millis(240));
+        assert_eq!(follower.suspicion.timeout(), Duration::from_millis(240));
     }
 
     #[test]
@@ -287,17 +291,17 @@ mod tests {
         let mut follower = Follower::new();
         follower.run(20, 600, every(60));
         follower.run(620, 900, never);
-        assert!(follower.suspicion.asks(0));
+        assert!(follower.suspicion.requests_election(0));
         (follower.term, follower.heard) = (2, None);
         follower.run(920, 920, never);
         assert!(
-            !follower.suspicion.asks(0),
+            !follower.suspicion.requests_election(0),
             "the new leader is known since now"
         );
         follower.run(940, 2_000, every(60));
-        assert_eq!(follower.suspicion.patience(), Duration::from_millis(240));
+        assert_eq!(follower.suspicion.timeout(), Duration::from_millis(240));
         follower.run(2_020, 2_240, never);
-        assert!(follower.suspicion.asks(0));
+        assert!(follower.suspicion.requests_election(0));
     }
 
     #[test]
@@ -307,14 +311,14 @@ mod tests {
         follower.run(80, 300, never);
         follower.suspicion.set_asking(true);
         follower.run(320, 340, never);
-        assert!(follower.suspicion.is_asking());
+        assert!(follower.suspicion.has_requested_election());
         follower.run(360, 360, every(60));
-        assert!(!follower.suspicion.is_asking());
+        assert!(!follower.suspicion.has_requested_election());
     }
 
     #[test]
     fn a_node_without_a_leader_suspects_none() {
-        let mut suspicion = Suspicion::new(Timing::shipped());
+        let mut suspicion = Suspicion::new(Timing::lan());
         let now = Instant::now();
         let tick = |now| Tick {
             due: now,
@@ -325,6 +329,6 @@ mod tests {
         suspicion.tick(tick(now));
         let later = now + Duration::from_secs(10);
         suspicion.tick(tick(later));
-        assert!(!suspicion.asks(0) && !suspicion.agrees(later, None));
+        assert!(!suspicion.requests_election(0) && !suspicion.supports(later, None));
     }
 }

@@ -14,13 +14,13 @@ use openraft::{ChangeMembers, ServerState};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
-use super::Changes;
+use super::MemberChanger;
 use crate::error::MembershipError;
 
 /// The pause after a failed attempt: its entry may have to be committed first.
 const AGAIN: Duration = Duration::from_millis(200);
 
-impl Changes {
+impl MemberChanger {
     /// Completes every change that is left between its two entries, while this node leads.
     pub(crate) async fn settle_always(self: Arc<Self>, stop: CancellationToken) {
         let mut metrics = self.raft.server_metrics();
@@ -73,7 +73,7 @@ mod tests {
     use tokio::sync::mpsc;
 
     use super::*;
-    use crate::{MemoryStore, Node, NodeConfig, OwnerRequest, Surroundings, Timing};
+    use crate::{MemoryStore, Node, NodeConfig, NodeEnvironment, OwnerRequest, Timing};
 
     const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -102,7 +102,7 @@ mod tests {
         let (owner, requests) = mpsc::channel(1);
         tokio::spawn(own(requests));
         let stop = CancellationToken::new();
-        let (memory, surroundings) = (MemoryStore::default(), Surroundings::tcp(listener));
+        let (memory, surroundings) = (MemoryStore::default(), NodeEnvironment::tcp(listener));
         let started =
             Node::start_in_memory(config, &memory, surroundings, owner, stop.clone()).await;
         let node = started.unwrap();

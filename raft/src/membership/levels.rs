@@ -7,22 +7,22 @@ use argosy_state::level::{Level, Levels};
 use futures::future::join_all;
 use tokio::sync::OwnedMutexGuard;
 
-use super::{Changes, PATIENCE};
+use super::{MemberChanger, PATIENCE};
 use crate::error::MembershipError;
 use crate::transport::connections;
-use crate::transport::versions::Versions;
+use crate::transport::versions::MasterVersions;
 use crate::transport::wire::proto;
 use crate::types::Member;
 
 /// The members of a group, which does not change until this is dropped.
 #[derive(Debug)]
-pub struct HeldMembers {
+pub struct MembershipGuard {
     /// Each member with its levels; `None`: it does not answer.
     pub members: Vec<(u64, Member, Option<Levels>)>,
     _changing: OwnedMutexGuard<()>,
 }
 
-impl Changes {
+impl MemberChanger {
     pub(crate) fn set_level(&self, level: Level) {
         self.level.store(level.0, Ordering::Relaxed);
     }
@@ -34,7 +34,7 @@ impl Changes {
         answer: &proto::AskResponse,
     ) -> Result<(), MembershipError> {
         let level = Level(self.level.load(Ordering::Relaxed));
-        let levels = Versions::of(answer.versions).levels;
+        let levels = MasterVersions::of(answer.versions).levels;
         match level == Level::default() || levels.include(level) {
             true => Ok(()),
             false => Err(MembershipError::Level {
@@ -45,8 +45,8 @@ impl Changes {
         }
     }
 
-    /// See [`crate::Node::hold_members`].
-    pub(crate) async fn hold(&self) -> Result<HeldMembers, MembershipError> {
+    /// See [`crate::Node::lock_members`].
+    pub(crate) async fn lock_members(&self) -> Result<MembershipGuard, MembershipError> {
         self.leads()?;
         let locked = self.changing.clone().lock_owned();
         let Ok(changing) = tokio::time::timeout(PATIENCE, locked).await else {
@@ -63,7 +63,7 @@ impl Changes {
         });
         let members = join_all(asked).await;
         self.leads()?;
-        Ok(HeldMembers {
+        Ok(MembershipGuard {
             members,
             _changing: changing,
         })
@@ -74,12 +74,12 @@ impl Changes {
         let question = connections::question();
         let asked = self
             .peers
-            .ask(&member.raft_address, question, PATIENCE)
+            .query(&member.raft_address, question, PATIENCE)
             .await;
         let answer = asked.ok()?;
         let is_member = answer.identity.is_some_and(|identity| {
             identity.id == id && identity.cluster_key == self.caller.cluster_key
         });
-        is_member.then(|| Versions::of(answer.versions).levels)
+        is_member.then(|| MasterVersions::of(answer.versions).levels)
     }
 }

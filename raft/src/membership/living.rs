@@ -6,11 +6,11 @@ use std::time::Duration;
 use openraft::async_runtime::WatchReceiver as _;
 use tokio::time::Instant;
 
-use super::Changes;
+use super::MemberChanger;
 use crate::error::MembershipError;
 use crate::status;
 
-impl Changes {
+impl MemberChanger {
     /// Returns an error if this node no longer leads: its missing answers then prove nothing about
     /// the others.
     pub(super) fn leads(&self) -> Result<(), MembershipError> {

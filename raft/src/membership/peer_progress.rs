@@ -8,13 +8,13 @@ use crate::types::{LogId, Vote};
 
 /// The last entry that one peer has acknowledged to one leader in one term.
 #[derive(Debug, Default)]
-pub(crate) struct Held {
+pub(crate) struct PeerProgress {
     reign: Option<Vote>,
     last: Option<LogId>,
     is_told: bool,
 }
 
-impl Held {
+impl PeerProgress {
     pub(crate) fn acknowledged(&mut self, reign: Vote, last: Option<LogId>) {
         if self.reign != Some(reign) {
             // Another leader may have replaced the entries of the previous one.
@@ -27,7 +27,7 @@ impl Held {
     }
 
     /// Returns whether a peer that reports `previous` as missing has acknowledged it before.
-    pub(crate) fn forgot(&self, reign: Vote, previous: Option<LogId>) -> bool {
+    pub(crate) fn has_lost_entries(&self, reign: Vote, previous: Option<LogId>) -> bool {
         self.reign == Some(reign) && previous.is_some() && previous <= self.last
     }
 
@@ -41,7 +41,7 @@ impl Held {
     }
 
     /// Returns true the first time in a term.
-    pub(crate) fn is_told_first(&mut self) -> bool {
+    pub(crate) fn is_first_report(&mut self) -> bool {
         !std::mem::replace(&mut self.is_told, true)
     }
 }
@@ -64,25 +64,31 @@ mod tests {
 
     #[test]
     fn a_peer_that_lacks_what_it_acknowledged_is_seen() {
-        let mut held = Held::default();
-        assert!(!held.forgot(reign(2), entry(2, 5)), "it never had it");
+        let mut held = PeerProgress::default();
+        assert!(
+            !held.has_lost_entries(reign(2), entry(2, 5)),
+            "it never had it"
+        );
         held.acknowledged(reign(2), entry(2, 9));
         held.acknowledged(reign(2), entry(2, 7));
         assert!(
-            held.forgot(reign(2), entry(2, 9)),
+            held.has_lost_entries(reign(2), entry(2, 9)),
             "an older answer takes nothing back"
         );
-        assert!(!held.forgot(reign(2), entry(2, 10)), "lagging is no fault");
-        assert!(!held.forgot(reign(2), None));
+        assert!(
+            !held.has_lost_entries(reign(2), entry(2, 10)),
+            "lagging is no fault"
+        );
+        assert!(!held.has_lost_entries(reign(2), None));
     }
 
     #[test]
     fn what_an_earlier_leader_had_sent_may_be_gone() {
-        let mut held = Held::default();
+        let mut held = PeerProgress::default();
         held.acknowledged(reign(2), entry(2, 9));
-        assert!(!held.forgot(reign(3), entry(2, 9)));
+        assert!(!held.has_lost_entries(reign(3), entry(2, 9)));
         held.acknowledged(reign(3), entry(1, 4));
-        assert!(!held.forgot(reign(3), entry(2, 9)));
-        assert!(held.forgot(reign(3), entry(1, 3)));
+        assert!(!held.has_lost_entries(reign(3), entry(2, 9)));
+        assert!(held.has_lost_entries(reign(3), entry(1, 3)));
     }
 }

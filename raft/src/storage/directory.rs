@@ -20,7 +20,7 @@ const FORMAT_TEXT: &str = "argosy master directory, format ";
 /// system.
 pub(crate) const HARMLESS: [&str; 2] = [LOCK, "lost+found"];
 
-type Cause = Box<dyn Error + Send + Sync>;
+type BoxError = Box<dyn Error + Send + Sync>;
 
 /// The error of opening a master's data.
 #[derive(Debug, thiserror::Error)]
@@ -75,7 +75,7 @@ pub enum OpenError {
         /// The directory or file.
         path: PathBuf,
         /// The cause.
-        source: Cause,
+        source: BoxError,
     },
     /// This program was built without a store for disks.
     #[error("cannot keep data in {}: this program was built without the feature rocksdb", path.display())]
@@ -103,7 +103,7 @@ impl OpenError {
 }
 
 /// Returns a remedy for this cause, if one is known. RocksDB reports causes as texts.
-fn remedy(cause: &Cause) -> &'static str {
+fn remedy(cause: &BoxError) -> &'static str {
     let is_full = cause.to_string().contains("No space left on device");
     if is_full {
         ": make room there, then start this master again"

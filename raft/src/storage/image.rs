@@ -12,12 +12,12 @@ use std::time::{Duration, Instant};
 use argosy_state::bugs::{self, Bug};
 use tokio::sync::{Mutex, oneshot};
 
-use super::disk::{Family, Read};
+use super::disk::{DiskRead, KeySpace};
 use super::install;
-use super::snapshot::{Encoder, ImageError};
-use super::snapshot_store::{Image, Shelf};
+use super::snapshot::{SnapshotEncoder, SnapshotError};
+use super::snapshot_store::{SnapshotFile, SnapshotStore};
 use crate::fatal::FatalError;
-use crate::state_machine::{self, Parts};
+use crate::state_machine::{self, StoreParts};
 use crate::types::{LogId, SnapshotMeta};
 
 /// The maximum rate of writing a snapshot, in bytes per second: the write-ahead log shares the
@@ -29,35 +29,35 @@ const STRIDE: u64 = 1 << 20;
 
 /// Held while a snapshot is written: a second follower that needs one waits and receives the same
 /// file.
-pub(crate) type Turn = Arc<Mutex<()>>;
+pub(crate) type SnapshotWriteLock = Arc<Mutex<()>>;
 
 /// The source of a snapshot.
 #[derive(Clone)]
-pub(crate) enum Source {
+pub(crate) enum SnapshotSource {
     /// A snapshot file that is written and verified.
-    Image(Image),
+    File(SnapshotFile),
     /// The registry, which is applied at least up to the log id.
-    Registry(Parts, Option<LogId>),
+    Registry(StoreParts, Option<LogId>),
 }
 
-impl From<Image> for Source {
-    fn from(image: Image) -> Source {
-        Source::Image(image)
+impl From<SnapshotFile> for SnapshotSource {
+    fn from(image: SnapshotFile) -> SnapshotSource {
+        SnapshotSource::File(image)
     }
 }
 
-impl Source {
+impl SnapshotSource {
     /// Returns the snapshot file to send or install. One that is made from the registry covers at
     /// least what was announced, perhaps more.
-    pub(crate) async fn image(&self) -> io::Result<Image> {
+    pub(crate) async fn file(&self) -> io::Result<SnapshotFile> {
         match self {
-            Source::Image(image) => Ok(image.clone()),
-            Source::Registry(parts, least) => written(parts, *least).await,
+            SnapshotSource::File(image) => Ok(image.clone()),
+            SnapshotSource::Registry(parts, least) => written(parts, *least).await,
         }
     }
 }
 
-async fn written(parts: &Parts, least: Option<LogId>) -> io::Result<Image> {
+async fn written(parts: &StoreParts, least: Option<LogId>) -> io::Result<SnapshotFile> {
     let turn = Arc::clone(&parts.turn).lock_owned().await;
     if let Some(image) = parts.shelf.current()
         && image.meta().last_log_id >= least
@@ -70,7 +70,7 @@ async fn written(parts: &Parts, least: Option<LogId>) -> io::Result<Image> {
     let pinned = Arc::clone(&parts.disk).pin().await?;
     let shelf = parts.shelf.clone();
     let (finished, image) = oneshot::channel();
-    let work = move |view: &dyn Read| -> io::Result<()> {
+    let work = move |view: &dyn DiskRead| -> io::Result<()> {
         // Held until the snapshot is written, even if the caller is dropped.
         let _turn = turn;
         // The batches of an install are not a consistent state. Its snapshot is in the store when
@@ -99,16 +99,18 @@ async fn written(parts: &Parts, least: Option<LogId>) -> io::Result<Image> {
     }
 }
 
-fn write(view: &dyn Read, shelf: &Shelf) -> Result<Image, ImageError> {
+fn write(view: &dyn DiskRead, shelf: &SnapshotStore) -> Result<SnapshotFile, SnapshotError> {
     let applied = state_machine::applied(view);
-    let meta = applied.map_err(|error| ImageError::Read(io::Error::other(error)))?;
+    let meta = applied.map_err(|error| SnapshotError::Read(io::Error::other(error)))?;
     let sink = shelf.sink()?;
-    let mut pace = sink.may_block().then(|| Pace::new(Instant::now()));
-    let mut encoder = Encoder::new(sink, &described(meta))?;
-    view.scan(Family::Registry, b"", &mut |key, value| {
+    let mut pace = sink
+        .may_block()
+        .then(|| WriteRateLimit::new(Instant::now()));
+    let mut encoder = SnapshotEncoder::new(sink, &described(meta))?;
+    view.scan(KeySpace::Registry, b"", &mut |key, value| {
         encoder.record(key, value)?;
         if let Some(pace) = &mut pace
-            && let Some(pause) = pace.wrote(key.len() + value.len(), Instant::now)
+            && let Some(pause) = pace.record(key.len() + value.len(), Instant::now)
         {
             std::thread::sleep(pause);
         }
@@ -130,15 +132,15 @@ pub(crate) fn described(mut applied: SnapshotMeta) -> SnapshotMeta {
 }
 
 /// A rate limit for a writer.
-struct Pace {
+struct WriteRateLimit {
     begun: Instant,
     written: u64,
     next_look: u64,
 }
 
-impl Pace {
-    fn new(begun: Instant) -> Pace {
-        Pace {
+impl WriteRateLimit {
+    fn new(begun: Instant) -> WriteRateLimit {
+        WriteRateLimit {
             begun,
             written: 0,
             next_look: STRIDE,
@@ -146,7 +148,7 @@ impl Pace {
     }
 
     /// Counts `bytes`, and returns how long the writer must pause if it is ahead of the rate.
-    fn wrote(&mut self, bytes: usize, now: impl Fn() -> Instant) -> Option<Duration> {
+    fn record(&mut self, bytes: usize, now: impl Fn() -> Instant) -> Option<Duration> {
         self.written += bytes as u64;
         if self.written < self.next_look {
             return None;
@@ -164,14 +166,14 @@ mod tests {
     #[test]
     fn a_writer_that_is_ahead_of_the_rate_pauses_and_a_slow_one_does_not() {
         let begun = Instant::now();
-        let mut pace = Pace::new(begun);
-        assert_eq!(pace.wrote(1_000, || begun), None, "too little to check");
-        let pause = pace.wrote(8 << 20, || begun).unwrap();
+        let mut pace = WriteRateLimit::new(begun);
+        assert_eq!(pace.record(1_000, || begun), None, "too little to check");
+        let pause = pace.record(8 << 20, || begun).unwrap();
         assert!(
             pause >= Duration::from_millis(125) && pause < Duration::from_millis(130),
             "{pause:?}"
         );
         let late = begun + Duration::from_secs(10);
-        assert_eq!(pace.wrote(8 << 20, || late), None);
+        assert_eq!(pace.record(8 << 20, || late), None);
     }
 }

@@ -8,11 +8,11 @@ use std::io;
 use argosy_state::buggify::{self, Rare};
 use argosy_state::bugs::{self, Bug};
 
-use super::disk::{self, Changes, Disk, Durability, Family, Read};
-use super::record::{self, ImageNameRecord};
-use super::snapshot::{ImageError, KeyValue};
-use super::snapshot_store::{Image, Shelf};
-use crate::state_machine::{self, Parts};
+use super::disk::{self, ChangeBatch, Disk, DiskRead, Durability, KeySpace};
+use super::record::{self, SnapshotNameRecord};
+use super::snapshot::{KeyValue, SnapshotError};
+use super::snapshot_store::{SnapshotFile, SnapshotStore};
+use crate::state_machine::{self, StoreParts};
 use crate::types::SnapshotMeta;
 
 const INSTALLING: &[u8] = b"installing";
@@ -23,10 +23,10 @@ const BATCH_BYTES: usize = 1 << 20;
 const FEW_BYTES: usize = 256;
 
 /// Installs the snapshot and returns its records.
-pub(crate) async fn install(parts: &Parts, image: Image) -> io::Result<Vec<KeyValue>> {
+pub(crate) async fn install(parts: &StoreParts, image: SnapshotFile) -> io::Result<Vec<KeyValue>> {
     let shelf = parts.shelf.clone();
     let may_block = image.may_block();
-    let prepared = move || -> Result<_, ImageError> {
+    let prepared = move || -> Result<_, SnapshotError> {
         let records = image.records()?;
         let name = shelf.put(&image)?;
         Ok((name, image.meta().clone(), records))
@@ -38,7 +38,7 @@ pub(crate) async fn install(parts: &Parts, image: Image) -> io::Result<Vec<KeyVa
         let begun = begin(name);
         parts.writer.write(begun, Durability::Synced).await?;
     }
-    let mut swap = Swap::new(&records);
+    let mut swap = RegistryReplacement::new(&records);
     swap.batch_bytes = buggify::or(Rare::SmallSwap, BATCH_BYTES, FEW_BYTES);
     for changes in swap {
         parts.writer.write(changes, Durability::Buffered).await?;
@@ -48,12 +48,15 @@ pub(crate) async fn install(parts: &Parts, image: Image) -> io::Result<Vec<KeyVa
 }
 
 /// Finishes an install that a crash interrupted. Runs at startup, before the registry is read.
-pub(crate) fn finish_interrupted(disk: &dyn Disk, shelf: &Shelf) -> Result<(), ResumeError> {
-    let Some(bytes) = disk.get(Family::Meta, INSTALLING)? else {
+pub(crate) fn finish_interrupted(
+    disk: &dyn Disk,
+    shelf: &SnapshotStore,
+) -> Result<(), ResumeError> {
+    let Some(bytes) = disk.get(KeySpace::Meta, INSTALLING)? else {
         return Ok(());
     };
-    let ImageNameRecord { name } = record::unseal(&bytes)?;
-    let open = || -> Result<_, ImageError> {
+    let SnapshotNameRecord { name } = record::unseal(&bytes)?;
+    let open = || -> Result<_, SnapshotError> {
         let image = shelf.named(&name)?;
         Ok((image.meta().clone(), image.records()?))
     };
@@ -65,7 +68,7 @@ pub(crate) fn finish_interrupted(disk: &dyn Disk, shelf: &Shelf) -> Result<(), R
         snapshot = name,
         "finishing the install of a snapshot that was interrupted"
     );
-    for changes in Swap::new(&records) {
+    for changes in RegistryReplacement::new(&records) {
         disk.write(changes, Durability::Buffered)?;
     }
     disk.write(end(&meta), Durability::Synced)?;
@@ -74,37 +77,37 @@ pub(crate) fn finish_interrupted(disk: &dyn Disk, shelf: &Shelf) -> Result<(), R
 
 /// Returns whether a snapshot install is in progress: until it is done, the registry is neither the
 /// old one nor the new one.
-pub(crate) fn is_under_way(disk: &dyn Read) -> bool {
-    !matches!(disk.get(Family::Meta, INSTALLING), Ok(None))
+pub(crate) fn is_under_way(disk: &dyn DiskRead) -> bool {
+    !matches!(disk.get(KeySpace::Meta, INSTALLING), Ok(None))
 }
 
-fn begin(name: String) -> Changes {
-    let mut changes = Changes::default();
+fn begin(name: String) -> ChangeBatch {
+    let mut changes = ChangeBatch::default();
     changes.put(
-        Family::Meta,
+        KeySpace::Meta,
         INSTALLING,
-        record::seal(&ImageNameRecord { name }),
+        record::seal(&SnapshotNameRecord { name }),
     );
     changes
 }
 
-fn end(meta: &SnapshotMeta) -> Changes {
-    let mut changes = Changes::default();
+fn end(meta: &SnapshotMeta) -> ChangeBatch {
+    let mut changes = ChangeBatch::default();
     let applied = state_machine::seal_applied(meta);
-    changes.put(Family::RegistryMeta, state_machine::APPLIED, applied);
-    changes.delete(Family::Meta, INSTALLING);
+    changes.put(KeySpace::RegistryMeta, state_machine::APPLIED, applied);
+    changes.delete(KeySpace::Meta, INSTALLING);
     changes
 }
 
 /// The batches that replace the registry. The first one empties it, so a restart from any point
 /// gives the same result.
-struct Swap<'a> {
+struct RegistryReplacement<'a> {
     records: &'a [KeyValue],
     begun: bool,
     batch_bytes: usize,
 }
 
-impl<'a> Swap<'a> {
+impl<'a> RegistryReplacement<'a> {
     fn new(records: &'a [KeyValue]) -> Self {
         Self {
             records,
@@ -114,11 +117,11 @@ impl<'a> Swap<'a> {
     }
 }
 
-impl Iterator for Swap<'_> {
-    type Item = Changes;
+impl Iterator for RegistryReplacement<'_> {
+    type Item = ChangeBatch;
 
-    fn next(&mut self) -> Option<Changes> {
-        let mut changes = Changes::default();
+    fn next(&mut self) -> Option<ChangeBatch> {
+        let mut changes = ChangeBatch::default();
         if !self.begun {
             self.begun = true;
             changes.clear_registry();
@@ -128,7 +131,7 @@ impl Iterator for Swap<'_> {
             && let Some(((key, value), rest)) = self.records.split_first()
         {
             bytes += key.len() + value.len();
-            changes.put(Family::Registry, key.clone(), value.clone());
+            changes.put(KeySpace::Registry, key.clone(), value.clone());
             self.records = rest;
         }
         (!changes.is_empty()).then_some(changes)
@@ -143,5 +146,5 @@ pub(crate) enum ResumeError {
     #[error("the record of an interrupted install is damaged")]
     Record(#[from] record::RecordError),
     #[error("the snapshot {name}, whose install was interrupted, cannot be used")]
-    Image { name: String, source: ImageError },
+    Image { name: String, source: SnapshotError },
 }

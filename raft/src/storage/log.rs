@@ -20,15 +20,15 @@ use openraft::storage::{IOFlushed, LogState, RaftLogStorage};
 use openraft::{OptionalSend, RaftLogReader};
 use tokio::sync::watch;
 
-use super::disk::{self, Changes, Disk, Durability, Family};
+use super::disk::{self, ChangeBatch, Disk, Durability, KeySpace};
 use super::record::{self, LogIdRecord, PurgedRecord, VoteRecord};
-use super::unwritten::Unwritten;
-use super::writer::Writer;
-use crate::entry::{self, EntryError, Link};
-use crate::fatal::{Fatal, FatalError};
+use super::unwritten::WriteBuffer;
+use super::writer::DiskWriter;
+use crate::entry::{self, EntryError, EntryHash};
+use crate::fatal::{FatalError, FatalHandler};
 use crate::types::{Entry, LogId, TypeConfig, Vote};
 
-use tail::{Budget, Tail};
+use tail::{LogTail, TailReadBudget};
 pub(crate) use verify::LogError;
 
 pub(crate) const VOTE: &[u8] = b"vote";
@@ -45,9 +45,9 @@ pub(crate) struct LogStore(Arc<Inner>);
 
 struct Inner {
     disk: Arc<dyn Disk>,
-    writer: Writer,
-    unwritten: Unwritten,
-    fatal: Fatal,
+    writer: DiskWriter,
+    unwritten: WriteBuffer,
+    fatal: FatalHandler,
     /// Separate, because queued writes refer to it: they must not keep the writer itself alive.
     state: Arc<Mutex<State>>,
 }
@@ -63,13 +63,13 @@ struct State {
     committed_saved: Option<LogId>,
     /// The last purged entry, from which the chain continues.
     purged: Option<LogId>,
-    base: Link,
+    base: EntryHash,
     /// The index of the first entry, present or future.
     first: u64,
     /// The last entry, or `purged`.
     last: Option<LogId>,
-    link: Link,
-    tail: Tail,
+    link: EntryHash,
+    tail: LogTail,
     /// The number of truncations, as stored. A read that overlapped with one is repeated, and the
     /// high-water record contains the number that it covers.
     truncations: Option<u64>,
@@ -91,8 +91,8 @@ impl LogStore {
     /// Opens the log: reads it from front to end and checks every entry.
     pub(crate) fn open(
         disk: Arc<dyn Disk>,
-        unwritten: Unwritten,
-        fatal: Fatal,
+        unwritten: WriteBuffer,
+        fatal: FatalHandler,
     ) -> Result<Self, LogError> {
         let state = verify::read(disk.as_ref())?;
         Ok(Self(Arc::new(Inner {
@@ -119,7 +119,7 @@ impl LogStore {
     async fn read(&self, start: u64, end: u64, bytes: Option<usize>) -> io::Result<Vec<Entry>> {
         loop {
             let mut entries = Vec::new();
-            let mut budget = Budget::new(bytes);
+            let mut budget = TailReadBudget::new(bytes);
             let mut recent = Vec::new();
             let (start, disk_end, truncations) = {
                 let state = self.state();
@@ -157,10 +157,10 @@ impl LogStore {
     }
 
     /// Returns the link of an entry that is written.
-    async fn link_of(&self, index: u64) -> io::Result<Link> {
+    async fn link_of(&self, index: u64) -> io::Result<EntryHash> {
         let disk = Arc::clone(&self.0.disk);
-        let read = move || -> Result<Link, LogError> {
-            let bytes = disk.get(Family::Log, &key(index))?;
+        let read = move || -> Result<EntryHash, LogError> {
+            let bytes = disk.get(KeySpace::Log, &key(index))?;
             let bytes = bytes.ok_or(EntryError::Missing { index })?;
             Ok(entry::open(index, bytes)?.link)
         };
@@ -183,7 +183,7 @@ impl LogStore {
     /// Returns the changes that append `entries`, the link of the last of them, and the committed
     /// id that will be saved. Only one task appends, so the values read here are still valid when
     /// the write is done.
-    fn sealed(&self, entries: &[Entry]) -> io::Result<(Changes, Link, Option<LogId>)> {
+    fn sealed(&self, entries: &[Entry]) -> io::Result<(ChangeBatch, EntryHash, Option<LogId>)> {
         let (mut link, mut last, committed, saved) = {
             let state = self.state();
             (
@@ -193,7 +193,7 @@ impl LogStore {
                 state.committed_saved,
             )
         };
-        let mut changes = Changes::default();
+        let mut changes = ChangeBatch::default();
         for entry in entries {
             let index = entry.log_id.index;
             if last.is_some_and(|last| index != last.index + 1) {
@@ -203,7 +203,7 @@ impl LogStore {
                 ));
             }
             let (bytes, next) = entry::seal(&link, entry);
-            changes.put(Family::Log, key(index), bytes);
+            changes.put(KeySpace::Log, key(index), bytes);
             link = next;
             last = Some(entry.log_id);
         }
@@ -211,7 +211,7 @@ impl LogStore {
             && let Some(committed) = &committed
         {
             let record = LogIdRecord::from(committed);
-            changes.put(Family::Meta, COMMITTED, record::seal(&record));
+            changes.put(KeySpace::Meta, COMMITTED, record::seal(&record));
         }
         Ok((changes, link, committed))
     }
@@ -223,14 +223,14 @@ fn read_disk(
     disk: &dyn Disk,
     start: u64,
     end: u64,
-    mut budget: Budget,
+    mut budget: TailReadBudget,
 ) -> Result<Vec<Entry>, LogError> {
     let mut entries = Vec::new();
     let mut expected = start;
-    let mut previous: Option<Link> = None;
+    let mut previous: Option<EntryHash> = None;
     let mut wrong = None;
     let mut full = false;
-    disk.scan(Family::Log, &key(start), &mut |key, value| {
+    disk.scan(KeySpace::Log, &key(start), &mut |key, value| {
         if expected >= end {
             return Ok(ControlFlow::Break(()));
         }
@@ -258,7 +258,7 @@ fn read_disk(
 }
 
 /// Returns `Synced`, unless this mutant is enabled.
-fn asked_unless(bug: Bug) -> Durability {
+fn synced_unless(bug: Bug) -> Durability {
     match bugs::is_on(bug) {
         true => Durability::Buffered,
         false => Durability::Synced,
@@ -353,9 +353,9 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     }
 
     async fn save_vote(&mut self, vote: &Vote) -> Result<(), io::Error> {
-        let mut changes = Changes::default();
-        changes.put(Family::Meta, VOTE, record::seal(&VoteRecord::from(vote)));
-        let durability = asked_unless(Bug::VoteNotSynced);
+        let mut changes = ChangeBatch::default();
+        changes.put(KeySpace::Meta, VOTE, record::seal(&VoteRecord::from(vote)));
+        let durability = synced_unless(Bug::VoteNotSynced);
         self.0.writer.write(changes, durability).await?;
         if let Some(high_water) = self.0.disk.high_water() {
             high_water.voted(vote);
@@ -384,7 +384,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     {
         let entries: Vec<Entry> = entries.into_iter().collect();
         let (changes, link, committed) = self.sealed(&entries)?;
-        let durability = asked_unless(Bug::AppendNotSynced);
+        let durability = synced_unless(Bug::AppendNotSynced);
         let last = entries.last().map(|entry| entry.log_id);
         let high_water = self.0.disk.high_water();
         {
@@ -429,9 +429,9 @@ impl RaftLogStorage<TypeConfig> for LogStore {
             true => self.state().base,
             false => self.link_of(first - 1).await?,
         };
-        let mut changes = Changes::default();
+        let mut changes = ChangeBatch::default();
         for index in first..end {
-            changes.delete(Family::Log, key(index));
+            changes.delete(KeySpace::Log, key(index));
         }
         let truncations = self.state().truncations.unwrap_or(0) + 1;
         noted::count(&mut changes, truncations);
@@ -466,16 +466,16 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         let base = match held {
             true if purged.index < first => base,
             true => self.link_of(purged.index).await?,
-            false => Link::after_snapshot(&purged),
+            false => EntryHash::after_snapshot(&purged),
         };
-        let mut changes = Changes::default();
+        let mut changes = ChangeBatch::default();
         let first = first.min(purged.index);
-        changes.delete_range(Family::Log, key(first), key(purged.index + 1));
+        changes.delete_range(KeySpace::Log, key(first), key(purged.index + 1));
         let record = PurgedRecord {
             log_id: Some(LogIdRecord::from(&purged)),
             link: base.as_bytes().to_vec(),
         };
-        changes.put(Family::Meta, PURGED, record::seal(&record));
+        changes.put(KeySpace::Meta, PURGED, record::seal(&record));
         // There is one write-ahead log: after a power cut, a purge never exists without the applied
         // records that precede it.
         self.0.writer.write(changes, Durability::Buffered).await?;

@@ -147,7 +147,7 @@ pub(crate) struct BlankRecord {}
 
 /// The identity of this data directory.
 #[derive(Clone, Copy, PartialEq, Eq, Message)]
-pub(crate) struct Identity {
+pub(crate) struct DirectoryIdentity {
     #[prost(uint64, tag = "1")]
     pub(crate) incarnation: u64,
     #[prost(uint64, optional, tag = "2")]
@@ -174,7 +174,7 @@ pub(crate) struct TruncationsRecord {
 
 /// The name of a snapshot file in the snapshot store.
 #[derive(Clone, PartialEq, Eq, Message)]
-pub(crate) struct ImageNameRecord {
+pub(crate) struct SnapshotNameRecord {
     #[prost(string, tag = "1")]
     pub(crate) name: String,
 }

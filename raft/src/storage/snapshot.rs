@@ -63,7 +63,7 @@ pub(crate) type KeyValue = (Vec<u8>, Vec<u8>);
 
 /// The error of bytes that are not a valid snapshot.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum ImageError {
+pub(crate) enum SnapshotError {
     #[error("the snapshot cannot be read")]
     Read(#[from] io::Error),
     #[error("the file has no snapshot header")]
@@ -79,7 +79,7 @@ pub(crate) enum ImageError {
 }
 
 /// An encoder that writes a snapshot record by record.
-pub(crate) struct Encoder<W> {
+pub(crate) struct SnapshotEncoder<W> {
     out: W,
     digest: Sha256,
     pending: RecordsRecord,
@@ -87,7 +87,7 @@ pub(crate) struct Encoder<W> {
     records: u64,
 }
 
-impl<W: Write> Encoder<W> {
+impl<W: Write> SnapshotEncoder<W> {
     pub(crate) fn new(out: W, meta: &SnapshotMeta) -> io::Result<Self> {
         let mut encoder = Self {
             out,
@@ -168,32 +168,32 @@ fn checksum(kind: u8, body: &[u8]) -> u32 {
 pub(crate) fn decode(
     mut from: impl Read,
     visit: &mut dyn FnMut(KeyValue),
-) -> Result<SnapshotMeta, ImageError> {
+) -> Result<SnapshotMeta, SnapshotError> {
     let mut digest = Sha256::new();
     let mut magic = [0; 8];
     fill(&mut from, &mut magic)?;
     if magic != *MAGIC {
-        return Err(ImageError::Magic);
+        return Err(SnapshotError::Magic);
     }
     digest.update(magic);
     let meta = match next_frame(&mut from, &mut digest)? {
-        Frame::Header(header) => header,
-        _ => return Err(ImageError::Damaged("it has no header")),
+        SnapshotFrame::Header(header) => header,
+        _ => return Err(SnapshotError::Damaged("it has no header")),
     };
     let mut records = 0;
     loop {
         let before = digest.clone();
         match next_frame(&mut from, &mut digest)? {
-            Frame::Header(_) => return Err(ImageError::Damaged("it has two headers")),
-            Frame::Records(frame) => {
+            SnapshotFrame::Header(_) => return Err(SnapshotError::Damaged("it has two headers")),
+            SnapshotFrame::Records(frame) => {
                 for KeyValueRecord { key, value } in frame.records {
                     records += 1;
                     visit((key, value));
                 }
             }
-            Frame::Trailer(trailer) => {
+            SnapshotFrame::Trailer(trailer) => {
                 if trailer.records != records || trailer.digest != before.finalize().as_slice() {
-                    return Err(ImageError::Damaged(
+                    return Err(SnapshotError::Damaged(
                         "its content does not match its trailer",
                     ));
                 }
@@ -203,59 +203,59 @@ pub(crate) fn decode(
     }
     match from.read(&mut [0])? {
         0 => Ok(*meta),
-        _ => Err(ImageError::Damaged("there is data after its end")),
+        _ => Err(SnapshotError::Damaged("there is data after its end")),
     }
 }
 
-enum Frame {
+enum SnapshotFrame {
     Header(Box<SnapshotMeta>),
     Records(RecordsRecord),
     Trailer(TrailerRecord),
 }
 
-fn next_frame(from: &mut impl Read, digest: &mut Sha256) -> Result<Frame, ImageError> {
+fn next_frame(from: &mut impl Read, digest: &mut Sha256) -> Result<SnapshotFrame, SnapshotError> {
     let mut head = [0; FRAME_HEAD];
     fill(from, &mut head)?;
     let [kind, l0, l1, l2, l3, c0, c1, c2, c3] = head;
     let length = u32::from_le_bytes([l0, l1, l2, l3]);
     if length > FRAME_LIMIT {
-        return Err(ImageError::Damaged("a frame is too large"));
+        return Err(SnapshotError::Damaged("a frame is too large"));
     }
     // Grows with the bytes that exist: a wrong length cannot make this process allocate 64 MiB.
     let mut body = Vec::new();
     from.take(u64::from(length)).read_to_end(&mut body)?;
     if body.len() < length as usize {
-        return Err(ImageError::Damaged("it is truncated"));
+        return Err(SnapshotError::Damaged("it is truncated"));
     }
     if checksum(kind, &body) != u32::from_le_bytes([c0, c1, c2, c3]) {
-        return Err(ImageError::Damaged("the checksum of a frame is wrong"));
+        return Err(SnapshotError::Damaged("the checksum of a frame is wrong"));
     }
     digest.update(head);
     digest.update(&body);
-    let decoded = |error: prost::DecodeError| ImageError::Record(error.into());
+    let decoded = |error: prost::DecodeError| SnapshotError::Record(error.into());
     match kind {
         HEADER => {
             let header = HeaderRecord::decode(body.as_slice()).map_err(decoded)?;
             if header.format > u32::from(FORMAT) {
-                return Err(ImageError::Newer(header.format));
+                return Err(SnapshotError::Newer(header.format));
             }
             let meta = header.meta.ok_or(RecordError::Missing("meta"))?;
-            Ok(Frame::Header(Box::new(meta.try_into()?)))
+            Ok(SnapshotFrame::Header(Box::new(meta.try_into()?)))
         }
-        RECORDS => Ok(Frame::Records(
+        RECORDS => Ok(SnapshotFrame::Records(
             RecordsRecord::decode(body.as_slice()).map_err(decoded)?,
         )),
-        TRAILER => Ok(Frame::Trailer(
+        TRAILER => Ok(SnapshotFrame::Trailer(
             TrailerRecord::decode(body.as_slice()).map_err(decoded)?,
         )),
-        _ => Err(ImageError::Damaged("a frame has an unknown kind")),
+        _ => Err(SnapshotError::Damaged("a frame has an unknown kind")),
     }
 }
 
-fn fill(from: &mut impl Read, bytes: &mut [u8]) -> Result<(), ImageError> {
+fn fill(from: &mut impl Read, bytes: &mut [u8]) -> Result<(), SnapshotError> {
     from.read_exact(bytes).map_err(|error| match error.kind() {
-        io::ErrorKind::UnexpectedEof => ImageError::Damaged("it is truncated"),
-        _ => ImageError::Read(error),
+        io::ErrorKind::UnexpectedEof => SnapshotError::Damaged("it is truncated"),
+        _ => SnapshotError::Read(error),
     })
 }
 
@@ -286,7 +286,7 @@ mod tests {
     }
 
     fn image(records: u32, size: usize) -> Vec<u8> {
-        let mut encoder = Encoder::new(Vec::new(), &meta()).unwrap();
+        let mut encoder = SnapshotEncoder::new(Vec::new(), &meta()).unwrap();
         for number in 0..records {
             encoder
                 .record(&number.to_be_bytes(), &vec![7; size])

@@ -14,7 +14,7 @@ use bytes::Bytes;
 
 use super::disk;
 use super::disk::memory::MemoryDisk;
-use super::snapshot::{self, ImageError, KeyValue};
+use super::snapshot::{self, KeyValue, SnapshotError};
 use crate::types::{LogId, SnapshotMeta};
 
 /// The number of finished snapshots to keep; older ones are deleted when a newer one is finished.
@@ -29,16 +29,16 @@ const UNFINISHED: &str = ".unfinished";
 
 /// A handle on the snapshot store; all clones share one store.
 #[derive(Clone)]
-pub(crate) struct Shelf(Arc<Inner>);
+pub(crate) struct SnapshotStore(Arc<Inner>);
 
 struct Inner {
-    place: Place,
-    current: Mutex<Option<Image>>,
+    place: SnapshotLocation,
+    current: Mutex<Option<SnapshotFile>>,
     /// Makes the names of unfinished files unique.
     counter: AtomicU64,
 }
 
-enum Place {
+enum SnapshotLocation {
     Directory(PathBuf),
     Memory(MemoryDisk),
 }
@@ -46,22 +46,22 @@ enum Place {
 /// A complete, verified snapshot. All clones share it, and it stays readable after newer ones have
 /// replaced it in the store.
 #[derive(Clone)]
-pub(crate) struct Image(Arc<ImageInner>);
+pub(crate) struct SnapshotFile(Arc<SnapshotFileInner>);
 
-struct ImageInner {
+struct SnapshotFileInner {
     meta: SnapshotMeta,
     length: u64,
-    body: Body,
+    body: SnapshotBody,
     /// The file while it has no final name; deleted with the last handle.
     unfinished: Mutex<Option<PathBuf>>,
 }
 
-enum Body {
+enum SnapshotBody {
     File(Arc<File>),
     Memory(Bytes),
 }
 
-impl Image {
+impl SnapshotFile {
     pub(crate) fn meta(&self) -> &SnapshotMeta {
         &self.0.meta
     }
@@ -81,13 +81,13 @@ impl Image {
         let left = self.0.length.saturating_sub(offset);
         let length = usize::try_from(left).unwrap_or(usize::MAX).min(limit);
         match &self.0.body {
-            Body::Memory(bytes) => {
+            SnapshotBody::Memory(bytes) => {
                 let start = bytes
                     .len()
                     .min(usize::try_from(offset).unwrap_or(usize::MAX));
                 Ok(bytes.slice(start..start + length))
             }
-            Body::File(file) => {
+            SnapshotBody::File(file) => {
                 let mut bytes = vec![0; length];
                 file.read_exact_at(&mut bytes, offset)?;
                 Ok(bytes.into())
@@ -96,13 +96,13 @@ impl Image {
     }
 
     /// Returns all records, read and verified once more.
-    pub(crate) fn records(&self) -> Result<Vec<KeyValue>, ImageError> {
+    pub(crate) fn records(&self) -> Result<Vec<KeyValue>, SnapshotError> {
         let mut records = Vec::new();
         let mut visit = |record| records.push(record);
         match &self.0.body {
-            Body::Memory(bytes) => snapshot::decode(bytes.as_ref(), &mut visit)?,
-            Body::File(file) => {
-                let from = FromStart { file, offset: 0 };
+            SnapshotBody::Memory(bytes) => snapshot::decode(bytes.as_ref(), &mut visit)?,
+            SnapshotBody::File(file) => {
+                let from = SnapshotFileReader { file, offset: 0 };
                 snapshot::decode(BufReader::with_capacity(1 << 20, from), &mut visit)?
             }
         };
@@ -110,31 +110,34 @@ impl Image {
     }
 
     pub(crate) fn may_block(&self) -> bool {
-        matches!(self.0.body, Body::File(_))
+        matches!(self.0.body, SnapshotBody::File(_))
     }
 
     /// Takes ownership of the file if all of it is valid.
-    fn verified(body: Body, unfinished: Option<PathBuf>) -> Result<Image, ImageError> {
+    fn verified(
+        body: SnapshotBody,
+        unfinished: Option<PathBuf>,
+    ) -> Result<SnapshotFile, SnapshotError> {
         // Created first, so that the file is deleted if it is rejected.
-        let mut inner = ImageInner {
+        let mut inner = SnapshotFileInner {
             meta: SnapshotMeta::default(),
             length: 0,
             body,
             unfinished: Mutex::new(unfinished),
         };
         match &inner.body {
-            Body::Memory(bytes) => {
+            SnapshotBody::Memory(bytes) => {
                 inner.length = bytes.len() as u64;
                 inner.meta = snapshot::decode(bytes.as_ref(), &mut |_| {})?;
             }
-            Body::File(file) => {
-                let from = FromStart { file, offset: 0 };
+            SnapshotBody::File(file) => {
+                let from = SnapshotFileReader { file, offset: 0 };
                 let from = BufReader::with_capacity(1 << 20, from);
                 inner.length = file.metadata()?.len();
                 inner.meta = snapshot::decode(from, &mut |_| {})?;
             }
         }
-        Ok(Image(Arc::new(inner)))
+        Ok(SnapshotFile(Arc::new(inner)))
     }
 
     /// Returns index and term of the last entry that it covers: the larger, the newer.
@@ -149,7 +152,7 @@ impl Image {
     }
 }
 
-impl Drop for ImageInner {
+impl Drop for SnapshotFileInner {
     fn drop(&mut self) {
         let unfinished = self
             .unfinished
@@ -163,12 +166,12 @@ impl Drop for ImageInner {
 }
 
 /// A reader from the start of a file, independent of its cursor, which handles share.
-struct FromStart<'a> {
+struct SnapshotFileReader<'a> {
     file: &'a File,
     offset: u64,
 }
 
-impl io::Read for FromStart<'_> {
+impl io::Read for SnapshotFileReader<'_> {
     fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
         let count = self.file.read_at(bytes, self.offset)?;
         self.offset += count as u64;
@@ -177,7 +180,7 @@ impl io::Read for FromStart<'_> {
 }
 
 /// The destination of a snapshot that is being made or received.
-pub(crate) enum Sink {
+pub(crate) enum SnapshotSink {
     File {
         out: BufWriter<File>,
         path: PathBuf,
@@ -187,10 +190,10 @@ pub(crate) enum Sink {
     Memory(Vec<u8>),
 }
 
-impl Write for Sink {
+impl Write for SnapshotSink {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match self {
-            Sink::File { out, unsynced, .. } => {
+            SnapshotSink::File { out, unsynced, .. } => {
                 let count = out.write(bytes)?;
                 *unsynced += count;
                 if *unsynced >= SYNCED_BYTES {
@@ -200,28 +203,32 @@ impl Write for Sink {
                 }
                 Ok(count)
             }
-            Sink::Memory(out) => out.write(bytes),
+            SnapshotSink::Memory(out) => out.write(bytes),
         }
     }
 
     fn flush(&mut self) -> io::Result<()> {
         match self {
-            Sink::File { out, .. } => out.flush(),
-            Sink::Memory(_) => Ok(()),
+            SnapshotSink::File { out, .. } => out.flush(),
+            SnapshotSink::Memory(_) => Ok(()),
         }
     }
 }
 
-impl Sink {
+impl SnapshotSink {
     /// Syncs and verifies the written bytes.
-    pub(crate) fn finish(self) -> Result<Image, ImageError> {
+    pub(crate) fn finish(self) -> Result<SnapshotFile, SnapshotError> {
         match self {
-            Sink::Memory(bytes) => Image::verified(Body::Memory(bytes.into()), None),
-            Sink::File { out, path, .. } => {
+            SnapshotSink::Memory(bytes) => {
+                SnapshotFile::verified(SnapshotBody::Memory(bytes.into()), None)
+            }
+            SnapshotSink::File { out, path, .. } => {
                 let synced = out.into_inner().map_err(io::IntoInnerError::into_error);
                 let synced = synced.and_then(|file| file.sync_all().map(|()| file));
                 match synced {
-                    Ok(file) => Image::verified(Body::File(Arc::new(file)), Some(path)),
+                    Ok(file) => {
+                        SnapshotFile::verified(SnapshotBody::File(Arc::new(file)), Some(path))
+                    }
                     Err(error) => {
                         // A file that remains is deleted at the next start.
                         let _ = fs::remove_file(path);
@@ -234,11 +241,11 @@ impl Sink {
 
     /// Returns whether writing to it may wait for a device.
     pub(crate) fn may_block(&self) -> bool {
-        matches!(self, Sink::File { .. })
+        matches!(self, SnapshotSink::File { .. })
     }
 
     fn discard(self) {
-        if let Sink::File { path, .. } = self {
+        if let SnapshotSink::File { path, .. } = self {
             // A file that remains is deleted at the next start.
             let _ = fs::remove_file(path);
         }
@@ -246,9 +253,9 @@ impl Sink {
 }
 
 /// A snapshot that is being received, block by block. Dropping it deletes the received part.
-pub(crate) struct ImageWriter(Option<Sink>);
+pub(crate) struct SnapshotWriter(Option<SnapshotSink>);
 
-impl ImageWriter {
+impl SnapshotWriter {
     pub(crate) async fn write(&mut self, bytes: Bytes) -> io::Result<()> {
         let Some(mut sink) = self.0.take() else {
             return Err(io::Error::other("an earlier block of this snapshot failed"));
@@ -264,17 +271,17 @@ impl ImageWriter {
     }
 
     /// Syncs the received bytes and verifies all of them.
-    pub(crate) async fn finish(mut self) -> Result<Image, ImageError> {
+    pub(crate) async fn finish(mut self) -> Result<SnapshotFile, SnapshotError> {
         let sink = self
             .0
             .take()
-            .ok_or(ImageError::Damaged("it is truncated"))?;
+            .ok_or(SnapshotError::Damaged("it is truncated"))?;
         let may_block = sink.may_block();
         disk::run(may_block, move || sink.finish()).await
     }
 }
 
-impl Drop for ImageWriter {
+impl Drop for SnapshotWriter {
     fn drop(&mut self) {
         if let Some(sink) = self.0.take() {
             sink.discard();
@@ -282,14 +289,14 @@ impl Drop for ImageWriter {
     }
 }
 
-impl Shelf {
+impl SnapshotStore {
     /// Opens a directory of snapshots: deletes unfinished ones, and selects the newest valid one.
     /// An invalid one is kept and ignored, with a warning.
     #[cfg_attr(
         not(feature = "rocksdb"),
         allow(dead_code, reason = "only a store on disk has a directory")
     )]
-    pub(crate) fn in_directory(path: PathBuf) -> io::Result<Shelf> {
+    pub(crate) fn in_directory(path: PathBuf) -> io::Result<SnapshotStore> {
         fs::create_dir_all(&path)?;
         for name in names(&path)? {
             if name.ends_with(UNFINISHED) {
@@ -306,17 +313,21 @@ impl Shelf {
                 }
             }
         });
-        Ok(Shelf::new(Place::Directory(path), current))
+        Ok(SnapshotStore::new(
+            SnapshotLocation::Directory(path),
+            current,
+        ))
     }
 
-    pub(crate) fn in_memory(disk: MemoryDisk) -> Shelf {
+    pub(crate) fn in_memory(disk: MemoryDisk) -> SnapshotStore {
         let newest = disk.images().into_values().next_back();
-        let current = newest.and_then(|bytes| Image::verified(Body::Memory(bytes), None).ok());
-        Shelf::new(Place::Memory(disk), current)
+        let current =
+            newest.and_then(|bytes| SnapshotFile::verified(SnapshotBody::Memory(bytes), None).ok());
+        SnapshotStore::new(SnapshotLocation::Memory(disk), current)
     }
 
-    fn new(place: Place, current: Option<Image>) -> Shelf {
-        Shelf(Arc::new(Inner {
+    fn new(place: SnapshotLocation, current: Option<SnapshotFile>) -> SnapshotStore {
+        SnapshotStore(Arc::new(Inner {
             place,
             current: Mutex::new(current),
             counter: AtomicU64::new(0),
@@ -324,27 +335,27 @@ impl Shelf {
     }
 
     /// Returns the newest finished snapshot.
-    pub(crate) fn current(&self) -> Option<Image> {
+    pub(crate) fn current(&self) -> Option<SnapshotFile> {
         let current = self.0.current.lock();
         current.expect("no holder of the lock panics").clone()
     }
 
     /// Returns the snapshot with this name, if it exists and is valid.
-    pub(crate) fn named(&self, name: &str) -> Result<Image, ImageError> {
+    pub(crate) fn named(&self, name: &str) -> Result<SnapshotFile, SnapshotError> {
         match &self.0.place {
-            Place::Directory(path) => open_file(&path.join(name)),
-            Place::Memory(disk) => match disk.images().remove(name) {
-                Some(bytes) => Image::verified(Body::Memory(bytes), None),
+            SnapshotLocation::Directory(path) => open_file(&path.join(name)),
+            SnapshotLocation::Memory(disk) => match disk.images().remove(name) {
+                Some(bytes) => SnapshotFile::verified(SnapshotBody::Memory(bytes), None),
                 None => Err(io::Error::from(io::ErrorKind::NotFound).into()),
             },
         }
     }
 
     /// Creates the destination of a new snapshot.
-    pub(crate) fn sink(&self) -> io::Result<Sink> {
+    pub(crate) fn sink(&self) -> io::Result<SnapshotSink> {
         match &self.0.place {
-            Place::Memory(_) => Ok(Sink::Memory(Vec::new())),
-            Place::Directory(path) => {
+            SnapshotLocation::Memory(_) => Ok(SnapshotSink::Memory(Vec::new())),
+            SnapshotLocation::Directory(path) => {
                 let number = self.0.counter.fetch_add(1, Ordering::Relaxed);
                 let path = path.join(format!("{number}{UNFINISHED}"));
                 let mut options = File::options();
@@ -356,7 +367,7 @@ impl Shelf {
                     .open(&path)?;
                 let out = BufWriter::with_capacity(256 << 10, file);
                 let unsynced = 0;
-                Ok(Sink::File {
+                Ok(SnapshotSink::File {
                     out,
                     path,
                     unsynced,
@@ -366,13 +377,13 @@ impl Shelf {
     }
 
     /// Starts to receive a snapshot from another master.
-    pub(crate) fn receive(&self) -> io::Result<ImageWriter> {
-        Ok(ImageWriter(Some(self.sink()?)))
+    pub(crate) fn receive(&self) -> io::Result<SnapshotWriter> {
+        Ok(SnapshotWriter(Some(self.sink()?)))
     }
 
     /// Drops the current snapshot if the log does not continue from it: a master that lacks entries
     /// could not use it.
-    pub(crate) fn forget_before(&self, purged: Option<LogId>) {
+    pub(crate) fn drop_before(&self, purged: Option<LogId>) {
         let mut current = self.0.current.lock().expect("no holder of the lock panics");
         if let Some(image) = current.take_if(|image| image.meta().last_log_id < purged) {
             tracing::warn!(
@@ -384,10 +395,10 @@ impl Shelf {
 
     /// Gives the snapshot its name, durably, makes it the current one unless a newer one exists,
     /// and deletes the oldest. Returns the name.
-    pub(crate) fn put(&self, image: &Image) -> io::Result<String> {
+    pub(crate) fn put(&self, image: &SnapshotFile) -> io::Result<String> {
         let name = image.name();
         match (&self.0.place, &image.0.body) {
-            (Place::Directory(directory), _) => {
+            (SnapshotLocation::Directory(directory), _) => {
                 let mut unfinished = image
                     .0
                     .unfinished
@@ -403,13 +414,15 @@ impl Shelf {
                     fs::remove_file(directory.join(name))?;
                 }
             }
-            (Place::Memory(disk), Body::Memory(bytes)) => disk.change_images(|images| {
-                images.insert(name.clone(), bytes.clone());
-                while images.len() > KEPT {
-                    images.pop_first();
-                }
-            }),
-            (Place::Memory(_), Body::File(_)) => {
+            (SnapshotLocation::Memory(disk), SnapshotBody::Memory(bytes)) => {
+                disk.change_images(|images| {
+                    images.insert(name.clone(), bytes.clone());
+                    while images.len() > KEPT {
+                        images.pop_first();
+                    }
+                })
+            }
+            (SnapshotLocation::Memory(_), SnapshotBody::File(_)) => {
                 return Err(io::Error::other("a file is not for the shelf in memory"));
             }
         }
@@ -426,8 +439,8 @@ impl Shelf {
     }
 }
 
-fn open_file(path: &Path) -> Result<Image, ImageError> {
-    Image::verified(Body::File(Arc::new(File::open(path)?)), None)
+fn open_file(path: &Path) -> Result<SnapshotFile, SnapshotError> {
+    SnapshotFile::verified(SnapshotBody::File(Arc::new(File::open(path)?)), None)
 }
 
 fn names(path: &Path) -> io::Result<Vec<String>> {

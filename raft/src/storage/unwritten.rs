@@ -15,8 +15,8 @@ use bytes::Bytes;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use super::disk::{Changes, Durability, Family};
-use super::writer::{Done, Writer};
+use super::disk::{ChangeBatch, Durability, KeySpace};
+use super::writer::{DiskWriter, WriteCallback};
 use crate::state_machine::{APPLIED, seal_applied};
 use crate::types::{LogId, RecordWrite, SnapshotMeta, StoredMembership};
 
@@ -32,10 +32,10 @@ const LONG_BATCH: usize = 4;
 /// The waiting records, and the position up to which the registry is applied with them. Cheap to
 /// clone; all clones share one state.
 #[derive(Clone)]
-pub(crate) struct Unwritten(Arc<Inner>);
+pub(crate) struct WriteBuffer(Arc<Inner>);
 
 struct Inner {
-    writer: Writer,
+    writer: DiskWriter,
     // A plain lock, never held over an await. A batch is taken and queued under it, so that batches
     // keep their order.
     state: Mutex<State>,
@@ -54,22 +54,22 @@ struct State {
 }
 
 /// The position that the owner reached with one request.
-pub(crate) struct Reached {
+pub(crate) struct AppliedPosition {
     pub(crate) last: Option<LogId>,
     /// The members, if the request changed them.
     pub(crate) members: Option<StoredMembership>,
 }
 
-impl Unwritten {
-    pub(crate) fn new(writer: Writer) -> Unwritten {
-        Unwritten(Arc::new(Inner {
+impl WriteBuffer {
+    pub(crate) fn new(writer: DiskWriter) -> WriteBuffer {
+        WriteBuffer(Arc::new(Inner {
             writer,
             state: Mutex::default(),
             begun: Notify::new(),
         }))
     }
 
-    pub(crate) fn writer(&self) -> &Writer {
+    pub(crate) fn writer(&self) -> &DiskWriter {
         &self.0.writer
     }
 
@@ -96,12 +96,16 @@ impl Unwritten {
     }
 
     /// Adds the records that a request to the owner changed. Returns when there is room for more.
-    pub(crate) async fn add(&self, records: Vec<RecordWrite>, reached: Reached) -> io::Result<()> {
+    pub(crate) async fn add(
+        &self,
+        records: Vec<RecordWrite>,
+        reached: AppliedPosition,
+    ) -> io::Result<()> {
         let waiting = self.state().add(records, reached);
         match waiting {
-            Waiting::First => self.0.begun.notify_one(),
-            Waiting::More => {}
-            Waiting::Full => self.flush().await?,
+            BufferFill::First => self.0.begun.notify_one(),
+            BufferFill::More => {}
+            BufferFill::Full => self.flush().await?,
         }
         Ok(())
     }
@@ -120,7 +124,7 @@ impl Unwritten {
 
     /// Queues the waiting records and, in any case, the applied position, to be synced; `done` is
     /// called after that.
-    pub(crate) async fn sync(&self, done: Done) -> io::Result<()> {
+    pub(crate) async fn sync(&self, done: WriteCallback) -> io::Result<()> {
         self.write_early().await?;
         let place = self.0.writer.place().await?;
         let changes = self.state().take();
@@ -138,8 +142,8 @@ impl Unwritten {
             planted.then(|| seal_applied(&state.applied))
         };
         let Some(sealed) = sealed else { return Ok(()) };
-        let mut first = Changes::default();
-        first.put(Family::RegistryMeta, APPLIED, sealed);
+        let mut first = ChangeBatch::default();
+        first.put(KeySpace::RegistryMeta, APPLIED, sealed);
         self.0.writer.write(first, Durability::Buffered).await
     }
 
@@ -161,14 +165,14 @@ impl Unwritten {
 }
 
 /// The waiting records after an addition.
-enum Waiting {
+enum BufferFill {
     First,
     More,
     Full,
 }
 
 impl State {
-    fn add(&mut self, records: Vec<RecordWrite>, reached: Reached) -> Waiting {
+    fn add(&mut self, records: Vec<RecordWrite>, reached: AppliedPosition) -> BufferFill {
         self.applied.last_log_id = reached.last;
         if let Some(members) = reached.members {
             self.applied.last_membership = members;
@@ -184,21 +188,21 @@ impl State {
         }
         let first = !std::mem::replace(&mut self.waits, true);
         match (self.bytes >= MOST_BYTES, first) {
-            (true, _) => Waiting::Full,
-            (false, true) => Waiting::First,
-            (false, false) => Waiting::More,
+            (true, _) => BufferFill::Full,
+            (false, true) => BufferFill::First,
+            (false, false) => BufferFill::More,
         }
     }
 
-    fn take(&mut self) -> Changes {
-        let mut changes = Changes::default();
+    fn take(&mut self) -> ChangeBatch {
+        let mut changes = ChangeBatch::default();
         for (key, value) in std::mem::take(&mut self.records) {
             match value {
-                Some(value) => changes.put_shared(Family::Registry, key, value),
-                None => changes.delete(Family::Registry, key),
+                Some(value) => changes.put_shared(KeySpace::Registry, key, value),
+                None => changes.delete(KeySpace::Registry, key),
             }
         }
-        changes.put(Family::RegistryMeta, APPLIED, seal_applied(&self.applied));
+        changes.put(KeySpace::RegistryMeta, APPLIED, seal_applied(&self.applied));
         (self.bytes, self.waits) = (0, false);
         changes
     }

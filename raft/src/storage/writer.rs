@@ -11,8 +11,8 @@ use std::thread::JoinHandle;
 
 use tokio::sync::{mpsc, oneshot};
 
-use super::disk::{Changes, Disk, Durability};
-use crate::fatal::{Fatal, FatalError};
+use super::disk::{ChangeBatch, Disk, Durability};
+use crate::fatal::{FatalError, FatalHandler};
 
 /// The maximum number of queued writes. When the queue is full, the sender waits: consensus or
 /// apply slow down to the rate of the disk.
@@ -24,13 +24,13 @@ const MERGED: usize = 32;
 
 /// A callback for a completed write. It runs on the writer's thread: it must neither wait nor
 /// panic.
-pub(crate) type Done = Box<dyn FnOnce(io::Result<()>) + Send>;
+pub(crate) type WriteCallback = Box<dyn FnOnce(io::Result<()>) + Send>;
 
 #[derive(Clone)]
-pub(crate) struct Writer(Arc<Inner>);
+pub(crate) struct DiskWriter(Arc<Inner>);
 
 struct Inner {
-    jobs: mpsc::Sender<Job>,
+    jobs: mpsc::Sender<WriteJob>,
     worker: Mutex<Option<Worker>>,
 }
 
@@ -41,31 +41,36 @@ enum Worker {
     Task(tokio::task::JoinHandle<()>),
 }
 
-enum Job {
+enum WriteJob {
     Write {
-        changes: Changes,
+        changes: ChangeBatch,
         durability: Durability,
-        done: Option<Done>,
+        done: Option<WriteCallback>,
     },
     End,
 }
 
 /// The exclusive right to write.
-struct Hand {
+struct WriteAccess {
     disk: Arc<dyn Disk>,
-    fatal: Fatal,
+    fatal: FatalHandler,
     broken: Option<io::ErrorKind>,
 }
 
 /// A reserved slot in the queue.
-pub(crate) struct Place<'a>(mpsc::Permit<'a, Job>);
+pub(crate) struct QueueSlot<'a>(mpsc::Permit<'a, WriteJob>);
 
-impl Place<'_> {
+impl QueueSlot<'_> {
     /// Queues the changes; `done` is called when they, and all before them, are written with the
     /// given durability. Without `done` and unsynced: for changes that a restart can repeat, which
     /// need order but not durability.
-    pub(crate) fn queue(self, changes: Changes, durability: Durability, done: Option<Done>) {
-        self.0.send(Job::Write {
+    pub(crate) fn queue(
+        self,
+        changes: ChangeBatch,
+        durability: Durability,
+        done: Option<WriteCallback>,
+    ) {
+        self.0.send(WriteJob::Write {
             changes,
             durability,
             done,
@@ -73,11 +78,11 @@ impl Place<'_> {
     }
 }
 
-impl Writer {
+impl DiskWriter {
     /// Starts a thread if the disk may block, otherwise a task on the current runtime.
-    pub(crate) fn start(disk: Arc<dyn Disk>, fatal: Fatal) -> io::Result<Writer> {
+    pub(crate) fn start(disk: Arc<dyn Disk>, fatal: FatalHandler) -> io::Result<DiskWriter> {
         let threaded = disk.may_block();
-        let hand = Hand {
+        let hand = WriteAccess {
             disk,
             fatal,
             broken: None,
@@ -89,7 +94,7 @@ impl Writer {
         } else {
             Worker::Task(tokio::spawn(hand.work_as_task(inbox)))
         };
-        Ok(Writer(Arc::new(Inner {
+        Ok(DiskWriter(Arc::new(Inner {
             jobs,
             worker: Mutex::new(Some(worker)),
         })))
@@ -99,18 +104,22 @@ impl Writer {
     /// written with the given durability.
     async fn submit(
         &self,
-        changes: Changes,
+        changes: ChangeBatch,
         durability: Durability,
-        done: Option<Done>,
+        done: Option<WriteCallback>,
     ) -> io::Result<()> {
         self.place().await?.queue(changes, durability, done);
         Ok(())
     }
 
     /// Returns when the changes, and all before them, are written with the given durability.
-    pub(crate) async fn write(&self, changes: Changes, durability: Durability) -> io::Result<()> {
+    pub(crate) async fn write(
+        &self,
+        changes: ChangeBatch,
+        durability: Durability,
+    ) -> io::Result<()> {
         let (done, answer) = oneshot::channel();
-        let done: Done = Box::new(move |result| {
+        let done: WriteCallback = Box::new(move |result| {
             // A dropped caller does not need the answer.
             let _ = done.send(result);
         });
@@ -123,29 +132,30 @@ impl Writer {
     /// wait nor panic.
     pub(crate) async fn write_then(
         &self,
-        changes: Changes,
+        changes: ChangeBatch,
         durability: Durability,
         done: impl FnOnce(io::Result<()>) + Send + 'static,
     ) -> io::Result<()> {
-        let done: Done = Box::new(done);
+        let done: WriteCallback = Box::new(done);
         self.submit(changes, durability, Some(done)).await
     }
 
     /// Reserves a slot in the queue; waits until one is free.
-    pub(crate) async fn place(&self) -> io::Result<Place<'_>> {
-        Ok(Place(self.0.jobs.reserve().await.map_err(|_| ended())?))
+    pub(crate) async fn place(&self) -> io::Result<QueueSlot<'_>> {
+        Ok(QueueSlot(self.0.jobs.reserve().await.map_err(|_| ended())?))
     }
 
     /// Returns when everything queued before is written.
     pub(crate) async fn drain(&self) -> io::Result<()> {
-        self.write(Changes::default(), Durability::Buffered).await
+        self.write(ChangeBatch::default(), Durability::Buffered)
+            .await
     }
 
     /// Writes everything queued, then rejects further writes. Returns when the worker has released
     /// the disk.
     pub(crate) async fn close(&self) {
         // A closed queue means that the worker has ended already.
-        let _ = self.0.jobs.send(Job::End).await;
+        let _ = self.0.jobs.send(WriteJob::End).await;
         match self.0.take() {
             Some(Worker::Thread(thread)) => {
                 // The thread has printed its panic, if any.
@@ -185,30 +195,34 @@ impl Drop for Inner {
     }
 }
 
-impl Hand {
-    fn work(mut self, mut inbox: mpsc::Receiver<Job>) {
+impl WriteAccess {
+    fn work(mut self, mut inbox: mpsc::Receiver<WriteJob>) {
         while let Some(job) = inbox.blocking_recv() {
-            if self.turn(job, &mut inbox).is_break() {
+            if self.write_batch(job, &mut inbox).is_break() {
                 return;
             }
         }
     }
 
-    async fn work_as_task(mut self, mut inbox: mpsc::Receiver<Job>) {
+    async fn work_as_task(mut self, mut inbox: mpsc::Receiver<WriteJob>) {
         while let Some(job) = inbox.recv().await {
             let delay = self.disk.delay();
             if !delay.is_zero() {
                 tokio::time::sleep(delay).await;
             }
-            if self.turn(job, &mut inbox).is_break() {
+            if self.write_batch(job, &mut inbox).is_break() {
                 return;
             }
         }
     }
 
     /// Writes the queued changes as one write. Breaks at the end.
-    fn turn(&mut self, job: Job, inbox: &mut mpsc::Receiver<Job>) -> ControlFlow<()> {
-        let mut merged = Changes::default();
+    fn write_batch(
+        &mut self,
+        job: WriteJob,
+        inbox: &mut mpsc::Receiver<WriteJob>,
+    ) -> ControlFlow<()> {
+        let mut merged = ChangeBatch::default();
         let mut durability = Durability::Buffered;
         let mut waiting = Vec::new();
         let mut next = Some(job);
@@ -216,7 +230,7 @@ impl Hand {
         let mut end = ControlFlow::Continue(());
         while let Some(job) = next.take() {
             match job {
-                Job::Write {
+                WriteJob::Write {
                     changes,
                     durability: asked,
                     done,
@@ -225,7 +239,7 @@ impl Hand {
                     durability = durability.max(asked);
                     waiting.extend(done);
                 }
-                Job::End => end = ControlFlow::Break(()),
+                WriteJob::End => end = ControlFlow::Break(()),
             }
             count += 1;
             if count < MERGED && end.is_continue() {
@@ -239,7 +253,7 @@ impl Hand {
         end
     }
 
-    fn perform(&mut self, changes: Changes, durability: Durability) -> io::Result<()> {
+    fn perform(&mut self, changes: ChangeBatch, durability: Durability) -> io::Result<()> {
         if let Some(kind) = self.broken {
             return Err(io::Error::new(
                 kind,

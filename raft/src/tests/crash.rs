@@ -10,7 +10,7 @@ async fn vote_and_log_survive_a_kill() {
     for ground in grounds() {
         let mut opened = open(&ground.place).await;
         let incarnation = opened.store.identity().incarnation;
-        opened.store.remember(7, 99).await.unwrap();
+        opened.store.save_identity(7, 99).await.unwrap();
         opened.log.save_vote(&vote(3, 2)).await.unwrap();
         opened.append(entries(0..20)).await;
 

@@ -3,13 +3,15 @@
 use openraft::RaftLogReader;
 use openraft::storage::{RaftLogStorage, RaftLogStorageExt, RaftSnapshotBuilder, RaftStateMachine};
 
-use super::harness::{self, Ground, Opened, entries, id, observed, start, try_open, vote};
+use super::harness::{
+    self, DiskFixture, OpenedStore, entries, id, observed, start, try_open, vote,
+};
 use crate::storage::disk::memory::MemoryDisk;
-use crate::storage::store::Place;
+use crate::storage::store::StoreLocation;
 
 /// The acknowledgements of the store so far.
 #[derive(Debug, Default)]
-struct Promised {
+struct AckedProgress {
     term: u64,
     /// The end of the logged entries, exclusive.
     logged: u64,
@@ -17,7 +19,10 @@ struct Promised {
 }
 
 /// Runs a store up to its first error.
-async fn live(opened: &mut Opened, promised: &mut Promised) -> Result<(), std::io::Error> {
+async fn live(
+    opened: &mut OpenedStore,
+    promised: &mut AckedProgress,
+) -> Result<(), std::io::Error> {
     for round in 0..4 {
         let first = round * 10;
         opened.log.save_vote(&vote(round + 1, 1)).await?;
@@ -62,11 +67,11 @@ async fn what_was_promised_is_there_after_a_cut_at_any_write() {
     while !finished {
         for kept in [0, 1, usize::MAX] {
             let disk = MemoryDisk::default();
-            let place = Place::Memory(disk.clone());
+            let place = StoreLocation::Memory(disk.clone());
             let (fatal, words) = observed();
             let mut opened = try_open(&place, fatal).await.unwrap();
-            let mut promised = Promised::default();
-            disk.break_after(cut);
+            let mut promised = AckedProgress::default();
+            disk.fail_writes_after(cut);
             finished = live(&mut opened, &mut promised).await.is_ok();
             assert_eq!(words.lock().unwrap().is_empty(), finished);
             drop(opened);
@@ -78,7 +83,7 @@ async fn what_was_promised_is_there_after_a_cut_at_any_write() {
     assert!(cut > 20, "the life has writes enough: {cut}");
 }
 
-async fn check(place: &Place, promised: &Promised, cut: usize) {
+async fn check(place: &StoreLocation, promised: &AckedProgress, cut: usize) {
     let mut opened = harness::open(place).await;
     let last = start(&mut opened).await;
     let term = opened
@@ -121,8 +126,8 @@ async fn check(place: &Place, promised: &Promised, cut: usize) {
 #[tokio::test]
 async fn an_install_cut_at_any_write_ends_as_the_old_or_the_new_registry() {
     let image = {
-        let ground = Ground {
-            place: Place::Memory(MemoryDisk::default()),
+        let ground = DiskFixture {
+            place: StoreLocation::Memory(MemoryDisk::default()),
             _directory: None,
         };
         let mut opened = harness::open(&ground.place).await;
@@ -134,7 +139,7 @@ async fn an_install_cut_at_any_write_ends_as_the_old_or_the_new_registry() {
         opened.commit(vec![harness::entry(50, &commands)]).await;
         let mut builder = opened.machine.get_snapshot_builder().await;
         let snapshot = builder.build_snapshot().await.unwrap().snapshot;
-        snapshot.image().await.unwrap()
+        snapshot.file().await.unwrap()
     };
     let mut outcomes = [0, 0];
     let mut finished = false;
@@ -142,14 +147,14 @@ async fn an_install_cut_at_any_write_ends_as_the_old_or_the_new_registry() {
     while !finished {
         for kept in [0, 1, 2, usize::MAX] {
             let disk = MemoryDisk::default();
-            let place = Place::Memory(disk.clone());
+            let place = StoreLocation::Memory(disk.clone());
             let (fatal, _words) = observed();
             let mut opened = try_open(&place, fatal).await.unwrap();
             opened.commit(entries(0..10)).await;
             opened.store.unwritten().flush().await.unwrap();
             opened.append(entries(10..11)).await;
             assert_eq!(disk.unsynced(), 0);
-            disk.break_after(cut);
+            disk.fail_writes_after(cut);
             let installed = opened
                 .machine
                 .install_snapshot(image.meta(), image.clone().into())

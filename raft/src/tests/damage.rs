@@ -7,21 +7,21 @@ use openraft::storage::{RaftLogStorage, RaftLogStorageExt};
 
 use super::harness::{entries, grounds, not_expected, observed, open, tamper, try_open, vote};
 use crate::storage::disk::memory::MemoryDisk;
-use crate::storage::disk::{Changes, Disk, Durability, Family};
-use crate::storage::record::{self, Identity};
-use crate::storage::store::Place;
+use crate::storage::disk::{ChangeBatch, Disk, Durability, KeySpace};
+use crate::storage::record::{self, DirectoryIdentity};
+use crate::storage::store::StoreLocation;
 
 fn key(index: u64) -> [u8; 8] {
     index.to_be_bytes()
 }
 
-fn put(disk: &dyn Disk, family: Family, key: &[u8], value: Vec<u8>) {
-    let mut changes = Changes::default();
+fn put(disk: &dyn Disk, family: KeySpace, key: &[u8], value: Vec<u8>) {
+    let mut changes = ChangeBatch::default();
     changes.put(family, key, value);
     disk.write(changes, Durability::Synced).unwrap();
 }
 
-fn flip(disk: &dyn Disk, family: Family, key: &[u8]) {
+fn flip(disk: &dyn Disk, family: KeySpace, key: &[u8]) {
     let mut value = disk.get(family, key).unwrap().unwrap();
     let middle = value.len() / 2;
     value[middle] ^= 4;
@@ -38,8 +38,8 @@ async fn refusal_after(change: fn(&dyn Disk)) -> Vec<(PathBuf, String)> {
         opened.close().await;
         tamper(&ground.place, change);
         let path = match &ground.place {
-            Place::Directory(path) => path.clone(),
-            Place::Memory(disk) => disk.name().into(),
+            StoreLocation::Directory(path) => path.clone(),
+            StoreLocation::Memory(disk) => disk.name().into(),
         };
         let error = try_open(&ground.place, not_expected()).await.err().unwrap();
         refusals.push((path, error.to_string()));
@@ -60,7 +60,7 @@ async fn is_refused(change: fn(&dyn Disk), what: &str) {
 
 #[tokio::test]
 async fn a_flipped_bit_in_an_entry_is_refused() {
-    let flip_entry: fn(&dyn Disk) = |disk| flip(disk, Family::Log, &key(3));
+    let flip_entry: fn(&dyn Disk) = |disk| flip(disk, KeySpace::Log, &key(3));
     is_refused(
         flip_entry,
         "entry 3 of the log is damaged: its checksum is wrong",
@@ -71,8 +71,8 @@ async fn a_flipped_bit_in_an_entry_is_refused() {
 #[tokio::test]
 async fn a_missing_entry_is_refused() {
     let lose_entry: fn(&dyn Disk) = |disk| {
-        let mut changes = Changes::default();
-        changes.delete(Family::Log, key(4));
+        let mut changes = ChangeBatch::default();
+        changes.delete(KeySpace::Log, key(4));
         disk.write(changes, Durability::Synced).unwrap();
     };
     is_refused(lose_entry, "entry 4 of the log is missing").await;
@@ -81,9 +81,10 @@ async fn a_missing_entry_is_refused() {
 #[tokio::test]
 async fn an_entry_of_another_history_is_refused() {
     let swap_entry: fn(&dyn Disk) = |disk| {
-        let opened = crate::entry::open(5, disk.get(Family::Log, &key(5)).unwrap().unwrap());
-        let (bytes, _) = crate::entry::seal(&crate::entry::Link::ORIGIN, &opened.unwrap().entry);
-        put(disk, Family::Log, &key(5), bytes);
+        let opened = crate::entry::open(5, disk.get(KeySpace::Log, &key(5)).unwrap().unwrap());
+        let (bytes, _) =
+            crate::entry::seal(&crate::entry::EntryHash::ORIGIN, &opened.unwrap().entry);
+        put(disk, KeySpace::Log, &key(5), bytes);
     };
     let what = "entry 5 of the log does not continue the entry before it";
     is_refused(swap_entry, what).await;
@@ -91,7 +92,7 @@ async fn an_entry_of_another_history_is_refused() {
 
 #[tokio::test]
 async fn a_damaged_vote_is_refused() {
-    let flip_vote: fn(&dyn Disk) = |disk| flip(disk, Family::Meta, b"vote");
+    let flip_vote: fn(&dyn Disk) = |disk| flip(disk, KeySpace::Meta, b"vote");
     let what = "the record \"vote\" of the log is damaged: its checksum is wrong";
     is_refused(flip_vote, what).await;
 }
@@ -99,8 +100,8 @@ async fn a_damaged_vote_is_refused() {
 #[tokio::test]
 async fn a_store_that_lost_its_identity_is_refused() {
     let forget: fn(&dyn Disk) = |disk| {
-        let mut changes = Changes::default();
-        changes.delete(Family::Meta, *b"identity");
+        let mut changes = ChangeBatch::default();
+        changes.delete(KeySpace::Meta, *b"identity");
         disk.write(changes, Durability::Synced).unwrap();
     };
     is_refused(forget, "it contains data but no identity").await;
@@ -109,11 +110,11 @@ async fn a_store_that_lost_its_identity_is_refused() {
 #[tokio::test]
 async fn a_newer_format_of_records_is_refused() {
     let renew: fn(&dyn Disk) = |disk| {
-        let mut bytes = record::seal(&Identity::default());
+        let mut bytes = record::seal(&DirectoryIdentity::default());
         bytes[4] = record::FORMAT + 1;
         let checksum = crc_fast::crc32_iscsi(&bytes[4..]);
         bytes[..4].copy_from_slice(&checksum.to_le_bytes());
-        put(disk, Family::Meta, b"identity", bytes);
+        put(disk, KeySpace::Meta, b"identity", bytes);
     };
     for (path, text) in refusal_after(renew).await {
         let path = path.display();
@@ -128,8 +129,8 @@ async fn a_newer_format_of_records_is_refused() {
 async fn an_unfinished_install_without_its_snapshot_is_refused() {
     let lose: fn(&dyn Disk) = |disk| {
         let name = "7-1.snapshot".to_owned();
-        let record = record::seal(&record::ImageNameRecord { name });
-        put(disk, Family::Meta, b"installing", record);
+        let record = record::seal(&record::SnapshotNameRecord { name });
+        put(disk, KeySpace::Meta, b"installing", record);
     };
     for (_, text) in refusal_after(lose).await {
         let expected =
@@ -142,14 +143,16 @@ async fn an_unfinished_install_without_its_snapshot_is_refused() {
 async fn damage_found_while_reading_stops_the_process_with_its_place() {
     let disk = MemoryDisk::default();
     let (fatal, words) = observed();
-    let mut opened = try_open(&Place::Memory(disk.clone()), fatal).await.unwrap();
+    let mut opened = try_open(&StoreLocation::Memory(disk.clone()), fatal)
+        .await
+        .unwrap();
     // More than stay in memory, so that the first ones are read from the disk.
     opened.append(entries(0..5000)).await;
     assert_eq!(
         opened.log.try_get_log_entries(10..12).await.unwrap(),
         entries(10..12)
     );
-    flip(&disk, Family::Log, &key(11));
+    flip(&disk, KeySpace::Log, &key(11));
     let error = opened.log.try_get_log_entries(10..12).await.unwrap_err();
     let what = "entry 11 of the log is damaged: its checksum is wrong";
     assert_eq!(error.to_string(), what);
@@ -161,19 +164,21 @@ async fn damage_found_while_reading_stops_the_process_with_its_place() {
 async fn a_failed_write_is_the_last_word_and_is_never_retried() {
     let disk = MemoryDisk::default();
     let (fatal, words) = observed();
-    let mut opened = try_open(&Place::Memory(disk.clone()), fatal).await.unwrap();
+    let mut opened = try_open(&StoreLocation::Memory(disk.clone()), fatal)
+        .await
+        .unwrap();
     opened.append(entries(0..2)).await;
-    disk.break_after(0);
+    disk.fail_writes_after(0);
     opened.log.blocking_append(entries(2..3)).await.unwrap_err();
     // The disk would work again, but nothing is written to it.
-    disk.break_after(100);
+    disk.fail_writes_after(100);
     opened.log.blocking_append(entries(3..4)).await.unwrap_err();
     opened.log.save_vote(&vote(9, 1)).await.unwrap_err();
     assert_eq!(opened.log.read_vote().await.unwrap(), None);
     let expected = "cannot write to the memory store: the disk is broken";
     assert_eq!(*words.lock().unwrap(), [expected]);
     drop(opened);
-    let mut opened = open(&Place::Memory(disk)).await;
+    let mut opened = open(&StoreLocation::Memory(disk)).await;
     let read = opened.log.try_get_log_entries(..).await.unwrap();
     assert_eq!(read, entries(0..2));
 }

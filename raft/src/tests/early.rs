@@ -8,25 +8,25 @@ use openraft::storage::{IOFlushed, RaftLogStorage, RaftStateMachine};
 use openraft::type_config::TypeConfigExt;
 use openraft::type_config::alias::OneshotReceiverOf;
 
-use super::harness::{self, Opened, entries, entry, id, open};
+use super::harness::{self, OpenedStore, entries, entry, id, open};
 use crate::storage::disk::memory::MemoryDisk;
-use crate::storage::store::Place;
+use crate::storage::store::StoreLocation;
 use crate::types::{Entry, TypeConfig};
 
 const SLOW: Duration = Duration::from_secs(1);
 
-type Synced = OneshotReceiverOf<TypeConfig, Result<(), std::io::Error>>;
+type SyncReceiver = OneshotReceiverOf<TypeConfig, Result<(), std::io::Error>>;
 
 /// Creates a store whose writes each take a second of simulated time.
-async fn slow() -> (MemoryDisk, Place, Opened) {
+async fn slow() -> (MemoryDisk, StoreLocation, OpenedStore) {
     let disk = MemoryDisk::default();
-    let place = Place::Memory(disk.clone());
+    let place = StoreLocation::Memory(disk.clone());
     let opened = open(&place).await;
     disk.slow_down(SLOW);
     (disk, place, opened)
 }
 
-async fn begun(opened: &mut Opened, entries: Vec<Entry>) -> Synced {
+async fn begun(opened: &mut OpenedStore, entries: Vec<Entry>) -> SyncReceiver {
     let (done, synced) = TypeConfig::oneshot();
     let callback = IOFlushed::signal(done);
     opened.log.append(entries, callback).await.unwrap();

@@ -10,15 +10,16 @@ use openraft::RaftLogReader;
 use openraft::storage::{RaftLogStorage, RaftSnapshotBuilder, RaftStateMachine};
 
 use super::harness::{
-    self, Ground, Opened, copy_tree, entries, entry, not_expected, on_disk, open, try_open, vote,
+    self, DiskFixture, OpenedStore, copy_tree, entries, entry, not_expected, on_disk, open,
+    try_open, vote,
 };
-use crate::storage::snapshot_store::Image;
-use crate::storage::store::Place;
+use crate::storage::snapshot_store::SnapshotFile;
+use crate::storage::store::StoreLocation;
 use crate::types::{Entry, LogId, Vote};
 
 /// A change of a file by a faulty device.
 #[derive(Clone, Copy, Debug)]
-enum Damage {
+enum FileDamage {
     /// One bit at this offset is flipped.
     Flip(usize),
     /// Everything from there on is lost.
@@ -29,36 +30,36 @@ enum Damage {
     Remove,
 }
 
-impl Damage {
+impl FileDamage {
     fn inflict(self, path: &Path) {
         let mut bytes = fs::read(path).unwrap();
         match self {
-            Damage::Flip(at) => bytes[at] ^= 1 << (at % 8),
-            Damage::Truncate(at) => bytes.truncate(at),
-            Damage::Zero(at) => {
+            FileDamage::Flip(at) => bytes[at] ^= 1 << (at % 8),
+            FileDamage::Truncate(at) => bytes.truncate(at),
+            FileDamage::Zero(at) => {
                 let end = bytes.len().min(at + 512);
                 bytes[at..end].fill(0);
             }
-            Damage::Remove => return fs::remove_file(path).unwrap(),
+            FileDamage::Remove => return fs::remove_file(path).unwrap(),
         }
         fs::write(path, bytes).unwrap();
     }
 
     /// Returns damage at every 4 KiB of a file, and at many offsets of a small one.
-    fn kinds(length: usize) -> Vec<Damage> {
+    fn kinds(length: usize) -> Vec<FileDamage> {
         let step = (length / 5).clamp(1, 4096);
-        let mut kinds = vec![Damage::Remove];
+        let mut kinds = vec![FileDamage::Remove];
         for at in (0..length).step_by(step) {
             // Not always at the start of a fragment.
             let inside = (at + at / 4096 * 37).min(length - 1);
             kinds.extend([
-                Damage::Flip(inside),
-                Damage::Truncate(at),
-                Damage::Zero(inside),
+                FileDamage::Flip(inside),
+                FileDamage::Truncate(at),
+                FileDamage::Zero(inside),
             ]);
         }
         if let Some(last) = length.checked_sub(1) {
-            kinds.extend([Damage::Flip(last), Damage::Truncate(last)]);
+            kinds.extend([FileDamage::Flip(last), FileDamage::Truncate(last)]);
         }
         kinds
     }
@@ -66,17 +67,17 @@ impl Damage {
 
 /// The acknowledged state of a store.
 #[derive(Debug, PartialEq)]
-struct Acknowledged {
+struct AckedStore {
     vote: Option<Vote>,
     purged: Option<LogId>,
     entries: Vec<Entry>,
     records: Vec<(String, String)>,
 }
 
-async fn acknowledged(opened: &mut Opened) -> Acknowledged {
+async fn acknowledged(opened: &mut OpenedStore) -> AckedStore {
     harness::start(opened).await;
     let state = opened.log.get_log_state().await.unwrap();
-    Acknowledged {
+    AckedStore {
         vote: opened.log.read_vote().await.unwrap(),
         purged: state.last_purged_log_id,
         entries: opened.log.try_get_log_entries(..).await.unwrap(),
@@ -96,26 +97,26 @@ fn long_entries(range: std::ops::Range<u64>) -> Vec<Entry> {
 }
 
 /// Commits each entry separately, so that the changes of each are one write.
-async fn commit_each(opened: &mut Opened, range: std::ops::Range<u64>) {
+async fn commit_each(opened: &mut OpenedStore, range: std::ops::Range<u64>) {
     for entry in long_entries(range) {
         opened.commit(vec![entry]).await;
         opened.store.unwritten().flush().await.unwrap();
     }
 }
 
-async fn snapshot(opened: &mut Opened) -> crate::state_machine::Snapshot {
+async fn snapshot(opened: &mut OpenedStore) -> crate::state_machine::Snapshot {
     let mut builder = opened.machine.get_snapshot_builder().await;
     builder.build_snapshot().await.unwrap()
 }
 
 /// Returns a store that has used every kind of file: tables of all families with deleted ranges,
 /// two snapshots, and a write-ahead log of several blocks.
-async fn lived() -> (Ground, Acknowledged) {
+async fn lived() -> (DiskFixture, AckedStore) {
     let elsewhere = on_disk();
     let mut leader = open(&elsewhere.place).await;
     commit_each(&mut leader, 0..40).await;
     let newer = snapshot(&mut leader).await;
-    let image = newer.snapshot.image().await.unwrap();
+    let image = newer.snapshot.file().await.unwrap();
 
     let ground = on_disk();
     let mut opened = open(&ground.place).await;
@@ -137,7 +138,7 @@ async fn lived() -> (Ground, Acknowledged) {
     opened.close().await;
     let mut opened = open(&ground.place).await;
     let own = snapshot(&mut opened).await.snapshot;
-    own.image().await.unwrap();
+    own.file().await.unwrap();
     // It holds the store.
     drop(own);
     opened.log.purge(harness::id(1, 49)).await.unwrap();
@@ -157,10 +158,10 @@ async fn lived() -> (Ground, Acknowledged) {
     (ground, expected)
 }
 
-fn path(ground: &Ground) -> &Path {
+fn path(ground: &DiskFixture) -> &Path {
     match &ground.place {
-        Place::Directory(path) => path,
-        Place::Memory(_) => unreachable!("it is on disk"),
+        StoreLocation::Directory(path) => path,
+        StoreLocation::Memory(_) => unreachable!("it is on disk"),
     }
 }
 
@@ -184,7 +185,7 @@ fn kind(path: &Path) -> String {
 }
 
 /// Opens a damaged copy. Returns the error, or `None` if all acknowledged data exists.
-async fn judged(ground: &Ground, expected: &Acknowledged, what: &str) -> Option<String> {
+async fn judged(ground: &DiskFixture, expected: &AckedStore, what: &str) -> Option<String> {
     let mut opened = match try_open(&ground.place, not_expected()).await {
         Ok(opened) => opened,
         Err(error) => return Some(error.to_string()),
@@ -202,7 +203,7 @@ async fn judged(ground: &Ground, expected: &Acknowledged, what: &str) -> Option<
     let current = opened.machine.get_current_snapshot().await.unwrap();
     let current = current.expect("there is a snapshot");
     assert!(current.meta.last_log_id >= expected.purged, "{what}");
-    let image = current.snapshot.image().await.unwrap();
+    let image = current.snapshot.file().await.unwrap();
     // Each entry has made one record, so the first records are those of the first entries.
     let covered = current.meta.last_log_id.unwrap().index as usize + 1;
     assert!(
@@ -213,7 +214,7 @@ async fn judged(ground: &Ground, expected: &Acknowledged, what: &str) -> Option<
     None
 }
 
-fn records_of(image: &Image) -> Vec<(String, String)> {
+fn records_of(image: &SnapshotFile) -> Vec<(String, String)> {
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
     let records = image.records().unwrap().into_iter();
     records
@@ -221,7 +222,7 @@ fn records_of(image: &Image) -> Vec<(String, String)> {
         .collect()
 }
 
-async fn damaged_copy(ground: &Ground, file: &Path, damage: Damage) -> Ground {
+async fn damaged_copy(ground: &DiskFixture, file: &Path, damage: FileDamage) -> DiskFixture {
     let copy = on_disk();
     copy_tree(path(ground), path(&copy));
     damage.inflict(&path(&copy).join(file));
@@ -241,7 +242,7 @@ async fn damage_all(takes: impl Fn(&str) -> bool) -> BTreeMap<String, (usize, us
         let length = fs::metadata(&file).unwrap().len() as usize;
         let file = file.strip_prefix(path(&ground)).unwrap();
         let name = file.file_name().unwrap().to_str().unwrap();
-        for damage in Damage::kinds(length) {
+        for damage in FileDamage::kinds(length) {
             let what = format!("{damage:?} in {} of {length} bytes", file.display());
             let copy = damaged_copy(&ground, file, damage).await;
             let outcome = outcomes.entry(kind.clone()).or_default();
@@ -332,7 +333,7 @@ async fn one_flipped_bit_in_the_middle_of_a_write_ahead_log_is_refused() {
     opened.close().await;
     let log = newest_log(path(&ground));
     let middle = fs::metadata(&log).unwrap().len() as usize / 2;
-    Damage::Flip(middle).inflict(&log);
+    FileDamage::Flip(middle).inflict(&log);
     // The rejected start leaves the file unchanged for examination.
     let before = fs::read(&log).unwrap();
     let error = try_open(&ground.place, not_expected()).await.err().unwrap();
@@ -468,8 +469,8 @@ async fn a_store_without_a_record_gets_one_and_must_keep_it() {
     opened.append(entries(0..10)).await;
     opened.close().await;
     harness::tamper(&ground.place, |disk| {
-        let mut changes = crate::storage::disk::Changes::default();
-        changes.delete(crate::storage::disk::Family::Meta, *b"truncations");
+        let mut changes = crate::storage::disk::ChangeBatch::default();
+        changes.delete(crate::storage::disk::KeySpace::Meta, *b"truncations");
         disk.write(changes, crate::storage::disk::Durability::Synced)
             .unwrap();
     });

@@ -10,14 +10,14 @@ use futures::stream;
 use openraft::storage::{RaftLogStorage, RaftLogStorageExt, RaftStateMachine};
 use tokio::sync::mpsc;
 
-use crate::fatal::{self, Fatal};
-use crate::state_machine::Machine;
+use crate::fatal::{self, FatalHandler};
+use crate::state_machine::StateMachine;
 use crate::storage::directory::OpenError;
 use crate::storage::disk::memory::MemoryDisk;
 use crate::storage::log::LogStore;
-use crate::storage::store::{Place, Store};
+use crate::storage::store::{Store, StoreLocation};
 use crate::types::{
-    Batch, Committed, CommittedLeaderId, Entry, LeaderId, LogId, OwnerRequest, Payload,
+    Batch, CommittedEntry, CommittedLeaderId, Entry, LeaderId, LogId, OwnerRequest, Payload,
     RecordWrite, Vote,
 };
 
@@ -26,17 +26,17 @@ pub(crate) const KEPT: u64 = 5_000;
 
 /// The requests to the owner, and its records.
 #[derive(Debug, Default)]
-pub(crate) struct Seen {
+pub(crate) struct OwnerHistory {
     pub(crate) loads: Vec<u64>,
     pub(crate) turns: Vec<usize>,
-    pub(crate) applied: Vec<Committed>,
+    pub(crate) applied: Vec<CommittedEntry>,
     pub(crate) records: BTreeMap<String, String>,
 }
 
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Owner(pub(crate) Arc<Mutex<Seen>>);
+pub(crate) struct TestOwner(pub(crate) Arc<Mutex<OwnerHistory>>);
 
-impl Owner {
+impl TestOwner {
     pub(crate) fn start(&self) -> mpsc::Sender<OwnerRequest> {
         // When full, consensus waits for the owner, as in production.
         let (sender, mut inbox) = mpsc::channel(1);
@@ -96,24 +96,24 @@ impl Owner {
 }
 
 /// One opened store with its parts.
-pub(crate) struct Opened {
+pub(crate) struct OpenedStore {
     pub(crate) store: Store,
     pub(crate) log: LogStore,
-    pub(crate) machine: Machine,
-    pub(crate) owner: Owner,
+    pub(crate) machine: StateMachine,
+    pub(crate) owner: TestOwner,
 }
 
 /// A kind of disk, and the place of its data during a test.
-pub(crate) struct Ground {
-    pub(crate) place: Place,
+pub(crate) struct DiskFixture {
+    pub(crate) place: StoreLocation,
     /// Deletes the directory at the end.
     pub(crate) _directory: Option<tempfile::TempDir>,
 }
 
 /// Returns a place of each kind that this build has.
-pub(crate) fn grounds() -> Vec<Ground> {
-    let memory = Ground {
-        place: Place::Memory(MemoryDisk::default()),
+pub(crate) fn grounds() -> Vec<DiskFixture> {
+    let memory = DiskFixture {
+        place: StoreLocation::Memory(MemoryDisk::default()),
         _directory: None,
     };
     let mut grounds = vec![memory];
@@ -123,44 +123,47 @@ pub(crate) fn grounds() -> Vec<Ground> {
     grounds
 }
 
-pub(crate) fn on_disk() -> Ground {
+pub(crate) fn on_disk() -> DiskFixture {
     let directory = tempfile::tempdir().unwrap();
-    Ground {
-        place: Place::Directory(directory.path().join("master")),
+    DiskFixture {
+        place: StoreLocation::Directory(directory.path().join("master")),
         _directory: Some(directory),
     }
 }
 
 /// Fails the test if the store reports a fatal error.
-pub(crate) fn not_expected() -> Fatal {
+pub(crate) fn not_expected() -> FatalHandler {
     Arc::new(|error| {
         panic!("{error}: {}", error.source);
     })
 }
 
 /// Records the fatal error instead of ending the process.
-pub(crate) fn observed() -> (Fatal, Arc<Mutex<Vec<String>>>) {
+pub(crate) fn observed() -> (FatalHandler, Arc<Mutex<Vec<String>>>) {
     let words = Arc::new(Mutex::new(Vec::new()));
     let kept = Arc::clone(&words);
-    let fatal: Fatal = Arc::new(move |error: &fatal::FatalError| {
+    let fatal: FatalHandler = Arc::new(move |error: &fatal::FatalError| {
         let words = format!("{error}: {}", error.source);
         kept.lock().unwrap().push(words);
     });
     (fatal, words)
 }
 
-pub(crate) async fn open(place: &Place) -> Opened {
+pub(crate) async fn open(place: &StoreLocation) -> OpenedStore {
     try_open(place, not_expected()).await.unwrap()
 }
 
-pub(crate) async fn try_open(place: &Place, fatal: Fatal) -> Result<Opened, OpenError> {
+pub(crate) async fn try_open(
+    place: &StoreLocation,
+    fatal: FatalHandler,
+) -> Result<OpenedStore, OpenError> {
     let place = place.clone();
     let store = tokio::task::spawn_blocking(move || Store::open(&place, fatal));
     let store = store.await.unwrap()?;
-    let owner = Owner::default();
-    let machine = store.machine(owner.start(), KEPT).await?;
+    let owner = TestOwner::default();
+    let machine = store.state_machine(owner.start(), KEPT).await?;
     let log = store.log();
-    Ok(Opened {
+    Ok(OpenedStore {
         store,
         log,
         machine,
@@ -168,7 +171,7 @@ pub(crate) async fn try_open(place: &Place, fatal: Fatal) -> Result<Opened, Open
     })
 }
 
-impl Opened {
+impl OpenedStore {
     /// Closes the store cleanly.
     pub(crate) async fn close(self) {
         self.store.close().await;
@@ -228,7 +231,7 @@ pub(crate) fn entries(range: std::ops::Range<u64>) -> Vec<Entry> {
 
 /// Does what openraft does first at startup: applies committed entries to the registry. Returns the
 /// last log index.
-pub(crate) async fn start(opened: &mut Opened) -> Option<u64> {
+pub(crate) async fn start(opened: &mut OpenedStore) -> Option<u64> {
     let helper = openraft::StorageHelper::new(&mut opened.log, &mut opened.machine);
     let state = helper.with_id(1).get_initial_state().await.unwrap();
     state.log_ids.last().map(|id| id.index)
@@ -236,16 +239,16 @@ pub(crate) async fn start(opened: &mut Opened) -> Option<u64> {
 
 /// Simulates a kill of the process. Memory loses unsynced data; a directory has the content of a
 /// copy that is taken while the store is open.
-pub(crate) async fn kill(opened: Opened, ground: Ground) -> Ground {
+pub(crate) async fn kill(opened: OpenedStore, ground: DiskFixture) -> DiskFixture {
     match &ground.place {
-        Place::Memory(disk) => {
+        StoreLocation::Memory(disk) => {
             drop(opened);
             disk.cut_power(0);
             ground
         }
-        Place::Directory(path) => {
+        StoreLocation::Directory(path) => {
             let copy = on_disk();
-            let Place::Directory(to) = &copy.place else {
+            let StoreLocation::Directory(to) = &copy.place else {
                 unreachable!("it is on disk");
             };
             copy_tree(path, to);
@@ -270,15 +273,15 @@ pub(crate) fn copy_tree(from: &std::path::Path, to: &std::path::Path) {
 }
 
 /// Changes the bytes of a closed store directly.
-pub(crate) fn tamper(place: &Place, change: impl FnOnce(&dyn crate::storage::disk::Disk)) {
+pub(crate) fn tamper(place: &StoreLocation, change: impl FnOnce(&dyn crate::storage::disk::Disk)) {
     match place {
-        Place::Memory(disk) => change(disk),
+        StoreLocation::Memory(disk) => change(disk),
         #[cfg(feature = "rocksdb")]
-        Place::Directory(path) => {
+        StoreLocation::Directory(path) => {
             let directory = crate::storage::directory::Directory::open(path).unwrap();
             change(&crate::storage::disk::rocks::RocksDisk::open(directory).unwrap());
         }
         #[cfg(not(feature = "rocksdb"))]
-        Place::Directory(_) => unreachable!("this build has no disks"),
+        StoreLocation::Directory(_) => unreachable!("this build has no disks"),
     }
 }

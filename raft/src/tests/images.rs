@@ -7,26 +7,26 @@ use openraft::RaftLogReader;
 use openraft::storage::{RaftLogStorage, RaftSnapshotBuilder, RaftStateMachine};
 
 use super::harness::{
-    KEPT, Opened, entries, entry, grounds, id, kill, observed, open, start, try_open,
+    KEPT, OpenedStore, entries, entry, grounds, id, kill, observed, open, start, try_open,
 };
 use crate::state_machine::Snapshot;
-use crate::storage::image::Source;
-use crate::storage::snapshot_store::Image;
-use crate::storage::store::{Place, Store};
+use crate::storage::image::SnapshotSource;
+use crate::storage::snapshot_store::SnapshotFile;
+use crate::storage::store::{Store, StoreLocation};
 
 /// Builds a snapshot of everything applied, with its file written.
-async fn build(opened: &mut Opened) -> (Snapshot, Image) {
+async fn build(opened: &mut OpenedStore) -> (Snapshot, SnapshotFile) {
     let mut builder = opened.machine.get_snapshot_builder().await;
     let snapshot = builder.build_snapshot().await.unwrap();
-    let image = snapshot.snapshot.image().await.unwrap();
+    let image = snapshot.snapshot.file().await.unwrap();
     (snapshot, image)
 }
 
 /// Returns the size of the snapshots on this store.
-fn image_bytes(place: &Place) -> u64 {
+fn image_bytes(place: &StoreLocation) -> u64 {
     match place {
-        Place::Memory(disk) => disk.image_bytes(),
-        Place::Directory(_) => {
+        StoreLocation::Memory(disk) => disk.image_bytes(),
+        StoreLocation::Directory(_) => {
             let sizes = files(place)
                 .into_iter()
                 .map(|path| fs::metadata(path).unwrap().len());
@@ -36,7 +36,7 @@ fn image_bytes(place: &Place) -> u64 {
 }
 
 /// Sends a snapshot block by block, as the transport does.
-async fn send(image: &Image, to: &Store) -> Image {
+async fn send(image: &SnapshotFile, to: &Store) -> SnapshotFile {
     let mut writer = to.receive_image().unwrap();
     let mut offset = 0;
     loop {
@@ -51,8 +51,8 @@ async fn send(image: &Image, to: &Store) -> Image {
     writer.finish().await.unwrap()
 }
 
-fn files(place: &Place) -> Vec<PathBuf> {
-    let Place::Directory(path) = place else {
+fn files(place: &StoreLocation) -> Vec<PathBuf> {
+    let StoreLocation::Directory(path) = place else {
         return Vec::new();
     };
     let files = fs::read_dir(path.join("snapshots")).unwrap();
@@ -78,7 +78,7 @@ async fn a_snapshot_names_the_moment_it_was_asked_for_and_its_image_is_of_one_mo
         assert_eq!(snapshot.meta.last_log_id, Some(id(1, 99)));
         let last = entry(200, &["00005=", "00006=changed"]);
         opened.commit(vec![last.clone()]).await;
-        let image = snapshot.snapshot.image().await.unwrap();
+        let image = snapshot.snapshot.file().await.unwrap();
         assert_eq!(image.meta().last_log_id, Some(last.log_id));
         let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
         let records = image.records().unwrap().into_iter();
@@ -136,7 +136,7 @@ async fn followers_that_need_one_at_the_same_time_are_sent_the_same_image() {
             .unwrap()
             .unwrap();
         assert_eq!(image_bytes(&ground.place), 0, "nothing is sent yet");
-        let (first, second) = tokio::join!(first.snapshot.image(), second.snapshot.image());
+        let (first, second) = tokio::join!(first.snapshot.file(), second.snapshot.file());
         let (first, second) = (first.unwrap(), second.unwrap());
         assert_eq!(first.meta(), second.meta());
         assert_eq!(image_bytes(&ground.place), first.len());
@@ -204,7 +204,7 @@ async fn a_snapshot_that_was_built_while_a_newer_one_came_does_not_replace_it() 
             .await;
         installed.unwrap();
         follower.log.purge(id(1, 499)).await.unwrap();
-        let Source::Registry(parts, _) = &older.snapshot else {
+        let SnapshotSource::Registry(parts, _) = &older.snapshot else {
             panic!("it is made of the registry")
         };
         parts.shelf.put(&late).unwrap();
@@ -276,7 +276,7 @@ async fn two_snapshots_are_kept_and_a_pushed_out_one_can_still_be_sent() {
             opened.commit(entries(round * 10..round * 10 + 10)).await;
             images.push(build(&mut opened).await.1);
         }
-        if matches!(ground.place, Place::Directory(_)) {
+        if matches!(ground.place, StoreLocation::Directory(_)) {
             let names: Vec<String> = files(&ground.place)
                 .iter()
                 .map(|path| name(path).into())
@@ -355,7 +355,7 @@ async fn an_owner_that_is_gone_stops_the_install_and_nothing_is_lost() {
         let store = store.await.unwrap().unwrap();
         let (owner, inbox) = tokio::sync::mpsc::channel(1);
         drop(inbox);
-        let refused = store.machine(owner, KEPT).await.err().unwrap();
+        let refused = store.state_machine(owner, KEPT).await.err().unwrap();
         assert_eq!(
             refused.to_string(),
             "the owner of the registry ended before it had loaded it"

@@ -52,10 +52,10 @@ mod killed {
 
     use super::super::harness::{entries, open, start, vote};
     use super::{CHILD, env, this_test};
-    use crate::storage::store::Place;
+    use crate::storage::store::StoreLocation;
 
     /// Votes and appends endlessly, and prints each acknowledgement to standard output.
-    async fn work(place: Place) {
+    async fn work(place: StoreLocation) {
         let mut opened = open(&place).await;
         for index in 0.. {
             if index % 10 == 0 {
@@ -76,7 +76,7 @@ mod killed {
     #[tokio::test]
     async fn what_was_answered_before_a_kill_is_there_afterwards() {
         if let Some(path) = env::var_os(CHILD) {
-            return work(Place::Directory(path.into())).await;
+            return work(StoreLocation::Directory(path.into())).await;
         }
         let directory = tempfile::tempdir().unwrap();
         let path: PathBuf = directory.path().join("master");
@@ -97,7 +97,7 @@ mod killed {
         let answered = answered.unwrap();
         assert!(answered >= 200);
 
-        let place = Place::Directory(path);
+        let place = StoreLocation::Directory(path);
         let mut opened = open(&place).await;
         let last = start(&mut opened).await.unwrap();
         assert!(last >= answered, "{last} of {answered}");

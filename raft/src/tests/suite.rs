@@ -3,30 +3,32 @@
 use openraft::StorageError;
 use openraft::testing::log::{StoreBuilder, Suite};
 
-use super::harness::{self, Ground, Opened};
-use crate::state_machine::Machine;
+use super::harness::{self, DiskFixture, OpenedStore};
+use crate::state_machine::StateMachine;
 use crate::storage::log::LogStore;
-use crate::storage::store::{Place, Store};
+use crate::storage::store::{Store, StoreLocation};
 use crate::types::TypeConfig;
 
-struct Builder(fn() -> Ground);
+struct TestStoreBuilder(fn() -> DiskFixture);
 
 /// Keeps the store and its directory until the test is over.
-struct Guard {
+struct TestStoreGuard {
     _store: Store,
-    _ground: Ground,
+    _ground: DiskFixture,
 }
 
-impl StoreBuilder<TypeConfig, LogStore, Machine, Guard> for Builder {
-    async fn build(&self) -> Result<(Guard, LogStore, Machine), StorageError<TypeConfig>> {
+impl StoreBuilder<TypeConfig, LogStore, StateMachine, TestStoreGuard> for TestStoreBuilder {
+    async fn build(
+        &self,
+    ) -> Result<(TestStoreGuard, LogStore, StateMachine), StorageError<TypeConfig>> {
         let ground = (self.0)();
-        let Opened {
+        let OpenedStore {
             store,
             log,
             machine,
             ..
         } = harness::open(&ground.place).await;
-        let guard = Guard {
+        let guard = TestStoreGuard {
             _store: store,
             _ground: ground,
         };
@@ -36,20 +38,20 @@ impl StoreBuilder<TypeConfig, LogStore, Machine, Guard> for Builder {
 
 #[test]
 fn the_store_in_memory_passes_the_suite_of_openraft() {
-    let ground = || Ground {
-        place: Place::Memory(Default::default()),
+    let ground = || DiskFixture {
+        place: StoreLocation::Memory(Default::default()),
         _directory: None,
     };
-    run(Builder(ground));
+    run(TestStoreBuilder(ground));
 }
 
 #[cfg(feature = "rocksdb")]
 #[test]
 fn the_store_on_disk_passes_the_suite_of_openraft() {
-    run(Builder(harness::on_disk));
+    run(TestStoreBuilder(harness::on_disk));
 }
 
-fn run(builder: Builder) {
+fn run(builder: TestStoreBuilder) {
     let runtime = tokio::runtime::Builder::new_multi_thread();
     let runtime = { runtime }.worker_threads(2).enable_all().build().unwrap();
     runtime.block_on(Suite::test_all(builder)).unwrap();

@@ -6,14 +6,14 @@ use openraft::RaftSnapshotBuilder;
 use openraft::storage::{RaftLogStorage, RaftStateMachine};
 use tokio_util::sync::CancellationToken;
 
-use super::harness::{Opened, entries, entry, id, open, start};
+use super::harness::{OpenedStore, entries, entry, id, open, start};
 use crate::storage::disk::memory::MemoryDisk;
-use crate::storage::store::Place;
+use crate::storage::store::StoreLocation;
 use crate::types::Entry;
 
-async fn opened() -> (MemoryDisk, Place, Opened) {
+async fn opened() -> (MemoryDisk, StoreLocation, OpenedStore) {
     let disk = MemoryDisk::default();
-    let place = Place::Memory(disk.clone());
+    let place = StoreLocation::Memory(disk.clone());
     let opened = open(&place).await;
     (disk, place, opened)
 }
@@ -25,12 +25,12 @@ fn rewrites(count: u64) -> Vec<Entry> {
 }
 
 /// Waits until everything queued is written.
-async fn drain(opened: &Opened) {
+async fn drain(opened: &OpenedStore) {
     opened.store.unwritten().writer().drain().await.unwrap();
 }
 
 /// Returns how far the registry on the disk is applied, as a start would find it.
-async fn applied_on(disk: MemoryDisk, place: &Place, opened: Opened) -> Option<u64> {
+async fn applied_on(disk: MemoryDisk, place: &StoreLocation, opened: OpenedStore) -> Option<u64> {
     drop(opened);
     disk.cut_power(usize::MAX);
     let mut again = open(place).await;
@@ -127,7 +127,7 @@ async fn what_waits_is_not_written_over_an_installed_snapshot() {
         opened.commit(vec![entry(50, &["new=1"])]).await;
         let mut builder = opened.machine.get_snapshot_builder().await;
         let built = builder.build_snapshot().await.unwrap();
-        built.snapshot.image().await.unwrap()
+        built.snapshot.file().await.unwrap()
     };
     let (disk, place, mut opened) = opened().await;
     opened.commit(entries(0..10)).await;

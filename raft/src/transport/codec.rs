@@ -18,38 +18,38 @@ const CHECKSUM_BYTES: usize = 4;
 
 /// The codec of the generated client and server: `T` is sent, `U` is received.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Checked<T, U>(PhantomData<(T, U)>);
+pub(crate) struct ChecksumCodec<T, U>(PhantomData<(T, U)>);
 
-impl<T, U> Default for Checked<T, U> {
+impl<T, U> Default for ChecksumCodec<T, U> {
     fn default() -> Self {
         Self(PhantomData)
     }
 }
 
-impl<T, U> Codec for Checked<T, U>
+impl<T, U> Codec for ChecksumCodec<T, U>
 where
     T: Message + Send + 'static,
     U: Message + Default + Send + 'static,
 {
     type Encode = T;
     type Decode = U;
-    type Encoder = Half<T>;
-    type Decoder = Half<U>;
+    type Encoder = CodecHalf<T>;
+    type Decoder = CodecHalf<U>;
 
-    fn encoder(&mut self) -> Half<T> {
-        Half(PhantomData)
+    fn encoder(&mut self) -> CodecHalf<T> {
+        CodecHalf(PhantomData)
     }
 
-    fn decoder(&mut self) -> Half<U> {
-        Half(PhantomData)
+    fn decoder(&mut self) -> CodecHalf<U> {
+        CodecHalf(PhantomData)
     }
 }
 
 /// One direction of the codec.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Half<T>(PhantomData<T>);
+pub(crate) struct CodecHalf<T>(PhantomData<T>);
 
-impl<T: Message> Encoder for Half<T> {
+impl<T: Message> Encoder for CodecHalf<T> {
     type Item = T;
     type Error = Status;
 
@@ -59,7 +59,7 @@ impl<T: Message> Encoder for Half<T> {
     }
 }
 
-impl<U: Message + Default> Decoder for Half<U> {
+impl<U: Message + Default> Decoder for CodecHalf<U> {
     type Item = U;
     type Error = Status;
 

@@ -7,16 +7,16 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use argosy_proto::transport::{Dialer, Expected};
+use argosy_proto::transport::{Dialer, ExpectedPeer};
 use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
 
-use super::frames::pool::Pool;
-use super::versions::{self, Versions};
+use super::frames::pool::FramePool;
+use super::versions::{self, MasterVersions};
 use super::wire::{self, proto};
 use crate::settings::Timing;
 
-pub(crate) type Client = proto::raft_client::RaftClient<Channel>;
+pub(crate) type PeerClient = proto::raft_client::RaftClient<Channel>;
 
 /// A connection that answers no ping for this long is closed, so that a repaired network is used
 /// immediately instead of after TCP's own timeout.
@@ -45,8 +45,8 @@ fn endpoint(address: &str) -> Result<Endpoint, Status> {
 }
 
 /// Returns a client over a separate or shared connection, with the transport's limits.
-pub(crate) fn client(channel: Channel) -> Client {
-    Client::new(channel)
+pub(crate) fn client(channel: Channel) -> PeerClient {
+    PeerClient::new(channel)
         .max_decoding_message_size(wire::MESSAGE_LIMIT_BYTES)
         .max_encoding_message_size(wire::MESSAGE_LIMIT_BYTES)
 }
@@ -76,9 +76,9 @@ fn chain(error: &dyn std::error::Error) -> String {
 
 /// The connections to one address, shared by all parts of this node that use it.
 #[derive(Debug)]
-pub(crate) struct Connections {
+pub(crate) struct PeerConnections {
     /// For appends.
-    pub(crate) frames: Pool,
+    pub(crate) frames: FramePool,
     /// For appends to a peer that does not support frames.
     pub(crate) entries: Channel,
     /// For messages that must never wait behind entries: heartbeats, votes, questions.
@@ -88,7 +88,7 @@ pub(crate) struct Connections {
     format: AtomicU32,
 }
 
-impl Connections {
+impl PeerConnections {
     /// Returns the format of the next message: the oldest until the other master has reported a
     /// newer one.
     pub(crate) fn format(&self) -> u32 {
@@ -97,11 +97,11 @@ impl Connections {
 
     /// Records the versions of the peer. From now on messages have the newest common format, and
     /// appends use frames if both masters support them.
-    pub(crate) fn reported(&self, theirs: Versions) {
+    pub(crate) fn reported(&self, theirs: MasterVersions) {
         if let Some(format) = versions::OWN.common_format(theirs) {
             self.format.store(format, Ordering::Relaxed);
         }
-        self.frames.reported(theirs.knows_frames());
+        self.frames.reported(theirs.supports_frames());
     }
 }
 
@@ -111,7 +111,7 @@ pub(crate) struct Peers {
     dialer: Dialer,
     timing: Timing,
     // A plain lock, never held over an await: each client of openraft performs one lookup.
-    open: Arc<Mutex<BTreeMap<String, Arc<Connections>>>>,
+    open: Arc<Mutex<BTreeMap<String, Arc<PeerConnections>>>>,
 }
 
 impl Peers {
@@ -129,21 +129,24 @@ impl Peers {
 
     /// Checks whether something listens at `address`: connects and closes the connection without
     /// sending.
-    pub(crate) async fn knock(&self, address: &str) -> io::Result<()> {
-        self.dialer.dial(address, &Expected::MASTER).await.map(drop)
+    pub(crate) async fn probe(&self, address: &str) -> io::Result<()> {
+        self.dialer
+            .dial(address, &ExpectedPeer::MASTER)
+            .await
+            .map(drop)
     }
 
     /// Opens a new connection that is not shared.
     pub(crate) async fn connect(&self, address: &str) -> Result<Channel, Status> {
         let connector = self
             .dialer
-            .connector(self.connect_patience(), Expected::MASTER);
+            .connector(self.connect_patience(), ExpectedPeer::MASTER);
         let channel = endpoint(address)?.connect_with_connector(connector).await;
         channel.map_err(|error| Status::unavailable(chain(&error)))
     }
 
     /// Asks a question over a new connection, which is closed afterwards.
-    pub(crate) async fn ask(
+    pub(crate) async fn query(
         &self,
         address: &str,
         question: proto::AskRequest,
@@ -152,7 +155,7 @@ impl Peers {
         let asking = async {
             let channel = self.connect(address).await?;
             let answer = client(channel).ask(question).await?.into_inner();
-            let theirs = Versions::of(answer.versions);
+            let theirs = MasterVersions::of(answer.versions);
             match versions::OWN.common_format(theirs) {
                 Some(_) => Ok(answer),
                 None => Err(Status::failed_precondition(format!(
@@ -173,7 +176,7 @@ impl Peers {
 
     /// Returns the connections to `address`, which connect when first used and again after a
     /// failure.
-    pub(crate) fn to(&self, address: &str) -> Result<Arc<Connections>, Status> {
+    pub(crate) fn to(&self, address: &str) -> Result<Arc<PeerConnections>, Status> {
         let mut open = self
             .open
             .lock()
@@ -185,11 +188,11 @@ impl Peers {
         let lazy = || {
             let connector = self
                 .dialer
-                .connector(self.connect_patience(), Expected::MASTER);
+                .connector(self.connect_patience(), ExpectedPeer::MASTER);
             endpoint.connect_with_connector_lazy(connector)
         };
-        let connections = Arc::new(Connections {
-            frames: Pool::new(self.dialer.clone(), address, self.timing),
+        let connections = Arc::new(PeerConnections {
+            frames: FramePool::new(self.dialer.clone(), address, self.timing),
             entries: lazy(),
             control: lazy(),
             snapshots: lazy(),

@@ -9,7 +9,7 @@ use tonic::{Code, Status as Refusal};
 use super::connections::{self, Peers};
 use super::wire::proto;
 use crate::error::MembershipError;
-use crate::membership::Change;
+use crate::membership::MemberChange;
 use crate::types::Member;
 
 /// The timeout of a whole change at the leader: a learner may have to receive a snapshot first.
@@ -21,19 +21,19 @@ pub(crate) async fn forward(
     peers: &Peers,
     cluster_key: u64,
     to: &Member,
-    change: &Change,
+    change: &MemberChange,
 ) -> Result<u64, MembershipError> {
     use proto::change_request::Change as Wire;
     let wire = match change {
-        Change::Join {
+        MemberChange::Join {
             raft_address,
             promote,
         } => Wire::Join(proto::Join {
             raft_address: raft_address.clone(),
             promote: *promote,
         }),
-        Change::Remove(id) => Wire::Remove(*id),
-        Change::Transfer(to) => Wire::Transfer(proto::TransferTo {
+        MemberChange::Remove(id) => Wire::Remove(*id),
+        MemberChange::Transfer(to) => Wire::Transfer(proto::TransferTo {
             id: to.unwrap_or(0),
         }),
     };
@@ -86,7 +86,7 @@ pub(crate) fn refusal(error: &MembershipError) -> Refusal {
         | MembershipError::Unreachable { .. }
         | MembershipError::ForeignCluster { .. }
         | MembershipError::Level { .. }
-        | MembershipError::Stranger { .. }
+        | MembershipError::NewDirectory { .. }
         | MembershipError::Lagging { .. }
         | MembershipError::NotTransferred { .. }
         | MembershipError::Refused(_) => Code::FailedPrecondition,

@@ -47,32 +47,32 @@ const KEPT_BYTES: usize = 256 << 10;
 
 /// The content of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
+enum FrameKind {
     Append = 1,
-    Answer = 2,
-    Refusal = 3,
+    Response = 2,
+    Error = 3,
 }
 
 /// The error of a request: a status, as HTTP/2 would carry it.
 #[derive(Clone, PartialEq, Eq, Message)]
-struct Refusal {
+struct FrameStatus {
     #[prost(int32, tag = "1")]
     code: i32,
     #[prost(string, tag = "2")]
     text: String,
 }
 
-impl From<&Status> for Refusal {
-    fn from(status: &Status) -> Refusal {
-        Refusal {
+impl From<&Status> for FrameStatus {
+    fn from(status: &Status) -> FrameStatus {
+        FrameStatus {
             code: status.code().into(),
             text: status.message().to_owned(),
         }
     }
 }
 
-impl From<Refusal> for Status {
-    fn from(mut refusal: Refusal) -> Status {
+impl From<FrameStatus> for Status {
+    fn from(mut refusal: FrameStatus) -> Status {
         let most = refusal.text.floor_char_boundary(REASON_BYTES);
         refusal.text.truncate(most);
         Status::new(Code::from_i32(refusal.code), refusal.text)
@@ -80,34 +80,34 @@ impl From<Refusal> for Status {
 }
 
 /// A connection that carries frames.
-struct Frames {
+struct FramedConnection {
     connection: Connection,
     incoming: BytesMut,
     outgoing: BytesMut,
 }
 
-impl Frames {
-    fn new(connection: Connection) -> Frames {
-        Frames {
+impl FramedConnection {
+    fn new(connection: Connection) -> FramedConnection {
+        FramedConnection {
             connection,
             incoming: BytesMut::new(),
             outgoing: BytesMut::new(),
         }
     }
 
-    async fn greet(&mut self) -> io::Result<()> {
+    async fn send_greeting(&mut self) -> io::Result<()> {
         self.connection.write_all(GREETING).await?;
         self.connection.flush().await
     }
 
     /// Reads the greeting of the peer.
-    async fn is_greeted(&mut self) -> io::Result<bool> {
+    async fn read_greeting(&mut self) -> io::Result<bool> {
         let mut greeting = [0; GREETING.len()];
         self.connection.read_exact(&mut greeting).await?;
         Ok(&greeting == GREETING)
     }
 
-    async fn write(&mut self, kind: Kind, message: &impl Message) -> io::Result<()> {
+    async fn write(&mut self, kind: FrameKind, message: &impl Message) -> io::Result<()> {
         let length = AROUND_BYTES + message.encoded_len();
         let sent = u32::try_from(length).map_err(|_| io::ErrorKind::InvalidInput)?;
         self.outgoing.clear();
@@ -129,9 +129,9 @@ impl Frames {
 
     /// Returns the next frame; `None` if the peer has closed the connection between two frames.
     /// Cancel safe.
-    async fn read(&mut self) -> Result<Option<(Kind, Bytes)>, Status> {
+    async fn read(&mut self) -> Result<Option<(FrameKind, Bytes)>, Status> {
         loop {
-            if let Some(frame) = self.taken()? {
+            if let Some(frame) = self.next_buffered()? {
                 return Ok(Some(frame));
             }
             match self.fill().await? {
@@ -144,7 +144,7 @@ impl Frames {
 
     /// Waits for the first bytes of a frame; returns false if the peer has closed the connection.
     /// Cancel safe.
-    async fn begins(&mut self) -> Result<bool, Status> {
+    async fn wait_for_frame(&mut self) -> Result<bool, Status> {
         Ok(!self.incoming.is_empty() || self.fill().await? > 0)
     }
 
@@ -167,7 +167,7 @@ impl Frames {
     }
 
     /// Returns the first frame of the received bytes, if it is complete.
-    fn taken(&mut self) -> Result<Option<(Kind, Bytes)>, Status> {
+    fn next_buffered(&mut self) -> Result<Option<(FrameKind, Bytes)>, Status> {
         let Some(length) = self.incoming.first_chunk::<LENGTH_BYTES>() else {
             return Ok(None);
         };
@@ -188,9 +188,9 @@ impl Frames {
             return Err(codec::damaged("its checksum is wrong"));
         }
         let kind = match frame.get_u8() {
-            1 => Kind::Append,
-            2 => Kind::Answer,
-            3 => Kind::Refusal,
+            1 => FrameKind::Append,
+            2 => FrameKind::Response,
+            3 => FrameKind::Error,
             _ => return Err(codec::damaged("its kind is unknown")),
         };
         Ok(Some((kind, frame)))

@@ -17,26 +17,26 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, Streaming};
 use tracing::{debug, error};
 
-use super::connections::{Connections, Peers, client};
-use super::frames::pool::FrameConnection;
+use super::connections::{PeerConnections, Peers, client};
+use super::frames::pool::IdleConnection;
 use super::snapshot_transfer;
 use super::wire::{self, proto};
-use crate::membership::peer_progress::Held;
+use crate::membership::peer_progress::PeerProgress;
 use crate::settings::Timing;
 use crate::state_machine::Snapshot;
-use crate::storage::image::Source;
+use crate::storage::image::SnapshotSource;
 use crate::types::{Member, TypeConfig, Vote};
 
 /// The identity of the caller: the header of each message.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Caller {
+pub(crate) struct CallerIdentity {
     pub(crate) cluster_key: u64,
     pub(crate) id: u64,
 }
 
-impl Caller {
+impl CallerIdentity {
     /// Returns the header of a message to this master over these connections.
-    pub(crate) fn header(self, to: u64, connections: &Connections) -> proto::Header {
+    pub(crate) fn header(self, to: u64, connections: &PeerConnections) -> proto::Header {
         proto::Header {
             format: connections.format(),
             cluster_key: self.cluster_key,
@@ -48,58 +48,58 @@ impl Caller {
 
 /// The factory of the clients that openraft requests.
 #[derive(Clone, Debug)]
-pub(crate) struct Factory {
-    pub(crate) caller: Caller,
+pub(crate) struct NetworkFactory {
+    pub(crate) caller: CallerIdentity,
     pub(crate) peers: Peers,
     pub(crate) timing: Timing,
 }
 
 #[derive(Clone, Copy, Debug)]
-enum Lane {
+enum TrafficClass {
     Entries,
     Control,
 }
 
-impl Factory {
-    fn network(&self, target: u64, member: &Member, lane: Lane) -> Network {
+impl NetworkFactory {
+    fn network(&self, target: u64, member: &Member, lane: TrafficClass) -> PeerNetwork {
         let connections = self.peers.to(&member.raft_address);
-        Network {
+        PeerNetwork {
             target,
             caller: self.caller,
             timing: self.timing,
             connections,
             lane,
             open: Mutex::default(),
-            held: Held::default(),
+            held: PeerProgress::default(),
         }
     }
 }
 
-impl RaftNetworkFactory<TypeConfig> for Factory {
-    type Network = Network;
+impl RaftNetworkFactory<TypeConfig> for NetworkFactory {
+    type Network = PeerNetwork;
 
-    async fn new_client(&mut self, target: u64, node: &Member) -> Network {
-        self.network(target, node, Lane::Entries)
+    async fn new_client(&mut self, target: u64, node: &Member) -> PeerNetwork {
+        self.network(target, node, TrafficClass::Entries)
     }
 
-    async fn new_heartbeat_client(&mut self, target: u64, node: &Member) -> Network {
-        self.network(target, node, Lane::Control)
+    async fn new_heartbeat_client(&mut self, target: u64, node: &Member) -> PeerNetwork {
+        self.network(target, node, TrafficClass::Control)
     }
 }
 
 /// The carrier of appends. It is kept only between complete exchanges.
 #[derive(Debug)]
-enum Carrier {
-    Frames(FrameConnection),
-    Stream(OpenAppend),
+enum AppendTransport {
+    Frames(IdleConnection),
+    Stream(OpenAppendStream),
 }
 
-impl Carrier {
+impl AppendTransport {
     /// Returns the carrier, unless the peer is known to have closed it.
-    fn usable(mut self) -> Option<Carrier> {
+    fn usable(mut self) -> Option<AppendTransport> {
         let usable = match &mut self {
-            Carrier::Frames(connection) => connection.is_usable(),
-            Carrier::Stream(_) => true,
+            AppendTransport::Frames(connection) => connection.is_usable(),
+            AppendTransport::Stream(_) => true,
         };
         usable.then_some(self)
     }
@@ -107,31 +107,31 @@ impl Carrier {
 
 /// A stream of appends and its answers, to a peer that does not support frames.
 #[derive(Debug)]
-struct OpenAppend {
+struct OpenAppendStream {
     requests: mpsc::Sender<proto::AppendRequest>,
     answers: Streaming<proto::AppendResponse>,
 }
 
 /// The client that openraft uses for one peer.
 #[derive(Debug)]
-pub(crate) struct Network {
+pub(crate) struct PeerNetwork {
     target: u64,
-    caller: Caller,
+    caller: CallerIdentity,
     timing: Timing,
-    connections: Result<Arc<Connections>, Status>,
-    lane: Lane,
+    connections: Result<Arc<PeerConnections>, Status>,
+    lane: TrafficClass,
     // Locked only by tests: openraft requires its clients to be `Sync`, and a connection is not.
-    open: Mutex<Option<Carrier>>,
-    held: Held,
+    open: Mutex<Option<AppendTransport>>,
+    held: PeerProgress,
 }
 
-impl Network {
+impl PeerNetwork {
     #[cfg(test)]
     pub(crate) fn uses_frames(&self) -> bool {
-        matches!(*self.open.lock().unwrap(), Some(Carrier::Frames(_)))
+        matches!(*self.open.lock().unwrap(), Some(AppendTransport::Frames(_)))
     }
 
-    fn connections(&self) -> Result<&Arc<Connections>, RPCError<TypeConfig>> {
+    fn connections(&self) -> Result<&Arc<PeerConnections>, RPCError<TypeConfig>> {
         self.connections
             .as_ref()
             .map_err(|status| RPCError::Unreachable(Unreachable::new(status)))
@@ -141,19 +141,21 @@ impl Network {
         Ok(self.caller.header(self.target, self.connections()?))
     }
 
-    fn kept(&mut self) -> &mut Option<Carrier> {
+    fn transport(&mut self) -> &mut Option<AppendTransport> {
         self.open.get_mut().expect("no holder of the lock panics")
     }
 
     /// Takes the carrier that is open already. A stream is replaced by frames as soon as a
     /// connection for them exists.
-    fn take_open(&mut self) -> Option<Carrier> {
-        let open = self.kept().take().and_then(Carrier::usable)?;
+    fn take_open(&mut self) -> Option<AppendTransport> {
+        let open = self.transport().take().and_then(AppendTransport::usable)?;
         let frames = match (&open, self.lane, &self.connections) {
-            (Carrier::Stream(_), Lane::Entries, Ok(connections)) => connections.frames.spare(),
+            (AppendTransport::Stream(_), TrafficClass::Entries, Ok(connections)) => {
+                connections.frames.spare()
+            }
             _ => None,
         };
-        Some(frames.map_or(open, Carrier::Frames))
+        Some(frames.map_or(open, AppendTransport::Frames))
     }
 
     async fn exchange(
@@ -163,15 +165,15 @@ impl Network {
         // Taken out first: openraft cancels requests in the middle, and a carrier with an
         // outstanding answer would return that answer to the next request.
         let (carrier, answer) = match self.take_open() {
-            Some(Carrier::Frames(connection)) => over_frames(connection, &request).await?,
-            Some(Carrier::Stream(open)) => {
+            Some(AppendTransport::Frames(connection)) => over_frames(connection, &request).await?,
+            Some(AppendTransport::Stream(open)) => {
                 let sent = open.requests.send(request).await;
                 sent.map_err(|_| ended())?;
                 over_stream(open).await?
             }
             None => self.open(request).await?,
         };
-        *self.kept() = Some(carrier);
+        *self.transport() = Some(carrier);
         Ok(answer)
     }
 
@@ -179,13 +181,13 @@ impl Network {
     async fn open(
         &self,
         request: proto::AppendRequest,
-    ) -> Result<(Carrier, proto::AppendResponse), Status> {
+    ) -> Result<(AppendTransport, proto::AppendResponse), Status> {
         let connections = self.connections.as_ref().map_err(Clone::clone)?;
         let frames = match self.lane {
-            Lane::Entries => connections.frames.open().await?,
+            TrafficClass::Entries => connections.frames.open().await?,
             // openraft drops a late heartbeat, and its carrier with it. A stream is opened again
             // without a round trip.
-            Lane::Control => None,
+            TrafficClass::Control => None,
         };
         match frames {
             Some(connection) => over_frames(connection, &request).await,
@@ -194,11 +196,11 @@ impl Network {
     }
 
     /// Opens the stream with its first request in it, which saves a round trip.
-    async fn open_append(&self, request: proto::AppendRequest) -> Result<OpenAppend, Status> {
+    async fn open_append(&self, request: proto::AppendRequest) -> Result<OpenAppendStream, Status> {
         let connections = self.connections.as_ref().map_err(Clone::clone)?;
         let channel = match self.lane {
-            Lane::Entries => &connections.entries,
-            Lane::Control => &connections.control,
+            TrafficClass::Entries => &connections.entries,
+            TrafficClass::Control => &connections.control,
         };
         // One request is in flight at a time: the second slot is never used, and a full channel
         // would only wait.
@@ -211,13 +213,13 @@ impl Network {
             .append(ReceiverStream::new(outgoing))
             .await?
             .into_inner();
-        Ok(OpenAppend { requests, answers })
+        Ok(OpenAppendStream { requests, answers })
     }
 
     /// Logs the required action once, and treats the peer as unreachable.
-    fn forgetful(&mut self) -> RPCError<TypeConfig> {
+    fn peer_lost_entries(&mut self) -> RPCError<TypeConfig> {
         let text = self.held.refusal(self.target);
-        if self.held.is_told_first() {
+        if self.held.is_first_report() {
             error!(peer = self.target, "{text}");
         }
         RPCError::Unreachable(Unreachable::new(&Status::data_loss(text)))
@@ -239,7 +241,7 @@ impl Network {
         }
     }
 
-    async fn ballot(
+    async fn request_vote(
         &self,
         request: VoteRequest<TypeConfig>,
         pre_vote: bool,
@@ -255,9 +257,9 @@ impl Network {
 }
 
 /// Keeps a connection of frames for the next client of this peer.
-impl Drop for Network {
+impl Drop for PeerNetwork {
     fn drop(&mut self) {
-        if let Some(Carrier::Frames(connection)) = self.kept().take()
+        if let Some(AppendTransport::Frames(connection)) = self.transport().take()
             && let Ok(connections) = &self.connections
         {
             connections.frames.put(connection);
@@ -270,20 +272,22 @@ fn ended() -> Status {
 }
 
 async fn over_frames(
-    connection: FrameConnection,
+    connection: IdleConnection,
     request: &proto::AppendRequest,
-) -> Result<(Carrier, proto::AppendResponse), Status> {
+) -> Result<(AppendTransport, proto::AppendResponse), Status> {
     let (connection, answer) = connection.exchange(request).await?;
-    Ok((Carrier::Frames(connection), answer))
+    Ok((AppendTransport::Frames(connection), answer))
 }
 
-async fn over_stream(mut open: OpenAppend) -> Result<(Carrier, proto::AppendResponse), Status> {
+async fn over_stream(
+    mut open: OpenAppendStream,
+) -> Result<(AppendTransport, proto::AppendResponse), Status> {
     let answer = open.answers.message().await?.ok_or_else(ended)?;
-    Ok((Carrier::Stream(open), answer))
+    Ok((AppendTransport::Stream(open), answer))
 }
 
-impl RaftNetworkV2<TypeConfig> for Network {
-    type SnapshotData = Source;
+impl RaftNetworkV2<TypeConfig> for PeerNetwork {
+    type SnapshotData = SnapshotSource;
 
     async fn append_entries(
         &mut self,
@@ -314,9 +318,11 @@ impl RaftNetworkV2<TypeConfig> for Network {
             }
             // openraft would retry without end, and report a bug in openraft.
             Ok(AppendEntriesResponse::Conflict)
-                if self.held.forgot(request.vote, request.prev_log_id) =>
+                if self
+                    .held
+                    .has_lost_entries(request.vote, request.prev_log_id) =>
             {
-                Err(self.forgetful())
+                Err(self.peer_lost_entries())
             }
             // openraft assumes that nothing conflicts with "before the first entry".
             Ok(AppendEntriesResponse::Conflict) if request.prev_log_id.is_none() => {
@@ -334,7 +340,7 @@ impl RaftNetworkV2<TypeConfig> for Network {
         request: VoteRequest<TypeConfig>,
         _option: RPCOption,
     ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
-        self.ballot(request, false).await
+        self.request_vote(request, false).await
     }
 
     async fn pre_vote(
@@ -342,7 +348,7 @@ impl RaftNetworkV2<TypeConfig> for Network {
         request: VoteRequest<TypeConfig>,
         _option: RPCOption,
     ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
-        self.ballot(request, true).await
+        self.request_vote(request, true).await
     }
 
     async fn full_snapshot(

@@ -18,12 +18,12 @@ const IN_A_ROW: u32 = 50;
 
 /// The consecutive late answers, by peer. Cheap to clone; all clones share one state.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Distances {
+pub(crate) struct RttTracker {
     // A plain lock, never held over an await: the clients of openraft share their measurements.
     late: Arc<Mutex<BTreeMap<u64, u32>>>,
 }
 
-impl Distances {
+impl RttTracker {
     /// Records how long a request and its answer took. Returns a message for operators, once until
     /// the answers are in time again.
     pub(crate) fn answered(&self, peer: u64, took: Duration, timing: Timing) -> Option<String> {
@@ -71,9 +71,9 @@ mod tests {
 
     #[test]
     fn answers_that_are_late_again_and_again_are_told_with_the_setting_that_helps() {
-        let distances = Distances::default();
+        let distances = RttTracker::default();
         let answered =
-            |peer, ms| distances.answered(peer, Duration::from_millis(ms), Timing::shipped());
+            |peer, ms| distances.answered(peer, Duration::from_millis(ms), Timing::lan());
         for _ in 1..IN_A_ROW {
             assert_eq!(answered(2, 180), None);
         }
@@ -91,9 +91,9 @@ mod tests {
 
     #[test]
     fn a_node_is_far_away_while_it_and_those_that_answer_in_time_are_no_majority() {
-        let distances = Distances::default();
+        let distances = RttTracker::default();
         let answered =
-            |peer, ms| drop(distances.answered(peer, Duration::from_millis(ms), Timing::shipped()));
+            |peer, ms| drop(distances.answered(peer, Duration::from_millis(ms), Timing::lan()));
         let far = |voters: &[u64]| distances.is_far(1, &voters.iter().copied().collect());
         (1..IN_A_ROW).for_each(|_| answered(2, 180));
         (0..IN_A_ROW).for_each(|_| answered(3, 180));
@@ -106,11 +106,11 @@ mod tests {
 
     #[test]
     fn a_late_answer_now_and_then_is_nothing() {
-        let distances = Distances::default();
+        let distances = RttTracker::default();
         for _ in 0..100 {
             for ms in [70, 80, 90, 100, 5] {
                 let took = Duration::from_millis(ms);
-                assert_eq!(distances.answered(2, took, Timing::shipped()), None);
+                assert_eq!(distances.answered(2, took, Timing::lan()), None);
             }
         }
     }

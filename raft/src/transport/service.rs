@@ -10,8 +10,8 @@ pub(crate) mod tests;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use argosy_proto::server::hosts::Hosts;
-use argosy_proto::server::{self, Limits};
+use argosy_proto::server::hosts::AllowedHosts;
+use argosy_proto::server::{self, PortLimits};
 use argosy_proto::transport::Listener;
 use futures::Stream;
 use futures::stream::{self, BoxStream, StreamExt as _};
@@ -25,16 +25,16 @@ use tracing::debug;
 
 use super::forwarding;
 use super::frames::port;
-use super::snapshot_transfer;
+use super::snapshot_transfer::{self, SnapshotReceiver};
 use super::versions;
 use super::wire::{self, proto};
-use crate::bootstrap::decision::Identity;
-use crate::election::detector::Detector;
-use crate::election::leader_contact::Hearing;
+use crate::bootstrap::decision::NodeIdentity;
+use crate::election::detector::LeaderDetector;
+use crate::election::leader_contact::LeaderContact;
 use crate::election::liveness::Liveness;
-use crate::log_size::Growth;
-use crate::membership::{Change, Changes};
-use crate::node::{Consensus, Group};
+use crate::log_size::LogGrowth;
+use crate::membership::{MemberChange, MemberChanger};
+use crate::node::{Consensus, GroupHandle};
 use crate::read_index;
 use crate::storage::store::Store;
 use crate::types::{Member, TypeConfig, Vote};
@@ -60,36 +60,36 @@ const SNAPSHOTS: usize = 2;
 
 /// An identity that the leader of a group offers to this empty node.
 pub(crate) struct Invitation {
-    pub(crate) identity: Identity,
+    pub(crate) identity: NodeIdentity,
     /// Completed once consensus runs under it.
     pub(crate) accepted: oneshot::Sender<()>,
 }
 
 /// The parts that exist once the node has an identity and consensus runs.
-pub(crate) struct Formed {
-    identity: Identity,
+pub(crate) struct FormedNode {
+    identity: NodeIdentity,
     raft: Consensus,
     store: Arc<Store>,
     /// The saved vote.
     votes: watch::Receiver<Option<Vote>>,
-    changes: Arc<Changes>,
-    growth: Growth,
+    changes: Arc<MemberChanger>,
+    growth: LogGrowth,
     liveness: Liveness,
-    detector: Detector,
+    detector: LeaderDetector,
     /// The slots for incoming snapshots.
     snapshots: Arc<Semaphore>,
 }
 
-impl Formed {
+impl FormedNode {
     pub(crate) fn new(
-        identity: Identity,
-        group: &Group,
+        identity: NodeIdentity,
+        group: &GroupHandle,
         store: Arc<Store>,
-        changes: Arc<Changes>,
-        growth: Growth,
-        detector: Detector,
-    ) -> Formed {
-        Formed {
+        changes: Arc<MemberChanger>,
+        growth: LogGrowth,
+        detector: LeaderDetector,
+    ) -> FormedNode {
+        FormedNode {
             identity,
             raft: group.raft.clone(),
             votes: store.log().votes(),
@@ -104,37 +104,37 @@ impl Formed {
 }
 
 /// The state from which the port answers.
-pub(crate) struct Door {
+pub(crate) struct RaftPort {
     pub(crate) process_incarnation: u64,
     pub(crate) member: Member,
     /// The list that this master was started with, sorted.
     pub(crate) peers: Vec<String>,
     /// Known as soon as it is on disk, before consensus runs.
-    pub(crate) identity: OnceLock<Identity>,
-    pub(crate) formed: OnceLock<Formed>,
+    pub(crate) identity: OnceLock<NodeIdentity>,
+    pub(crate) formed: OnceLock<FormedNode>,
     /// A master that sent a different list while this one was empty, and its list.
     pub(crate) unequal: OnceLock<(String, Vec<String>)>,
     /// One slot: a second invitation waits until the first is accepted or rejected.
     pub(crate) invitations: mpsc::Sender<Invitation>,
     /// When the leader's last message arrived here.
-    pub(crate) hearing: Hearing,
+    pub(crate) hearing: LeaderContact,
     pub(crate) stop: CancellationToken,
 }
 
-impl Door {
+impl RaftPort {
     /// Enables the port to answer for the group.
-    pub(crate) fn open(&self, formed: Formed) {
+    pub(crate) fn open(&self, formed: FormedNode) {
         self.formed.get_or_init(|| formed);
     }
 
-    fn formed(&self) -> Result<&Formed, Status> {
+    fn formed(&self) -> Result<&FormedNode, Status> {
         self.formed.get().ok_or_else(|| {
             Status::unavailable("this master is starting, or belongs to no group yet")
         })
     }
 
     /// Returns the group's consensus, for a message that is meant for this node.
-    fn admit(&self, header: Option<&proto::Header>) -> Result<&Formed, Status> {
+    fn admit(&self, header: Option<&proto::Header>) -> Result<&FormedNode, Status> {
         let header =
             header.ok_or_else(|| Status::invalid_argument("the message lacks the field header"))?;
         versions::check_format(header.format)?;
@@ -205,21 +205,22 @@ fn ended(error: impl std::error::Error) -> Status {
 }
 
 /// Serves the port until the node stops, and then closes it.
-pub(crate) async fn serve(door: Arc<Door>, listener: Listener) {
+pub(crate) async fn serve(door: Arc<RaftPort>, listener: Listener) {
     let stop = door.stop.clone();
-    let (listener, framed) = port::divide(door.clone(), listener);
-    let service = proto::raft_server::RaftServer::from_arc(Arc::new(Service(door)))
+    let (listener, framed) = port::separate_frames(door.clone(), listener);
+    let service = proto::raft_server::RaftServer::from_arc(Arc::new(RaftService(door)))
         .max_decoding_message_size(wire::MESSAGE_LIMIT_BYTES)
         .max_encoding_message_size(wire::MESSAGE_LIMIT_BYTES);
-    let limits = Limits {
+    let limits = PortLimits {
         idle: IDLE,
         streams: STREAMS,
         stream_window: WINDOW_BYTES,
         connection_window: WINDOW_BYTES,
-        ..Limits::of_this_process("raft").at_most(CONNECTIONS)
+        ..PortLimits::of_this_process("raft").at_most(CONNECTIONS)
     };
     // Masters use HTTP/2 and may dial any name; web pages cannot.
-    let router = Hosts::default().guard(tonic::service::Routes::new(service).into_axum_router());
+    let routes = tonic::service::Routes::new(service);
+    let router = AllowedHosts::default().guard(routes.into_axum_router());
     let serving = server::serve(listener, router, limits, stop.clone());
     let late = async {
         stop.cancelled().await;
@@ -233,9 +234,9 @@ pub(crate) async fn serve(door: Arc<Door>, listener: Listener) {
     }
 }
 
-struct Service(Arc<Door>);
+struct RaftService(Arc<RaftPort>);
 
-impl Service {
+impl RaftService {
     /// Wraps the answers of a stream so that they end with the node.
     fn until_stopped<T: Send + 'static>(
         &self,
@@ -250,14 +251,14 @@ impl Service {
 }
 
 pub(crate) async fn append(
-    door: &Door,
+    door: &RaftPort,
     message: proto::AppendRequest,
 ) -> Result<proto::AppendResponse, Status> {
     let formed = door.admit(message.header.as_ref())?;
     let request = wire::append_from(message)?;
     let vote = formed.raft.server_metrics().borrow_watched().vote;
     if request.vote.leader_id.term >= vote.leader_id.term {
-        door.hearing.heard(request.vote.leader_id.term);
+        door.hearing.record_append(request.vote.leader_id.term);
     }
     formed
         .growth
@@ -268,7 +269,7 @@ pub(crate) async fn append(
 
 /// Returns the newest vote of this node. openraft's vote may be ahead of the saved one, and the
 /// saved one ahead of openraft's report.
-fn newest_vote(formed: &Formed) -> Vote {
+fn newest_vote(formed: &FormedNode) -> Vote {
     let reported = formed.raft.server_metrics().borrow_watched().vote;
     match *formed.votes.borrow() {
         Some(saved) if saved.leader_id.term > reported.leader_id.term => saved,
@@ -277,7 +278,7 @@ fn newest_vote(formed: &Formed) -> Vote {
 }
 
 #[tonic::async_trait]
-impl proto::raft_server::Raft for Service {
+impl proto::raft_server::Raft for RaftService {
     type AppendStream = BoxStream<'static, Result<proto::AppendResponse, Status>>;
     type SnapshotStream = BoxStream<'static, Result<proto::SnapshotProgress, Status>>;
     type PresenceStream = BoxStream<'static, Result<proto::AskResponse, Status>>;
@@ -340,8 +341,8 @@ impl proto::raft_server::Raft for Service {
         let Ok(place) = formed.snapshots.clone().try_acquire_owned() else {
             return Err(Status::unavailable("all snapshot slots are in use"));
         };
-        let receiver =
-            snapshot_transfer::Receiver::new(formed.raft.clone(), &formed.store, &head, place)?;
+        let raft = formed.raft.clone();
+        let receiver = SnapshotReceiver::new(raft, &formed.store, &head, place)?;
         Ok(self.until_stopped(receiver.receive(parts)))
     }
 
@@ -373,7 +374,7 @@ impl proto::raft_server::Raft for Service {
         let leader = wire::vote_from(message.vote)?;
         let newest = newest_vote(formed);
         if leader.committed && leader.leader_id.term >= newest.leader_id.term {
-            self.0.hearing.alive(leader.leader_id.term);
+            self.0.hearing.record_alive(leader.leader_id.term);
         }
         let vote = Some(wire::vote(&newest));
         let versions = Some(versions::OWN.message());
@@ -426,13 +427,13 @@ impl proto::raft_server::Raft for Service {
                     join.raft_address
                 )));
             }
-            Some(Wire::Join(join)) => Change::Join {
+            Some(Wire::Join(join)) => MemberChange::Join {
                 raft_address: join.raft_address,
                 promote: join.promote && message.cluster_key != 0,
             },
-            Some(Wire::Remove(id)) if message.cluster_key != 0 => Change::Remove(id),
+            Some(Wire::Remove(id)) if message.cluster_key != 0 => MemberChange::Remove(id),
             Some(Wire::Transfer(to)) if message.cluster_key != 0 => {
-                Change::Transfer((to.id != 0).then_some(to.id))
+                MemberChange::Transfer((to.id != 0).then_some(to.id))
             }
             Some(_) => {
                 return Err(Status::permission_denied(
@@ -466,7 +467,7 @@ impl proto::raft_server::Raft for Service {
         let identity = message
             .identity
             .ok_or_else(|| Status::invalid_argument("the message lacks the field identity"))?;
-        let identity = Identity {
+        let identity = NodeIdentity {
             cluster_key: identity.cluster_key,
             id: identity.id,
         };

@@ -14,12 +14,12 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 use tracing::info;
 
-use super::connections::{self, Client};
+use super::connections::{self, PeerClient};
 use super::wire::{self, proto};
 use crate::node::Consensus;
 use crate::settings::Timing;
 use crate::state_machine::Snapshot;
-use crate::storage::snapshot_store::{Image, ImageWriter};
+use crate::storage::snapshot_store::{SnapshotFile, SnapshotWriter};
 use crate::storage::store::Store;
 use crate::types::Vote;
 
@@ -43,7 +43,7 @@ fn block_patience(timing: Timing) -> Duration {
 
 /// Sends a snapshot, and returns the receiver's vote once the snapshot is installed there.
 pub(crate) async fn send(
-    mut client: Client,
+    mut client: PeerClient,
     header: proto::Header,
     vote: Vote,
     snapshot: Snapshot,
@@ -55,7 +55,7 @@ pub(crate) async fn send(
     // No snapshot file is written for an unreachable receiver.
     let present = timeout(block_patience(timing), client.ask(connections::question())).await;
     present.map_err(silent)??;
-    let image = snapshot.snapshot.image().await;
+    let image = snapshot.snapshot.file().await;
     let image = image
         .map_err(|error| Status::internal(format!("the snapshot cannot be written: {error}")))?;
     // One part is in flight: the second slot is never used, and a full channel would only wait.
@@ -123,29 +123,29 @@ fn check_length(bytes: u64) -> Result<(), Status> {
 }
 
 /// The receiver of a snapshot.
-pub(crate) struct Receiver {
+pub(crate) struct SnapshotReceiver {
     raft: Consensus,
     vote: Vote,
-    writer: Option<ImageWriter>,
+    writer: Option<SnapshotWriter>,
     received: u64,
     length: u64,
     /// The slot of this transfer, released when it is completed or aborted.
     _place: OwnedSemaphorePermit,
 }
 
-impl Receiver {
+impl SnapshotReceiver {
     pub(crate) fn new(
         raft: Consensus,
         store: &Store,
         head: &proto::SnapshotHead,
         place: OwnedSemaphorePermit,
-    ) -> Result<Receiver, Status> {
+    ) -> Result<SnapshotReceiver, Status> {
         check_length(head.length_bytes)?;
         let vote = wire::vote_from(head.vote)?;
         let writer = store
             .receive_image()
             .map_err(|error| Status::internal(format!("no room for a snapshot: {error}")))?;
-        Ok(Receiver {
+        Ok(SnapshotReceiver {
             raft,
             vote,
             writer: Some(writer),
@@ -212,7 +212,7 @@ impl Receiver {
         })
     }
 
-    async fn install(&self, image: Image) -> Result<Vote, Status> {
+    async fn install(&self, image: SnapshotFile) -> Result<Vote, Status> {
         let last = image.meta().last_log_id;
         // openraft would end the process over a snapshot that contradicts the vote or the committed
         // entries of this node.

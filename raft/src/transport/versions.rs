@@ -10,7 +10,7 @@ use super::wire::proto;
 
 /// The versions that one master supports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Versions {
+pub(crate) struct MasterVersions {
     oldest_format: u32,
     newest_format: u32,
     /// The newest frames (`frames`); 0: none.
@@ -19,14 +19,14 @@ pub(crate) struct Versions {
 }
 
 /// The versions that this build supports.
-pub(crate) const OWN: Versions = Versions {
+pub(crate) const OWN: MasterVersions = MasterVersions {
     oldest_format: 1,
     newest_format: 1,
     newest_frames: 1,
     levels: Levels::OWN,
 };
 
-impl Versions {
+impl MasterVersions {
     const OF_0_1_0: Self = Self {
         oldest_format: 1,
         newest_format: 1,
@@ -69,7 +69,7 @@ impl Versions {
     }
 
     /// Returns whether appends may use frames of format 1, the only one so far.
-    pub(crate) fn knows_frames(self) -> bool {
+    pub(crate) fn supports_frames(self) -> bool {
         self.newest_frames >= 1
     }
 
@@ -101,7 +101,7 @@ pub(crate) fn check_format(format: u32) -> Result<(), Status> {
 /// Checks the versions of a question. The question itself is read in any format, since it serves to
 /// find a common one.
 pub(crate) fn check(question: &proto::AskRequest) -> Result<(), Status> {
-    let theirs = Versions::of(question.versions);
+    let theirs = MasterVersions::of(question.versions);
     if OWN.common_format(theirs).is_some() {
         return Ok(());
     }
@@ -115,8 +115,8 @@ pub(crate) fn check(question: &proto::AskRequest) -> Result<(), Status> {
 mod tests {
     use super::*;
 
-    fn speaking(oldest_format: u32, newest_format: u32) -> Versions {
-        Versions {
+    fn speaking(oldest_format: u32, newest_format: u32) -> MasterVersions {
+        MasterVersions {
             oldest_format,
             newest_format,
             newest_frames: 0,
@@ -140,11 +140,11 @@ mod tests {
 
     #[test]
     fn a_master_that_reports_nothing_is_of_release_0_1_0() {
-        let theirs = Versions::of(None);
+        let theirs = MasterVersions::of(None);
         assert!(theirs.levels.include(Level::RELEASE_0_1));
         assert!(!theirs.levels.include(Level::RELEASE_0_2));
-        assert!(!theirs.knows_frames() && OWN.knows_frames());
+        assert!(!theirs.supports_frames() && OWN.supports_frames());
         assert_eq!(OWN.common_format(theirs), Some(1));
-        assert_eq!(Versions::of(Some(OWN.message())), OWN);
+        assert_eq!(MasterVersions::of(Some(OWN.message())), OWN);
     }
 }

@@ -5,14 +5,16 @@ use std::time::{Duration, Instant};
 
 use argosy_raft::{MembershipError, MemoryStore};
 
-use crate::host::{DEADLINE, Host, Plan, Starting, TIMING, addresses, equal, form, leader, three};
+use crate::host::{
+    DEADLINE, HostPlan, NodeHost, PendingNodeStart, TIMING, addresses, equal, form, leader, three,
+};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_group_of_one_grows_to_three_and_its_leader_can_be_removed() {
     let addresses = addresses(3);
-    let first = Plan {
+    let first = HostPlan {
         bootstrap: true,
-        ..Plan::new(addresses[0], &[])
+        ..HostPlan::new(addresses[0], &[])
     };
     let mut hosts = form(vec![first]).await;
     let lead = leader(&hosts).await;
@@ -20,7 +22,7 @@ async fn a_group_of_one_grows_to_three_and_its_leader_can_be_removed() {
     assert!(hosts[lead].node.confirm_read().await.unwrap() <= hosts[lead].registry().index);
     for address in &addresses[1..] {
         // It finds the group by its list, and waits until an operator lets it join.
-        let joining = Starting::begin(Plan::new(*address, &[addresses[0], *address]));
+        let joining = PendingNodeStart::begin(HostPlan::new(*address, &[addresses[0], *address]));
         let id = join(&hosts[0], *address).await;
         let joining = joining.finish().await.unwrap();
         assert_eq!(id, joining.node.id());
@@ -61,7 +63,7 @@ async fn a_group_of_one_grows_to_three_and_its_leader_can_be_removed() {
 }
 
 /// Joins the master at `address` as soon as it answers.
-async fn join(host: &Host, address: SocketAddr) -> u64 {
+async fn join(host: &NodeHost, address: SocketAddr) -> u64 {
     let deadline = Instant::now() + DEADLINE;
     loop {
         match host.node.join(&address.to_string()).await {
@@ -77,11 +79,11 @@ async fn join(host: &Host, address: SocketAddr) -> u64 {
 async fn an_empty_master_that_no_operator_has_named_is_not_taken_in() {
     let addresses = addresses(4);
     let listed = &addresses[..3];
-    let plans = listed.iter().map(|address| Plan::new(*address, listed));
+    let plans = listed.iter().map(|address| HostPlan::new(*address, listed));
     let hosts = form(plans.collect()).await;
     let lead = leader(&hosts).await;
     hosts[lead].commit("secret").await;
-    let stranger = Starting::begin(Plan::new(addresses[3], &addresses));
+    let stranger = PendingNodeStart::begin(HostPlan::new(addresses[3], &addresses));
     // Long enough for it to have sent several requests and been rejected.
     let deadline = Instant::now() + Duration::from_millis(800);
     while Instant::now() < deadline {
@@ -104,12 +106,12 @@ async fn a_wiped_master_is_a_stranger_until_an_operator_lets_it_replace_its_form
     hosts[lead].commit("before").await;
     let former = hosts.remove((lead + 1) % 3);
     let former_id = former.node.id();
-    let plan = Plan {
+    let plan = HostPlan {
         memory: MemoryStore::default(),
         ..former.kill()
     };
     let address = plan.address.to_string();
-    let wiped = Starting::begin(plan);
+    let wiped = PendingNodeStart::begin(plan);
     let lead = leader(&hosts).await;
     hosts[lead].commit("meanwhile").await;
     // Long enough for it to have sent several requests and been rejected: it is in no list.
@@ -222,7 +224,7 @@ async fn a_leader_that_is_replaced_meanwhile_says_nothing_about_the_others() {
 
 /// Waits until the leader has not heard this member for so long that it counts as dead: silence is
 /// the only sign.
-async fn silent(leader: &Host, id: u64) {
+async fn silent(leader: &NodeHost, id: u64) {
     let deadline = Instant::now() + DEADLINE;
     let limit = Duration::from_millis(2 * TIMING.election_max_ms);
     loop {
@@ -237,7 +239,7 @@ async fn silent(leader: &Host, id: u64) {
 }
 
 /// Waits until the leader has heard every other member once.
-async fn heard(leader: &Host) {
+async fn heard(leader: &NodeHost) {
     let deadline = Instant::now() + DEADLINE;
     let unheard = || {
         let mut members = leader.node.members().into_iter();

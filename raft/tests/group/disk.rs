@@ -4,11 +4,11 @@ use std::path::Path;
 
 use argosy_raft::StartError;
 
-use crate::host::{Host, Plan, Starting, addresses, equal, form, leader};
+use crate::host::{HostPlan, NodeHost, PendingNodeStart, addresses, equal, form, leader};
 
-fn on_disk(plan: Plan, directory: &Path) -> Plan {
+fn on_disk(plan: HostPlan, directory: &Path) -> HostPlan {
     let name = plan.address.port().to_string();
-    Plan {
+    HostPlan {
         directory: Some(directory.join(name)),
         ..plan
     }
@@ -18,13 +18,13 @@ fn on_disk(plan: Plan, directory: &Path) -> Plan {
 async fn a_group_on_disk_goes_on_after_all_of_it_was_stopped() {
     let place = tempfile::tempdir().unwrap();
     let addresses = addresses(3);
-    let plan = |address| on_disk(Plan::new(address, &addresses), place.path());
+    let plan = |address| on_disk(HostPlan::new(address, &addresses), place.path());
     let mut hosts = form(addresses.iter().copied().map(plan).collect()).await;
     let lead = leader(&hosts).await;
     for number in 0..50 {
         hosts[lead].commit(&format!("command-{number}")).await;
     }
-    let locked = Starting::begin(Plan {
+    let locked = PendingNodeStart::begin(HostPlan {
         address: self::addresses(1)[0],
         ..hosts[0].plan.clone()
     });
@@ -36,9 +36,9 @@ async fn a_group_on_disk_goes_on_after_all_of_it_was_stopped() {
     for host in &hosts {
         host.node.stop().await;
     }
-    let plans: Vec<Plan> = hosts.drain(..).map(Host::kill).collect();
+    let plans: Vec<HostPlan> = hosts.drain(..).map(NodeHost::kill).collect();
     for plan in plans {
-        hosts.push(Starting::begin(plan).finish().await.unwrap());
+        hosts.push(PendingNodeStart::begin(plan).finish().await.unwrap());
     }
     assert_eq!(
         hosts.iter().map(|host| host.node.id()).collect::<Vec<_>>(),

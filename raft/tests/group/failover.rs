@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use argosy_raft::ProposeError;
 
-use crate::host::{Host, Starting, TIMING, commit_somewhere, equal, leader, three};
+use crate::host::{NodeHost, PendingNodeStart, TIMING, commit_somewhere, equal, leader, three};
 
 /// The time between two messages of a leader on a busy machine.
 const LULL: Duration = Duration::from_secs(1);
@@ -33,7 +33,7 @@ async fn a_killed_leader_is_replaced_and_nothing_committed_is_lost() {
         let members = hosts[next].node.members();
         let unheard = members.iter().find(|one| one.id == id).unwrap();
         assert_eq!(unheard.lag, None, "the lag of a dead master is unknown");
-        hosts.push(Starting::begin(plan).finish().await.unwrap());
+        hosts.push(PendingNodeStart::begin(plan).finish().await.unwrap());
     }
     println!("slowest of five failovers: {slowest:?}");
     // An ordinary election takes a lease and a timeout, 2 s at least: these failures were detected.
@@ -55,7 +55,7 @@ async fn a_killed_follower_that_comes_back_costs_no_election() {
         hosts[lead]
             .commit(&format!("without-{}", hosts[lead].registry().index))
             .await;
-        hosts.push(Starting::begin(follower).finish().await.unwrap());
+        hosts.push(PendingNodeStart::begin(follower).finish().await.unwrap());
         equal(&hosts).await;
         let lead = leader(&hosts).await;
         assert_eq!(
@@ -108,15 +108,18 @@ async fn a_master_that_starts_alone_changes_no_term() {
     hosts[lead].commit("before").await;
     equal(&hosts).await;
     let term = hosts[lead].status().term;
-    let mut plans: Vec<_> = hosts.drain(..).map(Host::kill).collect();
-    let alone = Starting::begin(plans.remove(0)).finish().await.unwrap();
+    let mut plans: Vec<_> = hosts.drain(..).map(NodeHost::kill).collect();
+    let alone = PendingNodeStart::begin(plans.remove(0))
+        .finish()
+        .await
+        .unwrap();
     // Time for several elections: this shows that something does not happen.
     tokio::time::sleep(Duration::from_millis(3 * TIMING.election_max_ms)).await;
     assert_eq!(alone.status().term, term);
     assert!(!alone.status().is_leader);
     let mut hosts = vec![alone];
     for plan in plans {
-        hosts.push(Starting::begin(plan).finish().await.unwrap());
+        hosts.push(PendingNodeStart::begin(plan).finish().await.unwrap());
     }
     let lead = leader(&hosts).await;
     hosts[lead].commit("after").await;
@@ -148,7 +151,7 @@ async fn a_follower_that_hears_nobody_names_no_leader_until_it_hears_one() {
     assert!(since.into_std() <= Instant::now() && since.elapsed() <= died.elapsed() + LULL);
     assert_eq!(alone.term, led.term);
     for plan in [dead_leader, dead_follower] {
-        hosts.push(Starting::begin(plan).finish().await.unwrap());
+        hosts.push(PendingNodeStart::begin(plan).finish().await.unwrap());
     }
     leader(&hosts).await;
     hosts[0]

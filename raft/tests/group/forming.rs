@@ -2,7 +2,7 @@
 
 use argosy_raft::StartError;
 
-use crate::host::{Plan, Starting, addresses, form, leader, three};
+use crate::host::{HostPlan, PendingNodeStart, addresses, form, leader, three};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_group_forms_only_when_every_listed_master_is_there() {
@@ -10,12 +10,15 @@ async fn a_group_forms_only_when_every_listed_master_is_there() {
     let mut starting: Vec<_> = addresses
         .iter()
         .take(2)
-        .map(|address| Starting::begin(Plan::new(*address, &addresses)))
+        .map(|address| PendingNodeStart::begin(HostPlan::new(*address, &addresses)))
         .collect();
     // Long enough for many rounds of questions: this shows that something does not happen.
     tokio::time::sleep(std::time::Duration::from_millis(700)).await;
     assert!(starting.iter().all(|one| !one.is_finished()));
-    starting.push(Starting::begin(Plan::new(addresses[2], &addresses)));
+    starting.push(PendingNodeStart::begin(HostPlan::new(
+        addresses[2],
+        &addresses,
+    )));
     let mut hosts = Vec::new();
     for one in starting {
         hosts.push(one.finish().await.unwrap());
@@ -35,8 +38,8 @@ async fn a_group_forms_only_when_every_listed_master_is_there() {
 #[tokio::test(flavor = "multi_thread")]
 async fn unequal_lists_of_masters_are_refused_and_both_are_named() {
     let addresses = addresses(3);
-    let one = Starting::begin(Plan::new(addresses[0], &addresses));
-    let other = Starting::begin(Plan::new(addresses[1], &addresses[..2]));
+    let one = PendingNodeStart::begin(HostPlan::new(addresses[0], &addresses));
+    let other = PendingNodeStart::begin(HostPlan::new(addresses[1], &addresses[..2]));
     // Both learn of it, whichever asks first.
     for (starting, own, its) in [(one, 3, 2), (other, 2, 3)] {
         match starting.finish().await {
@@ -51,14 +54,16 @@ async fn unequal_lists_of_masters_are_refused_and_both_are_named() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_master_outside_its_own_list_and_one_without_a_list_are_refused() {
     let addresses = addresses(3);
-    let outside = Starting::begin(Plan::new(addresses[0], &addresses[1..]))
+    let outside = PendingNodeStart::begin(HostPlan::new(addresses[0], &addresses[1..]))
         .finish()
         .await;
     assert!(matches!(
         outside.map(|_| ()),
         Err(StartError::NotListed { .. })
     ));
-    let alone = Starting::begin(Plan::new(addresses[0], &[])).finish().await;
+    let alone = PendingNodeStart::begin(HostPlan::new(addresses[0], &[]))
+        .finish()
+        .await;
     assert!(matches!(alone.map(|_| ()), Err(StartError::NoPeers)));
 }
 
@@ -66,11 +71,11 @@ async fn a_master_outside_its_own_list_and_one_without_a_list_are_refused() {
 async fn a_group_of_one_is_not_founded_beside_a_formed_one() {
     let hosts = three().await;
     let address = addresses(1)[0];
-    let plan = Plan {
+    let plan = HostPlan {
         bootstrap: true,
-        ..Plan::new(address, &[hosts[0].plan.address, address])
+        ..HostPlan::new(address, &[hosts[0].plan.address, address])
     };
-    let refused = Starting::begin(plan).finish().await;
+    let refused = PendingNodeStart::begin(plan).finish().await;
     let Err(StartError::AlreadyFormed { peer }) = refused.map(|_| ()) else {
         panic!("not refused")
     };
@@ -81,9 +86,9 @@ async fn a_group_of_one_is_not_founded_beside_a_formed_one() {
 async fn a_directory_of_another_cluster_is_refused() {
     let hosts = three().await;
     let address = addresses(1)[0];
-    let other = form(vec![Plan {
+    let other = form(vec![HostPlan {
         bootstrap: true,
-        ..Plan::new(address, &[])
+        ..HostPlan::new(address, &[])
     }])
     .await
     .remove(0);
@@ -93,7 +98,7 @@ async fn a_directory_of_another_cluster_is_refused() {
     // A listed master that does not answer within a heartbeat counts as unreachable: then the start
     // succeeds, and is repeated.
     let refused = loop {
-        match Starting::begin(plan).finish().await {
+        match PendingNodeStart::begin(plan).finish().await {
             Ok(alone) => plan = alone.kill(),
             Err(refused) => break refused,
         }
@@ -108,7 +113,7 @@ async fn a_formed_master_needs_no_list_to_start_again() {
     hosts[lead].commit("before").await;
     let mut plan = hosts.remove((lead + 1) % 3).kill();
     plan.peers.clear();
-    let back = Starting::begin(plan).finish().await.unwrap();
+    let back = PendingNodeStart::begin(plan).finish().await.unwrap();
     back.until_registry("what was committed", |registry| registry.has("before"))
         .await;
 }

@@ -9,8 +9,8 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use argosy_raft::{
-    Committed, MemoryStore, Node, NodeConfig, OwnerRequest, Progress, Proposal, ProposeError,
-    RecordWrite, SnapshotPolicy, StartError, Status, Surroundings, Timing,
+    CommittedEntry, LogProgress, MemoryStore, Node, NodeConfig, NodeEnvironment, OwnerRequest,
+    Proposal, ProposeError, RaftStatus, RecordWrite, SnapshotPolicy, StartError, Timing,
 };
 use bytes::Bytes;
 use tokio::net::TcpListener;
@@ -35,14 +35,14 @@ const COUNT: &[u8] = b"count";
 
 /// The state of the owner.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Registry {
+pub(crate) struct HostRegistry {
     pub(crate) records: BTreeMap<Vec<u8>, Vec<u8>>,
     pub(crate) index: u64,
     /// The number of times that the whole registry was loaded: at startup, and with each snapshot.
     pub(crate) loads: usize,
 }
 
-impl Registry {
+impl HostRegistry {
     /// Returns the number of applied commands, each counted once.
     pub(crate) fn count(&self) -> u64 {
         self.records.get(COUNT).map_or(0, |bytes| {
@@ -54,7 +54,7 @@ impl Registry {
         self.records.contains_key(key.as_bytes())
     }
 
-    fn apply(&mut self, entry: &Committed) -> Vec<RecordWrite> {
+    fn apply(&mut self, entry: &CommittedEntry) -> Vec<RecordWrite> {
         // The very first entry, that of the founders, has index 0.
         let founders = self.index == 0 && entry.index == 0 && entry.commands.is_empty();
         assert!(
@@ -82,7 +82,7 @@ impl Registry {
     }
 }
 
-async fn own(registry: watch::Sender<Registry>, mut requests: mpsc::Receiver<OwnerRequest>) {
+async fn own(registry: watch::Sender<HostRegistry>, mut requests: mpsc::Receiver<OwnerRequest>) {
     while let Some(request) = requests.recv().await {
         match request {
             OwnerRequest::Load {
@@ -112,7 +112,7 @@ async fn own(registry: watch::Sender<Registry>, mut requests: mpsc::Receiver<Own
 
 /// The parameters of a test.
 #[derive(Clone, Debug)]
-pub(crate) struct Plan {
+pub(crate) struct HostPlan {
     pub(crate) address: SocketAddr,
     pub(crate) peers: Vec<String>,
     pub(crate) bootstrap: bool,
@@ -123,9 +123,9 @@ pub(crate) struct Plan {
     pub(crate) timing: Timing,
 }
 
-impl Plan {
-    pub(crate) fn new(address: SocketAddr, peers: &[SocketAddr]) -> Plan {
-        Plan {
+impl HostPlan {
+    pub(crate) fn new(address: SocketAddr, peers: &[SocketAddr]) -> HostPlan {
+        HostPlan {
             address,
             peers: peers.iter().map(ToString::to_string).collect(),
             bootstrap: false,
@@ -137,17 +137,17 @@ impl Plan {
     }
 }
 
-pub(crate) struct Host {
-    pub(crate) plan: Plan,
+pub(crate) struct NodeHost {
+    pub(crate) plan: HostPlan,
     pub(crate) node: Node,
-    pub(crate) registry: watch::Receiver<Registry>,
+    pub(crate) registry: watch::Receiver<HostRegistry>,
     runtime: Option<Runtime>,
 }
 
 /// A start that may not have finished.
-pub(crate) struct Starting {
-    plan: Plan,
-    registry: watch::Receiver<Registry>,
+pub(crate) struct PendingNodeStart {
+    plan: HostPlan,
+    registry: watch::Receiver<HostRegistry>,
     runtime: Option<Runtime>,
     started: tokio::task::JoinHandle<Result<Node, StartError>>,
 }
@@ -175,8 +175,8 @@ async fn bind(address: SocketAddr) -> TcpListener {
     }
 }
 
-impl Starting {
-    pub(crate) fn begin(plan: Plan) -> Starting {
+impl PendingNodeStart {
+    pub(crate) fn begin(plan: HostPlan) -> PendingNodeStart {
         // Prints the masters' logs if RUST_LOG is set. Fails after the first time, which is
         // intended.
         let filter = tracing_subscriber::EnvFilter::from_default_env();
@@ -191,7 +191,7 @@ impl Starting {
             .enable_all()
             .build()
             .unwrap();
-        let (sender, registry) = watch::channel(Registry::default());
+        let (sender, registry) = watch::channel(HostRegistry::default());
         // One request at a time: consensus waits for each answer anyway.
         let (owner, requests) = mpsc::channel(1);
         runtime.spawn(own(sender, requests));
@@ -210,14 +210,14 @@ impl Starting {
             let listener = bind(address).await;
             let stop = CancellationToken::new();
             match config.directory {
-                Some(_) => Node::start(config, Surroundings::tcp(listener), owner, stop).await,
+                Some(_) => Node::start(config, NodeEnvironment::tcp(listener), owner, stop).await,
                 None => {
-                    let surroundings = Surroundings::tcp(listener);
+                    let surroundings = NodeEnvironment::tcp(listener);
                     Node::start_in_memory(config, &memory, surroundings, owner, stop).await
                 }
             }
         });
-        Starting {
+        PendingNodeStart {
             plan,
             registry,
             runtime: Some(runtime),
@@ -225,13 +225,13 @@ impl Starting {
         }
     }
 
-    pub(crate) async fn finish(mut self) -> Result<Host, StartError> {
+    pub(crate) async fn finish(mut self) -> Result<NodeHost, StartError> {
         let started = tokio::time::timeout(DEADLINE, &mut self.started)
             .await
             .expect("the start ends");
         let node = started.expect("the start does not panic")?;
         let runtime = self.runtime.take();
-        Ok(Host {
+        Ok(NodeHost {
             plan: self.plan.clone(),
             node,
             registry: self.registry.clone(),
@@ -244,7 +244,7 @@ impl Starting {
     }
 }
 
-impl Drop for Starting {
+impl Drop for PendingNodeStart {
     fn drop(&mut self) {
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();
@@ -252,9 +252,9 @@ impl Drop for Starting {
     }
 }
 
-impl Host {
+impl NodeHost {
     /// Ends the node as abruptly as a kill ends a process.
-    pub(crate) fn kill(mut self) -> Plan {
+    pub(crate) fn kill(mut self) -> HostPlan {
         let plan = self.plan.clone();
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();
@@ -267,16 +267,20 @@ impl Host {
         self.runtime.as_ref().expect("it runs").handle().clone()
     }
 
-    pub(crate) fn status(&self) -> Status {
+    pub(crate) fn status(&self) -> RaftStatus {
         self.node.status().borrow().clone()
     }
 
-    pub(crate) fn registry(&self) -> Registry {
+    pub(crate) fn registry(&self) -> HostRegistry {
         self.registry.borrow().clone()
     }
 
     /// Waits until the status meets the condition.
-    pub(crate) async fn until(&self, what: &str, condition: impl Fn(&Status) -> bool) -> Status {
+    pub(crate) async fn until(
+        &self,
+        what: &str,
+        condition: impl Fn(&RaftStatus) -> bool,
+    ) -> RaftStatus {
         let mut status = self.node.status();
         let waited =
             tokio::time::timeout(DEADLINE, status.wait_for(|status| condition(status))).await;
@@ -291,7 +295,11 @@ impl Host {
     }
 
     /// Waits until the progress meets the condition. It is polled: nothing wakes its readers.
-    pub(crate) async fn until_progress(&self, what: &str, condition: impl Fn(&Progress) -> bool) {
+    pub(crate) async fn until_progress(
+        &self,
+        what: &str,
+        condition: impl Fn(&LogProgress) -> bool,
+    ) {
         let end = tokio::time::Instant::now() + DEADLINE;
         while !condition(&self.node.progress()) {
             let progress = self.node.progress();
@@ -308,8 +316,8 @@ impl Host {
     pub(crate) async fn until_registry(
         &self,
         what: &str,
-        condition: impl Fn(&Registry) -> bool,
-    ) -> Registry {
+        condition: impl Fn(&HostRegistry) -> bool,
+    ) -> HostRegistry {
         let mut registry = self.registry.clone();
         let waited =
             tokio::time::timeout(DEADLINE, registry.wait_for(|registry| condition(registry))).await;
@@ -342,7 +350,7 @@ impl Host {
     }
 }
 
-impl Drop for Host {
+impl Drop for NodeHost {
     fn drop(&mut self) {
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();
@@ -351,8 +359,8 @@ impl Drop for Host {
 }
 
 /// Starts all of these together and waits until they have formed a group.
-pub(crate) async fn form(plans: Vec<Plan>) -> Vec<Host> {
-    let starting: Vec<Starting> = plans.into_iter().map(Starting::begin).collect();
+pub(crate) async fn form(plans: Vec<HostPlan>) -> Vec<NodeHost> {
+    let starting: Vec<PendingNodeStart> = plans.into_iter().map(PendingNodeStart::begin).collect();
     let mut hosts = Vec::new();
     for one in starting {
         hosts.push(one.finish().await.unwrap());
@@ -361,26 +369,26 @@ pub(crate) async fn form(plans: Vec<Plan>) -> Vec<Host> {
 }
 
 /// Returns three masters that have formed a group, with this policy for snapshots.
-pub(crate) async fn three_with(snapshot: SnapshotPolicy) -> Vec<Host> {
+pub(crate) async fn three_with(snapshot: SnapshotPolicy) -> Vec<NodeHost> {
     let addresses = addresses(3);
     form(
         addresses
             .iter()
-            .map(|address| Plan {
+            .map(|address| HostPlan {
                 snapshot,
-                ..Plan::new(*address, &addresses)
+                ..HostPlan::new(*address, &addresses)
             })
             .collect(),
     )
     .await
 }
 
-pub(crate) async fn three() -> Vec<Host> {
+pub(crate) async fn three() -> Vec<NodeHost> {
     three_with(SnapshotPolicy::default()).await
 }
 
 /// Waits until the hosts agree on a leader that is one of them, and returns its position.
-pub(crate) async fn leader(hosts: &[Host]) -> usize {
+pub(crate) async fn leader(hosts: &[NodeHost]) -> usize {
     let deadline = Instant::now() + DEADLINE;
     loop {
         let seen: Vec<_> = hosts
@@ -400,10 +408,10 @@ pub(crate) async fn leader(hosts: &[Host]) -> usize {
 }
 
 /// Waits until all hosts hold what the first of them holds now, and returns that.
-pub(crate) async fn equal(hosts: &[Host]) -> Registry {
+pub(crate) async fn equal(hosts: &[NodeHost]) -> HostRegistry {
     let deadline = Instant::now() + DEADLINE;
     loop {
-        let all: Vec<_> = hosts.iter().map(Host::registry).collect();
+        let all: Vec<_> = hosts.iter().map(NodeHost::registry).collect();
         if all
             .iter()
             .all(|one| (one.index, &one.records) == (all[0].index, &all[0].records))
@@ -421,7 +429,7 @@ pub(crate) async fn equal(hosts: &[Host]) -> Registry {
 
 /// Commits through the current leader of these hosts, with retries as by a client, until the
 /// command is applied there.
-pub(crate) async fn commit_somewhere(hosts: &[Host], command: &str) -> usize {
+pub(crate) async fn commit_somewhere(hosts: &[NodeHost], command: &str) -> usize {
     let deadline = Instant::now() + DEADLINE;
     loop {
         for (position, host) in hosts.iter().enumerate() {

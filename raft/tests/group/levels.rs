@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use argosy_raft::MembershipError;
 use argosy_state::level::{Level, Levels};
 
-use crate::host::{DEADLINE, Plan, Starting, addresses, form, leader, three};
+use crate::host::{DEADLINE, HostPlan, PendingNodeStart, addresses, form, leader, three};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_leader_knows_the_levels_of_all_members_and_nobody_joins_while_it_asks() {
@@ -24,10 +24,10 @@ async fn the_leader_knows_the_levels_of_all_members_and_nobody_joins_while_it_as
     let known = follower.members();
     let known = known.iter().filter(|one| one.levels.is_some());
     assert_eq!(known.count(), 1, "a follower knows its own");
-    let asked = follower.hold_members().await.unwrap_err();
+    let asked = follower.lock_members().await.unwrap_err();
     assert_eq!(asked, MembershipError::NoLeader);
 
-    let held = hosts[lead].node.hold_members().await.unwrap();
+    let held = hosts[lead].node.lock_members().await.unwrap();
     let levels: Vec<_> = held.members.iter().map(|(_, _, levels)| *levels).collect();
     assert_eq!(levels, [Some(Levels::OWN); 3]);
     let busy = hosts[lead]
@@ -36,20 +36,20 @@ async fn the_leader_knows_the_levels_of_all_members_and_nobody_joins_while_it_as
         .await;
     assert_eq!(busy, Err(MembershipError::Busy));
     drop(held);
-    assert!(hosts[lead].node.hold_members().await.is_ok());
+    assert!(hosts[lead].node.lock_members().await.is_ok());
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_master_that_does_not_know_the_level_of_the_group_cannot_join() {
     let addresses = addresses(2);
-    let first = Plan {
+    let first = HostPlan {
         bootstrap: true,
-        ..Plan::new(addresses[0], &[])
+        ..HostPlan::new(addresses[0], &[])
     };
     let hosts = form(vec![first]).await;
     let lead = leader(&hosts).await;
     hosts[lead].node.set_level(Level(Level::NEWEST.0 + 1));
-    let joining = Starting::begin(Plan::new(addresses[1], &addresses));
+    let joining = PendingNodeStart::begin(HostPlan::new(addresses[1], &addresses));
     let deadline = Instant::now() + DEADLINE;
     let refused = loop {
         match hosts[lead].node.join(&addresses[1].to_string()).await {

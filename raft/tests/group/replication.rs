@@ -6,7 +6,7 @@ use std::time::Duration;
 use argosy_raft::{ENTRY_LIMIT_BYTES, Proposal, ProposeError, SnapshotPolicy};
 use bytes::Bytes;
 
-use crate::host::{DEADLINE, Host, Starting, TIMING, equal, leader, three, three_with};
+use crate::host::{DEADLINE, NodeHost, PendingNodeStart, TIMING, equal, leader, three, three_with};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn three_masters_commit_the_same_commands_in_the_same_order() {
@@ -123,7 +123,7 @@ async fn a_follower_that_was_away_for_long_catches_up_by_a_snapshot() {
         .until_progress("a snapshot", |progress| progress.snapshot_index > 100)
         .await;
 
-    let back = Starting::begin(away).finish().await.unwrap();
+    let back = PendingNodeStart::begin(away).finish().await.unwrap();
     back.until_registry("the last command", |registry| registry.has("command-199"))
         .await;
     assert!(
@@ -174,7 +174,7 @@ async fn large_commands_are_cut_into_entries_and_snapshots_of_their_own() {
             progress.snapshot_index > 0
         })
         .await;
-    hosts.push(Starting::begin(away).finish().await.unwrap());
+    hosts.push(PendingNodeStart::begin(away).finish().await.unwrap());
     hosts[2]
         .until_registry("all commands", |registry| registry.count() == 16)
         .await;
@@ -250,10 +250,10 @@ async fn a_group_goes_on_from_its_stores_after_all_of_it_was_killed() {
     for number in 0..20 {
         hosts[lead].commit(&format!("command-{number}")).await;
     }
-    let plans: Vec<_> = hosts.drain(..).map(Host::kill).collect();
+    let plans: Vec<_> = hosts.drain(..).map(NodeHost::kill).collect();
     let mut hosts = Vec::new();
     for plan in plans {
-        hosts.push(Starting::begin(plan).finish().await.unwrap());
+        hosts.push(PendingNodeStart::begin(plan).finish().await.unwrap());
     }
     let lead = leader(&hosts).await;
     hosts[lead].commit("after").await;
@@ -268,7 +268,7 @@ async fn a_master_that_starts_again_knows_its_term_from_the_first_moment() {
     let term = hosts[lead].status().term;
     let mut plan = hosts.swap_remove(lead).kill();
     for _ in 0..10 {
-        let host = Starting::begin(plan).finish().await.unwrap();
+        let host = PendingNodeStart::begin(plan).finish().await.unwrap();
         let known = host.status().term;
         assert!(known >= term, "it knew term {term}, and now {known}");
         plan = host.kill();

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use argosy_raft::Timing;
 use tokio::runtime::Handle;
 
-use crate::host::{Host, Plan, addresses, commit_somewhere, equal, form, leader};
+use crate::host::{HostPlan, NodeHost, addresses, commit_somewhere, equal, form, leader};
 
 /// Threads of a host's runtime.
 const THREADS: usize = 2;
@@ -21,11 +21,11 @@ const TIMING: Timing = Timing {
     append_deadline_ms: 3_000,
 };
 
-async fn three() -> Vec<Host> {
+async fn three() -> Vec<NodeHost> {
     let addresses = addresses(3);
-    let plan = |address| Plan {
+    let plan = |address| HostPlan {
         timing: TIMING,
-        ..Plan::new(address, &addresses)
+        ..HostPlan::new(address, &addresses)
     };
     let hosts = form(addresses.iter().copied().map(plan).collect()).await;
     let lead = leader(&hosts).await;
@@ -36,10 +36,10 @@ async fn three() -> Vec<Host> {
 
 /// Blocks all threads of a runtime until it is dropped: its sockets stay open, and its tasks do not
 /// run.
-struct Frozen(Arc<AtomicBool>);
+struct FrozenRuntime(Arc<AtomicBool>);
 
-impl Frozen {
-    fn new(runtime: &Handle) -> Frozen {
+impl FrozenRuntime {
+    fn new(runtime: &Handle) -> FrozenRuntime {
         let frozen = Arc::new(AtomicBool::new(true));
         for _ in 0..THREADS {
             let frozen = frozen.clone();
@@ -49,11 +49,11 @@ impl Frozen {
                 }
             });
         }
-        Frozen(frozen)
+        FrozenRuntime(frozen)
     }
 }
 
-impl Drop for Frozen {
+impl Drop for FrozenRuntime {
     fn drop(&mut self) {
         self.0.store(false, Ordering::Relaxed);
     }
@@ -65,7 +65,7 @@ async fn a_frozen_leader_is_replaced_long_before_the_timeout_of_elections() {
     let lead = leader(&hosts).await;
     let (former, term) = (hosts.remove(lead), hosts[0].status().term);
     let started = Instant::now();
-    let frozen = Frozen::new(&former.runtime());
+    let frozen = FrozenRuntime::new(&former.runtime());
     commit_somewhere(&hosts, "after").await;
     let took = started.elapsed();
     println!("replaced after {took:?}");
@@ -86,14 +86,14 @@ async fn followers_that_do_not_get_the_processor_replace_no_leader() {
     let hosts = three().await;
     let lead = leader(&hosts).await;
     let term = hosts[lead].status().term;
-    let frozen = Frozen::new(&hosts[lead].runtime());
+    let frozen = FrozenRuntime::new(&hosts[lead].runtime());
     // Four times as long as a silence has to last; the followers' timers fire late repeatedly in
     // that time.
     let until = Instant::now() + Duration::from_millis(4 * TIMING.silence_ms);
     while Instant::now() < until {
         let others = hosts.iter().enumerate().filter(|(place, _)| *place != lead);
         let held: Vec<_> = others
-            .map(|(_, host)| Frozen::new(&host.runtime()))
+            .map(|(_, host)| FrozenRuntime::new(&host.runtime()))
             .collect();
         tokio::time::sleep(Duration::from_millis(TIMING.heartbeat_ms)).await;
         drop(held);

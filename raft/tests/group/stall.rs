@@ -4,7 +4,9 @@ use std::time::{Duration, Instant};
 
 use argosy_raft::SnapshotPolicy;
 
-use crate::host::{DEADLINE, Host, Plan, TIMING, addresses, form, leader, three, three_with};
+use crate::host::{
+    DEADLINE, HostPlan, NodeHost, TIMING, addresses, form, leader, three, three_with,
+};
 
 /// Longer than a leader may be silent: the ratio of a sync of 400 ms to the default timing of
 /// masters.
@@ -81,7 +83,7 @@ async fn masters_that_cut_their_logs_write_no_images() {
         host.until_progress("a log that is cut", |progress| progress.snapshot_index > 60)
             .await;
     }
-    let written = |host: &Host| host.plan.memory.image_bytes();
+    let written = |host: &NodeHost| host.plan.memory.image_bytes();
     assert_eq!(hosts.iter().map(written).sum::<u64>(), 0);
 }
 
@@ -93,10 +95,10 @@ async fn a_log_is_cut_although_no_life_of_its_master_is_long_enough_for_the_poli
         keep_entries: 5,
     };
     let address = addresses(1)[0];
-    let mut plan = Plan {
+    let mut plan = HostPlan {
         bootstrap: true,
         snapshot: policy,
-        ..Plan::new(address, &[])
+        ..HostPlan::new(address, &[])
     };
     let memory = plan.memory.clone();
     let deadline = Instant::now() + DEADLINE;

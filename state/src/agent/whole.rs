@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::{
-    Administration, Agent, AgentInfo, AgentMode, Agreed, Reachability, Reported, UsedOffers,
+    Administration, Agent, AgentAdministration, AgentInfo, AgentMode, AgentReport, Reachability,
+    UsedOffers,
 };
 use crate::encode::stored::stored;
 use crate::ids::{AgentId, OrderIndex, Revision, Timestamp};
@@ -40,7 +41,7 @@ impl From<&Agent> for WholeAgent {
             used_offers,
             revision,
         } = agent;
-        let Reported {
+        let AgentReport {
             incarnation,
             boot_id,
             info,
@@ -79,12 +80,12 @@ impl WholeAgent {
         Some(Agent {
             id: self.id,
             nonce: self.nonce,
-            reported: Arc::new(Reported {
+            reported: Arc::new(AgentReport {
                 incarnation: self.incarnation,
                 boot_id: self.boot_id,
                 info: self.info,
             }),
-            agreed: Agreed {
+            agreed: AgentAdministration {
                 administration: match self.mode_when_heard {
                     AgentMode::Registered => Administration::Active,
                     AgentMode::Unreachable => return None,
@@ -159,7 +160,7 @@ impl Agent {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::encode::codec::Stored as _;
+    use crate::encode::codec::StoredMessage as _;
 
     fn agent(administration: Administration, reachability: Reachability) -> Agent {
         let info = AgentInfo::default();
@@ -170,12 +171,12 @@ mod tests {
         Agent {
             id: AgentId(3),
             nonce: 1,
-            reported: Arc::new(Reported {
+            reported: Arc::new(AgentReport {
                 incarnation: 2,
                 boot_id: "boot".to_owned(),
                 info,
             }),
-            agreed: Agreed {
+            agreed: AgentAdministration {
                 administration,
                 since: Timestamp(20),
                 deadline: Some(Timestamp(70)),

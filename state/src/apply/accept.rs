@@ -5,26 +5,26 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::Scene;
+use super::CommandContext;
 use super::agents::check_resources;
-use super::overlay::{Overlay, Supply};
-use super::tasks::Change;
+use super::overlay::{AvailableResources, Overlay};
+use super::tasks::TaskChange;
 use super::{checks, command_line, confinement, container, executors, groups, size, volumes};
 use crate::Registry;
 use crate::agent::AgentMode;
 use crate::bugs::{self, Bug};
 use crate::capability::AgentCapability;
-use crate::command::{Accept, Call, OfferOperation, Position, Promise, Rejection};
+use crate::command::{Accept, Call, OfferOperation, OfferTerms, Position, Rejection};
 use crate::event::Event;
 use crate::ids::{AgentId, Role, TaskKey};
 use crate::level::Level;
 use crate::limits;
 use crate::resources::Resources;
-use crate::task::{Reason, Standing, Task, TaskSpec, TaskState};
+use crate::task::{CheckResults, Reason, Task, TaskSpec, TaskState};
 
 /// The agent and the role of an acceptance, and its call.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Site<'a> {
+pub(super) struct AcceptContext<'a> {
     pub(super) call: &'a Call,
     agent: AgentId,
     role: &'a Role,
@@ -34,7 +34,7 @@ impl Registry {
     /// Applies the operations that fit, and returns the positions of the refused ones.
     pub(super) fn accept(
         &mut self,
-        scene: &mut Scene,
+        scene: &mut CommandContext,
         call: &Call,
         accept: &Accept,
     ) -> Result<Vec<(Position, Rejection)>, Rejection> {
@@ -46,7 +46,7 @@ impl Registry {
         }
         let mut refused = self.check_operations(call, accept, (agent, &role), promised);
         if accept.all_or_nothing && !refused.is_empty() {
-            let alone = accept.positions().map(|at| (at, Rejection::NotAlone));
+            let alone = accept.positions().map(|at| (at, Rejection::NotAttempted));
             let whole: BTreeMap<_, _> = alone.chain(refused).collect();
             refused = whole.into_iter().collect();
         }
@@ -64,7 +64,7 @@ impl Registry {
                 }
             }
         }
-        scene.say(Event::AgentUsageChanged(agent));
+        scene.emit(Event::AgentUsageChanged(agent));
         Ok(refused)
     }
 
@@ -72,7 +72,7 @@ impl Registry {
     /// their resources.
     fn check_offers(
         &self,
-        scene: &Scene,
+        scene: &CommandContext,
         call: &Call,
         accept: &Accept,
     ) -> Result<(AgentId, Role, Resources), Rejection> {
@@ -98,7 +98,7 @@ impl Registry {
         Ok((first.agent, first.role.clone(), promised))
     }
 
-    fn check_offer(&self, scene: &Scene, offer: &Promise) -> Result<(), Rejection> {
+    fn check_offer(&self, scene: &CommandContext, offer: &OfferTerms) -> Result<(), Rejection> {
         if offer.expires <= scene.at {
             return Err(Rejection::OfferExpired(offer.id));
         }
@@ -145,7 +145,7 @@ impl Registry {
     ) -> Vec<(Position, Rejection)> {
         let known = self.agents.get(&agent);
         let known = known.expect("its offers were validated");
-        let supply = Supply {
+        let supply = AvailableResources {
             left: promised,
             free: self.free(agent),
             total: known.total().clone(),
@@ -154,7 +154,7 @@ impl Registry {
             .has_bounds()
             .then(|| self.task_bytes_left(call.framework));
         let mut overlay = Overlay::new(supply, bytes);
-        let site = Site { call, agent, role };
+        let site = AcceptContext { call, agent, role };
         let mut refused = Vec::new();
         for (operation, wanted) in (0..).zip(&accept.operations) {
             let refused_tasks = match wanted {
@@ -174,7 +174,7 @@ impl Registry {
     /// Returns the refused tasks of a launch. In format 2 a launch may contain groups.
     fn check_launches<'a>(
         &self,
-        site: Site<'_>,
+        site: AcceptContext<'_>,
         tasks: &'a [TaskSpec],
         overlay: &mut Overlay<'a>,
     ) -> Vec<(u32, Rejection)> {
@@ -198,12 +198,12 @@ impl Registry {
     /// overlay unchanged.
     pub(super) fn check_launch<'a>(
         &self,
-        site: Site<'_>,
+        site: AcceptContext<'_>,
         spec: &'a TaskSpec,
         overlay: &mut Overlay<'a>,
     ) -> Result<(), Rejection> {
         check_spec(spec, self.level())?;
-        let Site { call, agent, role } = site;
+        let AcceptContext { call, agent, role } = site;
         let key = TaskKey {
             framework: call.framework,
             task: spec.task.clone(),
@@ -214,7 +214,7 @@ impl Registry {
         }
         self.check_allowed(spec, agent)?;
         let brought = overlay.brought();
-        let taken = executors::taken(self, agent, call.framework, role, spec, brought)?;
+        let taken = executors::launch_resources(self, agent, call.framework, role, spec, brought)?;
         overlay.launch(call.framework, spec, &taken)
     }
 
@@ -250,7 +250,7 @@ impl Registry {
 
     fn launch(
         &mut self,
-        scene: &mut Scene,
+        scene: &mut CommandContext,
         call: &Call,
         agent: AgentId,
         role: &Role,
@@ -267,7 +267,7 @@ impl Registry {
             framework: call.framework,
             task: spec.task.clone(),
         };
-        let staging = Change::by_master(TaskState::Staging, Reason::None, wall_ms);
+        let staging = TaskChange::by_master(TaskState::Staging, Reason::None, wall_ms);
         self.put_task(Task {
             key: key.clone(),
             agent,
@@ -278,13 +278,13 @@ impl Registry {
             limits_change: None,
             state: TaskState::Staging,
             agent_state: TaskState::Staging,
-            standing: Standing::default(),
+            standing: CheckResults::default(),
             reported: 0,
             latest: staging.into_update(revision),
             unacknowledged: Vec::new(),
             revision,
         });
-        scene.say(Event::TaskLaunched { key, agent, order });
+        scene.emit(Event::TaskLaunched { key, agent, order });
     }
 }
 

@@ -2,14 +2,17 @@
 
 use std::sync::Arc;
 
-use super::Scene;
+use super::CommandContext;
 use crate::Registry;
 use crate::agent::{
-    Administration, Agent, AgentInfo, AgentMode, Agreed, Reachability, Reported, UsedOffers,
+    Administration, Agent, AgentAdministration, AgentInfo, AgentMode, AgentReport, Reachability,
+    UsedOffers,
 };
 use crate::bugs::{self, Bug};
 use crate::capability;
-use crate::command::{AgentDecision, Outcome, RegisterAgent, Rejection, Reply, SweepTarget};
+use crate::command::{
+    AgentDecision, ApplyOutcome, CommandReply, RegisterAgent, Rejection, SweepTarget,
+};
 use crate::event::Event;
 use crate::ids::{AgentId, OrderIndex, Timestamp};
 use crate::limits;
@@ -19,9 +22,9 @@ use crate::resources::{Resource, Resources, Value};
 impl Registry {
     pub(super) fn register_agent(
         &mut self,
-        scene: &mut Scene,
+        scene: &mut CommandContext,
         register: &RegisterAgent,
-    ) -> Outcome {
+    ) -> ApplyOutcome {
         check_info(&register.info)?;
         if register.boot_id.len() > limits::NAME_BYTES {
             return Err(Rejection::Invalid {
@@ -51,24 +54,24 @@ impl Registry {
             .agent
             .or_else(|| self.agent_by_nonce(register.nonce))
         {
-            Some(id) => self.return_agent(scene, id, incarnation, register),
+            Some(id) => self.reregister_agent(scene, id, incarnation, register),
             None => self.add_agent(scene, incarnation, register),
         }
     }
 
     fn add_agent(
         &mut self,
-        scene: &mut Scene,
+        scene: &mut CommandContext,
         incarnation: u64,
         register: &RegisterAgent,
-    ) -> Outcome {
+    ) -> ApplyOutcome {
         let id = AgentId(self.cluster.last_agent + 1);
         let revision = scene.next_revision();
         let agent = Agent {
             id,
             nonce: register.nonce,
             reported: reported(incarnation, register),
-            agreed: Agreed {
+            agreed: AgentAdministration {
                 administration: Administration::Active,
                 since: scene.at,
                 deadline: None,
@@ -86,17 +89,17 @@ impl Registry {
         self.cluster.last_agent = id.0;
         self.changed.insert(RecordKey::Cluster);
         self.put_agent(agent);
-        scene.say(Event::AgentChanged(id));
-        Ok(Reply::Agent(id))
+        scene.emit(Event::AgentChanged(id));
+        Ok(CommandReply::Agent(id))
     }
 
-    fn return_agent(
+    fn reregister_agent(
         &mut self,
-        scene: &mut Scene,
+        scene: &mut CommandContext,
         id: AgentId,
         incarnation: u64,
         register: &RegisterAgent,
-    ) -> Outcome {
+    ) -> ApplyOutcome {
         let known = self.agents.get(&id).ok_or(Rejection::UnknownAgent(id))?;
         if known.agreed.administration == Administration::Gone {
             return Err(Rejection::AgentGone(id));
@@ -113,7 +116,7 @@ impl Registry {
             && former.info == register.info
             && former.boot_id == register.boot_id;
         if same && !back {
-            return Ok(Reply::Agent(id));
+            return Ok(CommandReply::Agent(id));
         }
         let mut agent = known.clone();
         agent.revision = scene.next_revision();
@@ -134,50 +137,54 @@ impl Registry {
             self.remove_sweep(SweepTarget::Agent(id));
         }
         self.put_agent(agent);
-        scene.say(Event::AgentChanged(id));
-        Ok(Reply::Agent(id))
+        scene.emit(Event::AgentChanged(id));
+        Ok(CommandReply::Agent(id))
     }
 
     pub(super) fn agent_unreachable(
         &mut self,
-        scene: &mut Scene,
+        scene: &mut CommandContext,
         decision: &AgentDecision,
-    ) -> Outcome {
+    ) -> ApplyOutcome {
         let agent = self
             .agents
             .get(&decision.agent)
             .ok_or(Rejection::UnknownAgent(decision.agent))?;
         if agent.revision != decision.decided_on && !bugs::is_on(Bug::MovedDecisionCommits) {
-            return Err(Rejection::Moved);
+            return Err(Rejection::Conflict);
         }
         if agent.mode().is_lost() {
-            return Ok(Reply::Done);
+            return Ok(CommandReply::Done);
         }
         let since = scene.at;
         self.change_agent(scene, decision.agent, |agent| {
             agent.reachability = Reachability::Unreachable { since };
         });
         self.begin_sweep(scene, SweepTarget::Agent(decision.agent), decision.wall_ms);
-        Ok(Reply::Done)
+        Ok(CommandReply::Done)
     }
 
     /// Records the time at which very many agents were silent simultaneously, for later leaders.
-    pub(super) fn mass_loss(&mut self, scene: &Scene) -> Reply {
+    pub(super) fn mass_loss(&mut self, scene: &CommandContext) -> CommandReply {
         if self.cluster.mass_loss != Some(scene.at) {
             self.cluster.mass_loss = Some(scene.at);
             self.changed.insert(RecordKey::Cluster);
         }
-        Reply::Done
+        CommandReply::Done
     }
 
     /// Removes an agent. There are no tombstones: an agent that the registry no longer knows kills
     /// its tasks and registers as a new agent. Live tasks first become GONE, so that their
     /// frameworks receive updates before the record is removed.
-    pub(super) fn prune_agent(&mut self, scene: &mut Scene, decision: &AgentDecision) -> Outcome {
+    pub(super) fn prune_agent(
+        &mut self,
+        scene: &mut CommandContext,
+        decision: &AgentDecision,
+    ) -> ApplyOutcome {
         let id = decision.agent;
         let agent = self.agents.get(&id).ok_or(Rejection::UnknownAgent(id))?;
         if agent.revision != decision.decided_on {
-            return Err(Rejection::Moved);
+            return Err(Rejection::Conflict);
         }
         if !agent.mode().is_lost() {
             return Err(Rejection::WrongMode(id, agent.mode()));
@@ -190,22 +197,22 @@ impl Registry {
                 self.remove_sweep(target);
             }
             self.remove_agent(id);
-            scene.say(Event::AgentForgotten(id));
+            scene.emit(Event::AgentForgotten(id));
         } else if agent.mode() == AgentMode::Unreachable && !swept.iter().any(is_swept) {
             // The agent counts as gone since it became unreachable, so it remains the next one to
             // remove.
             let since = agent.reachability.since();
             self.set_administration(scene, id, Administration::Gone, since);
-            scene.say(Event::AgentGone(id));
+            scene.emit(Event::AgentGone(id));
             self.begin_sweep(scene, SweepTarget::PrunedAgent(id), decision.wall_ms);
         }
-        Ok(Reply::Done)
+        Ok(CommandReply::Done)
     }
 
     /// Changes an existing agent. The caller has looked it up.
     pub(super) fn change_agent(
         &mut self,
-        scene: &mut Scene,
+        scene: &mut CommandContext,
         id: AgentId,
         change: impl FnOnce(&mut Agent),
     ) {
@@ -217,13 +224,13 @@ impl Registry {
         agent.revision = scene.next_revision();
         change(&mut agent);
         self.put_agent(agent);
-        scene.say(Event::AgentChanged(id));
+        scene.emit(Event::AgentChanged(id));
     }
 
     /// Sets the administrative state of an agent. The caller has checked the transition.
     pub(super) fn set_administration(
         &mut self,
-        scene: &mut Scene,
+        scene: &mut CommandContext,
         id: AgentId,
         administration: Administration,
         since: Timestamp,
@@ -238,8 +245,8 @@ impl Registry {
 }
 
 /// Returns the facts that a registration reports.
-fn reported(incarnation: u64, register: &RegisterAgent) -> Arc<Reported> {
-    Arc::new(Reported {
+fn reported(incarnation: u64, register: &RegisterAgent) -> Arc<AgentReport> {
+    Arc::new(AgentReport {
         incarnation,
         boot_id: register.boot_id.clone(),
         info: register.info.clone(),

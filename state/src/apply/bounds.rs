@@ -2,17 +2,17 @@
 
 use std::collections::BTreeSet;
 
-use super::Scene;
+use super::CommandContext;
 use crate::Registry;
 use crate::agent::{Agent, AgentInfo};
 use crate::command::Rejection;
-use crate::framework::{Connection, Framework};
+use crate::framework::{Framework, SchedulerConnection};
 use crate::ids::{FrameworkId, TaskKey};
 use crate::level::Level;
 use crate::limits;
 use crate::registry::usage;
 use crate::resources::Value;
-use crate::task::{Limits, TaskSpec};
+use crate::task::{TaskLimits, TaskSpec};
 
 /// The bytes that the bounds leave for tasks.
 #[derive(Debug, Clone, Copy)]
@@ -66,7 +66,11 @@ impl Registry {
 
     /// Checks whether the registry has space for new limits of a task. The former limits are kept
     /// until the agent has answered.
-    pub(super) fn check_limits_bytes(&self, key: &TaskKey, new: &Limits) -> Result<(), Rejection> {
+    pub(super) fn check_limits_bytes(
+        &self,
+        key: &TaskKey,
+        new: &TaskLimits,
+    ) -> Result<(), Rejection> {
         if !self.has_bounds() {
             return Ok(());
         }
@@ -150,7 +154,7 @@ impl Registry {
     /// tasks or a connection never is.
     pub(super) fn make_room_for_framework(
         &mut self,
-        scene: &mut Scene,
+        scene: &mut CommandContext,
         principal: &str,
     ) -> Result<(), Rejection> {
         let all = self.index.principals.get(principal);
@@ -159,7 +163,8 @@ impl Registry {
             return Ok(());
         }
         let idle = all.into_iter().flatten().filter_map(|id| {
-            let Connection::Disconnected { since } = self.frameworks.get(id)?.connection else {
+            let SchedulerConnection::Disconnected { since } = self.frameworks.get(id)?.connection
+            else {
                 return None;
             };
             let has_tasks = !self.index.frameworks.get(id)?.tasks.is_empty();

@@ -1,12 +1,14 @@
 //! Numbered calls of frameworks: each is applied at most once, and its answer is remembered.
 
-use super::Scene;
+use super::CommandContext;
 use super::frameworks::check_info;
 use crate::Registry;
 use crate::bugs::{self, Bug};
-use crate::command::{Call, CallAction, Outcome, Position, Refusal, Rejection, Reply};
+use crate::command::{
+    ApplyOutcome, Call, CallAction, CommandReply, Position, Rejection, StoredRejection,
+};
 use crate::event::Event;
-use crate::framework::{Answer, AnswerOutcome, FrameworkInfo};
+use crate::framework::{AnswerOutcome, CallAnswer, FrameworkInfo};
 use crate::ids::{FrameworkId, Revision, Role, TaskId, TaskKey};
 use crate::limits;
 use crate::registry::RecordKey;
@@ -16,13 +18,13 @@ use crate::registry::RecordKey;
 const REFUSED_KEPT: usize = 64;
 
 impl Registry {
-    pub(super) fn call(&mut self, scene: &mut Scene, call: &Call) -> Outcome {
+    pub(super) fn call(&mut self, scene: &mut CommandContext, call: &Call) -> ApplyOutcome {
         if let Some(answer) = self
             .answers
             .get(&(call.framework, call.session, call.number))
         {
             return if answer.hash == call.hash {
-                Ok(Reply::Repeated(answer.clone()))
+                Ok(CommandReply::Repeated(answer.clone()))
             } else {
                 Err(Rejection::CallReused(call.number))
             };
@@ -57,7 +59,7 @@ impl Registry {
         {
             self.remember(call, revision, &outcome);
         }
-        outcome.map(|refused| Reply::Called { revision, refused })
+        outcome.map(|refused| CommandReply::Call { revision, refused })
     }
 
     /// Checks whether a call without an answer would be applied, regardless of its action. A caller
@@ -79,7 +81,7 @@ impl Registry {
             return Err(Rejection::Superseded(call.framework));
         }
         if call.number < framework.low_water {
-            return Err(Rejection::Late {
+            return Err(Rejection::StaleCall {
                 number: call.number,
                 low_water: framework.low_water,
             });
@@ -89,7 +91,7 @@ impl Registry {
 
     fn act(
         &mut self,
-        scene: &mut Scene,
+        scene: &mut CommandContext,
         call: &Call,
         revision: Revision,
     ) -> Result<Vec<(Position, Rejection)>, Rejection> {
@@ -138,18 +140,19 @@ impl Registry {
                     refused: kept.collect(),
                 }
             }
-            Err(why) => AnswerOutcome::Refused(Refusal::of(why, self.level())),
+            Err(why) => AnswerOutcome::Refused(StoredRejection::of(why, self.level())),
         };
         let key = (call.framework, call.session, call.number);
         self.answers.insert(
             key,
-            Answer {
+            CallAnswer {
                 hash: call.hash,
                 revision,
                 outcome,
             },
         );
-        self.changed.insert(RecordKey::Answer(key.0, key.1, key.2));
+        self.changed
+            .insert(RecordKey::CallAnswer(key.0, key.1, key.2));
         self.index.frameworks.or_default(call.framework).answers += 1;
     }
 
@@ -181,7 +184,7 @@ impl Registry {
             .map(|(key, _)| *key)
             .collect();
         for key in old {
-            self.forget_answer(key);
+            self.drop_answer(key);
         }
     }
 
@@ -201,14 +204,15 @@ impl Registry {
             .take(most)
             .collect();
         for key in &keys {
-            self.forget_answer(*key);
+            self.drop_answer(*key);
         }
         keys.len()
     }
 
-    fn forget_answer(&mut self, key: (FrameworkId, u64, u64)) {
+    fn drop_answer(&mut self, key: (FrameworkId, u64, u64)) {
         self.answers.remove(&key);
-        self.changed.insert(RecordKey::Answer(key.0, key.1, key.2));
+        self.changed
+            .insert(RecordKey::CallAnswer(key.0, key.1, key.2));
         if let Some(index) = self.index.frameworks.get_mut(&key.0) {
             index.answers -= 1;
         }
@@ -218,7 +222,7 @@ impl Registry {
     /// start the task.
     fn kill(
         &mut self,
-        scene: &mut Scene,
+        scene: &mut CommandContext,
         call: &Call,
         task: &TaskId,
         grace_ms: Option<u64>,
@@ -228,7 +232,7 @@ impl Registry {
             task: task.clone(),
         };
         if self.tasks.contains_key(&key) {
-            self.want_kill(scene, &key, grace_ms);
+            self.request_kill(scene, &key, grace_ms);
             return Ok(());
         }
         // The task has ended and its id is taken: no call can start it again.
@@ -241,7 +245,7 @@ impl Registry {
 
     fn suppress(
         &mut self,
-        scene: &mut Scene,
+        scene: &mut CommandContext,
         id: FrameworkId,
         roles: &[Role],
         revision: Revision,
@@ -252,14 +256,14 @@ impl Registry {
         if framework.suppressed.len() != before {
             framework.revision = revision;
             self.put_framework(framework);
-            scene.say(Event::FrameworkChanged(id));
+            scene.emit(Event::FrameworkChanged(id));
         }
         Ok(())
     }
 
     fn revive(
         &mut self,
-        scene: &mut Scene,
+        scene: &mut CommandContext,
         id: FrameworkId,
         roles: &[Role],
         revision: Revision,
@@ -274,7 +278,7 @@ impl Registry {
             framework.revision = revision;
             self.put_framework(framework);
         }
-        scene.say(Event::FrameworkRevived {
+        scene.emit(Event::FrameworkRevived {
             framework: id,
             roles,
         });
@@ -283,7 +287,7 @@ impl Registry {
 
     fn update_info(
         &mut self,
-        scene: &mut Scene,
+        scene: &mut CommandContext,
         id: FrameworkId,
         info: &FrameworkInfo,
         revision: Revision,
@@ -302,7 +306,7 @@ impl Registry {
             framework.revision = revision;
             self.check_framework_bytes(&framework)?;
             self.put_framework(framework);
-            scene.say(Event::FrameworkChanged(id));
+            scene.emit(Event::FrameworkChanged(id));
             if becomes_detached {
                 self.acknowledge_ended(scene, id);
             }

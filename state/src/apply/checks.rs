@@ -4,10 +4,10 @@ use crate::limits;
 use crate::task::{Check, CheckKind, TaskSpec};
 
 /// The name of an invalid field, and a message that names the remedy.
-type Wrong = (String, String);
+type FieldError = (String, String);
 
 /// Validates the checks of a description.
-pub(super) fn check(spec: &TaskSpec) -> Result<(), Wrong> {
+pub(super) fn check(spec: &TaskSpec) -> Result<(), FieldError> {
     if let Some(health) = &spec.health_check {
         check_one("health_check.check", &health.check)?;
         check_time("health_check.grace_ms", health.grace_ms, 0)?;
@@ -22,7 +22,7 @@ pub(super) fn check(spec: &TaskSpec) -> Result<(), Wrong> {
     }
 }
 
-fn check_one(field: &str, check: &Check) -> Result<(), Wrong> {
+fn check_one(field: &str, check: &Check) -> Result<(), FieldError> {
     check_time(&format!("{field}.delay_ms"), check.delay_ms, 0)?;
     let least_ms = limits::CHECK_INTERVAL_MS;
     check_time(&format!("{field}.interval_ms"), check.interval_ms, least_ms)?;
@@ -58,7 +58,7 @@ fn check_one(field: &str, check: &Check) -> Result<(), Wrong> {
     Ok(())
 }
 
-fn check_time(field: &str, ms: u64, least_ms: u64) -> Result<(), Wrong> {
+fn check_time(field: &str, ms: u64, least_ms: u64) -> Result<(), FieldError> {
     let most_ms = limits::CHECK_TIME_MS;
     if (least_ms..=most_ms).contains(&ms) {
         return Ok(());
@@ -67,7 +67,7 @@ fn check_time(field: &str, ms: u64, least_ms: u64) -> Result<(), Wrong> {
     Err((field.to_owned(), text))
 }
 
-fn check_command(field: &str, words: &[String]) -> Result<(), Wrong> {
+fn check_command(field: &str, words: &[String]) -> Result<(), FieldError> {
     let wrong = |text| Err((format!("{field}.command"), text));
     let is_empty = words.first().is_none_or(|first| first.trim().is_empty());
     if is_empty || words.iter().any(|word| word.contains('\0')) {

@@ -7,13 +7,13 @@ use std::collections::BTreeMap;
 
 use crate::level::Level;
 use crate::limits;
-use crate::task::{Run, TaskSpec};
+use crate::task::{CommandSpec, TaskSpec};
 
 /// The name of an invalid field, and a message that names the remedy.
-type Wrong = (String, String);
+type FieldError = (String, String);
 
 /// Validates the command of a task and its environment.
-pub(super) fn check(spec: &TaskSpec, level: Level) -> Result<(), Wrong> {
+pub(super) fn check(spec: &TaskSpec, level: Level) -> Result<(), FieldError> {
     // Release 0.1.0 did not limit the longest argument itself.
     let most = match level >= Level::RELEASE_0_2 {
         true => limits::ARGUMENT_BYTES,
@@ -23,11 +23,11 @@ pub(super) fn check(spec: &TaskSpec, level: Level) -> Result<(), Wrong> {
     check_environment(&spec.environment, most)
 }
 
-fn check_run(run: &Run, most: usize) -> Result<(), Wrong> {
+fn check_run(run: &CommandSpec, most: usize) -> Result<(), FieldError> {
     let (empty, words) = match run {
-        Run::Image => return Ok(()),
-        Run::Shell(line) => (line.trim().is_empty(), std::slice::from_ref(line)),
-        Run::Argv(words) => (words.first().is_none_or(String::is_empty), &words[..]),
+        CommandSpec::Image => return Ok(()),
+        CommandSpec::Shell(line) => (line.trim().is_empty(), std::slice::from_ref(line)),
+        CommandSpec::Argv(words) => (words.first().is_none_or(String::is_empty), &words[..]),
     };
     if empty || words.iter().any(|word| word.contains('\0')) {
         let text = "it is empty or contains NUL: give shell a line or argv a program";
@@ -37,8 +37,8 @@ fn check_run(run: &Run, most: usize) -> Result<(), Wrong> {
         None => Ok(()),
         Some(at) => {
             let field = match run {
-                Run::Argv(_) => format!("command.argv[{at}]"),
-                Run::Shell(_) | Run::Image => "command.shell".to_owned(),
+                CommandSpec::Argv(_) => format!("command.argv[{at}]"),
+                CommandSpec::Shell(_) | CommandSpec::Image => "command.shell".to_owned(),
             };
             let bytes = words[at].len();
             let text = format!(
@@ -49,7 +49,10 @@ fn check_run(run: &Run, most: usize) -> Result<(), Wrong> {
     }
 }
 
-fn check_environment(environment: &BTreeMap<String, String>, most: usize) -> Result<(), Wrong> {
+fn check_environment(
+    environment: &BTreeMap<String, String>,
+    most: usize,
+) -> Result<(), FieldError> {
     for (name, value) in environment {
         if name.is_empty() || name.contains(['=', '\0']) || value.contains('\0') {
             let text = "a name is empty or contains = or NUL, or a value contains NUL";
@@ -72,7 +75,7 @@ mod tests {
     use super::*;
     use crate::testing;
 
-    fn judged(run: Run, variable: Option<(&str, usize)>) -> Result<(), Wrong> {
+    fn judged(run: CommandSpec, variable: Option<(&str, usize)>) -> Result<(), FieldError> {
         let environment = variable.map(|(name, bytes)| (name.to_owned(), "v".repeat(bytes)));
         let spec = TaskSpec {
             run,
@@ -82,28 +85,28 @@ mod tests {
         check(&spec, Level::NEWEST)
     }
 
-    fn field(run: Run, variable: Option<(&str, usize)>) -> Option<String> {
+    fn field(run: CommandSpec, variable: Option<(&str, usize)>) -> Option<String> {
         judged(run, variable).err().map(|(field, _)| field)
     }
 
     #[test]
     fn the_longest_argument_that_linux_executes_is_taken_and_no_longer_one() {
         let most = 131_071;
-        let shell = |bytes| Run::Shell("x".repeat(bytes));
-        let argv = |bytes| Run::Argv(vec!["true".to_owned(), "x".repeat(bytes)]);
+        let shell = |bytes| CommandSpec::Shell("x".repeat(bytes));
+        let argv = |bytes| CommandSpec::Argv(vec!["true".to_owned(), "x".repeat(bytes)]);
         assert_eq!(field(shell(most), None), None);
         assert_eq!(field(argv(most), Some(("A", most - 2))), None);
-        assert_eq!(field(Run::Image, Some(("A", most - 2))), None);
+        assert_eq!(field(CommandSpec::Image, Some(("A", most - 2))), None);
         let named = |field: &str| Some(field.to_owned());
         assert_eq!(field(shell(most + 1), None), named("command.shell"));
         assert_eq!(field(argv(most + 1), None), named("command.argv[1]"));
-        let found = field(Run::Image, Some(("A", most - 1)));
+        let found = field(CommandSpec::Image, Some(("A", most - 1)));
         assert_eq!(found, named("environment"));
     }
 
     #[test]
     fn the_refusal_names_the_size_the_bound_and_a_way_out() {
-        let (_, text) = judged(Run::Shell("x".repeat(200_000)), None).unwrap_err();
+        let (_, text) = judged(CommandSpec::Shell("x".repeat(200_000)), None).unwrap_err();
         let wanted = "it takes 200000 bytes; Linux executes at most 131071 in one argument: bring a file with uris";
         assert_eq!(text, wanted);
     }

@@ -6,13 +6,13 @@ use std::collections::BTreeSet;
 use crate::agent::Agent;
 use crate::level::Level;
 use crate::limits;
-use crate::task::{Beyond, Limits, Network, TaskSpec};
+use crate::task::{ContainerNetwork, SizeExceeded, TaskLimits, TaskSpec};
 
 /// The name of an invalid field, and a message that names the remedy.
-type Wrong = (&'static str, String);
+type FieldError = (&'static str, String);
 
 /// Validates a description independently of the agent.
-pub(super) fn check(spec: &TaskSpec, level: Level) -> Result<(), Wrong> {
+pub(super) fn check(spec: &TaskSpec, level: Level) -> Result<(), FieldError> {
     let takes_read_only = level >= Level::RELEASE_0_2;
     let mut host_paths = spec.host_paths.iter();
     let writes = host_paths.any(|path| !(takes_read_only && path.read_only));
@@ -27,7 +27,9 @@ pub(super) fn check(spec: &TaskSpec, level: Level) -> Result<(), Wrong> {
         };
         return Err(("container.opt_outs", text.to_owned()));
     }
-    if spec.container.opt_outs.host_network && spec.container.network != Network::Unnamed {
+    if spec.container.opt_outs.host_network
+        && spec.container.network != ContainerNetwork::AgentDefault
+    {
         let text = "it cannot be in the host's network and in another one: name one of them";
         return Err(("container.network", text.to_owned()));
     }
@@ -38,10 +40,10 @@ pub(super) fn check(spec: &TaskSpec, level: Level) -> Result<(), Wrong> {
 }
 
 /// Validates the requests of a task against the options that its agent allows.
-pub(super) fn check_allowed(spec: &TaskSpec, agent: &Agent) -> Result<(), Wrong> {
+pub(super) fn check_allowed(spec: &TaskSpec, agent: &Agent) -> Result<(), FieldError> {
     check_sizes(spec, agent)?;
     let asked = &spec.container.opt_outs;
-    match asked.beyond(&agent.reported.info.allowed_opt_outs) {
+    match asked.first_not_allowed(&agent.reported.info.allowed_opt_outs) {
         None => Ok(()),
         Some((what, flag)) => {
             let agent = agent.id;
@@ -53,21 +55,21 @@ pub(super) fn check_allowed(spec: &TaskSpec, agent: &Agent) -> Result<(), Wrong>
     }
 }
 
-fn check_sizes(spec: &TaskSpec, agent: &Agent) -> Result<(), Wrong> {
+fn check_sizes(spec: &TaskSpec, agent: &Agent) -> Result<(), FieldError> {
     let id = agent.id;
     match spec
         .container
         .sizes
-        .beyond(&agent.reported.info.largest_sizes)
+        .first_exceeding(&agent.reported.info.largest_sizes)
     {
         None => Ok(()),
-        Some(Beyond {
+        Some(SizeExceeded {
             field, most: None, ..
         }) => {
             let text = format!("{id} takes no {field}: leave it out, or use another agent");
             Err(("container.sizes", text))
         }
-        Some(Beyond {
+        Some(SizeExceeded {
             field,
             asked,
             most: Some(most),
@@ -81,7 +83,7 @@ fn check_sizes(spec: &TaskSpec, agent: &Agent) -> Result<(), Wrong> {
     }
 }
 
-fn check_limits(spec: &TaskSpec, limits: &Limits) -> Result<(), Wrong> {
+fn check_limits(spec: &TaskSpec, limits: &TaskLimits) -> Result<(), FieldError> {
     let wrong = |field, text: String| Err((field, text));
     let cpus = amount(spec, "cpus");
     if let Some(most) = limits.cpu_millis
@@ -121,7 +123,7 @@ fn check_limits(spec: &TaskSpec, limits: &Limits) -> Result<(), Wrong> {
     check_disks(limits)
 }
 
-fn check_disks(limits: &Limits) -> Result<(), Wrong> {
+fn check_disks(limits: &TaskLimits) -> Result<(), FieldError> {
     let wrong = |text: String| Err(("limits.io", text));
     if limits.io.len() > limits::DISK_LIMITS {
         let most = limits::DISK_LIMITS;
@@ -179,11 +181,11 @@ mod tests {
 
     use super::*;
     use crate::agent::AgentInfo;
-    use crate::command::{Command, RegisterAgent, Rejection, Reply};
-    use crate::task::{Capability, DiskLimit, HostPath, OptOuts};
+    use crate::command::{Command, CommandReply, RegisterAgent, Rejection};
+    use crate::task::{DiskLimit, HostPath, LinuxCapability, SecurityOptions};
     use crate::testing::{self, World};
 
-    fn limited(resources: &str, limits: Limits) -> Option<&'static str> {
+    fn limited(resources: &str, limits: TaskLimits) -> Option<&'static str> {
         let spec = TaskSpec {
             limits: Some(Box::new(limits)),
             ..testing::spec("t", resources)
@@ -193,9 +195,9 @@ mod tests {
 
     #[test]
     fn a_limit_is_never_below_what_is_asked_for() {
-        let cpus = |most| Limits {
+        let cpus = |most| TaskLimits {
             cpu_millis: Some(most),
-            ..Limits::default()
+            ..TaskLimits::default()
         };
         assert_eq!(limited("cpus:1.5;mem:64", cpus(1_500)), None);
         assert_eq!(
@@ -203,9 +205,9 @@ mod tests {
             Some("limits.cpu_millis")
         );
         assert_eq!(limited("mem:64", cpus(0)), Some("limits.cpu_millis"));
-        let memory = |most| Limits {
+        let memory = |most| TaskLimits {
             memory_bytes: Some(most),
-            ..Limits::default()
+            ..TaskLimits::default()
         };
         assert_eq!(limited("mem:64", memory(64 << 20)), None);
         assert_eq!(
@@ -216,20 +218,20 @@ mod tests {
 
     #[test]
     fn shares_counts_and_disks_have_bounds() {
-        let weight = |weight| Limits {
+        let weight = |weight| TaskLimits {
             io_weight: Some(weight),
-            ..Limits::default()
+            ..TaskLimits::default()
         };
         assert_eq!(limited("mem:1", weight(10_000)), None);
         assert_eq!(limited("mem:1", weight(10_001)), Some("limits.io_weight"));
-        let none = Limits {
+        let none = TaskLimits {
             pids: Some(0),
-            ..Limits::default()
+            ..TaskLimits::default()
         };
         assert_eq!(limited("mem:1", none), Some("limits.pids"));
-        let alone = Limits {
+        let alone = TaskLimits {
             exclusive_cpus: true,
-            ..Limits::default()
+            ..TaskLimits::default()
         };
         assert_eq!(limited("cpus:2", alone.clone()), None);
         for resources in ["cpus:1.5", "mem:1"] {
@@ -244,9 +246,9 @@ mod tests {
             ..DiskLimit::default()
         };
         let disks = |io: Vec<DiskLimit>| {
-            let limits = Limits {
+            let limits = TaskLimits {
                 io,
-                ..Limits::default()
+                ..TaskLimits::default()
             };
             limited("mem:1", limits)
         };
@@ -268,12 +270,12 @@ mod tests {
         let framework = world.subscribe("web");
         let agent = world.register("cpus:4");
         let mut asked = testing::spec("t", "cpus:1");
-        asked.container.opt_outs.capabilities = [Capability::Chown].into();
+        asked.container.opt_outs.capabilities = [LinuxCapability::Chown].into();
         let offers: Vec<_> = (0..2)
             .map(|_| world.promise(framework, agent, "cpus:1"))
             .collect();
         let applied = world.accept(framework, vec![offers[0].clone()], vec![asked.clone()]);
-        let Ok(Reply::Called { refused, .. }) = applied.outcome else {
+        let Ok(CommandReply::Call { refused, .. }) = applied.outcome else {
             panic!("the call itself is good: {:?}", applied.outcome);
         };
         let (_, Rejection::Invalid { field, text }) = &refused[0] else {
@@ -306,7 +308,7 @@ mod tests {
         assert!(matches!(applied.outcome, Err(Rejection::OfferOutdated(..))));
         let offer = world.promise(framework, agent, "cpus:1");
         let applied = world.accept(framework, vec![offer], vec![asked]);
-        let Ok(Reply::Called { refused, .. }) = applied.outcome else {
+        let Ok(CommandReply::Call { refused, .. }) = applied.outcome else {
             panic!("{:?}", applied.outcome);
         };
         assert_eq!(refused, []);
@@ -343,7 +345,7 @@ mod tests {
         let mut spec = testing::spec("t", "mem:1");
         spec.container.opt_outs.host_network = true;
         assert_eq!(check(&spec, Level::NEWEST), Ok(()));
-        for other in [Network::None, Network::Bridge(Vec::new())] {
+        for other in [ContainerNetwork::None, ContainerNetwork::Bridge(Vec::new())] {
             spec.container.network = other;
             assert_eq!(
                 check(&spec, Level::NEWEST).unwrap_err().0,
@@ -361,9 +363,9 @@ mod tests {
             read_only: false,
         }];
         assert_eq!(check(&spec, Level::NEWEST), Ok(()));
-        spec.container.opt_outs = OptOuts {
-            capabilities: [Capability::Setuid].into(),
-            ..OptOuts::default()
+        spec.container.opt_outs = SecurityOptions {
+            capabilities: [LinuxCapability::Setuid].into(),
+            ..SecurityOptions::default()
         };
         assert_eq!(
             check(&spec, Level::NEWEST).unwrap_err().0,

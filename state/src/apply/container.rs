@@ -4,15 +4,17 @@ use std::collections::BTreeSet;
 
 use crate::limits;
 use crate::resources::{Resources, Value};
-use crate::task::{CniNetwork, Container, Network, PublishedPort, Run, Sizes, TaskSpec};
+use crate::task::{
+    CniNetwork, CommandSpec, Container, ContainerNetwork, PublishedPort, Sizes, TaskSpec,
+};
 
 /// The name of an invalid field, and a message that names the remedy.
-type Wrong = (&'static str, String);
+type FieldError = (&'static str, String);
 
 /// Validates the container of a description.
-pub(super) fn check(spec: &TaskSpec) -> Result<(), Wrong> {
+pub(super) fn check(spec: &TaskSpec) -> Result<(), FieldError> {
     let Container { image, network, .. } = &spec.container;
-    let has_command = spec.run != Run::Image || spec.executor.is_some();
+    let has_command = spec.run != CommandSpec::Image || spec.executor.is_some();
     if image.is_empty() && !has_command {
         let text = "it is empty: give shell a line, argv a program, or an image that has a command";
         return Err(("command", text.to_owned()));
@@ -28,16 +30,16 @@ pub(super) fn check(spec: &TaskSpec) -> Result<(), Wrong> {
     }
     check_sizes(&spec.container.sizes)?;
     match network {
-        Network::Unnamed | Network::None => Ok(()),
-        Network::Bridge(ports) => check_ports(ports, &spec.resources),
-        Network::Cni(CniNetwork { name, published }) => {
+        ContainerNetwork::AgentDefault | ContainerNetwork::None => Ok(()),
+        ContainerNetwork::Bridge(ports) => check_ports(ports, &spec.resources),
+        ContainerNetwork::Cni(CniNetwork { name, published }) => {
             check_name(name)?;
             check_ports(published, &spec.resources)
         }
     }
 }
 
-fn check_sizes(sizes: &Sizes) -> Result<(), Wrong> {
+fn check_sizes(sizes: &Sizes) -> Result<(), FieldError> {
     let Sizes {
         open_files,
         shm_bytes,
@@ -61,7 +63,7 @@ fn check_sizes(sizes: &Sizes) -> Result<(), Wrong> {
 }
 
 /// Validates the name of a network by the rules of the CNI specification.
-fn check_name(name: &str) -> Result<(), Wrong> {
+fn check_name(name: &str) -> Result<(), FieldError> {
     let most = limits::CNI_NAME_BYTES;
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
     let begins = name.starts_with(|first: char| first.is_ascii_alphanumeric());
@@ -74,7 +76,7 @@ fn check_name(name: &str) -> Result<(), Wrong> {
     Err(("container.network.cni.name", text))
 }
 
-fn check_ports(ports: &[PublishedPort], resources: &Resources) -> Result<(), Wrong> {
+fn check_ports(ports: &[PublishedPort], resources: &Resources) -> Result<(), FieldError> {
     let wrong = |text| Err(("container.network.published", text));
     if ports.len() > limits::PUBLISHED_PORTS {
         let most = limits::PUBLISHED_PORTS;
@@ -120,9 +122,9 @@ fn has_port(resources: &Resources, port: u16) -> bool {
 /// Returns the estimated size in the log and in memory, in bytes.
 pub(super) fn size(container: &Container, part_bytes: usize) -> usize {
     let network = match &container.network {
-        Network::Unnamed | Network::None => 0,
-        Network::Bridge(ports) => ports.len() * part_bytes,
-        Network::Cni(CniNetwork { name, published }) => {
+        ContainerNetwork::AgentDefault | ContainerNetwork::None => 0,
+        ContainerNetwork::Bridge(ports) => ports.len() * part_bytes,
+        ContainerNetwork::Cni(CniNetwork { name, published }) => {
             name.len() + (published.len() + 1) * part_bytes
         }
     };
@@ -141,7 +143,7 @@ mod tests {
         udp: false,
     };
 
-    fn with(run: Run, image: &str, network: Network) -> TaskSpec {
+    fn with(run: CommandSpec, image: &str, network: ContainerNetwork) -> TaskSpec {
         TaskSpec {
             run,
             container: Container {
@@ -159,26 +161,40 @@ mod tests {
 
     #[test]
     fn an_image_may_bring_the_command_and_nothing_else_may() {
-        let line = || Run::Shell("true".to_owned());
-        assert_eq!(field(&with(Run::Image, "web:1", Network::None)), None);
-        assert_eq!(field(&with(line(), "", Network::Unnamed)), None);
+        let line = || CommandSpec::Shell("true".to_owned());
         assert_eq!(
-            field(&with(Run::Image, "", Network::Unnamed)),
+            field(&with(CommandSpec::Image, "web:1", ContainerNetwork::None)),
+            None
+        );
+        assert_eq!(
+            field(&with(line(), "", ContainerNetwork::AgentDefault)),
+            None
+        );
+        assert_eq!(
+            field(&with(
+                CommandSpec::Image,
+                "",
+                ContainerNetwork::AgentDefault
+            )),
             Some("command")
         );
         let long = "i".repeat(limits::IMAGE_BYTES + 1);
         for image in [long.as_str(), "a b", "a\0"] {
-            let spec = with(line(), image, Network::Unnamed);
+            let spec = with(line(), image, ContainerNetwork::AgentDefault);
             assert_eq!(field(&spec), Some("container.image"), "{image:?}");
         }
     }
 
     #[test]
     fn only_an_image_is_pulled() {
-        let mut spec = with(Run::Image, "web:1", Network::None);
+        let mut spec = with(CommandSpec::Image, "web:1", ContainerNetwork::None);
         spec.container.pull = Some(ImagePull::Always);
         assert_eq!(field(&spec), None);
-        let mut spec = with(Run::Shell("true".to_owned()), "", Network::None);
+        let mut spec = with(
+            CommandSpec::Shell("true".to_owned()),
+            "",
+            ContainerNetwork::None,
+        );
         spec.container.pull = Some(ImagePull::IfAbsent);
         assert_eq!(field(&spec), Some("container.pull"));
     }
@@ -186,7 +202,7 @@ mod tests {
     #[test]
     fn sizes_are_within_what_linux_has() {
         let asked = |sizes: Sizes| {
-            let mut spec = with(Run::Image, "web:1", Network::None);
+            let mut spec = with(CommandSpec::Image, "web:1", ContainerNetwork::None);
             spec.container.sizes = sizes;
             field(&spec)
         };
@@ -219,8 +235,8 @@ mod tests {
     #[test]
     fn a_task_publishes_each_port_of_its_own_once() {
         let published = |ports: &[PublishedPort]| {
-            let network = Network::Bridge(ports.to_vec());
-            field(&with(Run::Image, "web", network))
+            let network = ContainerNetwork::Bridge(ports.to_vec());
+            field(&with(CommandSpec::Image, "web", network))
         };
         let udp = PublishedPort { udp: true, ..WEB };
         let other = PublishedPort { host: 8081, ..WEB };
@@ -238,11 +254,11 @@ mod tests {
     #[test]
     fn a_network_of_plugins_has_a_name_and_publishes_as_others_do() {
         let cni = |name: &str, published: &[PublishedPort]| {
-            let network = Network::Cni(CniNetwork {
+            let network = ContainerNetwork::Cni(CniNetwork {
                 name: name.to_owned(),
                 published: published.to_vec(),
             });
-            field(&with(Run::Image, "web", network))
+            field(&with(CommandSpec::Image, "web", network))
         };
         assert_eq!(cni("blue.1_a-b", &[WEB]), None);
         let long = "b".repeat(limits::CNI_NAME_BYTES + 1);

@@ -4,7 +4,7 @@
 //! loop stays short. An object that is created between two batches gets the layout that the
 //! progress of the sweep implies for its key.
 
-use super::Scene;
+use super::CommandContext;
 use crate::Registry;
 use crate::event::Event;
 use crate::level::Level;
@@ -18,12 +18,12 @@ const PIECE_BYTES: u64 = 1 << 20;
 const MOST_OF_A_TASK: usize = 8;
 
 /// The number of records and bytes that a batch may still change.
-struct Budget {
+struct ConversionBudget {
     records: usize,
     bytes: u64,
 }
 
-impl Budget {
+impl ConversionBudget {
     fn spend(&mut self, records: usize, bytes: u64) {
         self.records = self.records.saturating_sub(records);
         self.bytes = self.bytes.saturating_sub(bytes);
@@ -55,11 +55,11 @@ impl Registry {
     }
 
     /// Splits the next batch of records, if any are left.
-    pub(super) fn split_records(&mut self, scene: &mut Scene) {
+    pub(super) fn split_records(&mut self, scene: &mut CommandContext) {
         if !self.cluster.layout.is_converting() {
             return;
         }
-        let mut budget = Budget {
+        let mut budget = ConversionBudget {
             // One record is that of the cluster.
             records: limits::RECORDS_PER_COMMAND - 1,
             bytes: PIECE_BYTES,
@@ -69,12 +69,12 @@ impl Registry {
         }
         self.changed.insert(RecordKey::Cluster);
         if self.cluster.layout.is_converting() {
-            scene.say(Event::SweepNeeded);
+            scene.emit(Event::SweepNeeded);
         }
     }
 
     /// Splits one object, or continues with the next kind.
-    fn split_next(&mut self, budget: &mut Budget) -> Layout {
+    fn split_next(&mut self, budget: &mut ConversionBudget) -> Layout {
         match &self.cluster.layout {
             Layout::Whole | Layout::Split => self.cluster.layout.clone(),
             Layout::Sweeps { after } => {
@@ -99,8 +99,8 @@ impl Registry {
                 let records = [
                     RecordKey::Agent(id),
                     RecordKey::AgentCounters(id),
-                    RecordKey::AgentReported(id),
-                    RecordKey::AgentAgreed(id),
+                    RecordKey::AgentReport(id),
+                    RecordKey::AgentAdministration(id),
                     RecordKey::AgentStatus(id),
                 ];
                 budget.spend(records.len(), usage::of_agent(agent));
@@ -133,7 +133,7 @@ mod tests {
     use crate::command::{Command, SweepTarget};
     use crate::ids::NodeId;
     use crate::registry::SweepMark;
-    use crate::task::{Limits, TaskState};
+    use crate::task::{TaskLimits, TaskState};
     use crate::testing::World;
 
     /// Returns a cluster of level 2 with pending sweeps, agents, and tasks in several states.
@@ -155,9 +155,9 @@ mod tests {
                 }
                 if at == 2 {
                     world.registry.change_task(&key, |task| {
-                        let limits = Limits {
+                        let limits = TaskLimits {
                             pids: Some(7),
-                            ..Limits::default()
+                            ..TaskLimits::default()
                         };
                         std::sync::Arc::make_mut(&mut task.spec).limits = Some(Box::new(limits));
                     });
@@ -196,7 +196,7 @@ mod tests {
             if !world.registry.cluster.layout.is_converting() {
                 break;
             }
-            let mut budget = Budget {
+            let mut budget = ConversionBudget {
                 records: 9,
                 bytes: 9,
             };
@@ -258,16 +258,16 @@ mod tests {
                 let key = world.launch(framework, agent, &format!("{name}-{pieces}"), "cpus:0.001");
                 world.update(&key, TaskState::Running);
             }
-            let command = crate::command::Proposed {
+            let command = crate::command::ProposedCommand {
                 ticket: world.ticket(),
                 actor: crate::actor::Actor::Cluster,
                 command: Command::Sweep(SweepTarget::Layout),
             };
-            let entry = crate::command::Entry {
+            let entry = crate::command::LogEntry {
                 at: world.now,
                 commands: vec![command],
             };
-            let (_, writes) = world.feed(&entry);
+            let (_, writes) = world.apply_entry(&entry);
             assert!(
                 writes.len() <= limits::RECORDS_PER_COMMAND,
                 "{}",

@@ -2,9 +2,9 @@
 
 use sha2::{Digest, Sha256};
 
-use super::Scene;
+use super::CommandContext;
 use crate::Registry;
-use crate::command::{OpenEpoch, Outcome, Rejection, Reply};
+use crate::command::{ApplyOutcome, CommandReply, OpenEpoch, Rejection};
 use crate::event::Event;
 use crate::ids::{ClusterId, Epoch};
 use crate::level::Level;
@@ -13,7 +13,11 @@ use crate::registry::RecordKey;
 impl Registry {
     /// Opens an epoch. Its number is the log index of this entry, so it is higher than all earlier
     /// ones.
-    pub(super) fn open_epoch(&mut self, scene: &mut Scene, open: &OpenEpoch) -> Outcome {
+    pub(super) fn open_epoch(
+        &mut self,
+        scene: &mut CommandContext,
+        open: &OpenEpoch,
+    ) -> ApplyOutcome {
         if self.cluster.facts.id == ClusterId::default() {
             let derive = |what: &[u8]| Sha256::digest([what, &open.entropy[..]].concat());
             let id: [u8; 16] = derive(b"cluster id")[..16]
@@ -27,12 +31,12 @@ impl Registry {
         self.cluster.process = open.process;
         self.cluster.term = open.term;
         self.changed.insert(RecordKey::Cluster);
-        scene.say(Event::EpochOpened(self.cluster.epoch));
+        scene.emit(Event::EpochOpened(self.cluster.epoch));
         self.set_level(self.cluster.level.max(open.level));
         if self.sweeps().next().is_some() {
-            scene.say(Event::SweepNeeded);
+            scene.emit(Event::SweepNeeded);
         }
-        Ok(Reply::Epoch(self.cluster.epoch))
+        Ok(CommandReply::Epoch(self.cluster.epoch))
     }
 
     /// Raises the level of the cluster. All later entries are applied at the new level. A level is
@@ -40,7 +44,7 @@ impl Registry {
     ///
     /// A command raises the level by one, and not while records are being converted, because
     /// records that are not converted may have no place for the facts of the new level.
-    pub(super) fn raise_level(&mut self, scene: &mut Scene, level: Level) -> Outcome {
+    pub(super) fn raise_level(&mut self, scene: &mut CommandContext, level: Level) -> ApplyOutcome {
         if level > self.cluster.level {
             if level.0 != self.cluster.level.0 + 1 || self.cluster.layout.is_converting() {
                 return Err(Rejection::Invalid {
@@ -53,12 +57,12 @@ impl Registry {
             }
             self.set_level(level);
             self.changed.insert(RecordKey::Cluster);
-            scene.say(Event::LevelRaised(level));
+            scene.emit(Event::LevelRaised(level));
             if self.sweeps().next().is_some() {
-                scene.say(Event::SweepNeeded);
+                scene.emit(Event::SweepNeeded);
             }
         }
-        Ok(Reply::Done)
+        Ok(CommandReply::Done)
     }
 }
 
@@ -78,9 +82,9 @@ mod tests {
         let (next, later) = (Level::RELEASE_0_2, Level(Level::RELEASE_0_2.0 + 1));
         let raise = |world: &World, level| {
             let mut registry = world.registry.clone();
-            let entry = crate::command::Entry {
+            let entry = crate::command::LogEntry {
                 at: world.now,
-                commands: vec![crate::command::Proposed {
+                commands: vec![crate::command::ProposedCommand {
                     ticket: crate::ids::Ticket {
                         epoch: registry.epoch(),
                         serial: 1 << 40,
@@ -96,7 +100,7 @@ mod tests {
         assert!(raise(&world, next));
         world.level = next;
         let raised = world.apply(Command::RaiseLevel { level: next });
-        assert_eq!(raised.outcome, Ok(Reply::Done));
+        assert_eq!(raised.outcome, Ok(CommandReply::Done));
         assert!(!raise(&world, later), "records are being converted");
         assert!(raise(&world, next), "a repeat");
         while world.registry.sweeps().next().is_some() {

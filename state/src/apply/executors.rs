@@ -7,22 +7,22 @@ use crate::command::Rejection;
 use crate::ids::{AgentId, FrameworkId, Role, TaskId};
 use crate::limits;
 use crate::resources::Resources;
-use crate::task::{ExecutorSpec, OptOuts, RESTRICTIONS, TaskSpec};
+use crate::task::{ExecutorSpec, RESTRICTIONS, SecurityOptions, TaskSpec};
 
 /// The name of an invalid field, and a message that names the remedy.
-type Wrong = (&'static str, String);
+type FieldError = (&'static str, String);
 
 /// The executors that the launches of one call add to its agent.
-pub(super) type Brought<'a> = BTreeMap<&'a TaskId, &'a ExecutorSpec>;
+pub(super) type AddedExecutors<'a> = BTreeMap<&'a TaskId, &'a ExecutorSpec>;
 
 /// Validates the requests of a task without its own container. The executor is validated as a task
 /// is.
-pub(super) fn check(spec: &TaskSpec) -> Result<(), Wrong> {
+pub(super) fn check(spec: &TaskSpec) -> Result<(), FieldError> {
     let opt_outs = spec
         .executor
         .as_ref()
         .map(|executor| &executor.container.opt_outs);
-    if opt_outs.is_some_and(OptOuts::changes_users) {
+    if opt_outs.is_some_and(SecurityOptions::changes_users) {
         let text = "an executor meets its agent on a path of the host, which capabilities and new privileges keep it from";
         return Err(("executor.container.opt_outs", text.to_owned()));
     }
@@ -47,28 +47,28 @@ pub(super) fn check(spec: &TaskSpec) -> Result<(), Wrong> {
 
 /// The resources that a launch takes from its agent: its own, and its executor's if it adds that
 /// executor.
-pub(super) struct Taken<'a> {
+pub(super) struct LaunchResources<'a> {
     pub(super) resources: Resources,
     pub(super) brings: Option<&'a ExecutorSpec>,
 }
 
 /// Returns the resources that a launch takes after those that have added the executors in
 /// `brought`.
-pub(super) fn taken<'a>(
+pub(super) fn launch_resources<'a>(
     registry: &Registry,
     agent: AgentId,
     framework: FrameworkId,
     role: &Role,
     spec: &'a TaskSpec,
-    brought: &Brought<'a>,
-) -> Result<Taken<'a>, Rejection> {
+    brought: &AddedExecutors<'a>,
+) -> Result<LaunchResources<'a>, Rejection> {
     let invalid = |text: String| {
         Err(Rejection::Invalid {
             field: "executor".into(),
             text,
         })
     };
-    let alone = Taken {
+    let alone = LaunchResources {
         resources: spec.resources.clone(),
         brings: None,
     };
@@ -95,7 +95,7 @@ pub(super) fn taken<'a>(
                 return invalid(text.to_owned());
             };
             let brings = Some(executor);
-            Ok(Taken { resources, brings })
+            Ok(LaunchResources { resources, brings })
         }
     }
 }
@@ -103,13 +103,13 @@ pub(super) fn taken<'a>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::task::{KillSignal, Run, Uri};
+    use crate::task::{CommandSpec, KillSignal, Uri};
     use crate::testing;
 
     fn executed() -> TaskSpec {
         TaskSpec {
             executor: Some(Box::new(testing::executor("e", "cpus:0.1"))),
-            run: Run::Image,
+            run: CommandSpec::Image,
             ..testing::spec("t", "cpus:1")
         }
     }

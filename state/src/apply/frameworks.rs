@@ -1,20 +1,24 @@
 //! Subscription, change, disconnection and removal of frameworks.
 
-use super::Scene;
+use super::CommandContext;
 use crate::Registry;
 use crate::capability;
 use crate::command::{
-    FrameworkDecision, Outcome, RaiseLowWater, Rejection, Reply, Subscribe, SweepTarget,
+    ApplyOutcome, CommandReply, FrameworkDecision, RaiseLowWater, Rejection, Subscribe, SweepTarget,
 };
 use crate::event::Event;
-use crate::framework::{Connection, FinishedFramework, Framework, FrameworkInfo};
+use crate::framework::{FinishedFramework, Framework, FrameworkInfo, SchedulerConnection};
 use crate::ids::FrameworkId;
 use crate::level::Level;
 use crate::limits;
 use crate::registry::RecordKey;
 
 impl Registry {
-    pub(super) fn subscribe(&mut self, scene: &mut Scene, subscribe: &Subscribe) -> Outcome {
+    pub(super) fn subscribe(
+        &mut self,
+        scene: &mut CommandContext,
+        subscribe: &Subscribe,
+    ) -> ApplyOutcome {
         check_subscription(subscribe.session, &subscribe.info)?;
         let by_session = || self.framework_by_session(&subscribe.info.principal, subscribe.session);
         match subscribe.framework.or_else(by_session) {
@@ -23,14 +27,14 @@ impl Registry {
         }
     }
 
-    fn add_framework(&mut self, scene: &mut Scene, subscribe: &Subscribe) -> Outcome {
+    fn add_framework(&mut self, scene: &mut CommandContext, subscribe: &Subscribe) -> ApplyOutcome {
         let id = FrameworkId(self.cluster.last_framework + 1);
         let framework = Framework {
             id,
             info: subscribe.info.clone(),
             session: subscribe.session,
             past_sessions: Default::default(),
-            connection: Connection::Connected,
+            connection: SchedulerConnection::Connected,
             low_water: 0,
             suppressed: Default::default(),
             removing: false,
@@ -41,16 +45,16 @@ impl Registry {
         self.cluster.last_framework = id.0;
         self.changed.insert(RecordKey::Cluster);
         self.put_framework(framework);
-        scene.say(Event::FrameworkSubscribed(id));
-        Ok(Reply::Framework(id))
+        scene.emit(Event::FrameworkSubscribed(id));
+        Ok(CommandReply::Framework(id))
     }
 
     fn resume_framework(
         &mut self,
-        scene: &mut Scene,
+        scene: &mut CommandContext,
         id: FrameworkId,
         subscribe: &Subscribe,
-    ) -> Outcome {
+    ) -> ApplyOutcome {
         let known = self
             .frameworks
             .get(&id)
@@ -66,8 +70,11 @@ impl Registry {
         }
         let fresh = known.session != subscribe.session;
         let becomes_detached = subscribe.info.detached && !known.info.detached;
-        if !fresh && known.connection == Connection::Connected && known.info == subscribe.info {
-            return Ok(Reply::Framework(id));
+        if !fresh
+            && known.connection == SchedulerConnection::Connected
+            && known.info == subscribe.info
+        {
+            return Ok(CommandReply::Framework(id));
         }
         let mut framework = known.clone();
         framework.info = subscribe.info.clone();
@@ -91,57 +98,57 @@ impl Registry {
         framework
             .suppressed
             .retain(|role| subscribe.info.roles.contains(role));
-        framework.connection = Connection::Connected;
+        framework.connection = SchedulerConnection::Connected;
         framework.revision = scene.next_revision();
         self.put_framework(framework);
-        scene.say(Event::FrameworkSubscribed(id));
+        scene.emit(Event::FrameworkSubscribed(id));
         if becomes_detached {
             self.acknowledge_ended(scene, id);
         }
-        Ok(Reply::Framework(id))
+        Ok(CommandReply::Framework(id))
     }
 
     /// Moves ended tasks to the history, because the framework no longer acknowledges them.
-    pub(super) fn acknowledge_ended(&mut self, scene: &mut Scene, id: FrameworkId) {
+    pub(super) fn acknowledge_ended(&mut self, scene: &mut CommandContext, id: FrameworkId) {
         self.begin_sweep(scene, SweepTarget::Framework(id), 0);
     }
 
     pub(super) fn disconnect_framework(
         &mut self,
-        scene: &mut Scene,
+        scene: &mut CommandContext,
         decision: &FrameworkDecision,
-    ) -> Outcome {
+    ) -> ApplyOutcome {
         let mut framework = self.decided(decision)?.clone();
-        if framework.connection != Connection::Connected {
-            return Ok(Reply::Done);
+        if framework.connection != SchedulerConnection::Connected {
+            return Ok(CommandReply::Done);
         }
-        framework.connection = Connection::Disconnected { since: scene.at };
+        framework.connection = SchedulerConnection::Disconnected { since: scene.at };
         framework.revision = scene.next_revision();
         let id = framework.id;
         let expires_now = !framework.info.detached && framework.info.failover_timeout_ms == 0;
         self.put_framework(framework);
-        scene.say(Event::FrameworkChanged(id));
+        scene.emit(Event::FrameworkChanged(id));
         if expires_now {
             self.begin_removal(scene, id);
         }
-        self.forget_framework_if_done(scene, id);
-        Ok(Reply::Done)
+        self.remove_framework_if_done(scene, id);
+        Ok(CommandReply::Done)
     }
 
     pub(super) fn expire_framework(
         &mut self,
-        scene: &mut Scene,
+        scene: &mut CommandContext,
         decision: &FrameworkDecision,
-    ) -> Outcome {
+    ) -> ApplyOutcome {
         let framework = self.decided(decision)?;
         if framework
             .deadline()
             .is_none_or(|deadline| deadline > scene.at)
         {
-            return Err(Rejection::Moved);
+            return Err(Rejection::Conflict);
         }
         self.begin_removal(scene, decision.framework);
-        Ok(Reply::Done)
+        Ok(CommandReply::Done)
     }
 
     fn decided(&self, decision: &FrameworkDecision) -> Result<&Framework, Rejection> {
@@ -150,7 +157,7 @@ impl Registry {
             .get(&decision.framework)
             .ok_or(Rejection::UnknownFramework(decision.framework))?;
         if framework.removing || framework.revision != decision.decided_on {
-            Err(Rejection::Moved)
+            Err(Rejection::Conflict)
         } else {
             Ok(framework)
         }
@@ -158,7 +165,7 @@ impl Registry {
 
     /// Marks a framework for removal. Sweeps kill its tasks, and it is removed with the last of
     /// them.
-    pub(super) fn begin_removal(&mut self, scene: &mut Scene, id: FrameworkId) {
+    pub(super) fn begin_removal(&mut self, scene: &mut CommandContext, id: FrameworkId) {
         let mut framework = self
             .frameworks
             .get(&id)
@@ -167,13 +174,13 @@ impl Registry {
         framework.removing = true;
         framework.revision = scene.next_revision();
         self.put_framework(framework);
-        scene.say(Event::FrameworkRemoving(id));
+        scene.emit(Event::FrameworkRemoving(id));
         self.begin_sweep(scene, SweepTarget::Framework(id), 0);
     }
 
     /// Removes a framework that has no tasks and no running sweep left, if it is marked for
     /// removal, or is detached and not connected.
-    pub(super) fn forget_framework_if_done(&mut self, scene: &mut Scene, id: FrameworkId) {
+    pub(super) fn remove_framework_if_done(&mut self, scene: &mut CommandContext, id: FrameworkId) {
         let Some(framework) = self.frameworks.get(&id) else {
             return;
         };
@@ -187,7 +194,8 @@ impl Registry {
             .frameworks
             .get(&id)
             .is_some_and(|index| !index.tasks.is_empty());
-        let left_alone = framework.info.detached && framework.connection != Connection::Connected;
+        let left_alone =
+            framework.info.detached && framework.connection != SchedulerConnection::Connected;
         if left || !swept || !(framework.removing || left_alone) {
             return;
         }
@@ -220,10 +228,10 @@ impl Registry {
                 .expect("it is longer than its limit");
             self.changed.insert(RecordKey::FinishedFramework(oldest));
         }
-        scene.say(Event::FrameworkRemoved(id));
+        scene.emit(Event::FrameworkRemoved(id));
     }
 
-    pub(super) fn raise_low_water(&mut self, raise: &RaiseLowWater) -> Outcome {
+    pub(super) fn raise_low_water(&mut self, raise: &RaiseLowWater) -> ApplyOutcome {
         let framework = self
             .frameworks
             .get(&raise.framework)
@@ -232,7 +240,7 @@ impl Registry {
             return Err(Rejection::Superseded(raise.framework));
         }
         self.refuse_calls_below(raise.framework, raise.to);
-        Ok(Reply::Done)
+        Ok(CommandReply::Done)
     }
 }
 

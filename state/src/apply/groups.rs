@@ -3,12 +3,12 @@
 
 use std::mem::discriminant;
 
-use super::accept::Site;
+use super::accept::AcceptContext;
 use super::overlay::Overlay;
 use crate::Registry;
 use crate::command::Rejection;
 use crate::limits;
-use crate::task::{Network, RESTRICTIONS, TaskGroup, TaskSpec};
+use crate::task::{ContainerNetwork, RESTRICTIONS, TaskGroup, TaskSpec};
 
 /// Returns whether two consecutive launches belong to one group.
 pub(super) fn are_together(one: &TaskSpec, next: &TaskSpec) -> bool {
@@ -21,7 +21,7 @@ impl Registry {
     /// leaves the overlay unchanged.
     pub(super) fn check_group<'a>(
         &self,
-        site: Site<'_>,
+        site: AcceptContext<'_>,
         tasks: &'a [TaskSpec],
         overlay: &mut Overlay<'a>,
     ) -> Result<(), Rejection> {
@@ -85,8 +85,10 @@ fn check_places(tasks: &[TaskSpec]) -> Result<(), String> {
 /// Checks that the first task determines the network: the others name the same kind, or none.
 fn check_networks(tasks: &[TaskSpec]) -> Result<(), String> {
     let network = |spec: &TaskSpec| discriminant(&spec.container.network);
-    let (Some(first), unsaid) = (tasks.first().map(network), discriminant(&Network::Unnamed))
-    else {
+    let (Some(first), unsaid) = (
+        tasks.first().map(network),
+        discriminant(&ContainerNetwork::AgentDefault),
+    ) else {
         return Ok(());
     };
     let in_hosts = |spec: &TaskSpec| spec.container.opt_outs.host_network;
@@ -94,7 +96,7 @@ fn check_networks(tasks: &[TaskSpec]) -> Result<(), String> {
     let differs = |spec: &&TaskSpec| {
         (network(spec) != first && network(spec) != unsaid) || (in_hosts(spec) && !first_in_hosts)
     };
-    if let Some(spec) = tasks.iter().find(|spec| is_plugged(spec)) {
+    if let Some(spec) = tasks.iter().find(|spec| uses_cni(spec)) {
         return Err(format!(
             "task {}: container.network: groups have no networks of CNI plugins; name host, none or bridge",
             spec.task
@@ -123,8 +125,8 @@ fn check_restrictions(tasks: &[TaskSpec]) -> Result<(), String> {
     Ok(())
 }
 
-fn is_plugged(spec: &TaskSpec) -> bool {
-    matches!(spec.container.network, Network::Cni(_))
+fn uses_cni(spec: &TaskSpec) -> bool {
+    matches!(spec.container.network, ContainerNetwork::Cni(_))
 }
 
 #[cfg(test)]
@@ -134,7 +136,7 @@ mod tests {
     use crate::task::{CniNetwork, Container, HostPath, PublishedPort};
     use crate::testing;
 
-    fn group(networks: &[Network]) -> Vec<TaskSpec> {
+    fn group(networks: &[ContainerNetwork]) -> Vec<TaskSpec> {
         let tasks = networks.iter().enumerate().map(|(at, network)| TaskSpec {
             container: Container {
                 network: network.clone(),
@@ -147,18 +149,25 @@ mod tests {
 
     #[test]
     fn each_task_of_a_group_has_its_place() {
-        let whole = group(&[Network::Unnamed, Network::Unnamed, Network::Unnamed]);
+        let whole = group(&[
+            ContainerNetwork::AgentDefault,
+            ContainerNetwork::AgentDefault,
+            ContainerNetwork::AgentDefault,
+        ]);
         assert_eq!(check_places(&whole), Ok(()));
         assert!(check_places(&whole[..2]).is_err(), "one is missing");
         let mut turned = whole.clone();
         turned.swap(0, 1);
         assert!(check_places(&turned).is_err());
-        assert!(check_places(&group(&vec![Network::Unnamed; 17])).is_err());
+        assert!(check_places(&group(&vec![ContainerNetwork::AgentDefault; 17])).is_err());
     }
 
     #[test]
     fn no_task_of_a_group_sees_host_paths() {
-        let mut tasks = group(&[Network::Unnamed, Network::Unnamed]);
+        let mut tasks = group(&[
+            ContainerNetwork::AgentDefault,
+            ContainerNetwork::AgentDefault,
+        ]);
         assert_eq!(check_restrictions(&tasks), Ok(()));
         tasks[1].host_paths.push(HostPath {
             host_path: "/srv".to_owned(),
@@ -172,7 +181,10 @@ mod tests {
     #[test]
     fn the_hosts_network_is_named_by_the_first_task_of_a_group() {
         let in_hosts = |which: [bool; 2]| {
-            let mut tasks = group(&[Network::Unnamed, Network::Unnamed]);
+            let mut tasks = group(&[
+                ContainerNetwork::AgentDefault,
+                ContainerNetwork::AgentDefault,
+            ]);
             for (task, is_in) in tasks.iter_mut().zip(which) {
                 task.container.opt_outs.host_network = is_in;
             }
@@ -192,20 +204,23 @@ mod tests {
             container: 80,
             udp: false,
         };
-        let bridge = || Network::Bridge(vec![port]);
+        let bridge = || ContainerNetwork::Bridge(vec![port]);
         for good in [
-            [bridge(), Network::Bridge(Vec::new())],
-            [bridge(), Network::Unnamed],
-            [Network::None, Network::None],
+            [bridge(), ContainerNetwork::Bridge(Vec::new())],
+            [bridge(), ContainerNetwork::AgentDefault],
+            [ContainerNetwork::None, ContainerNetwork::None],
         ] {
             assert_eq!(check_networks(&group(&good)), Ok(()));
         }
-        let plugged = Network::Cni(CniNetwork {
+        let plugged = ContainerNetwork::Cni(CniNetwork {
             name: "blue".to_owned(),
             published: Vec::new(),
         });
         assert!(check_networks(&group(&[plugged.clone(), plugged])).is_err());
-        for bad in [[Network::Unnamed, bridge()], [Network::None, bridge()]] {
+        for bad in [
+            [ContainerNetwork::AgentDefault, bridge()],
+            [ContainerNetwork::None, bridge()],
+        ] {
             let why = check_networks(&group(&bad)).unwrap_err();
             assert!(why.starts_with("task t1: container.network"), "{why}");
         }

@@ -9,10 +9,10 @@ use crate::limits;
 use crate::task::{HostPath, TaskSpec};
 
 /// The name of an invalid field, and a message that names the remedy.
-type Wrong = (String, String);
+type FieldError = (String, String);
 
 /// Validates the host paths of a description.
-pub(super) fn check(spec: &TaskSpec) -> Result<(), Wrong> {
+pub(super) fn check(spec: &TaskSpec) -> Result<(), FieldError> {
     let paths = &spec.host_paths;
     for (at, path) in paths.iter().enumerate() {
         let wrong = |text| Err((format!("host_paths[{at}].container_path"), text));
@@ -26,7 +26,8 @@ pub(super) fn check(spec: &TaskSpec) -> Result<(), Wrong> {
                 && path.read_only == other.read_only;
             let are_nested = own.starts_with(theirs) || theirs.starts_with(own);
             // Paths that keep their place on the host are nested as they are there.
-            let is_fine = are_alike || (own != theirs && path.is_at_home() && other.is_at_home());
+            let is_fine =
+                are_alike || (own != theirs && path.has_same_path() && other.has_same_path());
             if are_nested && !is_fine {
                 return wrong(format!(
                     "{:?} meets the host path at {:?}: put them beside each other",
@@ -41,7 +42,7 @@ pub(super) fn check(spec: &TaskSpec) -> Result<(), Wrong> {
 
 /// Returns the reason why a host path cannot be mounted at the requested place.
 fn misplaced(path: &HostPath) -> Option<String> {
-    if path.is_at_home() {
+    if path.has_same_path() {
         // Agents check it against their operators' list.
         return None;
     }

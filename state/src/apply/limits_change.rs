@@ -5,9 +5,9 @@
 
 use std::sync::Arc;
 
-use super::Scene;
+use super::CommandContext;
 use super::accept::check_spec;
-use super::tasks::{Change, cut};
+use super::tasks::{TaskChange, cut};
 use crate::Registry;
 use crate::command::{HeldTask, Rejection};
 use crate::event::Event;
@@ -15,16 +15,16 @@ use crate::ids::{Revision, TaskKey};
 use crate::level::Level;
 use crate::limits::MESSAGE_BYTES;
 use crate::registry::OrderKind;
-use crate::task::{Limits, LimitsChange, LimitsReport, Reason, Task, TaskSpec};
+use crate::task::{LimitsChange, LimitsReport, Reason, Task, TaskLimits, TaskSpec};
 
 impl Registry {
     /// Replaces all limits of a task. A second change cancels the order of the first one and gets a
     /// new order. The same limits again change nothing, unless the agent could not apply them.
     pub(super) fn update_limits(
         &mut self,
-        scene: &mut Scene,
+        scene: &mut CommandContext,
         key: &TaskKey,
-        limits: &Limits,
+        limits: &TaskLimits,
         revision: Revision,
     ) -> Result<(), Rejection> {
         let task = match self.tasks.get(key) {
@@ -79,7 +79,7 @@ impl Registry {
                 causes: Vec::new(),
             });
         });
-        scene.say(Event::TaskLimitsWanted {
+        scene.emit(Event::TaskLimitsRequested {
             key: key.clone(),
             agent,
             order,
@@ -89,7 +89,7 @@ impl Registry {
 }
 
 /// Returns the description with these limits, or without limits if all have default values.
-fn limited(spec: &TaskSpec, limits: &Limits) -> Result<TaskSpec, Rejection> {
+fn limited(spec: &TaskSpec, limits: &TaskLimits) -> Result<TaskSpec, Rejection> {
     if spec.executor.is_some() {
         let text = "an executor runs it, in whose container it has no limits of its own: change its resources by launching it anew";
         return Err(invalid("task_id", text.to_owned()));
@@ -103,7 +103,7 @@ fn limited(spec: &TaskSpec, limits: &Limits) -> Result<TaskSpec, Rejection> {
         return Err(invalid("limits.exclusive_cpus", text.to_owned()));
     }
     Ok(TaskSpec {
-        limits: (*limits != Limits::default()).then(|| Box::new(limits.clone())),
+        limits: (*limits != TaskLimits::default()).then(|| Box::new(limits.clone())),
         ..spec.clone()
     })
 }
@@ -111,7 +111,7 @@ fn limited(spec: &TaskSpec, limits: &Limits) -> Result<TaskSpec, Rejection> {
 /// Records the result of a change of limits. A report about a cancelled order is ignored. After a
 /// refusal the description holds the limits in force: those that the agent reports, if they are
 /// valid, or else those before the change.
-pub(super) fn settle(task: &mut Task, report: LimitsReport, level: Level) {
+pub(super) fn finish_limits_change(task: &mut Task, report: LimitsReport, level: Level) {
     let wanted = task.limits_change.as_mut();
     let Some(change) = wanted.filter(|change| change.order == report.order) else {
         return;
@@ -124,7 +124,7 @@ pub(super) fn settle(task: &mut Task, report: LimitsReport, level: Level) {
     change.causes = report.causes;
     if is_refused && was_open {
         let held = report.held.map(|held| *held);
-        match held.and_then(|held| sensible(&task.spec, held, level)) {
+        match held.and_then(|held| valid_limits(&task.spec, held, level)) {
             Some(held) => Arc::make_mut(&mut task.spec).limits = held,
             None => {
                 change.is_second = level >= Level::RELEASE_0_2 && !change.is_second;
@@ -135,9 +135,13 @@ pub(super) fn settle(task: &mut Task, report: LimitsReport, level: Level) {
 }
 
 /// Returns the limits that an agent reports, unless they are invalid for this task.
-fn sensible(spec: &TaskSpec, held: Limits, level: Level) -> Option<Option<Box<Limits>>> {
+fn valid_limits(
+    spec: &TaskSpec,
+    held: TaskLimits,
+    level: Level,
+) -> Option<Option<Box<TaskLimits>>> {
     let own = spec.limits.as_ref();
-    let held = Limits {
+    let held = TaskLimits {
         exclusive_cpus: own.is_some_and(|limits| limits.exclusive_cpus),
         ..held
     };
@@ -150,9 +154,9 @@ impl Registry {
     /// Settles an open change after the agent has been replaced by a release that does not accept
     /// orders of limits, and so never answers. Tasks that it holds keep their former limits; tasks
     /// that are not launched yet get the new ones.
-    pub(super) fn settle_without_agent(
+    pub(super) fn finish_limits_changes(
         &mut self,
-        scene: &mut Scene,
+        scene: &mut CommandContext,
         key: &TaskKey,
         held: Option<&HeldTask>,
         wall_ms: i64,
@@ -173,7 +177,7 @@ impl Registry {
                 causes: Vec::new(),
             };
             let level = self.level();
-            return self.change_task(key, |task| settle(task, report, level));
+            return self.change_task(key, |task| finish_limits_change(task, report, level));
         }
         let text = match self.level() >= Level::RELEASE_0_2 {
             true => String::new(),
@@ -182,8 +186,8 @@ impl Registry {
                 task.agent
             ),
         };
-        let change = Change::by_master(task.state, Reason::LimitsUpdated, wall_ms)
-            .saying(&text)
+        let change = TaskChange::by_master(task.state, Reason::LimitsUpdated, wall_ms)
+            .with_text(&text)
             .with_standing(task.standing)
             .with_limits(LimitsReport {
                 order,

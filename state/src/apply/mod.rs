@@ -35,7 +35,7 @@ pub use frameworks::check_subscription;
 use crate::Registry;
 use crate::actor::Actor;
 use crate::bugs::{self, Bug};
-use crate::command::{Command, Entry, Outcome, Proposed, Rejection, Reply};
+use crate::command::{ApplyOutcome, Command, CommandReply, LogEntry, ProposedCommand, Rejection};
 use crate::event::Event;
 use crate::ids::{Epoch, Revision, Ticket, Timestamp};
 use crate::limits;
@@ -43,19 +43,19 @@ use crate::registry::RecordKey;
 
 /// The result of one command.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Applied {
+pub struct AppliedProposal {
     /// The ticket of the command.
     pub ticket: Ticket,
     /// The actor of the command.
     pub actor: Actor,
     /// The answer.
-    pub outcome: Outcome,
+    pub outcome: ApplyOutcome,
     /// The changes, in order.
     pub events: Vec<Event>,
 }
 
 /// The context of a command: its position in the log, its time, its actor, and the changes so far.
-struct Scene {
+struct CommandContext {
     at: Timestamp,
     index: u64,
     position: u32,
@@ -68,7 +68,7 @@ struct Scene {
     drop_budget: usize,
 }
 
-impl Scene {
+impl CommandContext {
     /// Returns a revision that no other fact has.
     fn next_revision(&mut self) -> Revision {
         let revision = Revision {
@@ -79,7 +79,7 @@ impl Scene {
         revision
     }
 
-    fn say(&mut self, event: Event) {
+    fn emit(&mut self, event: Event) {
         self.events.push(event);
     }
 }
@@ -87,7 +87,7 @@ impl Scene {
 impl Registry {
     /// Applies the entry at log `index`. Entries are applied in order, each once. An entry at or
     /// below the last applied index changes nothing and returns no results.
-    pub fn apply(&mut self, index: u64, entry: &Entry) -> Vec<Applied> {
+    pub fn apply(&mut self, index: u64, entry: &LogEntry) -> Vec<AppliedProposal> {
         if index <= self.applied {
             return Vec::new();
         }
@@ -96,7 +96,7 @@ impl Registry {
             self.time = entry.at;
             self.changed.insert(RecordKey::Time);
         }
-        let mut scene = Scene {
+        let mut scene = CommandContext {
             at: self.time,
             index,
             position: 0,
@@ -106,7 +106,7 @@ impl Registry {
             drop_budget: 0,
         };
         let mut all = Vec::with_capacity(entry.commands.len());
-        for Proposed {
+        for ProposedCommand {
             ticket,
             actor,
             command,
@@ -116,7 +116,7 @@ impl Registry {
             scene.sweep_budget = limits::TASKS_PER_SWEEP;
             scene.drop_budget = limits::DROPPED_RECORDS;
             let outcome = self.command(&mut scene, *ticket, command);
-            all.push(Applied {
+            all.push(AppliedProposal {
                 ticket: *ticket,
                 actor: std::mem::take(&mut scene.actor),
                 outcome,
@@ -126,7 +126,12 @@ impl Registry {
         all
     }
 
-    fn command(&mut self, scene: &mut Scene, ticket: Ticket, command: &Command) -> Outcome {
+    fn command(
+        &mut self,
+        scene: &mut CommandContext,
+        ticket: Ticket,
+        command: &Command,
+    ) -> ApplyOutcome {
         if let Command::OpenEpoch(open) = command {
             return self.open_epoch(scene, open);
         }
@@ -136,11 +141,11 @@ impl Registry {
             return Err(Rejection::StaleEpoch);
         }
         match command {
-            Command::OpenEpoch(_) | Command::Tick => Ok(Reply::Done),
+            Command::OpenEpoch(_) | Command::Tick => Ok(CommandReply::Done),
             Command::RegisterAgent(register) => self.register_agent(scene, register),
             Command::AgentUnreachable(decision) => self.agent_unreachable(scene, decision),
             Command::PruneAgent(decision) => self.prune_agent(scene, decision),
-            Command::Stopped(stopped) => self.stopped(scene, stopped),
+            Command::TasksStopped(stopped) => self.stopped(scene, stopped),
             Command::ReconcileAgent(list) => self.reconcile_agent(scene, list),
             Command::UpdateTasks(report) => self.update_tasks(scene, report),
             Command::Subscribe(subscribe) => self.subscribe(scene, subscribe),
@@ -154,11 +159,11 @@ impl Registry {
             Command::MassLoss => Ok(self.mass_loss(scene)),
             Command::RaiseLevel { level } => self.raise_level(scene, *level),
             Command::CompareDigest(compare) => {
-                scene.say(Event::DigestLogged {
+                scene.emit(Event::DigestLogged {
                     index: compare.index,
                     digest: compare.digest,
                 });
-                Ok(Reply::Done)
+                Ok(CommandReply::Done)
             }
         }
     }

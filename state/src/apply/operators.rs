@@ -1,9 +1,11 @@
 //! Batches of changes by operators.
 
-use super::Scene;
+use super::CommandContext;
 use crate::Registry;
 use crate::agent::Administration;
-use crate::command::{Operate, Operation, Outcome, Refusal, Rejection, Reply, SweepTarget};
+use crate::command::{
+    ApplyOutcome, CommandReply, Operate, OperatorOperation, Rejection, StoredRejection, SweepTarget,
+};
 use crate::event::Event;
 use crate::ids::{AgentId, Revision, Role, Timestamp};
 use crate::level::Level;
@@ -14,7 +16,11 @@ use crate::registry::{DEFAULT_WEIGHT_MILLI, OperatorAnswer, RecordKey, usage};
 const OLD_REQUESTS_DROPPED: usize = 4;
 
 impl Registry {
-    pub(super) fn operate(&mut self, scene: &mut Scene, operate: &Operate) -> Outcome {
+    pub(super) fn operate(
+        &mut self,
+        scene: &mut CommandContext,
+        operate: &Operate,
+    ) -> ApplyOutcome {
         if operate.operations.len() > limits::OPERATIONS_PER_BATCH {
             return Err(Rejection::TooManyOperations);
         }
@@ -51,7 +57,7 @@ impl Registry {
         if let Some(key) = &operate.request {
             let level = self.level();
             let refusals = outcomes.iter().map(|outcome| outcome.as_ref().err());
-            let kept = refusals.map(|why| why.map(|why| Refusal::of(why, level)));
+            let kept = refusals.map(|why| why.map(|why| StoredRejection::of(why, level)));
             let answer = OperatorAnswer {
                 hash: operate.hash,
                 at: scene.at,
@@ -64,11 +70,11 @@ impl Registry {
             };
             self.put_operator_answer(key.clone(), answer);
         }
-        Ok(Reply::Operated { revision, outcomes })
+        Ok(CommandReply::Operate { revision, outcomes })
     }
 
     /// Removes a few expired answers with each named request, so that no timer is needed.
-    fn drop_old_requests(&mut self, scene: &Scene) {
+    fn drop_old_requests(&mut self, scene: &CommandContext) {
         let oldest = scene.at.0.checked_sub(limits::OPERATOR_ANSWER_MS);
         let Some(oldest) = oldest.map(|at| Timestamp(at + 1)) else {
             return;
@@ -82,17 +88,17 @@ impl Registry {
 
     fn operation(
         &mut self,
-        scene: &mut Scene,
-        operation: &Operation,
+        scene: &mut CommandContext,
+        operation: &OperatorOperation,
         wall_ms: i64,
     ) -> Result<(), Rejection> {
         match operation {
-            Operation::SetAttribute { agent, name, value } => {
+            OperatorOperation::SetAttribute { agent, name, value } => {
                 self.set_attribute(scene, *agent, name, value)
             }
-            Operation::KillTask { key, grace_ms } => {
+            OperatorOperation::KillTask { key, grace_ms } => {
                 if self.tasks.contains_key(key) {
-                    self.want_kill(scene, key, *grace_ms);
+                    self.request_kill(scene, key, *grace_ms);
                     Ok(())
                 } else if self.index.history.contains_key(key) {
                     Ok(())
@@ -100,11 +106,11 @@ impl Registry {
                     Err(Rejection::UnknownTask(key.clone()))
                 }
             }
-            Operation::UpdateLimits { key, limits } => {
+            OperatorOperation::UpdateLimits { key, limits } => {
                 let revision = scene.next_revision();
                 self.update_limits(scene, key, limits, revision)
             }
-            Operation::Teardown(id) => {
+            OperatorOperation::Teardown(id) => {
                 let framework = self
                     .frameworks
                     .get(id)
@@ -114,28 +120,28 @@ impl Registry {
                 }
                 Ok(())
             }
-            Operation::SetWeight { role, weight_milli } => {
+            OperatorOperation::SetWeight { role, weight_milli } => {
                 self.set_weight(scene, role, *weight_milli)
             }
-            Operation::Deactivate(id) => self.move_administration(
+            OperatorOperation::Deactivate(id) => self.move_administration(
                 scene,
                 *id,
                 Administration::Active,
                 Administration::Deactivated,
             ),
-            Operation::Reactivate(id) => self.move_administration(
+            OperatorOperation::Reactivate(id) => self.move_administration(
                 scene,
                 *id,
                 Administration::Deactivated,
                 Administration::Active,
             ),
-            Operation::MarkGone(id) => self.mark_gone(scene, *id, wall_ms),
+            OperatorOperation::MarkGone(id) => self.mark_gone(scene, *id, wall_ms),
         }
     }
 
     fn set_weight(
         &mut self,
-        scene: &mut Scene,
+        scene: &mut CommandContext,
         role: &Role,
         weight_milli: u64,
     ) -> Result<(), Rejection> {
@@ -162,13 +168,13 @@ impl Registry {
             self.weights.insert(role.clone(), weight_milli);
         }
         self.changed.insert(RecordKey::Weight(role.clone()));
-        scene.say(Event::WeightChanged(role.clone()));
+        scene.emit(Event::WeightChanged(role.clone()));
         Ok(())
     }
 
     fn set_attribute(
         &mut self,
-        scene: &mut Scene,
+        scene: &mut CommandContext,
         id: AgentId,
         name: &str,
         value: &str,
@@ -214,7 +220,7 @@ impl Registry {
         agent.revision = revision;
         self.check_agent_bytes(&agent)?;
         self.put_agent(agent);
-        scene.say(Event::AgentChanged(id));
+        scene.emit(Event::AgentChanged(id));
         Ok(())
     }
 
@@ -222,7 +228,7 @@ impl Registry {
     /// effect when the agent returns.
     fn move_administration(
         &mut self,
-        scene: &mut Scene,
+        scene: &mut CommandContext,
         id: AgentId,
         from: Administration,
         to: Administration,
@@ -239,11 +245,16 @@ impl Registry {
         Ok(())
     }
 
-    fn mark_gone(&mut self, scene: &mut Scene, id: AgentId, wall_ms: i64) -> Result<(), Rejection> {
+    fn mark_gone(
+        &mut self,
+        scene: &mut CommandContext,
+        id: AgentId,
+        wall_ms: i64,
+    ) -> Result<(), Rejection> {
         let agent = self.agents.get(&id).ok_or(Rejection::UnknownAgent(id))?;
         if agent.agreed.administration != Administration::Gone {
             self.set_administration(scene, id, Administration::Gone, scene.at);
-            scene.say(Event::AgentGone(id));
+            scene.emit(Event::AgentGone(id));
             self.begin_sweep(scene, SweepTarget::Agent(id), wall_ms);
         }
         Ok(())
@@ -256,19 +267,19 @@ impl OperatorAnswer {
     ///
     /// # Errors
     /// [`Rejection::RequestReused`].
-    pub fn repeated(&self, operate: &Operate) -> Outcome {
+    pub fn repeated(&self, operate: &Operate) -> ApplyOutcome {
         if self.hash != operate.hash {
             let request = operate.request.as_ref().map(|(_, id)| id.clone());
             return Err(Rejection::RequestReused(request.unwrap_or_default()));
         }
-        let again = |kept: &Option<Refusal>| match kept {
+        let again = |kept: &Option<StoredRejection>| match kept {
             None => Ok(()),
-            Some(refusal) => Err(Rejection::AsBefore {
+            Some(refusal) => Err(Rejection::Repeated {
                 code: refusal.code,
-                text: refusal.sentence(),
+                text: refusal.message_text(),
             }),
         };
-        Ok(Reply::Operated {
+        Ok(CommandReply::Operate {
             revision: self.revision,
             outcomes: self.outcomes.iter().map(again).collect(),
         })

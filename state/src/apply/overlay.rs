@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 
 use super::bounds::TaskBytes;
-use super::executors::{Brought, Taken};
+use super::executors::{AddedExecutors, LaunchResources};
 use crate::command::Rejection;
 use crate::ids::{FrameworkId, GroupId, TaskId};
 use crate::resources::Resources;
@@ -14,7 +14,7 @@ use crate::task::TaskSpec;
 
 /// The resources of an agent by identity, in three views.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Supply {
+pub(super) struct AvailableResources {
     /// The part of the offers that is left.
     pub(super) left: Resources,
     /// The part of the agent's resources that no task holds.
@@ -23,7 +23,7 @@ pub(super) struct Supply {
     pub(super) total: Resources,
 }
 
-impl Supply {
+impl AvailableResources {
     /// See [`Overlay::exchange`].
     fn exchanged(&self, from: &Resources, into: &Resources) -> Result<Self, Rejection> {
         let free_of = |of: &Resources| of.minus(from).ok_or_else(|| too_large(from, of));
@@ -64,7 +64,7 @@ fn too_large(asked: &Resources, left: &Resources) -> Rejection {
 
 /// A valid launch, with the data that undo it if a later part is refused.
 #[derive(Debug)]
-struct Launched<'a> {
+struct TentativeLaunch<'a> {
     task: &'a TaskId,
     /// The executor that the launch adds.
     executor: Option<&'a TaskId>,
@@ -73,27 +73,27 @@ struct Launched<'a> {
 /// The facts after the operations that were not refused.
 #[derive(Debug)]
 pub(super) struct Overlay<'a> {
-    supply: Supply,
+    supply: AvailableResources,
     /// The bytes that the bounds leave for tasks, if there are bounds.
     bytes: Option<TaskBytes>,
     /// The valid launches, in order.
-    launched: Vec<Launched<'a>>,
+    launched: Vec<TentativeLaunch<'a>>,
     /// The ids in `launched`.
     tasks: BTreeSet<&'a TaskId>,
     groups: BTreeSet<&'a GroupId>,
     /// The executors that the launches add.
-    brought: Brought<'a>,
+    brought: AddedExecutors<'a>,
 }
 
 impl<'a> Overlay<'a> {
-    pub(super) fn new(supply: Supply, bytes: Option<TaskBytes>) -> Self {
+    pub(super) fn new(supply: AvailableResources, bytes: Option<TaskBytes>) -> Self {
         Self {
             supply,
             bytes,
             launched: Vec::new(),
             tasks: BTreeSet::new(),
             groups: BTreeSet::new(),
-            brought: Brought::new(),
+            brought: AddedExecutors::new(),
         }
     }
 
@@ -105,7 +105,7 @@ impl<'a> Overlay<'a> {
         self.groups.contains(group)
     }
 
-    pub(super) fn brought(&self) -> &Brought<'a> {
+    pub(super) fn brought(&self) -> &AddedExecutors<'a> {
         &self.brought
     }
 
@@ -121,7 +121,7 @@ impl<'a> Overlay<'a> {
         &mut self,
         framework: FrameworkId,
         spec: &'a TaskSpec,
-        taken: &Taken<'a>,
+        taken: &LaunchResources<'a>,
     ) -> Result<(), Rejection> {
         self.whole(|overlay| {
             overlay.exchange(&taken.resources, &Resources::none())?;
@@ -129,7 +129,7 @@ impl<'a> Overlay<'a> {
             bytes.map_or(Ok(()), |bytes| bytes.take(framework, spec))
         })?;
         let brings = taken.brings.map(|executor| (&executor.executor, executor));
-        self.launched.push(Launched {
+        self.launched.push(TentativeLaunch {
             task: &spec.task,
             executor: brings.map(|(id, _)| id),
         });
@@ -168,7 +168,7 @@ impl<'a> Overlay<'a> {
 mod tests {
     use super::*;
     use crate::ids::Role;
-    use crate::resources::{Reservation, Resource, Volume};
+    use crate::resources::{Reservation, Resource, VolumeIdentity};
 
     fn parse(text: &str) -> Resources {
         text.parse().unwrap()
@@ -196,7 +196,7 @@ mod tests {
 
     fn volume(text: &str) -> Resources {
         with(text, |resource| {
-            resource.identity.volume = Some(Box::new(Volume {
+            resource.identity.volume = Some(Box::new(VolumeIdentity {
                 id: "v1".to_owned(),
                 container_path: "data".to_owned(),
             }));
@@ -207,7 +207,7 @@ mod tests {
     /// `cpus:8;mem:512;disk:100`.
     fn overlay(left: &str, free: &str) -> Overlay<'static> {
         let registry = crate::Registry::default();
-        let supply = Supply {
+        let supply = AvailableResources {
             left: parse(left),
             free: parse(free),
             total: parse("cpus:8;mem:512;disk:100;ports:[1-9]"),
@@ -304,7 +304,7 @@ mod tests {
             crate::testing::spec("a", "cpus:3"),
             crate::testing::spec("b", "cpus:3"),
         );
-        let of = |spec: &TaskSpec| Taken {
+        let of = |spec: &TaskSpec| LaunchResources {
             resources: spec.resources.clone(),
             brings: None,
         };

@@ -6,27 +6,31 @@
 use std::ops::Bound;
 use std::sync::Arc;
 
-use super::Scene;
-use super::tasks::{Change, too_many};
+use super::CommandContext;
+use super::tasks::{TaskChange, too_many};
 use crate::Registry;
 use crate::agent::AgentInfo;
 use crate::bugs::{self, Bug};
-use crate::command::{HeldTask, Outcome, ReconcileAgent, Rejection, Reply};
+use crate::command::{ApplyOutcome, CommandReply, HeldTask, ReconcileAgent, Rejection};
 use crate::event::Event;
 use crate::ids::TaskKey;
 use crate::level::Level;
 use crate::limits;
 use crate::registry::OrderKind;
-use crate::task::{Reason, Source, Task, TaskState};
+use crate::task::{Reason, Task, TaskState, UpdateSource};
 
 impl Registry {
-    pub(super) fn reconcile_agent(&mut self, scene: &mut Scene, list: &ReconcileAgent) -> Outcome {
+    pub(super) fn reconcile_agent(
+        &mut self,
+        scene: &mut CommandContext,
+        list: &ReconcileAgent,
+    ) -> ApplyOutcome {
         let agent = self
             .agents
             .get(&list.agent)
             .ok_or(Rejection::UnknownAgent(list.agent))?;
         if agent.reported.incarnation != list.incarnation || agent.mode().is_lost() {
-            return Err(Rejection::Moved);
+            return Err(Rejection::Conflict);
         }
         check_list(list)?;
         let reported = Arc::clone(&agent.reported);
@@ -39,7 +43,7 @@ impl Registry {
                 .map(|at| &list.held[at]);
             self.compare(scene, list, &reported.info, key, held);
             if !answers_limits {
-                self.settle_without_agent(scene, key, held, list.wall_ms);
+                self.finish_limits_changes(scene, key, held, list.wall_ms);
             }
         }
         for held in &list.held {
@@ -48,18 +52,18 @@ impl Registry {
                 .get(&held.key)
                 .filter(|task| task.order == held.order && task.agent == list.agent);
             if wanted.is_none_or(Task::is_terminal) {
-                scene.say(Event::Stray {
+                scene.emit(Event::OrphanFound {
                     agent: list.agent,
                     key: held.key.clone(),
                     order: held.order,
                 });
             }
         }
-        scene.say(Event::AgentReconciled {
+        scene.emit(Event::AgentReconciled {
             agent: list.agent,
             complete: list.through.is_none(),
         });
-        Ok(Reply::Done)
+        Ok(CommandReply::Done)
     }
 
     /// Returns the tasks in the range of the list that the agent should hold, or once should have
@@ -83,7 +87,7 @@ impl Registry {
 
     fn compare(
         &mut self,
-        scene: &mut Scene,
+        scene: &mut CommandContext,
         list: &ReconcileAgent,
         info: &AgentInfo,
         key: &TaskKey,
@@ -99,25 +103,25 @@ impl Registry {
         }
         let change = match held.filter(|held| held.order == task.order) {
             Some(_) if task.state == TaskState::Unreachable => {
-                Change::by_master(task.agent_state, Reason::AgentReregistered, list.wall_ms)
+                TaskChange::by_master(task.agent_state, Reason::AgentReregistered, list.wall_ms)
                     .with_standing(task.standing)
             }
             Some(_) => return,
             None if task.order <= list.floor => {
-                Change::by_master(TaskState::Gone, Reason::TaskMissingOnAgent, list.wall_ms)
+                TaskChange::by_master(TaskState::Gone, Reason::TaskMissingOnAgent, list.wall_ms)
             }
             None if bugs::is_on(Bug::LaunchAfterUnreachable) => return,
             None if task.state == TaskState::Unreachable => {
-                Change::by_master(TaskState::Dropped, Reason::LaunchVoided, list.wall_ms)
+                TaskChange::by_master(TaskState::Dropped, Reason::LaunchVoided, list.wall_ms)
             }
             // The task was launched when its agent had more capabilities. An order that needs more
             // is never sent.
             None if judges_capabilities && !info.can_launch(&task.spec) => {
-                Change::by_master(TaskState::Dropped, Reason::AgentIncapable, list.wall_ms)
+                TaskChange::by_master(TaskState::Dropped, Reason::AgentIncapable, list.wall_ms)
             }
             None => return,
         };
-        debug_assert_eq!(change.source, Source::Master);
+        debug_assert_eq!(change.source, UpdateSource::Master);
         self.set_state(scene, key, change);
     }
 }

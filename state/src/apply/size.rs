@@ -2,7 +2,7 @@
 
 use super::{checks, confinement, container, volumes};
 use crate::level::Level;
-use crate::task::{Run, TaskSpec};
+use crate::task::{CommandSpec, TaskSpec};
 
 /// The estimated size of each part of a description, in addition to its text.
 const PART_BYTES: usize = 16;
@@ -30,9 +30,9 @@ pub(crate) fn described(spec: &TaskSpec) -> usize {
             .sum::<usize>()
     };
     let run = match &spec.run {
-        Run::Image => 0,
-        Run::Shell(line) => line.len(),
-        Run::Argv(words) => words.iter().map(|word| PART_BYTES + word.len()).sum(),
+        CommandSpec::Image => 0,
+        CommandSpec::Shell(line) => line.len(),
+        CommandSpec::Argv(words) => words.iter().map(|word| PART_BYTES + word.len()).sum(),
     };
     let uris: usize = spec
         .uris

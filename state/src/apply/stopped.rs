@@ -2,22 +2,26 @@
 //!
 //! Such a task stays UNREACHABLE: its agent reports how it ended.
 
-use super::Scene;
-use super::tasks::Change;
+use super::CommandContext;
+use super::tasks::TaskChange;
 use crate::Registry;
 use crate::agent::AgentMode;
-use crate::command::{Outcome, Rejection, Reply, Stopped};
+use crate::command::{ApplyOutcome, CommandReply, Rejection, TasksStopped};
 use crate::ids::TaskKey;
 use crate::limits;
 use crate::task::{Reason, TaskState};
 
 impl Registry {
     /// Marks a bounded number of tasks whose time has passed. A repeat finds none of them.
-    pub(super) fn stopped(&mut self, scene: &mut Scene, stopped: &Stopped) -> Outcome {
+    pub(super) fn stopped(
+        &mut self,
+        scene: &mut CommandContext,
+        stopped: &TasksStopped,
+    ) -> ApplyOutcome {
         let id = stopped.agent;
         let agent = self.agents.get(&id).ok_or(Rejection::UnknownAgent(id))?;
         if agent.revision != stopped.decided_on {
-            return Err(Rejection::Moved);
+            return Err(Rejection::Conflict);
         }
         if agent.mode() != AgentMode::Unreachable {
             return Err(Rejection::WrongMode(id, agent.mode()));
@@ -40,13 +44,13 @@ impl Registry {
             .map(|(_, key)| key.clone())
             .collect();
         for key in &due {
-            let change = Change::by_master(
+            let change = TaskChange::by_master(
                 TaskState::Unreachable,
                 Reason::StoppedWithoutLeader,
                 stopped.wall_ms,
             );
             self.set_state(scene, key, change.stopped());
         }
-        Ok(Reply::Done)
+        Ok(CommandReply::Done)
     }
 }

@@ -3,11 +3,11 @@
 
 use std::ops::Bound;
 
-use super::Scene;
-use super::tasks::Change;
+use super::CommandContext;
+use super::tasks::TaskChange;
 use crate::Registry;
 use crate::agent::AgentMode;
-use crate::command::{Outcome, Reply, SweepTarget};
+use crate::command::{ApplyOutcome, CommandReply, SweepTarget};
 use crate::event::Event;
 use crate::ids::{AgentId, FrameworkId, TaskKey};
 use crate::level::Level;
@@ -16,7 +16,12 @@ use crate::task::{Reason, Task, TaskState};
 
 impl Registry {
     /// Records the sweep and applies its first batch.
-    pub(super) fn begin_sweep(&mut self, scene: &mut Scene, target: SweepTarget, wall_ms: i64) {
+    pub(super) fn begin_sweep(
+        &mut self,
+        scene: &mut CommandContext,
+        target: SweepTarget,
+        wall_ms: i64,
+    ) {
         let mark = SweepMark {
             after: None,
             wall_ms,
@@ -25,16 +30,20 @@ impl Registry {
         self.sweep_piece(scene, target);
     }
 
-    pub(super) fn sweep(&mut self, scene: &mut Scene, target: SweepTarget) -> Outcome {
+    pub(super) fn sweep(
+        &mut self,
+        scene: &mut CommandContext,
+        target: SweepTarget,
+    ) -> ApplyOutcome {
         if target == SweepTarget::Layout {
             self.split_records(scene);
         } else if self.cluster.sweeps.contains_key(&target) {
             self.sweep_piece(scene, target);
         }
-        Ok(Reply::Done)
+        Ok(CommandReply::Done)
     }
 
-    fn sweep_piece(&mut self, scene: &mut Scene, target: SweepTarget) {
+    fn sweep_piece(&mut self, scene: &mut CommandContext, target: SweepTarget) {
         let Some(SweepMark { after, wall_ms }) = self.cluster.sweeps.get(&target).cloned() else {
             return;
         };
@@ -54,7 +63,7 @@ impl Registry {
         for key in &keys {
             match target {
                 SweepTarget::Agent(id) => self.sweep_agent_task(scene, id, key, wall_ms),
-                SweepTarget::PrunedAgent(_) => self.give_up_task(scene, key, wall_ms),
+                SweepTarget::PrunedAgent(_) => self.end_removed_task(scene, key, wall_ms),
                 SweepTarget::Framework(_) => self.sweep_framework_task(scene, key),
                 SweepTarget::Layout => {}
             }
@@ -63,12 +72,12 @@ impl Registry {
             let after = keys.last().cloned().or(after);
             let mark = SweepMark { after, wall_ms };
             self.put_sweep(target, mark);
-            scene.say(Event::SweepNeeded);
+            scene.emit(Event::SweepNeeded);
             return;
         }
         self.remove_sweep(target);
         if let SweepTarget::Framework(id) = target {
-            self.forget_framework_if_done(scene, id);
+            self.remove_framework_if_done(scene, id);
         }
     }
 
@@ -89,7 +98,7 @@ impl Registry {
     }
 
     /// Drops the answers of a removed framework, whose calls are never repeated.
-    fn sweep_answers(&mut self, scene: &mut Scene, id: FrameworkId) {
+    fn sweep_answers(&mut self, scene: &mut CommandContext, id: FrameworkId) {
         if self
             .frameworks
             .get(&id)
@@ -132,7 +141,13 @@ impl Registry {
             .collect()
     }
 
-    fn sweep_agent_task(&mut self, scene: &mut Scene, id: AgentId, key: &TaskKey, wall_ms: i64) {
+    fn sweep_agent_task(
+        &mut self,
+        scene: &mut CommandContext,
+        id: AgentId,
+        key: &TaskKey,
+        wall_ms: i64,
+    ) {
         let Some(task) = self.tasks.get(key) else {
             return;
         };
@@ -144,29 +159,29 @@ impl Registry {
             return;
         }
         let change = if gone {
-            Change::by_master(
+            TaskChange::by_master(
                 TaskState::GoneByOperator,
                 Reason::AgentRemovedByOperator,
                 wall_ms,
             )
         } else {
-            Change::by_master(TaskState::Unreachable, Reason::AgentUnreachable, wall_ms)
+            TaskChange::by_master(TaskState::Unreachable, Reason::AgentUnreachable, wall_ms)
         };
         self.set_state(scene, key, change);
     }
 
     /// Ends a task whose agent is being removed: no report of its end will arrive.
-    fn give_up_task(&mut self, scene: &mut Scene, key: &TaskKey, wall_ms: i64) {
+    fn end_removed_task(&mut self, scene: &mut CommandContext, key: &TaskKey, wall_ms: i64) {
         if self.tasks.get(key).is_none_or(Task::is_terminal) {
             return;
         }
-        let change = Change::by_master(TaskState::Gone, Reason::AgentRemoved, wall_ms);
+        let change = TaskChange::by_master(TaskState::Gone, Reason::AgentRemoved, wall_ms);
         self.set_state(scene, key, change);
     }
 
     /// Moves an ended task to the history, and kills a live task of a framework that is being
     /// removed. A killed task becomes history when its agent has ended it.
-    fn sweep_framework_task(&mut self, scene: &mut Scene, key: &TaskKey) {
+    fn sweep_framework_task(&mut self, scene: &mut CommandContext, key: &TaskKey) {
         let Some(task) = self.tasks.get(key) else {
             return;
         };
@@ -177,7 +192,7 @@ impl Registry {
         if task.is_terminal() {
             self.finish_task(scene, key);
         } else if removing {
-            self.want_kill(scene, key, None);
+            self.request_kill(scene, key, None);
         }
     }
 }

@@ -1,26 +1,29 @@
 //! Lifecycle of a task: updates, kills, acknowledgements, and the move to the history.
 
-use super::Scene;
-use super::limits_change::settle;
+use super::CommandContext;
+use super::limits_change::finish_limits_change;
 use crate::Registry;
-use crate::command::{Acknowledge, AgentUpdate, Outcome, Rejection, Reply, UpdateTasks};
+use crate::command::{
+    Acknowledge, AgentUpdate, ApplyOutcome, CommandReply, Rejection, UpdateTasks,
+};
 use crate::event::Event;
 use crate::ids::{FrameworkId, OrderIndex, Revision, TaskKey};
 use crate::level::Level;
 use crate::limits;
 use crate::task::{
-    Cause, Exit, Kill, LimitsReport, Reason, Source, Standing, TaskState, Update, words,
+    Cause, CheckResults, Exit, Kill, LimitsReport, Reason, TaskState, TaskUpdate, UpdateSource,
+    words,
 };
 
 /// A new state of a task, without a revision.
-pub(super) struct Change {
+pub(super) struct TaskChange {
     pub(super) state: TaskState,
-    pub(super) source: Source,
+    pub(super) source: UpdateSource,
     reason: Reason,
     causes: Vec<Cause>,
     message: String,
     exit: Option<Exit>,
-    standing: Standing,
+    standing: CheckResults,
     stopped: bool,
     limits: Option<LimitsReport>,
     wall_ms: i64,
@@ -28,16 +31,16 @@ pub(super) struct Change {
     reported: Option<u64>,
 }
 
-impl Change {
+impl TaskChange {
     pub(super) fn by_master(state: TaskState, reason: Reason, wall_ms: i64) -> Self {
         Self {
             state,
-            source: Source::Master,
+            source: UpdateSource::Master,
             reason,
             causes: Vec::new(),
             message: words::of_master(reason).to_owned(),
             exit: None,
-            standing: Standing::default(),
+            standing: CheckResults::default(),
             stopped: false,
             limits: None,
             wall_ms,
@@ -46,12 +49,12 @@ impl Change {
     }
 
     /// Returns the change with the results of the task's checks.
-    pub(super) fn with_standing(self, standing: Standing) -> Self {
+    pub(super) fn with_standing(self, standing: CheckResults) -> Self {
         Self { standing, ..self }
     }
 
     /// Returns the change with another text, used below level 3.
-    pub(super) fn saying(self, text: &str) -> Self {
+    pub(super) fn with_text(self, text: &str) -> Self {
         Self {
             message: text.to_owned(),
             ..self
@@ -79,8 +82,8 @@ impl Change {
             state: update.state,
             // An agent cannot report as a master.
             source: match update.source {
-                Source::Master | Source::Agent => Source::Agent,
-                Source::Task => Source::Task,
+                UpdateSource::Master | UpdateSource::Agent => UpdateSource::Agent,
+                UpdateSource::Task => UpdateSource::Task,
             },
             reason: update.reason,
             causes: update.causes.clone(),
@@ -94,8 +97,8 @@ impl Change {
         }
     }
 
-    pub(super) fn into_update(self, revision: Revision) -> Update {
-        Update {
+    pub(super) fn into_update(self, revision: Revision) -> TaskUpdate {
+        TaskUpdate {
             revision,
             state: self.state,
             source: self.source,
@@ -146,14 +149,18 @@ fn is_for_agents(state: TaskState) -> bool {
 }
 
 impl Registry {
-    pub(super) fn update_tasks(&mut self, scene: &mut Scene, report: &UpdateTasks) -> Outcome {
+    pub(super) fn update_tasks(
+        &mut self,
+        scene: &mut CommandContext,
+        report: &UpdateTasks,
+    ) -> ApplyOutcome {
         let agent = self
             .agents
             .get(&report.agent)
             .ok_or(Rejection::UnknownAgent(report.agent))?;
         if agent.mode().is_lost() {
             // The agent registers again, and repeats every update that is not committed.
-            return Err(Rejection::Moved);
+            return Err(Rejection::Conflict);
         }
         if report.updates.len() > limits::RECORDS_PER_COMMAND {
             return Err(too_many("updates", report.updates.len()));
@@ -161,12 +168,17 @@ impl Registry {
         for update in &report.updates {
             self.update_task(scene, report, update);
         }
-        Ok(Reply::Done)
+        Ok(CommandReply::Done)
     }
 
     /// Applies an update. A repeated or late update, or one for an instance that the agent does not
     /// hold, changes nothing. The agent may then remove it.
-    fn update_task(&mut self, scene: &mut Scene, report: &UpdateTasks, update: &AgentUpdate) {
+    fn update_task(
+        &mut self,
+        scene: &mut CommandContext,
+        report: &UpdateTasks,
+        update: &AgentUpdate,
+    ) {
         let task = self
             .tasks
             .get(&update.key)
@@ -181,7 +193,7 @@ impl Registry {
                 let is_legal =
                     is_for_agents(update.state) && task.agent_state.may_become(update.state);
                 if is_legal {
-                    self.set_state(scene, &update.key, Change::by_agent(update));
+                    self.set_state(scene, &update.key, TaskChange::by_agent(update));
                 } else {
                     // The agent counts an illegal update as settled too, so the numbers stay equal.
                     self.change_task(&update.key, |task| task.reported = update.number);
@@ -189,7 +201,7 @@ impl Registry {
                 is_legal && update.state.is_terminal()
             }
         };
-        scene.say(Event::UpdateSettled {
+        scene.emit(Event::UpdateReleased {
             agent: report.agent,
             key: update.key.clone(),
             order: update.order,
@@ -200,7 +212,12 @@ impl Registry {
 
     /// Sets the state of a task and queues an update for its framework. The caller has checked the
     /// transition.
-    pub(super) fn set_state(&mut self, scene: &mut Scene, key: &TaskKey, change: Change) {
+    pub(super) fn set_state(
+        &mut self,
+        scene: &mut CommandContext,
+        key: &TaskKey,
+        change: TaskChange,
+    ) {
         let revision = scene.next_revision();
         let reported = change.reported;
         let level = self.level();
@@ -220,7 +237,7 @@ impl Registry {
                 task.standing = update.standing;
             }
             if let Some(limits) = limits {
-                settle(task, limits, level);
+                finish_limits_change(task, limits, level);
             }
             task.latest = update.clone();
             task.revision = revision;
@@ -233,14 +250,14 @@ impl Registry {
             agent = Some(task.agent);
         });
         let agent = agent.expect("the change has run");
-        scene.say(Event::TaskUpdated {
+        scene.emit(Event::TaskUpdated {
             key: key.clone(),
             agent,
             revision,
             state,
         });
         if state.is_terminal() {
-            scene.say(Event::AgentUsageChanged(agent));
+            scene.emit(Event::AgentUsageChanged(agent));
             if self.acknowledges_itself(key.framework) {
                 self.finish_task(scene, key);
             }
@@ -256,7 +273,12 @@ impl Registry {
 
     /// Requests the kill of a task. A second request counts only if its grace period is shorter. It
     /// cancels the order of the first one and gets a new order.
-    pub(super) fn want_kill(&mut self, scene: &mut Scene, key: &TaskKey, grace_ms: Option<u64>) {
+    pub(super) fn request_kill(
+        &mut self,
+        scene: &mut CommandContext,
+        key: &TaskKey,
+        grace_ms: Option<u64>,
+    ) {
         let task = self
             .tasks
             .get(key)
@@ -272,7 +294,7 @@ impl Registry {
             task.kill = Some(Kill { order, grace_ms });
             task.revision = revision;
         });
-        scene.say(Event::TaskKillWanted {
+        scene.emit(Event::TaskKillRequested {
             key: key.clone(),
             agent,
             order,
@@ -285,7 +307,11 @@ impl Registry {
         agent.orders
     }
 
-    pub(super) fn acknowledge(&mut self, scene: &mut Scene, acknowledge: &Acknowledge) -> Outcome {
+    pub(super) fn acknowledge(
+        &mut self,
+        scene: &mut CommandContext,
+        acknowledge: &Acknowledge,
+    ) -> ApplyOutcome {
         let framework = self
             .frameworks
             .get(&acknowledge.framework)
@@ -320,15 +346,15 @@ impl Registry {
                 self.finish_task(scene, &key);
             }
         }
-        Ok(Reply::Done)
+        Ok(CommandReply::Done)
     }
 
     /// Moves an ended task to the history. If it was the last task of a framework that is marked
     /// for removal or detached, removes the framework.
-    pub(super) fn finish_task(&mut self, scene: &mut Scene, key: &TaskKey) {
+    pub(super) fn finish_task(&mut self, scene: &mut CommandContext, key: &TaskKey) {
         let task = self.remove_task(key);
         self.put_finished(task, &mut scene.drop_budget);
-        scene.say(Event::TaskForgotten(key.clone()));
-        self.forget_framework_if_done(scene, key.framework);
+        scene.emit(Event::TaskForgotten(key.clone()));
+        self.remove_framework_if_done(scene, key.framework);
     }
 }

@@ -12,7 +12,7 @@ use crate::resources::{Resources, Value};
 use crate::task::{HostPath, Sizes, TaskSpec, TaskVolume, VolumeSource};
 
 /// The name of an invalid field, and a message that names the remedy.
-type Wrong = (String, String);
+type FieldError = (String, String);
 
 /// The directories that belong to the kernel or to the agent in every container.
 pub(super) const RESERVED: [&str; 5] = ["/dev", "/proc", "/sys", "/sandbox", "/group"];
@@ -20,7 +20,7 @@ pub(super) const RESERVED: [&str; 5] = ["/dev", "/proc", "/sys", "/sandbox", "/g
 const MIB: i128 = 1024 * 1024;
 
 /// Validates the volumes of a description.
-pub(super) fn check(spec: &TaskSpec, level: Level) -> Result<(), Wrong> {
+pub(super) fn check(spec: &TaskSpec, level: Level) -> Result<(), FieldError> {
     let volumes = &spec.volumes;
     if volumes.len() > limits::VOLUMES {
         let most = limits::VOLUMES;
@@ -138,7 +138,7 @@ fn check_beside<'a>(
 }
 
 /// Checks that the tmpfs volumes fit in the task's memory, to which their contents count.
-fn check_memory(spec: &TaskSpec) -> Result<(), Wrong> {
+fn check_memory(spec: &TaskSpec) -> Result<(), FieldError> {
     let bytes = spec.volumes.iter().map(|volume| match volume.source {
         VolumeSource::Tmpfs { bytes } => i128::from(bytes),
         VolumeSource::Sandbox(_) | VolumeSource::Secret(_) => 0,
@@ -225,7 +225,7 @@ mod tests {
         }
     }
 
-    fn refusal(volumes: &[TaskVolume]) -> Option<Wrong> {
+    fn refusal(volumes: &[TaskVolume]) -> Option<FieldError> {
         let spec = TaskSpec {
             volumes: volumes.to_vec(),
             ..testing::spec("t", "cpus:1;mem:64")

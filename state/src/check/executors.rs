@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Broken, must};
+use super::{InvariantViolation, must};
 use crate::Registry;
 use crate::ids::{AgentId, FrameworkId, Role, TaskId};
 use crate::resources::Resources;
@@ -11,7 +11,7 @@ use crate::task::ExecutorSpec;
 impl Registry {
     /// Sums the resources of an agent's executors, each counted once. Tasks that share an executor
     /// describe it alike and are charged to one role.
-    pub(super) fn check_executors(&self, id: AgentId) -> Result<Resources, Broken> {
+    pub(super) fn check_executors(&self, id: AgentId) -> Result<Resources, InvariantViolation> {
         let mut found: BTreeMap<(FrameworkId, &TaskId), (&ExecutorSpec, &Role)> = BTreeMap::new();
         let mut sum = Resources::none();
         for task in self.tasks_on(id).filter(|task| !task.is_terminal()) {
@@ -26,10 +26,12 @@ impl Registry {
                 continue;
             }
             found.insert(name, own);
-            sum = sum.plus(&executor.resources).ok_or(Broken::Overlap {
-                agent: id,
-                task: task.key.clone(),
-            })?;
+            sum = sum
+                .plus(&executor.resources)
+                .ok_or(InvariantViolation::Overlap {
+                    agent: id,
+                    task: task.key.clone(),
+                })?;
         }
         Ok(sum)
     }

@@ -2,16 +2,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Broken, must};
+use super::{InvariantViolation, must};
 use crate::Registry;
 use crate::ids::{AgentId, FrameworkId, GroupId, OrderIndex};
 use crate::limits;
 use crate::task::Task;
 
 /// The permanent name of a group. Its framework may reuse the group id once all tasks are history.
-type Name<'a> = (FrameworkId, &'a GroupId, AgentId, OrderIndex);
+type GroupKey<'a> = (FrameworkId, &'a GroupId, AgentId, OrderIndex);
 
-fn name(task: &Task) -> Option<Name<'_>> {
+fn name(task: &Task) -> Option<GroupKey<'_>> {
     let group = task.spec.group.as_deref()?;
     Some((
         task.key.framework,
@@ -22,12 +22,12 @@ fn name(task: &Task) -> Option<Name<'_>> {
 }
 
 impl Registry {
-    pub(super) fn check_groups(&self) -> Result<(), Broken> {
+    pub(super) fn check_groups(&self) -> Result<(), InvariantViolation> {
         let indexes = &self.index.frameworks;
         if indexes.values().all(|index| index.groups.is_empty()) {
             return Ok(());
         }
-        let mut past: BTreeMap<Name<'_>, usize> = BTreeMap::new();
+        let mut past: BTreeMap<GroupKey<'_>, usize> = BTreeMap::new();
         let history = self.finished_tasks.values();
         for name in history.filter_map(|finished| name(&finished.task)) {
             *past.entry(name).or_default() += 1;
@@ -46,7 +46,7 @@ impl Registry {
         &self,
         framework: FrameworkId,
         id: &GroupId,
-    ) -> Result<(), Broken> {
+    ) -> Result<(), InvariantViolation> {
         let what = &format!("{framework}/{id}");
         let tasks: Vec<_> = self.group(framework, id).collect();
         let mut places = BTreeSet::new();
@@ -75,8 +75,8 @@ impl Registry {
         &self,
         framework: FrameworkId,
         id: &GroupId,
-        past: &BTreeMap<Name<'_>, usize>,
-    ) -> Result<(), Broken> {
+        past: &BTreeMap<GroupKey<'_>, usize>,
+    ) -> Result<(), InvariantViolation> {
         self.check_group_tasks(framework, id)?;
         let tasks: Vec<_> = self.group(framework, id).collect();
         let name = tasks.first().and_then(|task| name(task));

@@ -2,14 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use super::{Broken, must};
+use super::{InvariantViolation, must};
 use crate::Registry;
 use crate::ids::Role;
 use crate::resources::Resources;
 
 impl Registry {
     /// Checks that the usage of each role's ancestors is the sum of the usage below them.
-    pub(super) fn check_roles(&self) -> Result<(), Broken> {
+    pub(super) fn check_roles(&self) -> Result<(), InvariantViolation> {
         let mut sums: BTreeMap<Role, Resources> = BTreeMap::new();
         for (role, used) in &self.index.roles {
             for above in role.ancestors() {

@@ -7,7 +7,7 @@
 
 use std::ops::Bound;
 
-use super::{Broken, must};
+use super::{InvariantViolation, must};
 use crate::Registry;
 use crate::agent::Agent;
 use crate::command::SweepTarget;
@@ -24,11 +24,11 @@ const MOST_TASKS: usize = 500;
 /// The progress of a round of checks. It names records by key, so it stays valid when the registry
 /// changes.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Round(Next);
+pub struct CheckRound(CheckCursor);
 
 /// The next records to check: a kind of record, and the key after which to continue.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-enum Next {
+enum CheckCursor {
     #[default]
     Cluster,
     Sweeps(Option<SweepTarget>),
@@ -36,12 +36,12 @@ enum Next {
     Frameworks(Option<FrameworkId>),
     Tasks(Option<TaskKey>),
     Deadlines(Option<(DeadlineKind, Timestamp, Subject)>),
-    Past(Past),
+    Past(ImmutableRecords),
 }
 
 /// The kinds of records that never change.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Past {
+enum ImmutableRecords {
     OperatorAnswers(Option<(String, String)>),
     FinishedTasks(Option<u64>),
     FinishedFrameworks(Option<u64>),
@@ -49,7 +49,7 @@ enum Past {
 
 /// The result of a slice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Slice {
+pub struct CheckSlice {
     /// The number of checked records.
     pub records: usize,
     /// The number of records with too many tasks for one slice; these tasks were not summed.
@@ -63,12 +63,16 @@ impl Registry {
     /// of them.
     ///
     /// # Errors
-    /// The first [`Broken`] invariant.
-    pub fn check_slice(&self, round: &mut Round, most: usize) -> Result<Slice, Broken> {
-        let mut slice = Slice::default();
+    /// The first [`InvariantViolation`] invariant.
+    pub fn check_slice(
+        &self,
+        round: &mut CheckRound,
+        most: usize,
+    ) -> Result<CheckSlice, InvariantViolation> {
+        let mut slice = CheckSlice::default();
         while slice.records < most {
             let Some(next) = self.check_next(&round.0, &mut slice)? else {
-                *round = Round::default();
+                *round = CheckRound::default();
                 slice.is_last = true;
                 break;
             };
@@ -78,87 +82,101 @@ impl Registry {
     }
 
     /// Checks one record, or continues with the next kind. Returns `None` after the last record.
-    fn check_next(&self, next: &Next, slice: &mut Slice) -> Result<Option<Next>, Broken> {
+    fn check_next(
+        &self,
+        next: &CheckCursor,
+        slice: &mut CheckSlice,
+    ) -> Result<Option<CheckCursor>, InvariantViolation> {
         slice.records += 1;
         Ok(Some(match next {
-            Next::Cluster => {
+            CheckCursor::Cluster => {
                 self.check_cluster()?;
                 self.check_history()?;
-                Next::Sweeps(None)
+                CheckCursor::Sweeps(None)
             }
-            Next::Sweeps(after) => match self.cluster.sweeps.range(behind(after)).next() {
+            CheckCursor::Sweeps(after) => match self.cluster.sweeps.range(behind(after)).next() {
                 Some((target, _)) => {
                     self.check_sweep(target)?;
-                    Next::Sweeps(Some(*target))
+                    CheckCursor::Sweeps(Some(*target))
                 }
-                None => Next::Agents(None),
+                None => CheckCursor::Agents(None),
             },
-            Next::Agents(after) => match self.agents.range(behind(after)).next() {
+            CheckCursor::Agents(after) => match self.agents.range(behind(after)).next() {
                 Some((id, agent)) => {
                     self.check_agent_alone(agent, slice)?;
-                    Next::Agents(Some(*id))
+                    CheckCursor::Agents(Some(*id))
                 }
-                None => Next::Frameworks(None),
+                None => CheckCursor::Frameworks(None),
             },
-            Next::Frameworks(after) => match self.frameworks.range(behind(after)).next() {
+            CheckCursor::Frameworks(after) => match self.frameworks.range(behind(after)).next() {
                 Some((id, framework)) => {
                     self.check_framework_alone(framework, slice)?;
-                    Next::Frameworks(Some(*id))
+                    CheckCursor::Frameworks(Some(*id))
                 }
-                None => Next::Tasks(None),
+                None => CheckCursor::Tasks(None),
             },
-            Next::Tasks(after) => match self.tasks.range(behind(after)).next() {
+            CheckCursor::Tasks(after) => match self.tasks.range(behind(after)).next() {
                 Some((key, task)) => {
                     self.check_task_alone(task, slice)?;
-                    Next::Tasks(Some(key.clone()))
+                    CheckCursor::Tasks(Some(key.clone()))
                 }
-                None => Next::Deadlines(None),
+                None => CheckCursor::Deadlines(None),
             },
-            Next::Deadlines(after) => match self.deadlines().behind(after) {
+            CheckCursor::Deadlines(after) => match self.deadlines().after(after) {
                 Some(entry) => {
                     self.check_deadline(entry)?;
-                    Next::Deadlines(Some(entry.clone()))
+                    CheckCursor::Deadlines(Some(entry.clone()))
                 }
-                None => Next::Past(Past::OperatorAnswers(None)),
+                None => CheckCursor::Past(ImmutableRecords::OperatorAnswers(None)),
             },
-            Next::Past(past) => return Ok(self.check_past(past)?.map(Next::Past)),
+            CheckCursor::Past(past) => return Ok(self.check_past(past)?.map(CheckCursor::Past)),
         }))
     }
 
-    fn check_past(&self, past: &Past) -> Result<Option<Past>, Broken> {
+    fn check_past(
+        &self,
+        past: &ImmutableRecords,
+    ) -> Result<Option<ImmutableRecords>, InvariantViolation> {
         Ok(Some(match past {
-            Past::OperatorAnswers(after) => match self.operator_answers.range(behind(after)).next()
-            {
-                Some((key, _)) => {
-                    let (principal, id) = key.clone();
-                    self.check_deadlines_of(&Subject::Request { principal, id }, &key.1)?;
-                    Past::OperatorAnswers(Some(key.clone()))
+            ImmutableRecords::OperatorAnswers(after) => {
+                match self.operator_answers.range(behind(after)).next() {
+                    Some((key, _)) => {
+                        let (principal, id) = key.clone();
+                        self.check_deadlines_of(&Subject::Request { principal, id }, &key.1)?;
+                        ImmutableRecords::OperatorAnswers(Some(key.clone()))
+                    }
+                    None => ImmutableRecords::FinishedTasks(None),
                 }
-                None => Past::FinishedTasks(None),
-            },
-            Past::FinishedTasks(after) => match self.finished_tasks.range(behind(after)).next() {
-                Some((serial, finished)) => {
-                    self.check_finished_task(finished)?;
-                    let key = &finished.task.key;
-                    let listed = self.index.history.by_key.get(key);
-                    must(listed == Some(serial), key, "history is indexed")?;
-                    Past::FinishedTasks(Some(*serial))
+            }
+            ImmutableRecords::FinishedTasks(after) => {
+                match self.finished_tasks.range(behind(after)).next() {
+                    Some((serial, finished)) => {
+                        self.check_finished_task(finished)?;
+                        let key = &finished.task.key;
+                        let listed = self.index.history.by_key.get(key);
+                        must(listed == Some(serial), key, "history is indexed")?;
+                        ImmutableRecords::FinishedTasks(Some(*serial))
+                    }
+                    None => ImmutableRecords::FinishedFrameworks(None),
                 }
-                None => Past::FinishedFrameworks(None),
-            },
-            Past::FinishedFrameworks(after) => {
+            }
+            ImmutableRecords::FinishedFrameworks(after) => {
                 let Some((serial, finished)) = self.finished_frameworks.range(behind(after)).next()
                 else {
                     return Ok(None);
                 };
                 self.check_finished_framework(finished.id)?;
-                Past::FinishedFrameworks(Some(*serial))
+                ImmutableRecords::FinishedFrameworks(Some(*serial))
             }
         }))
     }
 
     /// Checks that the deadlines of a record are in the index.
-    fn check_deadlines_of(&self, subject: &Subject, what: &impl ToString) -> Result<(), Broken> {
+    fn check_deadlines_of(
+        &self,
+        subject: &Subject,
+        what: &impl ToString,
+    ) -> Result<(), InvariantViolation> {
         for kind in DeadlineKind::ALL {
             if let Some(at) = self.deadline_of(kind, subject) {
                 let is_listed = self.deadlines().has(kind, at, subject);
@@ -172,7 +190,7 @@ impl Registry {
     fn check_deadline(
         &self,
         (kind, at, subject): &(DeadlineKind, Timestamp, Subject),
-    ) -> Result<(), Broken> {
+    ) -> Result<(), InvariantViolation> {
         let is_known = self.deadline_of(*kind, subject) == Some(*at);
         must(
             is_known,
@@ -181,7 +199,11 @@ impl Registry {
         )
     }
 
-    fn check_agent_alone(&self, agent: &Agent, slice: &mut Slice) -> Result<(), Broken> {
+    fn check_agent_alone(
+        &self,
+        agent: &Agent,
+        slice: &mut CheckSlice,
+    ) -> Result<(), InvariantViolation> {
         self.check_agent(agent)?;
         let id = agent.id;
         let listed = self.index.nonces.get(&agent.nonce);
@@ -207,8 +229,8 @@ impl Registry {
     fn check_framework_alone(
         &self,
         framework: &Framework,
-        slice: &mut Slice,
-    ) -> Result<(), Broken> {
+        slice: &mut CheckSlice,
+    ) -> Result<(), InvariantViolation> {
         self.check_framework(framework)?;
         let id = framework.id;
         let Some(kept) = self.index.frameworks.get(&id) else {
@@ -241,7 +263,11 @@ impl Registry {
         self.check_leaving(framework)
     }
 
-    fn check_task_alone(&self, task: &Task, slice: &mut Slice) -> Result<(), Broken> {
+    fn check_task_alone(
+        &self,
+        task: &Task,
+        slice: &mut CheckSlice,
+    ) -> Result<(), InvariantViolation> {
         self.check_task(task)?;
         let key = &task.key;
         let agent = self.index.agents.get(&task.agent);
@@ -281,15 +307,15 @@ fn behind<K>(after: &Option<K>) -> (Bound<&K>, Bound<&K>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::digest::HeldKind;
-    use crate::framework::Connection;
+    use crate::digest::DigestKind;
+    use crate::framework::SchedulerConnection;
     use crate::resources::Resources;
     use crate::task::TaskState;
     use crate::testing::World;
 
     /// Runs all slices of a round, each of at most `most` records and one agent's tasks.
-    fn round(registry: &Registry, most: usize) -> Result<usize, Broken> {
-        let mut round = Round::default();
+    fn round(registry: &Registry, most: usize) -> Result<usize, InvariantViolation> {
+        let mut round = CheckRound::default();
         let mut records = 0;
         for _ in 0..10_000 {
             let slice = registry.check_slice(&mut round, most)?;
@@ -332,11 +358,15 @@ mod tests {
     fn a_round_goes_on_behind_a_record_that_went() {
         let mut world = World::new();
         let agents: Vec<AgentId> = (0..5).map(|_| world.register("cpus:1")).collect();
-        let mut round = Round(Next::Agents(Some(agents[1])));
+        let mut round = CheckRound(CheckCursor::Agents(Some(agents[1])));
         world.registry.remove_agent(agents[1]);
         world.registry.take_changes();
         let slice = world.registry.check_slice(&mut round, 1).unwrap();
-        assert_eq!(round, Round(Next::Agents(Some(agents[2]))), "{slice:?}");
+        assert_eq!(
+            round,
+            CheckRound(CheckCursor::Agents(Some(agents[2]))),
+            "{slice:?}"
+        );
     }
 
     type Damage = fn(&mut Registry);
@@ -357,7 +387,7 @@ mod tests {
             ("deadlines are indexed", |registry| {
                 let framework = registry.frameworks.first_mut().unwrap();
                 let since = Timestamp(1);
-                framework.connection = Connection::Disconnected { since };
+                framework.connection = SchedulerConnection::Disconnected { since };
             }),
             ("counts", |registry| {
                 let index = registry.index.agents.first_mut().unwrap();
@@ -365,7 +395,7 @@ mod tests {
             }),
             ("its index agrees with its tasks", |registry| {
                 let index = registry.index.agents.first_mut().unwrap();
-                index.held.add(HeldKind::Task, 1);
+                index.held.add(DigestKind::Task, 1);
             }),
             ("its answers are counted", |registry| {
                 let index = registry.index.frameworks.first_mut().unwrap();
@@ -413,7 +443,9 @@ mod tests {
                 ..key.clone()
             });
         }
-        let slice = world.registry.check_slice(&mut Round::default(), 1_000);
+        let slice = world
+            .registry
+            .check_slice(&mut CheckRound::default(), 1_000);
         assert_eq!(slice.unwrap().left_out, 1);
     }
 }

@@ -11,7 +11,7 @@ use crate::task::TaskSpec;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Accept {
     /// The complete terms of the offers, verified by the leader that proposes the command.
-    pub offers: Vec<Promise>,
+    pub offers: Vec<OfferTerms>,
     /// The operations, applied in order. Each one sees the result of those before it.
     pub operations: Vec<OfferOperation>,
     /// Whether one refused position refuses all.
@@ -66,7 +66,7 @@ pub struct Position {
 }
 
 impl Position {
-    /// Returns a position that counts over the parts of all operations: see [`Shape::place`].
+    /// Returns a position that counts over the parts of all operations: see [`CallShape::place`].
     #[must_use]
     pub fn counted(task: u32) -> Self {
         let operation = 0;
@@ -101,7 +101,7 @@ impl Accept {
 
     /// Returns the number of parts of each operation.
     #[must_use]
-    pub fn shape(&self) -> Shape {
+    pub fn shape(&self) -> CallShape {
         self.operations.iter().map(OfferOperation::parts).collect()
     }
 
@@ -125,15 +125,15 @@ impl Accept {
 /// The number of parts of each operation of a call. It resolves a number that counts over all
 /// operations.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Shape(Vec<usize>);
+pub struct CallShape(Vec<usize>);
 
-impl FromIterator<usize> for Shape {
+impl FromIterator<usize> for CallShape {
     fn from_iter<I: IntoIterator<Item = usize>>(parts: I) -> Self {
         Self(parts.into_iter().collect())
     }
 }
 
-impl Shape {
+impl CallShape {
     /// Returns the operation and task of a position whose `task` may extend into the following
     /// operations. Commands and answers of format 2 have one operation, so their positions do.
     #[must_use]
@@ -162,7 +162,7 @@ impl Shape {
 
 /// The terms of an offer.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Promise {
+pub struct OfferTerms {
     /// The id of the offer.
     pub id: OfferId,
     /// The framework that receives the offer.
@@ -218,7 +218,7 @@ mod tests {
     fn a_position_behind_all_operations_stays_what_it_is() {
         let far = Position::counted(9);
         assert_eq!(accept(&[2, 1]).shape().place(far), far);
-        assert_eq!(Shape::default().place(far), far);
+        assert_eq!(CallShape::default().place(far), far);
     }
 
     #[test]

@@ -16,25 +16,27 @@ use crate::ids::{
     Ticket, Timestamp,
 };
 use crate::level::Level;
-use crate::task::{Cause, Exit, Limits, LimitsReport, Reason, Source, Standing, TaskState};
+use crate::task::{
+    Cause, CheckResults, Exit, LimitsReport, Reason, TaskLimits, TaskState, UpdateSource,
+};
 
-pub use accept::{Accept, OfferOperation, Position, Promise, Shape};
-pub use refusal::Refusal;
+pub use accept::{Accept, CallShape, OfferOperation, OfferTerms, Position};
+pub use refusal::StoredRejection;
 pub use rejection::Rejection;
 
 /// One entry of the log: commands that are proposed together and applied in order.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Entry {
+pub struct LogEntry {
     /// The cluster time that the leader stamped. `apply` never moves time backwards.
     pub at: Timestamp,
     /// The commands, in order.
-    pub commands: Vec<Proposed>,
+    pub commands: Vec<ProposedCommand>,
 }
 
 /// A command with the ticket of its proposal. A ticket of an epoch other than the current one is
 /// refused, except for [`Command::OpenEpoch`].
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Proposed {
+pub struct ProposedCommand {
     /// The ticket of the proposal.
     pub ticket: Ticket,
     /// The actor of the command.
@@ -56,7 +58,7 @@ pub enum Command {
     PruneAgent(AgentDecision),
     /// Records that tasks with `stop_after_ms` have stopped themselves, because their agent has
     /// been unreachable for that time.
-    Stopped(Stopped),
+    TasksStopped(TasksStopped),
     /// Reconciles a part of the tasks that an agent holds with those that it should hold.
     ReconcileAgent(ReconcileAgent),
     /// Updates of tasks from their agent.
@@ -150,9 +152,9 @@ pub struct AgentDecision {
     pub wall_ms: i64,
 }
 
-/// See [`Command::Stopped`]. It is invalid if the agent's record has changed.
+/// See [`Command::TasksStopped`]. It is invalid if the agent's record has changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Stopped {
+pub struct TasksStopped {
     /// The agent on which the tasks were launched.
     pub agent: AgentId,
     /// The revision of the record on which the decision is based.
@@ -256,7 +258,7 @@ pub struct AgentUpdate {
     /// The new state.
     pub state: TaskState,
     /// The origin of the update.
-    pub source: Source,
+    pub source: UpdateSource,
     /// The reason for the state.
     pub reason: Reason,
     /// The details that the agent reports in addition to the reason. Below level 3 they are part of
@@ -267,7 +269,7 @@ pub struct AgentUpdate {
     /// The exit status of the process.
     pub exit: Option<Exit>,
     /// The results of the task's checks.
-    pub standing: Standing,
+    pub standing: CheckResults,
     /// The result of an order that changes the limits, if this update is the first to report it.
     pub limits: Option<LimitsReport>,
     /// The wall-clock time in milliseconds of the Unix epoch, for display.
@@ -320,7 +322,7 @@ pub enum CallAction {
         /// The task.
         task: TaskId,
         /// All new limits, which replace the present ones.
-        limits: Limits,
+        limits: TaskLimits,
     },
     /// Stops offers in these roles; an empty list means all.
     Suppress(Vec<Role>),
@@ -363,14 +365,14 @@ pub struct Operate {
     /// The hash of the operations.
     pub hash: u64,
     /// The operations, at most [`crate::limits::OPERATIONS_PER_BATCH`].
-    pub operations: Vec<Operation>,
+    pub operations: Vec<OperatorOperation>,
     /// The wall-clock time in milliseconds of the Unix epoch, for display.
     pub wall_ms: i64,
 }
 
 /// One change by an operator.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Operation {
+pub enum OperatorOperation {
     /// Sets an attribute of an agent; an empty value removes it.
     SetAttribute {
         /// The agent.
@@ -392,7 +394,7 @@ pub enum Operation {
         /// The task.
         key: TaskKey,
         /// All new limits, which replace the present ones.
-        limits: Limits,
+        limits: TaskLimits,
     },
     /// Kills all tasks of a framework and removes it.
     Teardown(FrameworkId),
@@ -426,11 +428,11 @@ pub enum SweepTarget {
 }
 
 /// The answer to a command.
-pub type Outcome = Result<Reply, Rejection>;
+pub type ApplyOutcome = Result<CommandReply, Rejection>;
 
 /// The result of an applied command.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Reply {
+pub enum CommandReply {
     /// The change was applied, or was already in effect.
     Done,
     /// The new epoch.
@@ -440,16 +442,16 @@ pub enum Reply {
     /// The framework is subscribed.
     Framework(FrameworkId),
     /// A numbered call was applied, except for the refused parts.
-    Called {
+    Call {
         /// The revision at which it was applied.
         revision: Revision,
         /// The refused positions, ascending, with the reasons.
         refused: Vec<(Position, Rejection)>,
     },
     /// A numbered call was applied before, with this outcome.
-    Repeated(crate::framework::Answer),
+    Repeated(crate::framework::CallAnswer),
     /// A batch of changes by operators was applied.
-    Operated {
+    Operate {
         /// The revision at which it was applied; earlier than the present one for a repeat.
         revision: Revision,
         /// The outcome of each operation.

@@ -13,7 +13,7 @@ use crate::limits;
 
 /// A refusal in a stored answer.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Refusal {
+pub struct StoredRejection {
     /// The code: [`Rejection::number`].
     pub code: u8,
     /// The message of a refusal from before level 3, cut to [`limits::REFUSAL_BYTES`]; empty since
@@ -24,7 +24,7 @@ pub struct Refusal {
     pub arguments: Vec<String>,
 }
 
-impl Refusal {
+impl StoredRejection {
     /// Returns the stored form of a refusal at this level.
     #[must_use]
     pub fn of(why: &Rejection, level: Level) -> Self {
@@ -52,7 +52,7 @@ impl Refusal {
 
     /// Returns the message of this release.
     #[must_use]
-    pub fn sentence(&self) -> String {
+    pub fn message_text(&self) -> String {
         if !self.message.is_empty() {
             return self.message.clone();
         }
@@ -90,7 +90,9 @@ fn arguments(why: &Rejection) -> Vec<String> {
         Rejection::UnknownFramework(id)
         | Rejection::FrameworkRemoved(id)
         | Rejection::Superseded(id) => vec![id.to_string()],
-        Rejection::Late { number, low_water } => vec![number.to_string(), low_water.to_string()],
+        Rejection::StaleCall { number, low_water } => {
+            vec![number.to_string(), low_water.to_string()]
+        }
         Rejection::CallReused(number) => vec![number.to_string()],
         Rejection::PrincipalChanged(text) | Rejection::RequestReused(text) => vec![text.clone()],
         Rejection::Invalid { field, .. } => vec![field.clone()],
@@ -111,16 +113,16 @@ fn arguments(why: &Rejection) -> Vec<String> {
         Rejection::UnknownTask(key) => vec![key.framework.to_string(), key.task.to_string()],
         Rejection::TaskGroupInvalid { group, .. } => vec![group.to_string()],
         Rejection::StaleEpoch
-        | Rejection::Moved
+        | Rejection::Conflict
         | Rejection::TooManyAnswers
         | Rejection::NoOffers
-        | Rejection::NotAlone
+        | Rejection::NotAttempted
         | Rejection::TooManyUnacknowledged
         | Rejection::TooManyOperations
         | Rejection::TooManyRequests
         | Rejection::Full(_)
         | Rejection::NeedsLevel { .. }
-        | Rejection::AsBefore { .. }
+        | Rejection::Repeated { .. }
         | Rejection::Internal(_) => Vec::new(),
     }
 }
@@ -139,7 +141,7 @@ fn restored(code: u8, arguments: &[String]) -> Option<Rejection> {
     let offer = || read(arguments, 0);
     Some(match Rejection::code_of(code) {
         "stale-epoch" => Rejection::StaleEpoch,
-        "moved" => Rejection::Moved,
+        "moved" => Rejection::Conflict,
         "unknown-agent" => Rejection::UnknownAgent(agent()?),
         "agent-gone" => Rejection::AgentGone(agent()?),
         "clone" => Rejection::Clone(agent()?),
@@ -147,7 +149,7 @@ fn restored(code: u8, arguments: &[String]) -> Option<Rejection> {
         "unknown-framework" => Rejection::UnknownFramework(read(arguments, 0)?),
         "framework-removed" => Rejection::FrameworkRemoved(read(arguments, 0)?),
         "superseded" => Rejection::Superseded(read(arguments, 0)?),
-        "late" => Rejection::Late {
+        "late" => Rejection::StaleCall {
             number: read(arguments, 0)?,
             low_water: read(arguments, 1)?,
         },
@@ -171,7 +173,7 @@ fn restored(code: u8, arguments: &[String]) -> Option<Rejection> {
             left: text(1)?,
         },
         "task-exists" => Rejection::TaskExists(TaskId::new(&text(0)?).ok()?),
-        "not-alone" => Rejection::NotAlone,
+        "not-alone" => Rejection::NotAttempted,
         "too-many-unacknowledged" => Rejection::TooManyUnacknowledged,
         "unknown-task" => Rejection::UnknownTask(TaskKey {
             framework: read(arguments, 0)?,
@@ -221,7 +223,7 @@ mod tests {
         let task = TaskId::new("web-1").unwrap();
         vec![
             Rejection::StaleEpoch,
-            Rejection::Moved,
+            Rejection::Conflict,
             Rejection::UnknownAgent(agent),
             Rejection::AgentGone(agent),
             Rejection::Clone(agent),
@@ -229,7 +231,7 @@ mod tests {
             Rejection::UnknownFramework(framework),
             Rejection::FrameworkRemoved(framework),
             Rejection::Superseded(framework),
-            Rejection::Late {
+            Rejection::StaleCall {
                 number: 5,
                 low_water: 6,
             },
@@ -249,7 +251,7 @@ mod tests {
                 left: "nothing".to_owned(),
             },
             Rejection::TaskExists(task.clone()),
-            Rejection::NotAlone,
+            Rejection::NotAttempted,
             Rejection::TooManyUnacknowledged,
             Rejection::UnknownTask(TaskKey { framework, task }),
             Rejection::TooManyOperations,
@@ -263,9 +265,9 @@ mod tests {
     #[test]
     fn the_sentence_of_a_kept_refusal_is_that_of_the_first_answer() {
         for why in all() {
-            let kept = Refusal::of(&why, Level::RELEASE_0_2);
+            let kept = StoredRejection::of(&why, Level::RELEASE_0_2);
             assert_eq!(kept.message, "", "{why}");
-            assert_eq!(kept.sentence(), why.to_string());
+            assert_eq!(kept.message_text(), why.to_string());
         }
     }
 
@@ -280,9 +282,9 @@ mod tests {
             text: "a secret".to_owned(),
         };
         for why in [invalid, group, Rejection::Full("a secret".to_owned())] {
-            let kept = Refusal::of(&why, Level::RELEASE_0_2);
+            let kept = StoredRejection::of(&why, Level::RELEASE_0_2);
             assert!(!format!("{kept:?}").contains("secret"), "{kept:?}");
-            let sentence = kept.sentence();
+            let sentence = kept.message_text();
             assert!(sentence.contains("a new call is told"), "{sentence}");
         }
     }
@@ -290,16 +292,16 @@ mod tests {
     #[test]
     fn at_level_2_a_refusal_is_its_sentence_as_release_0_1_0_kept_it() {
         let why = Rejection::PrincipalChanged("ä".repeat(1_000));
-        let kept = Refusal::of(&why, Level::RELEASE_0_1);
+        let kept = StoredRejection::of(&why, Level::RELEASE_0_1);
         assert!(why.to_string().starts_with(&kept.message));
         assert!(kept.message.len() >= limits::REFUSAL_BYTES - 1);
-        assert_eq!(kept.sentence(), kept.message);
-        let kept = Refusal::of(&why, Level::RELEASE_0_2);
+        assert_eq!(kept.message_text(), kept.message);
+        let kept = StoredRejection::of(&why, Level::RELEASE_0_2);
         assert!(kept.bytes() <= limits::REFUSAL_BYTES);
-        let unknown = Refusal {
+        let unknown = StoredRejection {
             code: 250,
-            ..Refusal::default()
+            ..StoredRejection::default()
         };
-        assert_eq!(unknown.sentence(), "refused before: refused");
+        assert_eq!(unknown.message_text(), "refused before: refused");
     }
 }

@@ -12,7 +12,7 @@ pub enum Rejection {
     #[error("the epoch of this proposal has ended")]
     StaleEpoch,
     #[error("the record has changed since the decision")]
-    Moved,
+    Conflict,
     #[error("no {0} in this cluster")]
     UnknownAgent(AgentId),
     #[error("{0} was declared gone; its agent must register as a new agent")]
@@ -28,7 +28,7 @@ pub enum Rejection {
     #[error("another scheduler has taken over {0}")]
     Superseded(FrameworkId),
     #[error("call {number} is below {low_water}, the lowest number still open")]
-    Late { number: u64, low_water: u64 },
+    StaleCall { number: u64, low_water: u64 },
     #[error("call {0} was already used for another request")]
     CallReused(u64),
     #[error(
@@ -67,7 +67,7 @@ pub enum Rejection {
     #[error("task id {0} is in use or was used by this framework; give another one")]
     TaskExists(TaskId),
     #[error("not tried: another task of an all-or-nothing accept was refused")]
-    NotAlone,
+    NotAttempted,
     #[error(
         "{} ended tasks are not acknowledged: acknowledge their updates",
         crate::limits::UNACKNOWLEDGED_TASKS
@@ -101,7 +101,7 @@ pub enum Rejection {
     )]
     AgentIncapable(AgentId, AgentCapability),
     #[error("{text}")]
-    AsBefore { code: u8, text: String },
+    Repeated { code: u8, text: String },
     #[error("internal error: {0}; nothing was changed; please report it")]
     Internal(String),
 }
@@ -130,7 +130,7 @@ impl Rejection {
     pub fn number(&self) -> u8 {
         match self {
             Self::StaleEpoch => 0,
-            Self::Moved => 1,
+            Self::Conflict => 1,
             Self::UnknownAgent(_) => 2,
             Self::AgentGone(_) => 3,
             Self::Clone(_) => 4,
@@ -138,7 +138,7 @@ impl Rejection {
             Self::UnknownFramework(_) => 6,
             Self::FrameworkRemoved(_) => 7,
             Self::Superseded(_) => 8,
-            Self::Late { .. } => 9,
+            Self::StaleCall { .. } => 9,
             Self::CallReused(_) => 10,
             Self::TooManyAnswers => 11,
             Self::PrincipalChanged(_) => 12,
@@ -153,7 +153,7 @@ impl Rejection {
             Self::OfferForged(_) => 21,
             Self::TooLarge { .. } => 22,
             Self::TaskExists(_) => 23,
-            Self::NotAlone => 24,
+            Self::NotAttempted => 24,
             Self::TooManyUnacknowledged => 25,
             Self::UnknownTask(_) => 26,
             Self::TooManyOperations => 27,
@@ -164,7 +164,7 @@ impl Rejection {
             Self::Full(_) => 32,
             Self::NeedsLevel { .. } => 33,
             Self::AgentIncapable(..) => 34,
-            Self::AsBefore { code, .. } => *code,
+            Self::Repeated { code, .. } => *code,
             Self::Internal(_) => INTERNAL,
         }
     }

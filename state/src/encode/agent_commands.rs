@@ -2,7 +2,7 @@
 
 use super::stored::stored;
 use crate::command::{
-    AgentDecision, AgentUpdate, HeldTask, ReconcileAgent, RegisterAgent, Stopped, UpdateTasks,
+    AgentDecision, AgentUpdate, HeldTask, ReconcileAgent, RegisterAgent, TasksStopped, UpdateTasks,
 };
 
 stored!(message RegisterAgent {
@@ -20,7 +20,7 @@ stored!(message AgentDecision {
     3 wall_ms: Number,
 });
 
-stored!(message Stopped {
+stored!(message TasksStopped {
     1 agent: Number,
     2 decided_on: Part or "revision",
     3 silent_ms: Number,

@@ -2,10 +2,10 @@
 
 use std::borrow::Cow;
 
-use super::codec::{Fault, Read, Stored};
-use super::scalars::Items;
+use super::codec::{CodecError, DecodeResult, StoredMessage};
+use super::scalars::StoredList;
 use super::stored::stored;
-use crate::command::{Accept, Call, CallAction, OfferOperation, Promise};
+use crate::command::{Accept, Call, CallAction, OfferOperation, OfferTerms};
 use crate::task::TaskSpec;
 
 stored!(message Call {
@@ -37,11 +37,11 @@ stored!(oneof CallAction {
 /// list of operations in `operations`; one of the two is always empty. So an acceptance that format
 /// 2 can express has the same bytes as there.
 struct AcceptFields<'a> {
-    offers: List<'a, Promise>,
-    launches: List<'a, TaskSpec>,
+    offers: BorrowedList<'a, OfferTerms>,
+    launches: BorrowedList<'a, TaskSpec>,
     all_or_nothing: bool,
     wall_ms: i64,
-    operations: List<'a, OfferOperation>,
+    operations: BorrowedList<'a, OfferOperation>,
 }
 
 stored!(message AcceptFields<'_> as (AcceptFields { offers, launches, all_or_nothing, wall_ms, operations }) {
@@ -62,15 +62,15 @@ stored!(oneof OfferOperation {
 });
 
 /// A list that is borrowed for writing and owned after reading.
-struct List<'a, T: Clone>(Cow<'a, [T]>);
+struct BorrowedList<'a, T: Clone>(Cow<'a, [T]>);
 
-impl<T: Clone> FromIterator<T> for List<'_, T> {
+impl<T: Clone> FromIterator<T> for BorrowedList<'_, T> {
     fn from_iter<I: IntoIterator<Item = T>>(items: I) -> Self {
         Self(Cow::Owned(items.into_iter().collect()))
     }
 }
 
-impl<T: Clone> Items for List<'_, T> {
+impl<T: Clone> StoredList for BorrowedList<'_, T> {
     type Item = T;
 
     fn items(&self) -> impl Iterator<Item = &T> {
@@ -78,23 +78,23 @@ impl<T: Clone> Items for List<'_, T> {
     }
 }
 
-impl Stored for Accept {
+impl StoredMessage for Accept {
     fn write(&self, out: &mut Vec<u8>) {
         let (launches, operations): (&[_], &[_]) = match self.operations.as_slice() {
             [OfferOperation::Launch(tasks)] if !tasks.is_empty() => (tasks, &[]),
             operations => (&[], operations),
         };
         let fields = AcceptFields {
-            offers: List(Cow::Borrowed(&self.offers)),
-            launches: List(Cow::Borrowed(launches)),
+            offers: BorrowedList(Cow::Borrowed(&self.offers)),
+            launches: BorrowedList(Cow::Borrowed(launches)),
             all_or_nothing: self.all_or_nothing,
             wall_ms: self.wall_ms,
-            operations: List(Cow::Borrowed(operations)),
+            operations: BorrowedList(Cow::Borrowed(operations)),
         };
         fields.write(out);
     }
 
-    fn read(bytes: &[u8]) -> Read<Self> {
+    fn read(bytes: &[u8]) -> DecodeResult<Self> {
         let AcceptFields {
             offers,
             launches,
@@ -106,7 +106,7 @@ impl Stored for Accept {
         let operations = match (launches.is_empty(), operations.is_empty()) {
             (true, _) => operations,
             (false, true) => vec![OfferOperation::Launch(launches)],
-            (false, false) => return Err(Fault::Wrong("operations")),
+            (false, false) => return Err(CodecError::Invalid("operations")),
         };
         Ok(Self {
             offers: offers.0.into_owned(),
@@ -117,7 +117,7 @@ impl Stored for Accept {
     }
 }
 
-stored!(message Promise {
+stored!(message OfferTerms {
     1 id: Part or "offer id",
     2 framework: Number,
     3 session: Fixed,

@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use super::codec::{Codec, Read};
+use super::codec::{Codec, DecodeResult};
 use super::parts::PartList;
 use super::stored::stored;
-use super::wire::Slot;
-use crate::command::{ClusterFacts, Refusal, SweepTarget};
+use super::wire::FieldSlot;
+use crate::command::{ClusterFacts, StoredRejection, SweepTarget};
 use crate::ids::Timestamp;
-use crate::registry::{Cluster, OperatorAnswer, SweepMark};
+use crate::registry::{ClusterRecord, OperatorAnswer, SweepMark};
 
 stored!(message Timestamp as (Timestamp(time)) {
     1 time: Number,
@@ -19,7 +19,7 @@ stored!(message u64 as (weight_milli) {
     1 weight_milli: Number,
 });
 
-stored!(message Cluster as (Cluster {
+stored!(message ClusterRecord as (ClusterRecord {
     facts: ClusterFacts { id, offer_key, former_offer_key },
     level,
     epoch,
@@ -64,7 +64,10 @@ impl Codec<BTreeMap<SweepTarget, SweepMark>> for Sweeps {
         PartList::write(number, &sweeps.collect::<Vec<_>>(), out);
     }
 
-    fn read(slot: Slot<'_>, wrong: &'static str) -> Read<BTreeMap<SweepTarget, SweepMark>> {
+    fn read(
+        slot: FieldSlot<'_>,
+        wrong: &'static str,
+    ) -> DecodeResult<BTreeMap<SweepTarget, SweepMark>> {
         let sweeps: Vec<_> = PartList::read(slot, wrong)?;
         Ok(sweeps.into_iter().collect())
     }
@@ -84,6 +87,6 @@ stored!(message OperatorAnswer {
 });
 
 // The outcome of one of the changes; absent for success.
-stored!(message Option<Refusal> as (refusal) {
+stored!(message Option<StoredRejection> as (refusal) {
     1 refusal: MaybePart,
 });

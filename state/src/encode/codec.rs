@@ -2,41 +2,41 @@
 //!
 //! The kinds are in `scalars` and `parts`.
 
-use super::wire::{Malformed, Slot};
+use super::wire::{FieldSlot, WireError};
 
 /// The reason why a message cannot be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Fault {
+pub(crate) enum CodecError {
     /// The bytes are not a message.
-    Malformed(Malformed),
+    Malformed(WireError),
     /// This part of the message is missing, invalid, or of a newer release.
-    Wrong(&'static str),
+    Invalid(&'static str),
 }
 
-impl From<Malformed> for Fault {
-    fn from(malformed: Malformed) -> Self {
+impl From<WireError> for CodecError {
+    fn from(malformed: WireError) -> Self {
         Self::Malformed(malformed)
     }
 }
 
-pub(crate) type Read<T> = Result<T, Fault>;
+pub(crate) type DecodeResult<T> = Result<T, CodecError>;
 
 /// A stored message. Implemented by [`stored!`](super::stored::stored).
-pub(crate) trait Stored: Sized {
+pub(crate) trait StoredMessage: Sized {
     /// Appends the fields.
     fn write(&self, out: &mut Vec<u8>);
     /// Reads a message that occupies all of `bytes`.
-    fn read(bytes: &[u8]) -> Read<Self>;
+    fn read(bytes: &[u8]) -> DecodeResult<Self>;
 }
 
 /// A `oneof`. Implemented by [`stored!`](super::stored::stored).
-pub(crate) trait Variants: Sized {
+pub(crate) trait StoredOneof: Sized {
     /// The field numbers of all variants.
     const NUMBERS: &'static [u32];
     /// Appends the field, or nothing for a variant without one.
     fn write(&self, out: &mut Vec<u8>);
     /// Reads the variant of the field `number`; returns `None` if it is unknown.
-    fn read(number: u32, slot: Slot<'_>) -> Read<Option<Self>>;
+    fn read(number: u32, slot: FieldSlot<'_>) -> DecodeResult<Option<Self>>;
     /// Returns the value that the absence of all fields stands for.
     fn absent() -> Option<Self>;
 }
@@ -48,7 +48,7 @@ pub(crate) trait Codec<T> {
     /// Appends the field.
     fn write(number: u32, value: &T, out: &mut Vec<u8>);
     /// Reads the field from its occurrences in the message. `wrong` names it in errors.
-    fn read(slot: Slot<'_>, wrong: &'static str) -> Read<T>;
+    fn read(slot: FieldSlot<'_>, wrong: &'static str) -> DecodeResult<T>;
     /// Returns whether a field of this kind has these numbers in a definition.
     fn has_numbers(numbers: &[u32]) -> bool {
         numbers.len() == 1
@@ -64,10 +64,10 @@ pub(crate) fn put<C: Codec<T>, T>(number: u32, value: &T, out: &mut Vec<u8>) {
 
 /// Reads a field that has these numbers in the definition of its message.
 pub(crate) fn field<C: Codec<T>, T>(
-    slot: Slot<'_>,
+    slot: FieldSlot<'_>,
     numbers: &[u32],
     wrong: &'static str,
-) -> Read<T> {
+) -> DecodeResult<T> {
     debug_assert!(
         C::has_numbers(numbers),
         "{wrong}: the numbers of its kind are not {numbers:?}"

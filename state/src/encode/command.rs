@@ -3,24 +3,24 @@
 use super::stored::stored;
 use crate::actor::{Actor, Principal};
 use crate::command::{
-    Acknowledge, Command, CompareDigest, FrameworkDecision, OpenEpoch, Proposed, RaiseLowWater,
-    Subscribe,
+    Acknowledge, Command, CompareDigest, FrameworkDecision, OpenEpoch, ProposedCommand,
+    RaiseLowWater, Subscribe,
 };
 use crate::ids::{Revision, TaskId, Ticket};
 use crate::level::Level;
 
 /// The start of every command in every format. It is written before the rest, and can be read
 /// alone.
-pub(super) struct Head {
+pub(super) struct CommandHead {
     pub(super) level: Level,
 }
 
-stored!(message Head {
+stored!(message CommandHead {
     1 level: Number,
 });
 
 // The part of a command after its head.
-stored!(message Proposed as (Proposed { ticket: Ticket { epoch, serial }, actor, command }) {
+stored!(message ProposedCommand as (ProposedCommand { ticket: Ticket { epoch, serial }, actor, command }) {
     2 epoch: Number,
     3 serial: Number,
     4 | 5 | 6 | 7 | 8 | 9 | 10 | 11 | 12 | 13 | 14 | 15 | 16 | 17 | 18 | 19 | 20 | 21 | 22 command: OneOf or "kind",
@@ -56,7 +56,7 @@ stored!(oneof Command {
     17 Tick,
     18 PruneAgent(Part),
     19 CompareDigest(Part),
-    20 Stopped(Part),
+    20 TasksStopped(Part),
     21 MassLoss,
     22 RaiseLevel {
         1 level: Number,

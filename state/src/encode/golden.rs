@@ -12,12 +12,12 @@ use std::fmt::Write as _;
 use super::{DecodeError, key, read_command, record, samples};
 use crate::Registry;
 use crate::actor::Actor;
-use crate::command::{Command, Proposed};
+use crate::command::{Command, ProposedCommand};
 use crate::level::Level;
 
 const NEWEST: u32 = Level::NEWEST.0;
 
-fn command(proposed: &Proposed) -> Vec<u8> {
+fn command(proposed: &ProposedCommand) -> Vec<u8> {
     super::command(proposed, Level::NEWEST)
 }
 
@@ -133,7 +133,7 @@ fn kind(command: &Command) -> u32 {
         Command::PruneAgent(_) => 14,
         Command::MassLoss => 16,
         Command::CompareDigest(_) => 15,
-        Command::Stopped(_) => 17,
+        Command::TasksStopped(_) => 17,
         Command::RaiseLevel { .. } => 18,
     }
 }
@@ -211,7 +211,7 @@ fn earlier_bytes_are_read(format: u32) {
 #[test]
 fn below_level_3_no_actor_is_stored() {
     let samples = samples::commands();
-    let unnamed = |proposed: &Proposed| Proposed {
+    let unnamed = |proposed: &ProposedCommand| ProposedCommand {
         actor: Actor::default(),
         ..proposed.clone()
     };

@@ -53,7 +53,7 @@ pub fn key(name: &RecordKey) -> Vec<u8> {
         RecordKey::Weight(role) => with_text(vec![WEIGHT], role.as_str()),
         RecordKey::Framework(id) => numbers(FRAMEWORK, &[id.0]),
         RecordKey::Task(key) => of_task(TASK, key),
-        RecordKey::Answer(framework, session, number) => {
+        RecordKey::CallAnswer(framework, session, number) => {
             numbers(ANSWER, &[framework.0, *session, *number])
         }
         RecordKey::OperatorAnswer(name) => {
@@ -91,8 +91,8 @@ pub fn key(name: &RecordKey) -> Vec<u8> {
             bytes
         }
         RecordKey::History => vec![HISTORY],
-        RecordKey::AgentReported(id) => numbers(AGENT_REPORTED, &[id.0]),
-        RecordKey::AgentAgreed(id) => numbers(AGENT_AGREED, &[id.0]),
+        RecordKey::AgentReport(id) => numbers(AGENT_REPORTED, &[id.0]),
+        RecordKey::AgentAdministration(id) => numbers(AGENT_AGREED, &[id.0]),
         RecordKey::AgentStatus(id) => numbers(AGENT_STATUS, &[id.0]),
     }
 }
@@ -132,7 +132,7 @@ fn parse(bytes: &[u8]) -> Option<RecordKey> {
         ANSWER => {
             let (framework, rest) = number(rest)?;
             let (session, rest) = number(rest)?;
-            RecordKey::Answer(FrameworkId(framework), session, only_number(rest)?)
+            RecordKey::CallAnswer(FrameworkId(framework), session, only_number(rest)?)
         }
         OPERATOR_ANSWER => {
             let (principal, request) = text(rest)?;
@@ -162,8 +162,8 @@ fn parse(bytes: &[u8]) -> Option<RecordKey> {
             })
         }
         HISTORY => end(rest, RecordKey::History)?,
-        AGENT_REPORTED => RecordKey::AgentReported(AgentId(only_number(rest)?)),
-        AGENT_AGREED => RecordKey::AgentAgreed(AgentId(only_number(rest)?)),
+        AGENT_REPORTED => RecordKey::AgentReport(AgentId(only_number(rest)?)),
+        AGENT_AGREED => RecordKey::AgentAdministration(AgentId(only_number(rest)?)),
         AGENT_STATUS => RecordKey::AgentStatus(AgentId(only_number(rest)?)),
         _ => return None,
     })
@@ -228,8 +228,8 @@ mod tests {
                 match kind {
                     0 => RecordKey::Agent(id),
                     1 => RecordKey::AgentCounters(id),
-                    2 => RecordKey::AgentReported(id),
-                    3 => RecordKey::AgentAgreed(id),
+                    2 => RecordKey::AgentReport(id),
+                    3 => RecordKey::AgentAdministration(id),
                     _ => RecordKey::AgentStatus(id),
                 }
             }),
@@ -259,7 +259,7 @@ mod tests {
                 _ => SweepTarget::PrunedAgent(AgentId(id)),
             })),
             Just(RecordKey::History),
-            (id.clone(), id.clone(), id.clone()).prop_map(|(a, b, c)| RecordKey::Answer(
+            (id.clone(), id.clone(), id.clone()).prop_map(|(a, b, c)| RecordKey::CallAnswer(
                 FrameworkId(a),
                 b,
                 c

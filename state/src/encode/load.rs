@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::key::read_key;
-use super::split::{Parts, must};
+use super::split::{SplitParts, must};
 use super::{DecodeError, read};
 use crate::Registry;
 use crate::agent::WholeAgent;
@@ -11,7 +11,7 @@ use crate::bugs::{self, Bug};
 use crate::digest::record_mark;
 use crate::framework::Framework;
 use crate::level::Level;
-use crate::registry::{Cluster, RecordKey};
+use crate::registry::{ClusterRecord, RecordKey};
 use crate::task::Task;
 
 /// The error for a record under the key of another one.
@@ -29,7 +29,7 @@ impl Registry {
     ) -> Result<Self, DecodeError> {
         let mut registry = Self::new();
         registry.applied = applied;
-        let mut parts = Parts::default();
+        let mut parts = SplitParts::default();
         for (key, value) in records {
             let name = read_key(&key)?;
             let mark = record_mark(&key, &value);
@@ -82,7 +82,7 @@ impl Registry {
         &mut self,
         name: &RecordKey,
         value: &[u8],
-        parts: &mut Parts,
+        parts: &mut SplitParts,
     ) -> Result<(), DecodeError> {
         match name {
             RecordKey::Time => self.time = read("time record", value)?,
@@ -110,8 +110,8 @@ impl Registry {
                 must("task record", NAME, task.key == *key)?;
                 self.tasks.insert(key.clone(), task);
             }
-            RecordKey::Answer(..) if bugs::is_on(Bug::AnswersNotLoaded) => {}
-            RecordKey::Answer(framework, session, number) => {
+            RecordKey::CallAnswer(..) if bugs::is_on(Bug::AnswersNotLoaded) => {}
+            RecordKey::CallAnswer(framework, session, number) => {
                 let answer = read("answer record", value)?;
                 self.answers.insert((*framework, *session, *number), answer);
             }
@@ -138,16 +138,16 @@ impl Registry {
             | RecordKey::AgentCounters(_)
             | RecordKey::Sweep(_)
             | RecordKey::History
-            | RecordKey::AgentReported(_)
-            | RecordKey::AgentAgreed(_)
+            | RecordKey::AgentReport(_)
+            | RecordKey::AgentAdministration(_)
             | RecordKey::AgentStatus(_) => parts.read(name, value)?,
         }
         Ok(())
     }
 }
 
-fn read_cluster(value: &[u8]) -> Result<Cluster, DecodeError> {
-    let cluster: Cluster = read("cluster record", value)?;
+fn read_cluster(value: &[u8]) -> Result<ClusterRecord, DecodeError> {
+    let cluster: ClusterRecord = read("cluster record", value)?;
     if cluster.level > Level::NEWEST {
         return Err(DecodeError::NewerFormat {
             found: cluster.level.0,

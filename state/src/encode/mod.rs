@@ -28,14 +28,14 @@ pub(crate) mod wire;
 use crate::Registry;
 use crate::actor::Actor;
 use crate::agent::WholeAgent;
-use crate::command::{Command, Proposed};
+use crate::command::{Command, ProposedCommand};
 use crate::ids::AgentId;
 use crate::level::Level;
 use crate::registry::{Layout, RecordKey, limits_of};
-use codec::{Fault, Stored};
+use codec::{CodecError, StoredMessage};
 
 pub use key::key;
-pub use wire::Malformed;
+pub use wire::WireError;
 
 /// An initial capacity that suffices for most messages.
 const USUAL_BYTES: usize = 512;
@@ -58,7 +58,7 @@ pub enum DecodeError {
         /// The expected message, such as "task record".
         what: &'static str,
         /// The error in the bytes.
-        source: Malformed,
+        source: WireError,
     },
     /// A part of the message is invalid, or only a newer release understands it.
     #[error("the {what} has no valid {field}")]
@@ -74,14 +74,14 @@ pub enum DecodeError {
 }
 
 /// Reads a message that occupies all of `bytes`.
-fn read<T: Stored>(what: &'static str, bytes: &[u8]) -> Result<T, DecodeError> {
+fn read<T: StoredMessage>(what: &'static str, bytes: &[u8]) -> Result<T, DecodeError> {
     T::read(bytes).map_err(|fault| match fault {
-        Fault::Malformed(source) => DecodeError::Malformed { what, source },
-        Fault::Wrong(field) => DecodeError::Invalid { what, field },
+        CodecError::Malformed(source) => DecodeError::Malformed { what, source },
+        CodecError::Invalid(field) => DecodeError::Invalid { what, field },
     })
 }
 
-fn written(message: &impl Stored) -> Vec<u8> {
+fn written(message: &impl StoredMessage) -> Vec<u8> {
     collected(|bytes| message.write(bytes))
 }
 
@@ -107,7 +107,7 @@ pub fn record(registry: &Registry, name: &RecordKey) -> Option<Vec<u8>> {
         RecordKey::Framework(id) => written(registry.frameworks.get(id)?),
         RecordKey::Task(key) if layout.splits_task(key) => return None,
         RecordKey::Task(key) => written(registry.tasks.get(key)?),
-        RecordKey::Answer(framework, session, number) => {
+        RecordKey::CallAnswer(framework, session, number) => {
             written(registry.answers.get(&(*framework, *session, *number))?)
         }
         RecordKey::OperatorAnswer(name) => written(registry.operator_answers.get(&**name)?),
@@ -125,8 +125,8 @@ pub fn record(registry: &Registry, name: &RecordKey) -> Option<Vec<u8>> {
         | RecordKey::AgentCounters(_)
         | RecordKey::Sweep(_)
         | RecordKey::History
-        | RecordKey::AgentReported(_)
-        | RecordKey::AgentAgreed(_)
+        | RecordKey::AgentReport(_)
+        | RecordKey::AgentAdministration(_)
         | RecordKey::AgentStatus(_) => return split_record(registry, name),
     })
 }
@@ -134,28 +134,28 @@ pub fn record(registry: &Registry, name: &RecordKey) -> Option<Vec<u8>> {
 /// Returns a record that exists only in the layout of level 3.
 fn split_record(registry: &Registry, name: &RecordKey) -> Option<Vec<u8>> {
     let layout = &registry.cluster.layout;
-    let task = |key| split::parted(registry, key);
+    let task = |key| split::split_task(registry, key);
     let agent = |id: &AgentId| registry.agents.get(id).filter(|_| layout.splits_agent(*id));
     Some(match name {
-        RecordKey::TaskFacts(key) => written(&split::Facts::of(task(key)?.0)),
+        RecordKey::TaskFacts(key) => written(&split::TaskFactsRecord::of(task(key)?.0)),
         RecordKey::TaskSpec(key) => written(&split::description(task(key)?.0)?),
         RecordKey::TaskStatus(key) => {
             let (task, serial) = task(key)?;
-            written(&split::Status::of(task, serial))
+            written(&split::TaskStatusRecord::of(task, serial))
         }
         RecordKey::TaskMessage(key) => written(&split::message(task(key)?.0, 0)?),
         RecordKey::TaskEndMessage(key) => written(&split::message(task(key)?.0, 1)?),
         RecordKey::TaskLimits(key) => written(limits_of(task(key)?.0)[0]?),
         RecordKey::SecondLimits(key) => written(limits_of(task(key)?.0)[1]?),
         RecordKey::LimitsChange(key) => written(&split::change(task(key)?.0)?),
-        RecordKey::AgentCounters(id) => written(&split::Counters::of(agent(id)?)),
-        RecordKey::AgentReported(id) => written(&split::AgentFacts::of(agent(id)?)),
-        RecordKey::AgentAgreed(id) => written(&agent(id)?.agreed),
+        RecordKey::AgentCounters(id) => written(&split::AgentCounters::of(agent(id)?)),
+        RecordKey::AgentReport(id) => written(&split::AgentFacts::of(agent(id)?)),
+        RecordKey::AgentAdministration(id) => written(&agent(id)?.agreed),
         RecordKey::AgentStatus(id) => written(&split::AgentStatus::of(agent(id)?)),
         RecordKey::Sweep(target) if layout.splits_sweep(*target) => {
             written(registry.cluster.sweeps.get(target)?)
         }
-        RecordKey::History if *layout != Layout::Whole => written(&split::History {
+        RecordKey::History if *layout != Layout::Whole => written(&split::HistoryCounter {
             last: registry.cluster.last_finished,
         }),
         RecordKey::Sweep(_)
@@ -166,7 +166,7 @@ fn split_record(registry: &Registry, name: &RecordKey) -> Option<Vec<u8>> {
         | RecordKey::Weight(_)
         | RecordKey::Framework(_)
         | RecordKey::Task(_)
-        | RecordKey::Answer(..)
+        | RecordKey::CallAnswer(..)
         | RecordKey::OperatorAnswer(..)
         | RecordKey::FinishedTask(_)
         | RecordKey::FinishedFramework(_) => return None,
@@ -178,9 +178,9 @@ fn split_record(registry: &Registry, name: &RecordKey) -> Option<Vec<u8>> {
 /// contain facts that the level does not have. There are two exceptions below level 3: the
 /// operations of an acceptance become one launch, and the actor is omitted.
 #[must_use]
-pub fn command(proposed: &Proposed, level: Level) -> Vec<u8> {
+pub fn command(proposed: &ProposedCommand, level: Level) -> Vec<u8> {
     // A release that does not know the new level must not apply the entries that follow.
-    let mut head = command::Head { level };
+    let mut head = command::CommandHead { level };
     if let Command::RaiseLevel { level } = proposed.command {
         head.level = head.level.max(level);
     }
@@ -192,7 +192,7 @@ pub fn command(proposed: &Proposed, level: Level) -> Vec<u8> {
 }
 
 /// Returns a command in the form of a cluster of this level, if it differs.
-fn at_level(proposed: &Proposed, level: Level) -> Option<Proposed> {
+fn at_level(proposed: &ProposedCommand, level: Level) -> Option<ProposedCommand> {
     if level >= Level::RELEASE_0_2 {
         return None;
     }
@@ -203,7 +203,7 @@ fn at_level(proposed: &Proposed, level: Level) -> Option<Proposed> {
     if older.is_none() && proposed.actor == Actor::default() {
         return None;
     }
-    Some(Proposed {
+    Some(ProposedCommand {
         ticket: proposed.ticket,
         actor: Actor::default(),
         command: older.unwrap_or_else(|| proposed.command.clone()),
@@ -214,15 +214,15 @@ fn at_level(proposed: &Proposed, level: Level) -> Option<Proposed> {
 ///
 /// # Errors
 /// [`DecodeError`] if the bytes are damaged, or of a newer release.
-pub fn read_command(bytes: &[u8]) -> Result<Proposed, DecodeError> {
+pub fn read_command(bytes: &[u8]) -> Result<ProposedCommand, DecodeError> {
     let what = "command";
-    let head: command::Head = read(what, bytes)?;
+    let head: command::CommandHead = read(what, bytes)?;
     if head.level > Level::NEWEST {
         return Err(DecodeError::NewerFormat {
             found: head.level.0,
         });
     }
-    let proposed: Proposed = read(what, bytes)?;
+    let proposed: ProposedCommand = read(what, bytes)?;
     if let Command::RaiseLevel { level } = proposed.command
         && level > head.level
     {

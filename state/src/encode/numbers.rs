@@ -5,7 +5,9 @@ use super::scalars::AsNumber;
 use crate::actor::PrincipalKind;
 use crate::agent::{Administration, AgentMode};
 use crate::level::Level;
-use crate::task::{Capability, ImagePull, KillSignal, Reason, Scheme, Source, TaskState};
+use crate::task::{
+    ImagePull, KillSignal, LinuxCapability, Reason, Scheme, TaskState, UpdateSource,
+};
 
 macro_rules! numbered {
     ($name:ident, $($variant:ident = $number:literal),+ $(,)?) => {
@@ -43,7 +45,7 @@ numbered!(
     Unknown = 13,
 );
 
-numbered!(Source, Master = 1, Agent = 2, Task = 3);
+numbered!(UpdateSource, Master = 1, Agent = 2, Task = 3);
 
 numbered!(
     PrincipalKind,
@@ -119,7 +121,7 @@ impl AsNumber for KillSignal {
     }
 }
 
-impl AsNumber for Capability {
+impl AsNumber for LinuxCapability {
     fn number(&self) -> u64 {
         (*self).number().into()
     }

@@ -1,7 +1,7 @@
 //! Stored forms of operators' changes and sweeps in the log.
 
 use super::stored::stored;
-use crate::command::{Operate, Operation, SweepTarget};
+use crate::command::{Operate, OperatorOperation, SweepTarget};
 
 stored!(message Operate {
     1 request: MaybePart,
@@ -16,11 +16,11 @@ stored!(message (String, String) as (principal, id) {
     2 id: Text,
 });
 
-stored!(message Operation as (operation) {
+stored!(message OperatorOperation as (operation) {
     1 | 2 | 3 | 4 | 5 | 6 | 7 | 40 operation: OneOf,
 });
 
-stored!(oneof Operation {
+stored!(oneof OperatorOperation {
     1 SetAttribute {
         1 agent: Number,
         2 name: Text,

@@ -5,26 +5,26 @@
 
 use std::sync::Arc;
 
-use super::codec::{Codec, Fault, Read, Stored, Variants, put};
-use super::scalars::Items;
-use super::wire::{self, Slot};
+use super::codec::{Codec, CodecError, DecodeResult, StoredMessage, StoredOneof, put};
+use super::scalars::StoredList;
+use super::wire::{self, FieldSlot};
 
-impl<T: Stored> Stored for Box<T> {
+impl<T: StoredMessage> StoredMessage for Box<T> {
     fn write(&self, out: &mut Vec<u8>) {
         T::write(self, out);
     }
 
-    fn read(bytes: &[u8]) -> Read<Self> {
+    fn read(bytes: &[u8]) -> DecodeResult<Self> {
         T::read(bytes).map(Box::new)
     }
 }
 
-impl<T: Stored> Stored for Arc<T> {
+impl<T: StoredMessage> StoredMessage for Arc<T> {
     fn write(&self, out: &mut Vec<u8>) {
         T::write(self, out);
     }
 
-    fn read(bytes: &[u8]) -> Read<Self> {
+    fn read(bytes: &[u8]) -> DecodeResult<Self> {
         T::read(bytes).map(Arc::new)
     }
 }
@@ -32,7 +32,7 @@ impl<T: Stored> Stored for Arc<T> {
 /// A message that is always present.
 pub(crate) enum Part {}
 
-impl<T: Stored> Codec<T> for Part {
+impl<T: StoredMessage> Codec<T> for Part {
     fn is_absent(_: &T) -> bool {
         false
     }
@@ -41,15 +41,15 @@ impl<T: Stored> Codec<T> for Part {
         wire::put_message(number, out, |out| value.write(out));
     }
 
-    fn read(slot: Slot<'_>, wrong: &'static str) -> Read<T> {
-        T::read(&slot.message()?.ok_or(Fault::Wrong(wrong))?)
+    fn read(slot: FieldSlot<'_>, wrong: &'static str) -> DecodeResult<T> {
+        T::read(&slot.message()?.ok_or(CodecError::Invalid(wrong))?)
     }
 }
 
 /// A message that may be absent.
 pub(crate) enum MaybePart {}
 
-impl<T: Stored> Codec<Option<T>> for MaybePart {
+impl<T: StoredMessage> Codec<Option<T>> for MaybePart {
     fn is_absent(value: &Option<T>) -> bool {
         value.is_none()
     }
@@ -60,7 +60,7 @@ impl<T: Stored> Codec<Option<T>> for MaybePart {
         }
     }
 
-    fn read(slot: Slot<'_>, _: &'static str) -> Read<Option<T>> {
+    fn read(slot: FieldSlot<'_>, _: &'static str) -> DecodeResult<Option<T>> {
         slot.message()?.map(|bytes| T::read(&bytes)).transpose()
     }
 }
@@ -68,7 +68,7 @@ impl<T: Stored> Codec<Option<T>> for MaybePart {
 /// A message that is omitted if it is the default.
 pub(crate) enum PartOrDefault {}
 
-impl<T: Stored + Default + PartialEq> Codec<T> for PartOrDefault {
+impl<T: StoredMessage + Default + PartialEq> Codec<T> for PartOrDefault {
     fn is_absent(value: &T) -> bool {
         *value == T::default()
     }
@@ -77,7 +77,7 @@ impl<T: Stored + Default + PartialEq> Codec<T> for PartOrDefault {
         Part::write(number, value, out);
     }
 
-    fn read(slot: Slot<'_>, wrong: &'static str) -> Read<T> {
+    fn read(slot: FieldSlot<'_>, wrong: &'static str) -> DecodeResult<T> {
         Ok(MaybePart::read(slot, wrong)?.unwrap_or_default())
     }
 }
@@ -85,7 +85,7 @@ impl<T: Stored + Default + PartialEq> Codec<T> for PartOrDefault {
 /// A list of messages.
 pub(crate) enum PartList {}
 
-impl<C: Items<Item: Stored>> Codec<C> for PartList {
+impl<C: StoredList<Item: StoredMessage>> Codec<C> for PartList {
     fn is_absent(value: &C) -> bool {
         value.items().next().is_none()
     }
@@ -96,10 +96,10 @@ impl<C: Items<Item: Stored>> Codec<C> for PartList {
         }
     }
 
-    fn read(slot: Slot<'_>, _: &'static str) -> Read<C> {
+    fn read(slot: FieldSlot<'_>, _: &'static str) -> DecodeResult<C> {
         let mut items = Vec::new();
         slot.each(|raw| {
-            items.push(Stored::read(raw.bytes()?)?);
+            items.push(StoredMessage::read(raw.bytes()?)?);
             Ok(())
         })?;
         Ok(items.into_iter().collect())
@@ -109,7 +109,7 @@ impl<C: Items<Item: Stored>> Codec<C> for PartList {
 /// One of several fields of the message. Its numbers are those in the definition of its type.
 pub(crate) enum OneOf {}
 
-impl<T: Variants> Codec<T> for OneOf {
+impl<T: StoredOneof> Codec<T> for OneOf {
     fn is_absent(_: &T) -> bool {
         false
     }
@@ -118,19 +118,19 @@ impl<T: Variants> Codec<T> for OneOf {
         value.write(out);
     }
 
-    fn read(slot: Slot<'_>, wrong: &'static str) -> Read<T> {
+    fn read(slot: FieldSlot<'_>, wrong: &'static str) -> DecodeResult<T> {
         if let Some(number) = slot.only() {
-            return T::read(number, slot)?.ok_or(Fault::Wrong(wrong));
+            return T::read(number, slot)?.ok_or(CodecError::Invalid(wrong));
         }
         let mut found = Ok(T::absent());
         for (number, slot) in slot.variants(T::NUMBERS)? {
             found = T::read(number, slot);
             // A field that is ignored must be well-formed too.
-            if let Err(Fault::Malformed(malformed)) = found {
+            if let Err(CodecError::Malformed(malformed)) = found {
                 return Err(malformed.into());
             }
         }
-        found?.ok_or(Fault::Wrong(wrong))
+        found?.ok_or(CodecError::Invalid(wrong))
     }
 
     fn has_numbers(numbers: &[u32]) -> bool {
@@ -150,9 +150,9 @@ impl<T, C: Codec<T>> Codec<T> for Inner<C> {
         wire::put_message(number, out, |out| put::<C, T>(1, value, out));
     }
 
-    fn read(slot: Slot<'_>, wrong: &'static str) -> Read<T> {
-        let bytes = slot.message()?.ok_or(Fault::Wrong(wrong))?;
-        let mut inner = Slot::default();
+    fn read(slot: FieldSlot<'_>, wrong: &'static str) -> DecodeResult<T> {
+        let bytes = slot.message()?.ok_or(CodecError::Invalid(wrong))?;
+        let mut inner = FieldSlot::default();
         wire::scan(&bytes, |found| {
             if found.number == 1 {
                 inner.push(found);

@@ -1,11 +1,13 @@
 //! Stored forms of resources. Only the normal form is accepted, whatever the amounts.
 
-use super::codec::{Codec, Fault, Read};
+use super::codec::{Codec, CodecError, DecodeResult};
 use super::parts::{Part, PartList};
 use super::scalars::AsPair;
 use super::stored::stored;
-use super::wire::Slot;
-use crate::resources::{Identity, Range, Reservation, Resource, Resources, Value, Volume};
+use super::wire::FieldSlot;
+use crate::resources::{
+    Range, Reservation, Resource, ResourceIdentity, Resources, Value, VolumeIdentity,
+};
 
 stored!(message Resources as (entries) {
     1 entries: Entries or "resources",
@@ -25,13 +27,13 @@ impl Codec<Resources> for Entries {
         }
     }
 
-    fn read(slot: Slot<'_>, wrong: &'static str) -> Read<Resources> {
-        Resources::from_normal(PartList::read(slot, wrong)?).ok_or(Fault::Wrong(wrong))
+    fn read(slot: FieldSlot<'_>, wrong: &'static str) -> DecodeResult<Resources> {
+        Resources::from_normal(PartList::read(slot, wrong)?).ok_or(CodecError::Invalid(wrong))
     }
 }
 
 stored!(message Resource as (Resource {
-    identity: Identity { name, reservations, volume, revocable, shared },
+    identity: ResourceIdentity { name, reservations, volume, revocable, shared },
     value,
 }) {
     1 name: Text,
@@ -53,7 +55,7 @@ impl AsPair for Range {
         [self.begin, self.end]
     }
 
-    fn of([begin, end]: [u64; 2]) -> Read<Self> {
+    fn of([begin, end]: [u64; 2]) -> DecodeResult<Self> {
         Ok(Self { begin, end })
     }
 }
@@ -64,7 +66,7 @@ stored!(message Reservation {
     3 labels: TextMap,
 });
 
-stored!(message Volume {
+stored!(message VolumeIdentity {
     1 id: Text,
     2 container_path: Text,
 });

@@ -16,19 +16,20 @@ use crate::actor::Actor;
 use crate::agent::AgentInfo;
 use crate::command::{
     Accept, Acknowledge, AgentDecision, AgentUpdate, Call, CallAction, ClusterFacts, Command,
-    CompareDigest, FrameworkDecision, HeldTask, OfferOperation, OpenEpoch, Operate, Operation,
-    Position, Promise, Proposed, RaiseLowWater, ReconcileAgent, RegisterAgent, Stopped, Subscribe,
-    SweepTarget, UpdateTasks,
+    CompareDigest, FrameworkDecision, HeldTask, OfferOperation, OfferTerms, OpenEpoch, Operate,
+    OperatorOperation, Position, ProposedCommand, RaiseLowWater, ReconcileAgent, RegisterAgent,
+    Subscribe, SweepTarget, TasksStopped, UpdateTasks,
 };
-use crate::framework::{Connection, FinishedFramework, Framework, FrameworkInfo};
+use crate::framework::{FinishedFramework, Framework, FrameworkInfo, SchedulerConnection};
 use crate::ids::{
     AgentId, ClusterId, Epoch, FrameworkId, NodeId, OfferId, OrderIndex, Revision, Role, TaskId,
     TaskKey, Ticket, Timestamp,
 };
 use crate::level::Level;
-use crate::registry::{Cluster, Layout, OperatorAnswer, SweepMark, kept_spec};
+use crate::registry::{ClusterRecord, Layout, OperatorAnswer, SweepMark, reduce_to_history};
 use crate::task::{
-    Exit, FinishedTask, OptOuts, Reason, Run, Sizes, Source, Standing, Task, TaskState,
+    CheckResults, CommandSpec, Exit, FinishedTask, Reason, SecurityOptions, Sizes, Task, TaskState,
+    UpdateSource,
 };
 use tasks::{
     attached, checked_task, checks, containers, executors, group, https_check, resources, spec,
@@ -74,7 +75,7 @@ fn agent_info() -> AgentInfo {
         version: "1.2.3".to_owned(),
         missing_controllers: vec!["io".to_owned()],
         isolation: "full".to_owned(),
-        allowed_opt_outs: OptOuts::default(),
+        allowed_opt_outs: SecurityOptions::default(),
         largest_sizes: Sizes::default(),
         changes_limits: false,
         capabilities: BTreeSet::new(),
@@ -163,14 +164,14 @@ fn add_long_messages(registry: &mut Registry) {
     let mut recent = task("recent");
     recent.latest.message = "a long message ".repeat(3);
     recent.unacknowledged.clear();
-    kept_spec(Arc::make_mut(&mut recent.spec));
+    reduce_to_history(Arc::make_mut(&mut recent.spec));
     let finished = FinishedTask { task: recent };
     registry.finished_tasks.insert(8, finished);
 }
 
-fn cluster() -> Cluster {
+fn cluster() -> ClusterRecord {
     let sweep = |after| SweepMark { after, wall_ms: 88 };
-    Cluster {
+    ClusterRecord {
         facts: ClusterFacts {
             id: ClusterId(0x0102),
             offer_key: [3; 32],
@@ -201,7 +202,7 @@ fn framework() -> Framework {
         info: framework_info(),
         session: 77,
         past_sessions: [75, 76].into(),
-        connection: Connection::Disconnected {
+        connection: SchedulerConnection::Disconnected {
             since: Timestamp(98),
         },
         low_water: 8,
@@ -212,7 +213,7 @@ fn framework() -> Framework {
 }
 
 /// Returns at least one of each command, by name.
-pub(super) fn commands() -> Vec<(&'static str, Proposed)> {
+pub(super) fn commands() -> Vec<(&'static str, ProposedCommand)> {
     let mut all = agent_commands();
     all.extend(calls());
     all.extend(other_commands());
@@ -225,7 +226,7 @@ pub(super) fn commands() -> Vec<(&'static str, Proposed)> {
             serial: 300,
         };
         let actor = Actor::default();
-        let proposed = Proposed {
+        let proposed = ProposedCommand {
             ticket,
             actor,
             command,
@@ -243,12 +244,12 @@ fn agent_update() -> AgentUpdate {
         order: OrderIndex(11),
         number: 2,
         state: TaskState::Killed,
-        source: Source::Agent,
+        source: UpdateSource::Agent,
         reason: Reason::TaskKilled,
         causes: Vec::new(),
         message: "killed".to_owned(),
         exit: Some(Exit::Signal(9)),
-        standing: Standing::default(),
+        standing: CheckResults::default(),
         limits: None,
         wall_ms: 67,
     }
@@ -297,7 +298,7 @@ fn agent_commands() -> Vec<(&'static str, Command)> {
             updates: vec![update],
         })
     };
-    let unhealthy = Standing {
+    let unhealthy = CheckResults {
         healthy: Some(false),
         ready: None,
     };
@@ -308,7 +309,7 @@ fn agent_commands() -> Vec<(&'static str, Command)> {
         ("prune-agent", Command::PruneAgent(decision(3))),
         (
             "stopped",
-            Command::Stopped(Stopped {
+            Command::TasksStopped(TasksStopped {
                 agent: AgentId(3),
                 decided_on: revision(44, 2),
                 silent_ms: 6_305,
@@ -318,7 +319,7 @@ fn agent_commands() -> Vec<(&'static str, Command)> {
         ("reconcile-agent", Command::ReconcileAgent(list)),
         (
             "update-tasks",
-            update(Reason::TaskKilled, Standing::default()),
+            update(Reason::TaskKilled, CheckResults::default()),
         ),
         (
             "update-tasks-standing",
@@ -338,7 +339,7 @@ fn calls() -> Vec<(&'static str, Command)> {
             action,
         })
     };
-    let promise = Promise {
+    let promise = OfferTerms {
         id: offer_id(45, 13),
         framework: FrameworkId(4),
         session: 77,
@@ -348,7 +349,7 @@ fn calls() -> Vec<(&'static str, Command)> {
         promise: revision(5, 1),
         expires: Timestamp(222),
     };
-    let argv = Run::Argv(vec!["sleep".to_owned(), "1".to_owned()]);
+    let argv = CommandSpec::Argv(vec!["sleep".to_owned(), "1".to_owned()]);
     let accept = Accept {
         offers: vec![promise],
         operations: vec![OfferOperation::Launch(vec![spec("web-2", argv)])],
@@ -465,23 +466,23 @@ fn operate() -> Operate {
         request: Some(("alice".to_owned(), "r-1".to_owned())),
         hash: 0x1234,
         operations: vec![
-            Operation::SetAttribute {
+            OperatorOperation::SetAttribute {
                 agent: AgentId(3),
                 name: "zone".to_owned(),
                 value: "z".to_owned(),
             },
-            Operation::KillTask {
+            OperatorOperation::KillTask {
                 key: key(4, "web-1"),
                 grace_ms: Some(0),
             },
-            Operation::Teardown(FrameworkId(4)),
-            Operation::SetWeight {
+            OperatorOperation::Teardown(FrameworkId(4)),
+            OperatorOperation::SetWeight {
                 role: role("web"),
                 weight_milli: 2_500,
             },
-            Operation::Deactivate(AgentId(3)),
-            Operation::Reactivate(AgentId(3)),
-            Operation::MarkGone(AgentId(3)),
+            OperatorOperation::Deactivate(AgentId(3)),
+            OperatorOperation::Reactivate(AgentId(3)),
+            OperatorOperation::MarkGone(AgentId(3)),
         ],
         wall_ms: 69,
     }

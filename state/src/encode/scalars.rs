@@ -7,10 +7,10 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use super::codec::{Codec, Fault, Read, put};
-use super::wire::{self, Slot};
+use super::codec::{Codec, CodecError, DecodeResult, put};
+use super::wire::{self, FieldSlot};
 use crate::resources::shared_name;
-use crate::seldom::Seldom;
+use crate::seldom::ThinVec;
 
 /// A type that is stored as a number.
 pub(crate) trait AsNumber: Sized {
@@ -41,11 +41,11 @@ pub(crate) trait AsPair: Sized {
     /// Returns the stored numbers.
     fn pair(&self) -> [u64; 2];
     /// Returns the value that stored numbers stand for.
-    fn of(pair: [u64; 2]) -> Read<Self>;
+    fn of(pair: [u64; 2]) -> DecodeResult<Self>;
 }
 
 /// A collection that is stored as a list.
-pub(crate) trait Items: FromIterator<Self::Item> {
+pub(crate) trait StoredList: FromIterator<Self::Item> {
     /// The type of the items.
     type Item;
     /// Returns the items in the order of the list.
@@ -54,7 +54,7 @@ pub(crate) trait Items: FromIterator<Self::Item> {
 
 macro_rules! items {
     ($collection:ident $(, $bound:ident)?) => {
-        impl<T $(: $bound)?> Items for $collection<T> {
+        impl<T $(: $bound)?> StoredList for $collection<T> {
             type Item = T;
 
             fn items(&self) -> impl Iterator<Item = &T> {
@@ -65,7 +65,7 @@ macro_rules! items {
 }
 
 items!(Vec);
-items!(Seldom);
+items!(ThinVec);
 items!(VecDeque);
 items!(BTreeSet, Ord);
 
@@ -168,12 +168,12 @@ impl AsBytes for u128 {
     }
 }
 
-fn number<T: AsNumber>(number: Option<u64>, wrong: &'static str) -> Read<T> {
-    T::of(number.unwrap_or(0)).ok_or(Fault::Wrong(wrong))
+fn number<T: AsNumber>(number: Option<u64>, wrong: &'static str) -> DecodeResult<T> {
+    T::of(number.unwrap_or(0)).ok_or(CodecError::Invalid(wrong))
 }
 
-fn text<T: AsText>(text: &str, wrong: &'static str) -> Read<T> {
-    T::of(text).ok_or(Fault::Wrong(wrong))
+fn text<T: AsText>(text: &str, wrong: &'static str) -> DecodeResult<T> {
+    T::of(text).ok_or(CodecError::Invalid(wrong))
 }
 
 /// A varint; 0 is omitted.
@@ -188,8 +188,8 @@ impl<T: AsNumber> Codec<T> for Number {
         wire::put_number(number, value.number(), out);
     }
 
-    fn read(slot: Slot<'_>, wrong: &'static str) -> Read<T> {
-        number(slot.last(wire::Raw::varint)?, wrong)
+    fn read(slot: FieldSlot<'_>, wrong: &'static str) -> DecodeResult<T> {
+        number(slot.last(wire::RawField::varint)?, wrong)
     }
 }
 
@@ -207,8 +207,8 @@ impl<T: AsNumber> Codec<Option<T>> for MaybeNumber {
         }
     }
 
-    fn read(slot: Slot<'_>, wrong: &'static str) -> Read<Option<T>> {
-        let found = slot.last(wire::Raw::varint)?;
+    fn read(slot: FieldSlot<'_>, wrong: &'static str) -> DecodeResult<Option<T>> {
+        let found = slot.last(wire::RawField::varint)?;
         found.map(|found| number(Some(found), wrong)).transpose()
     }
 }
@@ -225,7 +225,7 @@ impl<T: AsNumber> Codec<Option<T>> for NumberOrNone {
         MaybeNumber::write(number, value, out);
     }
 
-    fn read(slot: Slot<'_>, wrong: &'static str) -> Read<Option<T>> {
+    fn read(slot: FieldSlot<'_>, wrong: &'static str) -> DecodeResult<Option<T>> {
         let found: u32 = Number::read(slot, wrong)?;
         let named = (found != 0).then(|| number(Some(found.into()), wrong));
         named.transpose()
@@ -244,8 +244,8 @@ impl Codec<u64> for Fixed {
         wire::put_fixed64(number, *value, out);
     }
 
-    fn read(slot: Slot<'_>, _: &'static str) -> Read<u64> {
-        Ok(slot.last(wire::Raw::fixed64)?.unwrap_or(0))
+    fn read(slot: FieldSlot<'_>, _: &'static str) -> DecodeResult<u64> {
+        Ok(slot.last(wire::RawField::fixed64)?.unwrap_or(0))
     }
 }
 
@@ -262,8 +262,8 @@ impl Codec<i32> for Zigzag {
         wire::put_number(number, folded.cast_unsigned().into(), out);
     }
 
-    fn read(slot: Slot<'_>, _: &'static str) -> Read<i32> {
-        let folded = slot.last(wire::Raw::varint)?.unwrap_or(0) as u32;
+    fn read(slot: FieldSlot<'_>, _: &'static str) -> DecodeResult<i32> {
+        let folded = slot.last(wire::RawField::varint)?.unwrap_or(0) as u32;
         Ok((folded >> 1).cast_signed() ^ -(folded & 1).cast_signed())
     }
 }
@@ -280,8 +280,8 @@ impl<T: AsText> Codec<T> for Text {
         wire::put_bytes(number, value.text().as_bytes(), out);
     }
 
-    fn read(slot: Slot<'_>, wrong: &'static str) -> Read<T> {
-        text(slot.last(wire::Raw::text)?.unwrap_or_default(), wrong)
+    fn read(slot: FieldSlot<'_>, wrong: &'static str) -> DecodeResult<T> {
+        text(slot.last(wire::RawField::text)?.unwrap_or_default(), wrong)
     }
 }
 
@@ -299,8 +299,8 @@ impl<T: AsText> Codec<Option<T>> for MaybeText {
         }
     }
 
-    fn read(slot: Slot<'_>, wrong: &'static str) -> Read<Option<T>> {
-        let found = slot.last(wire::Raw::text)?;
+    fn read(slot: FieldSlot<'_>, wrong: &'static str) -> DecodeResult<Option<T>> {
+        let found = slot.last(wire::RawField::text)?;
         found.map(|found| text(found, wrong)).transpose()
     }
 }
@@ -317,9 +317,9 @@ impl<T: AsBytes> Codec<T> for Bytes {
         wire::put_bytes(number, &value.bytes(), out);
     }
 
-    fn read(slot: Slot<'_>, wrong: &'static str) -> Read<T> {
-        let found = slot.last(wire::Raw::bytes)?.unwrap_or_default();
-        T::of(found).ok_or(Fault::Wrong(wrong))
+    fn read(slot: FieldSlot<'_>, wrong: &'static str) -> DecodeResult<T> {
+        let found = slot.last(wire::RawField::bytes)?.unwrap_or_default();
+        T::of(found).ok_or(CodecError::Invalid(wrong))
     }
 }
 
@@ -337,9 +337,9 @@ impl<T: AsBytes> Codec<Option<T>> for MaybeBytes {
         }
     }
 
-    fn read(slot: Slot<'_>, wrong: &'static str) -> Read<Option<T>> {
-        let found = slot.last(wire::Raw::bytes)?;
-        let read = |found| T::of(found).ok_or(Fault::Wrong(wrong));
+    fn read(slot: FieldSlot<'_>, wrong: &'static str) -> DecodeResult<Option<T>> {
+        let found = slot.last(wire::RawField::bytes)?;
+        let read = |found| T::of(found).ok_or(CodecError::Invalid(wrong));
         found.map(read).transpose()
     }
 }
@@ -347,7 +347,7 @@ impl<T: AsBytes> Codec<Option<T>> for MaybeBytes {
 /// A list of texts.
 pub(crate) enum TextList {}
 
-impl<C: Items<Item: AsText>> Codec<C> for TextList {
+impl<C: StoredList<Item: AsText>> Codec<C> for TextList {
     fn is_absent(value: &C) -> bool {
         value.items().next().is_none()
     }
@@ -358,7 +358,7 @@ impl<C: Items<Item: AsText>> Codec<C> for TextList {
         }
     }
 
-    fn read(slot: Slot<'_>, wrong: &'static str) -> Read<C> {
+    fn read(slot: FieldSlot<'_>, wrong: &'static str) -> DecodeResult<C> {
         let mut items = Vec::new();
         slot.each(|raw| {
             items.push(text(raw.text()?, wrong)?);
@@ -385,10 +385,10 @@ impl Codec<BTreeMap<String, String>> for TextMap {
         }
     }
 
-    fn read(slot: Slot<'_>, wrong: &'static str) -> Read<BTreeMap<String, String>> {
+    fn read(slot: FieldSlot<'_>, wrong: &'static str) -> DecodeResult<BTreeMap<String, String>> {
         let mut texts = BTreeMap::new();
         slot.each(|raw| {
-            let (mut name, mut value) = (Slot::default(), Slot::default());
+            let (mut name, mut value) = (FieldSlot::default(), FieldSlot::default());
             wire::scan(raw.bytes()?, |found| match found.number {
                 1 => name.push(found),
                 2 => value.push(found),
@@ -404,7 +404,7 @@ impl Codec<BTreeMap<String, String>> for TextMap {
 /// A list of varints, packed.
 pub(crate) enum NumberList {}
 
-impl<C: Items<Item: AsNumber>> Codec<C> for NumberList {
+impl<C: StoredList<Item: AsNumber>> Codec<C> for NumberList {
     fn is_absent(value: &C) -> bool {
         value.items().next().is_none()
     }
@@ -417,13 +417,13 @@ impl<C: Items<Item: AsNumber>> Codec<C> for NumberList {
         });
     }
 
-    fn read(slot: Slot<'_>, wrong: &'static str) -> Read<C> {
+    fn read(slot: FieldSlot<'_>, wrong: &'static str) -> DecodeResult<C> {
         let found = numbers(&slot)?.into_iter();
         found.map(|found| number(Some(found), wrong)).collect()
     }
 }
 
-fn numbers(slot: &Slot<'_>) -> Read<Vec<u64>> {
+fn numbers(slot: &FieldSlot<'_>) -> DecodeResult<Vec<u64>> {
     let mut numbers = Vec::new();
     slot.each(|raw| Ok(raw.varints(|number| numbers.push(number))?))?;
     Ok(numbers)
@@ -445,11 +445,11 @@ impl<T: AsPair> Codec<Vec<T>> for PairList {
         });
     }
 
-    fn read(slot: Slot<'_>, wrong: &'static str) -> Read<Vec<T>> {
+    fn read(slot: FieldSlot<'_>, wrong: &'static str) -> DecodeResult<Vec<T>> {
         let numbers = numbers(&slot)?;
         let (pairs, rest) = numbers.as_chunks::<2>();
         if !rest.is_empty() {
-            return Err(Fault::Wrong(wrong));
+            return Err(CodecError::Invalid(wrong));
         }
         pairs.iter().map(|pair| T::of(*pair)).collect()
     }
@@ -458,7 +458,7 @@ impl<T: AsPair> Codec<Vec<T>> for PairList {
 /// A list of numbers of 64 bits, packed.
 pub(crate) enum FixedList {}
 
-impl<C: Items<Item = u64>> Codec<C> for FixedList {
+impl<C: StoredList<Item = u64>> Codec<C> for FixedList {
     fn is_absent(value: &C) -> bool {
         value.items().next().is_none()
     }
@@ -471,7 +471,7 @@ impl<C: Items<Item = u64>> Codec<C> for FixedList {
         });
     }
 
-    fn read(slot: Slot<'_>, _: &'static str) -> Read<C> {
+    fn read(slot: FieldSlot<'_>, _: &'static str) -> DecodeResult<C> {
         let mut numbers = Vec::new();
         slot.each(|raw| Ok(raw.fixed64s(|number| numbers.push(number))?))?;
         Ok(numbers.into_iter().collect())

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use agents::AgentParts;
-pub(super) use agents::{AgentFacts, AgentStatus, Counters};
+pub(super) use agents::{AgentCounters, AgentFacts, AgentStatus};
 
 use super::stored::stored;
 use super::{DecodeError, read};
@@ -17,14 +17,16 @@ use crate::Registry;
 use crate::command::SweepTarget;
 use crate::ids::{AgentId, OrderIndex, Revision, Role, TaskKey};
 use crate::registry::{
-    Cluster, Layout, RecordKey, SweepMark, is_long, keeps_all, kept_spec, long_messages,
+    ClusterRecord, Layout, RecordKey, SweepMark, is_long, keeps_all, long_messages,
+    reduce_to_history,
 };
 use crate::task::{
-    Cause, FinishedTask, Kill, Limits, LimitsChange, Standing, Task, TaskSpec, TaskState, Update,
+    Cause, CheckResults, FinishedTask, Kill, LimitsChange, Task, TaskLimits, TaskSpec, TaskState,
+    TaskUpdate,
 };
 
 /// The facts of a task that never change, and the part of its description that the history keeps.
-pub(super) struct Facts {
+pub(super) struct TaskFactsRecord {
     agent: AgentId,
     role: Role,
     order: OrderIndex,
@@ -32,17 +34,17 @@ pub(super) struct Facts {
     spec: Arc<TaskSpec>,
 }
 
-stored!(message Facts {
+stored!(message TaskFactsRecord {
     1 agent: Number,
     2 role: Text,
     3 order: Number,
     4 spec: Part or "description",
 });
 
-impl Facts {
+impl TaskFactsRecord {
     pub(super) fn of(task: &Task) -> Self {
         let mut spec = without_limits(task);
-        kept_spec(Arc::make_mut(&mut spec));
+        reduce_to_history(Arc::make_mut(&mut spec));
         Self {
             agent: task.agent,
             role: task.role.clone(),
@@ -67,21 +69,21 @@ pub(super) fn description(task: &Task) -> Option<Arc<TaskSpec>> {
 }
 
 /// The facts that each update and each acknowledgement of a task change.
-pub(super) struct Status {
+pub(super) struct TaskStatusRecord {
     state: TaskState,
     agent_state: TaskState,
     reported: u64,
-    unacknowledged: Vec<Update>,
+    unacknowledged: Vec<TaskUpdate>,
     /// The newest update, unless it is the last unacknowledged one.
-    latest: Option<Update>,
+    latest: Option<TaskUpdate>,
     revision: Revision,
-    standing: Standing,
+    standing: CheckResults,
     kill: Option<Kill>,
     /// The serial in the history; 0 for a task that is not in the history.
     finished: u64,
 }
 
-stored!(message Status {
+stored!(message TaskStatusRecord {
     1 state: Number or "task state",
     2 agent_state: Number or "task state",
     3 reported: Number,
@@ -93,11 +95,11 @@ stored!(message Status {
     9 finished: Number,
 });
 
-impl Status {
+impl TaskStatusRecord {
     pub(super) fn of(task: &Task, finished: u64) -> Self {
         let waits = task.unacknowledged.last() == Some(&task.latest);
         // A long message has a separate record.
-        let short = |update: &Update| match is_long(update) {
+        let short = |update: &TaskUpdate| match is_long(update) {
             true => update_without_message(update),
             false => update.clone(),
         };
@@ -115,8 +117,8 @@ impl Status {
     }
 }
 
-fn update_without_message(update: &Update) -> Update {
-    Update {
+fn update_without_message(update: &TaskUpdate) -> TaskUpdate {
+    TaskUpdate {
         causes: Vec::new(),
         message: String::new(),
         ..update.clone()
@@ -124,19 +126,19 @@ fn update_without_message(update: &Update) -> Update {
 }
 
 /// The long message of the newest non-terminal update of a task (0), or of its terminal one (1).
-pub(super) struct Message {
+pub(super) struct LongMessage {
     text: String,
     causes: Vec<Cause>,
 }
 
-stored!(message Message {
+stored!(message LongMessage {
     1 text: Text,
     2 causes: PartList,
 });
 
-pub(super) fn message(task: &Task, which: usize) -> Option<Message> {
+pub(super) fn message(task: &Task, which: usize) -> Option<LongMessage> {
     let update = long_messages(task)[which]?;
-    Some(Message {
+    Some(LongMessage {
         text: update.message.clone(),
         causes: update.causes.clone(),
     })
@@ -152,7 +154,7 @@ pub(super) fn change(task: &Task) -> Option<LimitsChange> {
 }
 
 /// Returns a task whose records are split, and its serial in the history or 0.
-pub(super) fn parted<'a>(registry: &'a Registry, key: &TaskKey) -> Option<(&'a Task, u64)> {
+pub(super) fn split_task<'a>(registry: &'a Registry, key: &TaskKey) -> Option<(&'a Task, u64)> {
     if let Some(task) = registry.tasks.get(key) {
         let is_split = registry.cluster.layout.splits_task(key);
         return is_split.then_some((task, 0));
@@ -173,16 +175,16 @@ stored!(message SweepMark {
 });
 
 /// The last serial in the histories.
-pub(super) struct History {
+pub(super) struct HistoryCounter {
     pub(super) last: u64,
 }
 
-stored!(message History {
+stored!(message HistoryCounter {
     1 last: Number,
 });
 
 /// Returns the cluster without the facts that other records hold.
-pub(super) fn cluster(cluster: &Cluster) -> Cluster {
+pub(super) fn cluster(cluster: &ClusterRecord) -> ClusterRecord {
     let mut cluster = cluster.clone();
     cluster.last_finished = 0;
     let layout = &cluster.layout;
@@ -194,24 +196,24 @@ pub(super) fn cluster(cluster: &Cluster) -> Cluster {
 
 /// The parts of objects that are not completely read yet.
 #[derive(Default)]
-pub(super) struct Parts {
+pub(super) struct SplitParts {
     tasks: BTreeMap<TaskKey, TaskParts>,
     agents: BTreeMap<AgentId, AgentParts>,
     sweeps: BTreeMap<SweepTarget, SweepMark>,
-    history: Option<History>,
+    history: Option<HistoryCounter>,
 }
 
 #[derive(Default)]
 struct TaskParts {
-    facts: Option<Facts>,
+    facts: Option<TaskFactsRecord>,
     description: Option<Arc<TaskSpec>>,
-    status: Option<Status>,
-    messages: [Option<Message>; 2],
-    limits: [Option<Box<Limits>>; 2],
+    status: Option<TaskStatusRecord>,
+    messages: [Option<LongMessage>; 2],
+    limits: [Option<Box<TaskLimits>>; 2],
     change: Option<LimitsChange>,
 }
 
-impl Parts {
+impl SplitParts {
     /// Reads a record of the layout of level 3.
     pub(super) fn read(&mut self, name: &RecordKey, value: &[u8]) -> Result<(), DecodeError> {
         match name {
@@ -236,10 +238,10 @@ impl Parts {
             RecordKey::AgentCounters(id) => {
                 self.agent(*id).counters = Some(read(agents::COUNTERS, value)?);
             }
-            RecordKey::AgentReported(id) => {
+            RecordKey::AgentReport(id) => {
                 self.agent(*id).facts = Some(read(agents::REPORTED, value)?);
             }
-            RecordKey::AgentAgreed(id) => {
+            RecordKey::AgentAdministration(id) => {
                 self.agent(*id).agreed = Some(read(agents::AGREED, value)?);
             }
             RecordKey::AgentStatus(id) => {
@@ -255,7 +257,7 @@ impl Parts {
             | RecordKey::Weight(_)
             | RecordKey::Framework(_)
             | RecordKey::Task(_)
-            | RecordKey::Answer(..)
+            | RecordKey::CallAnswer(..)
             | RecordKey::OperatorAnswer(..)
             | RecordKey::FinishedTask(_)
             | RecordKey::FinishedFramework(_) => unreachable!("whole records are read elsewhere"),
@@ -307,7 +309,7 @@ impl Parts {
         Ok(())
     }
 
-    fn join_cluster(&mut self, cluster: &mut Cluster) -> Result<(), DecodeError> {
+    fn join_cluster(&mut self, cluster: &mut ClusterRecord) -> Result<(), DecodeError> {
         let layout = &cluster.layout;
         let is_whole = |target: &SweepTarget| !layout.splits_sweep(*target);
         must(
@@ -333,7 +335,7 @@ impl Parts {
 impl TaskParts {
     /// Returns the task, and its serial in the history or 0.
     fn join(self, key: TaskKey) -> Result<(Task, u64), DecodeError> {
-        let Facts {
+        let TaskFactsRecord {
             agent,
             role,
             order,

@@ -39,7 +39,7 @@ macro_rules! stored {
     (message $type:ty as $shape:tt $(where $check:ident)? {
         $($(#[$doc:meta])* $number:literal $(| $more:literal)* $field:ident: $codec:ident $(<$inner:ident>)? $(or $wrong:literal)?,)+
     }) => {
-        impl $crate::encode::codec::Stored for $type {
+        impl $crate::encode::codec::StoredMessage for $type {
             #[allow(unused_parens, reason = "the shape is in parentheses")]
             fn write(&self, out: &mut Vec<u8>) {
                 #[allow(unused_imports, clippy::wildcard_imports, reason = "the codecs of the definition")]
@@ -50,7 +50,7 @@ macro_rules! stored {
             }
 
             #[allow(unused_parens, clippy::manual_range_patterns, reason = "as a definition has them")]
-            fn read(bytes: &[u8]) -> $crate::encode::codec::Read<Self> {
+            fn read(bytes: &[u8]) -> $crate::encode::codec::DecodeResult<Self> {
                 let whole = $crate::encode::stored::fields!(bytes, $shape, {
                     $($number $(| $more)* $field: $codec $(<$inner>)? $(or $wrong)?,)+
                 });
@@ -62,7 +62,7 @@ macro_rules! stored {
     (oneof $name:ident $(else $absent:ident)? {
         $($(#[$doc:meta])* $number:literal $variant:ident $(($codec:ident $(<$inner:ident>)?))? $({ $($named:tt)* })? $(as $only:ident)? $(or $wrong:literal)?,)+
     }) => {
-        impl $crate::encode::codec::Variants for $name {
+        impl $crate::encode::codec::StoredOneof for $name {
             const NUMBERS: &'static [u32] = {
                 assert!($crate::encode::codec::ascend(&[$($number),+]), "variants ascend in a definition");
                 &[$($number),+]
@@ -78,7 +78,7 @@ macro_rules! stored {
             }
 
             #[allow(clippy::manual_range_patterns, reason = "as a definition has them")]
-            fn read(number: u32, slot: $crate::encode::wire::Slot<'_>) -> $crate::encode::codec::Read<Option<Self>> {
+            fn read(number: u32, slot: $crate::encode::wire::FieldSlot<'_>) -> $crate::encode::codec::DecodeResult<Option<Self>> {
                 Ok(Some(match number {
                     $($number => $crate::encode::stored::read_variant!(
                         $variant, slot, $(($codec $(<$inner>)?))? $({ $($named)* })? $(as $only)? $(or $wrong)?
@@ -101,7 +101,7 @@ macro_rules! fields {
     }) => {{
         #[allow(unused_imports, clippy::wildcard_imports, reason = "the codecs of the definition")]
         use $crate::encode::{codec::*, parts::*, scalars::*};
-        $(let mut $field = $crate::encode::wire::Slot::default();)+
+        $(let mut $field = $crate::encode::wire::FieldSlot::default();)+
         $crate::encode::wire::scan($bytes, |found| match found.number {
             $($number $(| $more)* => $field.push(found),)+
             _ => {}

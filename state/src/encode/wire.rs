@@ -5,11 +5,11 @@
 
 use std::borrow::Cow;
 
-use super::codec::Fault;
+use super::codec::CodecError;
 
 /// The reason why bytes are not a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Malformed {
+pub enum WireError {
     /// A number does not end, or has more than 64 bits.
     #[error("invalid varint")]
     Varint,
@@ -41,7 +41,7 @@ const DEEPEST_GROUP: u32 = 100;
 
 /// The contents of one field.
 #[derive(Debug, Clone, Copy)]
-pub(crate) enum Raw<'a> {
+pub(crate) enum RawField<'a> {
     Varint(u64),
     Fixed64(u64),
     Bytes(&'a [u8]),
@@ -49,57 +49,57 @@ pub(crate) enum Raw<'a> {
     Other,
 }
 
-impl<'a> Raw<'a> {
+impl<'a> RawField<'a> {
     #[inline]
-    pub(crate) fn varint(self) -> Result<u64, Malformed> {
+    pub(crate) fn varint(self) -> Result<u64, WireError> {
         match self {
             Self::Varint(number) => Ok(number),
-            Self::Fixed64(_) | Self::Bytes(_) | Self::Other => Err(Malformed::WireType),
+            Self::Fixed64(_) | Self::Bytes(_) | Self::Other => Err(WireError::WireType),
         }
     }
 
     #[inline]
-    pub(crate) fn fixed64(self) -> Result<u64, Malformed> {
+    pub(crate) fn fixed64(self) -> Result<u64, WireError> {
         match self {
             Self::Fixed64(number) => Ok(number),
-            Self::Varint(_) | Self::Bytes(_) | Self::Other => Err(Malformed::WireType),
+            Self::Varint(_) | Self::Bytes(_) | Self::Other => Err(WireError::WireType),
         }
     }
 
     #[inline]
-    pub(crate) fn bytes(self) -> Result<&'a [u8], Malformed> {
+    pub(crate) fn bytes(self) -> Result<&'a [u8], WireError> {
         match self {
             Self::Bytes(bytes) => Ok(bytes),
-            Self::Varint(_) | Self::Fixed64(_) | Self::Other => Err(Malformed::WireType),
+            Self::Varint(_) | Self::Fixed64(_) | Self::Other => Err(WireError::WireType),
         }
     }
 
     #[inline]
-    pub(crate) fn text(self) -> Result<&'a str, Malformed> {
-        std::str::from_utf8(self.bytes()?).map_err(|_| Malformed::Utf8)
+    pub(crate) fn text(self) -> Result<&'a str, WireError> {
+        std::str::from_utf8(self.bytes()?).map_err(|_| WireError::Utf8)
     }
 
     /// Passes the numbers of a list to `each`, packed or a single one.
-    pub(crate) fn varints(self, each: impl FnMut(u64)) -> Result<(), Malformed> {
-        self.packed(each, Self::varint, Reader::varint)
+    pub(crate) fn varints(self, each: impl FnMut(u64)) -> Result<(), WireError> {
+        self.packed(each, Self::varint, WireReader::varint)
     }
 
     /// Passes the numbers of 64 bits of a list to `each`.
-    pub(crate) fn fixed64s(self, each: impl FnMut(u64)) -> Result<(), Malformed> {
-        self.packed(each, Self::fixed64, Reader::fixed64)
+    pub(crate) fn fixed64s(self, each: impl FnMut(u64)) -> Result<(), WireError> {
+        self.packed(each, Self::fixed64, WireReader::fixed64)
     }
 
     fn packed(
         self,
         mut each: impl FnMut(u64),
-        one: fn(Self) -> Result<u64, Malformed>,
-        next: fn(&mut Reader<'a>) -> Result<u64, Malformed>,
-    ) -> Result<(), Malformed> {
+        one: fn(Self) -> Result<u64, WireError>,
+        next: fn(&mut WireReader<'a>) -> Result<u64, WireError>,
+    ) -> Result<(), WireError> {
         let Self::Bytes(bytes) = self else {
             each(one(self)?);
             return Ok(());
         };
-        let mut reader = Reader { rest: bytes };
+        let mut reader = WireReader { rest: bytes };
         while !reader.rest.is_empty() {
             each(next(&mut reader)?);
         }
@@ -109,17 +109,17 @@ impl<'a> Raw<'a> {
 
 /// The occurrences of one field in a message, in the order of the bytes.
 #[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Slot<'a> {
-    first: Option<(u32, Raw<'a>)>,
+pub(crate) struct FieldSlot<'a> {
+    first: Option<(u32, RawField<'a>)>,
     /// The message from the second occurrence on. Most fields occur once, and only a list reads its
     /// items from here.
     more: Option<&'a [u8]>,
 }
 
-impl<'a> Slot<'a> {
+impl<'a> FieldSlot<'a> {
     /// Adds an occurrence that [`scan`] has found.
     #[inline(always)]
-    pub(crate) fn push(&mut self, found: Found<'a>) {
+    pub(crate) fn push(&mut self, found: WireField<'a>) {
         if self.first.is_none() {
             self.first = Some((found.number, found.raw));
         } else if self.more.is_none() {
@@ -131,8 +131,8 @@ impl<'a> Slot<'a> {
     #[inline(always)]
     pub(crate) fn each(
         &self,
-        mut each: impl FnMut(Raw<'a>) -> Result<(), Fault>,
-    ) -> Result<(), Fault> {
+        mut each: impl FnMut(RawField<'a>) -> Result<(), CodecError>,
+    ) -> Result<(), CodecError> {
         let Some((number, first)) = self.first else {
             return Ok(());
         };
@@ -140,7 +140,7 @@ impl<'a> Slot<'a> {
         let Some(more) = self.more else {
             return Ok(());
         };
-        let mut reader = Reader { rest: more };
+        let mut reader = WireReader { rest: more };
         while let Some(found) = reader.next()? {
             if found.number == number {
                 each(found.raw)?;
@@ -154,8 +154,8 @@ impl<'a> Slot<'a> {
     #[inline(always)]
     pub(crate) fn last<T>(
         &self,
-        read: impl Fn(Raw<'a>) -> Result<T, Malformed>,
-    ) -> Result<Option<T>, Fault> {
+        read: impl Fn(RawField<'a>) -> Result<T, WireError>,
+    ) -> Result<Option<T>, CodecError> {
         let mut last = None;
         self.each(|raw| {
             last = Some(read(raw)?);
@@ -166,7 +166,7 @@ impl<'a> Slot<'a> {
 
     /// Returns the bytes of an embedded message. Several occurrences are joined to one message.
     #[inline]
-    pub(crate) fn message(&self) -> Result<Option<Cow<'a, [u8]>>, Fault> {
+    pub(crate) fn message(&self) -> Result<Option<Cow<'a, [u8]>>, CodecError> {
         match (self.first, self.more) {
             (None, _) => Ok(None),
             (Some((_, first)), None) => Ok(Some(Cow::Borrowed(first.bytes()?))),
@@ -175,7 +175,7 @@ impl<'a> Slot<'a> {
     }
 
     #[cold]
-    fn pieces(&self) -> Result<Cow<'a, [u8]>, Fault> {
+    fn pieces(&self) -> Result<Cow<'a, [u8]>, CodecError> {
         let mut bytes = Vec::new();
         self.each(|raw| {
             let piece = raw.bytes()?;
@@ -187,7 +187,7 @@ impl<'a> Slot<'a> {
     }
 
     /// Returns the occurrences under one of the numbers of the field.
-    pub(crate) fn part(&self, number: u32) -> Result<Self, Fault> {
+    pub(crate) fn part(&self, number: u32) -> Result<Self, CodecError> {
         let mut part = Self {
             first: self.first.filter(|(first, _)| *first == number),
             more: None,
@@ -202,17 +202,17 @@ impl<'a> Slot<'a> {
     }
 
     /// Returns the occurrences of a `oneof` whose variants have these numbers. The last one counts.
-    pub(crate) fn variants(&self, numbers: &[u32]) -> Result<Vec<(u32, Self)>, Fault> {
+    pub(crate) fn variants(&self, numbers: &[u32]) -> Result<Vec<(u32, Self)>, CodecError> {
         let mut variants: Vec<(u32, Self)> = Vec::new();
         let Some((number, raw)) = self.first else {
             return Ok(variants);
         };
-        let first = Found {
+        let first = WireField {
             number,
             raw,
             from: &[],
         };
-        let mut push = |found: Found<'a>| match variants.last_mut() {
+        let mut push = |found: WireField<'a>| match variants.last_mut() {
             Some((last, slot)) if *last == found.number => slot.push(found),
             _ => {
                 let mut slot = Self::default();
@@ -221,7 +221,7 @@ impl<'a> Slot<'a> {
             }
         };
         push(first);
-        let mut reader = Reader {
+        let mut reader = WireReader {
             rest: self.more.unwrap_or_default(),
         };
         while let Some(found) = reader.next()? {
@@ -244,41 +244,44 @@ impl<'a> Slot<'a> {
 
 /// A field of a message.
 #[derive(Clone, Copy)]
-pub(crate) struct Found<'a> {
+pub(crate) struct WireField<'a> {
     pub(crate) number: u32,
-    raw: Raw<'a>,
+    raw: RawField<'a>,
     /// The message from this field on.
     from: &'a [u8],
 }
 
 /// Passes the fields of a message to `each`.
 #[inline]
-pub(crate) fn scan<'a>(bytes: &'a [u8], mut each: impl FnMut(Found<'a>)) -> Result<(), Malformed> {
-    let mut reader = Reader { rest: bytes };
+pub(crate) fn scan<'a>(
+    bytes: &'a [u8],
+    mut each: impl FnMut(WireField<'a>),
+) -> Result<(), WireError> {
+    let mut reader = WireReader { rest: bytes };
     while let Some(found) = reader.next()? {
         each(found);
     }
     Ok(())
 }
 
-struct Reader<'a> {
+struct WireReader<'a> {
     rest: &'a [u8],
 }
 
-impl<'a> Reader<'a> {
+impl<'a> WireReader<'a> {
     #[inline(always)]
-    fn next(&mut self) -> Result<Option<Found<'a>>, Malformed> {
+    fn next(&mut self) -> Result<Option<WireField<'a>>, WireError> {
         let from = self.rest;
         if from.is_empty() {
             return Ok(None);
         }
         let (number, wire_type) = self.key()?;
         let raw = self.contents(number, wire_type, 0)?;
-        Ok(Some(Found { number, raw, from }))
+        Ok(Some(WireField { number, raw, from }))
     }
 
     #[inline(always)]
-    fn varint(&mut self) -> Result<u64, Malformed> {
+    fn varint(&mut self) -> Result<u64, WireError> {
         match self.rest {
             [byte, rest @ ..] if *byte < 0x80 => {
                 self.rest = rest;
@@ -288,7 +291,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn long_varint(&mut self) -> Result<u64, Malformed> {
+    fn long_varint(&mut self) -> Result<u64, WireError> {
         let mut number = 0;
         for (at, byte) in self.rest.iter().take(10).enumerate() {
             number |= u64::from(byte & 0x7f) << (7 * at);
@@ -301,62 +304,67 @@ impl<'a> Reader<'a> {
                 return Ok(number);
             }
         }
-        Err(Malformed::Varint)
+        Err(WireError::Varint)
     }
 
     #[inline(always)]
-    fn take(&mut self, count: u64) -> Result<&'a [u8], Malformed> {
+    fn take(&mut self, count: u64) -> Result<&'a [u8], WireError> {
         let split = usize::try_from(count).ok();
         let split = split.and_then(|count| self.rest.split_at_checked(count));
-        let (taken, rest) = split.ok_or(Malformed::Truncated)?;
+        let (taken, rest) = split.ok_or(WireError::Truncated)?;
         self.rest = rest;
         Ok(taken)
     }
 
     #[inline]
-    fn fixed64(&mut self) -> Result<u64, Malformed> {
-        let (bytes, rest) = self.rest.split_first_chunk().ok_or(Malformed::Truncated)?;
+    fn fixed64(&mut self) -> Result<u64, WireError> {
+        let (bytes, rest) = self.rest.split_first_chunk().ok_or(WireError::Truncated)?;
         self.rest = rest;
         Ok(u64::from_le_bytes(*bytes))
     }
 
     /// Reads the number and wire type of the next field.
     #[inline(always)]
-    fn key(&mut self) -> Result<(u32, u8), Malformed> {
-        let key = u32::try_from(self.varint()?).map_err(|_| Malformed::Key)?;
+    fn key(&mut self) -> Result<(u32, u8), WireError> {
+        let key = u32::try_from(self.varint()?).map_err(|_| WireError::Key)?;
         let number = key >> 3;
         if number == 0 {
-            return Err(Malformed::Key);
+            return Err(WireError::Key);
         }
         Ok((number, (key & 7) as u8))
     }
 
     #[inline(always)]
-    fn contents(&mut self, number: u32, wire_type: u8, depth: u32) -> Result<Raw<'a>, Malformed> {
+    fn contents(
+        &mut self,
+        number: u32,
+        wire_type: u8,
+        depth: u32,
+    ) -> Result<RawField<'a>, WireError> {
         Ok(match wire_type {
-            VARINT => Raw::Varint(self.varint()?),
-            FIXED64 => Raw::Fixed64(self.fixed64()?),
+            VARINT => RawField::Varint(self.varint()?),
+            FIXED64 => RawField::Fixed64(self.fixed64()?),
             BYTES => {
                 let count = self.varint()?;
-                Raw::Bytes(self.take(count)?)
+                RawField::Bytes(self.take(count)?)
             }
             FIXED32 => {
                 self.take(4)?;
-                Raw::Other
+                RawField::Other
             }
             START_GROUP => {
                 self.skip_group(number, depth + 1)?;
-                Raw::Other
+                RawField::Other
             }
             // This includes the end of a group that has not begun.
-            _ => return Err(Malformed::WireType),
+            _ => return Err(WireError::WireType),
         })
     }
 
     #[cold]
-    fn skip_group(&mut self, group: u32, depth: u32) -> Result<(), Malformed> {
+    fn skip_group(&mut self, group: u32, depth: u32) -> Result<(), WireError> {
         if depth > DEEPEST_GROUP {
-            return Err(Malformed::Group);
+            return Err(WireError::Group);
         }
         loop {
             let (number, wire_type) = self.key()?;
@@ -364,7 +372,7 @@ impl<'a> Reader<'a> {
                 return if number == group {
                     Ok(())
                 } else {
-                    Err(Malformed::Group)
+                    Err(WireError::Group)
                 };
             }
             self.contents(number, wire_type, depth)?;

@@ -65,12 +65,12 @@ fn acceptance() -> Call {
     let resources = |text: &str| text.parse::<Resources>().unwrap();
     let mut spec = testing::spec("web", "cpus:1");
     spec.name.clear();
-    spec.run = crate::task::Run::Shell("sleep 1".to_owned());
+    spec.run = crate::task::CommandSpec::Shell("sleep 1".to_owned());
     spec.environment = [("A", "b"), ("EMPTY", "")]
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
         .into();
     spec.grace_ms = 5_000;
-    let offer = Promise {
+    let offer = OfferTerms {
         id: OfferId {
             epoch: Epoch(12),
             serial: 7,
@@ -194,7 +194,7 @@ fn an_absent_part_differs_from_an_empty_one() {
         batch(&Operate {
             request: request.map(|(principal, id)| (principal.to_owned(), id.to_owned())),
             hash: 0,
-            operations: vec![Operation::Teardown(FrameworkId(0))],
+            operations: vec![OperatorOperation::Teardown(FrameworkId(0))],
             wall_ms: 0,
         })
     };

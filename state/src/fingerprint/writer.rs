@@ -2,19 +2,19 @@
 
 use std::collections::BTreeMap;
 
-use crate::resources::{Identity, Reservation, Resource, Resources, Value};
+use crate::resources::{Reservation, Resource, ResourceIdentity, Resources, Value};
 
 /// The bytes of a field's length.
 const LENGTH_BYTES: usize = 8;
 
 /// A writer of canonical bytes. Numbers are big-endian, and fields ascend.
-pub(crate) struct Writer {
+pub(crate) struct CanonicalWriter {
     bytes: Vec<u8>,
     /// The previous field in the same part; 0 for none.
     last: u16,
 }
 
-impl Writer {
+impl CanonicalWriter {
     pub(crate) fn new(layout: &[u8]) -> Self {
         let mut out = Self {
             bytes: Vec::with_capacity(1024),
@@ -119,8 +119,8 @@ impl Writer {
         });
     }
 
-    fn identity(&mut self, identity: &Identity) {
-        let Identity {
+    fn identity(&mut self, identity: &ResourceIdentity) {
+        let ResourceIdentity {
             name,
             reservations,
             volume,

@@ -6,7 +6,7 @@
 use super::Level;
 use crate::agent::AgentInfo;
 use crate::capability::FrameworkCapability;
-use crate::command::{CallAction, Command, Operation, SweepTarget};
+use crate::command::{CallAction, Command, OperatorOperation, SweepTarget};
 use crate::framework::FrameworkInfo;
 use crate::ids::Role;
 use crate::resources::Resources;
@@ -14,7 +14,7 @@ use crate::task::{Container, TaskSpec, cause};
 
 /// A part of a command that not every level has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Need {
+pub struct LevelRequirement {
     /// The lowest level that has it.
     pub level: Level,
     /// The name of the part, such as `kill_policy.signal`.
@@ -23,17 +23,17 @@ pub struct Need {
 
 /// Returns the first part of a command that the level of its cluster does not have, or `None`.
 #[must_use]
-pub fn beyond(level: Level, command: &Command) -> Option<Need> {
+pub fn first_unsupported(level: Level, command: &Command) -> Option<LevelRequirement> {
     if level >= Level::NEWEST {
         return None;
     }
     needed(level, command).filter(|need| need.level > level)
 }
 
-fn needed(level: Level, command: &Command) -> Option<Need> {
-    let need = |need: Level, what| (need > level).then_some(Need { level: need, what });
+fn needed(level: Level, command: &Command) -> Option<LevelRequirement> {
+    let need = |need: Level, what| (need > level).then_some(LevelRequirement { level: need, what });
     match command {
-        Command::Stopped(_) => need(Level::RELEASE_0_2, "the end of stop_after_ms"),
+        Command::TasksStopped(_) => need(Level::RELEASE_0_2, "the end of stop_after_ms"),
         Command::MassLoss => need(Level::RELEASE_0_2, "the record of a mass loss of agents"),
         Command::Sweep(SweepTarget::Layout) => {
             need(Level::RELEASE_0_2, "the conversion of its records")
@@ -72,9 +72,9 @@ fn needed(level: Level, command: &Command) -> Option<Need> {
 }
 
 /// Returns the need of a role that is invalid by the rules of release 0.1.0, if any.
-fn role<'a>(roles: impl IntoIterator<Item = &'a Role>) -> Option<Need> {
+fn role<'a>(roles: impl IntoIterator<Item = &'a Role>) -> Option<LevelRequirement> {
     let is_new = roles.into_iter().any(|role| !role.is_of_level_2());
-    is_new.then_some(Need {
+    is_new.then_some(LevelRequirement {
         level: Level::RELEASE_0_2,
         what: "a role that is a path",
     })
@@ -88,16 +88,16 @@ fn reserved_for(resources: &Resources) -> impl Iterator<Item = &Role> {
     levels.map(|level| &level.role)
 }
 
-fn of_operation(operation: &Operation) -> Option<&Role> {
+fn of_operation(operation: &OperatorOperation) -> Option<&Role> {
     match operation {
-        Operation::SetWeight { role, .. } => Some(role),
-        Operation::SetAttribute { .. }
-        | Operation::KillTask { .. }
-        | Operation::UpdateLimits { .. }
-        | Operation::Teardown(_)
-        | Operation::Deactivate(_)
-        | Operation::Reactivate(_)
-        | Operation::MarkGone(_) => None,
+        OperatorOperation::SetWeight { role, .. } => Some(role),
+        OperatorOperation::SetAttribute { .. }
+        | OperatorOperation::KillTask { .. }
+        | OperatorOperation::UpdateLimits { .. }
+        | OperatorOperation::Teardown(_)
+        | OperatorOperation::Deactivate(_)
+        | OperatorOperation::Reactivate(_)
+        | OperatorOperation::MarkGone(_) => None,
     }
 }
 
@@ -196,7 +196,7 @@ pub fn reduce(level: Level, command: &mut Command) {
         | Command::RaiseLowWater(_)
         | Command::Operate(_)
         | Command::Sweep(_)
-        | Command::Stopped(_)
+        | Command::TasksStopped(_)
         | Command::MassLoss
         | Command::CompareDigest(_)
         | Command::Tick => {}
@@ -210,7 +210,7 @@ mod tests {
     use super::*;
     use crate::command::{Operate, Subscribe};
     use crate::ids::OrderIndex;
-    use crate::resources::{Identity, Reservation, Resource, Value};
+    use crate::resources::{Reservation, Resource, ResourceIdentity, Value};
     use crate::task::{Code, Explanation, LimitsReport};
     use crate::testing::{framework_info, registration};
 
@@ -220,12 +220,12 @@ mod tests {
         let commands = |name: &str| {
             let mut info = framework_info("demo");
             info.roles = [role("*"), role(name)].into();
-            let operations = vec![Operation::SetWeight {
+            let operations = vec![OperatorOperation::SetWeight {
                 role: role(name),
                 weight_milli: 2_000,
             }];
             let mut register = registration(1, "cpus:8");
-            let mut identity = Identity::plain("cpus");
+            let mut identity = ResourceIdentity::plain("cpus");
             identity.reservations.push(Reservation {
                 role: role(name),
                 principal: String::new(),
@@ -253,19 +253,23 @@ mod tests {
             ]
         };
         for command in commands("eng/backend") {
-            let need = beyond(Level::RELEASE_0_1, &command).unwrap();
+            let need = first_unsupported(Level::RELEASE_0_1, &command).unwrap();
             assert_eq!(need.level, Level::RELEASE_0_2, "{command:?}");
-            assert_eq!(beyond(Level::RELEASE_0_2, &command), None);
+            assert_eq!(first_unsupported(Level::RELEASE_0_2, &command), None);
         }
         for command in commands("eng") {
-            assert_eq!(beyond(Level::RELEASE_0_1, &command), None, "{command:?}");
+            assert_eq!(
+                first_unsupported(Level::RELEASE_0_1, &command),
+                None,
+                "{command:?}"
+            );
         }
     }
 
     #[test]
     fn before_level_3_the_whole_text_of_an_update_is_stored() {
         let text = "its health check failed 3 times in a row, at last: refused";
-        let explained = Explanation::of(Code::HealthCheckFailed, &[&3]).saying("refused");
+        let explained = Explanation::of(Code::HealthCheckFailed, &[&3]).with_detail("refused");
         assert_eq!(explained.to_string(), text);
         let Explanation { causes, detail } = explained;
         let report = LimitsReport {
@@ -281,12 +285,12 @@ mod tests {
             order: task.order,
             number: task.reported + 1,
             state: crate::task::TaskState::Running,
-            source: crate::task::Source::Agent,
+            source: crate::task::UpdateSource::Agent,
             reason: crate::task::Reason::HealthCheckFailed,
             causes,
             message: detail,
             exit: None,
-            standing: crate::task::Standing::default(),
+            standing: crate::task::CheckResults::default(),
             limits: Some(report),
             wall_ms: 0,
         };

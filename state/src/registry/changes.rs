@@ -21,7 +21,7 @@ pub enum RecordKey {
     /// A task whose record is not split.
     Task(TaskKey),
     /// An answer to a numbered call: framework, session, number.
-    Answer(FrameworkId, u64, u64),
+    CallAnswer(FrameworkId, u64, u64),
     /// An answer to operators: principal, request id. Boxed, because two keys of each task are kept
     /// and no variant should be larger than those.
     OperatorAnswer(Box<(String, String)>),
@@ -51,9 +51,9 @@ pub enum RecordKey {
     /// The counter of the histories.
     History,
     /// The facts that an agent reports.
-    AgentReported(AgentId),
+    AgentReport(AgentId),
     /// The administrative state of an agent.
-    AgentAgreed(AgentId),
+    AgentAdministration(AgentId),
     /// The reachability of an agent, and its revisions.
     AgentStatus(AgentId),
     /// The second limits of a task: see

@@ -50,9 +50,9 @@ impl DeadlineKind {
 
 /// The deadlines by kind, the earliest of each kind first.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Deadlines(Set<(DeadlineKind, Timestamp, Subject)>);
+pub struct DeadlineIndex(Set<(DeadlineKind, Timestamp, Subject)>);
 
-impl Deadlines {
+impl DeadlineIndex {
     /// Returns the deadlines of a kind, the earliest first. With `after`, returns only the later
     /// ones.
     pub fn of<'a>(
@@ -82,7 +82,7 @@ impl Deadlines {
     }
 
     /// Returns the first entry after this one, of any kind.
-    pub(crate) fn behind(
+    pub(crate) fn after(
         &self,
         after: &Option<(DeadlineKind, Timestamp, Subject)>,
     ) -> Option<&(DeadlineKind, Timestamp, Subject)> {
@@ -130,7 +130,7 @@ impl Indexes {
 impl Registry {
     /// Returns the index of deadlines.
     #[must_use]
-    pub fn deadlines(&self) -> &Deadlines {
+    pub fn deadlines(&self) -> &DeadlineIndex {
         &self.index.deadlines
     }
 
@@ -160,7 +160,7 @@ impl Registry {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::command::{Command, Operate, Operation};
+    use crate::command::{Command, Operate, OperatorOperation};
     use crate::ids::AgentId;
     use crate::testing::{World, framework_info};
 
@@ -194,12 +194,12 @@ mod tests {
         assert_eq!(all(&world), []);
         world.disconnect(framework);
         world.pass(10);
-        world.lose(agent);
+        world.mark_unreachable(agent);
         let request = Some(("op".to_owned(), "r".to_owned()));
         world.apply(Command::Operate(Operate {
             request,
             hash: 1,
-            operations: vec![Operation::Deactivate(agent)],
+            operations: vec![OperatorOperation::Deactivate(agent)],
             wall_ms: 0,
         }));
         agree_on(&mut world, agent, Some(Timestamp(9_000)));
@@ -218,11 +218,13 @@ mod tests {
         assert_eq!(world.registry.deadlines().next(), Some(Timestamp(1_500)));
         // The agent returns, and the administrative state is unchanged.
         world.register_again(agent);
-        world.operate(Operation::Teardown(framework)).unwrap();
+        world
+            .operate(OperatorOperation::Teardown(framework))
+            .unwrap();
         assert_eq!(all(&world), [agreed, answer.clone()]);
         assert_eq!(world.registry.deadlines().next(), Some(Timestamp(9_000)));
         // Another state has no deadline until one is set.
-        world.operate(Operation::Reactivate(agent)).unwrap();
+        world.operate(OperatorOperation::Reactivate(agent)).unwrap();
         assert_eq!(all(&world), [answer]);
         assert_eq!(world.registry.deadlines().next(), None);
     }
@@ -233,7 +235,7 @@ mod tests {
         let agents: Vec<AgentId> = (0..4).map(|_| world.register("cpus:1")).collect();
         for agent in [agents[2], agents[0], agents[3]] {
             world.pass(1);
-            world.lose(agent);
+            world.mark_unreachable(agent);
         }
         let deadlines = world.registry.deadlines();
         let mut after = None;

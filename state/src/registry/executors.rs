@@ -24,7 +24,7 @@ pub struct ExecutorIndex {
 
 /// The changes in the accounting of an executor's resources that a task causes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Turned {
+pub(super) struct AccountingChange {
     /// Whether the agent begins or ceases to count them.
     pub(super) agent: bool,
     /// Whether the role and framework begin or cease to count them.
@@ -38,7 +38,7 @@ pub(super) fn count(
     key: &TaskKey,
     reachable: bool,
     sign: Sign,
-) -> Turned {
+) -> AccountingChange {
     let name = (key.framework, executor.executor.clone());
     let index = executors.or_default(name.clone());
     let former = (!index.tasks.is_empty(), index.reachable > 0);
@@ -50,7 +50,7 @@ pub(super) fn count(
     if !present.0 {
         executors.remove(&name);
     }
-    Turned {
+    AccountingChange {
         agent: former.0 != present.0,
         role: former.1 != present.1,
     }

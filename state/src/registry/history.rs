@@ -9,7 +9,7 @@ use crate::ids::{FrameworkId, TaskKey};
 use crate::level::Level;
 use crate::limits;
 use crate::persistent::{Map, Set, Table};
-use crate::task::{FinishedTask, Run, Task, TaskSpec};
+use crate::task::{CommandSpec, FinishedTask, Task, TaskSpec};
 
 /// The number of tasks dropped for one that is added: enough to get below a bound that a release
 /// has lowered, and few enough for one iteration of the loop.
@@ -22,14 +22,14 @@ const RECORDS: usize = 6;
 pub(crate) struct HistoryIndex {
     /// The serials by task.
     pub(crate) by_key: Map<TaskKey, u64>,
-    frameworks: Table<FrameworkId, Part>,
+    frameworks: Table<FrameworkId, FrameworkHistory>,
     /// The frameworks by the bytes of their history.
     by_bytes: Set<(u64, FrameworkId)>,
 }
 
 /// The history of one framework.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-struct Part {
+struct FrameworkHistory {
     serials: Set<u64>,
     bytes: u64,
 }
@@ -78,7 +78,7 @@ impl Registry {
         task.unacknowledged.clear();
         let is_bounded = self.level() >= Level::RELEASE_0_2;
         if is_bounded && !keeps_all(&task.spec) {
-            kept_spec(Arc::make_mut(&mut task.spec));
+            reduce_to_history(Arc::make_mut(&mut task.spec));
         }
         let finished = FinishedTask { task };
         self.index.finished(serial, &finished, Sign::Add);
@@ -126,7 +126,7 @@ pub(crate) fn keeps_all(spec: &TaskSpec) -> bool {
     let is_short = spec.environment.is_empty() && spec.uris.is_empty();
     let same = |spec: &TaskSpec| {
         let mut kept = spec.clone();
-        kept_spec(&mut kept);
+        reduce_to_history(&mut kept);
         kept == *spec
     };
     is_short && same(spec)
@@ -134,7 +134,7 @@ pub(crate) fn keeps_all(spec: &TaskSpec) -> bool {
 
 /// Reduces a description to the fields that lists and explanations show for an ended task.
 /// Environment, files and mounts are removed.
-pub(crate) fn kept_spec(spec: &mut TaskSpec) {
+pub(crate) fn reduce_to_history(spec: &mut TaskSpec) {
     let most = limits::FINISHED_TEXT_BYTES;
     spec.environment.clear();
     spec.uris.clear();
@@ -158,11 +158,11 @@ pub(crate) fn kept_spec(spec: &mut TaskSpec) {
     });
 }
 
-fn shorten(run: &mut Run, most: usize) {
+fn shorten(run: &mut CommandSpec, most: usize) {
     match run {
-        Run::Image => (),
-        Run::Shell(line) => cut(line, most),
-        Run::Argv(words) => {
+        CommandSpec::Image => (),
+        CommandSpec::Shell(line) => cut(line, most),
+        CommandSpec::Argv(words) => {
             let mut left = most;
             for word in words.iter_mut() {
                 cut(word, left);

@@ -3,17 +3,17 @@
 
 use std::collections::BTreeMap;
 
-use super::deadlines::Deadlines;
+use super::deadlines::DeadlineIndex;
 use super::executors::{self, ExecutorIndex, ExecutorKey};
 use super::history::HistoryIndex;
-use super::layout::Former;
+use super::layout::FormerTaskRecords;
 use super::orders::Order;
-use super::roles::{self, RoleUse};
-use super::usage::{self, Bytes};
+use super::roles::{self, RoleUsage};
+use super::usage::{self, ByteUsage};
 use super::{Registry, changes::RecordKey};
 use crate::agent::{Agent, AgentMode};
 use crate::bugs::{self, Bug};
-use crate::digest::{Digests, HeldKind, task_mark};
+use crate::digest::{DigestKind, Digests, task_mark};
 use crate::framework::Framework;
 use crate::ids::{AgentId, FrameworkId, GroupId, OrderIndex, Role, TaskId, TaskKey};
 use crate::persistent::{Map, Set, Table};
@@ -68,15 +68,15 @@ pub struct FrameworkIndex {
 pub(crate) struct Indexes {
     pub(crate) agents: Table<AgentId, AgentIndex>,
     pub(crate) frameworks: Table<FrameworkId, FrameworkIndex>,
-    pub(crate) roles: Table<Role, RoleUse>,
+    pub(crate) roles: Table<Role, RoleUsage>,
     pub(crate) nonces: Map<u64, AgentId>,
     /// The current and past sessions of live frameworks, by principal.
     pub(crate) sessions: Set<(String, u64, FrameworkId)>,
-    pub(crate) deadlines: Deadlines,
+    pub(crate) deadlines: DeadlineIndex,
     pub(crate) history: HistoryIndex,
     /// The live frameworks by principal, without those that are being removed.
     pub(crate) principals: Map<String, Set<FrameworkId>>,
-    pub(crate) bytes: Bytes,
+    pub(crate) bytes: ByteUsage,
     pub(crate) modes: BTreeMap<AgentMode, usize>,
     pub(crate) total: Resources,
     pub(crate) live_tasks: usize,
@@ -89,7 +89,7 @@ fn counts(agent: &Agent) -> bool {
 
 /// The facts of a task on which the indexes depend and that may change during its lifecycle.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Facet {
+struct TaskFacet {
     /// Whether its agent is expected to hold it: until its end is committed, or a master has ended
     /// it.
     live: bool,
@@ -102,7 +102,7 @@ struct Facet {
     waits: bool,
 }
 
-impl Facet {
+impl TaskFacet {
     fn of(task: &Task) -> Self {
         Self {
             live: !task.state.is_terminal(),
@@ -119,7 +119,7 @@ impl Facet {
 impl Indexes {
     /// Adds or removes a task with `facet`, its present or former one. Returns `None` if the usage
     /// cannot be summed, which never happens for records that `apply` created.
-    fn task(&mut self, task: &Task, facet: Facet, sign: Sign) -> Option<()> {
+    fn task(&mut self, task: &Task, facet: TaskFacet, sign: Sign) -> Option<()> {
         let agent = self.agents.or_default(task.agent);
         sign.set(&mut agent.tasks, task.key.clone());
         if facet.live {
@@ -168,7 +168,7 @@ impl Indexes {
     }
 
     /// Adds or removes the executor's resources, with the first or last of its tasks.
-    fn executor(&mut self, task: &Task, facet: Facet, sign: Sign) -> Option<()> {
+    fn executor(&mut self, task: &Task, facet: TaskFacet, sign: Sign) -> Option<()> {
         let Some(executor) = &task.spec.executor else {
             return Some(());
         };
@@ -189,12 +189,12 @@ impl Indexes {
 
     /// Updates the indexes after a change of a task that was counted with `former`, as far as the
     /// change requires: most updates change only the number of the last one.
-    fn changed(&mut self, task: &Task, former: Facet) {
-        let present = Facet::of(task);
+    fn changed(&mut self, task: &Task, former: TaskFacet) {
+        let present = TaskFacet::of(task);
         if present == former {
             return;
         }
-        let only_number = Facet {
+        let only_number = TaskFacet {
             reported: former.reported,
             waits: former.waits,
             ..present
@@ -304,8 +304,8 @@ impl Sign {
     fn mark(self, agent: &mut AgentIndex, task: &Task, reported: u64) {
         let mark = task_mark(&task.key, task.order, reported);
         match self {
-            Self::Add => agent.held.add(HeldKind::Task, mark),
-            Self::Remove => agent.held.remove(HeldKind::Task, mark),
+            Self::Add => agent.held.add(DigestKind::Task, mark),
+            Self::Remove => agent.held.remove(DigestKind::Task, mark),
         }
     }
 
@@ -341,7 +341,7 @@ const TOTALS_FIT: &str = "totals were checked at registration";
 impl Registry {
     /// Adds a task under a key that is free.
     pub(crate) fn put_task(&mut self, task: Task) {
-        let facet = Facet::of(&task);
+        let facet = TaskFacet::of(&task);
         self.index
             .task(&task, facet, Sign::Add)
             .expect(LAUNCHES_FIT);
@@ -356,13 +356,13 @@ impl Registry {
             .tasks
             .get_mut(key)
             .expect("the caller has just looked it up");
-        let former = Facet::of(task);
+        let former = TaskFacet::of(task);
         let bytes = usage::of_changes(task);
-        let parts = Former::of(task);
+        let parts = FormerTaskRecords::of(task);
         change(task);
         self.index.changed(task, former);
         self.index.weigh_change(task, bytes);
-        let present = Former::of(task);
+        let present = FormerTaskRecords::of(task);
         self.note_changed(key, &parts, &present);
     }
 
@@ -373,7 +373,7 @@ impl Registry {
             .remove(key)
             .expect("the caller has just looked it up");
         self.index
-            .task(&task, Facet::of(&task), Sign::Remove)
+            .task(&task, TaskFacet::of(&task), Sign::Remove)
             .expect(USE_IS_COVERED);
         self.index.weigh_task(&task, Sign::Remove);
         task
@@ -438,7 +438,7 @@ impl Registry {
         let mut fresh = Indexes::default();
         fresh.agents.or_default(id);
         for task in self.tasks_on(id) {
-            fresh.task(task, Facet::of(task), Sign::Add)?;
+            fresh.task(task, TaskFacet::of(task), Sign::Add)?;
         }
         fresh.agents.remove(&id)
     }
@@ -455,7 +455,7 @@ impl Registry {
             index.frameworks.or_default(framework.id);
         }
         for task in self.tasks.values() {
-            index.task(task, Facet::of(task), Sign::Add)?;
+            index.task(task, TaskFacet::of(task), Sign::Add)?;
             index.weigh_task(task, Sign::Add);
         }
         for (framework, _, _) in self.answers.keys() {

@@ -11,7 +11,7 @@ use crate::agent::Agent;
 use crate::command::SweepTarget;
 use crate::encode::stored::stored;
 use crate::ids::{AgentId, OrderIndex, Revision, TaskKey};
-use crate::task::{Cause, Limits, Task, Update};
+use crate::task::{Cause, Task, TaskLimits, TaskUpdate};
 
 /// The layout of the registry's records.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -99,13 +99,13 @@ stored!(oneof Layout else Whole {
 const SHORT_BYTES: usize = 32;
 
 /// Returns whether the message of an update has a separate record.
-pub(crate) fn is_long(update: &Update) -> bool {
+pub(crate) fn is_long(update: &TaskUpdate) -> bool {
     let causes = update.causes.iter().map(Cause::bytes);
     update.message.len() + causes.sum::<usize>() > SHORT_BYTES
 }
 
 /// Returns the newest non-terminal update, and the terminal one, if their messages are long.
-pub(crate) fn long_messages(task: &Task) -> [Option<&Update>; 2] {
+pub(crate) fn long_messages(task: &Task) -> [Option<&TaskUpdate>; 2] {
     let long = |is_end: bool| {
         let updates = task.unacknowledged.iter().chain([&task.latest]);
         let mut updates = updates.filter(|update| update.state.is_terminal() == is_end);
@@ -116,7 +116,7 @@ pub(crate) fn long_messages(task: &Task) -> [Option<&Update>; 2] {
 
 /// Returns the contents of the two records of a task's limits: those of its description, and those
 /// before an open change.
-pub(crate) fn limits_of(task: &Task) -> [Option<&Limits>; 2] {
+pub(crate) fn limits_of(task: &Task) -> [Option<&TaskLimits>; 2] {
     let change = task.limits_change.as_ref();
     let before = change.and_then(|change| change.before.as_deref());
     let mut both = [task.spec.limits.as_deref(), before];
@@ -146,17 +146,17 @@ pub(crate) fn records_of(task: &Task) -> impl Iterator<Item = RecordKey> {
 
 /// The contents of the record of a change of limits: its order, its outcome, the causes, and
 /// whether the second limits are the new ones.
-type KeptChange = (OrderIndex, Option<Result<(), String>>, Vec<Cause>, bool);
+type StoredLimitsChange = (OrderIndex, Option<Result<(), String>>, Vec<Cause>, bool);
 
 /// The state of a task's rarely changed records before a change.
 #[derive(PartialEq, Eq)]
-pub(super) struct Former {
-    limits: [Option<Limits>; 2],
-    change: Option<KeptChange>,
+pub(super) struct FormerTaskRecords {
+    limits: [Option<TaskLimits>; 2],
+    change: Option<StoredLimitsChange>,
     messages: [Option<Revision>; 2],
 }
 
-impl Former {
+impl FormerTaskRecords {
     pub(super) fn of(task: &Task) -> Self {
         Self {
             limits: limits_of(task).map(|limits| limits.cloned()),
@@ -180,7 +180,12 @@ impl Registry {
     }
 
     /// Notes the records that a change of a task concerns.
-    pub(super) fn note_changed(&mut self, key: &TaskKey, former: &Former, present: &Former) {
+    pub(super) fn note_changed(
+        &mut self,
+        key: &TaskKey,
+        former: &FormerTaskRecords,
+        present: &FormerTaskRecords,
+    ) {
         if !self.cluster.layout.splits_task(key) {
             self.changed.insert(RecordKey::Task(key.clone()));
             return;
@@ -245,8 +250,8 @@ impl Registry {
         let is_reported = differs(|former, present| former.reported != present.reported);
         let is_agreed = differs(|former, present| former.agreed != present.agreed);
         let records = [
-            is_reported.then_some(RecordKey::AgentReported(id)),
-            is_agreed.then_some(RecordKey::AgentAgreed(id)),
+            is_reported.then_some(RecordKey::AgentReport(id)),
+            is_agreed.then_some(RecordKey::AgentAdministration(id)),
             Some(RecordKey::AgentStatus(id)),
         ];
         self.changed.extend(records.into_iter().flatten());

@@ -17,8 +17,8 @@ pub(crate) mod usage;
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::agent::{Agent, AgentMode};
-use crate::command::{ClusterFacts, Refusal, SweepTarget};
-use crate::framework::{Answer, FinishedFramework, Framework};
+use crate::command::{ClusterFacts, StoredRejection, SweepTarget};
+use crate::framework::{CallAnswer, FinishedFramework, Framework};
 use crate::ids::{
     AgentId, Epoch, FrameworkId, GroupId, NodeId, Revision, Role, TaskKey, Timestamp,
 };
@@ -28,21 +28,21 @@ use crate::resources::Resources;
 use crate::task::{FinishedTask, Task};
 
 pub use changes::{RecordKey, RecordWrite};
-pub use deadlines::{DeadlineKind, Deadlines};
+pub use deadlines::{DeadlineIndex, DeadlineKind};
 pub use executors::{ExecutorIndex, ExecutorKey};
-pub(crate) use history::{keeps_all, kept_spec};
+pub(crate) use history::{keeps_all, reduce_to_history};
 pub(crate) use index::Indexes;
 pub use index::{AgentIndex, FrameworkIndex};
 pub use layout::Layout;
 pub(crate) use layout::{is_long, limits_of, long_messages, records_of};
 pub use orders::{Order, OrderKind};
-pub use roles::RoleUse;
-pub use snapshot::Snapshot;
-pub use usage::Usage;
+pub use roles::RoleUsage;
+pub use snapshot::RegistrySnapshot;
+pub use usage::BoundUsage;
 
 /// The facts of the cluster itself: singletons and counters.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Cluster {
+pub struct ClusterRecord {
     /// The id and keys of the cluster.
     pub facts: ClusterFacts,
     /// The feature level, which determines the facts of commands and how commands are applied.
@@ -91,7 +91,7 @@ pub struct OperatorAnswer {
     /// The revision at which it was applied; 0 if an earlier release remembered it.
     pub revision: Revision,
     /// The outcome of each operation: `None` for success.
-    pub outcomes: Vec<Option<Refusal>>,
+    pub outcomes: Vec<Option<StoredRejection>>,
 }
 
 /// The key of an answer to a numbered call: framework, session, number.
@@ -102,12 +102,12 @@ pub type AnswerKey = (FrameworkId, u64, u64);
 pub struct Registry {
     pub(crate) applied: u64,
     pub(crate) time: Timestamp,
-    pub(crate) cluster: Cluster,
+    pub(crate) cluster: ClusterRecord,
     pub(crate) agents: Table<AgentId, Agent>,
     pub(crate) weights: Map<Role, u64>,
     pub(crate) frameworks: Table<FrameworkId, Framework>,
     pub(crate) tasks: Table<TaskKey, Task>,
-    pub(crate) answers: Table<AnswerKey, Answer>,
+    pub(crate) answers: Table<AnswerKey, CallAnswer>,
     pub(crate) operator_answers: Table<(String, String), OperatorAnswer>,
     pub(crate) finished_tasks: Table<u64, FinishedTask>,
     pub(crate) finished_frameworks: Table<u64, FinishedFramework>,
@@ -125,9 +125,9 @@ impl Registry {
     #[must_use]
     pub fn new() -> Self {
         Self {
-            cluster: Cluster {
+            cluster: ClusterRecord {
                 level: Level::FIRST,
-                ..Cluster::default()
+                ..ClusterRecord::default()
             },
             ..Self::default()
         }
@@ -161,7 +161,7 @@ impl Registry {
 
     /// Returns the singletons and counters.
     #[must_use]
-    pub fn cluster(&self) -> &Cluster {
+    pub fn cluster(&self) -> &ClusterRecord {
         &self.cluster
     }
 
@@ -361,7 +361,7 @@ impl Registry {
 
     /// Returns the remembered answer to a numbered call.
     #[must_use]
-    pub fn answer(&self, key: AnswerKey) -> Option<&Answer> {
+    pub fn answer(&self, key: AnswerKey) -> Option<&CallAnswer> {
         self.answers.get(&key)
     }
 

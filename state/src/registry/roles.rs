@@ -12,7 +12,7 @@ use crate::resources::Resources;
 /// The usage of tasks and executors that are charged to one role, without those on unreachable
 /// agents: scalars only.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct RoleUse {
+pub struct RoleUsage {
     /// The usage that is charged to the role itself.
     pub own: Resources,
     /// The usage that is charged to its descendants, at any depth.
@@ -22,7 +22,7 @@ pub struct RoleUse {
 /// Charges `part` to a role, and to the descendants' usage of its ancestors. Returns `None` if the
 /// sum overflows.
 pub(super) fn count(
-    roles: &mut Table<Role, RoleUse>,
+    roles: &mut Table<Role, RoleUsage>,
     role: &Role,
     part: &Resources,
     sign: Sign,
@@ -38,7 +38,7 @@ pub(super) fn count(
     Some(())
 }
 
-fn drop_if_unused(roles: &mut Table<Role, RoleUse>, role: &Role) {
+fn drop_if_unused(roles: &mut Table<Role, RoleUsage>, role: &Role) {
     let used = roles.get(role);
     if used.is_some_and(|used| used.own.is_empty() && used.descendants.is_empty()) {
         roles.remove(role);
@@ -74,7 +74,7 @@ impl Registry {
 mod tests {
     use super::*;
     use crate::command::Command;
-    use crate::resources::{Identity, Reservation, Resource, Resources, Value};
+    use crate::resources::{Reservation, Resource, ResourceIdentity, Resources, Value};
     use crate::task::TaskState;
     use crate::testing::{World, framework_info, key, registration, spec};
 
@@ -107,7 +107,7 @@ mod tests {
         );
         assert_eq!(world.registry.role_totals().to_string(), "cpus:6.5");
         // A task on an unreachable agent counts for no role, and an ended task counts nowhere.
-        world.lose(agents[1]);
+        world.mark_unreachable(agents[1]);
         world.update(&key(framework, "a"), TaskState::Finished);
         assert_eq!(trees(&world), ["cpus:2", "cpus:2", "cpus:2", "cpus:0.5"]);
         assert_eq!(world.reloaded().index.roles, world.registry.index.roles);
@@ -121,7 +121,7 @@ mod tests {
         let mut world = World::new();
         let mut register = registration(7, "cpus:8;disk:1000");
         let reserved = ["ops", "eng"].map(|role| {
-            let mut identity = Identity::plain("cpus");
+            let mut identity = ResourceIdentity::plain("cpus");
             identity.reservations.push(Reservation {
                 role: Role::new(role).unwrap(),
                 principal: String::new(),

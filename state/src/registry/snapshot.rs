@@ -14,9 +14,9 @@ use crate::task::Task;
 ///
 /// It has every fact and index, but not the data that only [`Registry::take_changes`] needs.
 #[derive(Debug, Clone, Default)]
-pub struct Snapshot(Arc<Registry>);
+pub struct RegistrySnapshot(Arc<Registry>);
 
-impl Deref for Snapshot {
+impl Deref for RegistrySnapshot {
     type Target = Registry;
 
     fn deref(&self) -> &Registry {
@@ -28,8 +28,8 @@ impl Registry {
     /// Returns a copy that shares its records with this registry. While the snapshot exists, the
     /// next change of a record or index entry copies it, together with its path in the tree.
     #[must_use]
-    pub fn snapshot(&self) -> Snapshot {
-        Snapshot(Arc::new(Self {
+    pub fn snapshot(&self) -> RegistrySnapshot {
+        RegistrySnapshot(Arc::new(Self {
             applied: self.applied,
             time: self.time,
             cluster: self.cluster.clone(),

@@ -9,7 +9,7 @@ use crate::framework::Framework;
 use crate::ids::FrameworkId;
 use crate::limits;
 use crate::resources::Resources;
-use crate::task::{Cause, Limits, Task};
+use crate::task::{Cause, Task, TaskLimits};
 
 /// The estimated cost of a record without its texts and lists: keys, indexes, marks, numbers.
 const RECORD_BYTES: u64 = 1024;
@@ -19,7 +19,7 @@ const PART_BYTES: u64 = 64;
 
 /// The bytes of all records of each kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) struct Bytes {
+pub(crate) struct ByteUsage {
     pub(crate) tasks: u64,
     pub(crate) history: u64,
     pub(crate) frameworks: u64,
@@ -29,7 +29,7 @@ pub(crate) struct Bytes {
 
 /// The usage of a bound.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Usage {
+pub struct BoundUsage {
     /// The kind of record.
     pub kind: &'static str,
     /// The number of records.
@@ -44,15 +44,15 @@ pub struct Usage {
 impl Registry {
     /// Returns usage and bounds of each kind of record. The cost does not grow with the registry.
     #[must_use]
-    pub fn usage(&self) -> [Usage; 8] {
-        let Bytes {
+    pub fn usage(&self) -> [BoundUsage; 8] {
+        let ByteUsage {
             tasks,
             history,
             frameworks,
             agents,
             operator_answers,
         } = self.index.bytes;
-        let usage = |kind, records: usize, most: Option<usize>, bytes| Usage {
+        let usage = |kind, records: usize, most: Option<usize>, bytes| BoundUsage {
             kind,
             records: records as u64,
             most_records: most.map(|most| most as u64),
@@ -186,7 +186,7 @@ fn of_causes(causes: &[Cause]) -> u64 {
 }
 
 /// Returns the bytes of limits.
-pub(crate) fn of_limits(limits: &Limits) -> u64 {
+pub(crate) fn of_limits(limits: &TaskLimits) -> u64 {
     let disks = limits.io.iter();
     PART_BYTES
         + disks

@@ -11,7 +11,7 @@ use std::fmt;
 use std::sync::{Arc, LazyLock};
 
 use crate::ids::Role;
-use crate::seldom::Seldom;
+use crate::seldom::ThinVec;
 
 pub use text::{InvalidResources, scalar_milli};
 pub use value::{Range, Value};
@@ -29,7 +29,7 @@ pub struct Reservation {
 
 /// The identity of a volume on a disk resource.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Volume {
+pub struct VolumeIdentity {
     /// The id, unique on its agent.
     pub id: String,
     /// The path of the volume in the container.
@@ -38,26 +38,26 @@ pub struct Volume {
 
 /// The attributes of a resource, without its amount.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Identity {
+pub struct ResourceIdentity {
     /// The name: "cpus", "mem", "disk", "gpus", "ports" or a custom one.
     pub name: Arc<str>,
     /// The reservations, outermost first; empty means unreserved.
-    pub reservations: Seldom<Reservation>,
+    pub reservations: ThinVec<Reservation>,
     /// The volume on the resource, if any.
-    pub volume: Option<Box<Volume>>,
+    pub volume: Option<Box<VolumeIdentity>>,
     /// Whether it may be revoked at any time.
     pub revocable: bool,
     /// Whether several tasks may use it simultaneously.
     pub shared: bool,
 }
 
-impl Identity {
+impl ResourceIdentity {
     /// Returns an unreserved, unshared resource called `name`.
     #[must_use]
     pub fn plain(name: &str) -> Self {
         Self {
             name: shared_name(name),
-            reservations: Seldom::default(),
+            reservations: ThinVec::default(),
             volume: None,
             revocable: false,
             shared: false,
@@ -80,7 +80,7 @@ pub fn shared_name(name: &str) -> Arc<str> {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Resource {
     /// The identity.
-    pub identity: Identity,
+    pub identity: ResourceIdentity,
     /// The amount.
     pub value: Value,
 }
@@ -133,7 +133,10 @@ impl Resources {
         let mut all = Self::none();
         for entry in &self.entries {
             if let Value::Scalar(_) = entry.value {
-                all.merge(&Identity::plain(&entry.identity.name), entry.value.clone())?;
+                all.merge(
+                    &ResourceIdentity::plain(&entry.identity.name),
+                    entry.value.clone(),
+                )?;
             }
         }
         Some(all)
@@ -144,7 +147,10 @@ impl Resources {
     pub(crate) fn amounts(&self) -> Option<Self> {
         let mut all = Self::none();
         for entry in &self.entries {
-            all.merge(&Identity::plain(&entry.identity.name), entry.value.clone())?;
+            all.merge(
+                &ResourceIdentity::plain(&entry.identity.name),
+                entry.value.clone(),
+            )?;
         }
         Some(all)
     }
@@ -228,7 +234,7 @@ impl Resources {
         }
     }
 
-    fn merge(&mut self, identity: &Identity, value: Value) -> Option<()> {
+    fn merge(&mut self, identity: &ResourceIdentity, value: Value) -> Option<()> {
         match self.position(identity) {
             Ok(at) => self.entries[at].value = self.entries[at].value.plus(&value)?,
             Err(at) => {
@@ -255,7 +261,7 @@ impl Resources {
         Some(())
     }
 
-    fn position(&self, identity: &Identity) -> Result<usize, usize> {
+    fn position(&self, identity: &ResourceIdentity) -> Result<usize, usize> {
         self.entries
             .binary_search_by(|entry| entry.identity.cmp(identity))
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
 
-use super::{Identity, Range, Resource, Resources, Value};
+use super::{Range, Resource, ResourceIdentity, Resources, Value};
 use crate::limits;
 
 /// The error for a text that does not describe resources.
@@ -50,7 +50,7 @@ impl FromStr for Resources {
                 })
             })?;
             let resource = Resource {
-                identity: Identity::plain(name),
+                identity: ResourceIdentity::plain(name),
                 value,
             };
             all.add(&resource)

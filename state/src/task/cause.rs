@@ -79,7 +79,7 @@ impl Cause {
         }
     }
 
-    fn sentence(&self) -> String {
+    fn message(&self) -> String {
         match Code::named(&self.code) {
             Some(code) => filled(code.sentence(), &self.arguments),
             // A code of a later release is displayed as it is.
@@ -91,7 +91,7 @@ impl Cause {
 /// Writes the message without its final separator.
 impl fmt::Display for Cause {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(closed(&self.sentence()))
+        formatter.write_str(closed(&self.message()))
     }
 }
 
@@ -126,7 +126,7 @@ fn closed(text: &str) -> &str {
 #[must_use]
 pub fn text(causes: &[Cause], detail: &str) -> String {
     let mut text = String::new();
-    for sentence in causes.iter().map(Cause::sentence) {
+    for sentence in causes.iter().map(Cause::message) {
         join(&mut text, &sentence);
     }
     join(&mut text, detail);
@@ -157,7 +157,7 @@ impl Explanation {
 
     /// Adds free text after the causes.
     #[must_use]
-    pub fn saying(mut self, detail: impl Into<String>) -> Self {
+    pub fn with_detail(mut self, detail: impl Into<String>) -> Self {
         let detail = detail.into();
         match self.detail.is_empty() {
             true => self.detail = detail,
@@ -170,7 +170,7 @@ impl Explanation {
     #[must_use]
     pub fn then(mut self, next: Self) -> Self {
         if next.causes.is_empty() {
-            return self.saying(next.detail);
+            return self.with_detail(next.detail);
         }
         let detail = std::mem::take(&mut self.detail);
         if !detail.is_empty() {
@@ -253,14 +253,14 @@ mod tests {
     #[test]
     fn causes_follow_each_other_before_the_free_text() {
         let failed = Explanation::of(Code::GroupTaskFailed, &[&"web"])
-            .then(Explanation::of(Code::HealthCheckFailed, &[&3]).saying("refused"));
+            .then(Explanation::of(Code::HealthCheckFailed, &[&3]).with_detail("refused"));
         assert_eq!(failed.causes.len(), 2);
         assert_eq!(
             failed.to_string(),
             "its group ended because task web failed: its health check failed 3 times in a row, at last: refused"
         );
         let both = Explanation::of(Code::Unhealthy, &[])
-            .saying("refused")
+            .with_detail("refused")
             .then(Explanation::of(Code::LimitsChanged, &[]));
         assert_eq!(
             both.to_string(),
@@ -273,7 +273,7 @@ mod tests {
 
     #[test]
     fn what_a_program_says_stays_what_it_says() {
-        let said = Explanation::of(Code::Executor, &[]).saying("its host was rebooted; ");
+        let said = Explanation::of(Code::Executor, &[]).with_detail("its host was rebooted; ");
         assert_eq!(said.causes.len(), 1);
         assert_eq!(said.to_string(), "its executor: its host was rebooted; ");
         let free = Explanation::from("its host was rebooted");

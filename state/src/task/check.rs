@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::encode::stored::stored;
-use crate::fingerprint::Writer;
+use crate::fingerprint::CanonicalWriter;
 
 /// A check that is repeated while a task runs, from inside its namespaces.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -101,7 +101,7 @@ stored!(message Check {
 impl Check {
     /// Appends the fields that the fingerprint of a request covers. The numbers belong to the
     /// fingerprint, not to the wire format.
-    pub(crate) fn fingerprint(&self, out: &mut Writer) {
+    pub(crate) fn fingerprint(&self, out: &mut CanonicalWriter) {
         let Check {
             kind,
             delay_ms,
@@ -156,7 +156,7 @@ stored!(message HealthCheck {
 impl HealthCheck {
     /// Appends the fields that the fingerprint of a request covers. The numbers belong to the
     /// fingerprint, not to the wire format.
-    pub(crate) fn fingerprint(&self, out: &mut Writer) {
+    pub(crate) fn fingerprint(&self, out: &mut CanonicalWriter) {
         let HealthCheck {
             check,
             grace_ms,

@@ -1,8 +1,8 @@
 //! The container of a task.
 
-use super::{OptOuts, Sizes};
+use super::{SecurityOptions, Sizes};
 use crate::encode::stored::stored;
-use crate::fingerprint::Writer;
+use crate::fingerprint::CanonicalWriter;
 
 /// The settings of a container that differ from the agent's defaults.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -11,9 +11,9 @@ pub struct Container {
     /// host.
     pub image: String,
     /// The network of the container.
-    pub network: Network,
+    pub network: ContainerNetwork,
     /// The security options that relax the agent's profile.
-    pub opt_outs: OptOuts,
+    pub opt_outs: SecurityOptions,
     /// The sizes that differ from the agent's defaults.
     pub sizes: Sizes,
     /// The pull policy of the image; `None` for the agent's default.
@@ -32,10 +32,10 @@ pub enum ImagePull {
 
 /// The network of a container.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub enum Network {
+pub enum ContainerNetwork {
     /// The agent's default: a private network, or the host's if the task may use that.
     #[default]
-    Unnamed,
+    AgentDefault,
     /// A network with only a loopback device.
     None,
     /// A private address on the agent's bridge network, with these published ports.
@@ -75,7 +75,7 @@ stored!(message Container {
 impl Container {
     /// Appends the fields that the fingerprint of a request covers. The numbers belong to the
     /// fingerprint, not to the wire format.
-    pub(crate) fn fingerprint(&self, out: &mut Writer) {
+    pub(crate) fn fingerprint(&self, out: &mut CanonicalWriter) {
         let Container {
             image,
             network,
@@ -97,25 +97,25 @@ impl Container {
     }
 }
 
-stored!(oneof Network else Unnamed {
+stored!(oneof ContainerNetwork else AgentDefault {
     2 None,
     3 Bridge(Inner<PartList>),
     20 Cni(Part),
 });
 
-impl Network {
+impl ContainerNetwork {
     /// Appends the fields that the fingerprint of a request covers. The numbers belong to the
     /// fingerprint, not to the wire format.
-    pub(crate) fn fingerprint(&self, out: &mut Writer) {
+    pub(crate) fn fingerprint(&self, out: &mut CanonicalWriter) {
         match self {
-            Network::Unnamed => (),
-            Network::None => out.chosen(1, |_| ()),
-            Network::Bridge(published) => out.chosen(2, |out| {
+            ContainerNetwork::AgentDefault => (),
+            ContainerNetwork::None => out.chosen(1, |_| ()),
+            ContainerNetwork::Bridge(published) => out.chosen(2, |out| {
                 out.list(1, published, |out, one: &PublishedPort| {
                     one.fingerprint(out)
                 })
             }),
-            Network::Cni(CniNetwork { name, published }) => out.chosen(3, |out| {
+            ContainerNetwork::Cni(CniNetwork { name, published }) => out.chosen(3, |out| {
                 out.list(1, published, |out, one: &PublishedPort| {
                     one.fingerprint(out)
                 });
@@ -139,7 +139,7 @@ stored!(message PublishedPort {
 impl PublishedPort {
     /// Appends the fields that the fingerprint of a request covers. The numbers belong to the
     /// fingerprint, not to the wire format.
-    pub(crate) fn fingerprint(&self, out: &mut Writer) {
+    pub(crate) fn fingerprint(&self, out: &mut CanonicalWriter) {
         let PublishedPort {
             host,
             container,

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use super::{Container, Run, TaskSpec, Uri};
+use super::{CommandSpec, Container, TaskSpec, Uri};
 use crate::encode::stored::stored;
-use crate::fingerprint::Writer;
+use crate::fingerprint::CanonicalWriter;
 use crate::ids::TaskId;
 use crate::resources::Resources;
 
@@ -18,7 +18,7 @@ pub struct ExecutorSpec {
     /// ended. Never empty.
     pub resources: Resources,
     /// The command to run.
-    pub run: Run,
+    pub run: CommandSpec,
     /// The container of the executor.
     pub container: Container,
     /// The whole environment, in addition to the variables that the agent sets.
@@ -62,7 +62,7 @@ stored!(message ExecutorSpec {
 impl ExecutorSpec {
     /// Appends the fields that the fingerprint of a request covers. The numbers belong to the
     /// fingerprint, not to the wire format.
-    pub(crate) fn fingerprint(&self, out: &mut Writer) {
+    pub(crate) fn fingerprint(&self, out: &mut CanonicalWriter) {
         let ExecutorSpec {
             executor,
             resources,

@@ -4,7 +4,7 @@
 
 use super::TaskSpec;
 use crate::encode::stored::stored;
-use crate::fingerprint::Writer;
+use crate::fingerprint::CanonicalWriter;
 use crate::ids::{GroupId, OrderIndex};
 
 /// The place of a task in its group.
@@ -49,7 +49,7 @@ stored!(message TaskGroup {
 impl TaskGroup {
     /// Appends the fields that the fingerprint of a request covers. The numbers belong to the
     /// fingerprint, not to the wire format.
-    pub(crate) fn fingerprint(&self, out: &mut Writer) {
+    pub(crate) fn fingerprint(&self, out: &mut CanonicalWriter) {
         let TaskGroup { id, place, size } = self;
         out.text(1, id.as_str());
         out.number(2, (*place).into());

@@ -1,17 +1,17 @@
 //! Limits of a task that differ from its resources, and the results of changes.
 
-use crate::encode::codec::{Codec, Read, put};
+use crate::encode::codec::{Codec, DecodeResult, put};
 use crate::encode::scalars::{MaybeText, Number, Text};
 use crate::encode::stored::stored;
-use crate::encode::wire::Slot;
-use crate::fingerprint::Writer;
+use crate::encode::wire::FieldSlot;
+use crate::fingerprint::CanonicalWriter;
 use crate::ids::{OrderIndex, Revision};
 use crate::task::{Cause, LIMITS_NOT_CHANGED, cause};
 
 /// The limits of a task, in addition to its resources, which are reserved for it. The default is
 /// that of the agent: memory as requested, and any free processor time.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Limits {
+pub struct TaskLimits {
     /// The limit of processor time, in thousandths of a processor; not less than `cpus` of its
     /// resources. `None`: no limit.
     pub cpu_millis: Option<u64>,
@@ -56,7 +56,7 @@ pub struct LimitsChange {
     pub outcome: Option<Result<(), String>>,
     /// The limits in force at the time of the request, until the agent has answered: after a
     /// refusal they remain in force. `None`: default limits.
-    pub before: Option<Box<Limits>>,
+    pub before: Option<Box<TaskLimits>>,
     /// Whether the limits of the description are in the second record, and `before` in the first.
     /// Since level 3 a task has two records for limits, so that neither is rewritten when the other
     /// one takes effect.
@@ -73,12 +73,12 @@ pub struct LimitsReport {
     /// The result: in force, or refused with free text after the causes.
     pub outcome: Result<(), String>,
     /// The limits in force after a refusal, if the agent knows them better than the registry.
-    pub held: Option<Box<Limits>>,
+    pub held: Option<Box<TaskLimits>>,
     /// The causes of a refusal, as codes.
     pub causes: Vec<Cause>,
 }
 
-stored!(message Limits {
+stored!(message TaskLimits {
     1 cpu_millis: MaybeNumber,
     2 memory_bytes: MaybeNumber,
     3 pids: MaybeNumber,
@@ -109,11 +109,11 @@ impl LimitsChange {
     }
 }
 
-impl Limits {
+impl TaskLimits {
     /// Appends the fields that the fingerprint of a request covers. The numbers belong to the
     /// fingerprint, not to the wire format.
-    pub(crate) fn fingerprint(&self, out: &mut Writer) {
-        let Limits {
+    pub(crate) fn fingerprint(&self, out: &mut CanonicalWriter) {
+        let TaskLimits {
             cpu_millis,
             memory_bytes,
             pids,
@@ -145,7 +145,7 @@ impl Limits {
 
 stored!(message LimitsReport {
     1 order: Number,
-    2 outcome: Refusal,
+    2 outcome: OutcomeText,
     3 held: MaybePart,
     4 causes: PartList,
 });
@@ -153,16 +153,16 @@ stored!(message LimitsReport {
 stored!(message LimitsChange {
     1 order: Number,
     2 revision: Part,
-    3 | 4 outcome: Settled,
+    3 | 4 outcome: MaybeOutcome,
     5 before: MaybePart,
     6 is_second: Number,
     7 causes: PartList,
 });
 
 /// An outcome as the text of its refusal; absent if there is none.
-enum Refusal {}
+enum OutcomeText {}
 
-impl Codec<Result<(), String>> for Refusal {
+impl Codec<Result<(), String>> for OutcomeText {
     fn is_absent(outcome: &Result<(), String>) -> bool {
         outcome.is_ok()
     }
@@ -173,16 +173,16 @@ impl Codec<Result<(), String>> for Refusal {
         }
     }
 
-    fn read(slot: Slot<'_>, wrong: &'static str) -> Read<Result<(), String>> {
+    fn read(slot: FieldSlot<'_>, wrong: &'static str) -> DecodeResult<Result<(), String>> {
         let refusal: Option<String> = MaybeText::read(slot, wrong)?;
         Ok(refusal.map_or(Ok(()), Err))
     }
 }
 
-/// An outcome that may be unknown: a flag for its presence, and then the form of [`Refusal`].
-enum Settled {}
+/// An outcome that may be unknown: a flag for its presence, and then the form of [`OutcomeText`].
+enum MaybeOutcome {}
 
-impl Codec<Option<Result<(), String>>> for Settled {
+impl Codec<Option<Result<(), String>>> for MaybeOutcome {
     fn is_absent(outcome: &Option<Result<(), String>>) -> bool {
         outcome.is_none()
     }
@@ -190,13 +190,13 @@ impl Codec<Option<Result<(), String>>> for Settled {
     fn write(number: u32, outcome: &Option<Result<(), String>>, out: &mut Vec<u8>) {
         if let Some(outcome) = outcome {
             Number::write(number, &true, out);
-            put::<Refusal, _>(number + 1, outcome, out);
+            put::<OutcomeText, _>(number + 1, outcome, out);
         }
     }
 
-    fn read(slot: Slot<'_>, wrong: &'static str) -> Read<Option<Result<(), String>>> {
+    fn read(slot: FieldSlot<'_>, wrong: &'static str) -> DecodeResult<Option<Result<(), String>>> {
         let settled: bool = Number::read(slot.part(3)?, wrong)?;
-        let outcome = Refusal::read(slot.part(4)?, wrong)?;
+        let outcome = OutcomeText::read(slot.part(4)?, wrong)?;
         Ok(settled.then_some(outcome))
     }
 

@@ -6,13 +6,13 @@ use std::collections::BTreeSet;
 use std::fmt;
 
 use crate::encode::stored::stored;
-use crate::fingerprint::Writer;
+use crate::fingerprint::CanonicalWriter;
 
 /// A capability that a task may have in the user namespace of its container, never on its host.
 /// Names and numbers are those of `capabilities(7)`. A capability that is missing here would have
 /// no effect there, or too much.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Capability {
+pub enum LinuxCapability {
     /// Change the owner of files.
     Chown,
     /// Read, write and search files whatever their mode.
@@ -39,7 +39,7 @@ pub enum Capability {
     Setfcap,
 }
 
-impl Capability {
+impl LinuxCapability {
     /// All capabilities, by number.
     pub const ALL: [Self; 12] = [
         Self::Chown,
@@ -67,7 +67,8 @@ impl Capability {
         Self::Setuid,
     ];
 
-    /// The name of [`Capability::SERVER`] in settings of operators. It is never stored or sent.
+    /// The name of [`LinuxCapability::SERVER`] in settings of operators. It is never stored or
+    /// sent.
     pub const SERVER_NAME: &str = "SERVER";
 
     /// Returns the name of `capabilities(7)` without `CAP_`.
@@ -146,7 +147,7 @@ impl Capability {
         one.map(|one| vec![one])
     }
 
-    /// Returns the shortest list of names that [`Capability::all_named`] accepts for these,
+    /// Returns the shortest list of names that [`LinuxCapability::all_named`] accepts for these,
     /// separated by commas.
     #[must_use]
     pub fn list(capabilities: &BTreeSet<Self>) -> String {
@@ -164,7 +165,7 @@ impl Capability {
     }
 }
 
-impl fmt::Display for Capability {
+impl fmt::Display for LinuxCapability {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(self.name())
     }
@@ -172,9 +173,9 @@ impl fmt::Display for Capability {
 
 /// The security options that a container has, or that an agent allows; none by default.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct OptOuts {
+pub struct SecurityOptions {
     /// The capabilities in the container's user namespace.
-    pub capabilities: BTreeSet<Capability>,
+    pub capabilities: BTreeSet<LinuxCapability>,
     /// Whether there is no seccomp filter: only the kernel's own rules restrict system calls.
     pub unconfined_seccomp: bool,
     /// Whether set-user-id files of the image take effect within the container.
@@ -185,7 +186,7 @@ pub struct OptOuts {
     pub host_network: bool,
 }
 
-impl OptOuts {
+impl SecurityOptions {
     /// Adds the options of `other`.
     pub fn join(&mut self, other: Self) {
         self.capabilities.extend(other.capabilities);
@@ -211,7 +212,7 @@ impl OptOuts {
     /// Returns the first option that is not among `allowed`, with its name in a task, and the
     /// agent's flag that would allow it.
     #[must_use]
-    pub fn beyond(&self, allowed: &Self) -> Option<(String, String)> {
+    pub fn first_not_allowed(&self, allowed: &Self) -> Option<(String, String)> {
         let mut beyond = self.capabilities.difference(&allowed.capabilities);
         if let Some(capability) = beyond.next() {
             return Some((
@@ -248,7 +249,7 @@ impl OptOuts {
     }
 }
 
-stored!(message OptOuts {
+stored!(message SecurityOptions {
     1 capabilities: NumberList or "capability of a container",
     2 unconfined_seccomp: Number,
     3 new_privileges: Number,
@@ -256,11 +257,11 @@ stored!(message OptOuts {
     5 host_network: Number,
 });
 
-impl OptOuts {
+impl SecurityOptions {
     /// Appends the fields that the fingerprint of a request covers. The numbers belong to the
     /// fingerprint, not to the wire format.
-    pub(crate) fn fingerprint(&self, out: &mut Writer) {
-        let OptOuts {
+    pub(crate) fn fingerprint(&self, out: &mut CanonicalWriter) {
+        let SecurityOptions {
             capabilities,
             unconfined_seccomp,
             new_privileges,
@@ -283,53 +284,65 @@ mod tests {
 
     #[test]
     fn each_capability_has_a_name_and_a_number_of_its_own() {
-        for capability in Capability::ALL {
-            assert_eq!(Capability::of(capability.number()), Some(capability));
-            assert_eq!(Capability::named(capability.name()), Ok(capability));
+        for capability in LinuxCapability::ALL {
+            assert_eq!(LinuxCapability::of(capability.number()), Some(capability));
+            assert_eq!(LinuxCapability::named(capability.name()), Ok(capability));
         }
-        assert_eq!(Capability::named("cap_chown"), Ok(Capability::Chown));
-        let refused = Capability::named("SYS_ADMIN").unwrap_err();
+        assert_eq!(
+            LinuxCapability::named("cap_chown"),
+            Ok(LinuxCapability::Chown)
+        );
+        let refused = LinuxCapability::named("SYS_ADMIN").unwrap_err();
         assert!(refused.contains("use one of CHOWN, "), "{refused}");
-        assert_eq!(Capability::of(21), None);
+        assert_eq!(LinuxCapability::of(21), None);
     }
 
     #[test]
     fn a_set_has_a_name() {
         assert_eq!(
-            Capability::all_named("server"),
-            Ok(Capability::SERVER.into())
+            LinuxCapability::all_named("server"),
+            Ok(LinuxCapability::SERVER.into())
         );
-        assert_eq!(Capability::all_named("KILL"), Ok(vec![Capability::Kill]));
-        let refused = Capability::all_named("SYS_ADMIN").unwrap_err();
+        assert_eq!(
+            LinuxCapability::all_named("KILL"),
+            Ok(vec![LinuxCapability::Kill])
+        );
+        let refused = LinuxCapability::all_named("SYS_ADMIN").unwrap_err();
         assert!(
             refused
                 .ends_with("SETFCAP, and SERVER for CHOWN,DAC_OVERRIDE,FOWNER,KILL,SETGID,SETUID"),
             "{refused}"
         );
-        assert_eq!(Capability::list(&Capability::SERVER.into()), "SERVER");
-        let more = [Capability::Setpcap].into_iter().chain(Capability::SERVER);
-        assert_eq!(Capability::list(&more.collect()), "SERVER,SETPCAP");
-        let fewer = [Capability::Setuid, Capability::Chown].into();
-        assert_eq!(Capability::list(&fewer), "CHOWN,SETUID");
-        assert_eq!(Capability::list(&BTreeSet::new()), "");
+        assert_eq!(
+            LinuxCapability::list(&LinuxCapability::SERVER.into()),
+            "SERVER"
+        );
+        let more = [LinuxCapability::Setpcap]
+            .into_iter()
+            .chain(LinuxCapability::SERVER);
+        assert_eq!(LinuxCapability::list(&more.collect()), "SERVER,SETPCAP");
+        let fewer = [LinuxCapability::Setuid, LinuxCapability::Chown].into();
+        assert_eq!(LinuxCapability::list(&fewer), "CHOWN,SETUID");
+        assert_eq!(LinuxCapability::list(&BTreeSet::new()), "");
     }
 
     #[test]
     fn what_goes_beyond_is_named_with_its_flag() {
-        let asked = OptOuts {
-            capabilities: [Capability::Chown, Capability::Setuid].into(),
+        let asked = SecurityOptions {
+            capabilities: [LinuxCapability::Chown, LinuxCapability::Setuid].into(),
             unconfined_seccomp: true,
             new_privileges: true,
             nested_user_namespaces: true,
             host_network: true,
         };
-        let mut allowed = OptOuts::default();
-        let flag = |allowed: &OptOuts| asked.beyond(allowed).map(|(_, flag)| flag);
+        let mut allowed = SecurityOptions::default();
+        let flag =
+            |allowed: &SecurityOptions| asked.first_not_allowed(allowed).map(|(_, flag)| flag);
         assert_eq!(
             flag(&allowed).as_deref(),
             Some("--allow-capabilities CHOWN")
         );
-        allowed.capabilities = Capability::ALL.into();
+        allowed.capabilities = LinuxCapability::ALL.into();
         assert_eq!(
             flag(&allowed).as_deref(),
             Some("--allow-unconfined-seccomp")
@@ -345,6 +358,9 @@ mod tests {
         assert_eq!(flag(&allowed).as_deref(), Some("--allow-host-network"));
         allowed.host_network = true;
         assert_eq!(flag(&allowed), None);
-        assert_eq!(OptOuts::default().beyond(&OptOuts::default()), None);
+        assert_eq!(
+            SecurityOptions::default().first_not_allowed(&SecurityOptions::default()),
+            None
+        );
     }
 }

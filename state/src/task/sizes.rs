@@ -1,7 +1,7 @@
 //! Sizes of a container that its agent bounds.
 
 use crate::encode::stored::stored;
-use crate::fingerprint::Writer;
+use crate::fingerprint::CanonicalWriter;
 
 /// The sizes that a task requests instead of its agent's defaults, or the largest ones that an
 /// agent allows.
@@ -18,7 +18,7 @@ pub struct Sizes {
 
 /// A size above the bound of an agent.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Beyond {
+pub struct SizeExceeded {
     /// The field, such as `open_files`.
     pub field: &'static str,
     /// The requested size.
@@ -45,7 +45,7 @@ impl Sizes {
 
     /// Returns the first size that exceeds the bound of an agent.
     #[must_use]
-    pub fn beyond(&self, most: &Self) -> Option<Beyond> {
+    pub fn first_exceeding(&self, most: &Self) -> Option<SizeExceeded> {
         let files = |number: u64| format!("--max-open-files {number}");
         let mebibytes = |bytes: u64| bytes.div_ceil(1 << 20);
         let shm = |bytes| format!("--max-shm-size {}M", mebibytes(bytes));
@@ -57,7 +57,7 @@ impl Sizes {
         ];
         all.into_iter().find_map(|(field, asked, most, flag)| {
             let asked = asked.filter(|asked| most.is_none_or(|most| *asked > most))?;
-            Some(Beyond {
+            Some(SizeExceeded {
                 field,
                 asked,
                 most,
@@ -76,7 +76,7 @@ stored!(message Sizes {
 impl Sizes {
     /// Appends the fields that the fingerprint of a request covers. The numbers belong to the
     /// fingerprint, not to the wire format.
-    pub(crate) fn fingerprint(&self, out: &mut Writer) {
+    pub(crate) fn fingerprint(&self, out: &mut CanonicalWriter) {
         let Sizes {
             open_files,
             shm_bytes,
@@ -99,24 +99,24 @@ mod tests {
             shm_bytes: Some(1 << 30),
             tmp_bytes: None,
         };
-        assert_eq!(Sizes::default().beyond(&most), None);
-        assert_eq!(Sizes::default().beyond(&Sizes::default()), None);
+        assert_eq!(Sizes::default().first_exceeding(&most), None);
+        assert_eq!(Sizes::default().first_exceeding(&Sizes::default()), None);
         let mut asked = Sizes {
             open_files: Some(4_096),
             shm_bytes: Some(1 << 30),
             tmp_bytes: None,
         };
-        assert_eq!(asked.beyond(&most), None);
+        assert_eq!(asked.first_exceeding(&most), None);
         asked.tmp_bytes = Some(1);
-        let beyond = asked.beyond(&most).unwrap();
+        let beyond = asked.first_exceeding(&most).unwrap();
         assert_eq!((beyond.field, beyond.most), ("tmp_bytes", None));
         assert_eq!(beyond.flag, "--max-tmp-size 1M");
         asked.shm_bytes = Some((1 << 30) + 1);
-        let beyond = asked.beyond(&most).unwrap();
+        let beyond = asked.first_exceeding(&most).unwrap();
         assert_eq!((beyond.field, beyond.most), ("shm_bytes", Some(1 << 30)));
         assert_eq!(beyond.flag, "--max-shm-size 1025M");
         asked.open_files = Some(5_000);
-        let beyond = asked.beyond(&most).unwrap();
+        let beyond = asked.first_exceeding(&most).unwrap();
         assert_eq!((beyond.field, beyond.asked), ("open_files", 5_000));
         assert_eq!(beyond.flag, "--max-open-files 5000");
     }

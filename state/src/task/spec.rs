@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::volume::TaskVolume;
-use super::{Check, Container, ExecutorSpec, HealthCheck, KillSignal, Limits, Sizes, TaskGroup};
+use super::{
+    Check, Container, ExecutorSpec, HealthCheck, KillSignal, Sizes, TaskGroup, TaskLimits,
+};
 use crate::encode::stored::stored;
-use crate::fingerprint::Writer;
+use crate::fingerprint::CanonicalWriter;
 use crate::ids::TaskId;
 use crate::resources::Resources;
 
@@ -50,14 +52,14 @@ impl HostPath {
     }
 
     /// Returns whether its path in the container is that on the host.
-    pub(crate) fn is_at_home(&self) -> bool {
+    pub(crate) fn has_same_path(&self) -> bool {
         Path::new(self.place()) == Path::new(&self.host_path)
     }
 }
 
 /// The command of a task.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Run {
+pub enum CommandSpec {
     /// The command of the image.
     Image,
     /// A command line for `/bin/sh -c`.
@@ -76,9 +78,9 @@ pub struct TaskSpec {
     /// The requested resources.
     pub resources: Resources,
     /// The limits, where they differ from the resources. Boxed, because most tasks have none.
-    pub limits: Option<Box<Limits>>,
+    pub limits: Option<Box<TaskLimits>>,
     /// The command to run.
-    pub run: Run,
+    pub run: CommandSpec,
     /// The settings of the container.
     pub container: Container,
     /// The whole environment.
@@ -120,7 +122,7 @@ pub struct TaskSpec {
 impl TaskSpec {
     /// Returns a task that runs this command, without resources and with default settings.
     #[must_use]
-    pub fn new(task: TaskId, run: Run) -> Self {
+    pub fn new(task: TaskId, run: CommandSpec) -> Self {
         Self {
             task,
             name: String::new(),
@@ -247,7 +249,7 @@ impl TaskSpec {
 
     /// Appends the fields that the fingerprint of a request covers. The numbers belong to the
     /// fingerprint, not to the wire format.
-    pub(crate) fn fingerprint(&self, out: &mut Writer) {
+    pub(crate) fn fingerprint(&self, out: &mut CanonicalWriter) {
         let TaskSpec {
             task,
             name,
@@ -307,20 +309,20 @@ impl TaskSpec {
     }
 }
 
-stored!(oneof Run {
+stored!(oneof CommandSpec {
     4 Shell(Text),
     5 Argv(Inner<TextList>),
     14 Image,
 });
 
-impl Run {
+impl CommandSpec {
     /// Appends the fields that the fingerprint of a request covers. The numbers belong to the
     /// fingerprint, not to the wire format.
-    pub(crate) fn fingerprint(&self, out: &mut Writer) {
+    pub(crate) fn fingerprint(&self, out: &mut CanonicalWriter) {
         match self {
-            Run::Image => out.chosen(1, |_| ()),
-            Run::Shell(line) => out.chosen(2, |out| out.text(1, line)),
-            Run::Argv(words) => out.chosen(3, |out| out.words(1, words)),
+            CommandSpec::Image => out.chosen(1, |_| ()),
+            CommandSpec::Shell(line) => out.chosen(2, |out| out.text(1, line)),
+            CommandSpec::Argv(words) => out.chosen(3, |out| out.words(1, words)),
         }
     }
 }
@@ -337,7 +339,7 @@ stored!(message Uri {
 impl Uri {
     /// Appends the fields that the fingerprint of a request covers. The numbers belong to the
     /// fingerprint, not to the wire format.
-    pub(crate) fn fingerprint(&self, out: &mut Writer) {
+    pub(crate) fn fingerprint(&self, out: &mut CanonicalWriter) {
         let Uri {
             value,
             executable,
@@ -364,7 +366,7 @@ stored!(message HostPath {
 impl HostPath {
     /// Appends the fields that the fingerprint of a request covers. The numbers belong to the
     /// fingerprint, not to the wire format.
-    pub(crate) fn fingerprint(&self, out: &mut Writer) {
+    pub(crate) fn fingerprint(&self, out: &mut CanonicalWriter) {
         let HostPath {
             host_path,
             container_path,

@@ -1,7 +1,7 @@
 //! Volumes of a container, in addition to its root and its sandbox.
 
 use crate::encode::stored::stored;
-use crate::fingerprint::Writer;
+use crate::fingerprint::CanonicalWriter;
 
 /// A volume of a container.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,7 +39,7 @@ stored!(message TaskVolume {
 impl TaskVolume {
     /// Appends the fields that the fingerprint of a request covers. The numbers belong to the
     /// fingerprint, not to the wire format.
-    pub(crate) fn fingerprint(&self, out: &mut Writer) {
+    pub(crate) fn fingerprint(&self, out: &mut CanonicalWriter) {
         let TaskVolume {
             container_path,
             read_only,

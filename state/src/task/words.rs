@@ -1,18 +1,18 @@
 //! The messages of updates from masters, by their reasons. They are built for display, and stored
 //! only below level 3.
 
-use super::{Reason, Source, Update, cause};
+use super::{Reason, TaskUpdate, UpdateSource, cause};
 
 /// The refusal of a change of limits that the agent's release cannot answer.
 pub const LIMITS_NOT_CHANGED: &str =
     "its agent is of a release that cannot change limits of a task: upgrade it, and ask again";
 
-impl Update {
+impl TaskUpdate {
     /// Returns the text for people.
     #[must_use]
     pub fn text(&self) -> String {
         let is_empty = self.message.is_empty() && self.causes.is_empty();
-        match is_empty && self.source == Source::Master {
+        match is_empty && self.source == UpdateSource::Master {
             true => of_master(self.reason).to_owned(),
             false => cause::text(&self.causes, &self.message),
         }

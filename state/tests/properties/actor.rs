@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use argosy_state::Registry;
 use argosy_state::command::{
-    Accept, Acknowledge, Call, CallAction, Command, CompareDigest, Entry, FrameworkDecision,
-    OfferOperation, OpenEpoch, Operate, Operation, Promise, Proposed, RaiseLowWater, RegisterAgent,
-    Subscribe, SweepTarget,
+    Accept, Acknowledge, Call, CallAction, Command, CompareDigest, FrameworkDecision, LogEntry,
+    OfferOperation, OfferTerms, OpenEpoch, Operate, OperatorOperation, ProposedCommand,
+    RaiseLowWater, RegisterAgent, Subscribe, SweepTarget,
 };
 use argosy_state::framework::FrameworkInfo;
 use argosy_state::ids::{
@@ -14,27 +14,27 @@ use argosy_state::ids::{
     Timestamp,
 };
 use argosy_state::level::{self, Level};
-use argosy_state::task::{Limits, Task, TaskGroup, TaskSpec};
+use argosy_state::task::{Task, TaskGroup, TaskLimits, TaskSpec};
 use argosy_state::testing::{amounts, executor, framework_info, spec};
 
 use crate::agents::{new_agent, reconcile, silence, stopped, updates};
-use crate::dice::Dice;
+use crate::dice::TestRng;
 
-pub(crate) struct Actor {
+pub(crate) struct CommandGenerator {
     now: Timestamp,
     serial: u64,
-    offers: Vec<Promise>,
+    offers: Vec<OfferTerms>,
     numbers: BTreeMap<(FrameworkId, u64), u64>,
     /// Past proposals, which may be repeated late.
-    past: Vec<Proposed>,
+    past: Vec<ProposedCommand>,
     /// Whether agents of this run may lose resources.
     shrinking: bool,
     /// The level of its leaders.
     pub(crate) level: Level,
 }
 
-impl Actor {
-    pub(crate) fn new(dice: &mut Dice, level: Level) -> Self {
+impl CommandGenerator {
+    pub(crate) fn new(dice: &mut TestRng, level: Level) -> Self {
         Self {
             now: Timestamp(1),
             serial: 0,
@@ -48,15 +48,20 @@ impl Actor {
 
     /// Returns what a leader proposes at the level of the cluster. Facts that the level does not
     /// have are removed; `None` if the leader refuses the command.
-    pub(crate) fn at_level(level: Level, mut proposed: Proposed) -> Option<Proposed> {
+    pub(crate) fn at_level(level: Level, mut proposed: ProposedCommand) -> Option<ProposedCommand> {
         level::reduce(level, &mut proposed.command);
-        match level::beyond(level, &proposed.command) {
+        match level::first_unsupported(level, &proposed.command) {
             None => Some(proposed),
             Some(_) => None,
         }
     }
 
-    pub(crate) fn entry(&mut self, dice: &mut Dice, registry: &Registry, count: usize) -> Entry {
+    pub(crate) fn entry(
+        &mut self,
+        dice: &mut TestRng,
+        registry: &Registry,
+        count: usize,
+    ) -> LogEntry {
         // The clock of a leader may also be behind.
         let ms = dice.next() % 2_000;
         if dice.percent(5) {
@@ -65,13 +70,13 @@ impl Actor {
             self.now = self.now.plus_ms(ms);
         }
         let commands = (0..count).map(|_| self.proposed(dice, registry)).collect();
-        Entry {
+        LogEntry {
             at: self.now,
             commands,
         }
     }
 
-    fn proposed(&mut self, dice: &mut Dice, registry: &Registry) -> Proposed {
+    fn proposed(&mut self, dice: &mut TestRng, registry: &Registry) -> ProposedCommand {
         if dice.percent(5)
             && let Some(again) = dice.pick(&self.past)
         {
@@ -87,7 +92,7 @@ impl Actor {
             serial: self.serial,
         };
         let command = self.command(dice, registry);
-        let proposed = Proposed {
+        let proposed = ProposedCommand {
             ticket,
             actor: asks(self.serial),
             command,
@@ -101,7 +106,7 @@ impl Actor {
         proposed
     }
 
-    fn command(&mut self, dice: &mut Dice, registry: &Registry) -> Command {
+    fn command(&mut self, dice: &mut TestRng, registry: &Registry) -> Command {
         if registry.epoch() == Epoch(0) || dice.percent(1) {
             return open_epoch(dice, self.level);
         }
@@ -142,7 +147,7 @@ impl Actor {
         }
     }
 
-    fn register(&self, dice: &mut Dice, registry: &Registry, id: AgentId) -> Command {
+    fn register(&self, dice: &mut TestRng, registry: &Registry, id: AgentId) -> Command {
         let agent = registry.agent(id).unwrap();
         let mut info = agent.reported.info.clone();
         if dice.percent(20) {
@@ -180,7 +185,7 @@ impl Actor {
 
     fn call(
         &mut self,
-        dice: &mut Dice,
+        dice: &mut TestRng,
         registry: &Registry,
         id: FrameworkId,
         agent: AgentId,
@@ -207,7 +212,7 @@ impl Actor {
 
     fn action(
         &mut self,
-        dice: &mut Dice,
+        dice: &mut TestRng,
         registry: &Registry,
         id: FrameworkId,
         agent: AgentId,
@@ -236,7 +241,7 @@ impl Actor {
 
     fn accept(
         &mut self,
-        dice: &mut Dice,
+        dice: &mut TestRng,
         registry: &Registry,
         id: FrameworkId,
         agent: AgentId,
@@ -271,11 +276,11 @@ impl Actor {
 
     fn offer(
         &mut self,
-        dice: &mut Dice,
+        dice: &mut TestRng,
         registry: &Registry,
         id: FrameworkId,
         agent: AgentId,
-    ) -> Promise {
+    ) -> OfferTerms {
         self.serial += 1;
         let known = registry.agent(agent).unwrap();
         let framework = registry.framework(id).unwrap();
@@ -289,7 +294,7 @@ impl Actor {
         if dice.percent(5) {
             epoch = Epoch((epoch.0 + 1).saturating_sub(dice.next() % 3));
         }
-        Promise {
+        OfferTerms {
             id: OfferId {
                 epoch,
                 serial: if dice.percent(95) {
@@ -309,7 +314,7 @@ impl Actor {
     }
 }
 
-fn operation(dice: &mut Dice) -> OfferOperation {
+fn operation(dice: &mut TestRng) -> OfferOperation {
     let tasks: Vec<_> = (0..dice.below(3)).map(|_| task_spec(dice)).collect();
     let group = format!("g{}", dice.below(4));
     match dice.below(8) {
@@ -320,7 +325,7 @@ fn operation(dice: &mut Dice) -> OfferOperation {
     }
 }
 
-fn open_epoch(dice: &mut Dice, level: Level) -> Command {
+fn open_epoch(dice: &mut TestRng, level: Level) -> Command {
     Command::OpenEpoch(OpenEpoch {
         node: NodeId(1 + dice.next() % 3),
         process: dice.next(),
@@ -331,7 +336,7 @@ fn open_epoch(dice: &mut Dice, level: Level) -> Command {
     })
 }
 
-fn info(dice: &mut Dice) -> FrameworkInfo {
+fn info(dice: &mut TestRng) -> FrameworkInfo {
     let mut info = framework_info("f");
     info.roles.insert(role(dice));
     if dice.percent(30) {
@@ -349,7 +354,7 @@ fn info(dice: &mut Dice) -> FrameworkInfo {
     info
 }
 
-fn new_framework(dice: &mut Dice) -> Command {
+fn new_framework(dice: &mut TestRng) -> Command {
     Command::Subscribe(Subscribe {
         framework: None,
         session: dice.next() % 30,
@@ -357,7 +362,7 @@ fn new_framework(dice: &mut Dice) -> Command {
     })
 }
 
-fn resubscribe(dice: &mut Dice, registry: &Registry, id: FrameworkId) -> Command {
+fn resubscribe(dice: &mut TestRng, registry: &Registry, id: FrameworkId) -> Command {
     let known = registry.framework(id).unwrap();
     let session = if dice.percent(50) {
         known.session
@@ -372,15 +377,15 @@ fn resubscribe(dice: &mut Dice, registry: &Registry, id: FrameworkId) -> Command
     })
 }
 
-fn role(dice: &mut Dice) -> Role {
+fn role(dice: &mut TestRng) -> Role {
     Role::new(["*", "web", "db", "web/front"][dice.below(4)]).unwrap()
 }
 
-pub(crate) fn task_id(dice: &mut Dice) -> TaskId {
+pub(crate) fn task_id(dice: &mut TestRng) -> TaskId {
     TaskId::new(&format!("t{}", dice.below(60))).unwrap()
 }
 
-fn task_spec(dice: &mut Dice) -> TaskSpec {
+fn task_spec(dice: &mut TestRng) -> TaskSpec {
     let resources = [
         "cpus:1;mem:100",
         "cpus:0.001",
@@ -406,7 +411,7 @@ fn task_spec(dice: &mut Dice) -> TaskSpec {
     spec
 }
 
-fn decision(dice: &mut Dice, registry: &Registry, id: FrameworkId) -> FrameworkDecision {
+fn decision(dice: &mut TestRng, registry: &Registry, id: FrameworkId) -> FrameworkDecision {
     let mut decided_on = registry.framework(id).unwrap().revision;
     if dice.percent(20) {
         decided_on.position += 1;
@@ -417,7 +422,7 @@ fn decision(dice: &mut Dice, registry: &Registry, id: FrameworkId) -> FrameworkD
     }
 }
 
-fn acknowledge(dice: &mut Dice, registry: &Registry, id: FrameworkId) -> Command {
+fn acknowledge(dice: &mut TestRng, registry: &Registry, id: FrameworkId) -> Command {
     let tasks: Vec<&Task> = registry.tasks_of(id).collect();
     let count = 1 + dice.below(4);
     let updates = (0..count).filter_map(|_| {
@@ -436,7 +441,7 @@ fn acknowledge(dice: &mut Dice, registry: &Registry, id: FrameworkId) -> Command
     })
 }
 
-fn raise(dice: &mut Dice, registry: &Registry, id: FrameworkId) -> Command {
+fn raise(dice: &mut TestRng, registry: &Registry, id: FrameworkId) -> Command {
     let known = registry.framework(id).unwrap();
     Command::RaiseLowWater(RaiseLowWater {
         framework: id,
@@ -446,7 +451,7 @@ fn raise(dice: &mut Dice, registry: &Registry, id: FrameworkId) -> Command {
 }
 
 fn operate(
-    dice: &mut Dice,
+    dice: &mut TestRng,
     registry: &Registry,
     framework: FrameworkId,
     agent: AgentId,
@@ -454,33 +459,33 @@ fn operate(
     let count = 1 + dice.below(2);
     let keys: Vec<TaskKey> = registry.tasks().map(|task| task.key.clone()).collect();
     let operations = (0..count).map(|_| match dice.below(40) {
-        0..10 => Operation::SetAttribute {
+        0..10 => OperatorOperation::SetAttribute {
             agent,
             name: "zone".to_owned(),
             value: "z".repeat(dice.below(3)),
         },
-        10..15 => Operation::UpdateLimits {
+        10..15 => OperatorOperation::UpdateLimits {
             key: dice.pick(&keys).unwrap_or(TaskKey {
                 framework,
                 task: task_id(dice),
             }),
             limits: limits(dice),
         },
-        15..25 => Operation::KillTask {
+        15..25 => OperatorOperation::KillTask {
             key: dice.pick(&keys).unwrap_or(TaskKey {
                 framework,
                 task: task_id(dice),
             }),
             grace_ms: dice.percent(50).then_some(1),
         },
-        25..26 => Operation::Teardown(framework),
-        26..30 => Operation::SetWeight {
+        25..26 => OperatorOperation::Teardown(framework),
+        26..30 => OperatorOperation::SetWeight {
             role: role(dice),
             weight_milli: dice.next() % 3 * 500,
         },
-        30..34 => Operation::Deactivate(agent),
-        34..39 => Operation::Reactivate(agent),
-        _ => Operation::MarkGone(agent),
+        30..34 => OperatorOperation::Deactivate(agent),
+        34..39 => OperatorOperation::Reactivate(agent),
+        _ => OperatorOperation::MarkGone(agent),
     });
     let operations = operations.collect();
     let request = dice.percent(50).then(|| {
@@ -509,16 +514,21 @@ fn asks(serial: u64) -> argosy_state::actor::Actor {
 }
 
 /// Returns limits that are mostly valid.
-fn limits(dice: &mut Dice) -> Limits {
-    Limits {
+fn limits(dice: &mut TestRng) -> TaskLimits {
+    TaskLimits {
         cpu_millis: dice.percent(50).then(|| 1 + dice.next() % 20_000),
         pids: dice.percent(50).then(|| dice.next() % 10),
         exclusive_cpus: dice.percent(3),
-        ..Limits::default()
+        ..TaskLimits::default()
     }
 }
 
-fn sweep(dice: &mut Dice, registry: &Registry, framework: FrameworkId, agent: AgentId) -> Command {
+fn sweep(
+    dice: &mut TestRng,
+    registry: &Registry,
+    framework: FrameworkId,
+    agent: AgentId,
+) -> Command {
     let waiting: Vec<SweepTarget> = registry.sweeps().collect();
     let any = if dice.percent(50) {
         SweepTarget::Agent(agent)

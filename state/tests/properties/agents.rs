@@ -3,16 +3,17 @@
 
 use argosy_state::Registry;
 use argosy_state::command::{
-    AgentDecision, AgentUpdate, Command, HeldTask, ReconcileAgent, Stopped, UpdateTasks,
+    AgentDecision, AgentUpdate, Command, HeldTask, ReconcileAgent, TasksStopped, UpdateTasks,
 };
 use argosy_state::ids::{AgentId, FrameworkId, OrderIndex, TaskKey};
 use argosy_state::task::{
-    Cause, Code, Exit, Limits, LimitsReport, Reason, Source, Standing, Task, TaskState,
+    Cause, CheckResults, Code, Exit, LimitsReport, Reason, Task, TaskLimits, TaskState,
+    UpdateSource,
 };
 use argosy_state::testing::registration;
 
 use crate::actor::task_id;
-use crate::dice::Dice;
+use crate::dice::TestRng;
 
 const STATES: [TaskState; 13] = [
     TaskState::Staging,
@@ -30,7 +31,7 @@ const STATES: [TaskState; 13] = [
     TaskState::Unknown,
 ];
 
-pub(crate) fn new_agent(dice: &mut Dice) -> Command {
+pub(crate) fn new_agent(dice: &mut TestRng) -> Command {
     let nonce = dice.next() % 10;
     Command::RegisterAgent(registration(
         nonce,
@@ -39,7 +40,7 @@ pub(crate) fn new_agent(dice: &mut Dice) -> Command {
 }
 
 /// Returns a leader's decision about a silent agent, sometimes too late.
-pub(crate) fn silence(dice: &mut Dice, registry: &Registry, id: AgentId) -> AgentDecision {
+pub(crate) fn silence(dice: &mut TestRng, registry: &Registry, id: AgentId) -> AgentDecision {
     let mut decided_on = registry.agent(id).unwrap().revision;
     if dice.percent(20) {
         decided_on.index = decided_on.index.saturating_sub(1);
@@ -52,14 +53,14 @@ pub(crate) fn silence(dice: &mut Dice, registry: &Registry, id: AgentId) -> Agen
 }
 
 /// Returns a leader's decision about a long silence, sometimes too early or too late.
-pub(crate) fn stopped(dice: &mut Dice, registry: &Registry, id: AgentId) -> Command {
+pub(crate) fn stopped(dice: &mut TestRng, registry: &Registry, id: AgentId) -> Command {
     let since = registry.agent(id).unwrap().mode_since();
     let AgentDecision {
         agent,
         decided_on,
         wall_ms,
     } = silence(dice, registry, id);
-    Command::Stopped(Stopped {
+    Command::TasksStopped(TasksStopped {
         agent,
         decided_on,
         silent_ms: registry.time().since_ms(since) + dice.next() % 3_000,
@@ -68,7 +69,7 @@ pub(crate) fn stopped(dice: &mut Dice, registry: &Registry, id: AgentId) -> Comm
 }
 
 /// Returns the list of an agent, with a few tasks missing and a few too many.
-pub(crate) fn reconcile(dice: &mut Dice, registry: &Registry, id: AgentId) -> Command {
+pub(crate) fn reconcile(dice: &mut TestRng, registry: &Registry, id: AgentId) -> Command {
     let agent = registry.agent(id).unwrap();
     let floor = OrderIndex(agent.orders.0.saturating_sub(dice.next() % 5));
     let mut held: Vec<HeldTask> = registry
@@ -116,7 +117,7 @@ pub(crate) fn reconcile(dice: &mut Dice, registry: &Registry, id: AgentId) -> Co
 }
 
 /// Returns the result of a change of the task's limits, sometimes of another change.
-fn limits_report(dice: &mut Dice, task: &Task) -> Option<LimitsReport> {
+fn limits_report(dice: &mut TestRng, task: &Task) -> Option<LimitsReport> {
     let change = task.limits_change.as_ref()?;
     let is_refused = dice.percent(30);
     let causes = (0..if is_refused { dice.below(3) } else { 0 }).map(|number| {
@@ -132,15 +133,15 @@ fn limits_report(dice: &mut Dice, task: &Task) -> Option<LimitsReport> {
             Ok(())
         },
         held: dice.percent(50).then(|| {
-            Box::new(Limits {
+            Box::new(TaskLimits {
                 memory_bytes: Some(dice.next() % (64 << 30)),
-                ..Limits::default()
+                ..TaskLimits::default()
             })
         }),
     })
 }
 
-pub(crate) fn updates(dice: &mut Dice, registry: &Registry, id: AgentId) -> Command {
+pub(crate) fn updates(dice: &mut TestRng, registry: &Registry, id: AgentId) -> Command {
     let live: Vec<&Task> = registry.tasks_on(id).collect();
     let count = 1 + dice.below(3);
     let updates = (0..count).filter_map(|_| {
@@ -159,12 +160,12 @@ pub(crate) fn updates(dice: &mut Dice, registry: &Registry, id: AgentId) -> Comm
             } else {
                 STATES[dice.below(STATES.len())]
             },
-            source: Source::Task,
+            source: UpdateSource::Task,
             reason: Reason::CommandExited,
             causes: Vec::new(),
             message: "x".repeat(dice.below(3) * 700),
             exit: dice.percent(50).then_some(Exit::Code(-1)),
-            standing: Standing {
+            standing: CheckResults {
                 healthy: dice.percent(20).then(|| dice.percent(50)),
                 ready: dice.percent(20).then(|| dice.percent(50)),
             },

@@ -1,8 +1,8 @@
 //! Random numbers from a seed (splitmix64), identical on every machine.
 
-pub(crate) struct Dice(u64);
+pub(crate) struct TestRng(u64);
 
-impl Dice {
+impl TestRng {
     pub(crate) fn new(seed: u64) -> Self {
         Self(seed.wrapping_mul(0x2545_f491_4f6c_dd1d) ^ 0x5deece66d)
     }

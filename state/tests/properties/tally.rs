@@ -2,21 +2,21 @@
 
 use std::collections::BTreeMap;
 
-use argosy_state::command::{CallAction, Command, Outcome, Reply};
+use argosy_state::command::{ApplyOutcome, CallAction, Command, CommandReply};
 
 /// The number of answers, by name.
-pub(crate) type Tally = BTreeMap<&'static str, usize>;
+pub(crate) type AnswerCounts = BTreeMap<&'static str, usize>;
 
 /// Returns the code of a refusal, or the name of the result.
-pub(crate) fn name(command: &Command, outcome: &Outcome) -> &'static str {
+pub(crate) fn name(command: &Command, outcome: &ApplyOutcome) -> &'static str {
     match (command, outcome) {
         (_, Err(why)) => why.code(),
-        (_, Ok(Reply::Repeated(_))) => "repeated",
+        (_, Ok(CommandReply::Repeated(_))) => "repeated",
         (Command::OpenEpoch(_), Ok(_)) => "Open",
         (Command::RegisterAgent(_), Ok(_)) => "Register",
         (Command::AgentUnreachable(_), Ok(_)) => "Unreachable",
         (Command::PruneAgent(_), Ok(_)) => "Prune",
-        (Command::Stopped(_), Ok(_)) => "Stopped",
+        (Command::TasksStopped(_), Ok(_)) => "Stopped",
         (Command::ReconcileAgent(_), Ok(_)) => "Reconcile",
         (Command::UpdateTasks(_), Ok(_)) => "UpdateTasks",
         (Command::Subscribe(_), Ok(_)) => "Subscribe",

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use argosy_state::Registry;
-use argosy_state::agent::{Administration, Agreed};
-use argosy_state::command::{Command, Entry, SweepTarget};
+use argosy_state::agent::{Administration, AgentAdministration};
+use argosy_state::command::{Command, LogEntry, SweepTarget};
 use argosy_state::encode;
 use argosy_state::ids::{AgentId, OrderIndex, TaskKey, Timestamp};
 use argosy_state::level::Level;
@@ -13,7 +13,7 @@ use argosy_state::resources::Resources;
 use argosy_state::task::{Task, TaskState};
 
 #[derive(Default)]
-pub(crate) struct Witness {
+pub(crate) struct HistoryChecker {
     time: Timestamp,
     last_agent: u64,
     last_framework: u64,
@@ -24,14 +24,14 @@ pub(crate) struct Witness {
     ends: BTreeMap<(TaskKey, AgentId, OrderIndex), TaskState>,
     seen: BTreeMap<TaskState, usize>,
     /// The administrative state of agents after the newest entry.
-    agreed: BTreeMap<AgentId, Agreed>,
+    agreed: BTreeMap<AgentId, AgentAdministration>,
     /// The number of registrations that replaced the reported facts while the administrative state
     /// was unusual.
     kept: usize,
 }
 
-impl Witness {
-    pub(crate) fn look(&mut self, registry: &Registry) {
+impl HistoryChecker {
+    pub(crate) fn check(&mut self, registry: &Registry) {
         assert!(registry.time() >= self.time, "cluster time moved backwards");
         self.time = registry.time();
         let cluster = registry.cluster();
@@ -69,7 +69,7 @@ impl Witness {
     pub(crate) fn look_at_agreements(
         &mut self,
         registry: &Registry,
-        entry: &Entry,
+        entry: &LogEntry,
         writes: &[RecordWrite],
     ) {
         let commands = &entry.commands;
@@ -84,7 +84,7 @@ impl Witness {
                     facts(former, registry),
                     "{id}"
                 );
-                let name = encode::key(&RecordKey::AgentAgreed(*id));
+                let name = encode::key(&RecordKey::AgentAdministration(*id));
                 assert!(writes.iter().all(|write| write.key != name), "{id}");
                 let is_usual =
                     former.administration == Administration::Active && former.attributes.is_empty();
@@ -126,13 +126,13 @@ impl Witness {
 
 /// Returns the administrative state of an agent. The single record of release 0.1.0 has one time
 /// for it and for reachability.
-fn facts(agreed: &Agreed, registry: &Registry) -> Agreed {
+fn facts(agreed: &AgentAdministration, registry: &Registry) -> AgentAdministration {
     let is_split = registry
         .sweeps()
         .all(|target| target != SweepTarget::Layout);
     match registry.level() > Level::OLDEST && is_split {
         true => agreed.clone(),
-        false => Agreed {
+        false => AgentAdministration {
             since: Timestamp::default(),
             ..agreed.clone()
         },

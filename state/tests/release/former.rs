@@ -8,12 +8,12 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use argosy_testing::{Release, ReleaseError};
 
 /// A written record by its key. A record without a value is deleted.
-pub(crate) type Written = (Vec<u8>, Option<Vec<u8>>);
+pub(crate) type WrittenRecord = (Vec<u8>, Option<Vec<u8>>);
 
 /// The records that the former release has written for an entry.
-pub(crate) struct Applied {
+pub(crate) struct FormerWrites {
     pub(crate) digest: u128,
-    pub(crate) writes: Vec<Written>,
+    pub(crate) writes: Vec<WrittenRecord>,
 }
 
 /// Returns release 0.1.0; `None` if this clone has no history.
@@ -43,13 +43,13 @@ pub(crate) fn executable() -> Option<PathBuf> {
 }
 
 /// A registry of the former release.
-pub(crate) struct Former {
+pub(crate) struct FormerRegistry {
     child: Child,
     input: BufWriter<ChildStdin>,
     output: BufReader<ChildStdout>,
 }
 
-impl Former {
+impl FormerRegistry {
     pub(crate) fn start(executable: &Path) -> Self {
         let mut child = Command::new(executable)
             .stdin(Stdio::piped())
@@ -63,7 +63,7 @@ impl Former {
         }
     }
 
-    pub(crate) fn apply(&mut self, index: u64, at: u64, commands: &[Vec<u8>]) -> Applied {
+    pub(crate) fn apply(&mut self, index: u64, at: u64, commands: &[Vec<u8>]) -> FormerWrites {
         let count = u32::try_from(commands.len()).unwrap();
         self.input.write_all(&index.to_le_bytes()).unwrap();
         self.input.write_all(&at.to_le_bytes()).unwrap();
@@ -77,10 +77,10 @@ impl Former {
         let digest = u128::from_le_bytes(self.number());
         let count = u32::from_le_bytes(self.number());
         let writes = (0..count).map(|_| self.write()).collect();
-        Applied { digest, writes }
+        FormerWrites { digest, writes }
     }
 
-    fn write(&mut self) -> Written {
+    fn write(&mut self) -> WrittenRecord {
         let key = self.text();
         let [is_there] = self.number();
         let value = self.text();
@@ -102,7 +102,7 @@ impl Former {
     }
 }
 
-impl Drop for Former {
+impl Drop for FormerRegistry {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
@@ -110,9 +110,9 @@ impl Drop for Former {
 }
 
 /// Returns the records that differ, by key.
-pub(crate) fn difference(ours: &[Written], theirs: &[Written]) -> String {
+pub(crate) fn difference(ours: &[WrittenRecord], theirs: &[WrittenRecord]) -> String {
     let mut text = String::new();
-    let show = |write: Option<&Written>| match write {
+    let show = |write: Option<&WrittenRecord>| match write {
         None => "not written".to_owned(),
         Some((_, None)) => "deleted".to_owned(),
         Some((_, Some(value))) => String::from_utf8_lossy(value).escape_debug().to_string(),
@@ -120,7 +120,7 @@ pub(crate) fn difference(ours: &[Written], theirs: &[Written]) -> String {
     let keys: std::collections::BTreeSet<_> =
         ours.iter().chain(theirs).map(|(key, _)| key).collect();
     for key in keys {
-        let find = |writes: &[Written]| show(writes.iter().find(|(known, _)| known == key));
+        let find = |writes: &[WrittenRecord]| show(writes.iter().find(|(known, _)| known == key));
         let (one, other) = (find(ours), find(theirs));
         if one != other {
             let name = String::from_utf8_lossy(key).escape_debug().to_string();

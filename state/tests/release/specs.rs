@@ -6,14 +6,14 @@ use std::collections::BTreeSet;
 use argosy_state::command::{CallAction, Command, OfferOperation};
 use argosy_state::limits;
 use argosy_state::task::{
-    Capability, Check, CheckKind, CniNetwork, HealthCheck, HostPath, ImagePull, KillSignal,
-    Network, PublishedPort, Run, Scheme, TaskSpec, TaskVolume, Uri, VolumeSource,
+    Check, CheckKind, CniNetwork, CommandSpec, ContainerNetwork, HealthCheck, HostPath, ImagePull,
+    KillSignal, LinuxCapability, PublishedPort, Scheme, TaskSpec, TaskVolume, Uri, VolumeSource,
 };
 
-use crate::dice::Dice;
+use crate::dice::TestRng;
 
 /// Adds fields to some of a command's descriptions.
-pub(crate) fn vary(dice: &mut Dice, command: &mut Command) {
+pub(crate) fn vary(dice: &mut TestRng, command: &mut Command) {
     match command {
         Command::Call(call) => match &mut call.action {
             CallAction::Accept(accept) => {
@@ -43,14 +43,14 @@ pub(crate) fn vary(dice: &mut Dice, command: &mut Command) {
             info.largest_sizes.open_files = Some(4_096);
             info.allowed_opt_outs.host_network = true;
             let allowed = &mut info.allowed_opt_outs.capabilities;
-            allowed.extend([Capability::Chown, Capability::Setuid]);
+            allowed.extend([LinuxCapability::Chown, LinuxCapability::Setuid]);
             info.attributes.insert("rack".to_owned(), "r1".to_owned());
         }
         _ => {}
     }
 }
 
-fn vary_spec(dice: &mut Dice, spec: &mut TaskSpec) {
+fn vary_spec(dice: &mut TestRng, spec: &mut TaskSpec) {
     match dice.below(16) {
         0 => spec.host_paths.push(host_path(dice)),
         1 => spec.host_paths.extend([host_path(dice), host_path(dice)]),
@@ -58,7 +58,7 @@ fn vary_spec(dice: &mut Dice, spec: &mut TaskSpec) {
             spec.container
                 .opt_outs
                 .capabilities
-                .insert(Capability::Setuid),
+                .insert(LinuxCapability::Setuid),
         ),
         3 => spec.container.opt_outs.new_privileges = true,
         4 => spec.volumes.push(volume(dice)),
@@ -93,7 +93,7 @@ fn vary_spec(dice: &mut Dice, spec: &mut TaskSpec) {
 }
 
 /// Adds fields that only level 3 has. A leader refuses them before they are proposed.
-fn newer(dice: &mut Dice, spec: &mut TaskSpec) {
+fn newer(dice: &mut TestRng, spec: &mut TaskSpec) {
     match dice.below(4) {
         0 => spec.kill_signal = Some(KillSignal::Int),
         1 => spec.container.sizes.open_files = Some(4_096),
@@ -102,7 +102,7 @@ fn newer(dice: &mut Dice, spec: &mut TaskSpec) {
     }
 }
 
-fn host_path(dice: &mut Dice) -> HostPath {
+fn host_path(dice: &mut TestRng) -> HostPath {
     let host = ["/srv", "/srv/data", "/etc", "srv"][dice.below(4)];
     let own = ["/srv", "data", "/conf", "/proc/x", "/conf/x"][dice.below(5)];
     HostPath {
@@ -112,7 +112,7 @@ fn host_path(dice: &mut Dice) -> HostPath {
     }
 }
 
-fn volume(dice: &mut Dice) -> TaskVolume {
+fn volume(dice: &mut TestRng) -> TaskVolume {
     let path = ["/cache", "/cache/x", "/srv", "/data", "/conf", "/dev/x"][dice.below(6)];
     TaskVolume {
         container_path: path.to_owned(),
@@ -127,17 +127,18 @@ fn volume(dice: &mut Dice) -> TaskVolume {
     }
 }
 
-fn run(dice: &mut Dice) -> Run {
-    let long = |dice: &mut Dice| "x".repeat(dice.pick(&[0, 10, 2_000, 131_071, 131_072]).unwrap());
+fn run(dice: &mut TestRng) -> CommandSpec {
+    let long =
+        |dice: &mut TestRng| "x".repeat(dice.pick(&[0, 10, 2_000, 131_071, 131_072]).unwrap());
     match dice.below(4) {
-        0 => Run::Image,
-        1 => Run::Shell(long(dice)),
-        2 => Run::Argv(vec![long(dice), long(dice)]),
-        _ => Run::Argv(vec!["true\0".to_owned()]),
+        0 => CommandSpec::Image,
+        1 => CommandSpec::Shell(long(dice)),
+        2 => CommandSpec::Argv(vec![long(dice), long(dice)]),
+        _ => CommandSpec::Argv(vec!["true\0".to_owned()]),
     }
 }
 
-fn check(dice: &mut Dice) -> Check {
+fn check(dice: &mut TestRng) -> Check {
     let mut check = Check::of(match dice.below(4) {
         0 => CheckKind::Shell("true".to_owned()),
         1 => CheckKind::Argv(vec![String::new()]),
@@ -155,17 +156,17 @@ fn check(dice: &mut Dice) -> Check {
     check
 }
 
-fn network(dice: &mut Dice) -> Network {
+fn network(dice: &mut TestRng) -> ContainerNetwork {
     let port = PublishedPort {
         host: 1,
         container: 80,
         udp: false,
     };
     match dice.below(4) {
-        0 => Network::Unnamed,
-        1 => Network::None,
-        2 => Network::Bridge(vec![port]),
-        _ => Network::Cni(CniNetwork {
+        0 => ContainerNetwork::AgentDefault,
+        1 => ContainerNetwork::None,
+        2 => ContainerNetwork::Bridge(vec![port]),
+        _ => ContainerNetwork::Cni(CniNetwork {
             name: ["net", "a b"][dice.below(2)].to_owned(),
             published: vec![port],
         }),

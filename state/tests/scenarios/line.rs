@@ -6,13 +6,13 @@ use argosy_state::ids::{
     AgentId, FrameworkId, OfferId, OrderIndex, Revision, Role, TaskId, TaskKey,
 };
 
-pub(crate) struct Line<'a> {
+pub(crate) struct ScenarioLine<'a> {
     text: &'a str,
     words: Vec<&'a str>,
     pairs: Vec<(&'a str, &'a str)>,
 }
 
-impl<'a> Line<'a> {
+impl<'a> ScenarioLine<'a> {
     pub(crate) fn new(text: &'a str) -> Self {
         let mut words = Vec::new();
         let mut pairs = Vec::new();

@@ -4,17 +4,17 @@ use std::fmt::Write as _;
 
 use argosy_state::Registry;
 use argosy_state::agent::{Administration, AgentMode};
-use argosy_state::apply::Applied;
-use argosy_state::command::{Outcome, Position, Rejection, Reply};
+use argosy_state::apply::AppliedProposal;
+use argosy_state::command::{ApplyOutcome, CommandReply, Position, Rejection};
 use argosy_state::event::Event;
-use argosy_state::framework::{AnswerOutcome, Connection};
+use argosy_state::framework::{AnswerOutcome, SchedulerConnection};
 use argosy_state::ids::Revision;
-use argosy_state::task::{Standing, Task, Update};
+use argosy_state::task::{CheckResults, Task, TaskUpdate};
 
 /// The number of events that are printed. More are only counted.
 const EVENTS_SHOWN: usize = 12;
 
-pub(crate) fn applied(applied: &Applied) -> String {
+pub(crate) fn applied(applied: &AppliedProposal) -> String {
     let mut text = outcome(&applied.outcome);
     for event in applied.events.iter().take(EVENTS_SHOWN) {
         writeln!(text, "  {}", self::event(event)).unwrap();
@@ -39,13 +39,13 @@ fn position(position: Position) -> String {
     format!("{}.{}", position.operation, position.task)
 }
 
-fn outcome(outcome: &Outcome) -> String {
+fn outcome(outcome: &ApplyOutcome) -> String {
     match outcome {
-        Ok(Reply::Done) => "ok\n".to_owned(),
-        Ok(Reply::Epoch(epoch)) => format!("ok epoch {}\n", epoch.0),
-        Ok(Reply::Agent(id)) => format!("ok {id}\n"),
-        Ok(Reply::Framework(id)) => format!("ok {id}\n"),
-        Ok(Reply::Called {
+        Ok(CommandReply::Done) => "ok\n".to_owned(),
+        Ok(CommandReply::Epoch(epoch)) => format!("ok epoch {}\n", epoch.0),
+        Ok(CommandReply::Agent(id)) => format!("ok {id}\n"),
+        Ok(CommandReply::Framework(id)) => format!("ok {id}\n"),
+        Ok(CommandReply::Call {
             revision: at,
             refused,
         }) => {
@@ -61,7 +61,7 @@ fn outcome(outcome: &Outcome) -> String {
             }
             text
         }
-        Ok(Reply::Repeated(answer)) => {
+        Ok(CommandReply::Repeated(answer)) => {
             let at = revision(answer.revision);
             match &answer.outcome {
                 AnswerOutcome::Done { refused } => {
@@ -80,13 +80,13 @@ fn outcome(outcome: &Outcome) -> String {
                 AnswerOutcome::Refused(refusal) => {
                     format!(
                         "repeated: refused at {at}: {} ({})\n",
-                        refusal.sentence(),
+                        refusal.message_text(),
                         Rejection::code_of(refusal.code)
                     )
                 }
             }
         }
-        Ok(Reply::Operated { outcomes, .. }) => {
+        Ok(CommandReply::Operate { outcomes, .. }) => {
             let mut text = String::new();
             for outcome in outcomes {
                 match outcome {
@@ -118,10 +118,10 @@ fn event(event: &Event) -> String {
         Event::TaskLaunched { key, agent, order } => {
             format!("order {} to {agent}: launch {key}", order.0)
         }
-        Event::TaskKillWanted { key, agent, order } => {
+        Event::TaskKillRequested { key, agent, order } => {
             format!("order {} to {agent}: kill {key}", order.0)
         }
-        Event::TaskLimitsWanted { key, agent, order } => {
+        Event::TaskLimitsRequested { key, agent, order } => {
             format!("order {} to {agent}: limits of {key}", order.0)
         }
         Event::TaskUpdated {
@@ -132,7 +132,7 @@ fn event(event: &Event) -> String {
         } => {
             format!("{key} is {state:?} on {agent} at {}", revision(*at))
         }
-        Event::UpdateSettled {
+        Event::UpdateReleased {
             agent,
             key,
             order,
@@ -142,7 +142,9 @@ fn event(event: &Event) -> String {
             let released = if *released { ", released" } else { "" };
             format!("{agent} may forget {key}@{} #{number}{released}", order.0)
         }
-        Event::Stray { agent, key, order } => format!("{agent} holds a stray {key}@{}", order.0),
+        Event::OrphanFound { agent, key, order } => {
+            format!("{agent} holds a stray {key}@{}", order.0)
+        }
         Event::AgentReconciled { agent, complete } => {
             format!(
                 "{agent} compared{}",
@@ -209,8 +211,8 @@ fn frameworks(registry: &Registry) -> String {
     let mut text = String::new();
     for framework in registry.frameworks() {
         let connection = match framework.connection {
-            Connection::Connected => "connected".to_owned(),
-            Connection::Disconnected { since } => format!("away since {}", since.0),
+            SchedulerConnection::Connected => "connected".to_owned(),
+            SchedulerConnection::Disconnected { since } => format!("away since {}", since.0),
         };
         let index = registry.framework_index(framework.id).unwrap();
         writeln!(
@@ -278,7 +280,7 @@ fn limits(task: &Task) -> String {
     )
 }
 
-fn update(update: &Update) -> String {
+fn update(update: &TaskUpdate) -> String {
     format!(
         "{} {:?} {:?}/{:?}{}{}",
         revision(update.revision),
@@ -291,7 +293,7 @@ fn update(update: &Update) -> String {
 }
 
 /// Prints the known results of checks.
-fn standing(standing: Standing) -> String {
+fn standing(standing: CheckResults) -> String {
     let word = |name: &str, value: Option<bool>| match value {
         Some(true) => format!(" {name}"),
         Some(false) => format!(" not-{name}"),

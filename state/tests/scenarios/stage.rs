@@ -3,32 +3,33 @@
 use std::collections::BTreeMap;
 
 use argosy_state::actor::Actor;
-use argosy_state::apply::Applied;
+use argosy_state::apply::AppliedProposal;
 use argosy_state::command::{
     Accept, Acknowledge, AgentDecision, AgentUpdate, Call, CallAction, Command, CompareDigest,
-    Entry, FrameworkDecision, HeldTask, OfferOperation, OpenEpoch, Operate, Operation, Promise,
-    Proposed, RaiseLowWater, ReconcileAgent, RegisterAgent, Rejection, Stopped, Subscribe,
-    SweepTarget, UpdateTasks,
+    FrameworkDecision, HeldTask, LogEntry, OfferOperation, OfferTerms, OpenEpoch, Operate,
+    OperatorOperation, ProposedCommand, RaiseLowWater, ReconcileAgent, RegisterAgent, Rejection,
+    Subscribe, SweepTarget, TasksStopped, UpdateTasks,
 };
 use argosy_state::ids::{
     Epoch, GroupId, NodeId, OfferId, OrderIndex, Role, TaskId, Ticket, Timestamp,
 };
 use argosy_state::level::{self, Level};
 use argosy_state::task::{
-    DiskLimit, Limits, LimitsReport, Reason, Source, Standing, TaskGroup, TaskSpec, TaskState,
+    CheckResults, DiskLimit, LimitsReport, Reason, TaskGroup, TaskLimits, TaskSpec, TaskState,
+    UpdateSource,
 };
 use argosy_state::testing::{self, World, framework_info, registration, spec};
 
-use crate::line::Line;
+use crate::line::ScenarioLine;
 use crate::print;
 
-pub(crate) struct Stage {
+pub(crate) struct Interpreter {
     pub(crate) world: World,
-    offers: BTreeMap<String, Promise>,
+    offers: BTreeMap<String, OfferTerms>,
     former_epoch: Epoch,
 }
 
-impl Stage {
+impl Interpreter {
     /// Returns an interpreter whose leaders are at this level.
     pub(crate) fn new(level: Level) -> Self {
         let mut world = World::empty();
@@ -43,10 +44,10 @@ impl Stage {
     /// Executes one line and returns its output.
     pub(crate) fn play(&mut self, text: &str) -> String {
         if let Some(rest) = text.strip_prefix("stale ") {
-            let command = self.command(&Line::new(rest));
+            let command = self.command(&ScenarioLine::new(rest));
             return print::applied(&self.propose(self.former_epoch, command));
         }
-        let line = Line::new(text);
+        let line = ScenarioLine::new(text);
         match line.word(0) {
             "pass" => {
                 self.world.pass(line.read(line.word(1)));
@@ -81,26 +82,26 @@ impl Stage {
         }
     }
 
-    fn propose(&mut self, epoch: Epoch, mut command: Command) -> Applied {
+    fn propose(&mut self, epoch: Epoch, mut command: Command) -> AppliedProposal {
         let ticket = Ticket { epoch, serial: 1 };
-        if level::beyond(self.world.level, &command).is_some() {
-            return Applied {
+        if level::first_unsupported(self.world.level, &command).is_some() {
+            return AppliedProposal {
                 ticket,
                 actor: Actor::default(),
-                outcome: Err(Rejection::Moved),
+                outcome: Err(Rejection::Conflict),
                 events: Vec::new(),
             };
         }
         level::reduce(self.world.level, &mut command);
-        let entry = Entry {
+        let entry = LogEntry {
             at: self.world.now,
-            commands: vec![Proposed {
+            commands: vec![ProposedCommand {
                 ticket,
                 actor: Actor::default(),
                 command,
             }],
         };
-        let (mut applied, _) = self.world.feed(&entry);
+        let (mut applied, _) = self.world.apply_entry(&entry);
         applied.pop().unwrap()
     }
 
@@ -116,7 +117,7 @@ impl Stage {
     }
 
     /// Uses offers one by one without launching: first call, epoch, first serial, count.
-    fn spend(&mut self, line: &Line<'_>) -> String {
+    fn spend(&mut self, line: &ScenarioLine<'_>) -> String {
         let first: u64 = line.read(line.word(3).trim_start_matches('#'));
         let (epoch, serial): (u64, u64) = (line.read(line.word(4)), line.read(line.word(5)));
         let count: u64 = line.read(line.word(6));
@@ -135,7 +136,7 @@ impl Stage {
         format!("{count} spent\n")
     }
 
-    fn offer(&mut self, line: &Line<'_>) {
+    fn offer(&mut self, line: &ScenarioLine<'_>) {
         let (framework, agent) = (line.framework(2), line.agent(3));
         let mut promise = self.world.promise(framework, agent, line.word(4));
         if let Some(role) = line.pair("role") {
@@ -153,7 +154,7 @@ impl Stage {
         self.offers.insert(line.word(1).to_owned(), promise);
     }
 
-    fn command(&self, line: &Line<'_>) -> Command {
+    fn command(&self, line: &ScenarioLine<'_>) -> Command {
         match line.word(0) {
             "epoch" => open_epoch(line, self.world.level),
             "agent" => register(line),
@@ -161,7 +162,7 @@ impl Stage {
             "prune" => Command::PruneAgent(self.agent_decision(line)),
             "stopped" => {
                 let decision = self.agent_decision(line);
-                Command::Stopped(Stopped {
+                Command::TasksStopped(TasksStopped {
                     agent: decision.agent,
                     decided_on: decision.decided_on,
                     silent_ms: line.number("silent").unwrap_or(0),
@@ -201,13 +202,13 @@ impl Stage {
         }
     }
 
-    fn session(&self, line: &Line<'_>) -> u64 {
+    fn session(&self, line: &ScenarioLine<'_>) -> u64 {
         let known = self.world.registry.framework(line.framework(1));
         let present = known.map_or(0, |framework| framework.session);
         line.number("session").unwrap_or(present)
     }
 
-    fn agent_decision(&self, line: &Line<'_>) -> AgentDecision {
+    fn agent_decision(&self, line: &ScenarioLine<'_>) -> AgentDecision {
         let agent = line.agent(1);
         let known = self.world.registry.agent(agent);
         let present = known.map(|agent| agent.revision).unwrap_or_default();
@@ -219,7 +220,7 @@ impl Stage {
         }
     }
 
-    fn decision(&self, line: &Line<'_>) -> FrameworkDecision {
+    fn decision(&self, line: &ScenarioLine<'_>) -> FrameworkDecision {
         let framework = line.framework(1);
         let known = self.world.registry.framework(framework);
         let present = known
@@ -231,7 +232,7 @@ impl Stage {
         }
     }
 
-    fn list(&self, line: &Line<'_>) -> Command {
+    fn list(&self, line: &ScenarioLine<'_>) -> Command {
         let agent = line.agent(1);
         let known = self.world.registry.agent(agent);
         let held = line.words_from(2).iter().map(|text| {
@@ -251,7 +252,7 @@ impl Stage {
         })
     }
 
-    fn call(&self, line: &Line<'_>) -> Command {
+    fn call(&self, line: &ScenarioLine<'_>) -> Command {
         let number = line.read(line.word(2).trim_start_matches('#'));
         Command::Call(Call {
             framework: line.framework(1),
@@ -263,7 +264,7 @@ impl Stage {
         })
     }
 
-    fn action(&self, line: &Line<'_>) -> CallAction {
+    fn action(&self, line: &ScenarioLine<'_>) -> CallAction {
         let roles = || line.roles("roles").unwrap_or_default();
         match line.word(3) {
             "accept" => CallAction::Accept(self.accept(line)),
@@ -283,7 +284,7 @@ impl Stage {
         }
     }
 
-    fn accept(&self, line: &Line<'_>) -> Accept {
+    fn accept(&self, line: &ScenarioLine<'_>) -> Accept {
         let names = line.pair("offers").unwrap_or_default().split(',');
         let offers = names
             .filter(|name| !name.is_empty())
@@ -345,7 +346,7 @@ impl Stage {
         }
     }
 
-    fn acknowledge(&self, line: &Line<'_>) -> Command {
+    fn acknowledge(&self, line: &ScenarioLine<'_>) -> Command {
         let framework = line.framework(1);
         let updates = line.words_from(2).iter().map(|text| {
             let (name, revision) = text.split_once('@').unwrap();
@@ -369,7 +370,7 @@ fn group(text: &str) -> Vec<TaskSpec> {
     TaskGroup::of(&GroupId::new(id).unwrap(), tasks.collect())
 }
 
-fn open_epoch(line: &Line<'_>, level: Level) -> Command {
+fn open_epoch(line: &ScenarioLine<'_>, level: Level) -> Command {
     let level = line
         .number("level")
         .map_or(level, |level| Level(level as u32));
@@ -383,7 +384,7 @@ fn open_epoch(line: &Line<'_>, level: Level) -> Command {
     })
 }
 
-fn register(line: &Line<'_>) -> Command {
+fn register(line: &ScenarioLine<'_>) -> Command {
     let nonce = line.number("nonce").unwrap_or(0);
     let first = registration(nonce, line.word(1));
     let mut info = first.info;
@@ -416,7 +417,7 @@ fn register(line: &Line<'_>) -> Command {
 }
 
 /// Parses updates such as `framework-1/a@1#2:running`.
-fn update(line: &Line<'_>) -> Command {
+fn update(line: &ScenarioLine<'_>) -> Command {
     let updates = line.words_from(2).iter().map(|text| {
         let (instance, rest) = text.split_once('#').unwrap();
         let (number, state) = rest.split_once(':').unwrap();
@@ -426,7 +427,7 @@ fn update(line: &Line<'_>) -> Command {
             order,
             number: line.read(number),
             state: state_named(state),
-            source: Source::Agent,
+            source: UpdateSource::Agent,
             reason: Reason::None,
             causes: Vec::new(),
             message: line.pair("message").unwrap_or_default().to_owned(),
@@ -443,22 +444,22 @@ fn update(line: &Line<'_>) -> Command {
 }
 
 /// Parses `healthy=yes ready=no`, for all updates of the line.
-fn standing(line: &Line<'_>) -> Standing {
+fn standing(line: &ScenarioLine<'_>) -> CheckResults {
     let said = |name| line.pair(name).map(|word| word == "yes");
-    Standing {
+    CheckResults {
         healthy: said("healthy"),
         ready: said("ready"),
     }
 }
 
 /// Parses `cpu=500 mem=64 pids=10 weight=200 disk=/dev/sda exclusive`.
-fn limits(line: &Line<'_>) -> Limits {
+fn limits(line: &ScenarioLine<'_>) -> TaskLimits {
     let disk = line.pair("disk").map(|disk| DiskLimit {
         disk: disk.to_owned(),
         write_bytes: line.number("write"),
         ..DiskLimit::default()
     });
-    Limits {
+    TaskLimits {
         cpu_millis: line.number("cpu"),
         memory_bytes: line.number("mem").map(|mib| mib << 20),
         pids: line.number("pids"),
@@ -470,7 +471,7 @@ fn limits(line: &Line<'_>) -> Limits {
 
 /// Parses `limits=5` or `limits=5 refused=WHY`, for all updates of the line; with `held=yes`, the
 /// limits in force instead.
-fn limits_report(line: &Line<'_>) -> Option<LimitsReport> {
+fn limits_report(line: &ScenarioLine<'_>) -> Option<LimitsReport> {
     let refusal = line.pair("refused").map(str::to_owned);
     line.number("limits").map(|order| LimitsReport {
         order: OrderIndex(order),
@@ -495,7 +496,7 @@ fn state_named(name: &str) -> TaskState {
     }
 }
 
-fn info(line: &Line<'_>, name: &str) -> argosy_state::framework::FrameworkInfo {
+fn info(line: &ScenarioLine<'_>, name: &str) -> argosy_state::framework::FrameworkInfo {
     let mut info = framework_info(name);
     if let Some(roles) = line.roles("roles") {
         info.roles = roles.into_iter().collect();
@@ -508,7 +509,7 @@ fn info(line: &Line<'_>, name: &str) -> argosy_state::framework::FrameworkInfo {
     info
 }
 
-fn subscribe(line: &Line<'_>) -> Command {
+fn subscribe(line: &ScenarioLine<'_>) -> Command {
     Command::Subscribe(Subscribe {
         framework: line.pair("id").map(|text| line.read(text)),
         session: line.number("session").unwrap_or(0),
@@ -517,7 +518,7 @@ fn subscribe(line: &Line<'_>) -> Command {
 }
 
 /// Parses operations that are separated by `+`.
-fn operate(line: &Line<'_>) -> Command {
+fn operate(line: &ScenarioLine<'_>) -> Command {
     let operations = line.words_from(1).split(|word| *word == "+");
     let request = line
         .pair("request")
@@ -530,34 +531,34 @@ fn operate(line: &Line<'_>) -> Command {
     })
 }
 
-fn operation(line: &Line<'_>, words: &[&str]) -> Operation {
+fn operation(line: &ScenarioLine<'_>, words: &[&str]) -> OperatorOperation {
     match words {
-        ["attribute", agent, name] => Operation::SetAttribute {
+        ["attribute", agent, name] => OperatorOperation::SetAttribute {
             agent: line.read(agent),
             name: (*name).to_owned(),
             value: String::new(),
         },
-        ["attribute", agent, name, value] => Operation::SetAttribute {
+        ["attribute", agent, name, value] => OperatorOperation::SetAttribute {
             agent: line.read(agent),
             name: (*name).to_owned(),
             value: (*value).to_owned(),
         },
-        ["kill", key] => Operation::KillTask {
+        ["kill", key] => OperatorOperation::KillTask {
             key: line.key(key),
             grace_ms: line.number("grace"),
         },
-        ["limits", key] => Operation::UpdateLimits {
+        ["limits", key] => OperatorOperation::UpdateLimits {
             key: line.key(key),
             limits: limits(line),
         },
-        ["teardown", id] => Operation::Teardown(line.read(id)),
-        ["weight", role, weight] => Operation::SetWeight {
+        ["teardown", id] => OperatorOperation::Teardown(line.read(id)),
+        ["weight", role, weight] => OperatorOperation::SetWeight {
             role: Role::new(role).unwrap(),
             weight_milli: line.read(weight),
         },
-        ["deactivate", id] => Operation::Deactivate(line.read(id)),
-        ["reactivate", id] => Operation::Reactivate(line.read(id)),
-        ["gone", id] => Operation::MarkGone(line.read(id)),
+        ["deactivate", id] => OperatorOperation::Deactivate(line.read(id)),
+        ["reactivate", id] => OperatorOperation::Reactivate(line.read(id)),
+        ["gone", id] => OperatorOperation::MarkGone(line.read(id)),
         other => panic!("unknown operation {other:?}"),
     }
 }

@@ -3,197 +3,219 @@
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 
-use argosy_isolation::network::{self, cni::Added};
-use argosy_isolation::void;
+use argosy_isolation::cancel_start;
+use argosy_isolation::network::{self, cni::CniResult};
 use argosy_proto::v1;
 
-use super::super::request::{Reply, Request};
+use super::super::request::{BrokerReply, BrokerRequest};
 use super::super::{folders, guard};
-use super::{Operations, Performed};
+use super::{OperationResult, PrivilegedOperations};
 use crate::disk;
-use crate::error::sentence;
-use crate::executors::Place;
+use crate::error::error_chain;
+use crate::executors::ExecutorDirectory;
 use crate::runner::volumes;
 use crate::sandbox;
 
-impl Operations {
+impl PrivilegedOperations {
     #[expect(
         clippy::too_many_lines,
         reason = "one arm per request: the whole protocol is visible here"
     )]
     pub(in crate::broker) fn perform(
         &self,
-        request: Request,
+        request: BrokerRequest,
         mut descriptors: Vec<OwnedFd>,
-    ) -> Performed {
-        let done = |result: Result<(), String>| result.map(|()| (Reply::Done, Vec::new()));
-        let plain = |reply: Reply| Ok((reply, Vec::new()));
+    ) -> OperationResult {
+        let done = |result: Result<(), String>| result.map(|()| (BrokerReply::Done, Vec::new()));
+        let plain = |reply: BrokerReply| Ok((reply, Vec::new()));
         match request {
-            Request::Open => Err("it is open".to_owned()),
-            Request::MakeContainer(name) => done(folders::make_container(&self.paths, name)),
-            Request::Launch(spec) => self.launch(&spec, descriptors.pop()),
-            Request::Unpack {
+            BrokerRequest::Open => Err("it is open".to_owned()),
+            BrokerRequest::MakeContainer(name) => done(folders::make_container(&self.paths, name)),
+            BrokerRequest::Launch(spec) => self.launch(&spec, descriptors.pop()),
+            BrokerRequest::Unpack {
                 format,
                 rules,
                 target,
             } => self.unpack((format, rules), &target, descriptors),
-            Request::Adopt(name) => self.adopt(name),
-            Request::Void(name) => {
+            BrokerRequest::Adopt(name) => self.adopt(name),
+            BrokerRequest::CancelStart(name) => {
                 let folder = self.paths.container(name);
                 // An unprepared start will never be requested.
                 done(match folder.exists() {
-                    true => void(&folder).map(drop).map_err(|error| sentence(&error)),
+                    true => cancel_start(&folder)
+                        .map(drop)
+                        .map_err(|error| error_chain(&error)),
                     false => Ok(()),
                 })
             }
-            Request::Destroy(name) => done(self.destroy(name)),
-            Request::Begin { at, holder, user } => {
+            BrokerRequest::Destroy(name) => done(self.destroy(name)),
+            BrokerRequest::Begin { at, holder, user } => {
                 let first = self.begin(&at, holder, &user)?;
-                plain(Reply::Number(first.into()))
+                plain(BrokerReply::Number(first.into()))
             }
-            Request::Release { name, is_ended } => done(self.release(name, is_ended)),
-            Request::RemoveContainer(name) => done(
+            BrokerRequest::Release { name, is_ended } => done(self.release(name, is_ended)),
+            BrokerRequest::RemoveContainer(name) => done(
                 folders::remove(&self.paths.container(name)).map_err(|error| error.to_string()),
             ),
-            Request::CountLaunchers => plain(Reply::Number(self.launching.look())),
-            Request::TakeUsers(name) => {
+            BrokerRequest::CountLaunchers => plain(BrokerReply::Number(self.launching.look())),
+            BrokerRequest::AllocateUsers(name) => {
                 let taken = self.ids()?.take(name).map_err(|error| error.to_string());
-                plain(Reply::Number(taken?.into()))
+                plain(BrokerReply::Number(taken?.into()))
             }
-            Request::ReturnUsers(name) => {
+            BrokerRequest::ReleaseUsers(name) => {
                 let ids = self.host_ids.as_ref();
                 let returned = ids.map_or(Ok(()), |ids| ids.give_back(name));
                 done(returned.map_err(|error| error.to_string()))
             }
-            Request::KeepUsers(known) => {
+            BrokerRequest::RetainUsers(known) => {
                 let ids = self.host_ids.as_ref();
                 let kept = ids.map_or(Ok(()), |ids| ids.keep_only(&known.into_iter().collect()));
                 done(kept.map_err(|error| error.to_string()))
             }
-            Request::MakeSandbox { at, owner } => done(self.make_sandbox(&at, owner.as_ref())),
-            Request::LinkHostPaths { at, paths, viewer } => {
+            BrokerRequest::MakeSandbox { at, owner } => {
+                done(self.make_sandbox(&at, owner.as_ref()))
+            }
+            BrokerRequest::LinkHostPaths { at, paths, viewer } => {
                 let sandbox = self.sandbox(&at)?;
                 let paths: Vec<_> = paths.into_iter().map(v1::HostPath::from).collect();
                 let allowed = self.guard.host_paths();
                 let seen = sandbox::host_paths(&sandbox, &paths, allowed, viewer);
-                plain(Reply::HostPaths(seen.map_err(|error| error.to_string())?))
+                plain(BrokerReply::HostPaths(
+                    seen.map_err(|error| error.to_string())?,
+                ))
             }
-            Request::ShareGroup {
+            BrokerRequest::ShareGroup {
                 framework,
                 group,
                 name,
                 first,
                 owner,
             } => self.share_group((&framework, &group, name), first.as_ref(), owner.as_ref()),
-            Request::RemoveSandboxes(leaving) => {
+            BrokerRequest::RemoveSandboxes(leaving) => {
                 for path in &leaving {
                     guard::is_removable(&self.paths, path)?;
                 }
                 crate::gc::remove(&self.paths, leaving);
-                plain(Reply::Done)
+                plain(BrokerReply::Done)
             }
-            Request::BoundDisk { at, bytes } => {
+            BrokerRequest::LimitDisk { at, bytes } => {
                 done(self.bounds.take(at.name, &self.sandbox(&at)?, bytes))
             }
-            Request::IsDiskBounded(at) => {
+            BrokerRequest::IsDiskLimited(at) => {
                 let sandbox = self.sandbox(&at)?;
-                plain(Reply::Is(self.bounds.is_bounded(at.name, &sandbox)))
+                plain(BrokerReply::Bool(self.bounds.is_limited(at.name, &sandbox)))
             }
-            Request::DiskUsage(at) => {
+            BrokerRequest::DiskUsage(at) => {
                 let usage = disk::usage(&self.paths, at.name, &self.sandbox(&at)?);
-                plain(Reply::Usage(usage))
+                plain(BrokerReply::Usage(usage))
             }
-            Request::DiskKeeper(at) => {
+            BrokerRequest::QuotaScope(at) => {
                 let keeper = disk::keeper(&self.paths, at.name, &self.sandbox(&at)?);
-                plain(Reply::Keeper(keeper))
+                plain(BrokerReply::QuotaScope(keeper))
             }
-            Request::Changes(name) => plain(Reply::Path(self.bounds.changes(name))),
-            Request::ResumeDisks => {
+            BrokerRequest::ChangesDirectory(name) => {
+                plain(BrokerReply::Path(self.bounds.changes(name)))
+            }
+            BrokerRequest::ResumeDisks => {
                 self.bounds.resume();
-                plain(Reply::Done)
+                plain(BrokerReply::Done)
             }
-            Request::Measure(step) => self.measure(step),
-            Request::EndMeasure(pass) => {
+            BrokerRequest::Measure(step) => self.measure(step),
+            BrokerRequest::EndMeasure(pass) => {
                 self.passes().waiting.remove(&pass);
-                plain(Reply::Done)
+                plain(BrokerReply::Done)
             }
-            Request::MakeRoot { at, holder, layers } => {
+            BrokerRequest::MakeRoot { at, holder, layers } => {
                 self.make_root(&at, holder, layers, descriptors.pop())
             }
-            Request::Layer(change) => {
+            BrokerRequest::Layer(change) => {
                 let changed = folders::change_layers(&self.paths, change);
                 done(changed.map_err(|error| error.to_string()))
             }
-            Request::MakePlace(name, guest) => {
-                let made = Place::new(self.paths.executor(name)).make(&guest);
+            BrokerRequest::MakeExecutorDirectory(name, guest) => {
+                let made = ExecutorDirectory::new(self.paths.executor(name)).make(&guest);
                 done(made.map_err(|error| error.to_string()))
             }
-            Request::ListenAtPlace(name) => {
-                let place = Place::new(self.paths.executor(name));
+            BrokerRequest::ListenForExecutor(name) => {
+                let place = ExecutorDirectory::new(self.paths.executor(name));
                 let (listener, peers, token) = place.listen().map_err(|error| error.to_string())?;
-                let listening = Reply::Listening {
+                let listening = BrokerReply::Listening {
                     first_peer: *peers.start(),
                     last_peer: *peers.end(),
                     token,
                 };
                 Ok((listening, vec![listener.into()]))
             }
-            Request::CheckSecret { role, name } => {
+            BrokerRequest::CheckSecret { role, name } => {
                 done(volumes::secret(&name, &role, self.guard.secret_folder()).map(drop))
             }
-            Request::CheckNetworks => {
+            BrokerRequest::CheckNetworks => {
                 self.bridges.possible()?;
                 let why = self.bridges.why_no_ipv6().map(str::to_owned);
-                plain(Reply::Networks(why))
+                plain(BrokerReply::Networks(why))
             }
-            Request::TakeNetwork(name, ports) => {
+            BrokerRequest::AllocateNetwork(name, ports) => {
                 let joined = self.bridges.take(name, &ports);
-                let joined = joined.map_err(|error| sentence(&error))?;
+                let joined = joined.map_err(|error| error_chain(&error))?;
                 let mut addresses = vec![IpAddr::V4(joined.address)];
                 addresses.extend(joined.address6.map(IpAddr::V6));
-                Ok((Reply::Network { addresses }, vec![joined.namespace]))
+                Ok((BrokerReply::Network { addresses }, vec![joined.namespace]))
             }
-            Request::NetworkAlone => {
-                let namespace = network::alone().map_err(|error| sentence(&error))?;
-                Ok((Reply::Done, vec![namespace]))
+            BrokerRequest::NewNetworkNamespace => {
+                let namespace = network::alone().map_err(|error| error_chain(&error))?;
+                Ok((BrokerReply::Done, vec![namespace]))
             }
-            Request::ReleaseNetwork(name) => {
-                done(self.bridges.release(name).map_err(|error| sentence(&error)))
-            }
-            Request::ResumeNetworks(known) => {
+            BrokerRequest::ReleaseNetwork(name) => done(
+                self.bridges
+                    .release(name)
+                    .map_err(|error| error_chain(&error)),
+            ),
+            BrokerRequest::ResumeNetworks(known) => {
                 let resumed = self.bridges.resume(&known.into_iter().collect());
-                done(resumed.map_err(|error| sentence(&error)))
+                done(resumed.map_err(|error| error_chain(&error)))
             }
-            Request::RetryNetworks => done(self.bridges.retry().map_err(|error| sentence(&error))),
-            Request::Traffic(name) => plain(Reply::Traffic(self.bridges.statistics(name))),
-            Request::Plug { name, list, ports } => {
-                let Added {
+            BrokerRequest::RetryNetworks => {
+                done(self.bridges.retry().map_err(|error| error_chain(&error)))
+            }
+            BrokerRequest::Traffic(name) => {
+                plain(BrokerReply::Traffic(self.bridges.statistics(name)))
+            }
+            BrokerRequest::AttachCni { name, list, ports } => {
+                let CniResult {
                     namespace,
                     addresses,
                 } = self.plugs.add(name, &list, &ports)?;
-                Ok((Reply::Network { addresses }, vec![namespace]))
+                Ok((BrokerReply::Network { addresses }, vec![namespace]))
             }
-            Request::Unplug(name) => done(self.plugs.delete(name)),
-            Request::Plugged => plain(Reply::Containers(self.plugs.held()?)),
-            Request::SweepPlugged(known) => done(self.plugs.sweep(&known)),
-            Request::CloseReach { tasks, content } => done(self.close_reach(tasks, content)),
-            Request::ReplaceLimits(name, limits, policy) => {
+            BrokerRequest::DetachCni(name) => done(self.plugs.delete(name)),
+            BrokerRequest::ListCni => plain(BrokerReply::Containers(self.plugs.held()?)),
+            BrokerRequest::CleanUpCni(known) => done(self.plugs.sweep(&known)),
+            BrokerRequest::BlockEndpoints { tasks, content } => {
+                done(self.close_reach(tasks, content))
+            }
+            BrokerRequest::ReplaceLimits(name, limits, policy) => {
                 let missing = limits.replace(self.group_of(name)?.path(), policy);
-                plain(Reply::Missing(missing.map_err(|error| sentence(&error))?))
+                plain(BrokerReply::Missing(
+                    missing.map_err(|error| error_chain(&error))?,
+                ))
             }
-            Request::ApplyLimits(name, limits, policy) => {
+            BrokerRequest::ApplyLimits(name, limits, policy) => {
                 let missing = limits.apply(self.group_of(name)?.path(), policy);
-                plain(Reply::Missing(missing.map_err(|error| sentence(&error))?))
+                plain(BrokerReply::Missing(
+                    missing.map_err(|error| error_chain(&error))?,
+                ))
             }
-            Request::NoteCores(name, text) => done(folders::note_cores(&self.paths, name, &text)),
-            Request::StartContent => self.start_content(),
-            Request::EndContent => {
+            BrokerRequest::RecordCpuset(name, text) => {
+                done(folders::note_cores(&self.paths, name, &text))
+            }
+            BrokerRequest::StartContent => self.start_content(),
+            BrokerRequest::EndContent => {
                 self.end_content();
-                plain(Reply::Done)
+                plain(BrokerReply::Done)
             }
-            Request::Clear => {
+            BrokerRequest::Shutdown => {
                 self.clear();
-                plain(Reply::Done)
+                plain(BrokerReply::Done)
             }
         }
     }

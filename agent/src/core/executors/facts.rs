@@ -5,12 +5,12 @@ use std::sync::Arc;
 use argosy_proto::v1;
 use argosy_state::ids::TaskKey;
 
-use crate::core::facts::{ContainerName, Facts, Instance, StartedFact};
+use crate::core::facts::{AgentState, ContainerName, Instance, StartedFact};
 
 /// An executor of this agent that is not cleaned up. Its name on this host is the instance of the
 /// task that started it.
 #[derive(Debug, Clone, PartialEq)]
-pub struct ExecutorFacts {
+pub struct ExecutorInfo {
     /// Its framework, and its id there.
     pub key: TaskKey,
     /// The executor as a task with its container, with the executor named as what runs it.
@@ -27,10 +27,10 @@ pub struct ExecutorFacts {
 #[derive(Debug, Clone, PartialEq)]
 pub enum ExecutorRecord {
     /// An executor is to be started; or all facts of one, in a compacted journal.
-    Began {
+    Created {
         /// Its name on this host.
         instance: Instance,
-        facts: Box<ExecutorFacts>,
+        facts: Box<ExecutorInfo>,
     },
     /// Its command was executed.
     Started {
@@ -43,7 +43,7 @@ pub enum ExecutorRecord {
     /// It is removed.
     Cleared { instance: Instance },
     /// An executor's report of a task is in an update, or changed nothing.
-    Heard {
+    UpdateReceived {
         /// The task.
         instance: Instance,
         /// The executor's serial number of the report.
@@ -51,11 +51,11 @@ pub enum ExecutorRecord {
     },
 }
 
-impl Facts {
+impl AgentState {
     /// Applies one record.
     pub(in crate::core) fn follow(&mut self, record: &ExecutorRecord) {
         match record {
-            ExecutorRecord::Began { instance, facts } => {
+            ExecutorRecord::Created { instance, facts } => {
                 self.executors.insert(*instance, (**facts).clone());
             }
             ExecutorRecord::Started { instance, fact } => {
@@ -69,7 +69,7 @@ impl Facts {
                 }
             }
             ExecutorRecord::Cleared { instance } => drop(self.executors.remove(instance)),
-            ExecutorRecord::Heard { instance, serial } => {
+            ExecutorRecord::UpdateReceived { instance, serial } => {
                 if let Some(task) = self.tasks.get_mut(instance) {
                     task.heard = task.heard.max(*serial);
                 }
@@ -80,7 +80,7 @@ impl Facts {
     /// Returns records that rebuild all facts of executors from nothing.
     pub(in crate::core) fn executor_records(&self) -> impl Iterator<Item = ExecutorRecord> {
         let all = self.executors.iter();
-        all.map(|(instance, facts)| ExecutorRecord::Began {
+        all.map(|(instance, facts)| ExecutorRecord::Created {
             instance: *instance,
             facts: Box::new(facts.clone()),
         })
@@ -98,7 +98,7 @@ impl Facts {
     pub(in crate::core) fn executor_named(
         &self,
         key: &TaskKey,
-    ) -> Option<(Instance, &ExecutorFacts)> {
+    ) -> Option<(Instance, &ExecutorInfo)> {
         let mut all = self.executors.iter();
         all.find(|(_, facts)| facts.key == *key)
             .map(|(instance, facts)| (*instance, facts))

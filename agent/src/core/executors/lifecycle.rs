@@ -9,12 +9,12 @@ use argosy_state::ids::{TaskId, TaskKey};
 use argosy_state::task::{Code, Explanation, TaskState};
 
 use super::shutdown::terminated;
-use super::{Executor, ExecutorFacts, ExecutorRecord, Hosted};
-use crate::core::facts::{Instance, Record, StartedFact, TaskFacts};
-use crate::core::input::{Effect, Ended, How, Input, Start};
-use crate::core::lifecycle::Phase;
-use crate::core::outcome::{End, judge};
-use crate::core::{ContainerName, Core, Deferred, Sync, disk_limit_bytes};
+use super::{Executor, ExecutorInfo, ExecutorRecord, HostedTask};
+use crate::core::facts::{Instance, JournalRecord, StartedFact, TaskFacts};
+use crate::core::input::{CommandExit, CommandStatus, ContainerStart, Effect, Input};
+use crate::core::lifecycle::InstancePhase;
+use crate::core::outcome::{TaskEnd, outcome_of};
+use crate::core::{ContainerName, Core, DeferredStep, SyncMode, disk_limit_bytes};
 use crate::inbox::ContainerView;
 
 /// Returns the executor that a task names.
@@ -56,11 +56,11 @@ impl Core {
         };
         let Some((key, spec)) = executor_key(task).zip(task.executor()) else {
             let why = Explanation::of(Code::ExecutorUnnamed, &[]);
-            let end = End::by_agent(TaskState::Error, v1::Reason::TaskInvalid, why);
+            let end = TaskEnd::by_agent(TaskState::Error, v1::Reason::TaskInvalid, why);
             self.end(instance, end);
             return;
         };
-        let is_over = |facts: &ExecutorFacts| bugs::is_on(Bug::ExecutorTwice) && facts.ending;
+        let is_over = |facts: &ExecutorInfo| bugs::is_on(Bug::ExecutorTwice) && facts.ending;
         let named = self.facts.executor_named(&key);
         match named.filter(|(_, facts)| !is_over(facts)) {
             Some((executor, facts)) if !facts.ending && self.lives(executor) => {
@@ -68,7 +68,7 @@ impl Core {
             }
             Some(_) => drop(self.executors.unhosted.insert(instance)),
             None => {
-                let facts = ExecutorFacts {
+                let facts = ExecutorInfo {
                     key,
                     launch: Arc::new(as_launch(task, spec)),
                     life: self.facts.identity.life,
@@ -83,20 +83,20 @@ impl Core {
 
     fn lives(&self, executor: Instance) -> bool {
         let phase = self.executors.phase(executor);
-        phase.is_some_and(|phase| phase != Phase::Ended)
+        phase.is_some_and(|phase| phase != InstancePhase::Ended)
     }
 
-    fn begin_executor(&mut self, instance: Instance, facts: ExecutorFacts) {
+    fn begin_executor(&mut self, instance: Instance, facts: ExecutorInfo) {
         let facts = Box::new(facts);
-        let began = ExecutorRecord::Began { instance, facts };
-        self.persist(Record::Executor(began), Sync::Awaited);
-        let executor = Executor::new(Phase::Waiting);
+        let began = ExecutorRecord::Created { instance, facts };
+        self.persist(JournalRecord::Executor(began), SyncMode::Awaited);
+        let executor = Executor::new(InstancePhase::Waiting);
         self.executors.all.insert(instance, executor);
-        self.when_durable(Deferred::Execute(instance));
+        self.when_durable(DeferredStep::Execute(instance));
     }
 
     fn join(&mut self, instance: Instance, executor: Instance) {
-        self.enter(instance, Phase::Starting);
+        self.enter(instance, InstancePhase::Starting);
         self.attach(instance, executor, false);
         self.limit_executor(executor);
         self.hand(instance);
@@ -105,10 +105,10 @@ impl Core {
     /// Attaches a task to an executor. `handed`: the executor may have received the task.
     pub(super) fn attach(&mut self, instance: Instance, executor: Instance, handed: bool) {
         if let Some(course) = self.courses.get_mut(&instance) {
-            course.hosted = Some(Box::new(Hosted {
+            course.hosted = Some(Box::new(HostedTask {
                 executor: Some(executor),
                 handed,
-                ..Hosted::default()
+                ..HostedTask::default()
             }));
         }
         let is_wanted = !self.is_unwanted(instance);
@@ -145,7 +145,7 @@ impl Core {
 
     /// Starts an executor whose record is on disk.
     pub(in crate::core) fn execute(&mut self, instance: Instance) {
-        if self.executors.phase(instance) != Some(Phase::Waiting) {
+        if self.executors.phase(instance) != Some(InstancePhase::Waiting) {
             return;
         }
         let Some(start) = self.executor_start(instance) else {
@@ -157,17 +157,17 @@ impl Core {
             !spec.uris.is_empty() || container.is_some_and(|container| !container.image.is_empty())
         });
         if is_brought {
-            self.executor_enters(instance, Phase::Fetching);
+            self.executor_enters(instance, InstancePhase::Fetching);
             self.effects.push(Effect::Fetch(start));
         } else {
-            self.executor_enters(instance, Phase::Starting);
+            self.executor_enters(instance, InstancePhase::Starting);
             self.effects.push(Effect::Start(start));
         }
     }
 
-    fn executor_start(&self, instance: Instance) -> Option<Box<Start>> {
+    fn executor_start(&self, instance: Instance) -> Option<Box<ContainerStart>> {
         let facts = self.facts.executors.get(&instance)?;
-        Some(Box::new(Start {
+        Some(Box::new(ContainerStart {
             name: self.facts.executor_container(instance)?,
             key: facts.key.clone(),
             launch: Arc::new(self.with_tasks(instance, &facts.launch)),
@@ -196,9 +196,9 @@ impl Core {
 
     /// Adjusts the limits of the container after a change of the executor's tasks.
     pub(super) fn limit_executor(&mut self, instance: Instance) {
-        let is_running = self.executors.phase(instance) == Some(Phase::Running);
+        let is_running = self.executors.phase(instance) == Some(InstancePhase::Running);
         if let Some(start) = self.executor_start(instance).filter(|_| is_running) {
-            let Start {
+            let ContainerStart {
                 name, key, launch, ..
             } = *start;
             self.measure_executor(name, key, &launch);
@@ -231,7 +231,7 @@ impl Core {
     /// Kills an executor that exceeds its disk limit immediately: during a grace period it would
     /// only write more.
     fn executor_over_disk(&mut self, instance: Instance, why: Explanation) {
-        if self.executors.phase(instance) != Some(Phase::Running) {
+        if self.executors.phase(instance) != Some(InstancePhase::Running) {
             return;
         }
         if let Some(executor) = self.executors.all.get_mut(&instance) {
@@ -242,7 +242,7 @@ impl Core {
         self.effects.push(Effect::Kill { instance, grace_ms });
     }
 
-    pub(super) fn executor_enters(&mut self, instance: Instance, phase: Phase) {
+    pub(super) fn executor_enters(&mut self, instance: Instance, phase: InstancePhase) {
         if let Some(executor) = self.executors.all.get_mut(&instance) {
             executor.phase = phase;
         }
@@ -264,7 +264,7 @@ impl Core {
                     _ => TaskState::Failed,
                 };
                 let why = Explanation::of(Code::Executor, &[]).then(refusal.why);
-                self.executor_ended(instance, End::by_agent(state, refusal.reason, why));
+                self.executor_ended(instance, TaskEnd::by_agent(state, refusal.reason, why));
             }
             Input::Exited { instance, ended } if is_own(&instance) => {
                 self.executor_exited(instance, &ended);
@@ -273,10 +273,10 @@ impl Core {
                 let why = Explanation::of(Code::Executor, &[]).then(why);
                 self.executor_ended(instance, terminated(why));
             }
-            Input::OverDisk { instance, why } if is_own(&instance) => {
+            Input::DiskLimitExceeded { instance, why } if is_own(&instance) => {
                 self.executor_over_disk(instance, why);
             }
-            Input::Found { instance, found } if is_own(&instance) => {
+            Input::ContainerFound { instance, found } if is_own(&instance) => {
                 self.executor_found(instance, found);
             }
             Input::Destroyed { name } if is_own(&name.instance) => self.executor_cleared(name),
@@ -284,25 +284,25 @@ impl Core {
                 instance,
                 connection,
                 said,
-            } => self.executor_said(instance, connection, said),
+            } => self.executor_event(instance, connection, said),
             other => return Some(other),
         }
         None
     }
 
     fn executor_fetched(&mut self, instance: Instance, result: Result<(), Explanation>) {
-        if self.executors.phase(instance) != Some(Phase::Fetching) {
+        if self.executors.phase(instance) != Some(InstancePhase::Fetching) {
             return;
         }
         match (result, self.executor_start(instance)) {
             (Ok(()), Some(start)) => {
-                self.executor_enters(instance, Phase::Starting);
+                self.executor_enters(instance, InstancePhase::Starting);
                 self.effects.push(Effect::Start(start));
             }
             (Ok(()), None) => {}
             (Err(why), _) => {
                 let why = Explanation::of(Code::Executor, &[]).then(why);
-                let end = End::by_agent(TaskState::Failed, v1::Reason::FetchFailed, why);
+                let end = TaskEnd::by_agent(TaskState::Failed, v1::Reason::FetchFailed, why);
                 self.executor_ended(instance, end);
             }
         }
@@ -321,18 +321,18 @@ impl Core {
         };
         if !matches!(
             executor.phase,
-            Phase::Starting | Phase::Finding | Phase::Unknown
+            InstancePhase::Starting | InstancePhase::Recovering | InstancePhase::Unknown
         ) {
             return;
         }
-        executor.phase = Phase::Running;
+        executor.phase = InstancePhase::Running;
         executor.subscribe_by = Some(by);
         self.executors.turns.insert((by, instance));
         if is_new {
             // The supervisor's state files prove the start after a crash, so no other step waits
             // for this record.
             let started = ExecutorRecord::Started { instance, fact };
-            self.persist(Record::Executor(started), Sync::Lazy);
+            self.persist(JournalRecord::Executor(started), SyncMode::Lazy);
         }
         if is_unwanted || self.executors.all[&instance].tasks.is_empty() {
             self.kill_executor(instance);
@@ -342,28 +342,30 @@ impl Core {
         }
     }
 
-    pub(super) fn executor_exited(&mut self, instance: Instance, ended: &Ended) {
+    pub(super) fn executor_exited(&mut self, instance: Instance, ended: &CommandExit) {
         let executor = self.executors.all.get(&instance);
         let why = Explanation::of(Code::ExecutorEnded, &[]).then(ended.why.clone());
         let over_disk = executor.and_then(|executor| executor.over_disk.as_ref());
         let end = match ended.how {
             _ if let Some(over_disk) = over_disk => {
                 let why = Explanation::of(Code::Executor, &[]).then(over_disk.clone());
-                End::by_agent(TaskState::Failed, v1::Reason::LimitDisk, why)
+                TaskEnd::by_agent(TaskState::Failed, v1::Reason::LimitDisk, why)
             }
             _ if executor.is_some_and(|executor| executor.is_mute) => {
                 let waited = self.setup.executor_timeout_ms / 1_000;
                 let reason = v1::Reason::ExecutorRegistrationTimeout;
                 let why = Explanation::of(Code::ExecutorSilent, &[&waited]);
-                End::by_agent(TaskState::Failed, reason, why)
+                TaskEnd::by_agent(TaskState::Failed, reason, why)
             }
-            _ if ended.out_of_memory => End {
+            _ if ended.out_of_memory => TaskEnd {
                 source: v1::Source::Agent,
                 exit: None,
-                ..judge(ended.clone(), false, None)
+                ..outcome_of(ended.clone(), false, None)
             },
-            How::NotStarted => End::by_agent(TaskState::Failed, v1::Reason::CommandNotStarted, why),
-            How::Code(_) | How::Signal(_) => terminated(why),
+            CommandStatus::NotStarted => {
+                TaskEnd::by_agent(TaskState::Failed, v1::Reason::CommandNotStarted, why)
+            }
+            CommandStatus::Code(_) | CommandStatus::Signal(_) => terminated(why),
         };
         self.executor_ended(instance, end);
     }
@@ -372,7 +374,7 @@ impl Core {
     pub(in crate::core) fn executor_view(
         &self,
         instance: Instance,
-        phase: Phase,
+        phase: InstancePhase,
     ) -> Option<ContainerView> {
         let facts = self.facts.executors.get(&instance)?;
         let name = self.facts.executor_container(instance)?;

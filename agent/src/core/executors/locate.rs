@@ -5,13 +5,13 @@ use argosy_state::ids::TaskKey;
 use super::lifecycle::executor_key;
 use crate::core::Core;
 use crate::core::facts::Instance;
-use crate::core::lifecycle::{Course, Phase};
+use crate::core::lifecycle::{InstancePhase, InstanceState};
 use crate::inbox::TaskView;
 
 impl Core {
     /// Returns the held task of this name; else the executor of this id, which is treated as a
     /// task.
-    pub(crate) fn whereabouts(&self, key: &TaskKey) -> TaskView {
+    pub(crate) fn locate(&self, key: &TaskKey) -> TaskView {
         match self.facts.held.get(key) {
             Some(instance) => self.whereabouts_of(*instance, key),
             None => self.whereabouts_of_executor(key),
@@ -20,7 +20,7 @@ impl Core {
 
     fn whereabouts_of(&self, instance: Instance, key: &TaskKey) -> TaskView {
         let course = self.courses.get(&instance);
-        let ended = course.is_none_or(Course::has_ended);
+        let ended = course.is_none_or(InstanceState::has_ended);
         let Some(executor) = self.facts.tasks.get(&instance).and_then(executor_key) else {
             return TaskView {
                 home: key.clone(),
@@ -49,7 +49,7 @@ impl Core {
         TaskView {
             home: key.clone(),
             container: named.and_then(|instance| self.facts.executor_container(instance)),
-            ended: phase.is_none_or(|phase| phase == Phase::Ended),
+            ended: phase.is_none_or(|phase| phase == InstancePhase::Ended),
         }
     }
 }

@@ -18,12 +18,12 @@ use argosy_proto::v1;
 use argosy_state::ids::Timestamp;
 use argosy_state::task::{Explanation, TaskState};
 
-pub use facts::{ExecutorFacts, ExecutorRecord};
-pub use protocol::ExecutorSaid;
+pub use facts::{ExecutorInfo, ExecutorRecord};
+pub use protocol::ExecutorEvent;
 
 use super::facts::{Instance, TaskFacts};
-use super::lifecycle::Phase;
-use super::outcome::End;
+use super::lifecycle::InstancePhase;
+use super::outcome::TaskEnd;
 
 /// The shortest interval between two updates of a task of which the second brings only another
 /// text, in milliseconds: each is an entry of the masters' log.
@@ -48,7 +48,7 @@ impl Executors {
     pub(super) fn are_found(&self) -> bool {
         self.all
             .values()
-            .all(|executor| executor.phase != Phase::Finding)
+            .all(|executor| executor.phase != InstancePhase::Recovering)
     }
 
     pub(super) fn deadline(&self) -> Option<Timestamp> {
@@ -56,12 +56,12 @@ impl Executors {
     }
 
     /// Returns the instances with executors in this run, and their phases.
-    pub(super) fn phases(&self) -> impl Iterator<Item = (Instance, Phase)> {
+    pub(super) fn phases(&self) -> impl Iterator<Item = (Instance, InstancePhase)> {
         let all = self.all.iter();
         all.map(|(instance, executor)| (*instance, executor.phase))
     }
 
-    fn phase(&self, instance: Instance) -> Option<Phase> {
+    fn phase(&self, instance: Instance) -> Option<InstancePhase> {
         self.all.get(&instance).map(|executor| executor.phase)
     }
 }
@@ -69,7 +69,7 @@ impl Executors {
 /// The state of one executor in this run.
 #[derive(Debug)]
 struct Executor {
-    phase: Phase,
+    phase: InstancePhase,
     /// Its present stream.
     connection: Option<u64>,
     /// Its tasks that have not ended.
@@ -86,7 +86,7 @@ struct Executor {
 }
 
 impl Executor {
-    fn new(phase: Phase) -> Self {
+    fn new(phase: InstancePhase) -> Self {
         Self {
             phase,
             connection: None,
@@ -102,25 +102,25 @@ impl Executor {
 
 /// The state that a task of an executor has in place of a container.
 #[derive(Debug, Default)]
-pub(super) struct Hosted {
+pub(super) struct HostedTask {
     /// `None` once the task has ended.
     executor: Option<Instance>,
     /// Whether the executor has, or may have, received the task.
     handed: bool,
     /// The last state that the executor reported.
-    said: Option<End>,
+    said: Option<TaskEnd>,
     /// The executor's serial number of that report; 0 before the first.
     serial: u64,
     /// The time of the newest update.
     told_at: Option<Timestamp>,
 }
 
-impl Hosted {
+impl HostedTask {
     /// Returns the reportable state of the task while it runs.
-    pub(super) fn observe(&self, task: &TaskFacts) -> Option<End> {
+    pub(super) fn observe(&self, task: &TaskFacts) -> Option<TaskEnd> {
         if task.kill_grace_ms.is_some() && self.handed {
             let state = TaskState::Killing;
-            return Some(End::by_agent(state, v1::Reason::TaskKilled, ""));
+            return Some(TaskEnd::by_agent(state, v1::Reason::TaskKilled, ""));
         }
         self.said.clone()
     }
@@ -132,7 +132,7 @@ impl Hosted {
 
     /// Whether that is worth an update, though the state may be the same: once a second, and never
     /// while the task is being killed.
-    pub(super) fn has_words(&self, task: &TaskFacts, now: Timestamp) -> bool {
+    pub(super) fn has_new_explanation(&self, task: &TaskFacts, now: Timestamp) -> bool {
         let is_quiet = self
             .told_at
             .is_none_or(|at| now.since_ms(at) >= WORDS_EVERY_MS);

@@ -7,22 +7,22 @@ use std::collections::BTreeSet;
 
 use argosy_proto::v1;
 use argosy_proto::v1::to_executor::Message as Tell;
-use argosy_proto::versions::Versions;
+use argosy_proto::versions::VersionRange;
 use argosy_state::ids::OrderIndex;
 use argosy_state::task::{Code, Explanation, TaskState};
 
 use super::recovery::is_unheard;
 use super::shutdown::terminated;
-use crate::core::facts::{Instance, Record};
+use crate::core::facts::{Instance, JournalRecord};
 use crate::core::input::Effect;
-use crate::core::lifecycle::Phase;
+use crate::core::lifecycle::InstancePhase;
 use crate::core::orders::key;
-use crate::core::outcome::End;
-use crate::core::{Core, Deferred, ExecutorRecord, Sync, wire};
+use crate::core::outcome::TaskEnd;
+use crate::core::{Core, DeferredStep, ExecutorRecord, SyncMode, wire};
 
 /// A message from the socket of an executor.
 #[derive(Debug, Clone)]
-pub enum ExecutorSaid {
+pub enum ExecutorEvent {
     /// The executor has presented its token on a new stream.
     Subscribed {
         /// Its tasks.
@@ -43,39 +43,39 @@ pub enum ExecutorSaid {
 impl Core {
     /// Handles a message of an executor. Messages of any stream but the present one are outdated
     /// and ignored.
-    pub(super) fn executor_said(
+    pub(super) fn executor_event(
         &mut self,
         instance: Instance,
         connection: u64,
-        said: ExecutorSaid,
+        said: ExecutorEvent,
     ) {
         let Some(executor) = self.executors.all.get_mut(&instance) else {
             return;
         };
         let is_present = executor.connection == Some(connection);
         match said {
-            ExecutorSaid::Subscribed {
+            ExecutorEvent::Subscribed {
                 tasks,
                 unacknowledged,
                 version,
-            } if executor.phase == Phase::Running => {
+            } if executor.phase == InstancePhase::Running => {
                 executor.connection = Some(connection);
                 executor.subscribe_by = None;
                 self.greet_executor(instance, version);
                 self.subscribed(instance, &tasks, unacknowledged);
             }
-            ExecutorSaid::Update(update) if is_present => self.heard(instance, *update),
-            ExecutorSaid::Closed if is_present => {
+            ExecutorEvent::Update(update) if is_present => self.heard(instance, *update),
+            ExecutorEvent::Closed if is_present => {
                 let by = self.now.plus_ms(self.setup.executor_timeout_ms);
                 executor.connection = None;
                 executor.subscribe_by = Some(by);
                 self.executors.turns.insert((by, instance));
             }
-            ExecutorSaid::Message(data) if is_present => self.pass_to_framework(instance, data),
-            ExecutorSaid::Subscribed { .. }
-            | ExecutorSaid::Update(_)
-            | ExecutorSaid::Message(_)
-            | ExecutorSaid::Closed => {}
+            ExecutorEvent::Message(data) if is_present => self.pass_to_framework(instance, data),
+            ExecutorEvent::Subscribed { .. }
+            | ExecutorEvent::Update(_)
+            | ExecutorEvent::Message(_)
+            | ExecutorEvent::Closed => {}
         }
     }
 
@@ -84,11 +84,11 @@ impl Core {
             return;
         };
         let subscribed = v1::ExecutorSubscribed {
-            protocol: Some(Versions::OWN.answer(version)),
+            protocol: Some(VersionRange::OWN.answer(version)),
             framework_id: facts.key.framework.to_string(),
             executor_id: facts.key.task.to_string(),
         };
-        self.tell_executor(instance, Tell::Subscribed(subscribed));
+        self.send_to_executor(instance, Tell::Subscribed(subscribed));
     }
 
     fn subscribed(
@@ -105,7 +105,7 @@ impl Core {
             match self.task_of(instance, &task.task_id, task.order_index) {
                 Some(found) => drop(held.insert(found)),
                 // It has ended here, or never was a task of this executor.
-                None => self.end_stranger(instance, task),
+                None => self.kill_unknown_task(instance, task),
             }
         }
         let executor = self.executors.all.get(&instance);
@@ -127,13 +127,13 @@ impl Core {
     /// Handles a task that the executor does not have: it never received it, or has lost it.
     fn missing(&mut self, instance: Instance) {
         let task = self.facts.tasks.get(&instance);
-        let (Some(task), false) = (task, self.phase(instance) == Some(Phase::Ended)) else {
+        let (Some(task), false) = (task, self.phase(instance) == Some(InstancePhase::Ended)) else {
             return;
         };
         if self.is_unwanted(instance) {
             let why = Explanation::of(Code::KilledBeforeExecutor, &[]);
             let reason = v1::Reason::KilledDuringLaunch;
-            self.end(instance, End::by_agent(TaskState::Killed, reason, why));
+            self.end(instance, TaskEnd::by_agent(TaskState::Killed, reason, why));
         } else if is_unheard(task) {
             if let Some(hosted) = self.hosted(instance) {
                 hosted.handed = false;
@@ -145,7 +145,7 @@ impl Core {
         }
     }
 
-    fn hosted(&mut self, instance: Instance) -> Option<&mut super::Hosted> {
+    fn hosted(&mut self, instance: Instance) -> Option<&mut super::HostedTask> {
         self.courses.get_mut(&instance)?.hosted.as_deref_mut()
     }
 
@@ -183,7 +183,7 @@ impl Core {
                     ..spec
                 }),
         };
-        if self.tell_executor(executor, Tell::Launch(launch)) {
+        if self.send_to_executor(executor, Tell::Launch(launch)) {
             self.is_handed(instance);
         }
     }
@@ -195,7 +195,7 @@ impl Core {
         let handed_to = hosted.filter(|hosted| hosted.handed);
         let executor = handed_to.and_then(|hosted| hosted.executor);
         match (phase, executor) {
-            (Some(Phase::Ended) | None, _) => {}
+            (Some(InstancePhase::Ended) | None, _) => {}
             (Some(_), None) => self.end_unstarted(instance),
             (Some(_), Some(executor)) => {
                 let task = &self.facts.tasks[&instance];
@@ -205,20 +205,20 @@ impl Core {
                     grace_ms: task.grace_ms(),
                 };
                 // An executor that is not connected receives this after it has reconnected.
-                self.tell_executor(executor, Tell::Kill(kill));
+                self.send_to_executor(executor, Tell::Kill(kill));
                 self.mark_dirty(instance);
-                self.warn_executor(executor);
+                self.set_executor_deadline(executor);
             }
         }
     }
 
-    fn end_stranger(&mut self, executor: Instance, task: &v1::ExecutorTask) {
+    fn kill_unknown_task(&mut self, executor: Instance, task: &v1::ExecutorTask) {
         let kill = v1::ExecutorKill {
             task_id: task.task_id.clone(),
             order_index: task.order_index,
             grace_ms: 0,
         };
-        self.tell_executor(executor, Tell::Kill(kill));
+        self.send_to_executor(executor, Tell::Kill(kill));
     }
 
     /// Handles an update of an executor. A repeated update, an update of an ended or foreign task,
@@ -228,11 +228,14 @@ impl Core {
         let task = found.and_then(|instance| self.facts.tasks.get(&instance));
         let (Some(instance), Some(task)) = (found, task) else {
             let acknowledged = acknowledgement(&update.task_id, update.order_index, update.serial);
-            self.when_durable(Deferred::TellExecutor(executor, Box::new(acknowledged)));
+            self.when_durable(DeferredStep::SendToExecutor(
+                executor,
+                Box::new(acknowledged),
+            ));
             return;
         };
         let (state, known) = (wire::task_state(update.state), task.heard);
-        if self.phase(instance) == Some(Phase::Ended) && update.serial > known {
+        if self.phase(instance) == Some(InstancePhase::Ended) && update.serial > known {
             // Nothing follows an end, and nothing after it is acknowledged before it is on disk.
             return;
         }
@@ -247,7 +250,7 @@ impl Core {
         }
         hosted.serial = update.serial;
         hosted.handed = true;
-        let end = End {
+        let end = TaskEnd {
             state,
             reason: v1::Reason::Unspecified,
             source: v1::Source::Task,
@@ -258,7 +261,7 @@ impl Core {
             TaskState::Starting | TaskState::Running => {
                 hosted.said = Some(end);
                 if state == TaskState::Running {
-                    self.enter(instance, Phase::Running);
+                    self.enter(instance, InstancePhase::Running);
                 }
                 self.mark_dirty(instance);
             }
@@ -280,17 +283,17 @@ impl Core {
 
     /// Handles an end that the executor reported. The executor receives the acknowledgement once
     /// the end is on disk, then the news that it has no task left.
-    fn said_end(&mut self, instance: Instance, executor: Instance, end: End) {
+    fn said_end(&mut self, instance: Instance, executor: Instance, end: TaskEnd) {
         let reason = match end.state {
             TaskState::Killed => v1::Reason::TaskKilled,
             _ => v1::Reason::CommandExited,
         };
         if let Some(course) = self.courses.get_mut(&instance) {
-            course.phase = Phase::Ended;
-            course.end = Some(End { reason, ..end });
+            course.phase = InstancePhase::Ended;
+            course.end = Some(TaskEnd { reason, ..end });
         }
         self.report();
-        self.when_durable(Deferred::Unhost(instance, executor));
+        self.when_durable(DeferredStep::DetachTask(instance, executor));
     }
 
     /// Detaches a task whose end is on disk.
@@ -320,10 +323,10 @@ impl Core {
             has_news.then_some((hosted.executor?, hosted.serial))
         });
         if let Some((executor, serial)) = hosted {
-            let heard = ExecutorRecord::Heard { instance, serial };
+            let heard = ExecutorRecord::UpdateReceived { instance, serial };
             // An acknowledged executor does not repeat the update. The record that it was received
             // may be lost; the update before it may not.
-            self.persist(Record::Executor(heard), Sync::Lazy);
+            self.persist(JournalRecord::Executor(heard), SyncMode::Lazy);
             self.acknowledge_executor(instance, executor, serial);
         }
     }
@@ -334,7 +337,10 @@ impl Core {
         };
         let task = task.key.task.as_str();
         let acknowledged = acknowledgement(task, instance.order.0, serial);
-        self.when_durable(Deferred::TellExecutor(executor, Box::new(acknowledged)));
+        self.when_durable(DeferredStep::SendToExecutor(
+            executor,
+            Box::new(acknowledged),
+        ));
     }
 
     /// Sends a message to the framework. It is lost without a link: delivery is not guaranteed.
@@ -349,7 +355,7 @@ impl Core {
                 data,
             };
             let message = v1::from_agent::Message::ExecutorMessage(message);
-            self.say(link.serial, message);
+            self.send_message(link.serial, message);
         }
     }
 
@@ -358,19 +364,19 @@ impl Core {
         let key = key(&message.framework_id, &message.executor_id);
         let named = key.and_then(|key| self.facts.executor_named(&key));
         if let Some((instance, _)) = named {
-            self.tell_executor(instance, Tell::FrameworkMessage(message.data));
+            self.send_to_executor(instance, Tell::FrameworkMessage(message.data));
         }
     }
 
     /// Sends to an executor. Returns false if it has no stream now: the next stream begins with its
     /// current state.
-    pub(in crate::core) fn tell_executor(&mut self, instance: Instance, message: Tell) -> bool {
+    pub(in crate::core) fn send_to_executor(&mut self, instance: Instance, message: Tell) -> bool {
         let executor = self.executors.all.get(&instance);
         let Some(connection) = executor.and_then(|executor| executor.connection) else {
             return false;
         };
         let message = Some(message);
-        self.effects.push(Effect::TellExecutor {
+        self.effects.push(Effect::SendToExecutor {
             instance,
             connection,
             message: Box::new(v1::ToExecutor { message }),

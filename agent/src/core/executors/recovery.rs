@@ -7,15 +7,15 @@ use super::Executor;
 use super::lifecycle::executor_key;
 use crate::core::Core;
 use crate::core::facts::{ContainerName, Instance, TaskFacts};
-use crate::core::input::{Effect, Found};
-use crate::core::lifecycle::Phase;
+use crate::core::input::{Effect, RecoveredContainer};
+use crate::core::lifecycle::InstancePhase;
 
 impl Core {
     /// Searches for the executors of the previous run, and attaches their tasks to them.
-    pub(in crate::core) fn recall_executors(&mut self) {
+    pub(in crate::core) fn recover_executors(&mut self) {
         let all: Vec<_> = self.facts.executors.keys().copied().collect();
         for instance in all {
-            let executor = Executor::new(Phase::Finding);
+            let executor = Executor::new(InstancePhase::Recovering);
             self.executors.all.insert(instance, executor);
             let key = self.facts.executors[&instance].key.clone();
             if let Some(name) = self.facts.executor_container(instance) {
@@ -25,7 +25,7 @@ impl Core {
     }
 
     /// Sets the state of an executor's task in this run, before anything is found.
-    pub(in crate::core) fn recall_hosted(&mut self, instance: Instance) {
+    pub(in crate::core) fn recover_hosted(&mut self, instance: Instance) {
         let Some(task) = self.facts.tasks.get(&instance) else {
             return;
         };
@@ -36,7 +36,7 @@ impl Core {
         match named.map(|(executor, facts)| (executor, facts.ending)) {
             // An executor that is to end does not receive tasks that it never had.
             Some((executor, ending)) if !ending || is_unwanted || !is_unheard => {
-                self.enter(instance, Phase::Starting);
+                self.enter(instance, InstancePhase::Starting);
                 self.attach(instance, executor, true);
             }
             _ if is_unwanted => self.end_unstarted(instance),
@@ -48,25 +48,28 @@ impl Core {
         }
     }
 
-    pub(super) fn executor_found(&mut self, instance: Instance, found: Found) {
+    pub(super) fn executor_found(&mut self, instance: Instance, found: RecoveredContainer) {
         let phase = self.executors.phase(instance);
-        if !matches!(phase, Some(Phase::Finding | Phase::Unknown)) {
+        if !matches!(
+            phase,
+            Some(InstancePhase::Recovering | InstancePhase::Unknown)
+        ) {
             return;
         }
         match found {
-            Found::Unknown if !self.is_executor_of_earlier_boot(instance) => {
+            RecoveredContainer::Unknown if !self.is_executor_of_earlier_boot(instance) => {
                 self.executor_not_found(instance);
             }
-            Found::Running(fact) => {
+            RecoveredContainer::Running(fact) => {
                 self.executor_started(instance, fact);
                 self.remember_kills(instance);
             }
-            Found::Exited(ended) => self.executor_exited(instance, &ended),
-            Found::NeverStarted => {
+            RecoveredContainer::Exited(ended) => self.executor_exited(instance, &ended),
+            RecoveredContainer::NeverStarted => {
                 self.executor_never_started(instance);
                 self.go_on_if_registered();
             }
-            Found::Gone | Found::Unknown => {
+            RecoveredContainer::Gone | RecoveredContainer::Unknown => {
                 let end = self.unknown_end(self.is_executor_of_earlier_boot(instance));
                 self.executor_ended(instance, end);
             }
@@ -84,7 +87,7 @@ impl Core {
             let text = "its executor could not be asked, and was destroyed";
             self.executor_ended(instance, super::shutdown::terminated(text.to_owned()));
         } else {
-            self.executor_enters(instance, Phase::Unknown);
+            self.executor_enters(instance, InstancePhase::Unknown);
             self.ask_again(instance);
         }
     }
@@ -92,10 +95,10 @@ impl Core {
     /// Marks the executors whose state is not known yet: other tasks no longer wait for them.
     pub(in crate::core) fn give_up_finding_executors(&mut self) {
         let all = self.executors.phases();
-        let slow = all.filter(|(_, phase)| *phase == Phase::Finding);
+        let slow = all.filter(|(_, phase)| *phase == InstancePhase::Recovering);
         let slow: Vec<_> = slow.map(|(instance, _)| instance).collect();
         for instance in slow {
-            self.executor_enters(instance, Phase::Unknown);
+            self.executor_enters(instance, InstancePhase::Unknown);
         }
     }
 
@@ -104,7 +107,7 @@ impl Core {
         &self,
         instance: Instance,
     ) -> Option<(ContainerName, TaskKey)> {
-        if self.executors.phase(instance) != Some(Phase::Unknown) {
+        if self.executors.phase(instance) != Some(InstancePhase::Unknown) {
             return None;
         }
         let key = self.facts.executors.get(&instance)?.key.clone();
@@ -153,7 +156,7 @@ impl Core {
     fn take_back(&mut self, instance: Instance) {
         let course = self.courses.get_mut(&instance);
         let hosted = course.and_then(|course| {
-            course.phase = Phase::Waiting;
+            course.phase = InstancePhase::Waiting;
             course.hosted.take()
         });
         let executor = hosted.and_then(|hosted| hosted.executor);

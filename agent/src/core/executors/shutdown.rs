@@ -4,14 +4,14 @@ use argosy_proto::v1;
 use argosy_state::bugs::{self, Bug};
 use argosy_state::task::{Explanation, TaskState};
 
-use super::{ExecutorFacts, ExecutorRecord};
-use crate::core::facts::{ContainerName, Instance, Record, TaskFacts};
+use super::{ExecutorInfo, ExecutorRecord};
+use crate::core::facts::{ContainerName, Instance, JournalRecord, TaskFacts};
 use crate::core::input::Effect;
-use crate::core::lifecycle::Phase;
-use crate::core::outcome::End;
-use crate::core::{Core, Deferred, Sync};
+use crate::core::lifecycle::InstancePhase;
+use crate::core::outcome::TaskEnd;
+use crate::core::{Core, DeferredStep, SyncMode};
 
-impl ExecutorFacts {
+impl ExecutorInfo {
     /// Returns the grace period in milliseconds: from the shutdown request to TERM, and from TERM
     /// to KILL.
     fn grace_ms(&self) -> u64 {
@@ -23,22 +23,22 @@ impl ExecutorFacts {
 
 impl Core {
     /// Handles the end of an executor. Its tasks end with it.
-    pub(super) fn executor_ended(&mut self, instance: Instance, end: End) {
+    pub(super) fn executor_ended(&mut self, instance: Instance, end: TaskEnd) {
         let Some(executor) = self.executors.all.get_mut(&instance) else {
             return;
         };
-        if executor.phase == Phase::Ended {
+        if executor.phase == InstancePhase::Ended {
             return;
         }
-        executor.phase = Phase::Ended;
+        executor.phase = InstancePhase::Ended;
         executor.connection = None;
         for task in std::mem::take(&mut executor.tasks) {
-            if self.phase(task) == Some(Phase::Ended) {
+            if self.phase(task) == Some(InstancePhase::Ended) {
                 continue;
             }
             let killed = self.is_unwanted(task);
             let end = if killed {
-                End {
+                TaskEnd {
                     state: TaskState::Killed,
                     reason: v1::Reason::TaskKilled,
                     ..end.clone()
@@ -50,7 +50,7 @@ impl Core {
         }
         // The ends of its tasks are on disk before its files are removed.
         self.report();
-        self.when_durable(Deferred::ClearExecutor(instance));
+        self.when_durable(DeferredStep::ClearExecutor(instance));
     }
 
     /// Allows the removal of its container.
@@ -78,7 +78,7 @@ impl Core {
     /// Forgets an executor that is removed. Tasks that waited for this may start another one.
     fn forget_executor(&mut self, instance: Instance) {
         let cleared = ExecutorRecord::Cleared { instance };
-        self.persist(Record::Executor(cleared), Sync::Lazy);
+        self.persist(JournalRecord::Executor(cleared), SyncMode::Lazy);
         self.executors.all.remove(&instance);
         for task in std::mem::take(&mut self.executors.unhosted) {
             self.host(task);
@@ -89,25 +89,27 @@ impl Core {
     /// Shuts down an executor that has no task left.
     pub(super) fn shut_down(&mut self, instance: Instance) {
         match self.executors.phase(instance) {
-            Some(Phase::Waiting) => self.forget_executor(instance),
-            Some(Phase::Fetching) => {
+            Some(InstancePhase::Waiting) => self.forget_executor(instance),
+            Some(InstancePhase::Fetching) => {
                 self.effects.push(Effect::CancelFetch(instance));
                 self.executor_ended(instance, terminated(Explanation::default()));
             }
             // It is killed as soon as it is known to run.
-            Some(Phase::Starting | Phase::Finding | Phase::Unknown) => self.is_ending(instance),
-            Some(Phase::Running) => {
+            Some(InstancePhase::Starting | InstancePhase::Recovering | InstancePhase::Unknown) => {
+                self.is_ending(instance)
+            }
+            Some(InstancePhase::Running) => {
                 self.is_ending(instance);
                 let grace_ms = self.executor_grace_ms(instance);
                 let shutdown = v1::ExecutorShutdown { grace_ms };
-                if self.tell_executor(instance, v1::to_executor::Message::Shutdown(shutdown)) {
+                if self.send_to_executor(instance, v1::to_executor::Message::Shutdown(shutdown)) {
                     self.kill_executor_at(instance, grace_ms);
                 } else if !bugs::is_on(Bug::ExecutorLeft) {
                     self.kill_executor(instance);
                 }
             }
             // Only tasks of groups wait, prepared, for others.
-            Some(Phase::Prepared | Phase::Ended) | None => {}
+            Some(InstancePhase::Prepared | InstancePhase::Ended) | None => {}
         }
     }
 
@@ -115,13 +117,13 @@ impl Core {
         let facts = self.facts.executors.get(&instance);
         if facts.is_some_and(|facts| !facts.ending) {
             let ending = ExecutorRecord::Ending { instance };
-            self.persist(Record::Executor(ending), Sync::Awaited);
+            self.persist(JournalRecord::Executor(ending), SyncMode::Awaited);
         }
     }
 
     fn executor_grace_ms(&self, instance: Instance) -> u64 {
         let facts = self.facts.executors.get(&instance);
-        facts.map_or(0, ExecutorFacts::grace_ms)
+        facts.map_or(0, ExecutorInfo::grace_ms)
     }
 
     /// Kills an executor. From TERM on no task joins it.
@@ -143,7 +145,7 @@ impl Core {
 
     /// Sets the deadline of an executor all of whose tasks are to be killed: the longest of their
     /// grace periods plus its own.
-    pub(super) fn warn_executor(&mut self, instance: Instance) {
+    pub(super) fn set_executor_deadline(&mut self, instance: Instance) {
         let Some(executor) = self.executors.all.get(&instance) else {
             return;
         };
@@ -158,7 +160,7 @@ impl Core {
     }
 
     /// Handles deadlines of executors.
-    pub(in crate::core) fn tend_executors(&mut self) {
+    pub(in crate::core) fn check_executors(&mut self) {
         while let Some((at, instance)) = self.executors.turns.first().copied() {
             if at > self.now {
                 return;
@@ -174,7 +176,7 @@ impl Core {
         let Some(executor) = self.executors.all.get_mut(&instance) else {
             return;
         };
-        if executor.phase != Phase::Running {
+        if executor.phase != InstancePhase::Running {
             return;
         }
         let is_silent = is_due(&mut executor.subscribe_by) && executor.connection.is_none();
@@ -189,6 +191,6 @@ impl Core {
 }
 
 /// Returns the end of a task whose executor has ended.
-pub(super) fn terminated(why: impl Into<Explanation>) -> End {
-    End::by_agent(TaskState::Failed, v1::Reason::ExecutorTerminated, why)
+pub(super) fn terminated(why: impl Into<Explanation>) -> TaskEnd {
+    TaskEnd::by_agent(TaskState::Failed, v1::Reason::ExecutorTerminated, why)
 }

@@ -5,11 +5,11 @@ use argosy_state::bugs::{self, Bug};
 use argosy_state::task::{Code, Explanation, TaskState};
 
 use crate::core::facts::TaskFacts;
-use crate::core::lifecycle::Course;
+use crate::core::lifecycle::InstanceState;
 use crate::core::wire;
 
 /// The cause for which a task group is ended.
-pub(super) struct Cause {
+pub(super) struct GroupEndCause {
     /// The explanation for updates.
     pub(super) why: Explanation,
     /// The reason with which tasks that were not started yet become FAILED; `None` if they become
@@ -17,7 +17,7 @@ pub(super) struct Cause {
     pub(super) failed: Option<v1::Reason>,
 }
 
-impl Cause {
+impl GroupEndCause {
     pub(super) fn new(why: Explanation, failed: Option<v1::Reason>) -> Self {
         Self { why, failed }
     }
@@ -31,27 +31,30 @@ impl Cause {
 
 /// The order of precedence when several tasks name a cause: the lowest is reported.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Rank {
+pub(super) enum CausePriority {
     /// A task has failed.
     Failure,
     /// A task was killed, is to be killed, or is missing.
     Other,
     /// The group is being ended already.
-    Begun,
+    InProgress,
 }
 
 /// Returns the cause that this task gives for ending its group, if any.
-pub(super) fn cause_in(course: &Course, task: &TaskFacts) -> Option<(Rank, Cause)> {
+pub(super) fn cause_in(
+    course: &InstanceState,
+    task: &TaskFacts,
+) -> Option<(CausePriority, GroupEndCause)> {
     if let Some(why) = &course.turn.why {
         let failed = course
             .end
             .as_ref()
             .filter(|end| end.state == TaskState::Failed);
-        let cause = Cause {
+        let cause = GroupEndCause {
             why: why.clone(),
             failed: failed.map(|end| end.reason),
         };
-        return Some((Rank::Begun, cause));
+        return Some((CausePriority::InProgress, cause));
     }
     let name = &task.key.task;
     if course.has_ended() {
@@ -61,7 +64,10 @@ pub(super) fn cause_in(course: &Course, task: &TaskFacts) -> Option<(Rank, Cause
             TaskState::Failed if bugs::is_on(Bug::GroupOutlives) && is_first(task) => None,
             TaskState::Failed | TaskState::Error => {
                 let why = Explanation::of(Code::GroupTaskFailed, &[name]).then(why);
-                Some((Rank::Failure, Cause::new(why, Some(reason))))
+                Some((
+                    CausePriority::Failure,
+                    GroupEndCause::new(why, Some(reason)),
+                ))
             }
             TaskState::Staging
             | TaskState::Starting
@@ -74,20 +80,20 @@ pub(super) fn cause_in(course: &Course, task: &TaskFacts) -> Option<(Rank, Cause
             | TaskState::Unreachable
             | TaskState::Unknown => {
                 let why = Explanation::of(Code::GroupTaskKilled, &[name]);
-                Some((Rank::Other, Cause::new(why, None)))
+                Some((CausePriority::Other, GroupEndCause::new(why, None)))
             }
         };
     }
     let is_unwanted = !task.held || task.kill_grace_ms.is_some();
     is_unwanted.then(|| {
         let why = Explanation::of(Code::GroupTaskEnding, &[name]);
-        (Rank::Other, Cause::new(why, None))
+        (CausePriority::Other, GroupEndCause::new(why, None))
     })
 }
 
 /// Returns state, reason and explanation of its end, from this run of the agent or from its newest
 /// update.
-fn last_words(course: &Course, task: &TaskFacts) -> (TaskState, v1::Reason, Explanation) {
+fn last_words(course: &InstanceState, task: &TaskFacts) -> (TaskState, v1::Reason, Explanation) {
     match (&course.end, task.updates.back()) {
         (Some(end), _) => (end.state, end.reason, end.why.clone()),
         (None, Some(update)) => (task.state, update.reason(), wire::explanation(update)),

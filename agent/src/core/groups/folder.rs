@@ -3,13 +3,13 @@
 
 use argosy_state::ids::TaskKey;
 
-use super::{Group, group_id};
+use super::{TaskGroupOrders, group_id};
 use crate::core::Core;
 use crate::core::facts::{ContainerName, Instance};
-use crate::core::lifecycle::Phase;
+use crate::core::lifecycle::InstancePhase;
 
 impl Core {
-    pub(super) fn first_of(&self, group: Group) -> Option<(ContainerName, TaskKey)> {
+    pub(super) fn first_of(&self, group: TaskGroupOrders) -> Option<(ContainerName, TaskKey)> {
         let task = self.facts.tasks.get(&group.first)?;
         let name = self.facts.container(group.first)?;
         Some((name, task.key.clone()))
@@ -26,14 +26,14 @@ impl Core {
     /// Returns the first task of its group, if that is another one and no longer runs.
     pub(in crate::core) fn late_first(&self, instance: Instance) -> Option<Instance> {
         let first = self.group(instance)?.first;
-        (first != instance && self.phase(first) == Some(Phase::Ended)).then_some(first)
+        (first != instance && self.phase(first) == Some(InstancePhase::Ended)).then_some(first)
     }
 
     /// Returns the task that is ended, with the others, because its group directory is too large:
     /// the first one, or else the next that runs.
     pub(in crate::core) fn answerable(&self, first: Instance) -> Option<Instance> {
         let group = self.group(first).filter(|group| group.first == first)?;
-        let runs = |member: &Instance| self.phase(*member) == Some(Phase::Running);
+        let runs = |member: &Instance| self.phase(*member) == Some(InstancePhase::Running);
         group.members().find(runs)
     }
 }

@@ -4,12 +4,14 @@ use argosy_proto::v1;
 use argosy_state::ids::Timestamp;
 
 use super::limits::{limited, order};
-use super::world::{World, ended, instance, spec};
-use crate::core::checks::{Answer, Kind};
-use crate::core::{Ended, Found, How, Input, Since, StartedFact, StopCause};
+use super::world::{CoreFixture, ended, instance, spec};
+use crate::core::checks::{CheckPurpose, CheckResult};
+use crate::core::{
+    CheckTimes, CommandExit, CommandStatus, Input, RecoveredContainer, StartedFact, StopCause,
+};
 
-const HEALTH: Kind = Kind::Health;
-const READINESS: Kind = Kind::Readiness;
+const HEALTH: CheckPurpose = CheckPurpose::Health;
+const READINESS: CheckPurpose = CheckPurpose::Readiness;
 
 /// Returns a fast check: immediately, each 100 ms, with a timeout of 50 ms.
 fn check() -> v1::Check {
@@ -31,8 +33,8 @@ fn health() -> v1::HealthCheck {
 }
 
 /// Returns a world with a task "web" under order 1 that has just started.
-fn started(health: Option<v1::HealthCheck>, readiness: Option<v1::Check>) -> World {
-    let mut world = World::registered();
+fn started(health: Option<v1::HealthCheck>, readiness: Option<v1::Check>) -> CoreFixture {
+    let mut world = CoreFixture::registered();
     let wanted = v1::TaskSpec {
         health_check: health,
         readiness_check: readiness,
@@ -46,11 +48,11 @@ fn started(health: Option<v1::HealthCheck>, readiness: Option<v1::Check>) -> Wor
 }
 
 /// Returns the same world, with the task reported as running, and both checks passed.
-fn well() -> World {
+fn well() -> CoreFixture {
     let mut world = started(Some(health()), Some(check()));
     world.wait(0);
-    world.looked(1, HEALTH, 1, Answer::Passed);
-    world.looked(1, READINESS, 1, Answer::Passed);
+    world.looked(1, HEALTH, 1, CheckResult::Passed);
+    world.looked(1, READINESS, 1, CheckResult::Passed);
     world.report();
     world.committed(1, "web", 1, false);
     world.quiet();
@@ -58,36 +60,36 @@ fn well() -> World {
 }
 
 /// Makes the next two health probes fail.
-fn fall_ill(world: &mut World) {
+fn fall_ill(world: &mut CoreFixture) {
     for number in [2, 3] {
         world.wait(100);
         // The first result is reported before the second probe.
         world.report();
-        world.looked(1, HEALTH, number, Answer::Failed("refused".into()));
-        world.looked(1, READINESS, number, Answer::Passed);
+        world.looked(1, HEALTH, number, CheckResult::Failed("refused".into()));
+        world.looked(1, READINESS, number, CheckResult::Passed);
     }
 }
 
-fn last(world: &World) -> v1::NumberedUpdate {
+fn last(world: &CoreFixture) -> v1::NumberedUpdate {
     let task = &world.core.facts().tasks[&instance(1)];
     task.updates.back().unwrap().clone()
 }
 
 /// Returns health, readiness, reason and text of its newest update.
-fn told(world: &World) -> (Option<bool>, Option<bool>, v1::Reason, String) {
+fn told(world: &CoreFixture) -> (Option<bool>, Option<bool>, v1::Reason, String) {
     let update = last(world);
     (update.healthy, update.ready, update.reason(), update.text)
 }
 
-fn runs(world: &World) -> Found {
-    Found::Running(StartedFact {
+fn runs(world: &CoreFixture) -> RecoveredContainer {
+    RecoveredContainer::Running(StartedFact {
         pid: 77,
         at: Timestamp(world.now),
     })
 }
 
-fn by_order(how: How) -> Ended {
-    Ended {
+fn by_order(how: CommandStatus) -> CommandExit {
+    CommandExit {
         stop: Some(StopCause::Ordered),
         ..ended(how)
     }
@@ -103,13 +105,13 @@ fn what_a_check_finds_is_an_update_and_neither_check_hides_the_other() {
         "look at 1's readiness 1",
         "report web 1 Running",
     ]);
-    world.looked(1, HEALTH, 1, Answer::Passed);
+    world.looked(1, HEALTH, 1, CheckResult::Passed);
     world.report();
     world.expect(&["report web 2 Running"]);
     let text = "healthy: passed".to_owned();
     let expected = (Some(true), None, HealthCheckStatusUpdated, text);
     assert_eq!(told(&world), expected);
-    world.looked(1, READINESS, 1, Answer::Failed("no".into()));
+    world.looked(1, READINESS, 1, CheckResult::Failed("no".into()));
     world.report();
     let text = "not ready: no".to_owned();
     let expected = (Some(true), Some(false), ReadinessCheckStatusUpdated, text);
@@ -117,8 +119,8 @@ fn what_a_check_finds_is_an_update_and_neither_check_hides_the_other() {
     world.quiet();
     // Known results are not reported again.
     world.wait(100);
-    world.looked(1, HEALTH, 2, Answer::Passed);
-    world.looked(1, READINESS, 2, Answer::Failed("still".into()));
+    world.looked(1, HEALTH, 2, CheckResult::Passed);
+    world.looked(1, READINESS, 2, CheckResult::Failed("still".into()));
     world.report();
     world.expect(&["look at 1's health 2", "look at 1's readiness 2"]);
 }
@@ -129,8 +131,8 @@ fn limits_that_change_at_the_same_time_hide_nothing_that_a_check_has_found() {
     order(&mut world, 2, "web", 9);
     world.sync();
     world.wait(100);
-    world.looked(1, HEALTH, 2, Answer::Passed);
-    world.looked(1, READINESS, 2, Answer::Failed("busy".into()));
+    world.looked(1, HEALTH, 2, CheckResult::Passed);
+    world.looked(1, READINESS, 2, CheckResult::Failed("busy".into()));
     limited(&mut world, 2, Ok(()));
     world.report();
     let text = "not ready: busy; its limits are changed".to_owned();
@@ -147,15 +149,15 @@ fn limits_that_change_at_the_same_time_hide_nothing_that_a_check_has_found() {
 
 #[test]
 fn since_when_a_check_finds_what_it_finds_is_known_and_outlives_the_agent() {
-    let since = |world: &World| world.core.facts().tasks[&instance(1)].since;
+    let since = |world: &CoreFixture| world.core.facts().tasks[&instance(1)].since;
     let mut world = well();
     let first = since(&world);
     assert!(first.healthy.is_some() && first.healthy == first.ready);
     world.wait(100);
-    world.looked(1, HEALTH, 2, Answer::Passed);
-    world.looked(1, READINESS, 2, Answer::Failed("no".into()));
+    world.looked(1, HEALTH, 2, CheckResult::Passed);
+    world.looked(1, READINESS, 2, CheckResult::Failed("no".into()));
     world.report();
-    let expected = Since {
+    let expected = CheckTimes {
         ready: Some(last(&world).wall_ms),
         ..first
     };
@@ -170,15 +172,15 @@ fn since_when_a_check_finds_what_it_finds_is_known_and_outlives_the_agent() {
 fn an_update_that_tells_of_both_checks_says_why_for_both() {
     let mut world = started(Some(health()), Some(check()));
     world.report();
-    world.looked(1, READINESS, 1, Answer::Failed("no".into()));
-    world.looked(1, HEALTH, 1, Answer::Passed);
+    world.looked(1, READINESS, 1, CheckResult::Failed("no".into()));
+    world.looked(1, HEALTH, 1, CheckResult::Passed);
     world.report();
     let (healthy, ready, _, text) = told(&world);
     assert_eq!((healthy, ready), (Some(true), Some(false)));
     assert_eq!(text, "not ready: no; healthy: passed");
     // Reported results are not reported again.
     world.wait(100);
-    world.looked(1, READINESS, 2, Answer::Passed);
+    world.looked(1, READINESS, 2, CheckResult::Passed);
     world.report();
     assert_eq!(told(&world).3, "ready: passed");
 }
@@ -204,7 +206,7 @@ fn a_turn_comes_when_it_was_said_and_an_answer_that_does_not_is_a_failure() {
     assert_eq!(last(&world).text, "not ready: no answer within 50 ms");
     world.quiet();
     // A late result is ignored.
-    world.looked(1, READINESS, 1, Answer::Passed);
+    world.looked(1, READINESS, 1, CheckResult::Passed);
     world.report();
     world.expect(&[]);
 }
@@ -224,12 +226,12 @@ fn a_task_that_is_not_healthy_is_ended_once_that_is_on_disk_and_has_failed() {
     world.sync();
     world.expect(&["report web 4 Killing", "kill 1 in 3000"]);
     // It is not probed any more, and does not become healthy again.
-    world.looked(1, HEALTH, 3, Answer::Passed);
+    world.looked(1, HEALTH, 3, CheckResult::Passed);
     world.wait(500);
     world.expect(&[]);
     world.feed(Input::Exited {
         instance: instance(1),
-        ended: by_order(How::Signal(15)),
+        ended: by_order(CommandStatus::Signal(15)),
     });
     world.report();
     world.expect(&["report web 5 Failed", "destroy 1-1-1"]);
@@ -242,7 +244,7 @@ fn a_task_that_is_not_healthy_is_ended_once_that_is_on_disk_and_has_failed() {
 fn a_task_that_ends_by_itself_before_it_is_ended_ends_as_it_did() {
     let mut world = well();
     fall_ill(&mut world);
-    world.exited(1, How::Code(0));
+    world.exited(1, CommandStatus::Code(0));
     world.report();
     assert_eq!(last(&world).state(), v1::TaskState::Finished);
     assert_eq!(last(&world).reason(), v1::Reason::CommandExited);
@@ -270,7 +272,7 @@ fn an_ordered_kill_ends_the_checks_and_wins_over_what_they_found() {
     world.report();
     world.feed(Input::Exited {
         instance: instance(1),
-        ended: by_order(How::Signal(15)),
+        ended: by_order(CommandStatus::Signal(15)),
     });
     world.report();
     assert_eq!(last(&world).state(), v1::TaskState::Killed);
@@ -279,7 +281,7 @@ fn an_ordered_kill_ends_the_checks_and_wins_over_what_they_found() {
 
 #[test]
 fn a_task_out_of_time_is_not_looked_at() {
-    let mut world = World::registered();
+    let mut world = CoreFixture::registered();
     let wanted = v1::TaskSpec {
         max_completion_ms: 150,
         readiness_check: Some(check()),
@@ -289,7 +291,7 @@ fn a_task_out_of_time_is_not_looked_at() {
     world.sync();
     world.started(1);
     world.report();
-    world.looked(1, READINESS, 1, Answer::Passed);
+    world.looked(1, READINESS, 1, CheckResult::Passed);
     world.wait(100);
     world.quiet();
     world.wait(45);
@@ -314,8 +316,8 @@ fn the_next_life_looks_again_within_an_interval_and_tells_nothing_twice() {
         .filter(|line| line.starts_with("look"))
         .collect();
     assert_eq!(looks.len(), 2, "{looks:?}");
-    world.looked(1, HEALTH, 1, Answer::Passed);
-    world.looked(1, READINESS, 1, Answer::Passed);
+    world.looked(1, HEALTH, 1, CheckResult::Passed);
+    world.looked(1, READINESS, 1, CheckResult::Passed);
     world.quiet();
     world.report();
     world.expect(&[]);
@@ -342,7 +344,7 @@ fn the_next_life_goes_on_to_end_a_task_that_was_not_healthy_and_knows_why() {
     assert!(!world.said.iter().any(|line| line.starts_with("look")));
     world.feed(Input::Exited {
         instance: instance(1),
-        ended: by_order(How::Code(0)),
+        ended: by_order(CommandStatus::Code(0)),
     });
     world.report();
     assert_eq!(last(&world).state(), v1::TaskState::Failed);
@@ -353,7 +355,10 @@ fn the_next_life_goes_on_to_end_a_task_that_was_not_healthy_and_knows_why() {
     );
     // The same if it ended while the agent was down.
     let mut world = ill();
-    world.found(1, Found::Exited(by_order(How::Signal(15))));
+    world.found(
+        1,
+        RecoveredContainer::Exited(by_order(CommandStatus::Signal(15))),
+    );
     world.report();
     assert_eq!(last(&world).reason(), v1::Reason::HealthCheckFailed);
 }
@@ -369,7 +374,7 @@ fn an_end_that_was_not_on_disk_is_found_again() {
     world.quiet();
     for number in [1, 2] {
         world.wait(100);
-        world.looked(1, HEALTH, number, Answer::Failed("refused".into()));
+        world.looked(1, HEALTH, number, CheckResult::Failed("refused".into()));
     }
     world.report();
     assert!(
@@ -384,38 +389,38 @@ fn what_is_found_while_no_master_listens_is_kept_in_few_updates_and_told_as_it_i
     let mut world = started(None, Some(check()));
     world.report();
     let mut number = 0;
-    let mut find = |world: &mut World, answer: Answer| {
+    let mut find = |world: &mut CoreFixture, answer: CheckResult| {
         number += 1;
         world.looked(1, READINESS, number, answer);
         world.wait(100);
     };
     for _ in 0..10 {
-        find(&mut world, Answer::Passed);
-        find(&mut world, Answer::Failed("no".into()));
+        find(&mut world, CheckResult::Passed);
+        find(&mut world, CheckResult::Failed("no".into()));
     }
-    find(&mut world, Answer::Passed);
+    find(&mut world, CheckResult::Passed);
     world.sync();
-    let waiting = |world: &World| world.core.facts().tasks[&instance(1)].updates.len();
+    let waiting = |world: &CoreFixture| world.core.facts().tasks[&instance(1)].updates.len();
     assert_eq!(waiting(&world), 8);
     assert_eq!(last(&world).ready, Some(true));
-    find(&mut world, Answer::Failed("no".into()));
+    find(&mut world, CheckResult::Failed("no".into()));
     world.committed(1, "web", 8, false);
     world.report();
     assert_eq!((waiting(&world), last(&world).ready), (1, Some(false)));
     assert_eq!(last(&world).text, "not ready: no");
     // An end is reported however many updates wait.
     for _ in 0..10 {
-        find(&mut world, Answer::Passed);
-        find(&mut world, Answer::Failed("no".into()));
+        find(&mut world, CheckResult::Passed);
+        find(&mut world, CheckResult::Failed("no".into()));
     }
-    world.exited(1, How::Code(0));
+    world.exited(1, CommandStatus::Code(0));
     world.report();
     assert_eq!(last(&world).state(), v1::TaskState::Finished);
 }
 
 #[test]
 fn an_order_that_asks_what_nobody_can_is_an_error_and_never_starts() {
-    let mut world = World::registered();
+    let mut world = CoreFixture::registered();
     let wanted = v1::TaskSpec {
         readiness_check: Some(v1::Check::default()),
         ..spec("web")
@@ -444,10 +449,10 @@ fn a_grace_counts_from_the_start_in_the_journal_whatever_an_adoption_says() {
         pid: 77,
         at: Timestamp(0),
     };
-    world.found(1, Found::Running(fact));
+    world.found(1, RecoveredContainer::Running(fact));
     world.register(true);
     world.wait(100);
-    world.looked(1, HEALTH, 1, Answer::Failed("refused".into()));
+    world.looked(1, HEALTH, 1, CheckResult::Failed("refused".into()));
     world.report();
     let task = &world.core.facts().tasks[&instance(1)];
     assert_eq!(task.unhealthy, None);

@@ -1,30 +1,37 @@
 //! Tests of health and readiness checks: each of their rules, with a simulated time.
 
 use argosy_state::ids::Timestamp;
-use argosy_state::task::{Check, CheckKind, HealthCheck, Standing};
+use argosy_state::task::{Check, CheckKind, CheckResults, HealthCheck};
 
-use crate::core::checks::{Answer, Cause, Checks, Effect, Kind, Look, Policies, Policy};
+use crate::core::checks::{
+    CancelReason, CheckEffect, CheckPolicies, CheckPolicy, CheckPurpose, CheckResult, CheckSet,
+    ProbeId,
+};
 
 /// The start time of the tasks, in milliseconds.
 const START: u64 = 100_000;
 
 /// One task's checks, and the time since its start.
-struct Task {
-    checks: Checks,
+struct CheckFixture {
+    checks: CheckSet,
     age_ms: u64,
 }
 
-impl Task {
-    fn with(health: Option<Policy>, readiness: Option<Policy>, told: Standing) -> Self {
-        let policies = Policies { health, readiness };
+impl CheckFixture {
+    fn with(
+        health: Option<CheckPolicy>,
+        readiness: Option<CheckPolicy>,
+        told: CheckResults,
+    ) -> Self {
+        let policies = CheckPolicies { health, readiness };
         Self {
-            checks: Checks::new(policies, Timestamp(START), told),
+            checks: CheckSet::new(policies, Timestamp(START), told),
             age_ms: 0,
         }
     }
 
-    fn healthy(policy: Policy) -> Self {
-        Self::with(Some(policy), None, Standing::default())
+    fn healthy(policy: CheckPolicy) -> Self {
+        Self::with(Some(policy), None, CheckResults::default())
     }
 
     fn now(&self) -> Timestamp {
@@ -37,8 +44,8 @@ impl Task {
         tell(self.checks.tick(self.now()))
     }
 
-    fn answer(&mut self, kind: Kind, number: u64, answer: Answer) -> Vec<String> {
-        let look = Look { kind, number };
+    fn answer(&mut self, kind: CheckPurpose, number: u64, answer: CheckResult) -> Vec<String> {
+        let look = ProbeId { kind, number };
         tell(self.checks.answered(self.now(), look, answer))
     }
 
@@ -49,12 +56,12 @@ impl Task {
     }
 
     /// Waits for the next probe, and delivers this result immediately.
-    fn next(&mut self, answer: Answer) -> Vec<String> {
+    fn next(&mut self, answer: CheckResult) -> Vec<String> {
         let due = self.due().expect("it is checked");
         assert_eq!(self.at(due - 1), [""; 0], "not before its time");
         let run = self.at(due);
         let number = self.number(&run);
-        self.answer(Kind::Health, number, answer)
+        self.answer(CheckPurpose::Health, number, answer)
     }
 
     fn number(&self, run: &[String]) -> u64 {
@@ -64,30 +71,30 @@ impl Task {
     }
 }
 
-fn tell(effects: Vec<Effect>) -> Vec<String> {
-    let name = |look: &Look| format!("{:?} {}", look.kind, look.number).to_lowercase();
+fn tell(effects: Vec<CheckEffect>) -> Vec<String> {
+    let name = |look: &ProbeId| format!("{:?} {}", look.kind, look.number).to_lowercase();
     let each = effects.iter().map(|effect| match effect {
-        Effect::Run { look, timeout_ms } => format!("run {} {timeout_ms}", name(look)),
-        Effect::Cancel(look, Cause::Late) => format!("give up {}", name(look)),
-        Effect::Cancel(look, Cause::Over) => format!("cancel {}", name(look)),
-        Effect::Report { standing, why, .. } => {
+        CheckEffect::Run { look, timeout_ms } => format!("run {} {timeout_ms}", name(look)),
+        CheckEffect::Cancel(look, CancelReason::Timeout) => format!("give up {}", name(look)),
+        CheckEffect::Cancel(look, CancelReason::TaskEnded) => format!("cancel {}", name(look)),
+        CheckEffect::Report { standing, why, .. } => {
             let word =
                 |value: Option<bool>| value.map_or("?", |value| if value { "yes" } else { "no" });
             let (healthy, ready) = (word(standing.healthy), word(standing.ready));
             format!("report healthy {healthy} ready {ready}, {why}")
         }
-        Effect::Kill { reason } => format!("kill, {reason}"),
+        CheckEffect::Kill { reason } => format!("kill, {reason}"),
     });
     each.collect()
 }
 
-fn failed() -> Answer {
-    Answer::Failed("refused".into())
+fn failed() -> CheckResult {
+    CheckResult::Failed("refused".into())
 }
 
 /// Returns a fast policy without a grace period.
-fn strict() -> Policy {
-    Policy {
+fn strict() -> CheckPolicy {
+    CheckPolicy {
         delay_ms: 0,
         interval_ms: 10,
         timeout_ms: 5,
@@ -101,14 +108,14 @@ const NOTHING: [&str; 0] = [];
 #[test]
 fn the_defaults_are_those_of_mesos() {
     let check = Check::of(CheckKind::Tcp { port: 80 });
-    let policy = Policy::from(&HealthCheck::of(check));
-    let mut task = Task::healthy(policy);
+    let policy = CheckPolicy::from(&HealthCheck::of(check));
+    let mut task = CheckFixture::healthy(policy);
     assert_eq!(task.due(), Some(15_000), "the delay");
     assert_eq!(task.at(14_999), NOTHING);
     assert_eq!(task.at(15_000), ["run health 1 20000"]);
     assert_eq!(task.due(), Some(35_000), "the timeout");
     task.age_ms = 16_000;
-    let first = task.answer(Kind::Health, 1, Answer::Passed);
+    let first = task.answer(CheckPurpose::Health, 1, CheckResult::Passed);
     assert_eq!(first, ["report healthy yes ready ?, healthy: passed"]);
     assert_eq!(task.due(), Some(26_000), "the interval, from the answer");
     assert_eq!((policy.failures, policy.grace_ms), (3, 10_000));
@@ -116,14 +123,14 @@ fn the_defaults_are_those_of_mesos() {
 
 #[test]
 fn failures_in_a_row_end_the_task_and_a_success_between_starts_the_count_anew() {
-    let mut task = Task::healthy(strict());
+    let mut task = CheckFixture::healthy(strict());
     assert_eq!(task.at(0), ["run health 1 5"], "no grace, not even at once");
-    let first = task.answer(Kind::Health, 1, failed());
+    let first = task.answer(CheckPurpose::Health, 1, failed());
     assert_eq!(first, ["report healthy no ready ?, unhealthy: refused"]);
     assert_eq!(task.next(failed()), NOTHING, "it is known");
-    let well = task.next(Answer::Passed);
+    let well = task.next(CheckResult::Passed);
     assert_eq!(well, ["report healthy yes ready ?, healthy: passed"]);
-    assert_eq!(task.next(Answer::Passed), NOTHING);
+    assert_eq!(task.next(CheckResult::Passed), NOTHING);
     assert_eq!(task.next(failed()).len(), 1);
     assert_eq!(task.next(failed()), NOTHING);
     let killed = task.next(failed());
@@ -134,7 +141,7 @@ fn failures_in_a_row_end_the_task_and_a_success_between_starts_the_count_anew() 
 
 #[test]
 fn a_timeout_is_a_failure_and_a_later_answer_is_none() {
-    let mut task = Task::healthy(Policy {
+    let mut task = CheckFixture::healthy(CheckPolicy {
         failures: 1,
         ..strict()
     });
@@ -146,23 +153,26 @@ fn a_timeout_is_a_failure_and_a_later_answer_is_none() {
         "kill, its health check failed 1 times in a row, at last: no answer within 5 ms",
     ];
     assert_eq!(task.at(6), expected);
-    assert_eq!(task.answer(Kind::Health, 1, Answer::Passed), NOTHING);
+    assert_eq!(
+        task.answer(CheckPurpose::Health, 1, CheckResult::Passed),
+        NOTHING
+    );
 }
 
 #[test]
 fn failures_in_the_grace_count_for_nothing_until_one_look_has_succeeded() {
-    let policy = Policy {
+    let policy = CheckPolicy {
         grace_ms: 100,
         failures: 2,
         ..strict()
     };
-    let mut task = Task::healthy(policy);
+    let mut task = CheckFixture::healthy(policy);
     assert_eq!(task.at(0), ["run health 1 5"]);
-    assert_eq!(task.answer(Kind::Health, 1, failed()), NOTHING);
+    assert_eq!(task.answer(CheckPurpose::Health, 1, failed()), NOTHING);
     for _ in 0..5 {
         assert_eq!(task.next(failed()), NOTHING, "nobody is told of it");
     }
-    assert_eq!(task.next(Answer::Passed).len(), 1);
+    assert_eq!(task.next(CheckResult::Passed).len(), 1);
     assert!(task.age_ms < 100);
     let unwell = task.next(failed());
     assert_eq!(unwell, ["report healthy no ready ?, unhealthy: refused"]);
@@ -171,15 +181,15 @@ fn failures_in_the_grace_count_for_nothing_until_one_look_has_succeeded() {
 
 #[test]
 fn after_the_grace_failures_count_though_none_has_succeeded() {
-    let policy = Policy {
+    let policy = CheckPolicy {
         grace_ms: 100,
         failures: 2,
         ..strict()
     };
-    let mut task = Task::healthy(policy);
+    let mut task = CheckFixture::healthy(policy);
     assert_eq!(task.at(99), ["run health 1 5"]);
     assert_eq!(
-        task.answer(Kind::Health, 1, failed()),
+        task.answer(CheckPurpose::Health, 1, failed()),
         NOTHING,
         "its last moment"
     );
@@ -193,75 +203,82 @@ fn after_the_grace_failures_count_though_none_has_succeeded() {
 
 #[test]
 fn neither_check_hides_what_the_other_found() {
-    let mut task = Task::with(Some(strict()), Some(strict()), Standing::default());
+    let mut task = CheckFixture::with(Some(strict()), Some(strict()), CheckResults::default());
     assert_eq!(task.at(1), ["run health 1 5", "run readiness 1 5"]);
-    let ready = task.answer(Kind::Readiness, 1, failed());
+    let ready = task.answer(CheckPurpose::Readiness, 1, failed());
     assert_eq!(ready, ["report healthy ? ready no, not ready: refused"]);
-    let healthy = task.answer(Kind::Health, 1, Answer::Passed);
+    let healthy = task.answer(CheckPurpose::Health, 1, CheckResult::Passed);
     assert_eq!(healthy, ["report healthy yes ready no, healthy: passed"]);
     assert_eq!(task.at(11), ["run health 2 5", "run readiness 2 5"]);
-    let unwell = task.answer(Kind::Health, 2, failed());
+    let unwell = task.answer(CheckPurpose::Health, 2, failed());
     assert_eq!(unwell, ["report healthy no ready no, unhealthy: refused"]);
-    let ready = task.answer(Kind::Readiness, 2, Answer::Passed);
+    let ready = task.answer(CheckPurpose::Readiness, 2, CheckResult::Passed);
     assert_eq!(ready, ["report healthy no ready yes, ready: passed"]);
 }
 
 #[test]
 fn a_readiness_check_never_ends_its_task_and_knows_no_grace() {
-    let policy = Policy {
+    let policy = CheckPolicy {
         grace_ms: 1_000,
         failures: 1,
         ..strict()
     };
-    let mut task = Task::with(None, Some(policy), Standing::default());
+    let mut task = CheckFixture::with(None, Some(policy), CheckResults::default());
     assert_eq!(task.at(0), ["run readiness 1 5"]);
-    let first = task.answer(Kind::Readiness, 1, failed());
+    let first = task.answer(CheckPurpose::Readiness, 1, failed());
     assert_eq!(first, ["report healthy ? ready no, not ready: refused"]);
     for number in 2..20 {
         let due = task.due().unwrap();
         assert_eq!(task.at(due), [format!("run readiness {number} 5")]);
-        assert_eq!(task.answer(Kind::Readiness, number, failed()), NOTHING);
+        assert_eq!(
+            task.answer(CheckPurpose::Readiness, number, failed()),
+            NOTHING
+        );
     }
 }
 
 #[test]
 fn what_comes_twice_late_or_for_nothing_changes_nothing() {
-    let mut task = Task::healthy(strict());
+    let mut task = CheckFixture::healthy(strict());
     assert_eq!(
-        task.answer(Kind::Health, 0, failed()),
+        task.answer(CheckPurpose::Health, 0, failed()),
         NOTHING,
         "none was asked for"
     );
     assert_eq!(task.at(1), ["run health 1 5"]);
     assert_eq!(task.at(1), NOTHING, "one look at a time");
-    assert_eq!(task.answer(Kind::Readiness, 1, failed()), NOTHING);
-    assert_eq!(task.answer(Kind::Health, 2, failed()), NOTHING);
-    assert_eq!(task.answer(Kind::Health, 1, Answer::Passed).len(), 1);
-    assert_eq!(task.answer(Kind::Health, 1, failed()), NOTHING);
+    assert_eq!(task.answer(CheckPurpose::Readiness, 1, failed()), NOTHING);
+    assert_eq!(task.answer(CheckPurpose::Health, 2, failed()), NOTHING);
+    assert_eq!(
+        task.answer(CheckPurpose::Health, 1, CheckResult::Passed)
+            .len(),
+        1
+    );
+    assert_eq!(task.answer(CheckPurpose::Health, 1, failed()), NOTHING);
     assert_eq!(task.at(11), ["run health 2 5"]);
-    assert_eq!(task.answer(Kind::Health, 1, failed()), NOTHING);
+    assert_eq!(task.answer(CheckPurpose::Health, 1, failed()), NOTHING);
 }
 
 #[test]
 fn a_task_that_is_being_ended_is_not_looked_at() {
-    let mut task = Task::with(Some(strict()), Some(strict()), Standing::default());
+    let mut task = CheckFixture::with(Some(strict()), Some(strict()), CheckResults::default());
     task.at(1);
-    task.answer(Kind::Readiness, 1, Answer::Passed);
+    task.answer(CheckPurpose::Readiness, 1, CheckResult::Passed);
     assert_eq!(tell(task.checks.end()), ["cancel health 1"]);
-    assert_eq!(task.answer(Kind::Health, 1, failed()), NOTHING);
+    assert_eq!(task.answer(CheckPurpose::Health, 1, failed()), NOTHING);
     assert_eq!((task.due(), task.at(100)), (None, vec![]));
     assert_eq!(tell(task.checks.end()), NOTHING);
 }
 
 #[test]
 fn the_kill_stops_what_the_other_check_is_looking_at() {
-    let policy = Policy {
+    let policy = CheckPolicy {
         failures: 1,
         ..strict()
     };
-    let mut task = Task::with(Some(policy), Some(strict()), Standing::default());
+    let mut task = CheckFixture::with(Some(policy), Some(strict()), CheckResults::default());
     task.at(1);
-    let effects = task.answer(Kind::Health, 1, failed());
+    let effects = task.answer(CheckPurpose::Health, 1, failed());
     assert_eq!(effects.len(), 3, "{effects:?}");
     assert!(effects[1].starts_with("kill"), "{effects:?}");
     assert_eq!(effects[2], "cancel readiness 1");
@@ -269,35 +286,38 @@ fn the_kill_stops_what_the_other_check_is_looking_at() {
 
 #[test]
 fn after_a_restart_of_the_agent_nothing_is_told_twice_and_no_grace_is_given_again() {
-    let told = Standing {
+    let told = CheckResults {
         healthy: Some(true),
         ready: Some(false),
     };
-    let policy = Policy {
+    let policy = CheckPolicy {
         grace_ms: 1_000_000,
         ..strict()
     };
-    let mut task = Task::with(Some(policy), Some(strict()), told);
+    let mut task = CheckFixture::with(Some(policy), Some(strict()), told);
     assert_eq!(task.checks.standing(), told);
     assert_eq!(
         task.at(500),
         ["run health 1 5", "run readiness 1 5"],
         "overdue"
     );
-    assert_eq!(task.answer(Kind::Health, 1, Answer::Passed), NOTHING);
-    assert_eq!(task.answer(Kind::Readiness, 1, failed()), NOTHING);
+    assert_eq!(
+        task.answer(CheckPurpose::Health, 1, CheckResult::Passed),
+        NOTHING
+    );
+    assert_eq!(task.answer(CheckPurpose::Readiness, 1, failed()), NOTHING);
     assert_eq!(task.at(510), ["run health 2 5", "run readiness 2 5"]);
-    let unwell = task.answer(Kind::Health, 2, failed());
+    let unwell = task.answer(CheckPurpose::Health, 2, failed());
     assert_eq!(unwell, ["report healthy no ready no, unhealthy: refused"]);
 }
 
 #[test]
 fn tasks_that_are_adopted_together_are_not_looked_at_together() {
-    let policy = Policy {
+    let policy = CheckPolicy {
         interval_ms: 100,
         ..strict()
     };
-    let mut task = Task::with(Some(policy), Some(strict()), Standing::default());
+    let mut task = CheckFixture::with(Some(policy), Some(strict()), CheckResults::default());
     let mut bounds = Vec::new();
     task.checks.spread(Timestamp(START + 50), |bound| {
         bounds.push(bound);
@@ -306,21 +326,25 @@ fn tasks_that_are_adopted_together_are_not_looked_at_together() {
     assert_eq!(bounds, [100, 10], "each within its interval");
     assert_eq!(task.at(58), NOTHING);
     assert_eq!(task.at(59), ["run readiness 1 5"]);
-    assert_eq!(task.answer(Kind::Readiness, 1, Answer::Passed).len(), 1);
+    assert_eq!(
+        task.answer(CheckPurpose::Readiness, 1, CheckResult::Passed)
+            .len(),
+        1
+    );
     assert_eq!(task.at(149), ["run health 1 5", "run readiness 2 5"]);
     // A check with a later first probe anyway keeps it.
-    let policy = Policy {
+    let policy = CheckPolicy {
         delay_ms: 1_000,
         ..strict()
     };
-    let mut young = Task::healthy(policy);
+    let mut young = CheckFixture::healthy(policy);
     young.checks.spread(Timestamp(START + 50), |_| 0);
     assert_eq!(young.due(), Some(1_000));
 }
 
 #[test]
 fn without_checks_nothing_is_ever_due() {
-    let mut task = Task::with(None, None, Standing::default());
+    let mut task = CheckFixture::with(None, None, CheckResults::default());
     assert_eq!((task.due(), task.at(1_000_000)), (None, vec![]));
-    assert_eq!(task.checks.standing(), Standing::default());
+    assert_eq!(task.checks.standing(), CheckResults::default());
 }

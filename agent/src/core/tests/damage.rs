@@ -4,15 +4,15 @@
 use std::collections::BTreeSet;
 
 use argosy_proto::v1;
-use argosy_state::digest::HeldKind;
+use argosy_state::digest::DigestKind;
 use argosy_state::ids::{OrderIndex, Timestamp};
 
-use super::world::{World, instance, spec};
+use super::world::{CoreFixture, instance, spec};
 use crate::core::{
-    ContainerName, ExecutorRecord, ExecutorSaid, Facts, Found, How, Input, Instance, Record,
-    StartedFact, Taken, TaskFacts,
+    AgentState, CommandStatus, ContainerName, ExecutorEvent, ExecutorRecord, Input, Instance,
+    JournalRecord, OrderBody, RecoveredContainer, StartedFact, TaskFacts,
 };
-use crate::journal::Contents;
+use crate::journal::JournalContents;
 use crate::journal::testing::{compacted, frames, judged, written};
 use crate::start::known;
 
@@ -44,35 +44,35 @@ const KINDS: [&str; 19] = [
 
 /// Returns the kind of a record. A new kind needs a name here and in [`KINDS`], and an occurrence
 /// in [`story`].
-fn kind(record: &Record) -> &'static str {
+fn kind(record: &JournalRecord) -> &'static str {
     match record {
-        Record::Identity(_) => "identity",
-        Record::Forgot(_) => "forgot",
-        Record::Took { what, .. } => match what {
-            Taken::Launch { .. } => "took a launch",
-            Taken::Kill { .. } => "took a kill",
-            Taken::Limits { .. } => "took limits",
-            Taken::Nothing => "took nothing",
+        JournalRecord::Identity(_) => "identity",
+        JournalRecord::IdentityReset(_) => "forgot",
+        JournalRecord::OrderAccepted { what, .. } => match what {
+            OrderBody::Launch { .. } => "took a launch",
+            OrderBody::Kill { .. } => "took a kill",
+            OrderBody::Limits { .. } => "took limits",
+            OrderBody::Nothing => "took nothing",
         },
-        Record::Started { .. } => "started",
-        Record::Updated { .. } => "updated",
-        Record::Committed { .. } => "committed",
-        Record::Released { .. } => "released",
-        Record::Stray { .. } => "stray",
-        Record::Retried { .. } => "retried",
-        Record::Floor(_) => "floor",
-        Record::Task { .. } => "task",
-        Record::Executor(record) => match record {
-            ExecutorRecord::Began { .. } => "executor began",
+        JournalRecord::Started { .. } => "started",
+        JournalRecord::Updated { .. } => "updated",
+        JournalRecord::Committed { .. } => "committed",
+        JournalRecord::Released { .. } => "released",
+        JournalRecord::Orphaned { .. } => "stray",
+        JournalRecord::Retried { .. } => "retried",
+        JournalRecord::Floor(_) => "floor",
+        JournalRecord::Task { .. } => "task",
+        JournalRecord::Executor(record) => match record {
+            ExecutorRecord::Created { .. } => "executor began",
             ExecutorRecord::Started { .. } => "executor started",
             ExecutorRecord::Ending { .. } => "executor ending",
             ExecutorRecord::Cleared { .. } => "executor cleared",
-            ExecutorRecord::Heard { .. } => "executor heard",
+            ExecutorRecord::UpdateReceived { .. } => "executor heard",
         },
     }
 }
 
-const RUNNING: Found = Found::Running(StartedFact {
+const RUNNING: RecoveredContainer = RecoveredContainer::Running(StartedFact {
     pid: 77,
     at: Timestamp(1_000),
 });
@@ -93,12 +93,12 @@ fn executed(task: &str, executor: &str) -> v1::TaskSpec {
 
 /// Returns two runs of an agent, under two leaders. Its tasks are in all relevant states; the last
 /// has just been started.
-fn story() -> World {
-    let mut world = World::registered();
+fn story() -> CoreFixture {
+    let mut world = CoreFixture::registered();
     world.launch(1, "again");
     world.sync();
     let mut world = world.restart("boot-1");
-    world.found(1, Found::NeverStarted);
+    world.found(1, RecoveredContainer::NeverStarted);
     world.epoch += 1;
     world.register(true);
     world.sync();
@@ -111,7 +111,7 @@ fn story() -> World {
         world.report();
         world.committed(order, task, 1, false);
     }
-    world.exited(3, How::Code(0));
+    world.exited(3, CommandStatus::Code(0));
     world.report();
     world.destroyed(3);
     world.kill(5, "killed", 100);
@@ -142,12 +142,12 @@ fn story() -> World {
 }
 
 /// Starts a task and its executor, which has subscribed.
-fn host(world: &mut World, order: u64, spec: v1::TaskSpec) {
+fn host(world: &mut CoreFixture, order: u64, spec: v1::TaskSpec) {
     world.launch_spec(order, spec);
     world.sync();
     world.sync();
     world.started(order);
-    let said = ExecutorSaid::Subscribed {
+    let said = ExecutorEvent::Subscribed {
         tasks: Vec::new(),
         unacknowledged: Vec::new(),
         version: 1,
@@ -155,7 +155,7 @@ fn host(world: &mut World, order: u64, spec: v1::TaskSpec) {
     executor(world, order, said);
 }
 
-fn executor(world: &mut World, order: u64, said: ExecutorSaid) {
+fn executor(world: &mut CoreFixture, order: u64, said: ExecutorEvent) {
     world.feed(Input::Executor {
         instance: instance(order),
         connection: 1,
@@ -164,12 +164,12 @@ fn executor(world: &mut World, order: u64, said: ExecutorSaid) {
 }
 
 /// Releases a task whose end is in the registry.
-fn release(world: &mut World, order: u64) {
+fn release(world: &mut CoreFixture, order: u64) {
     world.launch(order, "released");
     world.sync();
     world.started(order);
     world.report();
-    world.exited(order, How::Code(0));
+    world.exited(order, CommandStatus::Code(0));
     world.report();
     world.destroyed(order);
     world.committed(order, "released", 2, true);
@@ -178,7 +178,7 @@ fn release(world: &mut World, order: u64) {
 }
 
 /// Turns a running task into an orphan.
-fn abandon(world: &mut World, order: u64) {
+fn abandon(world: &mut CoreFixture, order: u64) {
     world.launch(order, "stray");
     world.sync();
     world.started(order);
@@ -193,7 +193,7 @@ fn abandon(world: &mut World, order: u64) {
 }
 
 /// Ends a task in its executor, which has ended after it; its end is not in the registry yet.
-fn outlive(world: &mut World, order: u64) {
+fn outlive(world: &mut CoreFixture, order: u64) {
     host(world, order, executed("done", "f"));
     for (serial, state) in [(1, v1::TaskState::Running), (2, v1::TaskState::Finished)] {
         let update = v1::ExecutorUpdate {
@@ -203,11 +203,11 @@ fn outlive(world: &mut World, order: u64) {
             state: state.into(),
             ..v1::ExecutorUpdate::default()
         };
-        executor(world, order, ExecutorSaid::Update(Box::new(update)));
+        executor(world, order, ExecutorEvent::Update(Box::new(update)));
         world.report();
         world.sync();
     }
-    world.exited(order, How::Code(0));
+    world.exited(order, CommandStatus::Code(0));
     world.sync();
     let name = world.core.facts().executor_container(instance(order));
     world.feed(Input::Destroyed {
@@ -218,11 +218,11 @@ fn outlive(world: &mut World, order: u64) {
 }
 
 /// Returns the instance of this record: that of a launch is its order's.
-fn owner(record: &Record) -> Option<Instance> {
+fn owner(record: &JournalRecord) -> Option<Instance> {
     match record {
-        Record::Took {
+        JournalRecord::OrderAccepted {
             order,
-            what: Taken::Launch { .. },
+            what: OrderBody::Launch { .. },
         } => Some(instance(order.0)),
         other => other.instance(),
     }
@@ -237,12 +237,13 @@ fn unnumbered(task: &TaskFacts) -> TaskFacts {
 }
 
 /// Checks that the facts are unchanged, but for the instance whose record was damaged.
-fn compare(known: &Facts, wanted: &Facts, own: Option<Instance>, case: &str) {
+fn compare(known: &AgentState, wanted: &AgentState, own: Option<Instance>, case: &str) {
     assert_eq!(known.identity, wanted.identity, "{case}");
     assert_eq!(known.floor, wanted.floor, "{case}");
     let others = |instance: &&Instance| Some(**instance) != own;
-    let names =
-        |facts: &Facts| -> Vec<Instance> { facts.tasks.keys().filter(others).copied().collect() };
+    let names = |facts: &AgentState| -> Vec<Instance> {
+        facts.tasks.keys().filter(others).copied().collect()
+    };
     assert_eq!(names(known), names(wanted), "{case}");
     for instance in &names(wanted) {
         let (is, was) = (&known.tasks[instance], &wanted.tasks[instance]);
@@ -256,13 +257,13 @@ fn compare(known: &Facts, wanted: &Facts, own: Option<Instance>, case: &str) {
 
 /// Starts the next run, on a host where containers unknown to the journal have been ended, until a
 /// master has registered it.
-fn relive(contents: Contents, epoch: u64, case: &str) -> World {
+fn relive(contents: JournalContents, epoch: u64, case: &str) -> CoreFixture {
     let facts = contents.facts;
     let known: BTreeSet<_> = known(&facts).iter().map(ContainerName::to_string).collect();
     let life = facts.identity.life;
     let mut world = match contents.damage[..] {
-        [] => World::with(facts, "boot-1"),
-        _ => World::of_damaged(facts),
+        [] => CoreFixture::with(facts, "boot-1"),
+        _ => CoreFixture::of_damaged(facts),
     };
     assert_eq!(world.core.facts().identity.life, life + 1, "{case}");
     world.epoch = epoch;
@@ -278,7 +279,7 @@ fn relive(contents: Contents, epoch: u64, case: &str) -> World {
         let found = if is_living {
             RUNNING
         } else {
-            Found::NeverStarted
+            RecoveredContainer::NeverStarted
         };
         let name: ContainerName = name.parse().unwrap();
         world.found(name.instance.order.0, found);
@@ -289,7 +290,7 @@ fn relive(contents: Contents, epoch: u64, case: &str) -> World {
 }
 
 /// Damages each byte of each frame in turn.
-fn each_damage(bytes: &[u8], wanted: &Facts, epoch: u64) {
+fn each_damage(bytes: &[u8], wanted: &AgentState, epoch: u64) {
     let frames = frames(bytes);
     for (at, (range, record)) in frames.iter().enumerate() {
         let mut judged_last = None;
@@ -315,7 +316,7 @@ fn each_damage(bytes: &[u8], wanted: &Facts, epoch: u64) {
 /// Orders that launched nothing, or whose tasks are no longer held.
 const NO_TASKS: [u64; 5] = [5, 7, 8, 9, 10];
 
-fn judge_life(contents: Contents, epoch: u64, own: Option<Instance>, case: &str) {
+fn judge_life(contents: JournalContents, epoch: u64, own: Option<Instance>, case: &str) {
     let world = relive(contents, epoch, case);
     let said = world.said.join("\n");
     let starts = world.said.iter().any(|line| line.starts_with("start "));
@@ -365,7 +366,7 @@ fn the_same_holds_in_a_compacted_journal() {
 }
 
 /// Returns the story up to the end at which its agent is forgotten.
-fn forgotten() -> World {
+fn forgotten() -> CoreFixture {
     let mut world = story();
     world.hear(v1::to_agent::Message::Shutdown(v1::Shutdown {
         reason: "unknown".into(),
@@ -393,7 +394,7 @@ fn an_id_that_was_given_up_stays_so_without_its_record() {
     assert_eq!(wanted.identity.agent, None);
     let bytes = written(&world.written);
     let frames = frames(&bytes);
-    let forgot = |record: &Record| matches!(record, Record::Forgot(_));
+    let forgot = |record: &JournalRecord| matches!(record, JournalRecord::IdentityReset(_));
     let (range, _) = frames.iter().find(|(_, record)| forgot(record)).unwrap();
     for offset in range.clone() {
         let mut damaged = bytes.clone();
@@ -406,7 +407,7 @@ fn an_id_that_was_given_up_stays_so_without_its_record() {
             (
                 facts.floor,
                 facts.held.len(),
-                facts.digests.of(HeldKind::Task)
+                facts.digests.of(DigestKind::Task)
             ),
             (OrderIndex(0), 0, 0),
             "byte {offset}"
@@ -419,15 +420,15 @@ fn a_task_whose_end_is_lost_says_that_the_journal_was_damaged() {
     let world = story();
     let bytes = written(&world.written);
     let frames = frames(&bytes);
-    let is_end = |record: &Record| match record {
-        Record::Updated { instance, update } => instance.order.0 == 3 && update.number == 2,
+    let is_end = |record: &JournalRecord| match record {
+        JournalRecord::Updated { instance, update } => instance.order.0 == 3 && update.number == 2,
         _ => false,
     };
     let (range, _) = frames.iter().find(|(_, record)| is_end(record)).unwrap();
     let mut damaged = bytes.clone();
     damaged[range.end - 1] ^= 0x10;
-    let mut world = World::of_damaged(judged(&damaged).unwrap().facts);
-    world.found(3, Found::NeverStarted);
+    let mut world = CoreFixture::of_damaged(judged(&damaged).unwrap().facts);
+    world.found(3, RecoveredContainer::NeverStarted);
     world.report();
     let task = &world.core.facts().tasks[&instance(3)];
     let update = task.updates.back().unwrap();

@@ -6,8 +6,8 @@ use prost::Message as _;
 
 use super::groups::{fetched, member};
 use super::tasks::reason;
-use super::world::{World, ended, instance, spec};
-use crate::core::{Ended, Found, How, Input, StartedFact, StopCause};
+use super::world::{CoreFixture, ended, instance, spec};
+use crate::core::{CommandExit, CommandStatus, Input, RecoveredContainer, StartedFact, StopCause};
 
 const MIB: u64 = 1024 * 1024;
 const WHY: &str = "out of disk: used 3 MiB of 2 MiB";
@@ -21,8 +21,8 @@ fn amount(milli: i64) -> v1::Resource {
 }
 
 /// Returns a world in which a task "web" runs with a limit of 2 MiB.
-fn limited() -> World {
-    let mut world = World::registered();
+fn limited() -> CoreFixture {
+    let mut world = CoreFixture::registered();
     let mut wanted = spec("web");
     wanted.resources.push(amount(2_000));
     world.launch_spec(1, wanted);
@@ -32,8 +32,8 @@ fn limited() -> World {
     world
 }
 
-fn over(world: &mut World) {
-    world.feed(Input::OverDisk {
+fn over(world: &mut CoreFixture) {
+    world.feed(Input::DiskLimitExceeded {
         instance: instance(1),
         why: WHY.into(),
     });
@@ -54,13 +54,13 @@ fn a_task_with_a_limit_is_measured_from_its_start_and_in_each_life_of_its_agent(
         pid: 77,
         at: argosy_state::ids::Timestamp(0),
     };
-    next.found(1, Found::Running(fact));
+    next.found(1, RecoveredContainer::Running(fact));
     next.expect(&[&measure]);
 }
 
 #[test]
 fn a_task_without_a_limit_is_measured_too() {
-    let mut world = World::registered();
+    let mut world = CoreFixture::registered();
     world.launch(1, "web");
     world.sync();
     world.quiet();
@@ -78,9 +78,9 @@ fn a_task_with_too_much_is_killed_at_once_and_has_failed_with_the_figures() {
     world.expect(&["kill 1 in 0"]);
     world.report();
     world.expect(&["report web 2 Killing"]);
-    let ended = Ended {
+    let ended = CommandExit {
         stop: Some(StopCause::Ordered),
-        ..ended(How::Signal(9))
+        ..ended(CommandStatus::Signal(9))
     };
     let instance = instance(1);
     world.feed(Input::Exited { instance, ended });
@@ -102,9 +102,9 @@ fn a_task_that_somebody_kills_is_killed_whatever_it_has() {
     world.sync();
     world.report();
     world.quiet();
-    let ended = Ended {
+    let ended = CommandExit {
         stop: Some(StopCause::Ordered),
-        ..ended(How::Signal(9))
+        ..ended(CommandStatus::Signal(9))
     };
     let instance = instance(1);
     world.feed(Input::Exited { instance, ended });
@@ -116,18 +116,18 @@ fn a_task_that_somebody_kills_is_killed_whatever_it_has() {
 fn a_file_that_reached_the_limit_ends_its_task_for_want_of_disk() {
     let mut world = limited();
     world.report();
-    world.exited(1, How::Signal(Signal::SIGXFSZ as i32));
+    world.exited(1, CommandStatus::Signal(Signal::SIGXFSZ as i32));
     world.report();
     assert_eq!(reason(&world, 1), v1::Reason::LimitDisk);
-    let mut free = World::running();
-    free.exited(1, How::Signal(Signal::SIGXFSZ as i32));
+    let mut free = CoreFixture::running();
+    free.exited(1, CommandStatus::Signal(Signal::SIGXFSZ as i32));
     free.report();
     assert_eq!(reason(&free, 1), v1::Reason::CommandExited);
 }
 
 /// Returns a world in which the group "pod" of two runs, with a limit of 2 MiB for the first.
-fn grouped() -> World {
-    let mut world = World::registered();
+fn grouped() -> CoreFixture {
+    let mut world = CoreFixture::registered();
     for (place, task) in (0..).zip(["a", "b"]) {
         let mut wanted = member(task, place, 2);
         if place == 0 {
@@ -152,11 +152,11 @@ fn the_folder_of_a_group_is_measured_with_its_first_task() {
 
 /// Returns a world in which the first task of the group has finished, and the other one continues
 /// to run.
-fn without_its_first() -> World {
+fn without_its_first() -> CoreFixture {
     let mut world = grouped();
     (1..=2).for_each(|order| world.started(order));
     world.report();
-    world.exited(1, How::Code(0));
+    world.exited(1, CommandStatus::Code(0));
     world.report();
     world.quiet();
     world
@@ -167,9 +167,9 @@ fn a_folder_that_grows_behind_its_groups_first_task_ends_the_next_one() {
     let mut world = without_its_first();
     over(&mut world);
     world.expect(&["kill 2 in 0"]);
-    let ended = Ended {
+    let ended = CommandExit {
         stop: Some(StopCause::Ordered),
-        ..ended(How::Signal(9))
+        ..ended(CommandStatus::Signal(9))
     };
     let instance = instance(2);
     world.feed(Input::Exited { instance, ended });
@@ -194,13 +194,13 @@ fn the_next_agent_measures_the_folder_of_a_group_whose_first_task_has_ended() {
         pid: 77,
         at: argosy_state::ids::Timestamp(0),
     };
-    next.found(2, Found::Running(fact));
+    next.found(2, RecoveredContainer::Running(fact));
     next.expect(&[&format!("measure 1-1-1 with pod 1-1-0 up to {}", 2 * MIB)]);
 }
 
 #[test]
 fn while_the_journals_disk_is_full_launches_fail_and_leave_little_and_kills_are_recorded() {
-    let mut world = World::registered();
+    let mut world = CoreFixture::registered();
     world.launch(1, "web");
     world.sync();
     world.started(1);
@@ -227,13 +227,13 @@ fn while_the_journals_disk_is_full_launches_fail_and_leave_little_and_kills_are_
 
 #[test]
 fn a_launch_that_finds_no_space_in_the_next_life_fails_too() {
-    let mut world = World::registered();
+    let mut world = CoreFixture::registered();
     world.feed(Input::JournalFull(true));
     world.launch(1, "web");
     // Before its end is reported: only the launch is on disk.
     let mut next = world.restart_synced("boot-1");
     next.feed(Input::JournalFull(true));
-    next.found(1, Found::NeverStarted);
+    next.found(1, RecoveredContainer::NeverStarted);
     next.register(true);
     next.sync();
     next.report();

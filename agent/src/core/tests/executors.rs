@@ -4,8 +4,8 @@ use argosy_proto::v1;
 use argosy_state::ids::Timestamp;
 use argosy_state::task::TaskState;
 
-use super::world::{World, instance, spec};
-use crate::core::{ExecutorSaid, Found, How, Input, StartedFact};
+use super::world::{CoreFixture, instance, spec};
+use crate::core::{CommandStatus, ExecutorEvent, Input, RecoveredContainer, StartedFact};
 
 fn executed(task: &str) -> v1::TaskSpec {
     v1::TaskSpec {
@@ -41,8 +41,8 @@ fn held(task: &str, order: u64) -> v1::ExecutorTask {
     }
 }
 
-impl World {
-    fn executor(&mut self, connection: u64, said: ExecutorSaid) {
+impl CoreFixture {
+    fn executor(&mut self, connection: u64, said: ExecutorEvent) {
         self.feed(Input::Executor {
             instance: instance(1),
             connection,
@@ -58,7 +58,7 @@ impl World {
     ) {
         self.executor(
             connection,
-            ExecutorSaid::Subscribed {
+            ExecutorEvent::Subscribed {
                 tasks: tasks.to_vec(),
                 unacknowledged: unacknowledged.to_vec(),
                 version: 1,
@@ -68,7 +68,7 @@ impl World {
 
     fn told(&mut self, task: &str, order: u64, serial: u64, state: v1::TaskState) {
         let update = Box::new(update(task, order, serial, state));
-        self.executor(1, ExecutorSaid::Update(update));
+        self.executor(1, ExecutorEvent::Update(update));
     }
 
     /// Returns a world with tasks "a" and "b" of the executor "e", on its first stream; no update
@@ -99,14 +99,14 @@ impl World {
     }
 }
 
-const RUNNING: Found = Found::Running(StartedFact {
+const RUNNING: RecoveredContainer = RecoveredContainer::Running(StartedFact {
     pid: 77,
     at: Timestamp(1_000),
 });
 
 #[test]
 fn tasks_of_one_executor_share_its_container_and_it_ends_behind_the_last() {
-    let mut world = World::executing();
+    let mut world = CoreFixture::executing();
     world.told("a", 1, 1, v1::TaskState::Running);
     world.wait(5);
     world.expect(&[]);
@@ -132,7 +132,7 @@ fn tasks_of_one_executor_share_its_container_and_it_ends_behind_the_last() {
         "shut down in 5000",
     ]);
     world.check_snapshot();
-    world.exited(1, How::Code(0));
+    world.exited(1, CommandStatus::Code(0));
     world.sync();
     world.expect(&["stop listening 1-1-1", "destroy 1-1-1"]);
     world.executor_destroyed();
@@ -141,7 +141,7 @@ fn tasks_of_one_executor_share_its_container_and_it_ends_behind_the_last() {
 
 #[test]
 fn an_executor_that_does_not_end_behind_its_last_task_is_killed() {
-    let mut world = World::executing();
+    let mut world = CoreFixture::executing();
     world.told("a", 1, 1, v1::TaskState::Finished);
     world.told("b", 2, 1, v1::TaskState::Finished);
     world.sync();
@@ -155,7 +155,7 @@ fn an_executor_that_does_not_end_behind_its_last_task_is_killed() {
 
 #[test]
 fn a_task_for_an_executor_that_is_ending_waits_for_a_new_one() {
-    let mut world = World::executing();
+    let mut world = CoreFixture::executing();
     world.told("a", 1, 1, v1::TaskState::Finished);
     world.told("b", 2, 1, v1::TaskState::Finished);
     world.sync();
@@ -164,7 +164,7 @@ fn a_task_for_an_executor_that_is_ending_waits_for_a_new_one() {
     world.launch_spec(3, executed("c"));
     world.sync();
     world.expect(&[]);
-    world.exited(1, How::Code(0));
+    world.exited(1, CommandStatus::Code(0));
     world.sync();
     world.expect(&["stop listening 1-1-1", "destroy 1-1-1"]);
     world.executor_destroyed();
@@ -184,7 +184,7 @@ fn an_executor_may_have_on_the_disk_what_it_and_its_tasks_request() {
         spec.resources.push(mebibytes(milli));
         spec
     };
-    let mut world = World::registered();
+    let mut world = CoreFixture::registered();
     world.launch_spec(1, with_disk("a", 2_000));
     world.launch_spec(2, with_disk("b", 3_000));
     world.sync();
@@ -199,12 +199,12 @@ fn an_executor_may_have_on_the_disk_what_it_and_its_tasks_request() {
     world.report();
     let said = std::mem::take(&mut world.said);
     assert!(said.contains(&up_to(3)), "{said:?}");
-    world.feed(Input::OverDisk {
+    world.feed(Input::DiskLimitExceeded {
         instance: instance(1),
         why: "out of disk: used 4 MiB of 3 MiB".into(),
     });
     world.expect(&["kill 1 in 0"]);
-    world.exited(1, How::Signal(9));
+    world.exited(1, CommandStatus::Signal(9));
     world.sync();
     assert_eq!(world.last(2), (TaskState::Failed, v1::Reason::LimitDisk));
     let task = &world.core.facts().tasks[&instance(2)];
@@ -214,14 +214,14 @@ fn an_executor_may_have_on_the_disk_what_it_and_its_tasks_request() {
 
 #[test]
 fn the_end_of_an_executor_ends_its_tasks() {
-    let mut world = World::executing();
+    let mut world = CoreFixture::executing();
     world.told("a", 1, 1, v1::TaskState::Running);
     world.report();
     world.kill(3, "b", 2_000);
     world.sync();
     world.report();
     world.quiet();
-    world.exited(1, How::Signal(9));
+    world.exited(1, CommandStatus::Signal(9));
     world.sync();
     world.expect(&[
         "report a 2 Failed, b 2 Killed",
@@ -237,7 +237,7 @@ fn the_end_of_an_executor_ends_its_tasks() {
 
 #[test]
 fn an_executor_whose_first_tasks_were_all_killed_before_it_got_them_is_ended() {
-    let mut world = World::registered();
+    let mut world = CoreFixture::registered();
     world.launch_spec(1, executed("a"));
     world.launch_spec(2, executed("b"));
     world.sync();
@@ -248,7 +248,7 @@ fn an_executor_whose_first_tasks_were_all_killed_before_it_got_them_is_ended() {
     world.kill(4, "b", 0);
     world.sync();
     world.expect(&["limit 1-1-1 by 1", "kill 1 in 5000"]);
-    world.exited(1, How::Signal(15));
+    world.exited(1, CommandStatus::Signal(15));
     world.report();
     world.expect(&[
         "report a 1 Killed, b 1 Killed",
@@ -259,7 +259,7 @@ fn an_executor_whose_first_tasks_were_all_killed_before_it_got_them_is_ended() {
 
 #[test]
 fn an_executor_that_is_killed_before_its_container_is_made_never_starts() {
-    let mut world = World::registered();
+    let mut world = CoreFixture::registered();
     world.launch_spec(1, executed("a"));
     world.kill(2, "a", 0);
     world.sync();
@@ -271,7 +271,7 @@ fn an_executor_that_is_killed_before_its_container_is_made_never_starts() {
 
 #[test]
 fn an_executor_that_does_not_subscribe_in_time_is_ended() {
-    let mut world = World::registered();
+    let mut world = CoreFixture::registered();
     world.launch_spec(1, executed("a"));
     world.sync();
     world.sync();
@@ -280,7 +280,7 @@ fn an_executor_that_does_not_subscribe_in_time_is_ended() {
     world.now += 60_000;
     world.feed(Input::Tick);
     assert!(world.said.contains(&"kill 1 in 5000".to_owned()));
-    world.exited(1, How::Signal(15));
+    world.exited(1, CommandStatus::Signal(15));
     assert_eq!(
         world.last(1),
         (TaskState::Failed, v1::Reason::ExecutorRegistrationTimeout)
@@ -289,7 +289,7 @@ fn an_executor_that_does_not_subscribe_in_time_is_ended() {
 
 #[test]
 fn a_kill_goes_to_the_executor_and_ends_it_if_it_serves_nothing_else() {
-    let mut world = World::executing();
+    let mut world = CoreFixture::executing();
     world.kill(3, "a", 2_000);
     world.sync();
     world.report();
@@ -308,7 +308,7 @@ fn a_kill_goes_to_the_executor_and_ends_it_if_it_serves_nothing_else() {
 
 #[test]
 fn a_new_stream_gives_an_executor_no_more_time_to_end_its_tasks() {
-    let mut world = World::executing();
+    let mut world = CoreFixture::executing();
     world.kill(3, "a", 1_000);
     world.kill(4, "b", 1_000);
     world.sync();
@@ -322,7 +322,7 @@ fn a_new_stream_gives_an_executor_no_more_time_to_end_its_tasks() {
 
 #[test]
 fn nothing_follows_the_end_of_a_task() {
-    let mut world = World::executing();
+    let mut world = CoreFixture::executing();
     world.told("a", 1, 1, v1::TaskState::Finished);
     world.told("a", 1, 2, v1::TaskState::Running);
     world.sync();
@@ -337,7 +337,7 @@ fn nothing_follows_the_end_of_a_task() {
 
 #[test]
 fn masters_do_not_wait_for_an_executor_whose_container_does_not_answer() {
-    let mut world = World::executing().restart("boot-1");
+    let mut world = CoreFixture::executing().restart("boot-1");
     world.sync();
     world.expect(&["find 1-1-1"]);
     world.wait(3_999);
@@ -355,7 +355,7 @@ fn masters_do_not_wait_for_an_executor_whose_container_does_not_answer() {
 
 #[test]
 fn after_a_restart_an_executor_says_what_was_not_acknowledged_and_goes_on() {
-    let mut world = World::executing();
+    let mut world = CoreFixture::executing();
     world.told("a", 1, 1, v1::TaskState::Running);
     world.report();
     let mut world = world.restart("boot-1");
@@ -385,11 +385,11 @@ fn after_a_restart_an_executor_says_what_was_not_acknowledged_and_goes_on() {
 
 #[test]
 fn what_an_executor_has_lost_has_failed_and_what_it_should_not_have_is_ended() {
-    let mut world = World::executing();
+    let mut world = CoreFixture::executing();
     world.told("a", 1, 1, v1::TaskState::Running);
     world.report();
     world.quiet();
-    world.executor(1, ExecutorSaid::Closed);
+    world.executor(1, ExecutorEvent::Closed);
     world.subscribed(2, &[held("b", 2), held("x", 9)], &[]);
     world.report();
     world.expect(&[
@@ -407,7 +407,7 @@ fn what_an_executor_has_lost_has_failed_and_what_it_should_not_have_is_ended() {
 
 #[test]
 fn an_executor_whose_launch_was_cut_off_is_ended() {
-    let mut world = World::registered();
+    let mut world = CoreFixture::registered();
     world.launch_spec(1, executed("a"));
     world.sync();
     world.sync();
@@ -426,7 +426,7 @@ fn an_executor_whose_launch_was_cut_off_is_ended() {
 
 #[test]
 fn an_executor_that_was_launched_before_its_agent_died_and_never_subscribes_is_ended() {
-    let mut world = World::registered();
+    let mut world = CoreFixture::registered();
     world.launch_spec(1, executed("a"));
     world.sync();
     world.sync();
@@ -440,7 +440,7 @@ fn an_executor_that_was_launched_before_its_agent_died_and_never_subscribes_is_e
     world.now += 60_000;
     world.feed(Input::Tick);
     assert!(world.said.contains(&kill), "{:?}", world.said);
-    world.exited(1, How::Signal(15));
+    world.exited(1, CommandStatus::Signal(15));
     assert_eq!(
         world.last(1),
         (TaskState::Failed, v1::Reason::ExecutorRegistrationTimeout)
@@ -449,13 +449,13 @@ fn an_executor_that_was_launched_before_its_agent_died_and_never_subscribes_is_e
 
 #[test]
 fn an_executor_that_never_started_is_begun_anew_once_a_master_has_spoken() {
-    let mut world = World::registered();
+    let mut world = CoreFixture::registered();
     world.launch_spec(1, executed("a"));
     world.sync();
     world.sync();
     let mut world = world.restart("boot-1");
     world.sync();
-    world.found(1, Found::NeverStarted);
+    world.found(1, RecoveredContainer::NeverStarted);
     world.sync();
     world.executor_destroyed();
     world.sync();
@@ -472,8 +472,8 @@ fn an_executor_that_never_started_is_begun_anew_once_a_master_has_spoken() {
 
 #[test]
 fn tasks_of_a_host_that_was_rebooted_have_failed_with_their_executor() {
-    let mut world = World::executing().restart("boot-2");
-    world.found(1, Found::Gone);
+    let mut world = CoreFixture::executing().restart("boot-2");
+    world.found(1, RecoveredContainer::Gone);
     assert_eq!(
         world.last(1),
         (TaskState::Failed, v1::Reason::AgentRebooted)
@@ -482,7 +482,7 @@ fn tasks_of_a_host_that_was_rebooted_have_failed_with_their_executor() {
 
 #[test]
 fn a_task_killed_while_the_agent_was_away_is_not_handed_to_its_executor() {
-    let mut world = World::registered();
+    let mut world = CoreFixture::registered();
     world.launch_spec(1, executed("a"));
     world.sync();
     world.sync();
@@ -499,7 +499,7 @@ fn a_task_killed_while_the_agent_was_away_is_not_handed_to_its_executor() {
 
 #[test]
 fn messages_pass_both_ways_while_there_is_somebody_to_hear_them() {
-    let mut world = World::executing();
+    let mut world = CoreFixture::executing();
     let message = |executor: &str| {
         v1::to_agent::Message::ExecutorMessage(v1::ExecutorMessage {
             framework_id: "framework-1".into(),
@@ -511,17 +511,17 @@ fn messages_pass_both_ways_while_there_is_somebody_to_hear_them() {
     world.hear(message("e"));
     world.hear(message("none"));
     world.expect(&["tell hello"]);
-    world.executor(1, ExecutorSaid::Message(b"back".to_vec()));
-    world.executor(7, ExecutorSaid::Message(b"of the past".to_vec()));
+    world.executor(1, ExecutorEvent::Message(b"back".to_vec()));
+    world.executor(7, ExecutorEvent::Message(b"of the past".to_vec()));
     world.expect(&["message of e"]);
-    world.executor(1, ExecutorSaid::Closed);
+    world.executor(1, ExecutorEvent::Closed);
     world.hear(message("e"));
     world.expect(&[]);
 }
 
 #[test]
 fn words_about_a_running_task_are_told_once_a_second() {
-    let mut world = World::executing();
+    let mut world = CoreFixture::executing();
     for serial in 1..=3 {
         world.told("a", 1, serial, v1::TaskState::Running);
         world.report();
@@ -542,10 +542,10 @@ fn words_about_a_running_task_are_told_once_a_second() {
 
 #[test]
 fn a_task_is_where_its_executor_is_before_and_after_a_restart_and_when_it_has_ended() {
-    let mut world = World::executing();
+    let mut world = CoreFixture::executing();
     let key = |task: &str| crate::core::task_key("framework-1", task).unwrap();
-    let seen = |world: &World, task: &str| {
-        let view = world.core.whereabouts(&key(task));
+    let seen = |world: &CoreFixture, task: &str| {
+        let view = world.core.locate(&key(task));
         let container = view.container.map(|name| name.to_string());
         (view.home.task.to_string(), container, view.ended)
     };
@@ -568,13 +568,13 @@ fn a_task_is_where_its_executor_is_before_and_after_a_restart_and_when_it_has_en
 
 #[test]
 fn an_executor_that_cannot_be_asked_is_asked_again_and_its_tasks_run_on() {
-    let mut world = World::executing();
+    let mut world = CoreFixture::executing();
     world.told("a", 1, 1, v1::TaskState::Running);
     world.report();
     let mut world = world.restart_synced("boot-1");
     world.sync();
     world.expect(&["find 1-1-1"]);
-    world.found(1, Found::Unknown);
+    world.found(1, RecoveredContainer::Unknown);
     world.register(true);
     world.quiet();
     world.wait(5_000);

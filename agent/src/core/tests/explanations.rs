@@ -5,12 +5,12 @@ use argosy_proto::v1;
 use argosy_state::task::{Code, Explanation};
 
 use super::tasks::last_update;
-use super::world::{World, instance, spec};
+use super::world::{CoreFixture, instance, spec};
 use crate::core::{Input, wire};
 
 #[test]
 fn why_files_are_missing_is_told_as_code_and_arguments() {
-    let mut world = World::registered();
+    let mut world = CoreFixture::registered();
     let mut wanted = spec("web");
     wanted.uris.push(v1::Uri::default());
     world.launch_spec(1, wanted);

@@ -3,8 +3,11 @@
 use argosy_proto::v1;
 use argosy_state::task::TaskState;
 
-use super::world::{World, ended, instance, spec};
-use crate::core::{ContainerName, Ended, Found, How, Input, Refusal, StartedFact, StopCause};
+use super::world::{CoreFixture, ended, instance, spec};
+use crate::core::{
+    CommandExit, CommandStatus, ContainerName, CreateError, Input, RecoveredContainer, StartedFact,
+    StopCause,
+};
 
 /// Returns a task of the group "pod".
 pub(super) fn member(task: &str, place: u32, size: u32) -> v1::TaskSpec {
@@ -19,8 +22,8 @@ pub(super) fn member(task: &str, place: u32, size: u32) -> v1::TaskSpec {
 }
 
 /// Returns a world with the group a, b, c under the orders 1 to 3, taken and on disk.
-fn ordered() -> World {
-    let mut world = World::registered();
+fn ordered() -> CoreFixture {
+    let mut world = CoreFixture::registered();
     for (place, task) in (0..).zip(["a", "b", "c"]) {
         world.launch_spec(u64::from(place) + 1, member(task, place, 3));
     }
@@ -28,7 +31,7 @@ fn ordered() -> World {
     world
 }
 
-pub(super) fn fetched(world: &mut World, order: u64, result: Result<(), &str>) {
+pub(super) fn fetched(world: &mut CoreFixture, order: u64, result: Result<(), &str>) {
     let instance = instance(order);
     let result = result.map_err(str::to_owned);
     let result = result.map_err(Into::into);
@@ -36,7 +39,7 @@ pub(super) fn fetched(world: &mut World, order: u64, result: Result<(), &str>) {
 }
 
 /// Returns a world in which the group runs, and the masters know it.
-fn running() -> World {
+fn running() -> CoreFixture {
     let mut world = ordered();
     (1..=3).for_each(|order| fetched(&mut world, order, Ok(())));
     (1..=3).for_each(|order| world.started(order));
@@ -46,7 +49,7 @@ fn running() -> World {
 }
 
 /// Reports and commits all changes.
-fn settle(world: &mut World) {
+fn settle(world: &mut CoreFixture) {
     world.report();
     for (order, task) in (1..).zip(["a", "b", "c"]) {
         let made = world.core.facts().tasks.get(&instance(order));
@@ -57,10 +60,10 @@ fn settle(world: &mut World) {
     world.sync();
 }
 
-fn stopped(world: &mut World, order: u64) {
-    let ended = Ended {
+fn stopped(world: &mut CoreFixture, order: u64) {
+    let ended = CommandExit {
         stop: Some(StopCause::Ordered),
-        ..ended(How::Signal(15))
+        ..ended(CommandStatus::Signal(15))
     };
     let instance = instance(order);
     world.feed(Input::Exited { instance, ended });
@@ -68,25 +71,25 @@ fn stopped(world: &mut World, order: u64) {
 }
 
 /// Syncs until the consequences of synced records are on disk, too.
-fn sync(world: &mut World) {
+fn sync(world: &mut CoreFixture) {
     world.sync();
     world.sync();
 }
 
-fn last(world: &World, order: u64) -> (v1::TaskState, v1::Reason, String) {
+fn last(world: &CoreFixture, order: u64) -> (v1::TaskState, v1::Reason, String) {
     let task = &world.core.facts().tasks[&instance(order)];
     let update = task.updates.back().unwrap();
     (update.state(), update.reason(), update.text.clone())
 }
 
-fn group_destroyed(world: &mut World) {
+fn group_destroyed(world: &mut CoreFixture) {
     let name: ContainerName = "1-1-0".parse().unwrap();
     world.feed(Input::Destroyed { name });
 }
 
 #[test]
 fn nothing_of_a_group_is_prepared_before_all_of_it_is_on_disk() {
-    let mut world = World::registered();
+    let mut world = CoreFixture::registered();
     world.launch_spec(1, member("a", 0, 2));
     world.sync();
     world.expect(&[]);
@@ -141,7 +144,7 @@ fn a_task_of_a_group_that_cannot_be_prepared_fails_all() {
 
 #[test]
 fn nothing_of_a_group_is_started_when_the_time_of_one_task_is_over_already() {
-    let mut world = World::registered();
+    let mut world = CoreFixture::registered();
     let mut late = member("b", 1, 2);
     late.stop_after_ms = 2_000;
     world.launch_spec(1, member("a", 0, 2));
@@ -164,7 +167,7 @@ fn nothing_of_a_group_is_started_when_the_time_of_one_task_is_over_already() {
 #[test]
 fn a_task_of_a_group_that_fails_takes_the_others_along_the_last_one_first() {
     let mut world = running();
-    world.exited(2, How::Code(1));
+    world.exited(2, CommandStatus::Code(1));
     world.sync();
     world.expect(&["kill 3 in 3000"]);
     stopped(&mut world, 3);
@@ -186,7 +189,7 @@ fn a_task_of_a_group_that_fails_takes_the_others_along_the_last_one_first() {
 #[test]
 fn the_next_task_of_a_group_is_ended_when_the_grace_of_the_former_is_over() {
     let mut world = running();
-    world.exited(1, How::Code(1));
+    world.exited(1, CommandStatus::Code(1));
     world.sync();
     world.expect(&["kill 3 in 3000"]);
     world.report();
@@ -239,7 +242,7 @@ fn kills_of_all_tasks_of_a_group_keep_to_the_turns_too() {
 #[test]
 fn a_task_that_finishes_leaves_its_group_alone_and_is_kept_until_it_ends() {
     let mut world = running();
-    world.exited(1, How::Code(0));
+    world.exited(1, CommandStatus::Code(0));
     world.report();
     world.committed(1, "a", 2, true);
     world.sync();
@@ -250,7 +253,7 @@ fn a_task_that_finishes_leaves_its_group_alone_and_is_kept_until_it_ends() {
     assert!(!kept.held, "the masters have forgotten it");
     assert_eq!(kept.state, argosy_state::task::TaskState::Finished);
     for (order, task) in [(2, "b"), (3, "c")] {
-        world.exited(order, How::Code(0));
+        world.exited(order, CommandStatus::Code(0));
         world.report();
         world.committed(order, task, 2, true);
         world.sync();
@@ -265,7 +268,7 @@ fn a_task_that_finishes_leaves_its_group_alone_and_is_kept_until_it_ends() {
 
 #[test]
 fn a_group_of_which_an_order_is_void_never_starts() {
-    let mut world = World::registered();
+    let mut world = CoreFixture::registered();
     world.launch_spec(1, member("a", 0, 2));
     world.sync();
     world.order(2, v1::order::Order::Void(v1::Void {}));
@@ -278,7 +281,7 @@ fn a_group_of_which_an_order_is_void_never_starts() {
 
 #[test]
 fn a_task_that_is_killed_before_its_group_is_whole_ends_what_comes_later_too() {
-    let mut world = World::registered();
+    let mut world = CoreFixture::registered();
     let launch = v1::LaunchOrder {
         framework_id: "framework-1".into(),
         spec: Some(member("a", 0, 2)),
@@ -309,7 +312,7 @@ fn a_task_of_a_group_that_cannot_be_made_ends_those_that_run() {
     world.started(1);
     settle(&mut world);
     world.quiet();
-    let refusal = Refusal {
+    let refusal = CreateError {
         reason: v1::Reason::TaskInvalid,
         why: "no such user".into(),
     };
@@ -330,7 +333,7 @@ fn a_task_of_a_group_that_cannot_be_made_ends_those_that_run() {
 fn a_group_that_was_not_started_before_a_crash_is_started_as_a_whole() {
     let mut world = ordered().restart("boot-1");
     for order in 1..=3 {
-        world.found(order, Found::NeverStarted);
+        world.found(order, RecoveredContainer::NeverStarted);
     }
     world.register(true);
     world.sync();
@@ -354,10 +357,10 @@ fn a_group_that_was_half_started_before_a_crash_ends() {
         pid: 7,
         at: argosy_state::ids::Timestamp(1_000),
     };
-    world.found(1, Found::Running(fact));
-    world.found(2, Found::NeverStarted);
+    world.found(1, RecoveredContainer::Running(fact));
+    world.found(2, RecoveredContainer::NeverStarted);
     world.quiet();
-    world.found(3, Found::Running(fact));
+    world.found(3, RecoveredContainer::Running(fact));
     sync(&mut world);
     let said = std::mem::take(&mut world.said);
     assert!(said.contains(&"kill 3 in 3000".to_owned()), "{said:?}");
@@ -374,7 +377,7 @@ fn a_group_that_was_half_started_before_a_crash_ends() {
 #[test]
 fn a_group_whose_end_was_cut_off_by_a_crash_goes_on_ending() {
     let mut world = running();
-    world.exited(2, How::Code(1));
+    world.exited(2, CommandStatus::Code(1));
     world.report();
     world.quiet();
     let mut world = world.restart("boot-1");
@@ -382,8 +385,8 @@ fn a_group_whose_end_was_cut_off_by_a_crash_goes_on_ending() {
         pid: 7,
         at: argosy_state::ids::Timestamp(1_000),
     };
-    world.found(1, Found::Running(fact));
-    world.found(3, Found::Running(fact));
+    world.found(1, RecoveredContainer::Running(fact));
+    world.found(3, RecoveredContainer::Running(fact));
     sync(&mut world);
     assert!(world.said.contains(&"kill 3 in 3000".to_owned()));
     assert!(!world.said.contains(&"kill 1 in 3000".to_owned()));
@@ -397,13 +400,13 @@ fn a_group_of_which_a_task_was_lost_with_the_journal_ends() {
     let mut facts = world.core.facts().clone();
     facts.tasks.remove(&instance(2));
     facts.held.retain(|_, held| *held != instance(2));
-    let mut world = World::with(facts, "boot-1");
+    let mut world = CoreFixture::with(facts, "boot-1");
     let fact = StartedFact {
         pid: 7,
         at: argosy_state::ids::Timestamp(1_000),
     };
-    world.found(1, Found::Running(fact));
-    world.found(3, Found::Running(fact));
+    world.found(1, RecoveredContainer::Running(fact));
+    world.found(3, RecoveredContainer::Running(fact));
     sync(&mut world);
     assert!(world.said.contains(&"kill 3 in 3000".to_owned()));
 }
@@ -437,7 +440,7 @@ fn a_group_that_nobody_wants_any_more_is_ended_and_forgotten() {
 
 #[test]
 fn a_place_that_is_none_is_refused_in_words() {
-    let mut world = World::registered();
+    let mut world = CoreFixture::registered();
     world.launch_spec(1, member("a", 1, 2));
     world.launch_spec(2, member("b", 2, 2));
     world.launch_spec(3, member("c", 0, 17));
@@ -454,7 +457,7 @@ fn a_place_that_is_none_is_refused_in_words() {
 
 #[test]
 fn a_task_of_a_group_that_an_executor_is_to_run_is_refused_and_the_rest_told() {
-    let mut world = World::registered();
+    let mut world = CoreFixture::registered();
     world.launch_spec(1, member("a", 0, 3));
     let executor = v1::ExecutorSpec {
         executor_id: "e".into(),
@@ -508,7 +511,7 @@ fn a_group_whose_orders_contradict_each_other_ends_and_strangers_go_on() {
         (spec("b"), TaskState::Staging),
     ];
     for (contradiction, becomes) in contradictions {
-        let mut world = World::registered();
+        let mut world = CoreFixture::registered();
         world.launch_spec(1, member("a", 0, 2));
         world.launch_spec(2, contradiction.clone());
         // A task of another group, which ends no wait.
@@ -536,7 +539,7 @@ fn a_group_whose_orders_contradict_each_other_ends_and_strangers_go_on() {
 #[test]
 fn an_update_names_what_it_says_by_codes_and_what_comes_from_outside_by_its_length() {
     let mut world = running();
-    world.exited(2, How::Code(1));
+    world.exited(2, CommandStatus::Code(1));
     world.sync();
     stopped(&mut world, 3);
     stopped(&mut world, 1);

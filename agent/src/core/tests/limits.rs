@@ -3,8 +3,8 @@
 use argosy_proto::v1;
 
 use super::tasks::{last_update, reason};
-use super::world::{World, instance, spec};
-use crate::core::{Found, How, Input, StartedFact, Unmet};
+use super::world::{CoreFixture, instance, spec};
+use crate::core::{CommandStatus, Input, RecoveredContainer, StartedFact, UnappliedLimits};
 use argosy_state::ids::{OrderIndex, Timestamp};
 
 pub(super) fn limits(pids: u64) -> v1::Limits {
@@ -15,7 +15,7 @@ pub(super) fn limits(pids: u64) -> v1::Limits {
 }
 
 /// Sends order `index`, which gives a task this limit of processes.
-pub(super) fn order(world: &mut World, index: u64, task: &str, pids: u64) {
+pub(super) fn order(world: &mut CoreFixture, index: u64, task: &str, pids: u64) {
     world.order(
         index,
         v1::order::Order::Limits(v1::LimitsOrder {
@@ -26,12 +26,12 @@ pub(super) fn order(world: &mut World, index: u64, task: &str, pids: u64) {
     );
 }
 
-pub(super) fn limited(world: &mut World, order: u64, outcome: Result<(), String>) {
+pub(super) fn limited(world: &mut CoreFixture, order: u64, outcome: Result<(), String>) {
     let held = Some(limits(7));
-    world.feed(Input::Limited {
+    world.feed(Input::LimitsApplied {
         instance: instance(1),
         order: OrderIndex(order),
-        outcome: outcome.map_err(|why| Unmet {
+        outcome: outcome.map_err(|why| UnappliedLimits {
             why: why.into(),
             held,
         }),
@@ -39,19 +39,19 @@ pub(super) fn limited(world: &mut World, order: u64, outcome: Result<(), String>
 }
 
 /// Returns the limit that its next start would get.
-fn pids(world: &World) -> Option<u64> {
+fn pids(world: &CoreFixture) -> Option<u64> {
     let task = &world.core.facts().tasks[&instance(1)];
     task.launch.spec.as_ref()?.limits.as_ref()?.pids
 }
 
-fn found_running(world: &mut World) {
+fn found_running(world: &mut CoreFixture) {
     let at = Timestamp(world.now);
-    world.found(1, Found::Running(StartedFact { pid: 77, at }));
+    world.found(1, RecoveredContainer::Running(StartedFact { pid: 77, at }));
 }
 
 #[test]
 fn an_order_is_on_disk_before_it_is_put_in_force_and_its_outcome_before_it_is_told() {
-    let mut world = World::running();
+    let mut world = CoreFixture::running();
     order(&mut world, 2, "web", 9);
     world.expect_all(&["persist order 2: limits 1"]);
     world.sync();
@@ -72,7 +72,7 @@ fn an_order_is_on_disk_before_it_is_put_in_force_and_its_outcome_before_it_is_to
 
 #[test]
 fn a_repeated_order_changes_nothing() {
-    let mut world = World::running();
+    let mut world = CoreFixture::running();
     order(&mut world, 2, "web", 9);
     world.sync();
     world.quiet();
@@ -84,7 +84,7 @@ fn a_repeated_order_changes_nothing() {
 
 #[test]
 fn why_limits_are_not_in_force_is_told() {
-    let mut world = World::running();
+    let mut world = CoreFixture::running();
     order(&mut world, 2, "web", 9);
     world.sync();
     limited(&mut world, 2, Err("too little".into()));
@@ -103,7 +103,7 @@ fn why_limits_are_not_in_force_is_told() {
 
 #[test]
 fn only_the_newest_order_is_told() {
-    let mut world = World::running();
+    let mut world = CoreFixture::running();
     order(&mut world, 2, "web", 9);
     order(&mut world, 3, "web", 8);
     world.sync();
@@ -118,7 +118,7 @@ fn only_the_newest_order_is_told() {
 
 #[test]
 fn the_next_life_puts_in_force_what_the_last_one_has_only_written_down() {
-    let mut world = World::running();
+    let mut world = CoreFixture::running();
     order(&mut world, 2, "web", 9);
     let mut next = world.restart_synced("boot-1");
     next.sync();
@@ -138,7 +138,7 @@ fn the_next_life_puts_in_force_what_the_last_one_has_only_written_down() {
 
 #[test]
 fn an_order_that_was_not_on_disk_is_given_again() {
-    let mut world = World::running();
+    let mut world = CoreFixture::running();
     order(&mut world, 2, "web", 9);
     let next = world.restart("boot-1");
     assert_eq!(next.core.facts().floor, OrderIndex(1));
@@ -147,7 +147,7 @@ fn an_order_that_was_not_on_disk_is_given_again() {
 
 #[test]
 fn a_task_that_is_not_started_yet_starts_with_them_and_tells() {
-    let mut world = World::registered();
+    let mut world = CoreFixture::registered();
     let uri = v1::Uri {
         value: "http://host/a".into(),
         ..v1::Uri::default()
@@ -175,7 +175,7 @@ fn a_task_that_is_not_started_yet_starts_with_them_and_tells() {
 
 #[test]
 fn a_task_that_is_being_started_gets_them_when_it_runs() {
-    let mut world = World::registered();
+    let mut world = CoreFixture::registered();
     world.launch(1, "web");
     world.sync();
     order(&mut world, 2, "web", 9);
@@ -187,11 +187,11 @@ fn a_task_that_is_being_started_gets_them_when_it_runs() {
 
 #[test]
 fn a_task_that_is_not_here_or_has_ended_has_none() {
-    let mut world = World::running();
+    let mut world = CoreFixture::running();
     order(&mut world, 2, "other", 9);
     world.expect_all(&["persist order 2: nothing"]);
     order(&mut world, 3, "web", 9);
-    world.exited(1, How::Code(0));
+    world.exited(1, CommandStatus::Code(0));
     world.sync();
     limited(&mut world, 3, Ok(()));
     world.report();
@@ -202,7 +202,7 @@ fn a_task_that_is_not_here_or_has_ended_has_none() {
 
 #[test]
 fn a_wish_to_end_it_hides_no_outcome() {
-    let mut world = World::running();
+    let mut world = CoreFixture::running();
     order(&mut world, 2, "web", 9);
     world.kill(3, "web", 100);
     world.sync();
@@ -215,7 +215,7 @@ fn a_wish_to_end_it_hides_no_outcome() {
 
 #[test]
 fn an_outcome_for_which_there_is_no_room_is_told_later() {
-    let mut world = World::running();
+    let mut world = CoreFixture::running();
     for index in 2..20 {
         order(&mut world, index, "web", index);
         world.sync();

@@ -2,15 +2,15 @@
 
 use argosy_proto::v1;
 use argosy_proto::v1::to_agent::Message as Say;
-use argosy_proto::versions::Versions;
-use argosy_state::digest::HeldKind;
+use argosy_proto::versions::VersionRange;
+use argosy_state::digest::DigestKind;
 
-use super::world::World;
-use crate::core::{How, Input};
+use super::world::CoreFixture;
+use crate::core::{CommandStatus, Input};
 
 #[test]
 fn a_first_hello_is_said_after_its_incarnation_is_on_disk() {
-    let mut world = World::new();
+    let mut world = CoreFixture::new();
     world.expect_all(&["persist epoch 0 life 1", "persist epoch 0 life 1"]);
     world.sync();
     world.expect_all(&["dial"]);
@@ -21,7 +21,7 @@ fn a_first_hello_is_said_after_its_incarnation_is_on_disk() {
 
 #[test]
 fn a_confirmed_incarnation_is_not_tried_any_more() {
-    let world = World::registered();
+    let world = CoreFixture::registered();
     let identity = &world.core.facts().identity;
     assert_ne!(identity.confirmed, 0);
     assert!(identity.tried.is_empty());
@@ -29,7 +29,7 @@ fn a_confirmed_incarnation_is_not_tried_any_more() {
 
 #[test]
 fn a_lower_epoch_is_refused() {
-    let mut world = World::running();
+    let mut world = CoreFixture::running();
     world.epoch = 4;
     world.launch(2, "late");
     world.sync();
@@ -42,7 +42,7 @@ fn a_lower_epoch_is_refused() {
 
 #[test]
 fn a_higher_epoch_is_on_disk_before_anything_in_it_is_done() {
-    let mut world = World::running();
+    let mut world = CoreFixture::running();
     world.epoch = 6;
     world.kill(2, "web", 0);
     world.expect_all(&["persist epoch 6 life 1", "persist order 2: kill 1"]);
@@ -53,8 +53,8 @@ fn a_higher_epoch_is_on_disk_before_anything_in_it_is_done() {
 #[test]
 fn a_master_of_other_versions_of_the_protocol_is_refused_and_one_of_a_wider_range_is_not() {
     let registered = |oldest, newest| {
-        let versions = Versions { oldest, newest };
-        let mut world = World::new();
+        let versions = VersionRange { oldest, newest };
+        let mut world = CoreFixture::new();
         world.connect();
         world.quiet();
         world.hear(Say::Registered(v1::Registered {
@@ -67,7 +67,7 @@ fn a_master_of_other_versions_of_the_protocol_is_refused_and_one_of_a_wider_rang
         world.sync();
         world
     };
-    let newest = Versions::OWN.newest;
+    let newest = VersionRange::OWN.newest;
     let world = registered(newest + 1, newest + 2);
     let release = env!("CARGO_PKG_VERSION");
     let why = format!(
@@ -81,7 +81,7 @@ fn a_master_of_other_versions_of_the_protocol_is_refused_and_one_of_a_wider_rang
 
 #[test]
 fn a_master_of_another_cluster_is_refused() {
-    let mut world = World::running();
+    let mut world = CoreFixture::running();
     let message = Box::new(v1::ToAgent {
         epoch: 99,
         cluster_id: "000000000000000000000000000000bb".into(),
@@ -100,7 +100,7 @@ fn a_master_of_another_cluster_is_refused() {
 
 #[test]
 fn what_an_earlier_link_said_is_not_heard() {
-    let mut world = World::running();
+    let mut world = CoreFixture::running();
     world.feed(Input::Disconnected {
         link: 1,
         why: "gone".into(),
@@ -114,7 +114,7 @@ fn what_an_earlier_link_said_is_not_heard() {
 
 #[test]
 fn an_order_before_the_registration_ends_the_link() {
-    let mut world = World::new();
+    let mut world = CoreFixture::new();
     world.connect();
     world.quiet();
     world.launch(1, "web");
@@ -128,8 +128,8 @@ fn an_order_before_the_registration_ends_the_link() {
 }
 
 /// Returns a refused agent, and its wait before it dials again, in milliseconds.
-fn refused(code: &str) -> (World, u64) {
-    let mut world = World::new();
+fn refused(code: &str) -> (CoreFixture, u64) {
+    let mut world = CoreFixture::new();
     world.connect();
     world.quiet();
     world.hear(Say::Refused(v1::RefusedAgent {
@@ -159,7 +159,7 @@ fn an_agent_that_a_former_leader_refuses_asks_another_master_at_once() {
 
 #[test]
 fn a_silent_master_is_left() {
-    let mut world = World::running();
+    let mut world = CoreFixture::running();
     world.wait(2_000);
     world.quiet();
     world.wait(1_001);
@@ -174,7 +174,7 @@ fn a_silent_master_is_left() {
 
 #[test]
 fn a_master_that_answers_is_kept() {
-    let mut world = World::running();
+    let mut world = CoreFixture::running();
     for serial in 1..=20 {
         world.wait(1_000);
         world.hear(Say::Pong(v1::Ping { serial }));
@@ -190,7 +190,7 @@ fn a_master_that_answers_is_kept() {
 
 #[test]
 fn a_list_is_sorted_chunked_and_names_its_floor() {
-    let mut world = World::registered();
+    let mut world = CoreFixture::registered();
     for order in 1..=501 {
         world.launch(order, &format!("t-{}", 1_000 - order));
     }
@@ -204,7 +204,7 @@ fn a_list_is_sorted_chunked_and_names_its_floor() {
 
 #[test]
 fn frameworks_are_listed_by_number_and_an_empty_list_is_told_too() {
-    let mut world = World::registered();
+    let mut world = CoreFixture::registered();
     world.hear(Say::ListTasks(v1::ListTasks {}));
     world.expect(&["list at 0:  last"]);
     for (order, framework) in [(1, "framework-10"), (2, "framework-9")] {
@@ -233,7 +233,7 @@ fn frameworks_are_listed_by_number_and_an_empty_list_is_told_too() {
 
 #[test]
 fn a_stray_is_ended_without_a_word_and_is_not_listed() {
-    let mut world = World::running();
+    let mut world = CoreFixture::running();
     world.hear(Say::KillStray(v1::KillStray {
         framework_id: "framework-1".into(),
         task_id: "web".into(),
@@ -243,14 +243,14 @@ fn a_stray_is_ended_without_a_word_and_is_not_listed() {
     world.sync();
     world.hear(Say::ListTasks(v1::ListTasks {}));
     world.expect(&["kill 1 in 3000", "list at 1:  last"]);
-    world.exited(1, How::Signal(15));
+    world.exited(1, CommandStatus::Signal(15));
     world.report();
     world.expect(&["destroy 1-1-1"]);
 }
 
 #[test]
 fn a_shutdown_ends_everything_before_the_agent_comes_back_as_another() {
-    let mut world = World::running();
+    let mut world = CoreFixture::running();
     let former = world.core.facts().identity.clone();
     world.hear(Say::Shutdown(v1::Shutdown {
         reason: "gone".into(),
@@ -260,7 +260,7 @@ fn a_shutdown_ends_everything_before_the_agent_comes_back_as_another() {
         "hang up: ordered to end all tasks and register again: gone",
         "kill 1 in 3000",
     ]);
-    world.exited(1, How::Signal(15));
+    world.exited(1, CommandStatus::Signal(15));
     world.expect(&["destroy 1-1-1"]);
     world.destroyed(1);
     world.sync();
@@ -275,7 +275,7 @@ fn a_shutdown_ends_everything_before_the_agent_comes_back_as_another() {
     assert_eq!(
         (
             world.core.facts().floor.0,
-            world.core.facts().digests.of(HeldKind::Task)
+            world.core.facts().digests.of(DigestKind::Task)
         ),
         (0, 0)
     );

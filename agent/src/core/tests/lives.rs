@@ -3,15 +3,15 @@
 use argosy_proto::v1;
 use argosy_state::ids::Timestamp;
 
-use super::world::{World, ended, instance};
-use crate::core::{Found, How, StartedFact};
+use super::world::{CoreFixture, ended, instance};
+use crate::core::{CommandStatus, RecoveredContainer, StartedFact};
 
-const RUNNING: Found = Found::Running(StartedFact {
+const RUNNING: RecoveredContainer = RecoveredContainer::Running(StartedFact {
     pid: 77,
     at: Timestamp(1_000),
 });
 
-fn reason(world: &World) -> v1::Reason {
+fn reason(world: &CoreFixture) -> v1::Reason {
     let update = world.core.facts().tasks[&instance(1)]
         .updates
         .back()
@@ -21,7 +21,7 @@ fn reason(world: &World) -> v1::Reason {
 
 #[test]
 fn a_running_task_is_adopted_before_a_master_is_spoken_to() {
-    let mut world = World::running().restart("boot-1");
+    let mut world = CoreFixture::running().restart("boot-1");
     world.sync();
     world.expect(&["find 1-1-1"]);
     world.found(1, RUNNING);
@@ -32,15 +32,15 @@ fn a_running_task_is_adopted_before_a_master_is_spoken_to() {
     // lost.
     world.report();
     world.expect(&["report web 1 Running"]);
-    world.exited(1, How::Code(0));
+    world.exited(1, CommandStatus::Code(0));
     world.report();
     world.expect(&["report web 2 Finished", "destroy 1-1-1"]);
 }
 
 #[test]
 fn an_end_in_between_is_told_truly() {
-    let mut world = World::running().restart("boot-1");
-    world.found(1, Found::Exited(ended(How::Code(9))));
+    let mut world = CoreFixture::running().restart("boot-1");
+    world.found(1, RecoveredContainer::Exited(ended(CommandStatus::Code(9))));
     world.register(true);
     world.quiet();
     world.report();
@@ -58,8 +58,8 @@ fn a_task_nobody_can_tell_of_fails_and_says_why() {
         ("boot-1", v1::Reason::AgentRestarted),
         ("boot-2", v1::Reason::AgentRebooted),
     ] {
-        let mut world = World::running().restart(boot);
-        world.found(1, Found::Gone);
+        let mut world = CoreFixture::running().restart(boot);
+        world.found(1, RecoveredContainer::Gone);
         world.report();
         assert_eq!(reason(&world), why);
     }
@@ -67,13 +67,13 @@ fn a_task_nobody_can_tell_of_fails_and_says_why() {
 
 #[test]
 fn a_launch_that_never_started_is_started_once_a_master_has_spoken() {
-    let mut world = World::registered();
+    let mut world = CoreFixture::registered();
     world.launch(1, "web");
     world.sync();
     let mut world = world.restart("boot-1");
     world.sync();
     world.expect(&["find 1-1-1"]);
-    world.found(1, Found::NeverStarted);
+    world.found(1, RecoveredContainer::NeverStarted);
     world.sync();
     world.expect(&["dial"]);
     world.register(true);
@@ -83,11 +83,11 @@ fn a_launch_that_never_started_is_started_once_a_master_has_spoken() {
 
 #[test]
 fn a_launch_that_may_have_started_before_a_reboot_is_not_started_again() {
-    let mut world = World::registered();
+    let mut world = CoreFixture::registered();
     world.launch(1, "web");
     world.sync();
     let mut world = world.restart("boot-2");
-    world.found(1, Found::NeverStarted);
+    world.found(1, RecoveredContainer::NeverStarted);
     world.register(true);
     world.report();
     assert_eq!(reason(&world), v1::Reason::AgentRebooted);
@@ -95,13 +95,13 @@ fn a_launch_that_may_have_started_before_a_reboot_is_not_started_again() {
 
 #[test]
 fn a_life_that_ends_before_it_tells_of_a_reboot_does_not_hide_it() {
-    let mut world = World::registered();
+    let mut world = CoreFixture::registered();
     world.launch(1, "web");
     world.sync();
     let mut world = world.restart("boot-2");
     world.sync();
     let mut world = world.restart("boot-2");
-    world.found(1, Found::NeverStarted);
+    world.found(1, RecoveredContainer::NeverStarted);
     world.register(true);
     world.report();
     assert_eq!(reason(&world), v1::Reason::AgentRebooted);
@@ -109,7 +109,7 @@ fn a_life_that_ends_before_it_tells_of_a_reboot_does_not_hide_it() {
     world.launch(2, "db");
     world.sync();
     let mut world = world.restart("boot-2");
-    world.found(2, Found::NeverStarted);
+    world.found(2, RecoveredContainer::NeverStarted);
     world.register(true);
     world.quiet();
     world.sync();
@@ -118,8 +118,8 @@ fn a_life_that_ends_before_it_tells_of_a_reboot_does_not_hide_it() {
 
 #[test]
 fn a_task_that_ran_is_never_started_again_whatever_its_files_say() {
-    let mut world = World::running().restart("boot-1");
-    world.found(1, Found::NeverStarted);
+    let mut world = CoreFixture::running().restart("boot-1");
+    world.found(1, RecoveredContainer::NeverStarted);
     world.register(true);
     world.report();
     assert_eq!(reason(&world), v1::Reason::AgentRestarted);
@@ -127,7 +127,7 @@ fn a_task_that_ran_is_never_started_again_whatever_its_files_say() {
 
 #[test]
 fn a_kill_that_was_not_carried_out_is_carried_out_by_the_next_life() {
-    let mut world = World::running();
+    let mut world = CoreFixture::running();
     world.kill(2, "web", 100);
     world.sync();
     let mut world = world.restart("boot-1");
@@ -139,12 +139,12 @@ fn a_kill_that_was_not_carried_out_is_carried_out_by_the_next_life() {
 
 #[test]
 fn a_kill_of_what_never_started_needs_no_start() {
-    let mut world = World::registered();
+    let mut world = CoreFixture::registered();
     world.launch(1, "web");
     world.kill(2, "web", 100);
     world.sync();
     let mut world = world.restart("boot-1");
-    world.found(1, Found::NeverStarted);
+    world.found(1, RecoveredContainer::NeverStarted);
     world.register(true);
     world.quiet();
     world.report();
@@ -153,7 +153,7 @@ fn a_kill_of_what_never_started_needs_no_start() {
 
 #[test]
 fn an_order_that_was_not_on_disk_comes_again() {
-    let mut world = World::registered();
+    let mut world = CoreFixture::registered();
     world.launch(1, "web");
     let mut world = world.restart("boot-1");
     assert_eq!(world.core.facts().floor.0, 0);
@@ -166,8 +166,8 @@ fn an_order_that_was_not_on_disk_comes_again() {
 
 #[test]
 fn an_end_that_was_recorded_is_sent_again_and_its_container_cleared() {
-    let mut world = World::running();
-    world.exited(1, How::Code(0));
+    let mut world = CoreFixture::running();
+    world.exited(1, CommandStatus::Code(0));
     world.report();
     let mut world = world.restart("boot-1");
     world.sync();
@@ -178,7 +178,7 @@ fn an_end_that_was_recorded_is_sent_again_and_its_container_cleared() {
 
 #[test]
 fn a_stray_of_the_former_life_is_ended() {
-    let mut world = World::running();
+    let mut world = CoreFixture::running();
     world.hear(v1::to_agent::Message::KillStray(v1::KillStray {
         framework_id: "framework-1".into(),
         task_id: "web".into(),
@@ -190,14 +190,14 @@ fn a_stray_of_the_former_life_is_ended() {
     world.found(1, RUNNING);
     world.sync();
     world.expect(&["kill 1 in 3000", "dial"]);
-    world.exited(1, How::Signal(9));
+    world.exited(1, CommandStatus::Signal(9));
     world.report();
     world.expect(&["destroy 1-1-1"]);
 }
 
 #[test]
 fn time_that_passed_while_away_counts_against_a_limit() {
-    let mut world = World::registered();
+    let mut world = CoreFixture::registered();
     let mut wanted = super::world::spec("web");
     wanted.max_completion_ms = 500;
     world.launch_spec(1, wanted);
@@ -218,7 +218,7 @@ fn time_that_passed_while_away_counts_against_a_limit() {
 
 #[test]
 fn a_limit_counts_from_the_start_in_the_journal_whatever_an_adoption_says() {
-    let mut world = World::registered();
+    let mut world = CoreFixture::registered();
     world.now = 100_000;
     let wanted = v1::TaskSpec {
         max_completion_ms: 60_000,
@@ -234,9 +234,9 @@ fn a_limit_counts_from_the_start_in_the_journal_whatever_an_adoption_says() {
         pid: 77,
         at: Timestamp(0),
     };
-    world.found(1, Found::Running(fact));
+    world.found(1, RecoveredContainer::Running(fact));
     world.register(true);
-    let is_killed = |world: &World| world.said.iter().any(|line| line.starts_with("kill"));
+    let is_killed = |world: &CoreFixture| world.said.iter().any(|line| line.starts_with("kill"));
     for at in [130_000, 159_999] {
         world.now = at;
         world.wait(0);
@@ -248,9 +248,9 @@ fn a_limit_counts_from_the_start_in_the_journal_whatever_an_adoption_says() {
 
 #[test]
 fn a_container_that_cannot_be_asked_is_asked_again_and_its_task_runs_on() {
-    let mut world = World::running().restart("boot-1");
+    let mut world = CoreFixture::running().restart("boot-1");
     world.sync();
-    world.found(1, Found::Unknown);
+    world.found(1, RecoveredContainer::Unknown);
     world.sync();
     world.expect(&["find 1-1-1", "dial"]);
     world.register(true);
@@ -263,7 +263,7 @@ fn a_container_that_cannot_be_asked_is_asked_again_and_its_task_runs_on() {
         world.wait(1_000);
         world.said.retain(|line| line.starts_with("find"));
         world.expect(&["find 1-1-1"]);
-        world.found(1, Found::Unknown);
+        world.found(1, RecoveredContainer::Unknown);
         world.report();
         world.expect(&[]);
     }
@@ -271,11 +271,11 @@ fn a_container_that_cannot_be_asked_is_asked_again_and_its_task_runs_on() {
     let mut world = world.restart("boot-1");
     world.sync();
     world.expect(&["find 1-1-1"]);
-    world.found(1, Found::Unknown);
+    world.found(1, RecoveredContainer::Unknown);
     world.register(true);
     world.found(1, RUNNING);
     world.quiet();
-    world.exited(1, How::Code(0));
+    world.exited(1, CommandStatus::Code(0));
     world.report();
     world.expect(&["report web 2 Finished", "destroy 1-1-1"]);
     world.check_snapshot();
@@ -284,7 +284,7 @@ fn a_container_that_cannot_be_asked_is_asked_again_and_its_task_runs_on() {
 /// An agent that is silent for its timeout is considered lost, with all of its tasks.
 #[test]
 fn masters_do_not_wait_for_containers_that_do_not_answer() {
-    let mut world = World::running();
+    let mut world = CoreFixture::running();
     for order in 2..=16 {
         world.launch(order, &format!("t{order}"));
         world.sync();
@@ -312,10 +312,10 @@ fn masters_do_not_wait_for_containers_that_do_not_answer() {
     world.report();
     world.quiet();
     world.found(2, RUNNING);
-    world.found(3, Found::Exited(ended(How::Code(0))));
+    world.found(3, RecoveredContainer::Exited(ended(CommandStatus::Code(0))));
     world.report();
     world.expect(&["report t3 2 Finished", "destroy 1-3-1"]);
-    world.found(4, Found::Unknown);
+    world.found(4, RecoveredContainer::Unknown);
     world.wait(5_000);
     world.said.retain(|line| line.starts_with("find"));
     world.expect(&["find 1-4-1"]);
@@ -323,7 +323,7 @@ fn masters_do_not_wait_for_containers_that_do_not_answer() {
     world.register(true);
     world.report();
     world.quiet();
-    world.exited(2, How::Code(0));
+    world.exited(2, CommandStatus::Code(0));
     world.report();
     world.expect(&["report t2 2 Finished", "destroy 1-2-1"]);
     world.check_snapshot();
@@ -332,8 +332,8 @@ fn masters_do_not_wait_for_containers_that_do_not_answer() {
 #[test]
 fn a_kill_of_what_cannot_be_asked_waits_for_the_next_answer() {
     let killed = || {
-        let mut world = World::running().restart("boot-1");
-        world.found(1, Found::Unknown);
+        let mut world = CoreFixture::running().restart("boot-1");
+        world.found(1, RecoveredContainer::Unknown);
         world.register(true);
         world.kill(2, "web", 100);
         world.sync();
@@ -344,29 +344,29 @@ fn a_kill_of_what_cannot_be_asked_waits_for_the_next_answer() {
     world.found(1, RUNNING);
     world.expect(&["kill 1 in 100"]);
     let mut world = killed();
-    world.found(1, Found::Unknown);
+    world.found(1, RecoveredContainer::Unknown);
     world.report();
     world.expect(&["report web 2 Killed", "destroy 1-1-1"]);
 }
 
 #[test]
 fn a_launch_that_is_found_late_never_to_have_started_starts_without_another_registration() {
-    let mut world = World::registered();
+    let mut world = CoreFixture::registered();
     world.launch(1, "web");
     world.sync();
     let mut world = world.restart("boot-1");
-    world.found(1, Found::Unknown);
+    world.found(1, RecoveredContainer::Unknown);
     world.register(true);
     world.quiet();
-    world.found(1, Found::NeverStarted);
+    world.found(1, RecoveredContainer::NeverStarted);
     world.sync();
     world.expect(&["start 1-1-2"]);
 }
 
 #[test]
 fn what_cannot_be_asked_after_a_reboot_is_gone() {
-    let mut world = World::running().restart("boot-2");
-    world.found(1, Found::Unknown);
+    let mut world = CoreFixture::running().restart("boot-2");
+    world.found(1, RecoveredContainer::Unknown);
     world.report();
     assert_eq!(reason(&world), v1::Reason::AgentRebooted);
 }

@@ -4,18 +4,18 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use argosy_proto::v1;
 use argosy_proto::v1::to_agent::Message as Say;
-use argosy_state::digest::{HeldKind, task_mark};
+use argosy_state::digest::{DigestKind, task_mark};
 use argosy_state::ids::Timestamp;
 use argosy_state::task::TaskState;
 
-use super::world::{World, ended, instance, spec};
-use crate::core::checks::{Answer, Kind};
-use crate::core::random::Random;
-use crate::core::{Found, How, Input, StartedFact};
+use super::world::{CoreFixture, ended, instance, spec};
+use crate::core::checks::{CheckPurpose, CheckResult};
+use crate::core::random::RandomSequence;
+use crate::core::{CommandStatus, Input, RecoveredContainer, StartedFact};
 
 /// The state of the containers on a host.
 #[derive(Default)]
-struct Containers {
+struct SimulatedContainers {
     /// Every start ever, by name.
     started: BTreeSet<String>,
     /// Every command ever executed, by order: at most once.
@@ -34,10 +34,10 @@ struct Containers {
     told: BTreeSet<u64>,
 }
 
-struct Chance {
-    world: World,
-    random: Random,
-    containers: Containers,
+struct TestRng {
+    world: CoreFixture,
+    random: RandomSequence,
+    containers: SimulatedContainers,
     orders: u64,
     /// Number of probes of running tasks.
     looks: u32,
@@ -59,7 +59,7 @@ fn checked(wanted: &mut v1::TaskSpec) {
     });
 }
 
-impl Chance {
+impl TestRng {
     fn turn(&mut self) {
         let order = 1 + self.random.below(self.orders.max(1));
         match self.random.below(18) {
@@ -152,7 +152,7 @@ impl Chance {
             self.answer();
             let ends = self.containers.told.pop_first();
             if let Some(order) = ends.filter(|order| self.containers.living.remove(order)) {
-                self.world.exited(order, How::Signal(15));
+                self.world.exited(order, CommandStatus::Signal(15));
             }
             self.world.wait(5);
             self.look();
@@ -187,12 +187,12 @@ impl Chance {
     /// Delivers a result of a probe: the present one of a check, or an outdated one.
     fn find(&mut self, order: u64) {
         let kind = match self.random.below(2) {
-            0 => Kind::Health,
-            _ => Kind::Readiness,
+            0 => CheckPurpose::Health,
+            _ => CheckPurpose::Readiness,
         };
         let answer = match self.random.below(3) {
-            0 => Answer::Failed("no".into()),
-            _ => Answer::Passed,
+            0 => CheckResult::Failed("no".into()),
+            _ => CheckResult::Passed,
         };
         let number = 1 + self.random.below(4);
         self.world.looked(order, kind, number, answer);
@@ -214,19 +214,19 @@ impl Chance {
         // A container that could not be queried sends no notices.
         let is_watched = !self.containers.unknown.contains(&order);
         if self.containers.living.remove(&order) && is_watched {
-            self.world.exited(order, How::Code(0));
+            self.world.exited(order, CommandStatus::Code(0));
         }
     }
 
     /// Returns the state of a container of the previous run.
-    fn found(&self, order: u64) -> Found {
+    fn found(&self, order: u64) -> RecoveredContainer {
         if self.containers.living.contains(&order) {
             let at = Timestamp(self.world.now);
-            Found::Running(StartedFact { pid: 77, at })
+            RecoveredContainer::Running(StartedFact { pid: 77, at })
         } else if self.containers.executed.contains_key(&order) {
-            Found::Exited(ended(How::Code(0)))
+            RecoveredContainer::Exited(ended(CommandStatus::Code(0)))
         } else {
-            Found::NeverStarted
+            RecoveredContainer::NeverStarted
         }
     }
 
@@ -236,10 +236,10 @@ impl Chance {
             return;
         };
         let found = match self.random.below(4) {
-            0 => Found::Unknown,
+            0 => RecoveredContainer::Unknown,
             _ => self.found(order),
         };
-        let is_unknown = found == Found::Unknown;
+        let is_unknown = found == RecoveredContainer::Unknown;
         self.world.found(order, found);
         self.look();
         let is_given_up = self.containers.destroyed.contains(&order);
@@ -303,7 +303,7 @@ impl Chance {
         });
         assert_eq!(
             sum,
-            facts.digests.of(HeldKind::Task),
+            facts.digests.of(DigestKind::Task),
             "the digest is that of what is held"
         );
         for task in facts.tasks.values() {
@@ -318,7 +318,7 @@ impl Chance {
 
     fn crash(mut self) -> Self {
         self.world.check_snapshot();
-        let world = std::mem::replace(&mut self.world, World::new());
+        let world = std::mem::replace(&mut self.world, CoreFixture::new());
         self.containers.fetched.clear();
         self.containers.told.clear();
         // Starts in progress may complete or not: half of them do.
@@ -345,10 +345,10 @@ impl Chance {
         self.containers.unknown.clear();
         for order in finding {
             let found = match self.random.below(4) {
-                0 => Found::Unknown,
+                0 => RecoveredContainer::Unknown,
                 _ => self.found(order),
             };
-            if found == Found::Unknown {
+            if found == RecoveredContainer::Unknown {
                 self.containers.unknown.push(order);
             }
             self.world.found(order, found);
@@ -363,10 +363,10 @@ impl Chance {
 #[test]
 fn whatever_happens_nothing_starts_twice_and_memory_is_what_the_journal_says() {
     for seed in 0..20 {
-        let mut chance = Chance {
-            world: World::registered(),
-            random: Random::new(seed),
-            containers: Containers::default(),
+        let mut chance = TestRng {
+            world: CoreFixture::registered(),
+            random: RandomSequence::new(seed),
+            containers: SimulatedContainers::default(),
             orders: 0,
             looks: 0,
         };

@@ -2,12 +2,12 @@
 
 use argosy_proto::v1;
 use argosy_proto::v1::to_agent::Message as Say;
-use argosy_state::digest::HeldKind;
+use argosy_state::digest::DigestKind;
 
-use super::world::{World, ended, instance, spec};
-use crate::core::{Ended, How, Input, Refusal, StopCause};
+use super::world::{CoreFixture, ended, instance, spec};
+use crate::core::{CommandExit, CommandStatus, CreateError, Input, StopCause};
 
-pub(super) fn last_update(world: &World, order: u64) -> v1::NumberedUpdate {
+pub(super) fn last_update(world: &CoreFixture, order: u64) -> v1::NumberedUpdate {
     world.core.facts().tasks[&instance(order)]
         .updates
         .back()
@@ -15,13 +15,13 @@ pub(super) fn last_update(world: &World, order: u64) -> v1::NumberedUpdate {
         .clone()
 }
 
-pub(super) fn reason(world: &World, order: u64) -> v1::Reason {
+pub(super) fn reason(world: &CoreFixture, order: u64) -> v1::Reason {
     v1::Reason::try_from(last_update(world, order).reason).unwrap()
 }
 
 #[test]
 fn a_launch_is_on_disk_before_it_starts() {
-    let mut world = World::registered();
+    let mut world = CoreFixture::registered();
     world.launch(1, "web");
     world.expect_all(&["persist order 1: launch web"]);
     world.sync();
@@ -30,7 +30,7 @@ fn a_launch_is_on_disk_before_it_starts() {
 
 #[test]
 fn a_plain_start_is_prepared_before_its_order_is_on_disk() {
-    let mut world = World::registered();
+    let mut world = CoreFixture::registered();
     world.launch(1, "web");
     assert_eq!(world.prepared, ["1-1-1"]);
     // Killed in the same sync: the preparation is removed, without a start.
@@ -42,7 +42,7 @@ fn a_plain_start_is_prepared_before_its_order_is_on_disk() {
 
 #[test]
 fn a_start_whose_files_are_brought_is_not_prepared() {
-    let mut world = World::registered();
+    let mut world = CoreFixture::registered();
     let mut fetching = spec("web");
     fetching.uris.push(v1::Uri::default());
     world.launch_spec(1, fetching);
@@ -51,7 +51,7 @@ fn a_start_whose_files_are_brought_is_not_prepared() {
 
 #[test]
 fn an_update_is_on_disk_before_it_is_sent() {
-    let mut world = World::registered();
+    let mut world = CoreFixture::registered();
     world.launch(1, "web");
     world.sync();
     world.started(1);
@@ -64,7 +64,7 @@ fn an_update_is_on_disk_before_it_is_sent() {
 
 #[test]
 fn a_quiet_agent_reports_at_once_and_others_gather_changes() {
-    let mut world = World::registered();
+    let mut world = CoreFixture::registered();
     world.launch(1, "one");
     world.launch(2, "other");
     world.sync();
@@ -85,7 +85,7 @@ fn a_quiet_agent_reports_at_once_and_others_gather_changes() {
 
 #[test]
 fn an_end_waits_for_no_other_change_and_is_reported_without_those() {
-    let mut world = World::registered();
+    let mut world = CoreFixture::registered();
     for order in 1..=3 {
         world.launch(order, &format!("task-{order}"));
     }
@@ -95,12 +95,12 @@ fn an_end_waits_for_no_other_change_and_is_reported_without_those() {
     world.sync();
     world.wait(10);
     world.started(2);
-    world.exited(1, How::Code(0));
+    world.exited(1, CommandStatus::Code(0));
     world.quiet();
     world.wait(0);
     world.expect_all(&["persist update 1: Finished"]);
     // The next end waits for others within two milliseconds, and the start for as long as any end.
-    world.exited(3, How::Code(0));
+    world.exited(3, CommandStatus::Code(0));
     world.wait(1);
     world.expect_all(&[]);
     world.wait(1);
@@ -109,7 +109,7 @@ fn an_end_waits_for_no_other_change_and_is_reported_without_those() {
 
 #[test]
 fn a_repeated_order_does_nothing() {
-    let mut world = World::running();
+    let mut world = CoreFixture::running();
     world.launch(1, "web");
     world.launch(1, "other");
     world.kill(1, "web", 0);
@@ -119,7 +119,7 @@ fn a_repeated_order_does_nothing() {
 
 #[test]
 fn an_order_after_a_gap_ends_the_link_and_is_not_taken() {
-    let mut world = World::running();
+    let mut world = CoreFixture::running();
     world.launch(3, "late");
     world.sync();
     world.expect(&["hang up: order 3 arrived after order 1", "dial"]);
@@ -128,7 +128,7 @@ fn an_order_after_a_gap_ends_the_link_and_is_not_taken() {
 
 #[test]
 fn an_order_of_an_unknown_kind_is_answered_and_the_next_one_is_taken() {
-    let mut world = World::running();
+    let mut world = CoreFixture::running();
     let unknown = v1::Order {
         index: 2,
         ..v1::Order::default()
@@ -146,7 +146,7 @@ fn an_order_of_an_unknown_kind_is_answered_and_the_next_one_is_taken() {
 /// The kind of subject is one of a later release: its field is not read.
 #[test]
 fn an_order_about_an_unknown_kind_of_subject_is_answered_and_has_no_effect() {
-    let mut world = World::running();
+    let mut world = CoreFixture::running();
     let kill = v1::KillOrder {
         framework_id: "framework-1".into(),
         task_id: "web".into(),
@@ -171,7 +171,7 @@ fn the_subject_of_an_order_names_its_task() {
             task_id: task.into(),
         })),
     };
-    let mut world = World::running();
+    let mut world = CoreFixture::running();
     world.hear(Say::Order(v1::Order {
         index: 2,
         order: Some(v1::order::Order::Kill(v1::KillOrder::default())),
@@ -195,7 +195,7 @@ fn the_subject_of_an_order_names_its_task() {
 
 #[test]
 fn a_void_order_only_raises_the_floor() {
-    let mut world = World::registered();
+    let mut world = CoreFixture::registered();
     world.order(1, v1::order::Order::Void(v1::Void {}));
     world.expect_all(&["persist order 1: nothing"]);
     // One stands for all numbers up to its own.
@@ -209,7 +209,7 @@ fn a_void_order_only_raises_the_floor() {
 
 #[test]
 fn a_kill_before_the_launch_is_on_disk_never_starts_it() {
-    let mut world = World::registered();
+    let mut world = CoreFixture::registered();
     world.launch(1, "web");
     world.kill(2, "web", 0);
     world.sync();
@@ -220,7 +220,7 @@ fn a_kill_before_the_launch_is_on_disk_never_starts_it() {
 
 #[test]
 fn a_launch_that_must_never_start_is_killed_at_once() {
-    let mut world = World::registered();
+    let mut world = CoreFixture::registered();
     world.order(
         1,
         v1::order::Order::Launch(v1::LaunchOrder {
@@ -237,7 +237,7 @@ fn a_launch_that_must_never_start_is_killed_at_once() {
 
 #[test]
 fn a_kill_while_files_are_fetched_never_starts_it() {
-    let mut world = World::registered();
+    let mut world = CoreFixture::registered();
     let mut wanted = spec("web");
     wanted.uris.push(v1::Uri::default());
     world.launch_spec(1, wanted);
@@ -262,7 +262,7 @@ fn a_kill_while_files_are_fetched_never_starts_it() {
 
 #[test]
 fn a_fetch_that_takes_its_time_is_told_as_it_goes_and_no_more_once_it_is_over() {
-    let mut world = World::registered();
+    let mut world = CoreFixture::registered();
     let mut wanted = spec("web");
     wanted.uris.push(v1::Uri::default());
     world.launch_spec(1, wanted);
@@ -294,7 +294,7 @@ fn a_fetch_that_takes_its_time_is_told_as_it_goes_and_no_more_once_it_is_over() 
 
 #[test]
 fn a_failed_fetch_fails_the_task_with_its_sentence() {
-    let mut world = World::registered();
+    let mut world = CoreFixture::registered();
     let mut wanted = spec("web");
     wanted.uris.push(v1::Uri::default());
     world.launch_spec(1, wanted);
@@ -313,7 +313,7 @@ fn a_failed_fetch_fails_the_task_with_its_sentence() {
 
 #[test]
 fn a_kill_that_is_too_late_for_a_start_is_carried_out_when_it_has_started() {
-    let mut world = World::registered();
+    let mut world = CoreFixture::registered();
     world.launch(1, "web");
     world.sync();
     world.kill(2, "web", 250);
@@ -326,12 +326,12 @@ fn a_kill_that_is_too_late_for_a_start_is_carried_out_when_it_has_started() {
 
 #[test]
 fn a_killed_task_is_killed_even_if_it_exits_with_0() {
-    let mut world = World::running();
+    let mut world = CoreFixture::running();
     world.kill(2, "web", 3_000);
     world.sync();
     world.report();
     world.expect(&["kill 1 in 3000", "report web 2 Killing"]);
-    world.exited(1, How::Code(0));
+    world.exited(1, CommandStatus::Code(0));
     world.report();
     world.expect(&["report web 3 Killed", "destroy 1-1-1"]);
     assert_eq!(
@@ -342,7 +342,7 @@ fn a_killed_task_is_killed_even_if_it_exits_with_0() {
 
 #[test]
 fn a_kill_that_meets_a_start_calls_it_off() {
-    let mut world = World::registered();
+    let mut world = CoreFixture::registered();
     world.launch(1, "web");
     world.sync();
     world.expect(&["start 1-1-1"]);
@@ -351,7 +351,7 @@ fn a_kill_that_meets_a_start_calls_it_off() {
     world.expect(&["cancel the start of 1"]);
     world.feed(Input::NotStarted {
         instance: instance(1),
-        refusal: Refusal {
+        refusal: CreateError {
             reason: v1::Reason::KilledDuringLaunch,
             why: "called off".into(),
         },
@@ -363,7 +363,7 @@ fn a_kill_that_meets_a_start_calls_it_off() {
 
 #[test]
 fn a_second_kill_only_shortens_the_grace() {
-    let mut world = World::running();
+    let mut world = CoreFixture::running();
     world.kill(2, "web", 3_000);
     world.kill(3, "web", 9_000);
     world.kill(4, "web", 10);
@@ -381,7 +381,7 @@ fn a_second_kill_only_shortens_the_grace() {
 
 #[test]
 fn a_kill_of_a_task_that_is_not_here_only_raises_the_floor() {
-    let mut world = World::running();
+    let mut world = CoreFixture::running();
     world.kill(2, "nobody", 0);
     world.sync();
     world.expect_all(&["persist order 2: nothing"]);
@@ -389,18 +389,18 @@ fn a_kill_of_a_task_that_is_not_here_only_raises_the_floor() {
 
 #[test]
 fn a_command_that_ends_at_once_is_never_reported_as_running() {
-    let mut world = World::registered();
+    let mut world = CoreFixture::registered();
     world.launch(1, "web");
     world.sync();
     world.started(1);
-    world.exited(1, How::Code(0));
+    world.exited(1, CommandStatus::Code(0));
     world.report();
     world.expect(&["start 1-1-1", "report web 1 Finished", "destroy 1-1-1"]);
 }
 
 #[test]
 fn what_happens_in_the_same_moment_is_told_in_one_message() {
-    let mut world = World::registered();
+    let mut world = CoreFixture::registered();
     for (order, task) in [(1, "a"), (2, "b"), (3, "c")] {
         world.launch(order, task);
     }
@@ -413,24 +413,21 @@ fn what_happens_in_the_same_moment_is_told_in_one_message() {
 
 #[test]
 fn ends_are_told_as_they_were() {
-    let stopped = |stop, text: &str| Ended {
+    use CommandStatus::{Code, NotStarted, Signal};
+    let stopped = |stop, text: &str| CommandExit {
         stop: Some(stop),
         why: text.into(),
-        ..ended(How::Signal(15))
+        ..ended(Signal(15))
     };
     let cases = [
-        (ended(How::Code(0)), "Finished", v1::Reason::CommandExited),
-        (ended(How::Code(7)), "Failed", v1::Reason::CommandExited),
-        (ended(How::Signal(11)), "Failed", v1::Reason::CommandExited),
+        (ended(Code(0)), "Finished", v1::Reason::CommandExited),
+        (ended(Code(7)), "Failed", v1::Reason::CommandExited),
+        (ended(Signal(11)), "Failed", v1::Reason::CommandExited),
+        (ended(NotStarted), "Failed", v1::Reason::CommandNotStarted),
         (
-            ended(How::NotStarted),
-            "Failed",
-            v1::Reason::CommandNotStarted,
-        ),
-        (
-            Ended {
+            CommandExit {
                 out_of_memory: true,
-                ..ended(How::Signal(9))
+                ..ended(Signal(9))
             },
             "Failed",
             v1::Reason::LimitMemory,
@@ -442,7 +439,7 @@ fn ends_are_told_as_they_were() {
         ),
     ];
     for (ended, state, why) in cases {
-        let mut world = World::running();
+        let mut world = CoreFixture::running();
         let instance = instance(1);
         world.feed(Input::Exited { instance, ended });
         world.report();
@@ -457,13 +454,13 @@ fn a_refused_container_is_an_error_only_if_the_task_is_wrong() {
         (v1::Reason::TaskInvalid, "Error"),
         (v1::Reason::ContainerLaunchFailed, "Failed"),
     ] {
-        let mut world = World::registered();
+        let mut world = CoreFixture::registered();
         world.launch(1, "web");
         world.sync();
         world.quiet();
         world.feed(Input::NotStarted {
             instance: instance(1),
-            refusal: Refusal {
+            refusal: CreateError {
                 reason: why,
                 why: "no".into(),
             },
@@ -475,7 +472,7 @@ fn a_refused_container_is_an_error_only_if_the_task_is_wrong() {
 
 #[test]
 fn a_task_out_of_time_is_killed_and_fails() {
-    let mut world = World::registered();
+    let mut world = CoreFixture::registered();
     let mut wanted = spec("web");
     wanted.max_completion_ms = 500;
     world.launch_spec(1, wanted);
@@ -487,9 +484,9 @@ fn a_task_out_of_time_is_killed_and_fails() {
     world.expect(&["kill 1 in 3000"]);
     world.feed(Input::Exited {
         instance: instance(1),
-        ended: Ended {
+        ended: CommandExit {
             stop: Some(StopCause::Ordered),
-            ..ended(How::Signal(15))
+            ..ended(CommandStatus::Signal(15))
         },
     });
     world.report();
@@ -498,8 +495,8 @@ fn a_task_out_of_time_is_killed_and_fails() {
 
 #[test]
 fn an_update_is_sent_again_on_every_link_until_it_is_committed() {
-    let mut world = World::running();
-    world.exited(1, How::Code(0));
+    let mut world = CoreFixture::running();
+    world.exited(1, CommandStatus::Code(0));
     world.report();
     for _ in 0..2 {
         world.feed(Input::Disconnected {
@@ -522,7 +519,7 @@ fn an_update_is_sent_again_on_every_link_until_it_is_committed() {
 
 #[test]
 fn a_late_or_repeated_commit_changes_nothing() {
-    let mut world = World::running();
+    let mut world = CoreFixture::running();
     let before = world.core.facts().clone();
     world.committed(1, "web", 1, false);
     world.committed(1, "web", 0, false);
@@ -532,12 +529,12 @@ fn a_late_or_repeated_commit_changes_nothing() {
 
 #[test]
 fn a_released_task_is_forgotten_and_leaves_the_digest() {
-    let mut world = World::running();
-    world.exited(1, How::Code(0));
+    let mut world = CoreFixture::running();
+    world.exited(1, CommandStatus::Code(0));
     world.report();
     world.quiet();
     world.committed(1, "web", 2, true);
-    assert_eq!(world.core.facts().digests.of(HeldKind::Task), 0);
+    assert_eq!(world.core.facts().digests.of(DigestKind::Task), 0);
     assert!(world.core.facts().held.is_empty());
     world.destroyed(1);
     assert!(world.core.facts().tasks.is_empty() && world.core.is_empty());
@@ -550,11 +547,11 @@ fn a_released_task_is_forgotten_and_leaves_the_digest() {
 
 #[test]
 fn a_task_that_is_released_while_it_lives_is_ended_in_silence() {
-    let mut world = World::running();
+    let mut world = CoreFixture::running();
     world.committed(1, "web", 1, true);
     world.sync();
     world.expect(&["kill 1 in 3000"]);
-    world.exited(1, How::Signal(15));
+    world.exited(1, CommandStatus::Signal(15));
     world.wait(10);
     world.expect(&["destroy 1-1-1"]);
     world.destroyed(1);
@@ -563,21 +560,21 @@ fn a_task_that_is_released_while_it_lives_is_ended_in_silence() {
 
 #[test]
 fn a_name_that_is_given_again_ends_its_former_instance() {
-    let mut world = World::running();
+    let mut world = CoreFixture::running();
     world.launch(2, "web");
     world.sync();
     world.expect(&["kill 1 in 3000", "start 1-2-1"]);
     world.started(2);
     world.report();
     world.expect(&["report web 1 Running"]);
-    world.exited(1, How::Signal(15));
+    world.exited(1, CommandStatus::Signal(15));
     world.destroyed(1);
     assert_eq!(world.core.facts().tasks.len(), 1);
 }
 
 #[test]
 fn a_container_whose_supervisor_is_lost_fails() {
-    let mut world = World::running();
+    let mut world = CoreFixture::running();
     world.feed(Input::Lost {
         instance: instance(1),
         why: "its supervisor is gone".into(),
@@ -588,7 +585,7 @@ fn a_container_whose_supervisor_is_lost_fails() {
 
 #[test]
 fn stop_after_counts_from_what_a_leader_has_answered() {
-    let mut world = World::registered();
+    let mut world = CoreFixture::registered();
     world.wait(300);
     let mut wanted = spec("web");
     wanted.stop_after_ms = 10_000;
@@ -617,7 +614,7 @@ fn fetched_singleton(stop_after_ms: u64) -> v1::TaskSpec {
 
 #[test]
 fn a_task_that_is_ready_without_a_link_counts_from_the_last_answer() {
-    let mut world = World::registered();
+    let mut world = CoreFixture::registered();
     world.launch_spec(1, fetched_singleton(10_000));
     world.sync();
     world.wait(4_000);
@@ -635,7 +632,7 @@ fn a_task_that_is_ready_without_a_link_counts_from_the_last_answer() {
 
 #[test]
 fn a_connection_that_nobody_in_office_has_answered_renews_nothing() {
-    let mut world = World::registered();
+    let mut world = CoreFixture::registered();
     world.launch_spec(1, fetched_singleton(10_000));
     world.sync();
     world.wait(4_000);
@@ -657,7 +654,7 @@ fn a_connection_that_nobody_in_office_has_answered_renews_nothing() {
 
 #[test]
 fn a_task_whose_time_is_over_before_it_starts_never_starts() {
-    let mut world = World::registered();
+    let mut world = CoreFixture::registered();
     world.launch_spec(1, fetched_singleton(3_000));
     world.sync();
     world.wait(3_000);
@@ -683,11 +680,11 @@ fn a_task_whose_time_is_over_before_it_starts_never_starts() {
 
 #[test]
 fn everything_is_ended_when_the_operator_says_so() {
-    let mut world = World::running();
-    world.feed(Input::EndAll);
+    let mut world = CoreFixture::running();
+    world.feed(Input::KillAll);
     world.sync();
     world.expect(&["kill 1 in 3000"]);
-    world.exited(1, How::Signal(15));
+    world.exited(1, CommandStatus::Signal(15));
     world.report();
     world.expect(&["report web 2 Killed", "destroy 1-1-1"]);
 }

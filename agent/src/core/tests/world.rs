@@ -5,26 +5,26 @@ use argosy_proto::v1::from_agent::Message as Said;
 use argosy_proto::v1::to_agent::Message as Say;
 use argosy_state::ids::{AgentId, OrderIndex, Timestamp};
 
-use crate::core::checks::{Answer, Kind, Look};
+use crate::core::checks::{CheckPurpose, CheckResult, ProbeId};
 use crate::core::wire::task_state;
 use crate::core::{
-    ContainerName, Core, DiskDefault, Effect, Ended, Facts, Found, How, Input, Instance, Record,
-    Setup, StartedFact, Sync, Taken,
+    AgentState, CommandExit, CommandStatus, ContainerName, Core, CoreConfig, DiskDefault, Effect,
+    Input, Instance, JournalRecord, OrderBody, RecoveredContainer, StartedFact, SyncMode,
 };
 
 pub(super) const CLUSTER: &str = "000000000000000000000000000000aa";
 const EPOCH: u64 = 5;
 
 /// A core, its persisted records, and its effects since the last check.
-pub(super) struct World {
+pub(super) struct CoreFixture {
     pub(super) core: Core,
     pub(super) now: u64,
     /// Every record, in order, and whether it is on disk.
-    pub(super) journal: Vec<Record>,
+    pub(super) journal: Vec<JournalRecord>,
     /// The records of all runs, as they were handed to the journal.
-    pub(super) written: Vec<(Record, Sync)>,
+    pub(super) written: Vec<(JournalRecord, SyncMode)>,
     /// The facts of a reader of these records.
-    again: Facts,
+    again: AgentState,
     durable: u64,
     appended: u64,
     pub(super) said: Vec<String>,
@@ -36,23 +36,23 @@ pub(super) struct World {
     pub(super) link: u64,
 }
 
-impl World {
+impl CoreFixture {
     pub(super) fn new() -> Self {
-        Self::with(Facts::default(), "boot-1")
+        Self::with(AgentState::default(), "boot-1")
     }
 
-    pub(super) fn with(facts: Facts, boot_id: &str) -> Self {
+    pub(super) fn with(facts: AgentState, boot_id: &str) -> Self {
         Self::begin(facts, boot_id, false)
     }
 
     /// Returns an agent that found a part of its journal damaged.
-    pub(super) fn of_damaged(facts: Facts) -> Self {
+    pub(super) fn of_damaged(facts: AgentState) -> Self {
         Self::begin(facts, "boot-1", true)
     }
 
-    fn begin(facts: Facts, boot_id: &str, journal_damaged: bool) -> Self {
+    fn begin(facts: AgentState, boot_id: &str, journal_damaged: bool) -> Self {
         let journal = facts.snapshot();
-        let setup = Setup {
+        let setup = CoreConfig {
             info: v1::AgentInfo::default(),
             boot_id: boot_id.to_owned(),
             journal_damaged,
@@ -102,7 +102,7 @@ impl World {
     /// Starts the next run of the same agent, with only the synced records.
     pub(super) fn restart(self, boot_id: &str) -> Self {
         let on_disk = self.journal.len() - usize::try_from(self.appended - self.durable).unwrap();
-        let mut facts = Facts::default();
+        let mut facts = AgentState::default();
         self.journal[..on_disk]
             .iter()
             .for_each(|record| facts.apply(record));
@@ -134,7 +134,7 @@ impl World {
 
     /// Checks that a snapshot is equivalent to the records that it replaces.
     pub(super) fn check_snapshot(&self) {
-        let mut copied = Facts::default();
+        let mut copied = AgentState::default();
         self.again
             .snapshot()
             .iter()
@@ -276,22 +276,28 @@ impl World {
         self.feed(Input::Started { instance, fact });
     }
 
-    pub(super) fn exited(&mut self, order: u64, how: How) {
+    pub(super) fn exited(&mut self, order: u64, how: CommandStatus) {
         self.feed(Input::Exited {
             instance: instance(order),
             ended: ended(how),
         });
     }
 
-    pub(super) fn found(&mut self, order: u64, found: Found) {
+    pub(super) fn found(&mut self, order: u64, found: RecoveredContainer) {
         let instance = instance(order);
-        self.feed(Input::Found { instance, found });
+        self.feed(Input::ContainerFound { instance, found });
     }
 
     /// Delivers the result of this check's probe, counted from 1.
-    pub(super) fn looked(&mut self, order: u64, kind: Kind, number: u64, answer: Answer) {
-        let (instance, look) = (instance(order), Look { kind, number });
-        self.feed(Input::Looked {
+    pub(super) fn looked(
+        &mut self,
+        order: u64,
+        kind: CheckPurpose,
+        number: u64,
+        answer: CheckResult,
+    ) {
+        let (instance, look) = (instance(order), ProbeId { kind, number });
+        self.feed(Input::ProbeFinished {
             instance,
             look,
             answer,
@@ -343,8 +349,8 @@ pub(super) fn spec(task: &str) -> v1::TaskSpec {
     }
 }
 
-pub(super) fn ended(how: How) -> Ended {
-    Ended {
+pub(super) fn ended(how: CommandStatus) -> CommandExit {
+    CommandExit {
         how,
         stop: None,
         out_of_memory: false,
@@ -374,8 +380,8 @@ pub(super) fn tell(effect: &Effect) -> String {
         Effect::Renew { instance, stop_at } => {
             format!("renew {} until {}", short(instance), stop_at.0)
         }
-        Effect::Look { instance, look, .. } => format!("look {}", tell_look(*instance, *look)),
-        Effect::StopLooking { instance, look, .. } => {
+        Effect::Probe { instance, look, .. } => format!("look {}", tell_look(*instance, *look)),
+        Effect::CancelProbe { instance, look, .. } => {
             format!("stop looking {}", tell_look(*instance, *look))
         }
         Effect::Measure {
@@ -404,7 +410,7 @@ pub(super) fn tell(effect: &Effect) -> String {
         }
         Effect::Listen(name) => format!("listen {name}"),
         Effect::StopListening(name) => format!("stop listening {name}"),
-        Effect::TellExecutor { message, .. } => tell_executor(message),
+        Effect::SendToExecutor { message, .. } => tell_executor(message),
         Effect::DestroyGroup { name } => format!("destroy group {name}"),
     }
 }
@@ -421,41 +427,49 @@ fn tell_measure(
     }
 }
 
-fn tell_look(instance: Instance, look: Look) -> String {
+fn tell_look(instance: Instance, look: ProbeId) -> String {
     let (order, number) = (instance.order.0, look.number);
     match look.kind {
-        Kind::Health => format!("at {order}'s health {number}"),
-        Kind::Readiness => format!("at {order}'s readiness {number}"),
+        CheckPurpose::Health => format!("at {order}'s health {number}"),
+        CheckPurpose::Readiness => format!("at {order}'s readiness {number}"),
     }
 }
 
-fn tell_record(record: &Record) -> String {
+fn tell_record(record: &JournalRecord) -> String {
     match record {
-        Record::Identity(identity) => format!("epoch {} life {}", identity.epoch.0, identity.life),
-        Record::Forgot(_) => "forgot".into(),
-        Record::Took { order, what } => match what {
-            Taken::Launch { key, .. } => format!("order {}: launch {}", order.0, key.task),
-            Taken::Limits { instance, .. } => {
+        JournalRecord::Identity(identity) => {
+            format!("epoch {} life {}", identity.epoch.0, identity.life)
+        }
+        JournalRecord::IdentityReset(_) => "forgot".into(),
+        JournalRecord::OrderAccepted { order, what } => match what {
+            OrderBody::Launch { key, .. } => format!("order {}: launch {}", order.0, key.task),
+            OrderBody::Limits { instance, .. } => {
                 format!("order {}: limits {}", order.0, instance.order.0)
             }
-            Taken::Kill { instance, .. } => format!("order {}: kill {}", order.0, instance.order.0),
-            Taken::Nothing => format!("order {}: nothing", order.0),
+            OrderBody::Kill { instance, .. } => {
+                format!("order {}: kill {}", order.0, instance.order.0)
+            }
+            OrderBody::Nothing => format!("order {}: nothing", order.0),
         },
-        Record::Started { instance, .. } => format!("start of {}", instance.order.0),
-        Record::Updated { instance, update } => {
+        JournalRecord::Started { instance, .. } => format!("start of {}", instance.order.0),
+        JournalRecord::Updated { instance, update } => {
             format!(
                 "update {}: {:?}",
                 instance.order.0,
                 task_state(update.state)
             )
         }
-        Record::Committed { instance, number } => format!("commit {}: {number}", instance.order.0),
-        Record::Released { instance } => format!("release {}", instance.order.0),
-        Record::Stray { instance } => format!("stray {}", instance.order.0),
-        Record::Retried { instance, life } => format!("retry {} in life {life}", instance.order.0),
-        Record::Floor(order) => format!("floor {}", order.0),
-        Record::Task { instance, .. } => format!("task {}", instance.order.0),
-        Record::Executor(_) => "executor".into(),
+        JournalRecord::Committed { instance, number } => {
+            format!("commit {}: {number}", instance.order.0)
+        }
+        JournalRecord::Released { instance } => format!("release {}", instance.order.0),
+        JournalRecord::Orphaned { instance } => format!("stray {}", instance.order.0),
+        JournalRecord::Retried { instance, life } => {
+            format!("retry {} in life {life}", instance.order.0)
+        }
+        JournalRecord::Floor(order) => format!("floor {}", order.0),
+        JournalRecord::Task { instance, .. } => format!("task {}", instance.order.0),
+        JournalRecord::Executor(_) => "executor".into(),
     }
 }
 

@@ -16,14 +16,14 @@ fn byte(offset: u64) -> u8 {
 }
 
 /// A supervisor's operations on the files of one stream.
-struct Writer {
+struct StreamWriter {
     folder: PathBuf,
     parts: Vec<(FileId, u64)>,
     file: File,
     written: u64,
 }
 
-impl Writer {
+impl StreamWriter {
     fn begin(folder: &Path) -> Self {
         fs::create_dir_all(folder.join("sandbox")).unwrap();
         let file = File::create_new(folder.join("sandbox/stdout")).unwrap();
@@ -79,26 +79,26 @@ impl Writer {
     }
 }
 
-fn reader(folder: &Path) -> Reader {
-    let place = Place::parse("tasks/framework-1/web/stdout").unwrap();
+fn reader(folder: &Path) -> StreamReader {
+    let place = FilePath::parse("tasks/framework-1/web/stdout").unwrap();
     let sandbox = Sandbox {
         folder: folder.join("sandbox"),
         output_record: folder.join("record"),
         ended: false,
     };
-    Reader::open(&place, &sandbox, &["stdout".to_owned()]).unwrap()
+    StreamReader::open(&place, &sandbox, &["stdout".to_owned()]).unwrap()
 }
 
 /// Reads the available bytes and checks each; returns the step at which it stopped.
-fn read_on(reader: &mut Reader) -> Step {
+fn read_on(reader: &mut StreamReader) -> ReadResult {
     loop {
         let offset = reader.offset();
         match reader.next(u64::MAX).unwrap() {
-            Step::Bytes(bytes) => {
+            ReadResult::Bytes(bytes) => {
                 let expected: Vec<_> = (offset..reader.offset()).map(byte).collect();
                 assert!(bytes == expected, "wrong bytes from {offset} on");
             }
-            step @ (Step::Nothing | Step::Gap) => return step,
+            step @ (ReadResult::Nothing | ReadResult::Gap) => return step,
         }
     }
 }
@@ -106,11 +106,11 @@ fn read_on(reader: &mut Reader) -> Step {
 #[test]
 fn a_reader_that_keeps_up_gets_every_byte_once() {
     let folder = tempfile::tempdir().unwrap();
-    let mut writer = Writer::begin(folder.path());
+    let mut writer = StreamWriter::begin(folder.path());
     let mut reader = reader(folder.path());
     for round in 0..40 {
         writer.write(700);
-        assert_eq!(read_on(&mut reader), Step::Nothing);
+        assert_eq!(read_on(&mut reader), ReadResult::Nothing);
         writer.write(300 + round);
         // Sometimes twice: each of the files that it has not seen yet is found.
         writer.rotate();
@@ -118,7 +118,7 @@ fn a_reader_that_keeps_up_gets_every_byte_once() {
             writer.write(50);
             writer.rotate();
         }
-        assert_eq!(read_on(&mut reader), Step::Nothing);
+        assert_eq!(read_on(&mut reader), ReadResult::Nothing);
         assert_eq!(reader.offset(), writer.written);
     }
 }
@@ -126,7 +126,7 @@ fn a_reader_that_keeps_up_gets_every_byte_once() {
 #[test]
 fn a_slow_reader_gets_what_it_holds_and_is_told_where_it_goes_on() {
     let folder = tempfile::tempdir().unwrap();
-    let mut writer = Writer::begin(folder.path());
+    let mut writer = StreamWriter::begin(folder.path());
     writer.write(1_000);
     writer.rotate();
     writer.write(500);
@@ -138,19 +138,19 @@ fn a_slow_reader_gets_what_it_holds_and_is_told_where_it_goes_on() {
         writer.write(1_000);
     }
     // Both of its files have been removed by now.
-    assert_eq!(read_on(&mut slow), Step::Gap);
+    assert_eq!(read_on(&mut slow), ReadResult::Gap);
     assert_eq!(slow.offset(), 2_000);
     let mut next = reader(folder.path());
     next.seek(2_000, false).unwrap();
     assert_eq!(next.offset(), 4_000);
-    assert_eq!(read_on(&mut next), Step::Nothing);
+    assert_eq!(read_on(&mut next), ReadResult::Nothing);
     assert_eq!(next.offset(), writer.written);
 }
 
 #[test]
 fn rotation_under_way_costs_a_reader_nothing() {
     let folder = tempfile::tempdir().unwrap();
-    let mut writer = Writer::begin(folder.path());
+    let mut writer = StreamWriter::begin(folder.path());
     let mut reader = reader(folder.path());
     let over = std::sync::atomic::AtomicBool::new(false);
     let (mut gaps, mut offset) = (0, 0);
@@ -169,7 +169,7 @@ fn rotation_under_way_costs_a_reader_nothing() {
             let is_last = over.load(std::sync::atomic::Ordering::Acquire);
             let step = read_on(&mut reader);
             offset = reader.offset();
-            if step == Step::Gap {
+            if step == ReadResult::Gap {
                 gaps += 1;
                 reader = self::reader(folder.path());
                 reader.seek(offset, is_last).unwrap();
@@ -185,7 +185,7 @@ fn rotation_under_way_costs_a_reader_nothing() {
 #[test]
 fn what_a_task_puts_in_place_of_its_output_is_not_read_as_output() {
     let folder = tempfile::tempdir().unwrap();
-    let mut writer = Writer::begin(folder.path());
+    let mut writer = StreamWriter::begin(folder.path());
     let secret = folder.path().join("secret");
     fs::write(&secret, "secret").unwrap();
     for _ in 0..3 {
@@ -201,22 +201,22 @@ fn what_a_task_puts_in_place_of_its_output_is_not_read_as_output() {
     fs::write(writer.path("stdout.1"), "x".repeat(100)).unwrap();
     let mut reader = reader(folder.path());
     reader.seek(0, false).unwrap();
-    assert_eq!(read_on(&mut reader), Step::Gap);
+    assert_eq!(read_on(&mut reader), ReadResult::Gap);
     assert_eq!(reader.offset(), 100);
     reader.seek(100, false).unwrap();
     assert_eq!(reader.offset(), 300, "two files are gone");
-    assert_eq!(read_on(&mut reader), Step::Nothing);
+    assert_eq!(read_on(&mut reader), ReadResult::Nothing);
     assert_eq!(reader.offset(), 400);
     // Renamed files are still recognized.
     fs::rename(writer.path("stdout.3"), writer.path("stdout.1")).unwrap();
     let mut reader = self::reader(folder.path());
-    assert_eq!(read_on(&mut reader), Step::Gap);
+    assert_eq!(read_on(&mut reader), ReadResult::Gap);
     assert_eq!(reader.offset(), 100);
     fs::remove_file(writer.path("stdout")).unwrap();
     nix::unistd::mkfifo(&writer.path("stdout"), nix::sys::stat::Mode::S_IRWXU).unwrap();
     let mut reader = self::reader(folder.path());
     reader.seek(100, false).unwrap();
-    assert_eq!(read_on(&mut reader), Step::Nothing, "it may come yet");
+    assert_eq!(read_on(&mut reader), ReadResult::Nothing, "it may come yet");
     reader.seek(100, true).unwrap();
     assert_eq!(
         reader.offset(),
@@ -228,14 +228,14 @@ fn what_a_task_puts_in_place_of_its_output_is_not_read_as_output() {
 #[test]
 fn a_file_that_was_cut_short_is_a_gap_too() {
     let folder = tempfile::tempdir().unwrap();
-    let mut writer = Writer::begin(folder.path());
+    let mut writer = StreamWriter::begin(folder.path());
     writer.write(1_000);
     writer.rotate();
     writer.write(1_000);
     let cut = OpenOptions::new().write(true).open(writer.path("stdout.1"));
     cut.unwrap().set_len(400).unwrap();
     let mut reader = reader(folder.path());
-    assert_eq!(read_on(&mut reader), Step::Gap);
+    assert_eq!(read_on(&mut reader), ReadResult::Gap);
     assert_eq!(reader.offset(), 400);
     reader.seek(400, false).unwrap();
     assert_eq!(reader.offset(), 1_000);

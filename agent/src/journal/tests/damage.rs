@@ -2,23 +2,23 @@
 
 use super::*;
 use crate::paths::Paths;
-use crate::start::tell_damage;
+use crate::start::log_damage;
 use argosy_testing::Log;
 
 /// Returns the log of an agent that finds a journal of these bytes.
-fn told(folder: &Folder, bytes: &[u8]) -> Vec<String> {
+fn told(folder: &TestDir, bytes: &[u8]) -> Vec<String> {
     fs::write(folder.path(), bytes).unwrap();
     let contents = folder.read();
     let log = Log::default();
     let paths = Paths::new(folder.path().parent().unwrap());
-    tracing::subscriber::with_default(log.clone(), || tell_damage(&contents, &paths));
+    tracing::subscriber::with_default(log.clone(), || log_damage(&contents, &paths));
     let lines = log.0.lock().unwrap();
     lines.clone()
 }
 
 #[test]
 fn a_damaged_record_is_told_as_an_error_that_says_where() {
-    let folder = Folder::new();
+    let folder = TestDir::new();
     folder.write(&story(3));
     let whole = fs::read(folder.path()).unwrap();
     assert_eq!(told(&folder, &whole), [""; 0], "there is nothing to tell");
@@ -46,12 +46,12 @@ fn a_damaged_record_is_told_as_an_error_that_says_where() {
 
 #[test]
 fn a_task_whose_record_is_lost_is_named_by_its_order() {
-    let folder = Folder::new();
+    let folder = TestDir::new();
     let instance = Instance {
         agent: AgentId(1),
         order: OrderIndex(2),
     };
-    let started = Record::Started {
+    let started = JournalRecord::Started {
         instance,
         fact: crate::core::StartedFact {
             pid: 12,
@@ -79,11 +79,11 @@ fn a_task_whose_record_is_lost_is_named_by_its_order() {
 }
 
 /// Returns a journal of 0.1: a launch does not name its agent, and the identity is written once.
-fn of_0_1() -> (Vec<u8>, Vec<Record>) {
+fn of_0_1() -> (Vec<u8>, Vec<JournalRecord>) {
     let mut records = story(3);
     for record in &mut records {
-        if let Record::Took {
-            what: Taken::Launch { agent, .. },
+        if let JournalRecord::OrderAccepted {
+            what: OrderBody::Launch { agent, .. },
             ..
         } = record
         {
@@ -99,7 +99,7 @@ fn of_0_1() -> (Vec<u8>, Vec<Record>) {
 
 #[test]
 fn a_journal_in_which_nothing_says_which_agent_this_is_is_refused_and_left_alone() {
-    let folder = Folder::new();
+    let folder = TestDir::new();
     let (mut bytes, _) = of_0_1();
     bytes[frame::HEAD_BYTES + frame::FRAME_BYTES] ^= 1;
     fs::write(folder.path(), &bytes).unwrap();
@@ -113,7 +113,7 @@ fn a_journal_in_which_nothing_says_which_agent_this_is_is_refused_and_left_alone
 
 #[test]
 fn a_journal_of_0_1_is_written_anew_so_that_each_launch_says_whose_it_is() {
-    let folder = Folder::new();
+    let folder = TestDir::new();
     let (bytes, records) = of_0_1();
     fs::write(folder.path(), &bytes).unwrap();
     assert_eq!(folder.read().facts, facts(&records));
@@ -125,7 +125,7 @@ fn a_journal_of_0_1_is_written_anew_so_that_each_launch_says_whose_it_is() {
 
 #[test]
 fn a_damaged_journal_is_written_anew_when_it_is_opened() {
-    let folder = Folder::new();
+    let folder = TestDir::new();
     folder.write(&story(3));
     let mut bytes = fs::read(folder.path()).unwrap();
     bytes[frame::HEAD_BYTES + frame::FRAME_BYTES] ^= 1;
@@ -139,7 +139,7 @@ fn a_damaged_journal_is_written_anew_when_it_is_opened() {
 
 #[test]
 fn a_wrong_bit_anywhere_in_the_head_is_put_right_and_told() {
-    let folder = Folder::new();
+    let folder = TestDir::new();
     folder.write(&story(3));
     let whole = fs::read(folder.path()).unwrap();
     let expected = format!(
@@ -165,7 +165,7 @@ fn a_wrong_bit_anywhere_in_the_head_is_put_right_and_told() {
 
 #[test]
 fn a_head_with_more_wrong_bits_is_told_as_damage_and_left_alone() {
-    let folder = Folder::new();
+    let folder = TestDir::new();
     folder.write(&story(3));
     let whole = fs::read(folder.path()).unwrap();
     let changed = |change: &dyn Fn(&mut [u8])| {
@@ -192,7 +192,7 @@ fn a_head_with_more_wrong_bits_is_told_as_damage_and_left_alone() {
 
 #[test]
 fn one_wrong_bit_does_not_hide_a_newer_format() {
-    let folder = Folder::new();
+    let folder = TestDir::new();
     let mut bytes = frame::head(frame::VERSION + 1, 42).to_vec();
     bytes[12] ^= 1;
     fs::write(folder.path(), &bytes).unwrap();

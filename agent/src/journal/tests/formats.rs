@@ -10,32 +10,32 @@ fn format_1() -> Vec<u8> {
 }
 
 /// Returns all kinds of records of format 1.
-fn first_records() -> Vec<Record> {
+fn first_records() -> Vec<JournalRecord> {
     let instance = Instance {
         agent: AgentId(1),
         order: OrderIndex(1),
     };
     let mut records = story(3);
     records.extend([
-        Record::Took {
+        JournalRecord::OrderAccepted {
             order: OrderIndex(4),
-            what: Taken::Kill {
+            what: OrderBody::Kill {
                 instance,
                 grace_ms: 50,
             },
         },
-        Record::Took {
+        JournalRecord::OrderAccepted {
             order: OrderIndex(5),
-            what: Taken::Nothing,
+            what: OrderBody::Nothing,
         },
-        Record::Started {
+        JournalRecord::Started {
             instance,
             fact: crate::core::StartedFact {
                 pid: 12,
                 at: argosy_state::ids::Timestamp(34),
             },
         },
-        Record::Updated {
+        JournalRecord::Updated {
             instance,
             // Updates did not contain limits then.
             update: Box::new(v1::NumberedUpdate {
@@ -43,8 +43,8 @@ fn first_records() -> Vec<Record> {
                 ..unhealthy()
             }),
         },
-        Record::Retried { instance, life: 7 },
-        Record::Committed {
+        JournalRecord::Retried { instance, life: 7 },
+        JournalRecord::Committed {
             instance,
             number: 1,
         },
@@ -52,13 +52,13 @@ fn first_records() -> Vec<Record> {
     records
 }
 
-fn format(folder: &Folder) -> u8 {
+fn format(folder: &TestDir) -> u8 {
     fs::read(folder.path()).unwrap()[8]
 }
 
 #[test]
 fn a_file_of_the_format_before_is_read_and_written_anew_before_anything_is_appended() {
-    let folder = Folder::new();
+    let folder = TestDir::new();
     fs::write(folder.path(), format_1()).unwrap();
     let expected = facts(&first_records());
     assert_eq!(folder.read().facts, expected);
@@ -93,7 +93,7 @@ fn a_journal_in_memory_is_written_anew_too() {
 
 #[test]
 fn a_rewriting_that_was_cut_off_leaves_the_old_file() {
-    let folder = Folder::new();
+    let folder = TestDir::new();
     fs::write(folder.path(), format_1()).unwrap();
     fs::write(folder.next(), &format_1()[..40]).unwrap();
     let expected = facts(&first_records());
@@ -104,7 +104,7 @@ fn a_rewriting_that_was_cut_off_leaves_the_old_file() {
 
 #[test]
 fn a_newer_format_and_a_foreign_file_are_refused_with_a_remedy_and_left_alone() {
-    let folder = Folder::new();
+    let folder = TestDir::new();
     folder.write(&story(1));
     let mut bytes = fs::read(folder.path()).unwrap();
     bytes[..frame::HEAD_BYTES].copy_from_slice(&frame::head(3, 42));
@@ -128,7 +128,7 @@ fn a_newer_format_and_a_foreign_file_are_refused_with_a_remedy_and_left_alone() 
 
 #[test]
 fn a_record_of_an_unknown_kind_is_refused_rather_than_left_out() {
-    let folder = Folder::new();
+    let folder = TestDir::new();
     folder.write(&story(1));
     let whole = fs::read(folder.path()).unwrap();
     // Field 200 of the record, a number: intact, and of another release.

@@ -1,12 +1,12 @@
 //! Tests of clients that are attached to a task's own command.
 
-use argosy_proto::exec::{ATTACH_PROTOCOL, End, PROTOCOL, Size, ToCommand};
+use argosy_proto::exec::{ATTACH_PROTOCOL, ClientFrame, ExecResult, PROTOCOL, TerminalSize};
 use argosy_proto::v1;
 
-use super::entering::{Client, Said, call, over};
+use super::entering::{CommandResult, ExecClient, call, over};
 use super::{code, runs};
-use crate::host::{Agent, Host, content};
-use crate::master::{FRAMEWORK, Link, Master, shell};
+use crate::host::{Agent, TestHost, content};
+use crate::master::{AgentStream, FRAMEWORK, Master, shell};
 
 async fn ask(agent: &Agent, parameters: &[(&str, &str)]) -> reqwest::Response {
     let task = format!("{FRAMEWORK}/t");
@@ -16,16 +16,16 @@ async fn ask(agent: &Agent, parameters: &[(&str, &str)]) -> reqwest::Response {
 
 /// Returns a client with standard input at the task `t`, which has received the start of the
 /// output.
-async fn attached(agent: &Agent) -> (Client, Said) {
-    let mut client = Client::of(ask(agent, &[("stdin", "true")]).await).await;
-    let mut said = Said::default();
+async fn attached(agent: &Agent) -> (ExecClient, CommandResult) {
+    let mut client = ExecClient::of(ask(agent, &[("stdin", "true")]).await).await;
+    let mut said = CommandResult::default();
     client.hear(&mut said, |said| said.begins.is_some()).await;
     (client, said)
 }
 
 /// Returns a host with a running task `t` of this line, at a terminal or at a pipe.
-async fn running(line: &str, tty: bool) -> (Host, Master, Agent, Link) {
-    let (host, mut master) = (Host::new(), Master::start().await);
+async fn running(line: &str, tty: bool) -> (TestHost, Master, Agent, AgentStream) {
+    let (host, mut master) = (TestHost::new(), Master::start().await);
     let agent = host.agent(master.address).await;
     let (mut link, _) = master.registered(true).await;
     let spec = v1::TaskSpec {
@@ -51,24 +51,24 @@ pub(super) async fn all_who_are_attached_see_a_task_and_type_at_it_until_it_ends
     let (mut first, mut one) = attached(&agent).await;
     let (mut second, mut other) = attached(&agent).await;
     assert_eq!(one.begins.unwrap().stdout, 7, "what was written before");
-    let size = Size {
+    let size = TerminalSize {
         rows: 50,
         columns: 132,
     };
-    first.say(ToCommand::Resize(size)).await;
+    first.say(ClientFrame::Resize(size)).await;
     first.type_in("size\n").await;
-    let sized = |said: &Said| said.output().ends_with("50 132\r\n");
+    let sized = |said: &CommandResult| said.output().ends_with("50 132\r\n");
     first.hear(&mut one, sized).await;
     second.hear(&mut other, sized).await;
     second.type_in("word\n").await;
-    let got = |said: &Said| said.output().ends_with("got word\r\n");
+    let got = |said: &CommandResult| said.output().ends_with("got word\r\n");
     first.hear(&mut one, got).await;
     // A client that disconnects does not affect the task and others.
     drop(first);
     second.hear(&mut other, got).await;
     second.type_in("exit\n").await;
     let last = second.all().await;
-    assert_eq!(last.end, Some(End::Code(7)), "{last:?}");
+    assert_eq!(last.end, Some(ExecResult::Code(7)), "{last:?}");
     let updates = link.end_of("t").await;
     assert_eq!(code(updates.last().unwrap()), Some(v1::exit::How::Code(7)));
     over(agent).await;
@@ -78,7 +78,7 @@ pub(super) async fn one_can_attach_again_after_the_agent_was_restarted() {
     let (host, mut master, agent, _link) = running(READS, true).await;
     let (mut client, mut said) = attached(&agent).await;
     client.type_in("one\n").await;
-    let got_one = |said: &Said| said.output().ends_with("got one\r\n");
+    let got_one = |said: &CommandResult| said.output().ends_with("got one\r\n");
     client.hear(&mut said, got_one).await;
     agent.stop().await;
     let agent = host.agent(master.address).await;
@@ -87,15 +87,15 @@ pub(super) async fn one_can_attach_again_after_the_agent_was_restarted() {
         let answer = ask(&agent, &[("stdin", "true")]).await;
         // Until the task is found again.
         if answer.status().as_u16() == 101 {
-            break (Client::of(answer).await, Said::default());
+            break (ExecClient::of(answer).await, CommandResult::default());
         }
         tokio::time::sleep(std::time::Duration::from_millis(20)).await;
     };
     again.type_in("two\n").await;
-    let got_two = |said: &Said| said.output().ends_with("got two\r\n");
+    let got_two = |said: &CommandResult| said.output().ends_with("got two\r\n");
     again.hear(&mut said, got_two).await;
-    again.say(ToCommand::Signal(9)).await;
-    assert_eq!(again.all().await.end, Some(End::Signal(9)));
+    again.say(ClientFrame::Signal(9)).await;
+    assert_eq!(again.all().await.end, Some(ExecResult::Signal(9)));
     link.end_of("t").await;
     over(agent).await;
 }
@@ -105,20 +105,20 @@ pub(super) async fn a_pipe_of_a_task_takes_input_and_its_end() {
     let (mut client, _) = attached(&agent).await;
     let piece = "0123456789abcdef".repeat(1024);
     for _ in 0..8 {
-        client.say(ToCommand::Input(piece.clone().into())).await;
+        client.say(ClientFrame::Input(piece.clone().into())).await;
     }
-    client.say(ToCommand::Input("".into())).await;
+    client.say(ClientFrame::Input("".into())).await;
     let said = client.all().await;
     assert_eq!(
         (said.output().as_str(), said.end),
-        ("131072\n", Some(End::Code(3)))
+        ("131072\n", Some(ExecResult::Code(3)))
     );
     link.end_of("t").await;
     over(agent).await;
 }
 
 pub(super) async fn what_cannot_be_attached_to_is_refused_before_anything_is_upgraded() {
-    let (host, mut master) = (Host::new(), Master::start().await);
+    let (host, mut master) = (TestHost::new(), Master::start().await);
     let agent = host.agent(master.address).await;
     let (mut link, _) = master.registered(true).await;
     assert_eq!(ask(&agent, &[]).await.status().as_u16(), 404);
@@ -136,15 +136,15 @@ pub(super) async fn what_cannot_be_attached_to_is_refused_before_anything_is_upg
     let text = other.text().await.unwrap();
     assert!(text.contains("argosy.v1.attach"), "{text}");
     // Its output can be watched; unrequested input ends the session, not the task.
-    let mut client = Client::of(ask(&agent, &[]).await).await;
+    let mut client = ExecClient::of(ask(&agent, &[]).await).await;
     client.type_in("x").await;
-    let Some(End::Lost(why)) = client.all().await.end else {
+    let Some(ExecResult::Lost(why)) = client.all().await.end else {
         panic!("it was not asked for")
     };
     assert!(why.contains("without having requested that"), "{why}");
-    let mut client = Client::of(ask(&agent, &[]).await).await;
-    client.say(ToCommand::Signal(15)).await;
-    assert_eq!(client.all().await.end, Some(End::Signal(15)));
+    let mut client = ExecClient::of(ask(&agent, &[]).await).await;
+    client.say(ClientFrame::Signal(15)).await;
+    assert_eq!(client.all().await.end, Some(ExecResult::Signal(15)));
     link.end_of("t").await;
     over(agent).await;
 }

@@ -15,8 +15,8 @@ use nix::sched::CloneFlags;
 use tokio::runtime::{Builder, Runtime};
 
 use super::{runs, with_namespaces};
-use crate::host::{Agent, Host};
-use crate::master::{Link, Master, kill, shell};
+use crate::host::{Agent, TestHost};
+use crate::master::{AgentStream, Master, kill, shell};
 
 /// Returns a runtime for an agent.
 fn threads() -> Runtime {
@@ -27,7 +27,7 @@ fn threads() -> Runtime {
     threads.unwrap()
 }
 
-fn agent_on(threads: &Runtime, host: &Host, master: &Master) -> Agent {
+fn agent_on(threads: &Runtime, host: &TestHost, master: &Master) -> Agent {
     std::thread::scope(|scope| {
         let begins = scope.spawn(|| threads.block_on(host.agent(master.address)));
         begins.join().unwrap()
@@ -35,14 +35,14 @@ fn agent_on(threads: &Runtime, host: &Host, master: &Master) -> Agent {
 }
 
 /// Registers an agent with five heartbeats a second.
-async fn beating(master: &mut Master) -> Link {
+async fn beating(master: &mut Master) -> AgentStream {
     let (mut link, hello) = master.link().await;
     link.register_with(&hello, true, 200).await;
     link
 }
 
 /// Counts the heartbeats of two seconds.
-async fn heartbeats(link: &mut Link) -> u32 {
+async fn heartbeats(link: &mut AgentStream) -> u32 {
     let before = link.pings;
     link.meanwhile(tokio::time::sleep(Duration::from_secs(2)))
         .await;
@@ -50,7 +50,7 @@ async fn heartbeats(link: &mut Link) -> u32 {
 }
 
 pub(super) async fn heartbeats_go_on_while_all_other_threads_of_an_agent_are_blocked() {
-    let (host, mut master) = (Host::new(), Master::start().await);
+    let (host, mut master) = (TestHost::new(), Master::start().await);
     let threads = threads();
     let agent = agent_on(&threads, &host, &master);
     let mut link = beating(&mut master).await;
@@ -84,13 +84,13 @@ pub(super) async fn heartbeats_go_on_while_all_other_threads_of_an_agent_are_blo
 }
 
 /// A file system whose server never answers: an access blocks until this is dropped.
-struct Hung {
+struct HungFileSystem {
     folder: PathBuf,
     /// Its server's end.
     _device: File,
 }
 
-impl Hung {
+impl HungFileSystem {
     /// Returns `None` if this kernel has no FUSE.
     fn at(folder: &Path) -> Option<Self> {
         fs::create_dir_all(folder).unwrap();
@@ -119,7 +119,7 @@ impl Hung {
     }
 }
 
-impl Drop for Hung {
+impl Drop for HungFileSystem {
     fn drop(&mut self) {
         // Ends all blocked accesses.
         let flags = MntFlags::MNT_FORCE | MntFlags::MNT_DETACH;
@@ -131,9 +131,9 @@ pub(super) async fn a_task_whose_host_path_hangs_holds_up_no_other() {
     if !nix::unistd::geteuid().is_root() {
         return skip("needs root");
     }
-    let (host, mut master) = (Host::new(), Master::start().await);
+    let (host, mut master) = (TestHost::new(), Master::start().await);
     let shared = host.shared();
-    let Some(hung) = Hung::at(&shared.join("hung")) else {
+    let Some(hung) = HungFileSystem::at(&shared.join("hung")) else {
         return skip("this kernel has no FUSE");
     };
     let threads = threads();
@@ -165,11 +165,11 @@ pub(super) async fn a_task_whose_host_path_hangs_holds_up_no_other() {
 /// Simulates a user for which a slow directory server is queried.
 pub(super) async fn a_user_database_that_hangs_holds_up_no_task_without_a_user() {
     with_namespaces(CloneFlags::CLONE_NEWNS, || async {
-        let (host, mut master) = (Host::new(), Master::start().await);
+        let (host, mut master) = (TestHost::new(), Master::start().await);
         let threads = threads();
         let agent = agent_on(&threads, &host, &master);
         let mut link = beating(&mut master).await;
-        let Some(hung) = Hung::over(Path::new("/etc/passwd"), "100000") else {
+        let Some(hung) = HungFileSystem::over(Path::new("/etc/passwd"), "100000") else {
             return skip("this kernel has no FUSE");
         };
         // More than there are threads of the agent's runtime.

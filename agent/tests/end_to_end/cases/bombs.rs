@@ -8,75 +8,75 @@ use argosy_testing::{refused, skip};
 use super::crashes::audit;
 use super::volumes::with_disk;
 use super::{code, reason, runs, state};
-use crate::host::{Agent, Host};
-use crate::master::{Link, Master, shell};
+use crate::host::{Agent, TestHost};
+use crate::master::{AgentStream, Master, shell};
 
 /// The command of a task, its end, and a harmless amount of the same.
-struct Bomb {
+struct ResourceAttack {
     name: &'static str,
     line: &'static str,
-    end: End,
+    end: AttackOutcome,
     control: &'static str,
 }
 
 #[derive(Clone, Copy)]
-enum End {
+enum AttackOutcome {
     /// The agent kills it.
     Killed(v1::Reason),
     /// The kernel refuses further resources, and it exits with this code.
     Refused(i32),
 }
 
-const OUT_OF_DISK: End = End::Killed(v1::Reason::LimitDisk);
+const OUT_OF_DISK: AttackOutcome = AttackOutcome::Killed(v1::Reason::LimitDisk);
 
-const BOMBS: [Bomb; 8] = [
-    Bomb {
+const BOMBS: [ResourceAttack; 8] = [
+    ResourceAttack {
         name: "fill its sandbox",
         line: "n=0; while n=$((n+1)); do head -c 1000000 /dev/zero > f$n; done",
         end: OUT_OF_DISK,
         control: "head -c 6000000 /dev/zero > f",
     },
-    Bomb {
+    ResourceAttack {
         name: "fill its sandbox with names",
         line: "n=0; while n=$((n+1)); do true > f$n; done",
         end: OUT_OF_DISK,
         control: "n=0; while [ $n -lt 20000 ]; do n=$((n+1)); true > f$n; done",
     },
-    Bomb {
+    ResourceAttack {
         name: "flood its output",
         line: "exec cat /dev/zero",
         end: OUT_OF_DISK,
         control: "head -c 6000000 /dev/zero",
     },
-    Bomb {
+    ResourceAttack {
         name: "fill /tmp",
         line: "n=0; while head -c 1000000 /dev/zero > /tmp/f$n; do n=$((n+1)); done; [ $n -lt 100 ] && exit 9",
-        end: End::Refused(9),
+        end: AttackOutcome::Refused(9),
         control: "head -c 3000000 /dev/zero > /tmp/f",
     },
-    Bomb {
+    ResourceAttack {
         name: "fill /dev/shm",
         line: "n=0; while head -c 1000000 /dev/zero > /dev/shm/f$n; do n=$((n+1)); done; [ $n -lt 100 ] && exit 9",
-        end: End::Refused(9),
+        end: AttackOutcome::Refused(9),
         control: "head -c 3000000 /dev/zero > /dev/shm/f",
     },
-    Bomb {
+    ResourceAttack {
         name: "fill /tmp with names",
         line: "n=0; while true > /tmp/f$n; do n=$((n+1)); done; [ $n -lt 20000 ] && exit 9",
-        end: End::Refused(9),
+        end: AttackOutcome::Refused(9),
         control: "n=0; while [ $n -lt 1000 ]; do n=$((n+1)); true > /tmp/f$n; done",
     },
-    Bomb {
+    ResourceAttack {
         name: "fill /dev/shm with names",
         line: "n=0; while true > /dev/shm/f$n; do n=$((n+1)); done; [ $n -lt 20000 ] && exit 9",
-        end: End::Refused(9),
+        end: AttackOutcome::Refused(9),
         control: "n=0; while [ $n -lt 1000 ]; do n=$((n+1)); true > /dev/shm/f$n; done",
     },
-    Bomb {
+    ResourceAttack {
         name: "make processes without an end",
         // The shell exits with 2 when it cannot fork.
         line: "while sleep 1000 & do true; done",
-        end: End::Refused(2),
+        end: AttackOutcome::Refused(2),
         control: "n=0; while [ $n -lt 100 ]; do n=$((n+1)); sleep 0.01 & done; wait",
     },
 ];
@@ -98,7 +98,7 @@ async fn neighbour_runs(agent: &Agent, bomb: &str) {
     assert_eq!(neighbour.unwrap()["state"], "running", "beside {bomb}");
 }
 
-async fn goes_off(bomb: &Bomb, order: u64, agent: &Agent, link: &mut Link) {
+async fn goes_off(bomb: &ResourceAttack, order: u64, agent: &Agent, link: &mut AgentStream) {
     let (bad, good) = (format!("bomb-{order}"), format!("control-{order}"));
     link.launch(order, of(&bad, bomb.line)).await;
     let updates = link.end_of(&bad).await;
@@ -106,8 +106,10 @@ async fn goes_off(bomb: &Bomb, order: u64, agent: &Agent, link: &mut Link) {
     let told = || format!("{}: {}", bomb.name, end.text);
     assert_eq!(state(end), v1::TaskState::Failed, "{}", told());
     match bomb.end {
-        End::Killed(why) => assert_eq!(reason(end), why, "{}", told()),
-        End::Refused(with) => assert_eq!(code(end), Some(v1::exit::How::Code(with)), "{}", told()),
+        AttackOutcome::Killed(why) => assert_eq!(reason(end), why, "{}", told()),
+        AttackOutcome::Refused(with) => {
+            assert_eq!(code(end), Some(v1::exit::How::Code(with)), "{}", told())
+        }
     }
     neighbour_runs(agent, bomb.name).await;
     link.launch(order + 1, with_disk(of(&good, bomb.control), 64))
@@ -125,7 +127,7 @@ async fn goes_off(bomb: &Bomb, order: u64, agent: &Agent, link: &mut Link) {
 }
 
 /// Returns an agent whose defaults are small, and a task on it that continues to run.
-async fn with_a_neighbour(host: &Host, master: &mut Master) -> (Agent, Link) {
+async fn with_a_neighbour(host: &TestHost, master: &mut Master) -> (Agent, AgentStream) {
     let small = |config: &mut Config| config.default_disk_bytes = 4 << 20;
     let agent = host.agent_with(master.address, small).await;
     let (mut link, _) = master.registered(true).await;
@@ -143,7 +145,7 @@ pub(super) async fn a_task_without_limits_meets_the_agents_defaults_and_its_neig
     if !nix::unistd::geteuid().is_root() {
         return skip("needs root");
     }
-    let (host, mut master) = (Host::new(), Master::start().await);
+    let (host, mut master) = (TestHost::new(), Master::start().await);
     let audit = audit(&host);
     let (agent, mut link) = with_a_neighbour(&host, &mut master).await;
     for (order, bomb) in (2..).step_by(2).zip(&BOMBS) {

@@ -5,13 +5,13 @@ use std::os::unix::process::CommandExt as _;
 use std::process::Command;
 
 use argosy_agent::{Config, TaskAllow};
-use argosy_proto::server::callers::Access;
+use argosy_proto::server::callers::ApiAccess;
 use argosy_proto::v1;
 use argosy_testing::skip;
 
 use super::{runs, state};
-use crate::host::{Agent, Host, content};
-use crate::master::{FRAMEWORK, Link, Master, in_hosts_network, kill, shell};
+use crate::host::{Agent, TestHost, content};
+use crate::master::{AgentStream, FRAMEWORK, Master, in_hosts_network, kill, shell};
 
 /// A user without any rights.
 const NOBODY: u32 = 65_534;
@@ -49,7 +49,11 @@ fn told(user: u32, api: SocketAddr, path: &str) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-async fn with_a_task(host: &Host, master: &mut Master, access: Access) -> (Agent, Link) {
+async fn with_a_task(
+    host: &TestHost,
+    master: &mut Master,
+    access: ApiAccess,
+) -> (Agent, AgentStream) {
     let change = |config: &mut Config| {
         config.access = access;
         config.allowed_opt_outs.host_network = true;
@@ -70,8 +74,8 @@ pub(super) async fn other_users_of_the_host_neither_enter_tasks_nor_read_their_f
     if !nix::unistd::geteuid().is_root() {
         return skip("needs root");
     }
-    let (host, mut master) = (Host::new(), Master::start().await);
-    let (agent, mut link) = with_a_task(&host, &mut master, Access::default()).await;
+    let (host, mut master) = (TestHost::new(), Master::start().await);
+    let (agent, mut link) = with_a_task(&host, &mut master, ApiAccess::default()).await;
     for (path, begins) in questions() {
         let said = told(NOBODY, agent.api, &path);
         assert!(said.starts_with(begins), "{path}: {said}");
@@ -89,7 +93,7 @@ pub(super) async fn other_users_of_the_host_neither_enter_tasks_nor_read_their_f
     agent.stop().await;
     let agent = host
         .agent_with(master.address, |config| {
-            config.access = Access::of_users([NOBODY])
+            config.access = ApiAccess::of_users([NOBODY])
         })
         .await;
     let _link = master.registered(true).await;
@@ -107,8 +111,8 @@ pub(super) async fn a_task_that_reaches_its_agent_neither_enters_tasks_nor_reads
     if !nix::unistd::geteuid().is_root() {
         return skip("needs root");
     }
-    let (host, mut master) = (Host::new(), Master::start().await);
-    let (agent, mut link) = with_a_task(&host, &mut master, Access::default()).await;
+    let (host, mut master) = (TestHost::new(), Master::start().await);
+    let (agent, mut link) = with_a_task(&host, &mut master, ApiAccess::default()).await;
     for (number, (path, begins)) in (2..).zip(questions()) {
         let name = format!("asker-{number}");
         let spec = v1::TaskSpec {

@@ -11,7 +11,7 @@ use argosy_proto::v1;
 use argosy_proto::v1::check::Kind;
 
 use super::{reason, runs, state};
-use crate::host::{Agent, Host, content};
+use crate::host::{Agent, TestHost, content};
 use crate::master::{Master, PATIENCE, in_hosts_network, shell};
 use crate::tls;
 
@@ -61,7 +61,7 @@ fn is_healthy(update: &v1::NumberedUpdate) -> bool {
 }
 
 pub(super) async fn a_task_is_healthy_until_it_is_not_and_then_it_is_ended() {
-    let (host, mut master) = (Host::new(), Master::start().await);
+    let (host, mut master) = (TestHost::new(), Master::start().await);
     let agent = host.agent(master.address).await;
     let (mut link, _) = master.registered(true).await;
     let spec = v1::TaskSpec {
@@ -120,7 +120,7 @@ fn serve(listener: TcpListener) -> Arc<AtomicU16> {
 }
 
 pub(super) async fn a_task_is_ready_while_its_port_answers_as_expected() {
-    let (host, mut master) = (Host::new(), Master::start().await);
+    let (host, mut master) = (TestHost::new(), Master::start().await);
     let agent = host.agent_that_opens(master.address).await;
     let (mut link, _) = master.registered(true).await;
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
@@ -176,7 +176,7 @@ fn serve_securely(listener: TcpListener, well: PathBuf) {
 }
 
 pub(super) async fn a_task_that_answers_by_https_is_ready_whoever_has_signed_its_certificate() {
-    let (host, mut master) = (Host::new(), Master::start().await);
+    let (host, mut master) = (TestHost::new(), Master::start().await);
     let agent = host.agent_that_opens(master.address).await;
     let (mut link, _) = master.registered(true).await;
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
@@ -225,7 +225,7 @@ fn sleeps(seconds: &str) -> bool {
 }
 
 pub(super) async fn a_look_that_takes_too_long_has_failed_and_is_ended() {
-    let (host, mut master) = (Host::new(), Master::start().await);
+    let (host, mut master) = (TestHost::new(), Master::start().await);
     let agent = host.agent(master.address).await;
     let (mut link, _) = master.registered(true).await;
     let [late, failed] =
@@ -268,7 +268,7 @@ pub(super) async fn a_look_that_takes_too_long_has_failed_and_is_ended() {
 }
 
 pub(super) async fn the_next_agent_goes_on_looking_and_tells_nothing_twice() {
-    let (host, mut master) = (Host::new(), Master::start().await);
+    let (host, mut master) = (TestHost::new(), Master::start().await);
     let agent = host.agent(master.address).await;
     let (mut link, _) = master.registered(true).await;
     let spec = v1::TaskSpec {

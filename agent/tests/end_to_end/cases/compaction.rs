@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::sync::Arc;
 
-use argosy_agent::core::{Facts, Identity, Instance, Record, Sync, Taken};
-use argosy_agent::journal::{Journal, Request, read};
+use argosy_agent::core::{AgentIdentity, AgentState, Instance, JournalRecord, OrderBody, SyncMode};
+use argosy_agent::journal::{Journal, WriteRequest, read};
 use argosy_isolation::crash_points;
 use argosy_proto::v1;
 use argosy_state::ids::{AgentId, OrderIndex, TaskId, TaskKey};
@@ -36,22 +36,22 @@ fn instance(order: u64) -> Instance {
 }
 
 /// Returns the identity of the agent first, then launches.
-fn record(number: u64) -> Record {
+fn record(number: u64) -> JournalRecord {
     if number > 1 {
         return launch(number - 1);
     }
-    Record::Identity(Identity {
+    JournalRecord::Identity(AgentIdentity {
         agent: Some(AgentId(1)),
         nonce: 9,
-        ..Identity::default()
+        ..AgentIdentity::default()
     })
 }
 
-fn launch(order: u64) -> Record {
+fn launch(order: u64) -> JournalRecord {
     let task = format!("task-{order}");
-    Record::Took {
+    JournalRecord::OrderAccepted {
         order: OrderIndex(order),
-        what: Taken::Launch {
+        what: OrderBody::Launch {
             agent: Some(AgentId(1)),
             key: TaskKey {
                 framework: FRAMEWORK.parse().unwrap(),
@@ -80,23 +80,23 @@ pub(crate) fn writer() -> ExitCode {
     let runtime = tokio::runtime::Builder::new_current_thread().build();
     runtime.unwrap().block_on(async {
         for number in 1..=MOST {
-            journal.request(Request::Append {
+            journal.request(WriteRequest::Append {
                 number,
                 record: Box::new(record(number)),
-                sync: Sync::Awaited,
+                sync: SyncMode::Awaited,
             });
             let durable = progress.wait_for(|progress| progress.durable >= number);
             durable.await.unwrap();
             println!("{number}");
             if number == COMPACTED_AT {
-                journal.request(Request::Compact((1..=number).map(record).collect()));
+                journal.request(WriteRequest::Compact((1..=number).map(record).collect()));
             }
         }
     });
     ExitCode::FAILURE
 }
 
-fn has_all(facts: &Facts, last: u64) -> bool {
+fn has_all(facts: &AgentState, last: u64) -> bool {
     facts.floor >= OrderIndex(last)
         && (1..=last).all(|order| facts.tasks.contains_key(&instance(order)))
 }
@@ -124,10 +124,10 @@ fn dies_at(step: &str) {
     let after = contents.facts.floor.0 + 1;
     let journal = Journal::open(&path, &next, &contents, 43).unwrap();
     assert!(!next.exists(), "after a death at {step}");
-    journal.request(Request::Append {
+    journal.request(WriteRequest::Append {
         number: 1,
         record: Box::new(launch(after)),
-        sync: Sync::Awaited,
+        sync: SyncMode::Awaited,
     });
     drop(journal);
     let contents = read(&path).unwrap();

@@ -16,10 +16,10 @@ use sha2::{Digest, Sha256};
 use super::disks::{impossible, remove_all};
 use super::volumes::with_disk;
 use super::{compaction, plugged, runs, state};
-use crate::audit::{Audit, Scope};
-use crate::host::{AnyAgent, Host, Process};
+use crate::audit::{AuditScope, LeakAudit};
+use crate::host::{AgentProcess, AnyAgent, TestHost};
 use crate::layout;
-use crate::master::{Link, Master, PATIENCE, is_terminal, kill, launch, shell};
+use crate::master::{AgentStream, Master, PATIENCE, is_terminal, kill, launch, shell};
 
 /// The passes of a step that are tested: the journal writes all events, each time another one.
 const PASSES_OF_JOURNAL: std::ops::RangeInclusive<u32> = 1..=8;
@@ -66,7 +66,7 @@ const OF_DISPOSAL: [&str; 2] = ["disposal.moved-up", "disposal.emptied"];
 
 /// The special property of the tasks by which a step is reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Errand {
+enum TaskVariant {
     Usual,
     /// The short task has an image.
     Imaged,
@@ -87,7 +87,7 @@ enum Errand {
     Looped,
 }
 
-impl Errand {
+impl TaskVariant {
     fn of(step: &str) -> Self {
         match step {
             "launch.plugged" | "remove.unplugged" => Self::Plugged,
@@ -108,7 +108,7 @@ impl Errand {
     }
 
     /// Prepares the host. Returns false if it lacks a requirement.
-    fn prepare(self, host: &Host) -> bool {
+    fn prepare(self, host: &TestHost) -> bool {
         match self {
             Self::Usual | Self::Grouped | Self::Fetched => {}
             Self::Looped => host.makes_file_systems(),
@@ -131,7 +131,7 @@ impl Errand {
 
     fn change(
         self,
-        host: &Host,
+        host: &TestHost,
         served: &str,
         (brief, long): (&mut v1::TaskSpec, &mut v1::TaskSpec),
     ) {
@@ -140,7 +140,10 @@ impl Errand {
             Self::Fetched => {
                 // Another process writes files of a server: see `content/tests/service`.
                 let of_host = v1::Uri {
-                    value: host.serve("large", Bundle::content()).display().to_string(),
+                    value: host
+                        .serve("large", ServedArchive::content())
+                        .display()
+                        .to_string(),
                     ..v1::Uri::default()
                 };
                 let of_server = v1::Uri {
@@ -150,7 +153,7 @@ impl Errand {
                     ..v1::Uri::default()
                 };
                 brief.uris = vec![of_host, of_server];
-                let digest = hex(&Sha256::digest(Bundle::content()));
+                let digest = hex(&Sha256::digest(ServedArchive::content()));
                 brief.shell = format!("sha256sum < bundle/content | grep -q {digest}");
             }
             Self::Imaged | Self::Copied => {
@@ -171,7 +174,7 @@ impl Errand {
     }
 
     /// Waits for the next agent's work that is independent of its tasks.
-    async fn is_over(self, host: &Host) {
+    async fn is_over(self, host: &TestHost) {
         let containers = host.directory().join("containers");
         let leaving = match self {
             Self::Past => PAST.map(|name| containers.join(name)).into(),
@@ -192,10 +195,10 @@ impl Errand {
     }
 
     /// Checks the agent's own directories, which the audit omits.
-    fn expect_nothing_left(self, host: &Host) {
+    fn expect_nothing_left(self, host: &TestHost) {
         match self {
             Self::Usual | Self::Grouped | Self::Past | Self::Crowded => {}
-            Self::Fetched => Bundle::expect_whole(host),
+            Self::Fetched => ServedArchive::expect_whole(host),
             Self::Looped => remove_all(host),
             Self::Imaged | Self::Copied => {
                 assert_eq!(drafts(&host.directory().join("images")), [""; 0])
@@ -229,9 +232,9 @@ fn crowd(sandboxes: &Path) {
 }
 
 /// An archive that is served over HTTP during the test.
-struct Bundle;
+struct ServedArchive;
 
-impl Bundle {
+impl ServedArchive {
     /// Returns several different chunks.
     fn content() -> Vec<u8> {
         let words = 0..(1_u32 << 18);
@@ -265,7 +268,7 @@ impl Bundle {
 
     /// Checks that one file is cached, as it was served, and that no sandbox of its tasks contains
     /// a draft.
-    fn expect_whole(host: &Host) {
+    fn expect_whole(host: &TestHost) {
         let kept = entries(&host.directory().join("cache"));
         let [kept] = &kept[..] else {
             panic!("one file is kept: {kept:?}")
@@ -292,7 +295,7 @@ impl Bundle {
 /// Returns the URI of a file on a server.
 pub(super) async fn served(name: &str) -> v1::Uri {
     v1::Uri {
-        value: Bundle::serve().await,
+        value: ServedArchive::serve().await,
         output_file: name.to_owned(),
         ..v1::Uri::default()
     }
@@ -322,9 +325,9 @@ fn drafts(folder: &Path) -> Vec<String> {
 }
 
 /// Returns the orders of a leader, in sequence; the last is sent once the task runs.
-fn orders(host: &Host, errand: Errand, served: &str) -> Vec<Order> {
+fn orders(host: &TestHost, errand: TaskVariant, served: &str) -> Vec<Order> {
     let shell = |name: &str, line: &str| match errand {
-        Errand::Looped => with_disk(shell(name, line), 4),
+        TaskVariant::Looped => with_disk(shell(name, line), 4),
         _ => shell(name, line),
     };
     let file = host.serve("file", "fetched\n");
@@ -345,7 +348,7 @@ fn orders(host: &Host, errand: Errand, served: &str) -> Vec<Order> {
 }
 
 /// Returns the agent's cgroups, which are named after its directory.
-pub(super) fn groups(host: &Host) -> PathBuf {
+pub(super) fn groups(host: &TestHost) -> PathBuf {
     let directory = std::fs::canonicalize(host.folder.path())
         .unwrap()
         .join("agent");
@@ -356,21 +359,21 @@ pub(super) fn groups(host: &Host) -> PathBuf {
 }
 
 /// Returns all resources of this host's agent but its files.
-pub(super) fn audit(host: &Host) -> Audit {
-    Audit::begin(Scope {
+pub(super) fn audit(host: &TestHost) -> LeakAudit {
+    LeakAudit::begin(AuditScope {
         folders: vec![host.folder.path().to_owned()],
         groups: vec![groups(host)],
-        ..Scope::default()
+        ..AuditScope::default()
     })
 }
 
 /// One run of an agent, as its leader sees it, until the agent has exited or all tasks have ended.
-struct Reign<'a> {
+struct AgentRun<'a> {
     orders: &'a [Order],
     ended: &'a mut BTreeSet<String>,
 }
 
-impl Reign<'_> {
+impl AgentRun<'_> {
     async fn lead(&mut self, master: &mut Master) {
         let Some((mut link, hello)) = master.try_link().await else {
             return;
@@ -423,13 +426,13 @@ fn note(report: &v1::Report, ended: &mut BTreeSet<String>) {
     }
 }
 
-async fn crash_at(step: &str, at: u32, errand: Errand, divided: bool) {
-    let (host, mut master) = (Host::new(), Master::start().await);
+async fn crash_at(step: &str, at: u32, errand: TaskVariant, divided: bool) {
+    let (host, mut master) = (TestHost::new(), Master::start().await);
     if !errand.prepare(&host) {
         return skip("needs the package busybox-static");
     }
     let audit = audit(&host);
-    let orders = orders(&host, errand, &Bundle::serve().await);
+    let orders = orders(&host, errand, &ServedArchive::serve().await);
     let first = match divided {
         true => host.divided(master.address),
         false => host.process(master.address),
@@ -449,7 +452,7 @@ async fn crash_at(step: &str, at: u32, errand: Errand, divided: bool) {
         true => host.divided_that_dies(master.address, &death),
         false => host.dying(master.address, &death),
     };
-    let mut reign = Reign {
+    let mut reign = AgentRun {
         orders: &orders,
         ended: &mut ended,
     };
@@ -464,8 +467,8 @@ async fn crash_at(step: &str, at: u32, errand: Errand, divided: bool) {
     );
     drop(dying);
     let next = match divided {
-        true => AnyAgent::Divided(host.divided(master.address)),
-        false => AnyAgent::Whole(host.agent(master.address).await),
+        true => AnyAgent::Brokered(host.divided(master.address)),
+        false => AnyAgent::InProcess(host.agent(master.address).await),
     };
     clear(next, (&host, errand), &mut master, &orders, &mut ended).await;
     errand.expect_nothing_left(&host);
@@ -473,7 +476,7 @@ async fn crash_at(step: &str, at: u32, errand: Errand, divided: bool) {
 }
 
 /// Waits for the crash after the last message.
-async fn await_death(dying: &mut Process, step: &str, at: u32) {
+async fn await_death(dying: &mut AgentProcess, step: &str, at: u32) {
     let death = tokio::time::timeout(crate::master::PATIENCE, dying.died()).await;
     assert!(death.is_ok(), "the agent has not come to {step}, pass {at}");
 }
@@ -481,7 +484,7 @@ async fn await_death(dying: &mut Process, step: &str, at: u32) {
 /// Starts the next run, until all tasks have ended.
 async fn clear(
     agent: AnyAgent,
-    (host, errand): (&Host, Errand),
+    (host, errand): (&TestHost, TaskVariant),
     master: &mut Master,
     orders: &[Order],
     ended: &mut BTreeSet<String>,
@@ -511,7 +514,10 @@ async fn clear(
 
 /// Returns the agent's list once all tasks have ended; `None` if the link is that of the crashed
 /// agent.
-async fn held_at_the_end(link: &mut Link, ended: &mut BTreeSet<String>) -> Option<v1::TaskList> {
+async fn held_at_the_end(
+    link: &mut AgentStream,
+    ended: &mut BTreeSet<String>,
+) -> Option<v1::TaskList> {
     while ended.len() < TASKS.len() {
         if let Message::Report(report) = link.try_next().await? {
             note(&report, ended);
@@ -544,7 +550,7 @@ async fn crash_at_each(steps: impl Iterator<Item = &'static str>) {
                 "a death at {step}, pass {at}, after {} ms",
                 begun.elapsed().as_millis()
             );
-            crash_at(step, at, Errand::of(step), false).await;
+            crash_at(step, at, TaskVariant::of(step), false).await;
             lives += 1;
         }
     }
@@ -558,11 +564,11 @@ fn own_steps() -> impl Iterator<Item = &'static str> {
 }
 
 pub(super) async fn every_step_can_be_the_last_of_an_agent() {
-    crash_at_each(own_steps().filter(|step| !Errand::of(step).is_of_files())).await;
+    crash_at_each(own_steps().filter(|step| !TaskVariant::of(step).is_of_files())).await;
 }
 
 pub(super) async fn every_step_can_be_the_last_of_an_agent_that_fetches_or_removes_sandboxes() {
-    let of_files = own_steps().filter(|step| Errand::of(step).is_of_files());
+    let of_files = own_steps().filter(|step| TaskVariant::of(step).is_of_files());
     crash_at_each(of_files.chain(OF_DISPOSAL)).await;
 }
 
@@ -575,7 +581,7 @@ pub(super) async fn every_step_can_be_the_last_of_an_agent_that_makes_file_syste
     }
     for step in OF_FILE_SYSTEMS {
         eprintln!("a death at {step}");
-        crash_at(step, 1, Errand::Looped, false).await;
+        crash_at(step, 1, TaskVariant::Looped, false).await;
     }
     print!("{} deaths, ", OF_FILE_SYSTEMS.len());
 }
@@ -589,7 +595,7 @@ pub(super) async fn steps_can_be_the_last_of_an_agent_that_is_not_root_or_of_its
     }
     for step in OF_DIVIDED {
         eprintln!("a death at {step} of an agent that is not root, or of its broker");
-        crash_at(step, 1, Errand::of(step), true).await;
+        crash_at(step, 1, TaskVariant::of(step), true).await;
     }
     print!("{} deaths, ", OF_DIVIDED.len());
 }

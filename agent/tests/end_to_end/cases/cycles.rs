@@ -15,10 +15,10 @@ use argosy_testing::skip;
 
 use super::crashes::{audit, groups};
 use super::runs;
-use crate::audit::{Audit, Scope};
+use crate::audit::{AuditScope, LeakAudit};
 use crate::children::child_of;
-use crate::host::{Host, Process};
-use crate::master::{Link, Master, is_terminal, kill, launch, shell};
+use crate::host::{AgentProcess, TestHost};
+use crate::master::{AgentStream, Master, is_terminal, kill, launch, shell};
 
 /// Number of cycles of a usual run.
 pub(super) const USUAL: usize = 400;
@@ -46,9 +46,9 @@ pub(super) fn count() -> usize {
 }
 
 /// A generator whose every number follows from its seed.
-struct Chance(u64);
+struct TestRng(u64);
 
-impl Chance {
+impl TestRng {
     fn below(&mut self, limit: usize) -> usize {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
@@ -58,8 +58,8 @@ impl Chance {
 }
 
 /// The orders and received updates of a leader.
-struct Cycles {
-    chance: Chance,
+struct OrderLog {
+    chance: TestRng,
     orders: Vec<Order>,
     launched: usize,
     /// Tasks that have not been killed.
@@ -67,10 +67,10 @@ struct Cycles {
     ended: BTreeMap<String, u64>,
 }
 
-impl Cycles {
+impl OrderLog {
     fn new(seed: u64) -> Self {
         Self {
-            chance: Chance(seed | 1),
+            chance: TestRng(seed | 1),
             orders: Vec::new(),
             launched: 0,
             alive: BTreeSet::new(),
@@ -83,12 +83,12 @@ impl Cycles {
     }
 
     /// Sends the next order under the next number.
-    async fn order(&mut self, link: &mut Link, order: Order) {
+    async fn order(&mut self, link: &mut AgentStream, order: Order) {
         self.orders.push(order.clone());
         link.order(self.orders.len() as u64, order).await;
     }
 
-    async fn kill(&mut self, link: &mut Link, task: &str) {
+    async fn kill(&mut self, link: &mut AgentStream, task: &str) {
         if self.alive.remove(task) {
             let grace_ms = [0, 20, 5_000][self.chance.below(3)];
             // A task that ignores TERM must not take that long.
@@ -102,7 +102,7 @@ impl Cycles {
     }
 
     /// Launches as many tasks as the limit allows, some with an immediate kill.
-    async fn fill(&mut self, link: &mut Link, limit: usize) {
+    async fn fill(&mut self, link: &mut AgentStream, limit: usize) {
         while self.launched < limit && self.under_way() < AT_A_TIME {
             self.launched += 1;
             let kind = self.chance.below(LINES.len());
@@ -116,7 +116,7 @@ impl Cycles {
     }
 
     /// Leads until this many more have ended, launching no more than `limit` in total.
-    async fn lead(&mut self, link: &mut Link, hello: &v1::Hello, more: usize, limit: usize) {
+    async fn lead(&mut self, link: &mut AgentStream, hello: &v1::Hello, more: usize, limit: usize) {
         for index in hello.floor as usize + 1..=self.orders.len() {
             link.order(index as u64, self.orders[index - 1].clone())
                 .await;
@@ -151,7 +151,7 @@ impl Cycles {
 
 /// Returns the open descriptors of the agent, its broker, its spawner and its launcher once all
 /// networks that are kept ready exist.
-async fn held_open(agent: &Process, host: &Host) -> Audit {
+async fn held_open(agent: &AgentProcess, host: &TestHost) -> LeakAudit {
     let broker = agent.broker();
     let spawner = child_of(broker, "argosy-spawner");
     let launcher = child_of(spawner, "argosy-launcher");
@@ -167,12 +167,12 @@ async fn held_open(agent: &Process, host: &Host) -> Audit {
         looks[2] = Some([agent.pid(), broker].map(open));
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    Audit::begin(Scope {
+    LeakAudit::begin(AuditScope {
         devices_are_alike: true,
         folders: vec![host.folder.path().to_owned()],
         groups: vec![groups(host)],
         holders,
-        ..Scope::default()
+        ..AuditScope::default()
     })
 }
 
@@ -188,9 +188,9 @@ pub(super) async fn launches_kills_and_dying_agents_leave_nothing() {
     println!(
         "\nrandom seed, again with: ARGOSY_CYCLES={total} ARGOSY_SEED={seed} cargo test --package argosy-agent --test end_to_end -- cycles"
     );
-    let (host, mut master) = (Host::new(), Master::start().await);
+    let (host, mut master) = (TestHost::new(), Master::start().await);
     let before = audit(&host);
-    let mut cycles = Cycles::new(seed);
+    let mut cycles = OrderLog::new(seed);
     let (mut lives, loud) = (0, total.saturating_sub(QUIET));
     while cycles.ended.len() < loud {
         let agent = match lives % 2 {
@@ -246,7 +246,7 @@ fn clock() -> u64 {
 }
 
 /// Returns the hello of an agent that has taken every order.
-fn hello_of(cycles: &Cycles) -> v1::Hello {
+fn hello_of(cycles: &OrderLog) -> v1::Hello {
     v1::Hello {
         floor: cycles.orders.len() as u64,
         ..v1::Hello::default()

@@ -12,7 +12,7 @@ use super::crashes::audit;
 use super::groups::member;
 use super::volumes::with_disk;
 use super::{code, runs, state};
-use crate::host::{Agent, Host, content};
+use crate::host::{Agent, TestHost, content};
 use crate::layout;
 use crate::master::{FRAMEWORK, Master, shell};
 
@@ -32,7 +32,7 @@ pub(super) fn impossible() -> Option<String> {
 }
 
 /// Removes sandboxes with their file systems, without waiting for their retention time.
-pub(super) fn remove_all(host: &Host) {
+pub(super) fn remove_all(host: &TestHost) {
     let entries = fs::read_dir(host.directory().join("disks"));
     for folder in entries.into_iter().flatten().flatten() {
         let tasks = host.directory().join("sandboxes").join(FRAMEWORK);
@@ -59,7 +59,7 @@ pub(super) async fn a_task_that_fills_its_file_system_goes_on_and_so_it_does_wit
     if let Some(why) = impossible() {
         return skip(&why);
     }
-    let (host, mut master) = (Host::new(), Master::start().await);
+    let (host, mut master) = (TestHost::new(), Master::start().await);
     let audit = audit(&host);
     let agent = host.agent_with(master.address, looped).await;
     let (mut link, _) = master.registered(true).await;
@@ -106,7 +106,7 @@ pub(super) async fn what_is_fetched_has_to_fit_into_the_same_file_system() {
     if let Some(why) = impossible() {
         return skip(&why);
     }
-    let (host, mut master) = (Host::new(), Master::start().await);
+    let (host, mut master) = (TestHost::new(), Master::start().await);
     let agent = host.agent_with(master.address, looped).await;
     let (mut link, _) = master.registered(true).await;
     let file = host.serve("file", vec![1; 8 * MIB as usize]);
@@ -132,7 +132,7 @@ pub(super) async fn what_a_task_changes_of_its_image_fills_the_same_file_system(
     if let Some(why) = impossible() {
         return skip(&why);
     }
-    let (host, mut master) = (Host::new(), Master::start().await);
+    let (host, mut master) = (TestHost::new(), Master::start().await);
     if !layout::write(&host.layouts()) {
         return skip("there is no /bin/busybox to make an image of");
     }
@@ -163,7 +163,7 @@ pub(super) async fn the_folder_of_a_group_is_on_the_file_system_of_its_first_tas
     if let Some(why) = impossible() {
         return skip(&why);
     }
-    let (host, mut master) = (Host::new(), Master::start().await);
+    let (host, mut master) = (TestHost::new(), Master::start().await);
     let audit = audit(&host);
     let agent = host.agent_with(master.address, looped).await;
     let (mut link, _) = master.registered(true).await;
@@ -197,7 +197,7 @@ pub(super) async fn the_folder_of_a_group_is_on_the_file_system_of_its_first_tas
 }
 
 pub(super) async fn an_agent_is_refused_disks_that_its_host_cannot_keep_small() {
-    let (host, master) = (Host::new(), Master::start().await);
+    let (host, master) = (TestHost::new(), Master::start().await);
     let without_users = |config: &mut Config| {
         config.isolation = IsolationMode::Processes;
         looped(config);

@@ -18,7 +18,7 @@ use nix::unistd::Pid;
 use super::volumes::with_disk;
 use super::{code, executors, plugged, runs, state};
 use crate::children::{child_of, child_with};
-use crate::host::{CONTENT, Host, Process, content};
+use crate::host::{AgentProcess, CONTENT, TestHost, content};
 use crate::layout;
 use crate::master::{FRAMEWORK, Master, is_terminal, kill, shell};
 
@@ -36,7 +36,7 @@ fn status(pid: u32, field: &str) -> Vec<String> {
 }
 
 /// Waits until it has an API, and so has given up root.
-async fn is_up(agent: &Process) {
+async fn is_up(agent: &AgentProcess) {
     loop {
         if let Ok(answer) = reqwest::get(format!("http://{}/healthz", agent.api().await)).await
             && answer.status().is_success()
@@ -117,7 +117,7 @@ pub(super) async fn an_agent_that_was_root_is_another_user_and_its_tasks_run_end
     if let Some(why) = impossible() {
         return skip(why);
     }
-    let (host, mut master) = (Host::new(), Master::start().await);
+    let (host, mut master) = (TestHost::new(), Master::start().await);
     let mut agent = host.divided(master.address);
     let (mut link, _) = master.registered(true).await;
     is_not_root(agent.pid());
@@ -200,9 +200,9 @@ fn is_hidden(pid: u32) -> bool {
 }
 
 /// Limits of core files for processes that are started while it is held.
-struct Cores(u64, u64);
+struct CoreFileLimit(u64, u64);
 
-impl Cores {
+impl CoreFileLimit {
     fn unlimited() -> Self {
         let (soft, hard) = getrlimit(Resource::RLIMIT_CORE).unwrap();
         setrlimit(Resource::RLIMIT_CORE, RLIM_INFINITY, RLIM_INFINITY).unwrap();
@@ -210,7 +210,7 @@ impl Cores {
     }
 }
 
-impl Drop for Cores {
+impl Drop for CoreFileLimit {
     fn drop(&mut self) {
         setrlimit(Resource::RLIMIT_CORE, self.0, self.1).unwrap();
     }
@@ -220,8 +220,8 @@ pub(super) async fn no_core_has_what_tasks_were_given_and_what_brings_content_is
     if let Some(why) = impossible() {
         return skip(why);
     }
-    let (host, mut master) = (Host::new(), Master::start().await);
-    let cores = Cores::unlimited();
+    let (host, mut master) = (TestHost::new(), Master::start().await);
+    let cores = CoreFileLimit::unlimited();
     let agent = host.divided(master.address);
     let (mut link, _) = master.registered(true).await;
     // Its file comes from a server: then there is a service.
@@ -284,7 +284,7 @@ pub(super) async fn an_agent_takes_over_what_one_that_was_root_has_left() {
     if let Some(why) = impossible() {
         return skip(why);
     }
-    let (host, mut master) = (Host::new(), Master::start().await);
+    let (host, mut master) = (TestHost::new(), Master::start().await);
     let agent = host.agent(master.address).await;
     let (mut link, _) = master.registered(true).await;
     link.launch(1, shell("t", "echo up; exec sleep 1000")).await;
@@ -335,7 +335,7 @@ pub(super) async fn tasks_with_images_are_made_and_removed_by_an_agent_that_is_n
         return skip(why);
     }
     for is_copied in [false, true] {
-        let (host, mut master) = (Host::new(), Master::start().await);
+        let (host, mut master) = (TestHost::new(), Master::start().await);
         if !layout::write(&host.layouts()) {
             return skip("there is no /bin/busybox to make an image of");
         }
@@ -380,7 +380,7 @@ pub(super) async fn file_systems_plugins_networks_and_executors_are_made_by_a_br
     if let Some(why) = super::disks::impossible() {
         return skip(&why);
     }
-    let (host, mut master) = (Host::new(), Master::start().await);
+    let (host, mut master) = (TestHost::new(), Master::start().await);
     host.makes_file_systems();
     plugged::lay(&host);
     let agent = host.divided(master.address);
@@ -431,7 +431,7 @@ pub(super) async fn an_agent_ends_with_its_broker_and_a_broker_with_its_agent() 
     if let Some(why) = impossible() {
         return skip(why);
     }
-    let (host, mut master) = (Host::new(), Master::start().await);
+    let (host, mut master) = (TestHost::new(), Master::start().await);
     let mut agent = host.divided(master.address);
     let (mut link, _) = master.registered(true).await;
     link.launch(1, shell("t", "echo up; exec sleep 1000")).await;
@@ -481,7 +481,7 @@ pub(super) async fn a_panic_in_the_broker_ends_it_and_its_agent_and_no_task() {
     // While the second of two tasks is started: the launcher has its request, or only its sandbox
     // is created. The latter is started again, with another sandbox.
     for (step, sandboxes) in [("agent.request-sent", 1), ("sandbox.folder-made", 2)] {
-        let (host, mut master) = (Host::new(), Master::start().await);
+        let (host, mut master) = (TestHost::new(), Master::start().await);
         let [witness, said] = ["witness", "said"].map(|name| host.folder.path().join(name));
         let panic = [step, "2", witness.to_str().unwrap()];
         let mut agent = host.panicking(master.address, &panic, &said);
@@ -525,7 +525,7 @@ pub(super) async fn callers_are_known_to_an_agent_that_is_not_root() {
     if let Some(why) = impossible() {
         return skip(why);
     }
-    let (host, mut master) = (Host::new(), Master::start().await);
+    let (host, mut master) = (TestHost::new(), Master::start().await);
     let agent = host.divided(master.address);
     let (mut link, _) = master.registered(true).await;
     link.launch(1, shell("t", "echo secret; exec sleep 1000"))
@@ -557,7 +557,7 @@ pub(super) async fn an_agent_whose_folder_is_closed_to_other_users_stays_root() 
     if let Some(why) = impossible() {
         return skip(why);
     }
-    let (host, mut master) = (Host::new(), Master::start().await);
+    let (host, mut master) = (TestHost::new(), Master::start().await);
     let mut agent = host.divided(master.address);
     drop(master.registered(true).await);
     signal(Pid::from_raw(agent.pid() as i32), Signal::SIGKILL).unwrap();

@@ -2,38 +2,40 @@
 
 use std::time::{Duration, Instant};
 
-use argosy_proto::exec::{Begins, End, FromCommand, INPUT_WINDOW_BYTES, PROTOCOL, Size, ToCommand};
+use argosy_proto::exec::{
+    AgentFrame, AttachOffsets, ClientFrame, ExecResult, INPUT_WINDOW_BYTES, PROTOCOL, TerminalSize,
+};
 use futures::{SinkExt as _, StreamExt as _};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::Role;
 
 use super::runs;
-use crate::host::{Agent, Host, content};
-use crate::master::{FRAMEWORK, Link, Master, PATIENCE, shell};
+use crate::host::{Agent, TestHost, content};
+use crate::master::{AgentStream, FRAMEWORK, Master, PATIENCE, shell};
 
 /// A client of a session.
-pub(super) struct Client(WebSocketStream<reqwest::Upgraded>);
+pub(super) struct ExecClient(WebSocketStream<reqwest::Upgraded>);
 
 /// The output and the end of a command.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Said {
+pub(super) struct CommandResult {
     output: Vec<u8>,
     errors: Vec<u8>,
     taken: usize,
-    pub(super) end: Option<End>,
+    pub(super) end: Option<ExecResult>,
     /// The start of the output that an attached client receives.
-    pub(super) begins: Option<Begins>,
+    pub(super) begins: Option<AttachOffsets>,
     missed: u64,
 }
 
-impl Said {
+impl CommandResult {
     pub(super) fn output(&self) -> String {
         String::from_utf8_lossy(&self.output).into_owned()
     }
 }
 
-impl Client {
+impl ExecClient {
     /// Starts a command in the task `t`.
     async fn enter(agent: &Agent, arguments: &[&str], more: &[(&str, &str)]) -> Self {
         Self::of(ask(agent, arguments, more).await).await
@@ -52,35 +54,39 @@ impl Client {
         Self::enter(agent, &["sh", "-c", line], &[]).await
     }
 
-    pub(super) async fn say(&mut self, frame: ToCommand) {
+    pub(super) async fn say(&mut self, frame: ClientFrame) {
         self.0.send(Message::Binary(frame.encode())).await.unwrap();
     }
 
     pub(super) async fn type_in(&mut self, text: &'static str) {
-        self.say(ToCommand::Input(text.into())).await;
+        self.say(ClientFrame::Input(text.into())).await;
     }
 
     /// Adds received output until `is_enough`, or to the end.
-    pub(super) async fn hear(&mut self, said: &mut Said, is_enough: impl Fn(&Said) -> bool) {
+    pub(super) async fn hear(
+        &mut self,
+        said: &mut CommandResult,
+        is_enough: impl Fn(&CommandResult) -> bool,
+    ) {
         while said.end.is_none() && !is_enough(said) {
             let message = tokio::time::timeout(PATIENCE, self.0.next()).await;
             let message = message.unwrap_or_else(|_| panic!("no more than {said:?}"));
             let Message::Binary(bytes) = message.unwrap().unwrap() else {
                 continue;
             };
-            match FromCommand::decode(bytes).unwrap() {
-                FromCommand::Output(bytes) => said.output.extend(bytes),
-                FromCommand::Errors(bytes) => said.errors.extend(bytes),
-                FromCommand::Taken(bytes) => said.taken += bytes,
-                FromCommand::End(end) => said.end = Some(end),
-                FromCommand::Attached(begins) => said.begins = Some(begins),
-                FromCommand::Missed(bytes) => said.missed += bytes,
+            match AgentFrame::decode(bytes).unwrap() {
+                AgentFrame::Stdout(bytes) => said.output.extend(bytes),
+                AgentFrame::Stderr(bytes) => said.errors.extend(bytes),
+                AgentFrame::InputCredit(bytes) => said.taken += bytes,
+                AgentFrame::End(end) => said.end = Some(end),
+                AgentFrame::Attached(begins) => said.begins = Some(begins),
+                AgentFrame::Missed(bytes) => said.missed += bytes,
             }
         }
     }
 
-    pub(super) async fn all(mut self) -> Said {
-        let mut said = Said::default();
+    pub(super) async fn all(mut self) -> CommandResult {
+        let mut said = CommandResult::default();
         self.hear(&mut said, |_| false).await;
         // Nothing follows an end.
         self.0.close(None).await.unwrap();
@@ -123,8 +129,8 @@ pub(super) async fn call(
 }
 
 /// Returns a host with a running task `t`.
-async fn running() -> (Host, Master, Agent, Link) {
-    let (host, mut master) = (Host::new(), Master::start().await);
+async fn running() -> (TestHost, Master, Agent, AgentStream) {
+    let (host, mut master) = (TestHost::new(), Master::start().await);
     let agent = host.agent(master.address).await;
     let (mut link, _) = master.registered(true).await;
     link.launch(1, shell("t", "echo up > up; exec sleep 1000"))
@@ -160,17 +166,17 @@ pub(super) async fn a_command_in_a_task_has_its_streams_and_its_end_is_told() {
     let (_host, _master, agent, _link) = running().await;
     let line = "cat; echo $A in $(pwd) >&2; exit 7";
     let more = [("env", "A=b c"), ("workdir", "/usr")];
-    let mut client = Client::enter(&agent, &["sh", "-c", line], &more).await;
+    let mut client = ExecClient::enter(&agent, &["sh", "-c", line], &more).await;
     client.type_in("to ").await;
     client.type_in("and fro").await;
-    client.say(ToCommand::Input("".into())).await;
+    client.say(ClientFrame::Input("".into())).await;
     let said = client.all().await;
-    let expected = Said {
+    let expected = CommandResult {
         output: b"to and fro".to_vec(),
         errors: b"b c in /usr\n".to_vec(),
         taken: 10,
-        end: Some(End::Code(7)),
-        ..Said::default()
+        end: Some(ExecResult::Code(7)),
+        ..CommandResult::default()
     };
     assert_eq!(said, expected);
     over(agent).await;
@@ -179,16 +185,16 @@ pub(super) async fn a_command_in_a_task_has_its_streams_and_its_end_is_told() {
 pub(super) async fn signals_reach_a_command_in_a_task() {
     let (_host, _master, agent, _link) = running().await;
     let line = "trap 'echo told; exit 5' USR1; echo ready; while :; do sleep 0.01; done";
-    let mut client = Client::shell(&agent, line).await;
-    let mut said = Said::default();
+    let mut client = ExecClient::shell(&agent, line).await;
+    let mut said = CommandResult::default();
     client.hear(&mut said, |said| !said.output.is_empty()).await;
-    client.say(ToCommand::Signal(10)).await;
+    client.say(ClientFrame::Signal(10)).await;
     client.hear(&mut said, |_| false).await;
     assert_eq!(said.output(), "ready\ntold\n");
-    assert_eq!(said.end, Some(End::Code(5)));
-    let mut client = Client::enter(&agent, &["sleep", "1000"], &[]).await;
-    client.say(ToCommand::Signal(9)).await;
-    assert_eq!(client.all().await.end, Some(End::Signal(9)));
+    assert_eq!(said.end, Some(ExecResult::Code(5)));
+    let mut client = ExecClient::enter(&agent, &["sleep", "1000"], &[]).await;
+    client.say(ClientFrame::Signal(9)).await;
+    assert_eq!(client.all().await.end, Some(ExecResult::Signal(9)));
     over(agent).await;
 }
 
@@ -196,8 +202,8 @@ pub(super) async fn a_terminal_in_a_task_has_the_size_that_it_is_given() {
     let (_host, _master, agent, _link) = running().await;
     let line = "stty size; read word; echo got $word; until [ \"$(stty size)\" = '50 132' ]; do sleep 0.01; done; echo larger; cat; exit 3";
     let more = [("tty", "true"), ("rows", "40"), ("columns", "100")];
-    let mut client = Client::enter(&agent, &["sh", "-c", line], &more).await;
-    let mut said = Said::default();
+    let mut client = ExecClient::enter(&agent, &["sh", "-c", line], &more).await;
+    let mut said = CommandResult::default();
     client
         .hear(&mut said, |said| said.output.ends_with(b"\n"))
         .await;
@@ -207,7 +213,7 @@ pub(super) async fn a_terminal_in_a_task_has_the_size_that_it_is_given() {
         .hear(&mut said, |said| said.output().contains("got word\r\n"))
         .await;
     client
-        .say(ToCommand::Resize(Size {
+        .say(ClientFrame::Resize(TerminalSize {
             rows: 50,
             columns: 132,
         }))
@@ -216,26 +222,29 @@ pub(super) async fn a_terminal_in_a_task_has_the_size_that_it_is_given() {
         .hear(&mut said, |said| said.output().contains("larger\r\n"))
         .await;
     // The end of input, as a user types it.
-    client.say(ToCommand::Input("".into())).await;
+    client.say(ClientFrame::Input("".into())).await;
     let said = client.all().await;
-    assert_eq!((said.end, said.errors), (Some(End::Code(3)), Vec::new()));
+    assert_eq!(
+        (said.end, said.errors),
+        (Some(ExecResult::Code(3)), Vec::new())
+    );
     // Ctrl-C is a byte, which the terminal translates to a signal.
     let line = "trap 'echo interrupted; exit 9' INT; echo ready; while :; do sleep 0.01; done";
     let more = [("tty", "true")];
-    let mut client = Client::enter(&agent, &["sh", "-c", line], &more).await;
-    let mut said = Said::default();
+    let mut client = ExecClient::enter(&agent, &["sh", "-c", line], &more).await;
+    let mut said = CommandResult::default();
     client.hear(&mut said, |said| !said.output.is_empty()).await;
     client.type_in("\x03").await;
     client.hear(&mut said, |_| false).await;
     assert!(said.output().contains("interrupted"), "{}", said.output());
-    assert_eq!(said.end, Some(End::Code(9)));
+    assert_eq!(said.end, Some(ExecResult::Code(9)));
     over(agent).await;
 }
 
 pub(super) async fn a_command_in_a_task_ends_with_its_client_and_its_task() {
     let (_host, _master, agent, _link) = running().await;
-    let mut client = Client::shell(&agent, "sleep 7353 & echo up; exec sleep 7354").await;
-    let mut said = Said::default();
+    let mut client = ExecClient::shell(&agent, "sleep 7353 & echo up; exec sleep 7354").await;
+    let mut said = CommandResult::default();
     client.hear(&mut said, |said| !said.output.is_empty()).await;
     until("they run", || {
         lives(&["sleep", "7353"]) && lives(&["sleep", "7354"])
@@ -246,14 +255,14 @@ pub(super) async fn a_command_in_a_task_ends_with_its_client_and_its_task() {
         !lives(&["sleep", "7353"]) && !lives(&["sleep", "7354"])
     })
     .await;
-    let client = Client::enter(&agent, &["sleep", "7355"], &[]).await;
+    let client = ExecClient::enter(&agent, &["sleep", "7355"], &[]).await;
     over(agent).await;
     assert!(!lives(&["sleep", "7355"]));
-    let mut said = Said::default();
+    let mut said = CommandResult::default();
     let mut client = client;
     client.hear(&mut said, |_| false).await;
     assert!(
-        matches!(&said.end, Some(End::Lost(why)) if why.contains("with its container")),
+        matches!(&said.end, Some(ExecResult::Lost(why)) if why.contains("with its container")),
         "{said:?}"
     );
 }
@@ -261,7 +270,11 @@ pub(super) async fn a_command_in_a_task_ends_with_its_client_and_its_task() {
 pub(super) async fn a_task_that_was_adopted_can_be_entered_again() {
     let (host, mut master, agent, _link) = running().await;
     assert_eq!(
-        Client::shell(&agent, "cat up").await.all().await.output(),
+        ExecClient::shell(&agent, "cat up")
+            .await
+            .all()
+            .await
+            .output(),
         "up\n"
     );
     agent.stop().await;
@@ -274,7 +287,11 @@ pub(super) async fn a_task_that_was_adopted_can_be_entered_again() {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     assert_eq!(
-        Client::shell(&agent, "cat up").await.all().await.output(),
+        ExecClient::shell(&agent, "cat up")
+            .await
+            .all()
+            .await
+            .output(),
         "up\n"
     );
     over(agent).await;
@@ -284,49 +301,52 @@ pub(super) async fn a_client_that_does_not_read_stops_its_command_and_nobody_els
     const BYTES: usize = 64 * 1024 * 1024;
     let (host, _master, agent, _link) = running().await;
     let line = format!("head -c {BYTES} /dev/zero; echo done > done");
-    let slow = Client::shell(&agent, &line).await;
+    let slow = ExecClient::shell(&agent, &line).await;
     // Other sessions come and go concurrently.
     for _ in 0..20 {
-        let said = Client::shell(&agent, "echo quick").await.all().await;
+        let said = ExecClient::shell(&agent, "echo quick").await.all().await;
         assert_eq!(
             (said.output(), said.end),
-            ("quick\n".into(), Some(End::Code(0)))
+            ("quick\n".into(), Some(ExecResult::Code(0)))
         );
     }
     let done = host.sandbox("t").join("done");
     assert!(!done.exists(), "64 MiB are nowhere on the way");
     let said = slow.all().await;
-    assert_eq!((said.output.len(), said.end), (BYTES, Some(End::Code(0))));
+    assert_eq!(
+        (said.output.len(), said.end),
+        (BYTES, Some(ExecResult::Code(0)))
+    );
     over(agent).await;
 }
 
 pub(super) async fn a_command_that_does_not_read_stops_its_input_and_not_its_signals() {
     let (_host, _master, agent, _link) = running().await;
-    let mut client = Client::enter(&agent, &["sleep", "1000"], &[]).await;
+    let mut client = ExecClient::enter(&agent, &["sleep", "1000"], &[]).await;
     let piece = vec![0_u8; INPUT_WINDOW_BYTES / 4];
     for _ in 0..4 {
-        client.say(ToCommand::Input(piece.clone().into())).await;
+        client.say(ClientFrame::Input(piece.clone().into())).await;
     }
-    client.say(ToCommand::Signal(15)).await;
+    client.say(ClientFrame::Signal(15)).await;
     let said = client.all().await;
-    assert_eq!(said.end, Some(End::Signal(15)));
+    assert_eq!(said.end, Some(ExecResult::Signal(15)));
     // A client that exceeds the window gets an error, and the command is ended.
-    let mut client = Client::enter(&agent, &["sleep", "7356"], &[]).await;
+    let mut client = ExecClient::enter(&agent, &["sleep", "7356"], &[]).await;
     for _ in 0..8 {
-        client.say(ToCommand::Input(piece.clone().into())).await;
+        client.say(ClientFrame::Input(piece.clone().into())).await;
     }
     let said = client.all().await;
     assert!(
-        matches!(&said.end, Some(End::Lost(why)) if why.contains("beyond the input taken")),
+        matches!(&said.end, Some(ExecResult::Lost(why)) if why.contains("beyond the input taken")),
         "{:?}",
         said.end
     );
     until("it has ended", || !lives(&["sleep", "7356"])).await;
     // All of a long input arrives, piece by piece.
-    let mut client = Client::shell(&agent, "wc -c").await;
-    let (mut sent, mut said) = (0, Said::default());
+    let mut client = ExecClient::shell(&agent, "wc -c").await;
+    let (mut sent, mut said) = (0, CommandResult::default());
     while sent < 16 * INPUT_WINDOW_BYTES {
-        client.say(ToCommand::Input(piece.clone().into())).await;
+        client.say(ClientFrame::Input(piece.clone().into())).await;
         sent += piece.len();
         client
             .hear(&mut said, |said| {
@@ -334,7 +354,7 @@ pub(super) async fn a_command_that_does_not_read_stops_its_input_and_not_its_sig
             })
             .await;
     }
-    client.say(ToCommand::Input("".into())).await;
+    client.say(ClientFrame::Input("".into())).await;
     client.hear(&mut said, |_| false).await;
     assert_eq!(said.output().trim(), sent.to_string());
     over(agent).await;
@@ -365,13 +385,13 @@ pub(super) async fn what_cannot_be_let_in_is_refused_before_anything_is_upgraded
 
 pub(super) async fn a_frame_that_is_too_large_ends_the_command_in_words() {
     let (_host, _master, agent, _link) = running().await;
-    let mut client = Client::shell(&agent, "echo up; exec sleep 1000").await;
-    let mut said = Said::default();
+    let mut client = ExecClient::shell(&agent, "echo up; exec sleep 1000").await;
+    let mut said = CommandResult::default();
     client.hear(&mut said, |said| said.output() == "up\n").await;
     let frame = Message::Binary(vec![0; 40 * 1024].into());
     client.0.send(frame).await.unwrap();
     client.hear(&mut said, |_| false).await;
-    let Some(End::Lost(why)) = &said.end else {
+    let Some(ExecResult::Lost(why)) = &said.end else {
         panic!("{said:?}");
     };
     assert!(why.contains("at most 32768 bytes"), "{why}");
@@ -383,7 +403,7 @@ pub(super) async fn many_commands_run_in_a_task_at_once_and_too_many_are_refused
     let (_host, _master, agent, _link) = running().await;
     let mut clients = Vec::new();
     for _ in 0..60 {
-        clients.push(Client::enter(&agent, &["cat"], &[]).await);
+        clients.push(ExecClient::enter(&agent, &["cat"], &[]).await);
     }
     let answer = ask(&agent, &["true"], &[]).await;
     assert_eq!(answer.status().as_u16(), 429);
@@ -391,16 +411,16 @@ pub(super) async fn many_commands_run_in_a_task_at_once_and_too_many_are_refused
     assert!(text.contains("60 interactive commands run"), "{text}");
     for client in &mut clients {
         client.type_in("mine").await;
-        client.say(ToCommand::Input("".into())).await;
+        client.say(ClientFrame::Input("".into())).await;
     }
     for client in clients {
         let said = client.all().await;
         assert_eq!(
             (said.output(), said.end),
-            ("mine".into(), Some(End::Code(0)))
+            ("mine".into(), Some(ExecResult::Code(0)))
         );
     }
-    let said = Client::shell(&agent, "echo again").await.all().await;
+    let said = ExecClient::shell(&agent, "echo again").await.all().await;
     assert_eq!(said.output(), "again\n");
     over(agent).await;
 }

@@ -10,18 +10,18 @@ use nix::unistd::Pid;
 
 use super::volumes::with_disk;
 use super::{code, reason, runs, state};
-use crate::host::{Agent, EXECUTOR, Host, content};
-use crate::master::{Link, Master, kill, shell};
+use crate::host::{Agent, EXECUTOR, TestHost, content};
+use crate::master::{AgentStream, Master, kill, shell};
 
 /// Runs until its file exists, confirms that by another one, and ends with this code.
-fn task(host: &Host, id: &str, code: i32) -> v1::TaskSpec {
+fn task(host: &TestHost, id: &str, code: i32) -> v1::TaskSpec {
     let line =
         format!("until [ -e go-{id} ]; do sleep 0.01; done; echo done > done-{id}; exit {code}");
     executed(shell(id, &line), executor(host))
 }
 
 /// Returns a task that runs this line, of an executor that is this program.
-pub(super) fn executed_by_this_program(host: &Host, id: &str, line: &str) -> v1::TaskSpec {
+pub(super) fn executed_by_this_program(host: &TestHost, id: &str, line: &str) -> v1::TaskSpec {
     executed(shell(id, line), executor(host))
 }
 
@@ -33,7 +33,7 @@ fn executed(task: v1::TaskSpec, executor: v1::ExecutorSpec) -> v1::TaskSpec {
 }
 
 /// Returns this program as an executor.
-fn executor(host: &Host) -> v1::ExecutorSpec {
+fn executor(host: &TestHost) -> v1::ExecutorSpec {
     let program = host.program();
     v1::ExecutorSpec {
         executor_id: "e".into(),
@@ -49,18 +49,18 @@ fn executor(host: &Host) -> v1::ExecutorSpec {
     }
 }
 
-fn go(host: &Host, id: &str) {
+fn go(host: &TestHost, id: &str) {
     std::fs::write(host.sandbox("e").join(format!("go-{id}")), "").unwrap();
 }
 
-fn places(host: &Host) -> Vec<PathBuf> {
+fn places(host: &TestHost) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(host.folder.path().join("agent/executors")).unwrap();
     entries.map(|entry| entry.unwrap().path()).collect()
 }
 
 /// Starts tasks "a" and "b" of one executor.
-async fn two_tasks() -> (Host, Master, Agent, Link) {
-    let (host, mut master) = (Host::new(), Master::start().await);
+async fn two_tasks() -> (TestHost, Master, Agent, AgentStream) {
+    let (host, mut master) = (TestHost::new(), Master::start().await);
     let agent = host.agent(master.address).await;
     let (mut link, _) = master.registered(true).await;
     link.launch(1, task(&host, "a", 0)).await;
@@ -90,7 +90,7 @@ pub(super) async fn tasks_of_one_executor_share_its_container_and_it_ends_behind
 }
 
 pub(super) async fn an_executor_with_more_on_the_disk_than_its_tasks_request_is_ended_with_them() {
-    let (host, mut master) = (Host::new(), Master::start().await);
+    let (host, mut master) = (TestHost::new(), Master::start().await);
     let agent = host.agent(master.address).await;
     let (mut link, _) = master.registered(true).await;
     let program = std::fs::metadata(host.program()).unwrap().len();
@@ -162,7 +162,7 @@ pub(super) async fn one_task_of_an_executor_is_killed_and_the_other_runs_on() {
 }
 
 pub(super) async fn an_executor_that_does_not_subscribe_is_ended_and_says_why() {
-    let (host, mut master) = (Host::new(), Master::start().await);
+    let (host, mut master) = (TestHost::new(), Master::start().await);
     let agent = host
         .agent_with(master.address, |config| {
             config.executor_registration_timeout_ms = 300;

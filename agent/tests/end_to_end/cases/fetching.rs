@@ -15,7 +15,7 @@ use tokio::sync::Notify;
 
 use super::entering::until;
 use super::{code, reason, state};
-use crate::host::{Host, Process};
+use crate::host::{AgentProcess, TestHost};
 use crate::master::{Master, shell};
 
 const HALF: usize = 1 << 20;
@@ -37,7 +37,7 @@ async fn serve(rest: Arc<Notify>) -> String {
 }
 
 pub(super) async fn a_fetch_that_takes_long_says_in_its_tasks_status_how_far_it_is() {
-    let (host, mut master) = (Host::new(), Master::start().await);
+    let (host, mut master) = (TestHost::new(), Master::start().await);
     let agent = host.agent(master.address).await;
     let (mut link, _) = master.registered(true).await;
     let rest = Arc::new(Notify::new());
@@ -61,7 +61,7 @@ pub(super) async fn a_fetch_that_takes_long_says_in_its_tasks_status_how_far_it_
 }
 
 pub(super) async fn a_file_of_the_host_that_no_operator_gives_is_refused_in_words() {
-    let (host, mut master) = (Host::new(), Master::start().await);
+    let (host, mut master) = (TestHost::new(), Master::start().await);
     let agent = host.agent(master.address).await;
     let (mut link, _) = master.registered(true).await;
     let out = host.files().join("out");
@@ -101,7 +101,7 @@ pub(super) async fn a_file_of_the_host_that_no_operator_gives_is_refused_in_word
 struct Tracer(Child);
 
 impl Tracer {
-    async fn attach(agent: &Process, file: &Path) -> Self {
+    async fn attach(agent: &AgentProcess, file: &Path) -> Self {
         let pid = agent.pid().to_string();
         let strace = Command::new("strace")
             .args([
@@ -142,7 +142,7 @@ pub(super) async fn a_file_that_is_kept_is_on_the_disk_before_it_has_its_name() 
         skip("needs root");
         return;
     }
-    let (host, mut master) = (Host::new(), Master::start().await);
+    let (host, mut master) = (TestHost::new(), Master::start().await);
     let agent = host.process(master.address);
     let (mut link, _) = master.registered(true).await;
     let file = host.folder.path().join("said");

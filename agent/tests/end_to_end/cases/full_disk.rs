@@ -12,13 +12,13 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 use super::volumes::with_disk;
 use super::{reason, runs, state};
-use crate::host::Host;
-use crate::master::{Link, Master, kill, shell};
+use crate::host::TestHost;
+use crate::master::{AgentStream, Master, kill, shell};
 
 /// A separate disk for an agent's directory; removed with the value.
-struct Disk(PathBuf);
+struct SmallDisk(PathBuf);
 
-impl Disk {
+impl SmallDisk {
     fn of(folder: &Path) -> Self {
         fs::create_dir_all(folder).unwrap();
         let options = Some("size=24m,mode=0711");
@@ -46,7 +46,7 @@ impl Disk {
     }
 }
 
-impl Drop for Disk {
+impl Drop for SmallDisk {
     fn drop(&mut self) {
         // Detached: an agent that a failed test left may still use it.
         umount2(&self.0, MntFlags::MNT_DETACH).unwrap();
@@ -55,7 +55,7 @@ impl Drop for Disk {
 
 /// Launches tasks with environments of this size. Returns how many of them were refused for lack of
 /// space.
-async fn refused(link: &mut Link, orders: Range<u64>, environment_bytes: usize) -> usize {
+async fn refused(link: &mut AgentStream, orders: Range<u64>, environment_bytes: usize) -> usize {
     let mut refused = 0;
     for order in orders {
         let mut spec = shell(&format!("task-{order}"), "true");
@@ -77,8 +77,8 @@ pub(super) async fn an_agent_whose_disk_is_full_runs_on_and_records_kills_and_en
     if !nix::unistd::geteuid().is_root() {
         return skip("needs root");
     }
-    let (host, mut master) = (Host::new(), Master::start().await);
-    let disk = Disk::of(&host.directory());
+    let (host, mut master) = (TestHost::new(), Master::start().await);
+    let disk = SmallDisk::of(&host.directory());
     let evicts_none = |config: &mut Config| config.disk_floor_bytes = Some(0);
     let agent = host.agent_with(master.address, evicts_none).await;
     let (mut link, _) = master.registered(true).await;
@@ -134,8 +134,8 @@ pub(super) async fn who_fills_the_disk_beyond_its_request_is_evicted_and_others_
     if !nix::unistd::geteuid().is_root() {
         return skip("needs root");
     }
-    let (host, mut master) = (Host::new(), Master::start().await);
-    let _disk = Disk::of(&host.directory());
+    let (host, mut master) = (TestHost::new(), Master::start().await);
+    let _disk = SmallDisk::of(&host.directory());
     let unlimited = |config: &mut Config| {
         config.default_disk_bytes = 0;
         config.disk_floor_bytes = Some(4 << 20);

@@ -9,8 +9,8 @@ use argosy_testing::skip;
 
 use super::volumes::with_disk;
 use super::{on_a_host_of_its_own, reason, runs, state};
-use crate::host::{Agent, Host, content};
-use crate::master::{FRAMEWORK, Link, Master, PATIENCE, is_terminal, kill, shell};
+use crate::host::{Agent, TestHost, content};
+use crate::master::{AgentStream, FRAMEWORK, Master, PATIENCE, is_terminal, kill, shell};
 
 /// Answers each caller with one line, at a port that is reachable only within its network.
 const SERVER: &str = r#"exec perl -MIO::Socket::INET -e '
@@ -22,7 +22,7 @@ const CALLER: &str = r#"until bash -c 'exec 3<>/dev/tcp/127.0.0.1/80 && cat <&3'
     mv "$ARGOSY_GROUP_DIR/draft" "$ARGOSY_GROUP_DIR/heard"; exec sleep 600"#;
 
 /// Launches these as one group under the orders from `first` on.
-async fn launch(link: &mut Link, first: u64, network: Option<Mode>, tasks: &[(&str, &str)]) {
+async fn launch(link: &mut AgentStream, first: u64, network: Option<Mode>, tasks: &[(&str, &str)]) {
     let size = u32::try_from(tasks.len()).unwrap();
     for (place, (task, line)) in (0_u32..).zip(tasks) {
         let named = network.clone().filter(|_| place == 0);
@@ -51,7 +51,7 @@ pub(super) fn member(spec: v1::TaskSpec, place: u32, size: u32) -> v1::TaskSpec 
 }
 
 /// Returns the directory of the only group.
-fn folder(host: &Host) -> PathBuf {
+fn folder(host: &TestHost) -> PathBuf {
     let above = host
         .folder
         .path()
@@ -63,7 +63,7 @@ fn folder(host: &Host) -> PathBuf {
 }
 
 /// Counts the links that record resources of this host's agent.
-fn held(host: &Host, records: &str) -> usize {
+fn held(host: &TestHost, records: &str) -> usize {
     let own = host.folder.path().join("agent");
     let links = std::fs::read_dir(records).into_iter().flatten().flatten();
     let targets = links.filter_map(|entry| std::fs::read_link(entry.path()).ok());
@@ -76,7 +76,7 @@ fn held(host: &Host, records: &str) -> usize {
 }
 
 /// Waits until no host resources are held for containers and groups of them.
-async fn holds_nothing(host: &Host) {
+async fn holds_nothing(host: &TestHost) {
     let deadline = Instant::now() + PATIENCE;
     for records in ["/run/argosy/ids", "/run/argosy/networks/addresses"] {
         while held(host, records) > 0 {
@@ -86,7 +86,7 @@ async fn holds_nothing(host: &Host) {
     }
 }
 
-async fn finish(agent: Agent, host: &Host) {
+async fn finish(agent: Agent, host: &TestHost) {
     agent.is_clear().await;
     holds_nothing(host).await;
     agent.stop().await;
@@ -95,7 +95,7 @@ async fn finish(agent: Agent, host: &Host) {
 /// Checks that two tasks communicate over the loopback device of this network and share a
 /// directory, and that the end of one ends the other.
 async fn talk(network: Mode) {
-    let (host, mut master) = (Host::new(), Master::start().await);
+    let (host, mut master) = (TestHost::new(), Master::start().await);
     let agent = host.agent(master.address).await;
     let (mut link, _) = master.registered(true).await;
     let tasks = [("server", SERVER), ("caller", CALLER)];
@@ -132,7 +132,7 @@ pub(super) async fn tasks_of_a_group_share_the_network_that_its_first_one_names(
 }
 
 pub(super) async fn files_of_one_task_of_a_group_are_files_of_the_others() {
-    let (host, mut master) = (Host::new(), Master::start().await);
+    let (host, mut master) = (TestHost::new(), Master::start().await);
     let agent = host.agent(master.address).await;
     let (mut link, _) = master.registered(true).await;
     let write = r#"cd "$ARGOSY_GROUP_DIR" && umask 077 && echo mine > file && mv file given
@@ -152,7 +152,7 @@ pub(super) async fn files_of_one_task_of_a_group_are_files_of_the_others() {
 }
 
 pub(super) async fn a_task_that_fails_ends_its_group_the_last_one_first() {
-    let (host, mut master) = (Host::new(), Master::start().await);
+    let (host, mut master) = (TestHost::new(), Master::start().await);
     let agent = host.agent(master.address).await;
     let (mut link, _) = master.registered(true).await;
     // Each records when it was killed; the last one delays its end.
@@ -190,7 +190,7 @@ const FILL: &str =
     r#"cd "$ARGOSY_GROUP_DIR"; n=0; while n=$((n+1)); do head -c 1000000 /dev/zero > f$n; done"#;
 
 pub(super) async fn the_folder_of_a_group_is_a_part_of_its_first_tasks_disk() {
-    let (host, mut master) = (Host::new(), Master::start().await);
+    let (host, mut master) = (TestHost::new(), Master::start().await);
     let agent = host.agent(master.address).await;
     let (mut link, _) = master.registered(true).await;
     let first = with_disk(shell("a", "exec sleep 600"), 4);
@@ -213,7 +213,7 @@ pub(super) async fn the_folder_of_a_group_is_a_part_of_its_first_tasks_disk() {
 pub(super) async fn the_folder_of_a_group_is_measured_when_its_first_task_has_ended_and_by_the_next_agent()
  {
     for restarts in [false, true] {
-        let (host, mut master) = (Host::new(), Master::start().await);
+        let (host, mut master) = (TestHost::new(), Master::start().await);
         let mut agent = host.agent(master.address).await;
         let (mut link, _) = master.registered(true).await;
         let fills = format!("until [ -e go ]; do sleep 0.02; done; {FILL}");
@@ -239,7 +239,7 @@ pub(super) async fn the_folder_of_a_group_is_measured_when_its_first_task_has_en
 }
 
 pub(super) async fn a_group_of_which_one_task_cannot_be_prepared_never_starts() {
-    let (host, mut master) = (Host::new(), Master::start().await);
+    let (host, mut master) = (TestHost::new(), Master::start().await);
     let agent = host.agent(master.address).await;
     let (mut link, _) = master.registered(true).await;
     let missing = host.folder.path().join("missing");
@@ -269,7 +269,7 @@ pub(super) async fn a_group_of_which_one_task_cannot_be_prepared_never_starts() 
 }
 
 pub(super) async fn a_group_that_broke_while_its_agent_was_away_is_ended_by_the_next() {
-    let (host, mut master) = (Host::new(), Master::start().await);
+    let (host, mut master) = (TestHost::new(), Master::start().await);
     let agent = host.agent(master.address).await;
     let (mut link, _) = master.registered(true).await;
     let fails = "until [ -e go ]; do sleep 0.01; done; echo > gone; exit 3";

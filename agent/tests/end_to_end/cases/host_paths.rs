@@ -11,7 +11,7 @@ use serde_json::json;
 
 use super::images::of_image;
 use super::{code, state};
-use crate::host::{Host, content};
+use crate::host::{TestHost, content};
 use crate::layout;
 use crate::master::{Master, shell};
 
@@ -25,7 +25,7 @@ fn path(host: &Path, container: &str, read_only: bool) -> v1::HostPath {
 
 /// Creates directories that tasks may see: one with a file that all may read, one that all may
 /// write to.
-fn folders(host: &Host) -> (std::path::PathBuf, std::path::PathBuf) {
+fn folders(host: &TestHost) -> (std::path::PathBuf, std::path::PathBuf) {
     let (conf, data) = (host.shared().join("conf"), host.shared().join("data"));
     for folder in [&conf, &data] {
         fs::create_dir(folder).unwrap();
@@ -44,7 +44,7 @@ pub(super) async fn a_task_sees_host_paths_elsewhere_and_writes_only_where_it_ma
     if !nix::unistd::geteuid().is_root() {
         return skip("needs root");
     }
-    let (host, mut master) = (Host::new(), Master::start().await);
+    let (host, mut master) = (TestHost::new(), Master::start().await);
     let (conf, data) = folders(&host);
     let agent = host.agent(master.address).await;
     let (mut link, _) = master.registered(true).await;
@@ -92,7 +92,7 @@ pub(super) async fn root_of_an_image_reads_a_host_path_as_any_user_may() {
     if !nix::unistd::geteuid().is_root() {
         return skip("needs root");
     }
-    let (host, mut master) = (Host::new(), Master::start().await);
+    let (host, mut master) = (TestHost::new(), Master::start().await);
     let (conf, data) = folders(&host);
     if !layout::write_with(&host.layouts(), &json!({})) {
         return skip("there is no /bin/busybox to make an image of");

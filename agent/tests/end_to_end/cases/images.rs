@@ -11,12 +11,12 @@ use serde_json::json;
 
 use super::volumes::with_disk;
 use super::{code, runs, state};
-use crate::host::{Host, content};
+use crate::host::{TestHost, content};
 use crate::layout;
 use crate::master::{Master, kill, shell};
 
 /// Returns a task of the image in the host's layouts.
-pub(super) fn of_image(host: &Host, task: &str, line: &str) -> v1::TaskSpec {
+pub(super) fn of_image(host: &TestHost, task: &str, line: &str) -> v1::TaskSpec {
     v1::TaskSpec {
         container: Some(v1::ContainerSpec {
             image: format!("oci:{}", host.layouts().display()),
@@ -30,7 +30,7 @@ pub(super) async fn an_image_that_has_changed_under_its_name_is_noticed_if_the_o
     if !nix::unistd::geteuid().is_root() {
         return skip("needs root");
     }
-    let (host, mut master) = (Host::new(), Master::start().await);
+    let (host, mut master) = (TestHost::new(), Master::start().await);
     if !layout::write_with(&host.layouts(), &json!({"Env": ["PAGE=first"]})) {
         return skip("there is no /bin/busybox to make an image of");
     }
@@ -68,7 +68,7 @@ pub(super) async fn a_task_can_have_its_tag_looked_up_at_each_start() {
     if !nix::unistd::geteuid().is_root() {
         return skip("needs root");
     }
-    let (host, mut master) = (Host::new(), Master::start().await);
+    let (host, mut master) = (TestHost::new(), Master::start().await);
     if !layout::write_with(&host.layouts(), &json!({"Env": ["PAGE=first"]})) {
         return skip("there is no /bin/busybox to make an image of");
     }
@@ -102,7 +102,7 @@ pub(super) async fn a_kill_begins_with_the_signal_that_the_image_names() {
     if !nix::unistd::geteuid().is_root() {
         return skip("needs root");
     }
-    let (host, mut master) = (Host::new(), Master::start().await);
+    let (host, mut master) = (TestHost::new(), Master::start().await);
     if !layout::write_with(&host.layouts(), &json!({"StopSignal": "SIGUSR1"})) {
         return skip("there is no /bin/busybox to make an image of");
     }
@@ -139,7 +139,7 @@ pub(super) async fn a_kill_begins_with_the_signal_that_the_image_names() {
 }
 
 /// Returns the changes that the only container of a host made to its image.
-fn changes(host: &Host) -> PathBuf {
+fn changes(host: &TestHost) -> PathBuf {
     let containers = host.directory().join("containers");
     let mut found = std::fs::read_dir(containers).unwrap();
     let container = found.next().expect("a container is there").unwrap();
@@ -150,7 +150,7 @@ pub(super) async fn a_container_can_have_a_copy_of_its_image_which_counts_as_its
     if !nix::unistd::geteuid().is_root() {
         return skip("needs root");
     }
-    let (host, mut master) = (Host::new(), Master::start().await);
+    let (host, mut master) = (TestHost::new(), Master::start().await);
     if !layout::write(&host.layouts()) {
         return skip("there is no /bin/busybox to make an image of");
     }
@@ -197,7 +197,7 @@ pub(super) async fn a_host_that_makes_overlays_is_found_out() {
     if !nix::unistd::geteuid().is_root() {
         return skip("needs root");
     }
-    let (host, mut master) = (Host::new(), Master::start().await);
+    let (host, mut master) = (TestHost::new(), Master::start().await);
     if !layout::write(&host.layouts()) {
         return skip("there is no /bin/busybox to make an image of");
     }

@@ -13,7 +13,7 @@ use argosy_testing::skip;
 use super::disks::{impossible, looped, remove_all};
 use super::volumes::with_disk;
 use super::{code, on_a_host_of_its_own, runs, state};
-use crate::host::{Agent, Host, content};
+use crate::host::{Agent, TestHost, content};
 use crate::master::{Master, kill, shell};
 
 /// The file of the generated prefix, in an agent's directory.
@@ -33,16 +33,16 @@ async fn unresolved(agent: &Agent, what: &str, count: u64) {
 }
 
 /// A file system that is frozen until it is dropped: a process that writes to it cannot be killed.
-struct Frozen<'a>(&'a Path);
+struct FrozenFileSystem<'a>(&'a Path);
 
-impl<'a> Frozen<'a> {
+impl<'a> FrozenFileSystem<'a> {
     fn new(path: &'a Path) -> Self {
         run("fsfreeze", &["-f", path.to_str().unwrap()]);
         Self(path)
     }
 }
 
-impl Drop for Frozen<'_> {
+impl Drop for FrozenFileSystem<'_> {
     fn drop(&mut self) {
         run("fsfreeze", &["-u", self.0.to_str().unwrap()]);
     }
@@ -55,7 +55,7 @@ pub(super) async fn an_orphan_that_does_not_end_keeps_no_agent_from_its_work() {
     if !Path::new("/usr/sbin/fsfreeze").exists() {
         return skip("needs the package util-linux");
     }
-    let (host, mut master) = (Host::new(), Master::start().await);
+    let (host, mut master) = (TestHost::new(), Master::start().await);
     let agent = host.agent_with(master.address, looped).await;
     let (mut link, _) = master.registered(true).await;
     let line = "echo up > up; while :; do echo written >> written; sleep 0.01; done";
@@ -64,7 +64,7 @@ pub(super) async fn an_orphan_that_does_not_end_keeps_no_agent_from_its_work() {
     let sandbox = host.sandbox("t");
     content(&sandbox.join("up")).await;
     let pid = agent.containers().await[0]["pid"].as_u64().unwrap();
-    let frozen = Frozen::new(&sandbox);
+    let frozen = FrozenFileSystem::new(&sandbox);
     while !held_by_the_kernel(pid) {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
@@ -121,13 +121,13 @@ pub(super) async fn a_route_over_the_containers_network_keeps_no_agent_from_its_
 }
 
 /// Returns the prefix that the agent has generated.
-fn prefix6(host: &Host) -> String {
+fn prefix6(host: &TestHost) -> String {
     let kept = std::fs::read_to_string(host.directory().join(PREFIX6));
     kept.unwrap().trim().to_owned()
 }
 
-async fn resumed_below(subnet: impl Fn(&Host) -> String) {
-    let (host, mut master) = (Host::new(), Master::start().await);
+async fn resumed_below(subnet: impl Fn(&TestHost) -> String) {
+    let (host, mut master) = (TestHost::new(), Master::start().await);
     let agent = host.agent(master.address).await;
     let (mut link, _) = master.registered(true).await;
     link.launch(1, bridged("t", "echo up > up; sleep 1000"))
@@ -168,7 +168,7 @@ pub(super) async fn a_host_that_gives_tasks_no_ipv6_gives_them_ipv4() {
 }
 
 async fn without_ipv6() {
-    let (host, mut master) = (Host::new(), Master::start().await);
+    let (host, mut master) = (TestHost::new(), Master::start().await);
     let file = host.directory().join(PREFIX6);
     let damage = || std::fs::write(&file, "rubbish").unwrap();
     let switch_off = || {

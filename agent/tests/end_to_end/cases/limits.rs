@@ -8,8 +8,8 @@ use argosy_proto::v1;
 use argosy_testing::{refused, skip};
 
 use super::{reason, runs, state};
-use crate::host::{Agent, Host, content};
-use crate::master::{FRAMEWORK, Link, Master, kill, shell};
+use crate::host::{Agent, TestHost, content};
+use crate::master::{AgentStream, FRAMEWORK, Master, kill, shell};
 
 const LINE: &str = "echo begun > begun; exec sleep 1000";
 
@@ -39,7 +39,7 @@ async fn group(agent: &Agent) -> Option<PathBuf> {
 }
 
 /// Returns the report on this order.
-async fn outcome(link: &mut Link, order: u64) -> v1::LimitsReport {
+async fn outcome(link: &mut AgentStream, order: u64) -> v1::LimitsReport {
     let of_order = |update: &v1::NumberedUpdate| {
         let report = update.limits.as_ref();
         report.is_some_and(|report| report.order_index == order)
@@ -71,7 +71,7 @@ async fn is_limited(agent: &Agent, report: &v1::LimitsReport, most: u64) {
 }
 
 pub(super) async fn a_task_that_asks_for_no_memory_has_the_agents_default() {
-    let (host, mut master) = (Host::new(), Master::start().await);
+    let (host, mut master) = (TestHost::new(), Master::start().await);
     let small = |config: &mut Config| config.default_memory_bytes = 32 << 20;
     let agent = host.agent_with(master.address, small).await;
     let (mut link, _) = master.registered(true).await;
@@ -102,7 +102,7 @@ pub(super) async fn a_task_that_asks_for_no_memory_has_the_agents_default() {
 }
 
 pub(super) async fn limits_are_changed_while_a_task_runs_and_what_became_of_them_is_told() {
-    let (host, mut master) = (Host::new(), Master::start().await);
+    let (host, mut master) = (TestHost::new(), Master::start().await);
     let agent = host.agent(master.address).await;
     let (mut link, hello) = master.registered(true).await;
     assert!(hello.info.unwrap().changes_limits);
@@ -142,7 +142,7 @@ pub(super) async fn limits_are_changed_while_a_task_runs_and_what_became_of_them
 }
 
 pub(super) async fn the_next_agent_keeps_the_limits_and_changes_them_again() {
-    let (host, mut master) = (Host::new(), Master::start().await);
+    let (host, mut master) = (TestHost::new(), Master::start().await);
     let agent = host.agent(master.address).await;
     let (mut link, _) = master.registered(true).await;
     link.launch(1, shell("t", LINE)).await;

@@ -4,11 +4,11 @@ use argosy_proto::v1;
 use argosy_proto::v1::to_agent::Message as ToAgent;
 
 use super::runs;
-use crate::host::Host;
+use crate::host::TestHost;
 use crate::master::{Master, kill, shell};
 
 pub(super) async fn an_earlier_reign_and_another_cluster_are_refused() {
-    let (host, mut master) = (Host::new(), Master::start().await);
+    let (host, mut master) = (TestHost::new(), Master::start().await);
     let agent = host.agent(master.address).await;
     let (link, _) = master.registered(true).await;
     drop(link);
@@ -36,7 +36,7 @@ pub(super) async fn an_earlier_reign_and_another_cluster_are_refused() {
 }
 
 pub(super) async fn a_list_names_what_is_held_and_strays_are_ended() {
-    let (host, mut master) = (Host::new(), Master::start().await);
+    let (host, mut master) = (TestHost::new(), Master::start().await);
     let agent = host.agent(master.address).await;
     let (mut link, _) = master.registered(true).await;
     for (at, name) in ["b", "a", "c"].into_iter().enumerate() {
@@ -69,7 +69,7 @@ pub(super) async fn a_list_names_what_is_held_and_strays_are_ended() {
 }
 
 pub(super) async fn a_shutdown_ends_everything_and_comes_back_as_another() {
-    let (host, mut master) = (Host::new(), Master::start().await);
+    let (host, mut master) = (TestHost::new(), Master::start().await);
     let agent = host.agent(master.address).await;
     let (mut link, first) = master.registered(true).await;
     link.launch(1, shell("t", "sleep 60")).await;
@@ -91,7 +91,11 @@ pub(super) async fn a_shutdown_ends_everything_and_comes_back_as_another() {
 }
 
 pub(super) async fn a_leader_that_freezes_is_left_for_the_next_without_a_missed_heartbeat() {
-    let (host, mut frozen, mut next) = (Host::new(), Master::start().await, Master::start().await);
+    let (host, mut frozen, mut next) = (
+        TestHost::new(),
+        Master::start().await,
+        Master::start().await,
+    );
     let other = next.address.to_string();
     // An observer of a leader learns its leadership, and observes another master.
     frozen.reigns.send_replace(v1::Reign {

@@ -9,8 +9,8 @@ use argosy_proto::v1;
 
 use super::crashes::audit;
 use super::{code, runs, state};
-use crate::host::{Agent, Host, Process, content};
-use crate::master::{FRAMEWORK, Link, Master, is_terminal, shell};
+use crate::host::{Agent, AgentProcess, TestHost, content};
+use crate::master::{AgentStream, FRAMEWORK, Master, is_terminal, shell};
 
 /// After this time the state of the agent is printed.
 const LONG: Duration = Duration::from_secs(10);
@@ -18,7 +18,7 @@ const LONG: Duration = Duration::from_secs(10);
 const DAMAGES: &str = "argosy_agent_journal_corruptions_total";
 
 pub(super) async fn a_task_outlives_its_agent_and_is_adopted_with_the_same_pid() {
-    let (host, mut master) = (Host::new(), Master::start().await);
+    let (host, mut master) = (TestHost::new(), Master::start().await);
     let agent = host.agent(master.address).await;
     let (mut link, _) = master.registered(true).await;
     link.launch(
@@ -65,7 +65,7 @@ pub(super) async fn a_task_outlives_its_agent_and_is_adopted_with_the_same_pid()
 }
 
 pub(super) async fn an_end_while_the_agent_was_away_is_told_truly() {
-    let (host, mut master) = (Host::new(), Master::start().await);
+    let (host, mut master) = (TestHost::new(), Master::start().await);
     let agent = host.agent(master.address).await;
     let (mut link, _) = master.registered(true).await;
     link.launch(
@@ -93,7 +93,7 @@ pub(super) async fn an_end_while_the_agent_was_away_is_told_truly() {
 }
 
 /// Changes the format of a stopped agent's intact journal.
-fn set_format(host: &Host, format: u32) {
+fn set_format(host: &TestHost, format: u32) {
     let path = host.directory().join("journal");
     let mut bytes = std::fs::read(&path).unwrap();
     bytes[8..12].copy_from_slice(&format.to_le_bytes());
@@ -102,7 +102,7 @@ fn set_format(host: &Host, format: u32) {
     std::fs::write(&path, bytes).unwrap();
 }
 
-fn format(host: &Host) -> u32 {
+fn format(host: &TestHost) -> u32 {
     let bytes = std::fs::read(host.directory().join("journal")).unwrap();
     u32::from_le_bytes(bytes[8..12].try_into().unwrap())
 }
@@ -112,8 +112,8 @@ const WAITS: &str = "until [ -e go ]; do sleep 0.01; done; exit 3";
 
 /// Returns a host on which the task `t` continues to run, with this process id, after its agent has
 /// stopped.
-async fn left_running() -> (Host, Master, serde_json::Value) {
-    let (host, mut master) = (Host::new(), Master::start().await);
+async fn left_running() -> (TestHost, Master, serde_json::Value) {
+    let (host, mut master) = (TestHost::new(), Master::start().await);
     let agent = host.agent(master.address).await;
     let (mut link, _) = master.registered(true).await;
     link.launch(1, shell("t", WAITS)).await;
@@ -124,7 +124,7 @@ async fn left_running() -> (Host, Master, serde_json::Value) {
 }
 
 /// Checks that the next agent adopts the task `t`, and ends it.
-async fn is_adopted(host: &Host, master: &mut Master, pid: &serde_json::Value) {
+async fn is_adopted(host: &TestHost, master: &mut Master, pid: &serde_json::Value) {
     let agent = host.agent(master.address).await;
     let (mut link, _) = master.registered(true).await;
     assert_eq!(&agent.containers().await[0]["pid"], pid);
@@ -132,7 +132,7 @@ async fn is_adopted(host: &Host, master: &mut Master, pid: &serde_json::Value) {
 }
 
 /// Ends the task `t`, and checks that nothing of it is left.
-async fn ends(host: &Host, agent: Agent, link: &mut Link) {
+async fn ends(host: &TestHost, agent: Agent, link: &mut AgentStream) {
     std::fs::write(host.sandbox("t").join("go"), "").unwrap();
     let updates = link.end_of("t").await;
     assert_eq!(code(updates.last().unwrap()), Some(v1::exit::How::Code(3)));
@@ -180,7 +180,7 @@ fn upgrade(executable: &Path) {
 }
 
 pub(super) async fn the_executable_is_replaced_under_running_tasks() {
-    let (host, mut master) = (Host::new(), Master::start().await);
+    let (host, mut master) = (TestHost::new(), Master::start().await);
     let executable = host.folder.path().join("argosy");
     std::fs::copy("/proc/self/exe", &executable).unwrap();
     let agent = host.process_of(&executable, master.address, &[]);
@@ -222,7 +222,7 @@ pub(super) async fn a_damaged_record_of_the_newest_launch_starts_nothing_twice()
 /// Launches these tasks, damages the launch of the one named "damaged", and checks the effects on
 /// all.
 async fn damaged_launch_costs_its_task_alone(tasks: [&str; 3]) {
-    let (host, mut master) = (Host::new(), Master::start().await);
+    let (host, mut master) = (TestHost::new(), Master::start().await);
     let audit = audit(&host);
     let agent = host.agent(master.address).await;
     let (mut link, _) = master.registered(true).await;
@@ -323,7 +323,7 @@ pub(super) async fn a_container_that_cannot_be_asked_for_a_while_runs_on_and_is_
 }
 
 pub(super) async fn a_second_agent_on_the_same_directory_is_refused_by_pid() {
-    let (host, mut master) = (Host::new(), Master::start().await);
+    let (host, mut master) = (TestHost::new(), Master::start().await);
     let agent = host.agent(master.address).await;
     let (_link, _) = master.registered(true).await;
     let error = host.agent(master.address).await.ended().await.unwrap_err();
@@ -336,7 +336,7 @@ pub(super) async fn a_second_agent_on_the_same_directory_is_refused_by_pid() {
 }
 
 pub(super) async fn tasks_can_be_ended_with_the_agent() {
-    let (host, mut master) = (Host::new(), Master::start().await);
+    let (host, mut master) = (TestHost::new(), Master::start().await);
     let agent = host.agent(master.address).await;
     let (mut link, _) = master.registered(true).await;
     link.launch(1, shell("t", "sleep 60")).await;
@@ -348,7 +348,7 @@ pub(super) async fn tasks_can_be_ended_with_the_agent() {
 }
 
 /// Returns the next updates; prints the agent's state if they take long.
-async fn news(link: &mut Link, agent: &Process) -> Vec<v1::NumberedUpdate> {
+async fn news(link: &mut AgentStream, agent: &AgentProcess) -> Vec<v1::NumberedUpdate> {
     let mut news = std::pin::pin!(link.news());
     match tokio::time::timeout(LONG, &mut news).await {
         Ok(news) => news,
@@ -361,7 +361,7 @@ async fn news(link: &mut Link, agent: &Process) -> Vec<v1::NumberedUpdate> {
 
 pub(super) async fn an_agent_killed_amid_launches_starts_each_task_once() {
     const TASKS: u64 = 400;
-    let (host, mut master) = (Host::new(), Master::start().await);
+    let (host, mut master) = (TestHost::new(), Master::start().await);
     let witness = host.shared().join("witness");
     let spec = |order: u64| {
         let mut task = shell(

@@ -42,11 +42,11 @@ use nix::sched::{CloneFlags, unshare};
 
 pub(crate) use self::compaction::{VERB as JOURNAL, writer as write_journal};
 
-type Case = fn() -> Pin<Box<dyn Future<Output = ()>>>;
+type TestCase = fn() -> Pin<Box<dyn Future<Output = ()>>>;
 
 macro_rules! cases {
     ($($folder:ident::$name:ident),+ $(,)?) => {
-        pub(crate) const ALL: &[(&str, Case)] =
+        pub(crate) const ALL: &[(&str, TestCase)] =
             &[$((concat!(stringify!($folder), "::", stringify!($name)), || Box::pin($folder::$name()))),+];
     };
 }

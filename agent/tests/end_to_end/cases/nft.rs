@@ -14,8 +14,8 @@ use super::disks::{impossible, remove_all};
 use super::leftovers::bridged;
 use super::volumes::with_disk;
 use super::{state, with_namespaces};
-use crate::host::{Agent, Host};
-use crate::master::{Link, Master, in_no_network, shell};
+use crate::host::{Agent, TestHost};
+use crate::master::{AgentStream, Master, in_no_network, shell};
 
 const NFT: &str = "/usr/sbin/nft";
 /// The device by which a task detects that it is in the host's network.
@@ -23,9 +23,9 @@ const DEVICE: &str = "of-host";
 const MKFS: &str = "/sbin/mkfs.ext4";
 
 /// Another file in place of a program, for the mounts of this test alone; until it is dropped.
-struct Instead(&'static str);
+struct ReplacedProgram(&'static str);
 
-impl Instead {
+impl ReplacedProgram {
     fn of(program: &'static str, file: &Path) -> Self {
         let none = None::<&str>;
         mount(Some(file), program, none, MsFlags::MS_BIND, none).unwrap();
@@ -33,14 +33,14 @@ impl Instead {
     }
 }
 
-impl Drop for Instead {
+impl Drop for ReplacedProgram {
     fn drop(&mut self) {
         umount2(self.0, MntFlags::MNT_DETACH).unwrap();
     }
 }
 
 /// Returns a program that does not end.
-fn hanging(host: &Host) -> PathBuf {
+fn hanging(host: &TestHost) -> PathBuf {
     let hangs = host.shared().join("hangs");
     fs::write(&hangs, "#!/bin/sh\nexec sleep 1000\n").unwrap();
     fs::set_permissions(&hangs, fs::Permissions::from_mode(0o755)).unwrap();
@@ -59,14 +59,14 @@ async fn without_nft() {
     let mut added = Command::new("ip");
     added.args(["link", "add", DEVICE, "type", "veth"]);
     assert!(added.status().unwrap().success());
-    let (host, mut master) = (Host::new(), Master::start().await);
+    let (host, mut master) = (TestHost::new(), Master::start().await);
     let hangs = hanging(&host);
     // A file that cannot be executed counts as missing.
     let missing = host.shared().join("missing");
     fs::write(&missing, "").unwrap();
     let mut order = 0;
     for (file, says) in [(&hangs, "has not ended within"), (&missing, "denied")] {
-        let instead = Instead::of(NFT, file);
+        let instead = ReplacedProgram::of(NFT, file);
         let agent = host.agent(master.address).await;
         let (mut link, _) = master.registered(order > 0).await;
         order += 3;
@@ -105,12 +105,12 @@ async fn without_nft() {
     }
 }
 
-async fn ended(link: &mut Link, task: &str) -> v1::NumberedUpdate {
+async fn ended(link: &mut AgentStream, task: &str) -> v1::NumberedUpdate {
     link.end_of(task).await.pop().unwrap()
 }
 
 /// Checks that the agent needs no restart.
-async fn works_again(link: &mut Link, agent: &Agent, order: u64) {
+async fn works_again(link: &mut AgentStream, agent: &Agent, order: u64) {
     let task = format!("t{order}");
     link.launch(order, bridged(&task, "exit 0")).await;
     let end = ended(link, &task).await;
@@ -126,9 +126,9 @@ pub(super) async fn a_mkfs_that_hangs_fails_who_needs_a_file_system_and_nobody_e
 }
 
 async fn without_mkfs() {
-    let (host, mut master) = (Host::new(), Master::start().await);
+    let (host, mut master) = (TestHost::new(), Master::start().await);
     host.makes_file_systems();
-    let instead = Instead::of(MKFS, &hanging(&host));
+    let instead = ReplacedProgram::of(MKFS, &hanging(&host));
     let agent = host.agent(master.address).await;
     let (mut link, _) = master.registered(false).await;
     link.launch(1, with_disk(shell("first", "exit 0"), 4)).await;

@@ -3,11 +3,11 @@
 use argosy_agent::TaskAllow;
 use argosy_isolation::network::why_no_ipv6;
 use argosy_proto::v1;
-use argosy_state::task::{Capability, OptOuts};
+use argosy_state::task::{LinuxCapability, SecurityOptions};
 use argosy_testing::skip;
 
 use super::{code, reason, state};
-use crate::host::{Host, content};
+use crate::host::{TestHost, content};
 use crate::master::{FRAMEWORK, Master, in_hosts_network, shell};
 
 /// A program that is started as root, gives its files away and becomes their owner.
@@ -31,10 +31,15 @@ pub(super) async fn a_task_is_let_off_what_its_agent_allows_and_no_more() {
     if !nix::unistd::geteuid().is_root() {
         return skip("needs root");
     }
-    let (host, mut master) = (Host::new(), Master::start().await);
-    let allowed = OptOuts {
-        capabilities: [Capability::Chown, Capability::Setuid, Capability::Setgid].into(),
-        ..OptOuts::default()
+    let (host, mut master) = (TestHost::new(), Master::start().await);
+    let allowed = SecurityOptions {
+        capabilities: [
+            LinuxCapability::Chown,
+            LinuxCapability::Setuid,
+            LinuxCapability::Setgid,
+        ]
+        .into(),
+        ..SecurityOptions::default()
     };
     let agent = host
         .agent_with(master.address, |config| config.allowed_opt_outs = allowed)
@@ -69,7 +74,7 @@ pub(super) async fn a_limit_that_this_host_cannot_keep_is_refused_in_words() {
     if !nix::unistd::geteuid().is_root() {
         return skip("needs root");
     }
-    let (host, mut master) = (Host::new(), Master::start().await);
+    let (host, mut master) = (TestHost::new(), Master::start().await);
     let agent = host.agent(master.address).await;
     let (mut link, _) = master.registered(true).await;
     let limited = |task: &str, limits: v1::Limits| v1::TaskSpec {
@@ -109,7 +114,7 @@ pub(super) async fn a_task_is_in_its_hosts_network_only_where_its_agent_allows_i
     if !nix::unistd::geteuid().is_root() {
         return skip("needs root");
     }
-    let (host, mut master) = (Host::new(), Master::start().await);
+    let (host, mut master) = (TestHost::new(), Master::start().await);
     let agent = host.agent(master.address).await;
     let (mut link, _) = master.registered(true).await;
     let told = "ls /proc/self/ns/net -l | tr -d '\n'; echo \" at $ARGOSY_ADDRESS and $ARGOSY_ADDRESS6\"; cat /etc/hosts";
@@ -154,7 +159,7 @@ pub(super) async fn a_task_does_not_reach_the_api_of_its_agent() {
     if !nix::unistd::geteuid().is_root() {
         return skip("needs root");
     }
-    let (host, mut master) = (Host::new(), Master::start().await);
+    let (host, mut master) = (TestHost::new(), Master::start().await);
     let agent = host.agent_that_opens(master.address).await;
     let (mut link, _) = master.registered(true).await;
     for (number, (task, port)) in [

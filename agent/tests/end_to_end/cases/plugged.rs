@@ -9,7 +9,7 @@ use argosy_proto::v1;
 use argosy_testing::skip;
 
 use super::{reason, runs, state};
-use crate::host::{Host, content};
+use crate::host::{TestHost, content};
 use crate::master::{Master, PATIENCE, kill, shell};
 
 /// Records each call, and answers with an address; waits while a file `hang` exists, fails while
@@ -31,11 +31,11 @@ const LIST: &str = r#"{"cniVersion": "1.0.0", "name": "blue", "plugins": [
     {"type": "wire", "capabilities": {"portMappings": true}}]}"#;
 
 /// A host whose agents have one plugin and one network, `blue`.
-struct Plugs(Host, PathBuf);
+struct CniHost(TestHost, PathBuf);
 
-impl Plugs {
+impl CniHost {
     fn new() -> Self {
-        let host = Host::new();
+        let host = TestHost::new();
         let folder = lay(&host);
         Self(host, folder)
     }
@@ -61,7 +61,7 @@ impl Plugs {
 }
 
 /// Installs one plugin and one network for agents that start from now on.
-pub(super) fn lay(host: &Host) -> PathBuf {
+pub(super) fn lay(host: &TestHost) -> PathBuf {
     let folder = host.plugins();
     fs::write(folder.join("wire"), PLUGIN).unwrap();
     fs::set_permissions(folder.join("wire"), fs::Permissions::from_mode(0o755)).unwrap();
@@ -70,7 +70,7 @@ pub(super) fn lay(host: &Host) -> PathBuf {
 }
 
 /// Checks that no record and no namespace of any call is left.
-pub(super) fn nothing_is_left(host: &Host) {
+pub(super) fn nothing_is_left(host: &TestHost) {
     let records = host.folder.path().join("agent/cni");
     let left: Vec<_> = fs::read_dir(&records).into_iter().flatten().collect();
     assert!(left.is_empty(), "{left:?}");
@@ -109,7 +109,7 @@ pub(super) async fn a_task_is_in_the_network_that_plugins_make_and_they_take_it_
     if !is_root() {
         return skip("needs root");
     }
-    let (plugs, mut master) = (Plugs::new(), Master::start().await);
+    let (plugs, mut master) = (CniHost::new(), Master::start().await);
     let agent = plugs.0.agent(master.address).await;
     let (mut link, _) = master.registered(true).await;
     let line = "echo $ARGOSY_ADDRESS > address; grep -c : /proc/net/dev > devices; cat /etc/hosts > hosts; exec sleep 1000";
@@ -135,7 +135,7 @@ pub(super) async fn a_network_that_cannot_be_made_fails_its_task_in_words() {
     if !is_root() {
         return skip("needs root");
     }
-    let (plugs, mut master) = (Plugs::new(), Master::start().await);
+    let (plugs, mut master) = (CniHost::new(), Master::start().await);
     let agent = plugs.0.agent(master.address).await;
     let (mut link, _) = master.registered(true).await;
     fs::write(plugs.1.join("refuse"), "").unwrap();
@@ -163,7 +163,7 @@ pub(super) async fn the_next_agent_has_plugins_take_back_what_an_earlier_one_had
     if !is_root() {
         return skip("needs root");
     }
-    let (plugs, mut master) = (Plugs::new(), Master::start().await);
+    let (plugs, mut master) = (CniHost::new(), Master::start().await);
     let first = plugs.0.process(master.address);
     let (mut link, _) = master.registered(true).await;
     link.launch(1, plugged("blue", "exec sleep 1000")).await;

@@ -5,19 +5,19 @@
 
 use std::time::{Duration, Instant};
 
-use argosy_proto::exec::{ATTACH_PROTOCOL, PROTOCOL, ToCommand};
+use argosy_proto::exec::{ATTACH_PROTOCOL, ClientFrame, PROTOCOL};
 use tokio::io::AsyncReadExt as _;
 
-use super::entering::{Client, Said, call, lives, over, until};
+use super::entering::{CommandResult, ExecClient, call, lives, over, until};
 use super::runs;
-use crate::host::{Agent, Host, content};
-use crate::master::{FRAMEWORK, Link, Master, PATIENCE, shell};
+use crate::host::{Agent, TestHost, content};
+use crate::master::{AgentStream, FRAMEWORK, Master, PATIENCE, shell};
 
 /// Long enough for healthy clients to answer four times on a loaded machine.
 const SILENCE: Duration = Duration::from_secs(6);
 
-async fn running(line: &str) -> (Host, Master, Agent, Link) {
-    let (host, mut master) = (Host::new(), Master::start().await);
+async fn running(line: &str) -> (TestHost, Master, Agent, AgentStream) {
+    let (host, mut master) = (TestHost::new(), Master::start().await);
     let change = |config: &mut argosy_agent::Config| config.session_silence = SILENCE;
     let agent = host.agent_with(master.address, change).await;
     let (mut link, _) = master.registered(true).await;
@@ -51,8 +51,8 @@ pub(super) async fn a_command_ends_when_its_client_has_fallen_silent_and_not_bef
         async move { call(agent, "exec", PROTOCOL, &parameters).await }
     };
     // A client that sends nothing either, but answers pings.
-    let mut well = Client::of(call("cat").await).await;
-    let mut said = Said::default();
+    let mut well = ExecClient::of(call("cat").await).await;
+    let mut said = CommandResult::default();
     let silent = call("exec sleep 7391").await;
     until("it runs", || lives(&["sleep", "7391"])).await;
     let took = tokio::select! {
@@ -62,7 +62,7 @@ pub(super) async fn a_command_ends_when_its_client_has_fallen_silent_and_not_bef
     assert!(took >= SILENCE - Duration::from_secs(1), "{took:?}");
     until("it has ended", || !lives(&["sleep", "7391"])).await;
     well.type_in("still here").await;
-    well.say(ToCommand::Input("".into())).await;
+    well.say(ClientFrame::Input("".into())).await;
     well.hear(&mut said, |_| false).await;
     assert_eq!(said.output(), "still here");
     over(agent).await;

@@ -5,7 +5,7 @@ use argosy_state::task::Sizes;
 use argosy_testing::skip;
 
 use super::{code, reason, state};
-use crate::host::{Host, content};
+use crate::host::{TestHost, content};
 use crate::master::{Master, shell};
 
 /// Prints its sizes: the limit of open files, soft and hard, and the MiB of the two file systems.
@@ -70,7 +70,7 @@ pub(super) async fn a_task_has_the_sizes_that_it_asks_for_and_no_more_than_its_a
     if !nix::unistd::geteuid().is_root() {
         return skip("needs root");
     }
-    let (host, mut master) = (Host::new(), Master::start().await);
+    let (host, mut master) = (TestHost::new(), Master::start().await);
     let largest = Sizes {
         open_files: Some(8_192),
         shm_bytes: Some(100 << 20),

@@ -8,7 +8,7 @@ use argosy_proto::v1;
 use argosy_proto::v1::network::Mode;
 
 use super::{on_a_host_of_its_own, runs};
-use crate::host::{Agent, Host, content};
+use crate::host::{Agent, TestHost, content};
 use crate::master::{FRAMEWORK, Master, PATIENCE, in_hosts_network, kill, shell};
 
 /// Returns a task's processor time in the Prometheus output; `None` if it is missing.
@@ -26,7 +26,7 @@ async fn metric(agent: &Agent, name: &str, task: &str, labels: &str) -> Option<f
 }
 
 pub(super) async fn what_a_task_uses_is_told_to_people_and_to_prometheus_while_it_runs() {
-    let (host, mut master) = (Host::new(), Master::start().await);
+    let (host, mut master) = (TestHost::new(), Master::start().await);
     let agent = host.agent_that_opens(master.address).await;
     let (mut link, _) = master.registered(true).await;
     let busy = shell("t", "echo up > up; while :; do :; done");
@@ -103,7 +103,7 @@ async fn traded(agent: &Agent) {
 }
 
 async fn what_passes_is_told() {
-    let (host, mut master) = (Host::new(), Master::start().await);
+    let (host, mut master) = (TestHost::new(), Master::start().await);
     let agent = host.agent(master.address).await;
     let (mut link, _) = master.registered(true).await;
     let bridge = v1::BridgeNetwork {

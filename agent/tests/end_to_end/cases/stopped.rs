@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use argosy_agent::journal::Lock;
+use argosy_agent::journal::DirectoryLock;
 use argosy_isolation::crash_points;
 use argosy_proto::v1;
 use argosy_testing::skip;
@@ -15,10 +15,10 @@ use tokio::sync::Semaphore;
 
 use super::crashes::groups;
 use super::{code, on_a_host_of_its_own, runs, state};
-use crate::audit::{Audit, Scope};
+use crate::audit::{AuditScope, LeakAudit};
 use crate::children::{child_of, launcher_of, launcher_with};
-use crate::host::{Agent, AnyAgent, Host, Process, content};
-use crate::master::{Link, Master, PATIENCE, in_no_network, is_terminal, kill, shell};
+use crate::host::{Agent, AgentProcess, AnyAgent, TestHost, content};
+use crate::master::{AgentStream, Master, PATIENCE, in_no_network, is_terminal, kill, shell};
 
 const FORCED: &str = "argosy_agent_forced_kills_total";
 
@@ -33,7 +33,7 @@ fn launcher() -> u32 {
 }
 
 /// Returns the supervisor of an agent's only running container.
-pub(super) fn supervisor(host: &Host) -> u32 {
+pub(super) fn supervisor(host: &TestHost) -> u32 {
     let containers = std::fs::read_dir(host.directory().join("containers")).unwrap();
     let living = containers.map(|entry| entry.unwrap().path());
     let mut living = living.filter(|container| !container.join("exit.json").exists());
@@ -51,7 +51,7 @@ fn lives(pid: u64) -> bool {
 /// Waits for the file `go`, then ends.
 const WAITS: &str = "until [ -e go ]; do sleep 0.01; done";
 
-async fn running(link: &mut Link, host: &Host, index: u64, task: &str, line: &str) {
+async fn running(link: &mut AgentStream, host: &TestHost, index: u64, task: &str, line: &str) {
     let line = format!("echo up > up; {line}");
     link.launch(index, shell(task, &line)).await;
     link.until(task, runs).await;
@@ -59,7 +59,7 @@ async fn running(link: &mut Link, host: &Host, index: u64, task: &str, line: &st
 }
 
 /// Ends a waiting task, and checks that nothing of it is left.
-async fn finishes(host: &Host, agent: Agent, link: &mut Link, task: &str) {
+async fn finishes(host: &TestHost, agent: Agent, link: &mut AgentStream, task: &str) {
     std::fs::write(host.sandbox(task).join("go"), "").unwrap();
     let updates = link.end_of(task).await;
     assert_eq!(state(updates.last().unwrap()), v1::TaskState::Finished);
@@ -68,7 +68,7 @@ async fn finishes(host: &Host, agent: Agent, link: &mut Link, task: &str) {
 }
 
 pub(super) async fn a_kill_ends_a_task_whose_supervisor_is_stopped() {
-    let (host, mut master) = (Host::new(), Master::start().await);
+    let (host, mut master) = (TestHost::new(), Master::start().await);
     let agent = host.agent(master.address).await;
     let (mut link, _) = master.registered(true).await;
     running(&mut link, &host, 1, "t", "sleep 1000 & wait").await;
@@ -90,7 +90,7 @@ pub(super) async fn a_kill_ends_a_task_whose_supervisor_is_stopped() {
 }
 
 pub(super) async fn the_next_agent_ends_a_task_whose_supervisor_is_stopped() {
-    let (host, mut master) = (Host::new(), Master::start().await);
+    let (host, mut master) = (TestHost::new(), Master::start().await);
     let agent = host.agent(master.address).await;
     let (mut link, _) = master.registered(true).await;
     running(&mut link, &host, 1, "t", "sleep 1000").await;
@@ -112,7 +112,7 @@ pub(super) async fn the_next_agent_ends_a_task_whose_supervisor_is_stopped() {
 }
 
 pub(super) async fn a_stopped_launcher_is_replaced_and_its_tasks_run_on() {
-    let (host, mut master) = (Host::new(), Master::start().await);
+    let (host, mut master) = (TestHost::new(), Master::start().await);
     let agent = host.agent(master.address).await;
     let (mut link, _) = master.registered(true).await;
     running(&mut link, &host, 1, "old", WAITS).await;
@@ -130,7 +130,7 @@ pub(super) async fn a_stopped_launcher_is_replaced_and_its_tasks_run_on() {
 }
 
 pub(super) async fn an_agent_stops_although_its_launcher_is_stopped() {
-    let (host, mut master) = (Host::new(), Master::start().await);
+    let (host, mut master) = (TestHost::new(), Master::start().await);
     let agent = host.agent(master.address).await;
     let (mut link, _) = master.registered(true).await;
     running(&mut link, &host, 1, "t", WAITS).await;
@@ -145,7 +145,7 @@ pub(super) async fn an_agent_stops_although_its_launcher_is_stopped() {
 
 /// Launches a task that waits for `go`, with an exclusive processor if the host has processors for
 /// that: then each start and each removal changes the processors of others.
-async fn has_a_processor_alone(link: &mut Link, host: &Host, task: &str) {
+async fn has_a_processor_alone(link: &mut AgentStream, host: &TestHost, task: &str) {
     let mut spec = shell(task, &format!("echo up > up; {WAITS}"));
     let is_possible = groups(host).join("cpuset.cpus.effective").exists()
         && std::thread::available_parallelism().is_ok_and(|count| count.get() > 1);
@@ -170,7 +170,7 @@ pub(super) async fn a_stopped_broker_or_spawner_holds_up_no_kill_and_no_end() {
         return skip("needs root");
     }
     for which in ["broker", "spawner"] {
-        let (host, mut master) = (Host::new(), Master::start().await);
+        let (host, mut master) = (TestHost::new(), Master::start().await);
         let agent = host.divided(master.address);
         let (mut link, _) = master.registered(true).await;
         has_a_processor_alone(&mut link, &host, "ended").await;
@@ -182,7 +182,7 @@ pub(super) async fn a_stopped_broker_or_spawner_holds_up_no_kill_and_no_end() {
             "broker" => broker,
             _ => child_of(broker, "argosy-spawner"),
         };
-        let stopped = Stopped::of(stopped);
+        let stopped = StoppedProcess::of(stopped);
         let started = in_no_network(shell("started", "exit 3"));
         link.launch(4, started).await;
         link.order(5, kill("killed", 0)).await;
@@ -220,16 +220,16 @@ pub(super) async fn a_stopped_broker_or_spawner_holds_up_no_kill_and_no_end() {
 
 /// A stopped process that continues when this is dropped, also if its test fails: otherwise it
 /// would stay forever.
-struct Stopped(u32);
+struct StoppedProcess(u32);
 
-impl Stopped {
+impl StoppedProcess {
     fn of(pid: u32) -> Self {
         stop(pid);
         Self(pid)
     }
 }
 
-impl Drop for Stopped {
+impl Drop for StoppedProcess {
     fn drop(&mut self) {
         // It may have been killed.
         let _ = signal(Pid::from_raw(self.0 as i32), Signal::SIGCONT);
@@ -237,7 +237,7 @@ impl Drop for Stopped {
 }
 
 /// Waits until the agent's metrics report this.
-async fn broker_responds(agent: &Process, wanted: bool) {
+async fn broker_responds(agent: &AgentProcess, wanted: bool) {
     let name = "argosy_agent_broker_responds ";
     loop {
         let (_, metrics) = agent.get("/metrics").await;
@@ -255,7 +255,7 @@ pub(super) async fn an_agent_stops_although_its_broker_or_spawner_is_stopped() {
         return skip("needs root");
     }
     for which in ["broker", "spawner"] {
-        let (host, mut master) = (Host::new(), Master::start().await);
+        let (host, mut master) = (TestHost::new(), Master::start().await);
         let agent = host.divided(master.address);
         let (mut link, _) = master.registered(true).await;
         running(&mut link, &host, 1, "t", WAITS).await;
@@ -268,10 +268,10 @@ pub(super) async fn an_agent_stops_although_its_broker_or_spawner_is_stopped() {
             agent.is_clear().await;
         }
         let pid = u64::from(stopped);
-        let stopped = Stopped::of(stopped);
+        let stopped = StoppedProcess::of(stopped);
         agent.stop().await;
         assert!(lives(pid), "{which}");
-        let lock = Lock::take(&host.directory().join("lock"));
+        let lock = DirectoryLock::take(&host.directory().join("lock"));
         match which {
             "broker" => {
                 let why = lock.unwrap_err().to_string();
@@ -307,7 +307,7 @@ const IN_LINE: usize = 900;
 /// before, which a busy host may not manage, nearly all tasks are reported so, and none of them is
 /// ever executed, including those of the requests.
 pub(super) async fn a_thousand_starts_that_are_killed_in_line_execute_nothing() {
-    let (host, mut master) = (Host::new(), Master::start().await);
+    let (host, mut master) = (TestHost::new(), Master::start().await);
     let agent = host.agent(master.address).await;
     let mut link = registered(&mut master).await;
     running(&mut link, &host, 1, "old", WAITS).await;
@@ -395,12 +395,12 @@ async fn stops_at_each_step(divided: bool) {
     let steps = crash_points::STEPS.iter().copied();
     let mut steps: Vec<_> = steps.filter(|step| is_of_helpers(step)).collect();
     steps.sort_by_key(|step| !FOR_THE_NEXT.contains(step));
-    let hosts: Vec<_> = steps.iter().map(|_| Host::new()).collect();
+    let hosts: Vec<_> = steps.iter().map(|_| TestHost::new()).collect();
     let folders = hosts.iter().map(|host| host.folder.path().to_owned());
-    let audit = Audit::begin(Scope {
+    let audit = LeakAudit::begin(AuditScope {
         folders: folders.collect(),
         groups: hosts.iter().map(groups).collect(),
-        ..Scope::default()
+        ..AuditScope::default()
     });
     let starting = Semaphore::new(STARTING);
     let killed = steps.iter().zip(&hosts);
@@ -411,18 +411,18 @@ async fn stops_at_each_step(divided: bool) {
 
 /// Starts the agent of a host; the first one has the process that stops.
 async fn agent_of(
-    (host, divided): (&Host, bool),
+    (host, divided): (&TestHost, bool),
     master: &Master,
     stops_at: Option<&str>,
 ) -> AnyAgent {
     match divided {
-        true => AnyAgent::Divided(host.divided_that_hangs(master.address, stops_at)),
-        false => AnyAgent::Whole(host.agent_that_hangs(master.address, stops_at).await),
+        true => AnyAgent::Brokered(host.divided_that_hangs(master.address, stops_at)),
+        false => AnyAgent::InProcess(host.agent_that_hangs(master.address, stops_at).await),
     }
 }
 
 /// Returns a task whose lifecycle reaches this step.
-fn task_for(step: &str, host: &Host) -> v1::TaskSpec {
+fn task_for(step: &str, host: &TestHost) -> v1::TaskSpec {
     let mut spec = shell("t", "sleep 1000");
     if step != "start.network-entered" {
         spec = in_no_network(spec);
@@ -439,7 +439,7 @@ fn task_for(step: &str, host: &Host) -> v1::TaskSpec {
 
 /// Launches one task: it is killed when it runs, or when the process that starts it has stopped.
 /// The stopped process ends with it.
-async fn killed_at(step: &str, at: (&Host, bool), starting: &Semaphore) {
+async fn killed_at(step: &str, at: (&TestHost, bool), starting: &Semaphore) {
     let started = starting.acquire().await.unwrap();
     let (host, _) = at;
     let mut master = Master::start().await;
@@ -472,7 +472,7 @@ async fn killed_at(step: &str, at: (&Host, bool), starting: &Semaphore) {
 }
 
 /// Waits for the end of a killed task.
-async fn goes(step: &str, task: &str, agent: AnyAgent, mut link: Link, host: &Host) {
+async fn goes(step: &str, task: &str, agent: AnyAgent, mut link: AgentStream, host: &TestHost) {
     let updates = link.end_of(task).await;
     let last = updates.last().unwrap();
     assert_eq!(state(last), v1::TaskState::Killed, "{step}: {}", last.text);
@@ -484,7 +484,7 @@ async fn goes(step: &str, task: &str, agent: AnyAgent, mut link: Link, host: &Ho
 /// A task is killed while its request is in transit to the launcher: its start is cancelled, and
 /// its supervisor refuses it. Returns the task: one that is killed before its request is sent
 /// reaches no supervisor, and the next one is tried.
-async fn killed_in_its_request(host: &Host, link: &mut Link) -> String {
+async fn killed_in_its_request(host: &TestHost, link: &mut AgentStream) -> String {
     let launcher = launcher_with(&host.witness());
     for number in 1.. {
         let task = format!("t{number}");
@@ -511,14 +511,14 @@ async fn killed_in_its_request(host: &Host, link: &mut Link) -> String {
     unreachable!("there are more numbers")
 }
 
-async fn registered(master: &mut Master) -> Link {
+async fn registered(master: &mut Master) -> AgentStream {
     let (mut link, hello) = master.link().await;
     link.register_with(&hello, true, HEARTBEAT_MS).await;
     link
 }
 
 /// Waits until a process has passed the step.
-async fn stopped_at(step: &str, host: &Host) {
+async fn stopped_at(step: &str, host: &TestHost) {
     let deadline = Instant::now() + PATIENCE;
     while crash_points::passes(&host.witness()).unwrap_or(0) == 0 {
         assert!(Instant::now() < deadline, "nobody has passed {step}");

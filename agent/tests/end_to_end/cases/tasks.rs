@@ -3,15 +3,15 @@
 use std::time::Instant;
 
 use argosy_agent::Config;
-use argosy_proto::server::callers::Callers;
+use argosy_proto::server::callers::AllowedCallers;
 use argosy_proto::v1;
 
 use super::{code, reason, runs, state};
-use crate::host::{Host, content};
+use crate::host::{TestHost, content};
 use crate::master::{FRAMEWORK, Master, is_terminal, kill, shell};
 
 pub(super) async fn a_task_runs_and_its_status_and_output_are_told() {
-    let (host, mut master) = (Host::new(), Master::start().await);
+    let (host, mut master) = (TestHost::new(), Master::start().await);
     let agent = host.agent(master.address).await;
     let (mut link, hello) = master.registered(true).await;
     assert_eq!(
@@ -50,7 +50,7 @@ pub(super) async fn a_task_runs_and_its_status_and_output_are_told() {
 }
 
 pub(super) async fn a_kill_is_killed_even_if_the_command_exits_with_0() {
-    let (host, mut master) = (Host::new(), Master::start().await);
+    let (host, mut master) = (TestHost::new(), Master::start().await);
     let agent = host.agent(master.address).await;
     let (mut link, _) = master.registered(true).await;
     let line = "trap 'sleep 0.1; exit 0' TERM; echo up > up; while :; do sleep 0.01; done";
@@ -105,7 +105,7 @@ fn killed_by(task: &str, signal: v1::KillSignal) -> v1::TaskSpec {
 }
 
 pub(super) async fn a_kill_begins_with_the_signal_that_the_task_names() {
-    let (host, mut master) = (Host::new(), Master::start().await);
+    let (host, mut master) = (TestHost::new(), Master::start().await);
     let agent = host.agent(master.address).await;
     let (mut link, _) = master.registered(true).await;
     let mut order = 0;
@@ -141,7 +141,7 @@ pub(super) async fn a_kill_begins_with_the_signal_that_the_task_names() {
 }
 
 pub(super) async fn a_kill_behind_its_launch_never_starts_or_kills() {
-    let (host, mut master) = (Host::new(), Master::start().await);
+    let (host, mut master) = (TestHost::new(), Master::start().await);
     let agent = host.agent(master.address).await;
     let (mut link, _) = master.registered(true).await;
     link.launch(1, shell("t", "sleep 60")).await;
@@ -167,7 +167,7 @@ pub(super) async fn a_kill_behind_its_launch_never_starts_or_kills() {
 
 pub(super) async fn a_kill_that_meets_starts_in_line_executes_none_of_their_commands() {
     const TASKS: u64 = 200;
-    let (host, mut master) = (Host::new(), Master::start().await);
+    let (host, mut master) = (TestHost::new(), Master::start().await);
     let agent = host.agent(master.address).await;
     let (mut link, _) = master.registered(true).await;
     let name = |task: u64| format!("t{task}");
@@ -203,7 +203,7 @@ pub(super) async fn a_kill_that_meets_starts_in_line_executes_none_of_their_comm
 }
 
 pub(super) async fn a_command_that_does_not_exist_fails_and_says_so() {
-    let (host, mut master) = (Host::new(), Master::start().await);
+    let (host, mut master) = (TestHost::new(), Master::start().await);
     let agent = host.agent(master.address).await;
     let (mut link, _) = master.registered(true).await;
     let spec = v1::TaskSpec {
@@ -245,7 +245,7 @@ fn archive(name: &str, text: &str) -> Vec<u8> {
 }
 
 pub(super) async fn an_archive_is_taken_apart_in_the_sandbox_and_never_outside() {
-    let (host, mut master) = (Host::new(), Master::start().await);
+    let (host, mut master) = (TestHost::new(), Master::start().await);
     let _agent = host.agent(master.address).await;
     let (mut link, _) = master.registered(true).await;
     let path = host.serve("site.tar", archive("in/page", "hello\n"));
@@ -281,9 +281,9 @@ pub(super) async fn an_archive_is_taken_apart_in_the_sandbox_and_never_outside()
 }
 
 pub(super) async fn files_are_fetched_or_the_failure_names_them() {
-    let (host, mut master) = (Host::new(), Master::start().await);
+    let (host, mut master) = (TestHost::new(), Master::start().await);
     // Also for the fetch process, which has a separate user.
-    let opened = |config: &mut Config| config.access.files = Callers::Everybody;
+    let opened = |config: &mut Config| config.access.files = AllowedCallers::All;
     let agent = host.agent_with(master.address, opened).await;
     let (mut link, _) = master.registered(true).await;
     let program = host.serve("mine", "#!/bin/sh\necho fetched; exit 4\n");
@@ -340,7 +340,7 @@ pub(super) async fn files_are_fetched_or_the_failure_names_them() {
 }
 
 pub(super) async fn a_task_out_of_time_fails() {
-    let (host, mut master) = (Host::new(), Master::start().await);
+    let (host, mut master) = (TestHost::new(), Master::start().await);
     let agent = host.agent(master.address).await;
     let (mut link, _) = master.registered(true).await;
     let spec = v1::TaskSpec {
@@ -359,7 +359,7 @@ pub(super) async fn a_task_out_of_time_fails() {
 }
 
 pub(super) async fn a_task_without_a_leader_stops_itself() {
-    let (host, mut master) = (Host::new(), Master::start().await);
+    let (host, mut master) = (TestHost::new(), Master::start().await);
     let agent = host.agent(master.address).await;
     let (mut link, hello) = master.link().await;
     link.register_with(&hello, true, 200).await;
@@ -395,7 +395,7 @@ pub(super) async fn a_task_without_a_leader_stops_itself() {
 }
 
 pub(super) async fn output_can_be_followed_to_the_end_of_the_task() {
-    let (host, mut master) = (Host::new(), Master::start().await);
+    let (host, mut master) = (TestHost::new(), Master::start().await);
     let agent = host.agent(master.address).await;
     let (mut link, _) = master.registered(true).await;
     link.launch(
@@ -447,7 +447,7 @@ async fn followed(url: &str, all: &str) -> usize {
 }
 
 pub(super) async fn output_is_followed_across_its_rotation() {
-    let (host, mut master) = (Host::new(), Master::start().await);
+    let (host, mut master) = (TestHost::new(), Master::start().await);
     let agent = host
         .agent_with(master.address, |config| {
             config.log_file_bytes = 64 * 1024;
@@ -479,7 +479,7 @@ pub(super) async fn output_is_followed_across_its_rotation() {
 
 pub(super) async fn many_short_tasks_run_fast_and_leave_nothing() {
     const TASKS: u64 = 500;
-    let (host, mut master) = (Host::new(), Master::start().await);
+    let (host, mut master) = (TestHost::new(), Master::start().await);
     let agent = host.agent(master.address).await;
     let (mut link, _) = master.registered(true).await;
     let begun = Instant::now();

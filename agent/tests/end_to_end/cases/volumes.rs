@@ -10,7 +10,7 @@ use argosy_proto::v1::task_volume::Source;
 use argosy_testing::skip;
 
 use super::{code, reason, runs, state};
-use crate::host::{Agent, Host, content};
+use crate::host::{Agent, TestHost, content};
 use crate::master::{Master, shell};
 
 fn volume(path: &str, source: Source) -> v1::TaskVolume {
@@ -26,7 +26,7 @@ fn secret(path: &str, name: &str) -> v1::TaskVolume {
 }
 
 /// Creates an operator's directory with a secret of the role `*`.
-fn secrets(host: &Host, text: &str) -> PathBuf {
+fn secrets(host: &TestHost, text: &str) -> PathBuf {
     let folder = host.folder.path().join("secrets");
     fs::create_dir_all(folder.join("*")).unwrap();
     fs::set_permissions(&folder, fs::Permissions::from_mode(0o700)).unwrap();
@@ -69,7 +69,7 @@ pub(super) async fn a_task_has_its_volumes_and_its_secret_is_nowhere_else() {
         std::process::id(),
         std::time::Instant::now()
     );
-    let (host, mut master) = (Host::new(), Master::start().await);
+    let (host, mut master) = (TestHost::new(), Master::start().await);
     let folder = secrets(&host, &canary);
     let agent = host.agent_with(master.address, |config| config.secret_folder = Some(folder));
     let agent = agent.await;
@@ -105,7 +105,7 @@ pub(super) async fn a_secret_that_an_agent_has_not_fails_the_task_in_words() {
     if !is_root() {
         return skip("needs root");
     }
-    let (host, mut master) = (Host::new(), Master::start().await);
+    let (host, mut master) = (TestHost::new(), Master::start().await);
     let folder = secrets(&host, "x");
     let agent = host.agent_with(master.address, |config| config.secret_folder = Some(folder));
     let agent = agent.await;
@@ -130,7 +130,7 @@ pub(super) async fn a_secret_that_an_agent_has_not_fails_the_task_in_words() {
 }
 
 pub(super) async fn an_agent_that_mounts_nothing_refuses_volumes() {
-    let (host, mut master) = (Host::new(), Master::start().await);
+    let (host, mut master) = (TestHost::new(), Master::start().await);
     let agent = host.agent_with(master.address, |config| {
         config.isolation = argosy_agent::IsolationMode::Processes;
     });
@@ -162,7 +162,7 @@ pub(super) fn with_disk(mut spec: v1::TaskSpec, mebibytes: i64) -> v1::TaskSpec 
 const FILL: &str = "n=0; while n=$((n+1)); do head -c 1000000 /dev/zero > f$n; done";
 
 pub(super) async fn a_task_that_fills_the_disk_fails_with_the_figures_and_its_neighbour_goes_on() {
-    let (host, mut master) = (Host::new(), Master::start().await);
+    let (host, mut master) = (TestHost::new(), Master::start().await);
     let agent = host.agent(master.address).await;
     let (mut link, _) = master.registered(true).await;
     link.launch(1, with_disk(shell("good", "exec sleep 600"), 4))
@@ -185,7 +185,7 @@ pub(super) async fn a_task_that_fills_the_disk_fails_with_the_figures_and_its_ne
 }
 
 pub(super) async fn a_task_that_asks_for_no_disk_has_the_agents_default() {
-    let (host, mut master) = (Host::new(), Master::start().await);
+    let (host, mut master) = (TestHost::new(), Master::start().await);
     let small = |config: &mut Config| config.default_disk_bytes = 4 << 20;
     let agent = host.agent_with(master.address, small).await;
     let (mut link, _) = master.registered(true).await;
@@ -204,7 +204,7 @@ pub(super) async fn a_file_without_a_name_counts_too() {
     if !is_root() {
         return skip("needs root");
     }
-    let (host, mut master) = (Host::new(), Master::start().await);
+    let (host, mut master) = (TestHost::new(), Master::start().await);
     let agent = host.agent(master.address).await;
     let (mut link, _) = master.registered(true).await;
     // Each is below the limit of one file.
@@ -220,7 +220,7 @@ pub(super) async fn one_file_that_reaches_the_limit_is_the_end_of_its_task() {
     if !is_root() {
         return skip("needs root");
     }
-    let (host, mut master) = (Host::new(), Master::start().await);
+    let (host, mut master) = (TestHost::new(), Master::start().await);
     let agent = host.agent(master.address).await;
     let (mut link, _) = master.registered(true).await;
     let line = "exec head -c 100000000 /dev/zero > file";
@@ -239,7 +239,7 @@ pub(super) async fn one_file_that_reaches_the_limit_is_the_end_of_its_task() {
 }
 
 pub(super) async fn a_task_is_measured_by_the_next_agent_too() {
-    let (host, mut master) = (Host::new(), Master::start().await);
+    let (host, mut master) = (TestHost::new(), Master::start().await);
     let agent = host.agent(master.address).await;
     let (mut link, _) = master.registered(true).await;
     let line = format!("while ! test -e go; do sleep 0.05; done; {FILL}");

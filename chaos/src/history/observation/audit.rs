@@ -10,7 +10,7 @@ use super::super::text;
 /// A phase of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Phase {
+pub enum RunPhase {
     /// Faults are injected. Only safety is checked.
     Faults,
     /// No more faults are injected. The time limits for recovery run.
@@ -25,7 +25,7 @@ pub enum Phase {
 #[serde(tag = "expect", rename_all = "snake_case")]
 pub enum Expectation {
     /// The run enters a phase.
-    Phase { phase: Phase },
+    Phase { phase: RunPhase },
     /// A majority is connected: a new entry is committed (a `Committed`, an `EpochOpened`, or an
     /// `ok` of a write) within this time, unless a fault comes first.
     Commit {
@@ -76,7 +76,7 @@ pub struct FinalTask {
 /// A finding of the final audit.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "audit", rename_all = "snake_case")]
-pub enum Audit {
+pub enum AuditFinding {
     /// Every task of the registry that has not ended.
     Registry { tasks: Vec<FinalTask> },
     /// The tasks that run on a host, as reported by the kernel or by the simulated host.

@@ -15,7 +15,8 @@ pub enum Removal {
     /// The failover timeout expired.
     Deadline,
     /// The principal had too many frameworks. This one was disconnected and had no tasks.
-    Room,
+    #[serde(rename = "room")]
+    Quota,
 }
 
 /// A fact about a framework.

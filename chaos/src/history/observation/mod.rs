@@ -13,11 +13,11 @@ mod tasks;
 use serde::{Deserialize, Serialize};
 
 pub use agents::{AgentFact, OrderAction};
-pub use audit::{Audit, Expectation, FinalTask, Phase};
+pub use audit::{AuditFinding, Expectation, FinalTask, RunPhase};
 pub use frameworks::{FrameworkFact, Removal};
 pub use offers::{ListedOffer, OfferFact};
 pub use raft::{Origin, RaftFact};
-pub use tasks::{End, TaskFact};
+pub use tasks::{ProcessExit, TaskFact};
 
 /// A fact, or an expectation that the harness states.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,7 +36,7 @@ pub enum Observation {
     /// An expectation.
     Expect(Expectation),
     /// A finding of the final audit.
-    Audit(Audit),
+    Audit(AuditFinding),
 }
 
 /// Converts each kind of fact into an `Observation`.
@@ -51,4 +51,4 @@ macro_rules! from_fact {
 }
 
 from_fact!(RaftFact => Raft, AgentFact => Agent, FrameworkFact => Framework, OfferFact => Offer, TaskFact => Task,
-    Expectation => Expect, Audit => Audit);
+    Expectation => Expect, AuditFinding => Audit);

@@ -46,7 +46,8 @@ pub enum OfferFact {
         resources: Resources,
     },
     /// A new leader keeps an offer of an earlier one.
-    Kept {
+    #[serde(rename = "kept")]
+    Revalidated {
         #[serde(with = "text")]
         offer: OfferId,
     },

@@ -7,12 +7,12 @@ use argosy_state::ids::{AgentId, OfferId, OrderIndex, Revision, TaskKey};
 use argosy_state::task::TaskState;
 
 use super::super::text;
-use super::super::witness::Start;
+use super::super::witness::ProcessStart;
 
 /// The actual end of a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum End {
+pub enum ProcessExit {
     /// The process exited with this code.
     Code(i32),
     /// The process was ended by this signal.
@@ -74,7 +74,8 @@ pub enum TaskFact {
         number: u64,
     },
     /// The agent has an update on its disk.
-    Made {
+    #[serde(rename = "made")]
+    UpdateStored {
         #[serde(with = "text")]
         task: TaskKey,
         /// The order that launched the task.
@@ -86,7 +87,8 @@ pub enum TaskFact {
         state: TaskState,
     },
     /// The agent sends an update.
-    Sent {
+    #[serde(rename = "sent")]
+    UpdateSent {
         #[serde(with = "text")]
         task: TaskKey,
         /// The order that launched the task.
@@ -96,7 +98,8 @@ pub enum TaskFact {
         number: u64,
     },
     /// The masters acknowledged an update and all earlier ones, so that the agent can drop them.
-    Settled {
+    #[serde(rename = "settled")]
+    UpdateAcknowledged {
         #[serde(with = "text")]
         task: TaskKey,
         /// The order that launched the task.
@@ -106,7 +109,8 @@ pub enum TaskFact {
         number: u64,
     },
     /// The masters reported to the agent that the registry no longer needs the task.
-    Stray {
+    #[serde(rename = "stray")]
+    OrphanReported {
         #[serde(with = "text")]
         task: TaskKey,
         /// The order that launched the task.
@@ -114,7 +118,8 @@ pub enum TaskFact {
         order: OrderIndex,
     },
     /// The framework received an update.
-    Told {
+    #[serde(rename = "told")]
+    UpdateReceived {
         #[serde(with = "text")]
         task: TaskKey,
         /// The revision of the update. Together with the task it identifies the update.
@@ -123,14 +128,14 @@ pub enum TaskFact {
         #[serde(with = "text")]
         state: TaskState,
         /// The end of the process, as reported.
-        end: Option<End>,
+        end: Option<ProcessExit>,
     },
     /// The task recorded its own start in the witness file.
     Witnessed {
         #[serde(with = "text")]
         task: TaskKey,
         /// The recorded start.
-        start: Start,
+        start: ProcessStart,
     },
     /// The task has a process now, as reported by the kernel or by the simulated host.
     Alive {
@@ -176,6 +181,6 @@ pub enum TaskFact {
         #[serde(with = "text")]
         task: TaskKey,
         /// The actual end.
-        end: End,
+        end: ProcessExit,
     },
 }

@@ -7,7 +7,7 @@ use tonic::transport::Channel;
 use tonic::{GrpcMethod, Request};
 use tonic_prost::ProstCodec;
 
-use super::peers::Standing;
+use super::peers::PeerStatus;
 
 const PUT: (&str, &str) = ("etcdserverpb.KV", "Put");
 const STATUS: (&str, &str) = ("etcdserverpb.Maintenance", "Status");
@@ -67,10 +67,10 @@ pub(super) async fn put(
 ///
 /// # Errors
 /// If the member does not respond.
-pub(super) async fn standing(channel: Channel) -> Result<Standing> {
+pub(super) async fn status(channel: Channel) -> Result<PeerStatus> {
     let status: StatusResponse = call(channel, STATUS, Request::new(StatusRequest {})).await?;
     let own = status.header.unwrap_or_default().member_id;
-    Ok(Standing {
+    Ok(PeerStatus {
         leads: (status.leader != 0).then_some(status.leader == own),
         version: status.version,
     })

@@ -7,18 +7,18 @@ use nix::sys::signal::Signal;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::load::{Clients, Load};
-use super::probes::{Moment, Probes};
-use super::samples::{Sample, Spell, System};
-use super::writer::{Store, Writer};
-use super::{AFTERMATH, Loss};
+use super::load::{Clients, LoadLevel};
+use super::probes::{ClockReading, Probes};
+use super::samples::{FaultFreePeriod, LossSample, MeasuredSystem};
+use super::writer::{StoreKind, Writer};
+use super::{AFTERMATH, LeaderLoss};
 use crate::history::{Fault, Recorder};
 use crate::real::audit;
 use crate::real::cluster::{Cluster, REGISTER_HOST};
-use crate::real::framework::Wanted;
+use crate::real::framework::WorkPhase;
 use crate::real::network::execute_inside;
-use crate::real::partitions::Place;
-use crate::real::process_faults::{Syncs, Tracer};
+use crate::real::partitions::HostIndex;
+use crate::real::process_faults::{SyncFault, Tracer};
 
 /// Time in which the cluster must be healthy between two losses.
 const HEALTH: Duration = Duration::from_secs(60);
@@ -30,14 +30,14 @@ const STALL: Duration = Duration::from_secs(5);
 const LOOK: Duration = Duration::from_millis(200);
 
 /// A running cluster whose leader can be lost.
-pub(super) struct Scene<'a> {
+pub(super) struct FailoverCluster<'a> {
     cluster: Cluster,
     recorder: &'a Recorder,
-    store: Store,
+    store: StoreKind,
 }
 
 /// How a loss is undone.
-enum Lost {
+enum LossRecovery {
     Killed,
     Frozen,
     Cut,
@@ -45,20 +45,20 @@ enum Lost {
     Nothing,
 }
 
-impl<'a> Scene<'a> {
+impl<'a> FailoverCluster<'a> {
     /// Starts the cluster and its workload.
     ///
     /// # Errors
     /// If the cluster does not become healthy.
     pub(super) async fn set(mut cluster: Cluster, recorder: &'a Recorder) -> Result<Self> {
-        cluster.want(Wanted::Work)?;
+        cluster.want(WorkPhase::Work)?;
         cluster.start().await?;
         cluster.note_trees()?;
         let ids = audit::agent_ids(&cluster.operator()).await?;
         let register = ids
             .get(REGISTER_HOST)
             .context("the agent with the registers is not registered")?;
-        let store = Store::Argosy {
+        let store = StoreKind::Argosy {
             agent: register.to_string(),
         };
         Ok(Self {
@@ -68,7 +68,7 @@ impl<'a> Scene<'a> {
         })
     }
 
-    fn load(&self, load: Load) -> Result<Clients> {
+    fn load(&self, load: LoadLevel) -> Result<Clients> {
         let masters = self.cluster.voters.iter();
         let writers: Result<Vec<Writer>> = masters
             .map(|place| Writer::at(&self.cluster.api(*place), &self.store))
@@ -77,7 +77,7 @@ impl<'a> Scene<'a> {
     }
 
     /// Loses the leader once, under load.
-    pub(super) async fn lose(&mut self, loss: Loss, load: Load) -> Result<Sample> {
+    pub(super) async fn lose(&mut self, loss: LeaderLoss, load: LoadLevel) -> Result<LossSample> {
         self.cluster.await_health(HEALTH).await?;
         let clients = self.load(load)?;
         tokio::time::sleep(WARM_UP).await;
@@ -85,7 +85,7 @@ impl<'a> Scene<'a> {
             bail!("the load was not answered before the loss");
         }
         let leader = self.cluster.leader(HEALTH).await?;
-        let survivors: Vec<Place> = self.cluster.followers(leader);
+        let survivors: Vec<HostIndex> = self.cluster.followers(leader);
         let addresses = survivors
             .iter()
             .map(|place| self.cluster.api(*place))
@@ -95,8 +95,8 @@ impl<'a> Scene<'a> {
             self.recorder
                 .fault(Fault::new(kind, self.cluster.members[leader].name()));
         }
-        let (lost, at) = self.inflict(loss, leader).await?;
-        let case = (System::Argosy, loss, load);
+        let (lost, at) = self.inject(loss, leader).await?;
+        let case = (MeasuredSystem::Argosy, loss, load);
         let agents = self.cluster.members_of_agents();
         let sample = probes.watch(case, at, agents).await;
         tokio::time::sleep(AFTERMATH).await;
@@ -106,12 +106,12 @@ impl<'a> Scene<'a> {
     }
 
     /// Injects no fault for this time, under load, and counts elections.
-    pub(super) async fn leave_alone(
+    pub(super) async fn run_undisturbed(
         &mut self,
-        load: Load,
+        load: LoadLevel,
         duration: Duration,
         stop: &CancellationToken,
-    ) -> Result<Spell> {
+    ) -> Result<FaultFreePeriod> {
         self.cluster.await_health(HEALTH).await?;
         let before = self
             .cluster
@@ -130,7 +130,7 @@ impl<'a> Scene<'a> {
             .operator()
             .get_cluster(Default::default())
             .await?;
-        Ok(Spell {
+        Ok(FaultFreePeriod {
             load,
             seconds,
             answered,
@@ -138,67 +138,71 @@ impl<'a> Scene<'a> {
         })
     }
 
-    async fn inflict(&mut self, loss: Loss, leader: Place) -> Result<(Lost, Moment)> {
+    async fn inject(
+        &mut self,
+        loss: LeaderLoss,
+        leader: HostIndex,
+    ) -> Result<(LossRecovery, ClockReading)> {
         let member = &mut self.cluster.members[leader];
         let lost = match loss {
-            Loss::Kill => {
-                let at = Moment::now();
+            LeaderLoss::Kill => {
+                let at = ClockReading::now();
                 member.send(Signal::SIGKILL)?;
                 self.cluster.watch.forget(leader);
-                return Ok((Lost::Killed, at));
+                return Ok((LossRecovery::Killed, at));
             }
-            Loss::Freeze => {
-                let at = Moment::now();
+            LeaderLoss::Freeze => {
+                let at = ClockReading::now();
                 member.freeze()?;
                 self.cluster.watch.forget(leader);
-                return Ok((Lost::Frozen, at));
+                return Ok((LossRecovery::Frozen, at));
             }
-            Loss::Cut => {
+            LeaderLoss::Cut => {
                 self.link(leader, "down")?;
-                Lost::Cut
+                LossRecovery::Cut
             }
-            Loss::Stall => {
+            LeaderLoss::Stall => {
                 let pid = member.pid().context("the leader runs")?;
-                member.excuse();
-                Lost::Stalled(Tracer::attach(pid, Syncs::Take(STALL)).await?)
+                member.allow_exit();
+                LossRecovery::Stalled(Tracer::attach(pid, SyncFault::Take(STALL)).await?)
             }
-            Loss::Transfer => {
-                let at = Moment::now();
+            LeaderLoss::Transfer => {
+                let at = ClockReading::now();
                 let operator = self.cluster.operator();
                 tokio::spawn(async move {
                     // The next epoch shows whether leadership was transferred.
                     let _ = operator.transfer_leader(Default::default()).await;
                 });
-                return Ok((Lost::Nothing, at));
+                return Ok((LossRecovery::Nothing, at));
             }
-            Loss::None => return Ok((Lost::Nothing, Moment::now())),
+            LeaderLoss::None => return Ok((LossRecovery::Nothing, ClockReading::now())),
         };
         self.cluster.watch.forget(leader);
-        Ok((lost, Moment::now()))
+        Ok((lost, ClockReading::now()))
     }
 
-    fn link(&self, place: Place, state: &str) -> Result<()> {
+    fn link(&self, place: HostIndex, state: &str) -> Result<()> {
         let namespace = &self.cluster.network.host(place).namespace;
         let words = ["link", "set", "eth0", state];
         Ok(execute_inside(namespace, "ip", &words, "")?)
     }
 
-    async fn take_back(&mut self, lost: Lost, leader: Place) -> Result<()> {
+    async fn take_back(&mut self, lost: LossRecovery, leader: HostIndex) -> Result<()> {
         match lost {
-            Lost::Killed => {
+            LossRecovery::Killed => {
                 self.cluster.members[leader].kill();
             }
-            Lost::Frozen => self.cluster.members[leader].thaw(),
-            Lost::Cut => self.link(leader, "up")?,
-            Lost::Stalled(tracer) => {
+            LossRecovery::Frozen => self.cluster.members[leader].resume(),
+            LossRecovery::Cut => self.link(leader, "up")?,
+            LossRecovery::Stalled(tracer) => {
                 tokio::task::spawn_blocking(move || drop(tracer)).await?;
                 // It may have stopped because of its disk.
                 let deadline = Instant::now() + Duration::from_millis(500);
                 let left = deadline.saturating_duration_since(Instant::now());
                 self.cluster.members[leader].ended_within(left).await;
-                self.cluster.members[leader].expect_again();
+                self.cluster.members[leader].forbid_exit();
             }
-            Lost::Nothing => {}
+            LossRecovery::Nothing => {}
         }
         Ok(self.cluster.members[leader].start()?)
     }

@@ -24,7 +24,7 @@ const AFTER_ERROR: Duration = Duration::from_millis(10);
     Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, ValueEnum, Serialize, Deserialize,
 )]
 #[serde(rename_all = "kebab-case")]
-pub(crate) enum Load {
+pub(crate) enum LoadLevel {
     /// 500 writes a second
     #[default]
     Quiet,
@@ -32,7 +32,7 @@ pub(crate) enum Load {
     Saturated,
 }
 
-impl Load {
+impl LoadLevel {
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Quiet => "quiet",
@@ -50,19 +50,19 @@ pub(super) struct Clients {
 
 impl Clients {
     /// Starts the clients. `members` has a writer for each member.
-    pub(super) fn start(members: &[Writer], load: Load) -> Self {
+    pub(super) fn start(members: &[Writer], load: LoadLevel) -> Self {
         let (count, interval) = match load {
-            Load::Quiet => (PACED, Some(PACE)),
-            Load::Saturated => (SATURATING, None),
+            LoadLevel::Quiet => (PACED, Some(PACE)),
+            LoadLevel::Saturated => (SATURATING, None),
         };
         let answered = Arc::new(AtomicU64::new(0));
         let mut clients = JoinSet::new();
         for number in 0..count {
             let place = number % members.len();
-            let client = Client {
-                members: members.iter().map(Writer::another).collect(),
+            let client = LoadClient {
+                members: members.iter().map(Writer::new_client).collect(),
                 place,
-                writer: members[place].another(),
+                writer: members[place].new_client(),
                 answered: Arc::clone(&answered),
             };
             clients.spawn(client.live(interval));
@@ -79,14 +79,14 @@ impl Clients {
     }
 }
 
-struct Client {
+struct LoadClient {
     members: Vec<Writer>,
     place: usize,
     writer: Writer,
     answered: Arc<AtomicU64>,
 }
 
-impl Client {
+impl LoadClient {
     async fn live(mut self, interval: Option<Duration>) {
         let mut ticks = interval.map(tokio::time::interval);
         if let Some(ticks) = &mut ticks {

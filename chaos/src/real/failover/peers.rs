@@ -13,16 +13,16 @@ use nix::sys::signal::Signal;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::load::{Clients, Load};
-use super::probes::Moment;
-use super::samples::{Sample, Samples, System};
-use super::writer::{Store, Writer, channel, first_answered};
-use super::{AFTERMATH, DYING, LOST, Loss, etcd, zookeeper};
-use crate::real::folder::Folder;
+use super::load::{Clients, LoadLevel};
+use super::probes::ClockReading;
+use super::samples::{LossSample, MeasuredSystem, Samples};
+use super::writer::{StoreKind, Writer, channel, first_answered};
+use super::{AFTERMATH, DYING, LOST, LeaderLoss, etcd, zookeeper};
+use crate::real::folder::RunDirectory;
 use crate::real::host_tools;
 use crate::real::network::Network;
-use crate::real::processes::{Member, Recipe};
-use crate::real::progress::Screen;
+use crate::real::processes::{ManagedProcess, ProcessSpec};
+use crate::real::progress::ProgressDisplay;
 
 /// Members of a peer.
 const MEMBERS: u8 = 3;
@@ -68,10 +68,10 @@ impl Peer {
         })
     }
 
-    fn systems(self) -> [System; 2] {
+    fn systems(self) -> [MeasuredSystem; 2] {
         match self {
-            Self::Etcd => [System::Etcd, System::EtcdTuned],
-            Self::Zookeeper => [System::Zookeeper, System::ZookeeperTuned],
+            Self::Etcd => [MeasuredSystem::Etcd, MeasuredSystem::EtcdTuned],
+            Self::Zookeeper => [MeasuredSystem::Zookeeper, MeasuredSystem::ZookeeperTuned],
         }
     }
 
@@ -93,16 +93,16 @@ impl Peer {
 
 /// The status of a member, as it reports it.
 #[derive(Debug)]
-pub(super) struct Standing {
+pub(super) struct PeerStatus {
     /// Whether it leads; `None` if it knows no leader.
     pub(super) leads: Option<bool>,
     pub(super) version: String,
 }
 
 /// The planned measurements of a peer.
-pub(super) struct Plan<'a> {
-    pub(super) losses: &'a [Loss],
-    pub(super) loads: &'a [Load],
+pub(super) struct PeerPlan<'a> {
+    pub(super) losses: &'a [LeaderLoss],
+    pub(super) loads: &'a [LoadLevel],
     pub(super) kills: u32,
 }
 
@@ -112,9 +112,9 @@ pub(super) struct Plan<'a> {
 /// If it does not start, or does not recover.
 pub(super) async fn measure(
     peer: Peer,
-    plan: &Plan<'_>,
-    (network, folder): (&mut Network, &Folder),
-    (screen, stop): (&Screen, &CancellationToken),
+    plan: &PeerPlan<'_>,
+    (network, folder): (&mut Network, &RunDirectory),
+    (screen, stop): (&ProgressDisplay, &CancellationToken),
     samples: &mut Samples,
 ) -> Result<()> {
     let mut hosts = Vec::new();
@@ -122,15 +122,15 @@ pub(super) async fn measure(
         let name = format!("{}-{number}", peer.name());
         let place = network.add(&name, peer.first_host() + number - 1)?;
         let host = network.host(place);
-        hosts.push(Host {
+        hosts.push(PeerHost {
             name,
             namespace: host.namespace.clone(),
             address: host.address.to_string(),
         });
     }
     for system in peer.systems() {
-        let mut group = Group::start(peer, system, &hosts, folder).await?;
-        screen.say(&format!("{}: version {}", system.name(), group.version));
+        let mut group = PeerGroup::start(peer, system, &hosts, folder).await?;
+        screen.print(&format!("{}: version {}", system.name(), group.version));
         for (load, loss) in pairs(plan) {
             for number in 1..=plan.kills {
                 if stop.is_cancelled() {
@@ -145,42 +145,47 @@ pub(super) async fn measure(
                 ));
                 samples.add(group.lose(loss, load).await?);
             }
-            screen.say(&samples.line((system, loss, load)));
+            screen.print(&samples.line((system, loss, load)));
         }
     }
     Ok(())
 }
 
 /// Whether this way to lose a leader is available for a peer.
-pub(super) fn can_lose(loss: Loss) -> bool {
-    matches!(loss, Loss::Kill | Loss::Freeze)
+pub(super) fn can_lose(loss: LeaderLoss) -> bool {
+    matches!(loss, LeaderLoss::Kill | LeaderLoss::Freeze)
 }
 
-fn pairs<'a>(plan: &'a Plan<'_>) -> impl Iterator<Item = (Load, Loss)> + 'a {
+fn pairs<'a>(plan: &'a PeerPlan<'_>) -> impl Iterator<Item = (LoadLevel, LeaderLoss)> + 'a {
     let losses = || plan.losses.iter().copied().filter(|loss| can_lose(*loss));
     plan.loads
         .iter()
         .flat_map(move |load| losses().map(move |loss| (*load, loss)))
 }
 
-struct Host {
+struct PeerHost {
     name: String,
     namespace: String,
     address: String,
 }
 
 /// Three members. They end when this value is dropped.
-struct Group {
-    system: System,
+struct PeerGroup {
+    system: MeasuredSystem,
     peer: Peer,
-    members: Vec<Member>,
+    members: Vec<ManagedProcess>,
     /// Client addresses, as `host:port`.
     clients: Vec<String>,
     version: String,
 }
 
-impl Group {
-    async fn start(peer: Peer, system: System, hosts: &[Host], folder: &Folder) -> Result<Self> {
+impl PeerGroup {
+    async fn start(
+        peer: Peer,
+        system: MeasuredSystem,
+        hosts: &[PeerHost],
+        folder: &RunDirectory,
+    ) -> Result<Self> {
         let mut members = Vec::new();
         for number in 0..hosts.len() {
             let host = &hosts[number];
@@ -188,10 +193,10 @@ impl Group {
             fs::create_dir_all(&data)
                 .with_context(|| format!("cannot create {}", data.display()))?;
             let argv = match peer {
-                Peer::Etcd => etcd_words(system, hosts, number, &data),
-                Peer::Zookeeper => zookeeper_words(system, hosts, number, &data)?,
+                Peer::Etcd => etcd_arguments(system, hosts, number, &data),
+                Peer::Zookeeper => zookeeper_arguments(system, hosts, number, &data)?,
             };
-            let mut member = Member::new(Recipe {
+            let mut member = ManagedProcess::new(ProcessSpec {
                 name: host.name.clone(),
                 namespace: host.namespace.clone(),
                 argv,
@@ -202,7 +207,7 @@ impl Group {
             member.start()?;
             members.push(member);
         }
-        let client = |host: &Host| format!("{}:{}", host.address, peer.client_port());
+        let client = |host: &PeerHost| format!("{}:{}", host.address, peer.client_port());
         let mut group = Self {
             system,
             peer,
@@ -216,8 +221,8 @@ impl Group {
 
     fn writer(&self, place: usize) -> Result<Writer> {
         let store = match self.peer {
-            Peer::Etcd => Store::Etcd,
-            Peer::Zookeeper => Store::Zookeeper,
+            Peer::Etcd => StoreKind::Etcd,
+            Peer::Zookeeper => StoreKind::Zookeeper,
         };
         Writer::at(&self.clients[place], &store)
     }
@@ -229,11 +234,11 @@ impl Group {
             let mut leaders = Vec::new();
             let mut followers = 0;
             for place in 0..self.members.len() {
-                if let Some(status) = self.members[place].look() {
+                if let Some(status) = self.members[place].poll() {
                     bail!(
                         "{} has ended ({status}):\n{}",
                         self.members[place].name(),
-                        self.members[place].last_words(8)
+                        self.members[place].log_tail(8)
                     );
                 }
                 match self.leads(place).await {
@@ -262,10 +267,10 @@ impl Group {
         let address = &self.clients[place];
         let standing = match self.peer {
             Peer::Etcd => {
-                let asked = etcd::standing(channel(address)?.connect_lazy());
+                let asked = etcd::status(channel(address)?.connect_lazy());
                 tokio::time::timeout(Duration::from_secs(1), asked).await??
             }
-            Peer::Zookeeper => zookeeper::standing(address).await?,
+            Peer::Zookeeper => zookeeper::status(address).await?,
         };
         if standing.leads.is_some() {
             self.version = standing.version;
@@ -273,7 +278,7 @@ impl Group {
         Ok(standing.leads)
     }
 
-    async fn lose(&mut self, loss: Loss, load: Load) -> Result<Sample> {
+    async fn lose(&mut self, loss: LeaderLoss, load: LoadLevel) -> Result<LossSample> {
         let leader = self.settled().await?;
         let mut all = Vec::new();
         for place in 0..self.members.len() {
@@ -293,11 +298,11 @@ impl Group {
             writer.connect().await?;
             survivors.push(writer);
         }
-        let at = Moment::now();
+        let at = ClockReading::now();
         match loss {
-            Loss::Kill => self.members[leader].send(Signal::SIGKILL)?,
-            Loss::Freeze => self.members[leader].freeze()?,
-            Loss::Cut | Loss::Stall | Loss::Transfer | Loss::None => {
+            LeaderLoss::Kill => self.members[leader].send(Signal::SIGKILL)?,
+            LeaderLoss::Freeze => self.members[leader].freeze()?,
+            LeaderLoss::Cut | LeaderLoss::Stall | LeaderLoss::Transfer | LeaderLoss::None => {
                 bail!(
                     "the leader of {} cannot be lost by {}",
                     self.system.name(),
@@ -307,14 +312,14 @@ impl Group {
         }
         tokio::time::sleep_until(at.at() + DYING).await;
         let answered = first_answered(survivors, LOST).await?;
-        let sample = Sample::new((self.system, loss, load), at.until(answered));
+        let sample = LossSample::new((self.system, loss, load), at.until(answered));
         tokio::time::sleep(AFTERMATH).await;
         drop(clients);
-        if loss == Loss::Kill {
+        if loss == LeaderLoss::Kill {
             self.members[leader].kill();
             self.members[leader].start()?;
         } else {
-            self.members[leader].thaw();
+            self.members[leader].resume();
         }
         self.settled().await?;
         Ok(sample)
@@ -322,8 +327,13 @@ impl Group {
 }
 
 /// Returns the arguments: defaults, or heartbeats every 50 ms and elections after 250 ms.
-fn etcd_words(system: System, hosts: &[Host], own: usize, data: &Path) -> Vec<String> {
-    let peer = |host: &Host| format!("http://{}:2380", host.address);
+fn etcd_arguments(
+    system: MeasuredSystem,
+    hosts: &[PeerHost],
+    own: usize,
+    data: &Path,
+) -> Vec<String> {
+    let peer = |host: &PeerHost| format!("http://{}:2380", host.address);
     let all: Vec<String> = hosts
         .iter()
         .map(|host| format!("{}={}", host.name, peer(host)))
@@ -340,7 +350,7 @@ fn etcd_words(system: System, hosts: &[Host], own: usize, data: &Path) -> Vec<St
         ("initial-cluster-state", "new".to_owned()),
         ("initial-cluster-token", system.word().to_owned()),
     ];
-    if system == System::EtcdTuned {
+    if system == MeasuredSystem::EtcdTuned {
         flags.push(("heartbeat-interval", "50".to_owned()));
         flags.push(("election-timeout", "250".to_owned()));
     }
@@ -353,12 +363,17 @@ fn etcd_words(system: System, hosts: &[Host], own: usize, data: &Path) -> Vec<St
 
 /// Returns the configuration: that of the package, or ticks of 100 ms, with which a silent leader
 /// is abandoned after 500 ms.
-fn zookeeper_words(system: System, hosts: &[Host], own: usize, data: &Path) -> Result<Vec<String>> {
+fn zookeeper_arguments(
+    system: MeasuredSystem,
+    hosts: &[PeerHost],
+    own: usize,
+    data: &Path,
+) -> Result<Vec<String>> {
     let write = |path: PathBuf, text: String| {
         fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
     };
     write(data.join("myid"), format!("{}\n", own + 1))?;
-    let ticks = if system == System::ZookeeperTuned {
+    let ticks = if system == MeasuredSystem::ZookeeperTuned {
         // Joining keeps about ten seconds, and sessions keep their timeouts.
         "tickTime=100\ninitLimit=200\nsyncLimit=5\nminSessionTimeout=4000\nmaxSessionTimeout=40000\n"
     } else {

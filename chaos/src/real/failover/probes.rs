@@ -8,9 +8,9 @@ use argosy_proto::v1::operator_client::OperatorClient as Stub;
 use tokio::time::Instant;
 use tonic::transport::Channel;
 
-use super::pulse::Pulse;
-use super::samples::{Case, Sample};
-use super::writer::{DEADLINE, Store, Writer, channel};
+use super::pulse::AnsweredWrites;
+use super::samples::{LossCase, LossSample};
+use super::writer::{DEADLINE, StoreKind, Writer, channel};
 use super::{DYING, LOST};
 
 /// Interval at which the next leader is queried.
@@ -20,12 +20,12 @@ const PHASES: Duration = Duration::from_secs(10);
 
 /// A moment on both clocks.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Moment {
+pub(super) struct ClockReading {
     at: Instant,
     wall_ms: i64,
 }
 
-impl Moment {
+impl ClockReading {
     pub(super) fn now() -> Self {
         let wall = SystemTime::now()
             .duration_since(UNIX_EPOCH)
@@ -53,7 +53,7 @@ pub(super) struct Probes {
 }
 
 impl Probes {
-    pub(super) async fn connect(addresses: Vec<String>, store: &Store) -> Result<Self> {
+    pub(super) async fn connect(addresses: Vec<String>, store: &StoreKind) -> Result<Self> {
         let mut survivors = Vec::new();
         let mut writers = Vec::new();
         for address in addresses {
@@ -67,23 +67,28 @@ impl Probes {
     }
 
     /// Waits for each phase. `agents` is the number of agents that must reconnect.
-    pub(super) async fn watch(self, case: Case, from: Moment, agents: usize) -> Result<Sample> {
+    pub(super) async fn watch(
+        self,
+        case: LossCase,
+        from: ClockReading,
+        agents: usize,
+    ) -> Result<LossSample> {
         tokio::time::sleep_until(from.at + DYING).await;
-        let pulse = Pulse::from(from.at);
+        let pulse = AnsweredWrites::from(from.at);
         tokio::select! {
             biased;
             sample = self.phases(&pulse, case, from, agents) => sample,
-            () = pulse.beat(&self.writers) => bail!("the writes ended"),
+            () = pulse.write_until_dropped(&self.writers) => bail!("the writes ended"),
         }
     }
 
     async fn phases(
         &self,
-        pulse: &Pulse,
-        case: Case,
-        from: Moment,
+        pulse: &AnsweredWrites,
+        case: LossCase,
+        from: ClockReading,
         agents: usize,
-    ) -> Result<Sample> {
+    ) -> Result<LossSample> {
         let committed = loop {
             if let Some(committed) = pulse.first() {
                 break committed;
@@ -94,7 +99,7 @@ impl Probes {
             tokio::time::sleep(LOOK).await;
         };
         let deadline = Instant::now() + PHASES;
-        let mut sample = Sample::new(case, from.until(committed));
+        let mut sample = LossSample::new(case, from.until(committed));
         while Instant::now() < deadline {
             let is_whole = sample.offer_ms.is_some() && sample.launch_ms.is_some();
             if is_whole && sample.agents_ms.is_some() {
@@ -111,7 +116,7 @@ impl Probes {
 }
 
 /// Adds the data of this master, if it is the current leader.
-async fn note(sample: &mut Sample, master: &Channel, from: Moment, agents: usize) {
+async fn note(sample: &mut LossSample, master: &Channel, from: ClockReading, agents: usize) {
     let mut request = tonic::Request::new(v1::GetClusterRequest {
         consistency: v1::Consistency::Local.into(),
     });

@@ -10,13 +10,13 @@ use tokio::time::Instant;
 use super::writer::{EVERY, Writer, answered};
 
 /// The answered writes since a loss.
-pub(super) struct Pulse {
+pub(super) struct AnsweredWrites {
     first: Cell<Option<Instant>>,
     newest: Cell<Instant>,
     longest: Cell<Duration>,
 }
 
-impl Pulse {
+impl AnsweredWrites {
     /// Starts the measurement at this moment.
     pub(super) fn from(moment: Instant) -> Self {
         Self {
@@ -38,12 +38,12 @@ impl Pulse {
     }
 
     /// Writes until it is dropped.
-    pub(super) async fn beat(&self, members: &[Writer]) {
+    pub(super) async fn write_until_dropped(&self, members: &[Writer]) {
         let mut writes = JoinSet::new();
         let mut next = Instant::now();
         for serial in 1.. {
             for member in members {
-                let mut fresh = member.another();
+                let mut fresh = member.new_client();
                 writes
                     .spawn(async move { fresh.write(serial).await.ok().map(|()| Instant::now()) });
             }
@@ -73,7 +73,7 @@ mod tests {
     #[tokio::test]
     async fn the_longest_gap_counts_whichever_it_was() {
         let begin = Instant::now();
-        let pulse = Pulse::from(begin);
+        let pulse = AnsweredWrites::from(begin);
         let ms = |ms| begin + Duration::from_millis(ms);
         for at in [10, 12, 590, 588, 600] {
             pulse.note(ms(at));

@@ -4,13 +4,13 @@ use std::fmt::Write as _;
 
 use serde::{Deserialize, Serialize};
 
-use super::Loss;
-use super::load::Load;
+use super::LeaderLoss;
+use super::load::LoadLevel;
 
 /// The system that lost its leader, with its settings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub(crate) enum System {
+pub(crate) enum MeasuredSystem {
     #[default]
     Argosy,
     /// With default settings.
@@ -23,7 +23,7 @@ pub(crate) enum System {
     ZookeeperTuned,
 }
 
-impl System {
+impl MeasuredSystem {
     /// Returns the name for tables.
     pub(super) fn name(self) -> &'static str {
         match self {
@@ -46,16 +46,16 @@ impl System {
 }
 
 /// The key of losses that are compared with each other.
-pub(super) type Case = (System, Loss, Load);
+pub(super) type LossCase = (MeasuredSystem, LeaderLoss, LoadLevel);
 
 /// One loss of a leader, in milliseconds since the loss.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(super) struct Sample {
+pub(super) struct LossSample {
     #[serde(default)]
-    pub(super) system: System,
-    pub(super) loss: Loss,
+    pub(super) system: MeasuredSystem,
+    pub(super) loss: LeaderLoss,
     #[serde(default)]
-    pub(super) load: Load,
+    pub(super) load: LoadLevel,
     /// Time until the first fresh write at a survivor was answered.
     pub(super) commit_ms: f64,
     /// The longest time without an answered write until the last phase. A leader that works for a
@@ -70,8 +70,8 @@ pub(super) struct Sample {
     pub(super) agents_ms: Option<f64>,
 }
 
-impl Sample {
-    pub(super) fn new((system, loss, load): Case, commit_ms: f64) -> Self {
+impl LossSample {
+    pub(super) fn new((system, loss, load): LossCase, commit_ms: f64) -> Self {
         Self {
             system,
             loss,
@@ -84,22 +84,22 @@ impl Sample {
         }
     }
 
-    fn case(&self) -> Case {
+    fn case(&self) -> LossCase {
         (self.system, self.loss, self.load)
     }
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Samples {
-    samples: Vec<Sample>,
+    samples: Vec<LossSample>,
     #[serde(default)]
-    spells: Vec<Spell>,
+    spells: Vec<FaultFreePeriod>,
 }
 
 /// A time without any fault of the leader.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(super) struct Spell {
-    pub(super) load: Load,
+pub(super) struct FaultFreePeriod {
+    pub(super) load: LoadLevel,
     pub(super) seconds: f64,
     /// Answered writes of the clients.
     pub(super) answered: u64,
@@ -107,7 +107,7 @@ pub(super) struct Spell {
     pub(super) elections: u64,
 }
 
-impl Spell {
+impl FaultFreePeriod {
     /// Returns a short summary.
     pub(super) fn line(&self) -> String {
         format!(
@@ -120,7 +120,7 @@ impl Spell {
     }
 }
 
-type Phase = (&'static str, fn(&Sample) -> Option<f64>);
+type PhaseColumn = (&'static str, fn(&LossSample) -> Option<f64>);
 
 /// Height of a row of bars.
 const ROW: usize = 110;
@@ -141,7 +141,7 @@ const BOUNDS: [f64; 13] = [
     f64::INFINITY,
 ];
 
-const PHASES: [Phase; 5] = [
+const PHASES: [PhaseColumn; 5] = [
     ("next commit", |sample| Some(sample.commit_ms)),
     ("longest gap", |sample| sample.gap_ms),
     ("first new offer", |sample| sample.offer_ms),
@@ -150,30 +150,30 @@ const PHASES: [Phase; 5] = [
 ];
 
 impl Samples {
-    pub(super) fn add(&mut self, sample: Sample) {
+    pub(super) fn add(&mut self, sample: LossSample) {
         self.samples.push(sample);
     }
 
-    pub(super) fn add_spell(&mut self, spell: Spell) {
+    pub(super) fn add_period(&mut self, spell: FaultFreePeriod) {
         self.spells.push(spell);
     }
 
-    fn of(&self, case: Case) -> impl Iterator<Item = &Sample> {
+    fn of(&self, case: LossCase) -> impl Iterator<Item = &LossSample> {
         self.samples
             .iter()
             .filter(move |sample| sample.case() == case)
     }
 
     /// Returns the cases, with those that are compared next to each other.
-    fn cases(&self) -> Vec<Case> {
-        let mut all: Vec<Case> = self.samples.iter().map(Sample::case).collect();
+    fn cases(&self) -> Vec<LossCase> {
+        let mut all: Vec<LossCase> = self.samples.iter().map(LossSample::case).collect();
         all.sort_by_key(|(system, loss, load)| (*loss, *load, *system));
         all.dedup();
         all
     }
 
     /// Returns a short summary of the time to the next commit in one case.
-    pub(super) fn line(&self, case: Case) -> String {
+    pub(super) fn line(&self, case: LossCase) -> String {
         let values = sorted(self.of(case).map(|sample| sample.commit_ms));
         let (p50, p99, max) = (at(&values, 50), at(&values, 99), at(&values, 100));
         format!(
@@ -192,7 +192,7 @@ impl Samples {
             for (name, phase) in PHASES {
                 let values = sorted(self.of(case).filter_map(phase));
                 let count = values.len();
-                if count == 0 && case.0 != System::Argosy {
+                if count == 0 && case.0 != MeasuredSystem::Argosy {
                     // Peers have neither offers nor agents.
                     continue;
                 }
@@ -227,7 +227,7 @@ impl Samples {
         text
     }
 
-    fn bars(&self, text: &mut String, base: usize, case: Case) {
+    fn bars(&self, text: &mut String, base: usize, case: LossCase) {
         let mut counts = [0_u32; BOUNDS.len()];
         for sample in self.of(case) {
             let place = BOUNDS.iter().position(|bound| sample.commit_ms < *bound);
@@ -273,7 +273,7 @@ impl Samples {
     }
 }
 
-fn title((system, loss, load): Case) -> String {
+fn title((system, loss, load): LossCase) -> String {
     format!("{}, {}, {}", system.name(), loss.name(), load.name())
 }
 
@@ -292,13 +292,13 @@ fn at(sorted: &[f64], percent: usize) -> f64 {
 mod tests {
     use super::*;
 
-    const OURS: Case = (System::Argosy, Loss::Kill, Load::Quiet);
+    const OURS: LossCase = (MeasuredSystem::Argosy, LeaderLoss::Kill, LoadLevel::Quiet);
 
-    fn sample(commit_ms: f64) -> Sample {
-        Sample {
+    fn sample(commit_ms: f64) -> LossSample {
+        LossSample {
             offer_ms: Some(commit_ms + 5.0),
             agents_ms: Some(commit_ms + 9.0),
-            ..Sample::new(OURS, commit_ms)
+            ..LossSample::new(OURS, commit_ms)
         }
     }
 
@@ -323,12 +323,12 @@ mod tests {
     #[test]
     fn a_peer_stands_below_us_and_has_no_offers() {
         let mut samples = Samples::default();
-        samples.add(Sample::new(
-            (System::Etcd, Loss::Freeze, Load::Quiet),
+        samples.add(LossSample::new(
+            (MeasuredSystem::Etcd, LeaderLoss::Freeze, LoadLevel::Quiet),
             1_155.0,
         ));
-        samples.add(Sample::new(
-            (System::Etcd, Loss::Kill, Load::Quiet),
+        samples.add(LossSample::new(
+            (MeasuredSystem::Etcd, LeaderLoss::Kill, LoadLevel::Quiet),
             1_230.0,
         ));
         samples.add(sample(12.0));

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use tonic::transport::{Channel, Endpoint};
 
 use super::etcd;
-use super::zookeeper::Session;
+use super::zookeeper::ZookeeperSession;
 
 /// Timeout of a write.
 pub(super) const DEADLINE: Duration = Duration::from_secs(1);
@@ -25,7 +25,7 @@ const AGAIN: Duration = Duration::from_millis(5);
 
 /// The store that is written to.
 #[derive(Debug, Clone)]
-pub(super) enum Store {
+pub(super) enum StoreKind {
     /// An attribute of this agent.
     Argosy { agent: String },
     /// A key.
@@ -38,7 +38,7 @@ pub(super) enum Store {
 pub(super) enum Writer {
     Argosy { channel: Channel, agent: String },
     Etcd { channel: Channel },
-    Zookeeper { session: Session },
+    Zookeeper { session: ZookeeperSession },
 }
 
 /// Returns a channel that connects by itself, and again after a break.
@@ -53,17 +53,17 @@ impl Writer {
     ///
     /// # Errors
     /// If the address is invalid.
-    pub(super) fn at(address: &str, store: &Store) -> Result<Self> {
+    pub(super) fn at(address: &str, store: &StoreKind) -> Result<Self> {
         Ok(match store {
-            Store::Argosy { agent } => Self::Argosy {
+            StoreKind::Argosy { agent } => Self::Argosy {
                 channel: channel(address)?.connect_lazy(),
                 agent: agent.clone(),
             },
-            Store::Etcd => Self::Etcd {
+            StoreKind::Etcd => Self::Etcd {
                 channel: channel(address)?.connect_lazy(),
             },
-            Store::Zookeeper => Self::Zookeeper {
-                session: Session::new(address),
+            StoreKind::Zookeeper => Self::Zookeeper {
+                session: ZookeeperSession::new(address),
             },
         })
     }
@@ -84,7 +84,7 @@ impl Writer {
 
     /// Returns another client of the same member, on the same connection if that can carry
     /// concurrent writes.
-    pub(super) fn another(&self) -> Self {
+    pub(super) fn new_client(&self) -> Self {
         match self {
             Self::Argosy { channel, agent } => Self::Argosy {
                 channel: channel.clone(),
@@ -94,7 +94,7 @@ impl Writer {
                 channel: channel.clone(),
             },
             Self::Zookeeper { session } => Self::Zookeeper {
-                session: Session::new(session.address()),
+                session: ZookeeperSession::new(session.address()),
             },
         }
     }
@@ -147,7 +147,7 @@ impl Writer {
         let mut writes = JoinSet::new();
         let mut next = Instant::now();
         for serial in 1.. {
-            let mut fresh = self.another();
+            let mut fresh = self.new_client();
             writes.spawn(async move { fresh.write(serial).await.ok().map(|()| Instant::now()) });
             next += EVERY;
             while let Ok(answered) = tokio::time::timeout_at(next, answered(&mut writes)).await {

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use super::peers::Standing;
+use super::peers::PeerStatus;
 
 /// Timeout for a server to accept a connection or to report its status.
 const CONNECTING: Duration = Duration::from_secs(1);
@@ -33,7 +33,7 @@ const ALL: i32 = 31;
 ///
 /// # Errors
 /// If the server does not respond.
-pub(super) async fn standing(address: &str) -> Result<Standing> {
+pub(super) async fn status(address: &str) -> Result<PeerStatus> {
     let asked = async {
         let mut stream = TcpStream::connect(address).await?;
         stream.write_all(b"srvr").await?;
@@ -45,7 +45,7 @@ pub(super) async fn standing(address: &str) -> Result<Standing> {
         .await
         .context("no response in time")??;
     let fact = |name: &str| text.lines().find_map(|line| line.strip_prefix(name));
-    Ok(Standing {
+    Ok(PeerStatus {
         leads: fact("Mode: ").map(|mode| mode == "leader"),
         version: fact("Zookeeper version: ")
             .and_then(|version| version.split('-').next())
@@ -56,7 +56,7 @@ pub(super) async fn standing(address: &str) -> Result<Standing> {
 
 /// A session at one server.
 #[derive(Debug)]
-pub(super) struct Session {
+pub(super) struct ZookeeperSession {
     address: String,
     stream: Option<TcpStream>,
     id: i64,
@@ -64,7 +64,7 @@ pub(super) struct Session {
     number: i32,
 }
 
-impl Session {
+impl ZookeeperSession {
     pub(super) fn new(address: &str) -> Self {
         Self {
             address: address.to_owned(),
@@ -98,7 +98,7 @@ impl Session {
         put_bytes(&mut body, b"world");
         put_bytes(&mut body, b"anyone");
         body.extend(0_i32.to_be_bytes());
-        match self.ask(CREATE, &body).await? {
+        match self.call(CREATE, &body).await? {
             0 | NODE_EXISTS => Ok(()),
             error => bail!("rejected with error {error}"),
         }
@@ -113,7 +113,7 @@ impl Session {
         put_bytes(&mut body, NODE.as_bytes());
         put_bytes(&mut body, value.as_bytes());
         body.extend((-1_i32).to_be_bytes());
-        let asked = tokio::time::timeout(deadline, self.ask(SET_DATA, &body)).await;
+        let asked = tokio::time::timeout(deadline, self.call(SET_DATA, &body)).await;
         match asked.context("no response in time").flatten() {
             Ok(0) => Ok(()),
             Ok(error) => bail!("rejected with error {error}"),
@@ -125,7 +125,7 @@ impl Session {
     }
 
     /// Sends a request and returns the error code of the response.
-    async fn ask(&mut self, operation: i32, body: &[u8]) -> Result<i32> {
+    async fn call(&mut self, operation: i32, body: &[u8]) -> Result<i32> {
         // Taken out while in use, so that a cancelled request also drops the connection.
         let mut stream = match self.stream.take() {
             Some(stream) => stream,
@@ -249,7 +249,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let first = tokio::spawn(server(listener, vec![NODE_EXISTS, 0, -101]));
-        let mut session = Session::new(&address);
+        let mut session = ZookeeperSession::new(&address);
         let second = Duration::from_secs(10);
         session.create().await.unwrap();
         session.write("a", second).await.unwrap();

@@ -17,21 +17,21 @@ pub(super) struct JournalError {
 
 /// The request for one task, and the known facts about it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) struct Entry {
+pub(super) struct TaskRecord {
     pub(super) ended: bool,
     pub(super) kill_asked: bool,
 }
 
 /// The journal of a framework.
-pub(super) struct Journal {
+pub(super) struct FrameworkJournal {
     path: PathBuf,
     file: File,
     framework_id: Option<String>,
-    tasks: BTreeMap<String, Entry>,
-    life: u64,
+    tasks: BTreeMap<String, TaskRecord>,
+    incarnation: u64,
 }
 
-impl Journal {
+impl FrameworkJournal {
     /// Reads the lines of earlier incarnations, and begins a new one.
     pub(super) fn open(path: &Path) -> Result<Self, JournalError> {
         let failed = |source| JournalError {
@@ -49,7 +49,7 @@ impl Journal {
             file: file.map_err(failed)?,
             framework_id: None,
             tasks: BTreeMap::new(),
-            life: 1,
+            incarnation: 1,
         };
         for line in text.lines() {
             journal.read(line);
@@ -62,9 +62,9 @@ impl Journal {
         let (verb, rest) = line.split_once(' ').unwrap_or((line, ""));
         let task = rest.to_owned();
         match verb {
-            "life" => self.life += 1,
+            "life" => self.incarnation += 1,
             "framework" => self.framework_id = Some(task),
-            "launch" => drop(self.tasks.insert(task, Entry::default())),
+            "launch" => drop(self.tasks.insert(task, TaskRecord::default())),
             "kill" => self.tasks.entry(task).or_default().kill_asked = true,
             "ended" => self.tasks.entry(task).or_default().ended = true,
             // A truncated last line announces a call that was never sent.
@@ -88,15 +88,15 @@ impl Journal {
     }
 
     /// Returns how often the journal was opened, from 1.
-    pub(super) fn life(&self) -> u64 {
-        self.life
+    pub(super) fn incarnation(&self) -> u64 {
+        self.incarnation
     }
 
     pub(super) fn framework_id(&self) -> Option<&str> {
         self.framework_id.as_deref()
     }
 
-    pub(super) fn tasks(&self) -> &BTreeMap<String, Entry> {
+    pub(super) fn tasks(&self) -> &BTreeMap<String, TaskRecord> {
         &self.tasks
     }
 
@@ -129,15 +129,15 @@ mod tests {
     fn a_later_life_knows_what_the_former_asked_for() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("journal");
-        let mut journal = Journal::open(&path).unwrap();
+        let mut journal = FrameworkJournal::open(&path).unwrap();
         journal.registered("framework-4");
         journal.launch("a");
         journal.launch("b");
         journal.kill("b");
         journal.ended("a");
         drop(journal);
-        let later = Journal::open(&path).unwrap();
-        assert_eq!(later.life(), 2);
+        let later = FrameworkJournal::open(&path).unwrap();
+        assert_eq!(later.incarnation(), 2);
         assert_eq!(later.framework_id(), Some("framework-4"));
         assert!(later.tasks()["a"].ended && !later.tasks()["b"].ended);
         assert!(later.tasks()["b"].kill_asked);

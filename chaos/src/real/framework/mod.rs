@@ -13,16 +13,16 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use argosy_client::scheduler::Runner;
+use argosy_client::scheduler::SchedulerRunner;
 use argosy_client::{Masters, SchedulerConfig};
 use clap::{Args, ValueEnum};
 use tokio_util::sync::CancellationToken;
 
 use super::clock;
 use crate::history::Recorder;
-use crate::rng::Chance;
-use journal::Journal;
-use scheduler::Worker;
+use crate::rng::Rng;
+use journal::FrameworkJournal;
+use scheduler::ChaosScheduler;
 
 /// Interval between two rounds of work.
 const TICK: Duration = Duration::from_millis(100);
@@ -47,12 +47,12 @@ pub struct FrameworkArguments {
     began_ns: u64,
     /// How it treats offers
     #[arg(long, value_enum)]
-    habit: Habit,
+    habit: FrameworkBehaviour,
 }
 
 /// How a framework treats offers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Habit {
+pub(crate) enum FrameworkBehaviour {
     /// Uses them immediately and declines the rest.
     Steady,
     /// Holds them for seconds before it uses them.
@@ -61,7 +61,7 @@ pub(crate) enum Habit {
     Decliner,
 }
 
-impl Habit {
+impl FrameworkBehaviour {
     pub(crate) const ALL: [Self; 3] = [Self::Steady, Self::Greedy, Self::Decliner];
 
     /// Returns the value for the command line.
@@ -77,7 +77,7 @@ impl Habit {
 /// The phase that the harness requests of all frameworks: one word in the file `phase` of the run's
 /// directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Wanted {
+pub(crate) enum WorkPhase {
     /// Launch, replace and kill tasks.
     Work,
     /// Launch no more tasks. Services continue.
@@ -86,7 +86,7 @@ pub(crate) enum Wanted {
     End,
 }
 
-impl Wanted {
+impl WorkPhase {
     pub(crate) fn word(self) -> &'static str {
         match self {
             Self::Work => "work",
@@ -105,7 +105,7 @@ impl Wanted {
 
 /// The progress of a framework, written next to its journal for the harness.
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub(crate) struct Progress {
+pub(crate) struct FrameworkProgress {
     /// As "framework-7"; empty before the first subscription.
     pub(crate) framework_id: String,
     pub(crate) wanted: String,
@@ -125,8 +125,8 @@ pub(crate) struct Progress {
 pub async fn run(arguments: &FrameworkArguments) -> Result<()> {
     let data = arguments.folder.join("data").join(&arguments.name);
     std::fs::create_dir_all(&data).with_context(|| format!("cannot create {}", data.display()))?;
-    let journal = Journal::open(&data.join("journal"))?;
-    let life = journal.life();
+    let journal = FrameworkJournal::open(&data.join("journal"))?;
+    let life = journal.incarnation();
     let file = arguments
         .folder
         .join("history")
@@ -140,17 +140,17 @@ pub async fn run(arguments: &FrameworkArguments) -> Result<()> {
     config.framework_id = journal.framework_id().map(str::to_owned);
     config.info.principal.clone_from(&arguments.name);
     let purpose = life ^ arguments.name.bytes().map(u64::from).sum::<u64>() << 16;
-    let mut worker = Worker::new(
+    let mut worker = ChaosScheduler::new(
         arguments,
         &config,
         journal,
         recorder,
-        Chance::new(arguments.seed).fork(purpose),
+        Rng::new(arguments.seed).fork(purpose),
         data.join("progress"),
         std::env::current_exe().context("cannot find this executable")?,
     );
     let stop = CancellationToken::new();
-    let ended = Runner::new(config).run(&mut worker, stop).await;
+    let ended = SchedulerRunner::new(config).run(&mut worker, stop).await;
     drop(worker);
     recording.finish().context("the history is incomplete")?;
     ended.context("the session ended")

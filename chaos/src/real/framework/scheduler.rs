@@ -7,21 +7,21 @@ use std::time::{Duration, Instant};
 use argosy_client::SchedulerConfig;
 use argosy_client::resources::{Remainder, from_wire};
 use argosy_client::scheduler::{
-    Answer, CallKey, Driver, Outcome as Ending, Scheduler, SchedulerError, Subscription,
-    is_terminal,
+    CallKey, CallOutcome as Ending, CallResult, Scheduler, SchedulerDriver, SchedulerError,
+    Subscription, is_terminal,
 };
 use argosy_proto::v1;
 use argosy_state::ids::{FrameworkId, Revision, TaskId, TaskKey};
 
 use super::facts::{made, offer_ids, state_of};
-use super::journal::Journal;
-use super::tasks::{RESOURCES, Work, spec};
-use super::{FrameworkArguments, Habit, Progress, Wanted};
+use super::journal::FrameworkJournal;
+use super::tasks::{RESOURCES, TaskKind, spec};
+use super::{FrameworkArguments, FrameworkBehaviour, FrameworkProgress, WorkPhase};
 use crate::history::{
-    CallId, CallName, End, Launch, OfferFact, Operation, Outcome, Process, Recorder, Refusal,
-    TaskFact,
+    CallId, CallName, LaunchedTask, OfferFact, Operation, OperationResponse, ProcessExit,
+    ProcessName, Recorder, RejectedLaunch, TaskFact,
 };
-use crate::rng::Chance;
+use crate::rng::Rng;
 
 /// Interval of reconciliations of open tasks.
 const RECONCILE_EVERY: Duration = Duration::from_secs(10);
@@ -30,58 +30,58 @@ const LONGEST_HOLD_MS: u64 = 4_000;
 
 /// A task that is not known to have ended.
 #[derive(Debug, Clone, Default)]
-struct Open {
+struct OpenTask {
     running: bool,
     kill_asked: bool,
     kill_at: Option<Instant>,
 }
 
 /// An offer that the framework holds.
-struct Held {
+struct HeldOffer {
     offer: v1::Offer,
     use_at: Instant,
 }
 
 /// The state of the framework.
-pub(super) struct Worker {
+pub(super) struct ChaosScheduler {
     name: String,
-    habit: Habit,
+    habit: FrameworkBehaviour,
     folder: PathBuf,
     /// This executable, which also starts services.
     own: PathBuf,
     progress_file: PathBuf,
-    process: Process,
-    journal: Journal,
+    process: ProcessName,
+    journal: FrameworkJournal,
     recorder: Recorder,
-    chance: Chance,
+    chance: Rng,
     session: u64,
     framework: Option<FrameworkId>,
-    open: BTreeMap<String, Open>,
-    offers: BTreeMap<String, Held>,
-    waiting: VecDeque<(String, Work)>,
+    open: BTreeMap<String, OpenTask>,
+    offers: BTreeMap<String, HeldOffer>,
+    waiting: VecDeque<(String, TaskKind)>,
     /// Open calls. A kill has its task.
     calls: BTreeMap<CallKey, (CallId, Option<String>)>,
     calls_made: u64,
     made: u64,
-    wanted: Wanted,
+    wanted: WorkPhase,
     reconciled: Instant,
 }
 
-impl Worker {
+impl ChaosScheduler {
     pub(super) fn new(
         arguments: &FrameworkArguments,
         config: &SchedulerConfig,
-        journal: Journal,
+        journal: FrameworkJournal,
         recorder: Recorder,
-        chance: Chance,
+        chance: Rng,
         progress_file: PathBuf,
         own: PathBuf,
     ) -> Self {
         let open = journal.tasks().iter().filter(|(_, entry)| !entry.ended);
         let open = open.map(|(id, entry)| {
-            let open = Open {
+            let open = OpenTask {
                 kill_asked: entry.kill_asked,
-                ..Open::default()
+                ..OpenTask::default()
             };
             (id.clone(), open)
         });
@@ -91,7 +91,7 @@ impl Worker {
             folder: arguments.folder.clone(),
             own,
             progress_file,
-            process: Process::new(&format!("{}.{}", arguments.name, journal.life())),
+            process: ProcessName::new(&format!("{}.{}", arguments.name, journal.incarnation())),
             open: open.collect(),
             made: journal.tasks().len() as u64,
             framework: None,
@@ -103,7 +103,7 @@ impl Worker {
             waiting: VecDeque::new(),
             calls: BTreeMap::new(),
             calls_made: 0,
-            wanted: Wanted::Work,
+            wanted: WorkPhase::Work,
             reconciled: Instant::now(),
         }
     }
@@ -141,7 +141,7 @@ impl Worker {
                 held: kept.clone(),
             },
         );
-        let outcome = Outcome::Subscribed {
+        let outcome = OperationResponse::Subscribed {
             framework,
             kept: kept.clone(),
             rescinded: Vec::new(),
@@ -149,7 +149,7 @@ impl Worker {
         self.recorder.ok(call, outcome, None);
         for offer in kept {
             self.recorder
-                .observe(&self.process, OfferFact::Kept { offer });
+                .observe(&self.process, OfferFact::Revalidated { offer });
         }
         self.framework = Some(framework);
         self.journal.registered(&subscription.framework_id);
@@ -158,10 +158,10 @@ impl Worker {
     /// Returns the target number of open tasks of each kind.
     fn targets(&self) -> (usize, usize) {
         match (self.wanted, self.habit) {
-            (Wanted::Drain | Wanted::End, _) => (0, 0),
-            (Wanted::Work, Habit::Steady) => (6, 6),
-            (Wanted::Work, Habit::Greedy) => (2, 10),
-            (Wanted::Work, Habit::Decliner) => (3, 4),
+            (WorkPhase::Drain | WorkPhase::End, _) => (0, 0),
+            (WorkPhase::Work, FrameworkBehaviour::Steady) => (6, 6),
+            (WorkPhase::Work, FrameworkBehaviour::Greedy) => (2, 10),
+            (WorkPhase::Work, FrameworkBehaviour::Decliner) => (3, 4),
         }
     }
 
@@ -170,20 +170,24 @@ impl Worker {
         let waiting = |service: bool, worker: &Self| {
             let queued = worker.waiting.iter();
             let queued = queued
-                .filter(|(id, _)| Work::is_service(id) == service)
+                .filter(|(id, _)| TaskKind::is_service(id) == service)
                 .count();
             let open = worker.open.keys();
-            queued + open.filter(|id| Work::is_service(id) == service).count()
+            queued
+                + open
+                    .filter(|id| TaskKind::is_service(id) == service)
+                    .count()
         };
         for _ in waiting(true, self)..services {
             self.made += 1;
             let id = format!("{}-service-{}", self.name, self.made);
-            self.waiting.push_back((id, Work::Service { port: None }));
+            self.waiting
+                .push_back((id, TaskKind::Service { port: None }));
         }
         for _ in waiting(false, self)..shorts {
             self.made += 1;
             let id = format!("{}-short-{}", self.name, self.made);
-            let work = Work::short(&mut self.chance);
+            let work = TaskKind::short(&mut self.chance);
             self.waiting.push_back((id, work));
         }
         if services + shorts == 0 {
@@ -192,7 +196,7 @@ impl Worker {
     }
 
     /// Accepts or declines the offers whose hold time is over.
-    fn use_offers(&mut self, driver: &Driver) {
+    fn use_offers(&mut self, driver: &SchedulerDriver) {
         let now = Instant::now();
         let due = self.offers.iter().filter(|(_, held)| held.use_at <= now);
         let due: Vec<String> = due.map(|(id, _)| id.clone()).collect();
@@ -200,7 +204,7 @@ impl Worker {
             let Some(held) = self.offers.remove(&id) else {
                 continue;
             };
-            let gives_back = self.habit == Habit::Decliner && self.chance.percent(60);
+            let gives_back = self.habit == FrameworkBehaviour::Decliner && self.chance.percent(60);
             let tasks = if gives_back {
                 Vec::new()
             } else {
@@ -223,10 +227,10 @@ impl Worker {
         while tasks.len() < 4 && !self.waiting.is_empty() && rest.take(&each) {
             if let Some((id, work)) = self.waiting.pop_front() {
                 let work = match work {
-                    Work::Service { .. } => Work::Service {
+                    TaskKind::Service { .. } => TaskKind::Service {
                         port: rest.take_port(),
                     },
-                    Work::Short { .. } => work,
+                    TaskKind::Short { .. } => work,
                 };
                 tasks.push(spec(&id, work, &shared, &self.own));
             }
@@ -234,24 +238,24 @@ impl Worker {
         tasks
     }
 
-    fn accept(&mut self, driver: &Driver, offer: &v1::Offer, tasks: Vec<v1::TaskSpec>) {
+    fn accept(&mut self, driver: &SchedulerDriver, offer: &v1::Offer, tasks: Vec<v1::TaskSpec>) {
         let Some(call) = self.call_name() else { return };
         let mut launches = Vec::new();
         for task in &tasks {
             self.journal.launch(&task.task_id);
-            let service = Work::is_service(&task.task_id);
+            let service = TaskKind::is_service(&task.task_id);
             let dies = service && self.chance.percent(40);
             let kill_at = dies
                 .then(|| Instant::now() + Duration::from_millis(self.chance.between(0, 12_000)));
-            let open = Open {
+            let open = OpenTask {
                 kill_at,
-                ..Open::default()
+                ..OpenTask::default()
             };
             self.open.insert(task.task_id.clone(), open);
             let resources = from_wire(&task.resources).unwrap_or_default();
             launches.extend(
                 self.key(&task.task_id)
-                    .map(|task| Launch { task, resources }),
+                    .map(|task| LaunchedTask { task, resources }),
             );
         }
         let offers = offer_ids(std::slice::from_ref(&offer.offer_id));
@@ -268,7 +272,7 @@ impl Worker {
         self.calls.insert(asked.key, (invoked, None));
     }
 
-    fn decline(&mut self, driver: &Driver, offer: &v1::Offer) {
+    fn decline(&mut self, driver: &SchedulerDriver, offer: &v1::Offer) {
         let filter_ms = self.chance.between(100, 2_000);
         if let Some(framework) = self.framework {
             let offers = offer_ids(std::slice::from_ref(&offer.offer_id));
@@ -281,12 +285,12 @@ impl Worker {
         driver.decline(offer, Some(filter_ms));
     }
 
-    fn kill_due(&mut self, driver: &Driver) {
+    fn kill_due(&mut self, driver: &SchedulerDriver) {
         let now = Instant::now();
-        let ends_all = self.wanted == Wanted::End;
+        let ends_all = self.wanted == WorkPhase::End;
         let due = self.open.iter().filter(|(id, open)| {
             let is_due = open.kill_at.is_some_and(|at| at <= now);
-            !open.kill_asked && (is_due || (ends_all && Work::is_service(id)))
+            !open.kill_asked && (is_due || (ends_all && TaskKind::is_service(id)))
         });
         let due: Vec<String> = due.map(|(id, _)| id.clone()).collect();
         for id in due {
@@ -315,7 +319,7 @@ impl Worker {
         }
     }
 
-    fn reconcile(&mut self, driver: &Driver) {
+    fn reconcile(&mut self, driver: &SchedulerDriver) {
         let open: Vec<String> = self.open.keys().take(500).cloned().collect();
         self.reconciled = Instant::now();
         if !open.is_empty() {
@@ -328,12 +332,12 @@ impl Worker {
         self.journal.ended(task);
     }
 
-    fn tell_progress(&self) {
+    fn write_progress(&self) {
         let services = self
             .open
             .iter()
-            .filter(|(id, open)| Work::is_service(id) && open.running && !open.kill_asked);
-        let progress = Progress {
+            .filter(|(id, open)| TaskKind::is_service(id) && open.running && !open.kill_asked);
+        let progress = FrameworkProgress {
             framework_id: self.framework.map(|id| id.to_string()).unwrap_or_default(),
             wanted: self.wanted.word().to_owned(),
             launched: self.journal.tasks().len() as u64,
@@ -354,7 +358,7 @@ impl Worker {
             .and_then(|()| std::fs::rename(&fresh, &self.progress_file));
     }
 
-    fn told(&self, status: &v1::TaskStatus) {
+    fn record_update(&self, status: &v1::TaskStatus) {
         let (Some(task), Some(revision)) = (self.key(&status.task_id), status.revision) else {
             return;
         };
@@ -366,11 +370,11 @@ impl Worker {
             position: revision.position,
         };
         let end = status.exit.and_then(|exit| match exit.how {
-            Some(v1::exit::How::Code(code)) => Some(End::Code(code)),
-            Some(v1::exit::How::Signal(signal)) => Some(End::Signal(signal)),
+            Some(v1::exit::How::Code(code)) => Some(ProcessExit::Code(code)),
+            Some(v1::exit::How::Signal(signal)) => Some(ProcessExit::Signal(signal)),
             None => None,
         });
-        let fact = TaskFact::Told {
+        let fact = TaskFact::UpdateReceived {
             task,
             update,
             state,
@@ -380,33 +384,33 @@ impl Worker {
     }
 }
 
-impl Scheduler for Worker {
-    fn registered(&mut self, driver: &Driver, subscription: &Subscription) {
+impl Scheduler for ChaosScheduler {
+    fn registered(&mut self, driver: &SchedulerDriver, subscription: &Subscription) {
         self.subscribed(subscription);
         self.reconcile(driver);
     }
 
-    fn reconnected(&mut self, _: &Driver, subscription: &Subscription) {
+    fn reconnected(&mut self, _: &SchedulerDriver, subscription: &Subscription) {
         self.subscribed(subscription);
     }
 
-    fn offers(&mut self, driver: &Driver, offers: Vec<v1::Offer>) {
+    fn offers(&mut self, driver: &SchedulerDriver, offers: Vec<v1::Offer>) {
         for offer in offers {
             if let Some(made) = made(&offer, self.session) {
                 self.recorder.observe(&self.process, made);
             }
             let hold_ms = match self.habit {
-                Habit::Greedy => self.chance.below(LONGEST_HOLD_MS),
-                Habit::Steady | Habit::Decliner => 0,
+                FrameworkBehaviour::Greedy => self.chance.below(LONGEST_HOLD_MS),
+                FrameworkBehaviour::Steady | FrameworkBehaviour::Decliner => 0,
             };
             let use_at = Instant::now() + Duration::from_millis(hold_ms);
             self.offers
-                .insert(offer.offer_id.clone(), Held { offer, use_at });
+                .insert(offer.offer_id.clone(), HeldOffer { offer, use_at });
         }
         self.use_offers(driver);
     }
 
-    fn rescinded(&mut self, _: &Driver, offer_id: &str, _: &str) {
+    fn rescinded(&mut self, _: &SchedulerDriver, offer_id: &str, _: &str) {
         self.offers.remove(offer_id);
         if let Ok(offer) = offer_id.parse() {
             self.recorder
@@ -414,8 +418,8 @@ impl Scheduler for Worker {
         }
     }
 
-    fn update(&mut self, _: &Driver, status: &v1::TaskStatus) {
-        self.told(status);
+    fn update(&mut self, _: &SchedulerDriver, status: &v1::TaskStatus) {
+        self.record_update(status);
         let state = status.state();
         if is_terminal(state) || (state == v1::TaskState::Unknown && status.revision.is_none()) {
             self.ended(&status.task_id);
@@ -424,7 +428,7 @@ impl Scheduler for Worker {
         }
     }
 
-    fn answered(&mut self, driver: &Driver, answer: &Answer) {
+    fn answered(&mut self, driver: &SchedulerDriver, answer: &CallResult) {
         let Some((call, killed)) = self.calls.remove(&answer.call) else {
             return;
         };
@@ -434,14 +438,14 @@ impl Scheduler for Worker {
                     index: revision.index,
                     position: revision.position,
                 };
-                let refused = refused.iter().map(|refused| Refusal {
+                let refused = refused.iter().map(|refused| RejectedLaunch {
                     position: refused.position,
                     code: refused.code.clone(),
                 });
                 let outcome = if answer.task_ids.is_empty() {
-                    Outcome::Done
+                    OperationResponse::Done
                 } else {
-                    Outcome::Accepted {
+                    OperationResponse::Accepted {
                         refused: refused.collect(),
                     }
                 };
@@ -469,18 +473,18 @@ impl Scheduler for Worker {
         }
     }
 
-    fn tick(&mut self, driver: &Driver) {
-        self.wanted = Wanted::read(&self.folder);
+    fn tick(&mut self, driver: &SchedulerDriver) {
+        self.wanted = WorkPhase::read(&self.folder);
         self.refill();
         self.use_offers(driver);
         self.kill_due(driver);
         if self.reconciled.elapsed() > RECONCILE_EVERY {
             self.reconcile(driver);
         }
-        self.tell_progress();
+        self.write_progress();
     }
 
-    fn error(&mut self, _: &Driver, error: &SchedulerError) {
+    fn error(&mut self, _: &SchedulerDriver, error: &SchedulerError) {
         eprintln!("the session ended: {error}");
     }
 }

@@ -8,7 +8,7 @@ use argosy_proto::v1;
 
 use super::port::PORTS;
 use crate::real::cluster::WITNESS;
-use crate::rng::Chance;
+use crate::rng::Rng;
 
 /// Resources of each task.
 pub(super) const RESOURCES: &str = "cpus:0.1;mem:16";
@@ -17,16 +17,16 @@ pub(crate) const ENDS: &str = "ends";
 
 /// The work of a task.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Work {
+pub(super) enum TaskKind {
     /// Ends by itself after this many milliseconds with this code.
     Short { lasts_ms: u64, code: u8 },
     /// Runs until it is ended, and listens on its port, if it has one.
     Service { port: Option<u16> },
 }
 
-impl Work {
+impl TaskKind {
     /// Returns a short task, which sometimes fails.
-    pub(super) fn short(chance: &mut Chance) -> Self {
+    pub(super) fn short(chance: &mut Rng) -> Self {
         Self::Short {
             lasts_ms: chance.between(20, 1_500),
             code: if chance.percent(10) { 7 } else { 0 },
@@ -63,7 +63,7 @@ impl Work {
 }
 
 /// Returns the spec of a task that writes to the directory `shared`. `own` is this executable.
-pub(super) fn spec(id: &str, work: Work, shared: &Path, own: &Path) -> v1::TaskSpec {
+pub(super) fn spec(id: &str, work: TaskKind, shared: &Path, own: &Path) -> v1::TaskSpec {
     let there = shared.display().to_string();
     // Only shell builtins: a start costs one process.
     let sign = format!(

@@ -8,14 +8,14 @@ use anyhow::{Context, Result, bail};
 use argosy_proto::v1;
 use tokio::time::Instant;
 
-use super::{Hand, Undo};
+use super::{Injector, UndoStep};
 use crate::history::{Fault, FaultKind, Recorder};
 use crate::real::cluster::Cluster;
 use crate::real::faults::FaultName;
 use crate::real::network::OWN_ADDRESS;
-use crate::real::partitions::{Cuts, Place};
-use crate::real::process_faults::{FakeClock, Limit, SmallDisk, Syncs, Tracer};
-use crate::real::proxy::{Manner, Proxy};
+use crate::real::partitions::{HostIndex, NetworkDisturbances};
+use crate::real::process_faults::{FakeClock, LimitedResource, SmallDisk, SyncFault, Tracer};
+use crate::real::proxy::{Proxy, ProxyMode};
 
 /// Timeout for a process to stop by itself after its disk fails.
 const GIVING_UP: Duration = Duration::from_secs(8);
@@ -24,41 +24,41 @@ const JOINING: Duration = Duration::from_secs(60);
 /// Timeout for a process to end after a request.
 const ENDING: Duration = Duration::from_secs(15);
 
-type Begun = Result<(String, Duration)>;
+type InjectionResult = Result<(String, Duration)>;
 
-impl Hand<'_> {
-    async fn leader(&self) -> Result<Place> {
+impl Injector<'_> {
+    async fn leader(&self) -> Result<HostIndex> {
         self.cluster.leader(self.finding).await
     }
 
-    async fn follower(&mut self) -> Result<Place> {
+    async fn follower(&mut self) -> Result<HostIndex> {
         let leader = self.leader().await?;
         let followers = self.cluster.followers(leader);
         self.some(&followers)
     }
 
-    fn voters(&self) -> Vec<Place> {
+    fn voters(&self) -> Vec<HostIndex> {
         self.cluster.voters.clone()
     }
 
-    pub(super) async fn kill_leader(&mut self) -> Begun {
+    pub(super) async fn kill_leader(&mut self) -> InjectionResult {
         let leader = self.leader().await?;
         let target = self.kill(leader, FaultKind::Crash, "kill -9, the leader");
         Ok((target, self.between(300, 2_500)))
     }
 
-    pub(super) async fn kill_follower(&mut self) -> Begun {
+    pub(super) async fn kill_follower(&mut self) -> InjectionResult {
         let follower = self.follower().await?;
         let target = self.kill(follower, FaultKind::Crash, "kill -9, a follower");
         Ok((target, self.between(300, 2_500)))
     }
 
-    pub(super) async fn kill_minority(&mut self) -> Begun {
+    pub(super) async fn kill_minority(&mut self) -> InjectionResult {
         let leader = self.leader().await?;
         let mut dead = vec![leader];
         let spare = (self.voters().len() - 1) / 2;
         while dead.len() < spare {
-            let others: Vec<Place> = self
+            let others: Vec<HostIndex> = self
                 .voters()
                 .into_iter()
                 .filter(|one| !dead.contains(one))
@@ -72,14 +72,14 @@ impl Hand<'_> {
         Ok((names.join(","), self.between(1_000, 4_000)))
     }
 
-    pub(super) fn kill_all_masters(&mut self) -> Begun {
+    pub(super) fn kill_all_masters(&mut self) -> InjectionResult {
         for place in self.voters() {
             self.kill(place, FaultKind::Crash, "kill -9, all masters");
         }
         Ok(("all masters".to_owned(), self.between(100, 3_000)))
     }
 
-    pub(super) async fn pause_leader(&mut self) -> Begun {
+    pub(super) async fn pause_leader(&mut self) -> InjectionResult {
         let leader = self.leader().await?;
         let target = self.freeze(leader)?;
         // Around the election timeout, sometimes far longer.
@@ -91,23 +91,23 @@ impl Hand<'_> {
         Ok((target, lasts))
     }
 
-    pub(super) async fn pause_follower(&mut self) -> Begun {
+    pub(super) async fn pause_follower(&mut self) -> InjectionResult {
         let follower = self.follower().await?;
         let target = self.freeze(follower)?;
         Ok((target, self.between(200, 5_000)))
     }
 
-    pub(super) fn freeze_all_masters(&mut self) -> Begun {
+    pub(super) fn freeze_all_masters(&mut self) -> InjectionResult {
         self.note(FaultKind::FreezeAllMasters, "*", "SIGSTOP");
         for place in self.voters() {
-            if self.cluster.members[place].is_well() {
+            if self.cluster.members[place].is_healthy() {
                 self.freeze(place)?;
             }
         }
         Ok(("all masters".to_owned(), self.between(500, 7_000)))
     }
 
-    pub(super) async fn rolling_restart(&mut self) -> Begun {
+    pub(super) async fn rolling_restart(&mut self) -> InjectionResult {
         for place in self.voters() {
             let name = self.name(place);
             self.note(
@@ -124,7 +124,7 @@ impl Hand<'_> {
         Ok(("masters".to_owned(), Duration::ZERO))
     }
 
-    pub(super) async fn transfer_leader(&mut self) -> Begun {
+    pub(super) async fn transfer_leader(&mut self) -> InjectionResult {
         let leader = self.leader().await?;
         let name = self.name(leader);
         self.note(FaultKind::LeaderTransfer, &name, "");
@@ -142,9 +142,9 @@ impl Hand<'_> {
         Ok((format!("{name} ({said})"), Duration::from_millis(300)))
     }
 
-    pub(super) async fn partition_leader(&mut self) -> Begun {
+    pub(super) async fn partition_leader(&mut self) -> InjectionResult {
         let leader = self.leader().await?;
-        let mut cuts = Cuts::default();
+        let mut cuts = NetworkDisturbances::default();
         for other in 0..self.cluster.network.hosts().len() {
             cuts.cut_both(leader, other);
         }
@@ -155,11 +155,11 @@ impl Hand<'_> {
         Ok((name, self.between(800, 6_000)))
     }
 
-    pub(super) fn partition_one_way(&mut self) -> Begun {
+    pub(super) fn partition_one_way(&mut self) -> InjectionResult {
         let masters = self.voters();
         let victim = self.some(&masters)?;
         let is_deaf = self.chance.percent(50);
-        let mut cuts = Cuts::default();
+        let mut cuts = NetworkDisturbances::default();
         for other in masters.into_iter().filter(|other| *other != victim) {
             if is_deaf {
                 cuts.cut(other, victim);
@@ -178,9 +178,9 @@ impl Hand<'_> {
         Ok((format!("{name} {detail}"), self.between(800, 5_000)))
     }
 
-    pub(super) fn partition_partial(&mut self) -> Begun {
+    pub(super) fn partition_partial(&mut self) -> InjectionResult {
         let masters = self.voters();
-        let mut cuts = Cuts::default();
+        let mut cuts = NetworkDisturbances::default();
         let mut graph = Vec::new();
         for (position, one) in masters.iter().enumerate() {
             for other in &masters[position + 1..] {
@@ -196,9 +196,9 @@ impl Hand<'_> {
         Ok((graph, self.between(800, 6_000)))
     }
 
-    pub(super) async fn cut_leader_from_masters(&mut self) -> Begun {
+    pub(super) async fn cut_leader_from_masters(&mut self) -> InjectionResult {
         let leader = self.leader().await?;
-        let mut cuts = Cuts::default();
+        let mut cuts = NetworkDisturbances::default();
         for other in self.voters() {
             cuts.cut_both(leader, other);
         }
@@ -208,9 +208,9 @@ impl Hand<'_> {
         Ok((name, self.between(800, 6_000)))
     }
 
-    pub(super) fn packet_loss(&mut self) -> Begun {
+    pub(super) fn packet_loss(&mut self) -> InjectionResult {
         let percent = u8::try_from(self.chance.between(3, 25)).unwrap_or(10);
-        let mut cuts = Cuts::default();
+        let mut cuts = NetworkDisturbances::default();
         for place in self.voters() {
             cuts.lose(place, percent);
         }
@@ -220,36 +220,36 @@ impl Hand<'_> {
         Ok((detail, self.between(1_500, 5_000)))
     }
 
-    pub(super) async fn slow_link(&mut self) -> Begun {
+    pub(super) async fn slow_link(&mut self) -> InjectionResult {
         let leader = self.leader().await?;
         let rate = format!("{}kbit", self.chance.between(300, 2_000));
         let name = self.name(leader);
         self.note(FaultKind::SlowLink, &name, rate.clone());
-        self.cluster.network.squeeze(leader, Some(&rate))?;
-        self.undo.push(Undo::Widen(leader));
+        self.cluster.network.limit_rate(leader, Some(&rate))?;
+        self.undo.push(UndoStep::RemoveRateLimit(leader));
         Ok((format!("{name} {rate}"), self.between(1_500, 5_000)))
     }
 
     /// Routes the leader's Raft connections, both ways, through proxies.
-    pub(super) async fn detour(&mut self, fault: FaultName) -> Begun {
+    pub(super) async fn detour(&mut self, fault: FaultName) -> InjectionResult {
         let leader = self.leader().await?;
         let (kind, manner) = match fault {
             FaultName::HalfClose => (
                 FaultKind::HalfClose,
-                Manner::Silent(self.between(200, 1_500)),
+                ProxyMode::Silent(self.between(200, 1_500)),
             ),
             FaultName::ResetConnections => (
                 FaultKind::ConnectionReset,
-                Manner::Closed(self.between(50, 400)),
+                ProxyMode::Closed(self.between(50, 400)),
             ),
             FaultName::DamageLink => {
                 let every = usize::try_from(self.chance.between(500, 50_000)).unwrap_or(500);
                 let every = NonZeroUsize::new(every).unwrap_or(NonZeroUsize::MIN);
-                (FaultKind::CorruptBytes, Manner::Damaged(every))
+                (FaultKind::CorruptBytes, ProxyMode::Damaged(every))
             }
-            _ => (FaultKind::Delay, Manner::Delayed(self.between(10, 250))),
+            _ => (FaultKind::Delay, ProxyMode::Delayed(self.between(10, 250))),
         };
-        let mut cuts = Cuts::default();
+        let mut cuts = NetworkDisturbances::default();
         let mut proxies = Vec::new();
         for other in self.voters().into_iter().filter(|other| *other != leader) {
             for (from, to) in [(leader, other), (other, leader)] {
@@ -262,12 +262,13 @@ impl Hand<'_> {
         let name = self.name(leader);
         self.note(kind, &name, format!("{manner:?}"));
         let disturbance = self.cluster.disturb(cuts)?;
-        self.undo.push(Undo::Straighten(disturbance, proxies));
+        self.undo
+            .push(UndoStep::RemoveProxies(disturbance, proxies));
         Ok((format!("{name} {manner:?}"), self.between(1_500, 5_000)))
     }
 
     /// Returns some master, sometimes the leader.
-    async fn victim(&mut self) -> Result<Place> {
+    async fn victim(&mut self) -> Result<HostIndex> {
         if self.chance.percent(50) {
             return self.leader().await;
         }
@@ -275,7 +276,7 @@ impl Hand<'_> {
         self.some(&voters)
     }
 
-    pub(super) async fn full_disk(&mut self) -> Begun {
+    pub(super) async fn full_disk(&mut self) -> InjectionResult {
         let place = self.victim().await?;
         let name = self.kill(place, FaultKind::Crash, "to be given a small disk");
         let data = self.cluster.data(place);
@@ -286,43 +287,48 @@ impl Hand<'_> {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
         self.note(FaultKind::DiskFull, &name, data.display().to_string());
-        self.cluster.members[place].excuse();
+        self.cluster.members[place].allow_exit();
         let filled = disk.fill();
-        self.undo.push(Undo::Free(place, disk));
+        self.undo.push(UndoStep::RestoreDisk(place, disk));
         filled?;
         let ended = self.cluster.members[place].ended_within(GIVING_UP).await;
         let said = ended.map_or("it still runs", |_| "it stopped");
         Ok((format!("{name} ({said})"), self.between(200, 1_500)))
     }
 
-    async fn trace(&mut self, place: Place, kind: FaultKind, syncs: Syncs) -> Result<String> {
+    async fn trace(
+        &mut self,
+        place: HostIndex,
+        kind: FaultKind,
+        syncs: SyncFault,
+    ) -> Result<String> {
         let pid = self.cluster.members[place].pid().context("it runs")?;
         let name = self.name(place);
         self.note(kind, &name, format!("{syncs:?}"));
         // It may end immediately because of that.
-        self.cluster.members[place].excuse();
+        self.cluster.members[place].allow_exit();
         let tracer = Tracer::attach(pid, syncs)
             .await
-            .inspect_err(|_| self.cluster.members[place].expect_again())?;
-        self.undo.push(Undo::Detach(place, tracer));
+            .inspect_err(|_| self.cluster.members[place].forbid_exit())?;
+        self.undo.push(UndoStep::DetachTracer(place, tracer));
         Ok(name)
     }
 
-    pub(super) async fn failing_sync(&mut self) -> Begun {
+    pub(super) async fn failing_sync(&mut self) -> InjectionResult {
         let place = self.victim().await?;
         let name = self
-            .trace(place, FaultKind::SyncFailure, Syncs::Fail)
+            .trace(place, FaultKind::SyncFailure, SyncFault::Fail)
             .await?;
         let ended = self.cluster.members[place].ended_within(GIVING_UP).await;
         let said = ended.map_or("it still runs", |_| "it stopped");
         Ok((format!("{name} ({said})"), self.between(100, 1_000)))
     }
 
-    pub(super) async fn stalled_disk(&mut self) -> Begun {
+    pub(super) async fn stalled_disk(&mut self) -> InjectionResult {
         let leader = self.leader().await?;
         let time = self.between(300, 3_000);
         let name = self
-            .trace(leader, FaultKind::StalledDisk, Syncs::Take(time))
+            .trace(leader, FaultKind::StalledDisk, SyncFault::Take(time))
             .await?;
         Ok((
             format!("{name} {time:?} a sync"),
@@ -330,24 +336,24 @@ impl Hand<'_> {
         ))
     }
 
-    pub(super) fn limit(&mut self, limit: Limit) -> Begun {
+    pub(super) fn limit(&mut self, limit: LimitedResource) -> InjectionResult {
         let voters = self.voters();
         let place = self.some(&voters)?;
         let pid = self.cluster.members[place].pid().context("it runs")?;
         let kind = match limit {
-            Limit::Memory => FaultKind::MemoryLimit,
-            Limit::Descriptors => FaultKind::DescriptorLimit,
+            LimitedResource::Memory => FaultKind::MemoryLimit,
+            LimitedResource::Descriptors => FaultKind::DescriptorLimit,
         };
         let name = self.name(place);
         self.note(kind, &name, "");
         // It may end with an error: it must not acknowledge what it cannot write.
-        self.cluster.members[place].excuse();
-        self.undo.push(Undo::Loosen(place, limit));
-        limit.tighten(pid)?;
+        self.cluster.members[place].allow_exit();
+        self.undo.push(UndoStep::RemoveLimit(place, limit));
+        limit.apply(pid)?;
         Ok((name, self.between(1_500, 4_000)))
     }
 
-    pub(super) async fn clock_jump(&mut self) -> Begun {
+    pub(super) async fn clock_jump(&mut self) -> InjectionResult {
         let place = self.victim().await?;
         let file = self
             .cluster
@@ -357,8 +363,8 @@ impl Hand<'_> {
             .join(format!("clock-{place}"));
         let clock = FakeClock::make(&file)?;
         let name = self.kill(place, FaultKind::Crash, "to be given a clock that jumps");
-        self.cluster.members[place].start_in(&clock.mood())?;
-        self.undo.push(Undo::Tick(place));
+        self.cluster.members[place].start_in(&clock.settings())?;
+        self.undo.push(UndoStep::ResetClock(place));
         self.cluster.await_health(Duration::from_secs(30)).await?;
         for seconds in [3_600, -3_600, 86_400, 0] {
             self.note(FaultKind::ClockJump, &name, format!("to {seconds:+} s"));
@@ -369,11 +375,11 @@ impl Hand<'_> {
         Ok((name, Duration::from_millis(200)))
     }
 
-    pub(super) async fn replace_master(&mut self) -> Begun {
+    pub(super) async fn replace_master(&mut self) -> InjectionResult {
         let place = self.victim().await?;
         let name = self.kill(place, FaultKind::WipeDisk, "to join anew");
         std::fs::remove_dir_all(self.cluster.data(place))?;
-        self.undo.push(Undo::Join(place));
+        self.undo.push(UndoStep::AddMaster(place));
         self.cluster.members[place].start()?;
         // For this time the group works without it.
         Ok((name, self.between(200, 3_000)))
@@ -381,7 +387,7 @@ impl Hand<'_> {
 }
 
 /// Lets a master with an empty disk replace its former incarnation.
-pub(super) async fn join(cluster: &Cluster, recorder: &Recorder, place: Place) -> Result<()> {
+pub(super) async fn join(cluster: &Cluster, recorder: &Recorder, place: HostIndex) -> Result<()> {
     let raft_address = cluster.raft(place);
     let name = cluster.members[place].name();
     let fault = Fault::new(FaultKind::MembershipChange, name).with(raft_address.clone());

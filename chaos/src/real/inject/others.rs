@@ -4,27 +4,27 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use super::{FINDING, Hand, Undo};
+use super::{FINDING, Injector, UndoStep};
 use crate::history::FaultKind;
-use crate::real::agent_swarm::Herd;
-use crate::real::cluster::{AGENT_TIMEOUT, Kind};
-use crate::real::partitions::{Cuts, Place};
+use crate::real::agent_swarm::AgentSwarm;
+use crate::real::cluster::{AGENT_TIMEOUT, MemberKind};
+use crate::real::partitions::{HostIndex, NetworkDisturbances};
 
 /// Agents of a reconnect storm.
 const STORM: usize = 1_000;
 /// Timeout for their registration.
 const GATHERING: Duration = Duration::from_secs(40);
 
-type Begun = Result<(String, Duration)>;
+type InjectionResult = Result<(String, Duration)>;
 
-impl Hand<'_> {
-    fn worker(&mut self) -> Result<Place> {
+impl Injector<'_> {
+    fn worker(&mut self) -> Result<HostIndex> {
         let workers = self.cluster.workers();
         self.some(&workers)
     }
 
-    fn scheduler(&mut self) -> Result<Place> {
-        let schedulers = self.cluster.places(Kind::Framework);
+    fn scheduler(&mut self) -> Result<HostIndex> {
+        let schedulers = self.cluster.places(MemberKind::Framework);
         self.some(&schedulers)
     }
 
@@ -37,13 +37,13 @@ impl Hand<'_> {
         }
     }
 
-    pub(super) fn kill_agent(&mut self) -> Begun {
+    pub(super) fn kill_agent(&mut self) -> InjectionResult {
         let place = self.worker()?;
         let name = self.kill(place, FaultKind::Crash, "kill -9");
         Ok((name, self.absence()))
     }
 
-    pub(super) async fn kill_agent_in_launch(&mut self) -> Begun {
+    pub(super) async fn kill_agent_in_launch(&mut self) -> InjectionResult {
         let place = self.worker()?;
         let mut name = String::new();
         for _ in 0..self.chance.between(2, 5) {
@@ -57,7 +57,7 @@ impl Hand<'_> {
         Ok((name, self.between(100, 1_000)))
     }
 
-    pub(super) async fn kill_agent_in_destroy(&mut self) -> Begun {
+    pub(super) async fn kill_agent_in_destroy(&mut self) -> InjectionResult {
         let place = self.worker()?;
         let pause = self.between(0, 1_500);
         tokio::time::sleep(pause).await;
@@ -65,26 +65,26 @@ impl Hand<'_> {
         Ok((name, self.between(100, 2_000)))
     }
 
-    pub(super) fn kill_framework(&mut self) -> Begun {
+    pub(super) fn kill_framework(&mut self) -> InjectionResult {
         let place = self.scheduler()?;
         let name = self.kill(place, FaultKind::FrameworkCrash, "kill -9");
         Ok((name, self.between(100, 6_000)))
     }
 
-    pub(super) fn pause_agent(&mut self) -> Begun {
+    pub(super) fn pause_agent(&mut self) -> InjectionResult {
         let place = self.worker()?;
         let name = self.freeze(place)?;
         Ok((name, self.absence()))
     }
 
-    pub(super) fn pause_framework(&mut self) -> Begun {
+    pub(super) fn pause_framework(&mut self) -> InjectionResult {
         let place = self.scheduler()?;
         let name = self.freeze(place)?;
         Ok((name, self.between(500, 8_000)))
     }
 
-    fn isolate(&mut self, place: Place) -> Result<String> {
-        let mut cuts = Cuts::default();
+    fn isolate(&mut self, place: HostIndex) -> Result<String> {
+        let mut cuts = NetworkDisturbances::default();
         for other in 0..self.cluster.network.hosts().len() {
             cuts.cut_both(place, other);
         }
@@ -94,26 +94,26 @@ impl Hand<'_> {
         Ok(name)
     }
 
-    pub(super) fn partition_agent(&mut self) -> Begun {
+    pub(super) fn partition_agent(&mut self) -> InjectionResult {
         let place = self.worker()?;
         let name = self.isolate(place)?;
         Ok((name, self.absence()))
     }
 
-    pub(super) fn partition_framework(&mut self) -> Begun {
+    pub(super) fn partition_framework(&mut self) -> InjectionResult {
         let place = self.scheduler()?;
         let name = self.isolate(place)?;
         Ok((name, self.between(500, 8_000)))
     }
 
-    pub(super) async fn reconnect_storm(&mut self) -> Begun {
-        let herd = Herd::start(&self.cluster.masters(), STORM);
+    pub(super) async fn reconnect_storm(&mut self) -> InjectionResult {
+        let herd = AgentSwarm::start(&self.cluster.masters(), STORM);
         let deadline = tokio::time::Instant::now() + GATHERING;
         while herd.linked() < herd.count() && tokio::time::Instant::now() < deadline {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
         let gathered = herd.linked();
-        self.undo.push(Undo::Dismiss(herd));
+        self.undo.push(UndoStep::StopSwarm(herd));
         let leader = self.cluster.leader(FINDING).await?;
         self.note(FaultKind::ReconnectStorm, "*", format!("{gathered} agents"));
         let name = self.kill(leader, FaultKind::Crash, "kill -9, before a storm");

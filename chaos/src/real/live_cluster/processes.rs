@@ -4,23 +4,23 @@ use std::fs;
 use std::net::SocketAddr;
 
 use anyhow::{Context, Result, bail};
-use argosy_isolation::Process;
+use argosy_isolation::ProcessId;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::real::folder::lives;
+use crate::real::folder::is_alive;
 
 /// State of a listening socket in the kernel's tables.
 const LISTENING: &str = "0A";
 
 /// A listening process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Listener(Process);
+pub(super) struct ListeningProcess(ProcessId);
 
-impl Listener {
+impl ListeningProcess {
     /// Sends a signal, if it is still the same process.
     pub(super) fn send(self, signal: Signal) -> Result<()> {
-        if !lives(self.0) {
+        if !is_alive(self.0) {
             bail!("process {} has ended", self.0.pid);
         }
         kill(Pid::from_raw(self.0.pid), signal)
@@ -29,7 +29,7 @@ impl Listener {
 }
 
 /// Returns the master that listens at `address`, or a message if none does on this host.
-pub(super) fn listener(address: &str) -> Result<Listener, String> {
+pub(super) fn listener(address: &str) -> Result<ListeningProcess, String> {
     let absent = || {
         format!(
             "no master listens at {address} on this host: from here only transfer-leader can be done"
@@ -46,9 +46,9 @@ pub(super) fn listener(address: &str) -> Result<Listener, String> {
         .filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok())
         .find(|pid| holds(*pid, &link) && is_master(*pid));
     let process = holder
-        .and_then(|pid| Process::of(pid).ok())
+        .and_then(|pid| ProcessId::of(pid).ok())
         .ok_or_else(absent)?;
-    Ok(Listener(process))
+    Ok(ListeningProcess(process))
 }
 
 fn holds(pid: i32, link: &str) -> bool {

@@ -2,14 +2,16 @@
 
 use std::time::Duration;
 
-use argosy_raft::{Node, NodeConfig, Progress, Proposal, SnapshotPolicy, Surroundings, Timing};
+use argosy_raft::{
+    LogProgress, Node, NodeConfig, NodeEnvironment, Proposal, SnapshotPolicy, Timing,
+};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::owner::{Owner, node};
-use super::{Group, Order, PORT, lock, name};
-use crate::history::{Consistency, Operation, Outcome, RaftFact};
-use crate::rng::Chance;
+use super::{NodeRequest, PORT, RaftGroup, lock, name};
+use crate::history::{Consistency, Operation, OperationResponse, RaftFact};
+use crate::rng::Rng;
 use crate::sim::network;
 
 /// Registers that clients share: few, so that they contend.
@@ -23,7 +25,7 @@ const LOOK: Duration = Duration::from_millis(10);
 /// Commits between two records of a node's progress.
 const COMMITS: u64 = 50;
 
-fn config(group: &Group, place: usize) -> NodeConfig {
+fn config(group: &RaftGroup, place: usize) -> NodeConfig {
     let address = |place| format!("{}:{PORT}", name(place));
     NodeConfig {
         directory: None,
@@ -43,8 +45,8 @@ fn config(group: &Group, place: usize) -> NodeConfig {
 }
 
 /// Runs the process from its start until it is killed.
-pub(super) async fn run(group: Group, place: usize) -> turmoil::Result {
-    let life = group.seen(place, |seen| {
+pub(super) async fn run(group: RaftGroup, place: usize) -> turmoil::Result {
+    let life = group.with_status(place, |seen| {
         seen.lives += 1;
         seen.is_leader = false;
         seen.orders.clear();
@@ -54,7 +56,7 @@ pub(super) async fn run(group: Group, place: usize) -> turmoil::Result {
     let (requests, inbox) = mpsc::channel(1);
     let owner = Owner::new();
     tokio::spawn(owner.clone().run(group.clone(), place, inbox));
-    let surroundings = Surroundings {
+    let surroundings = NodeEnvironment {
         listener: network::listener(PORT).await?,
         dialer: network::dialer(&name(place), &group.cuts),
         wall: network::WallClocks::default().of(&name(place)),
@@ -63,12 +65,12 @@ pub(super) async fn run(group: Group, place: usize) -> turmoil::Result {
     let stop = CancellationToken::new();
     let started = Node::start_in_memory(config, store, surroundings, requests, stop).await?;
     for number in 0..CLIENTS {
-        let client = Client {
+        let client = RaftClient {
             group: group.clone(),
             node: started.clone(),
             owner: owner.clone(),
             name: format!("client-{}-{life}-{number}", place + 1),
-            chance: Chance::new(group.seed).fork(life << 20 | (place as u64) << 8 | number),
+            chance: Rng::new(group.seed).fork(life << 20 | (place as u64) << 8 | number),
         };
         tokio::spawn(client.run());
     }
@@ -76,17 +78,17 @@ pub(super) async fn run(group: Group, place: usize) -> turmoil::Result {
 }
 
 /// Records the status of the node, and carries out its orders.
-async fn watch(group: &Group, place: usize, started: &Node) -> turmoil::Result {
+async fn watch(group: &RaftGroup, place: usize, started: &Node) -> turmoil::Result {
     let mut term = 0;
     let mut news = started.status();
-    let mut told = Told::default();
+    let mut told = ReportedProgress::default();
     loop {
         let status = news.borrow_and_update().clone();
         if let Some(failure) = status.failure {
             return Err(format!("{}: {failure}", name(place)).into());
         }
-        told.tell(group, place, status.term, &started.progress());
-        group.seen(place, |seen| {
+        told.report(group, place, status.term, &started.progress());
+        group.with_status(place, |seen| {
             seen.is_leader = status.is_leader;
             seen.term = seen.term.max(status.term);
         });
@@ -100,8 +102,8 @@ async fn watch(group: &Group, place: usize, started: &Node) -> turmoil::Result {
             };
             group.notes.recorder.observe(&*name(place), fact);
         }
-        let order = group.seen(place, |seen| seen.orders.pop_front());
-        if let Some(Order::Transfer) = order {
+        let order = group.with_status(place, |seen| seen.orders.pop_front());
+        if let Some(NodeRequest::Transfer) = order {
             // Success is not guaranteed under faults.
             let transferred = started.transfer(None).await;
             group.notes.count(match transferred {
@@ -120,14 +122,14 @@ async fn watch(group: &Group, place: usize, started: &Node) -> turmoil::Result {
 
 /// The progress that an incarnation of a node has reported.
 #[derive(Default)]
-struct Told {
+struct ReportedProgress {
     term: u64,
     committed: u64,
 }
 
-impl Told {
+impl ReportedProgress {
     /// Records the content of the disk first, then every term, and some commits.
-    fn tell(&mut self, group: &Group, place: usize, term: u64, progress: &Progress) {
+    fn report(&mut self, group: &RaftGroup, place: usize, term: u64, progress: &LogProgress) {
         if term == 0 {
             // The disk has not been read yet, or is empty.
             return;
@@ -155,15 +157,15 @@ impl Told {
 }
 
 /// A client that writes and reads.
-struct Client {
-    group: Group,
+struct RaftClient {
+    group: RaftGroup,
     node: Node,
     owner: Owner,
     name: String,
-    chance: Chance,
+    chance: Rng,
 }
 
-impl Client {
+impl RaftClient {
     async fn run(mut self) {
         for number in 0.. {
             let pause = Duration::from_millis(self.chance.between(1, 40));
@@ -208,7 +210,7 @@ impl Client {
         match tokio::time::timeout(PATIENCE, proposed).await {
             Ok(Ok(_index)) => {
                 self.group.notes.count("written");
-                recorder.ok(call, Outcome::Done, None);
+                recorder.ok(call, OperationResponse::Done, None);
             }
             // It may still be committed from the queue of a node that lost leadership.
             Ok(Err(why)) => recorder.info(call, why),
@@ -232,7 +234,7 @@ impl Client {
         match tokio::time::timeout(PATIENCE, reading).await {
             Ok(Some(value)) => {
                 self.group.notes.count("read");
-                recorder.ok(call, Outcome::Value { value }, None);
+                recorder.ok(call, OperationResponse::Value { value }, None);
             }
             Ok(None) | Err(_) => recorder.info(call, "not confirmed"),
         }

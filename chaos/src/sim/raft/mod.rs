@@ -15,19 +15,19 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use argosy_raft::{Durable, MemoryStore};
+use argosy_raft::{DurableEntry, MemoryStore};
 use argosy_state::buggify;
 
-use super::run::{Notes, Stage, Verdict, perform};
-use crate::rng::Chance;
-use crate::sim::network::Cuts;
+use super::run::{SimContext, Simulation, SimulationResult, simulate};
+use crate::rng::Rng;
+use crate::sim::network::CutLinks;
 
 /// The Raft port of each node.
 pub(super) const PORT: u16 = 5052;
 
 /// Duration and size of a simulation.
 #[derive(Debug, Clone)]
-pub struct Options {
+pub struct RaftOptions {
     /// The number of voters, each on its own host.
     pub nodes: usize,
     /// How long faults are injected.
@@ -36,7 +36,7 @@ pub struct Options {
     pub healing: Duration,
 }
 
-impl Default for Options {
+impl Default for RaftOptions {
     fn default() -> Self {
         Self {
             nodes: 3,
@@ -46,7 +46,7 @@ impl Default for Options {
     }
 }
 
-impl Options {
+impl RaftOptions {
     /// Returns the options for this seed.
     #[must_use]
     pub fn of(seed: u64) -> Self {
@@ -59,34 +59,34 @@ impl Options {
 
 /// An order of the simulation to a node.
 #[derive(Debug, Clone, Copy)]
-enum Order {
+enum NodeRequest {
     /// Transfer leadership.
     Transfer,
 }
 
 /// An entry as every node must have it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Agreed {
+struct AgreedEntry {
     term: u64,
     hash: String,
 }
 
 /// The group, as the simulation sees it.
 #[derive(Clone)]
-struct Group {
-    notes: Notes,
-    cuts: Cuts,
+struct RaftGroup {
+    notes: SimContext,
+    cuts: CutLinks,
     seed: u64,
     stores: Arc<Vec<MemoryStore>>,
     // One thread runs the simulation. The locks satisfy the types of asynchronous code.
-    agreed: Arc<Mutex<BTreeMap<u64, Agreed>>>,
-    nodes: Arc<Mutex<Vec<Seen>>>,
+    agreed: Arc<Mutex<BTreeMap<u64, AgreedEntry>>>,
+    nodes: Arc<Mutex<Vec<NodeStatus>>>,
 }
 
 /// The known state of a node.
 #[derive(Debug, Default, Clone)]
-struct Seen {
-    orders: VecDeque<Order>,
+struct NodeStatus {
+    orders: VecDeque<NodeRequest>,
     applied: u64,
     is_leader: bool,
     /// The newest term that it has reported, in any incarnation.
@@ -104,16 +104,16 @@ fn name(place: usize) -> String {
     format!("master-{}", place + 1)
 }
 
-impl Group {
-    fn new(notes: Notes, seed: u64, nodes: usize) -> Self {
+impl RaftGroup {
+    fn new(notes: SimContext, seed: u64, nodes: usize) -> Self {
         let store = |place| MemoryStore::seeded(seed ^ (place as u64 + 1) << 32);
         Self {
             notes,
-            cuts: Cuts::default(),
+            cuts: CutLinks::default(),
             seed,
             stores: Arc::new((0..nodes).map(store).collect()),
             agreed: Arc::default(),
-            nodes: Arc::new(Mutex::new(vec![Seen::default(); nodes])),
+            nodes: Arc::new(Mutex::new(vec![NodeStatus::default(); nodes])),
         }
     }
 
@@ -121,37 +121,37 @@ impl Group {
         self.stores.len()
     }
 
-    fn seen<T>(&self, place: usize, look: impl FnOnce(&mut Seen) -> T) -> T {
+    fn with_status<T>(&self, place: usize, look: impl FnOnce(&mut NodeStatus) -> T) -> T {
         look(&mut lock(&self.nodes)[place])
     }
 
     /// Checks an entry that a node has applied: every node must have the same one, and a majority
     /// must have it on disk.
-    fn agree(&self, place: usize, index: u64, entry: Agreed) {
+    fn agree(&self, place: usize, index: u64, entry: AgreedEntry) {
         let mut agreed = lock(&self.agreed);
         let known = agreed.entry(index).or_insert_with(|| entry.clone());
         if *known != entry {
             let who = name(place);
             self.notes.violation(format!(
-                "R2: {who} applied {entry:?} at {index}, another node {known:?}"
+                "LogMatching: {who} applied {entry:?} at {index}, another node {known:?}"
             ));
         }
         drop(agreed);
         let held = self.stores.iter().map(|store| store.durable_entry(index));
-        let held: Vec<Durable> = held.collect();
+        let held: Vec<DurableEntry> = held.collect();
         // A node that was partitioned may still have another entry at this index.
         let safe = held.iter().map(|one| {
-            let same = |held: &&Durable| matches!(held, Durable::Covered) || held == &one;
+            let same = |held: &&DurableEntry| matches!(held, DurableEntry::Covered) || held == &one;
             match one {
-                Durable::Missing => 0,
-                Durable::Entry(_) | Durable::Covered => held.iter().filter(same).count(),
+                DurableEntry::Missing => 0,
+                DurableEntry::Entry(_) | DurableEntry::Covered => held.iter().filter(same).count(),
             }
         });
         let safe = safe.max().unwrap_or(0);
         if safe <= self.len() / 2 {
             let who = name(place);
             self.notes.violation(format!(
-                "R3: {who} applied entry {index}, which is on the disks of {safe} nodes only: {held:?}"
+                "Durability: {who} applied entry {index}, which is on the disks of {safe} nodes only: {held:?}"
             ));
         }
     }
@@ -159,41 +159,41 @@ impl Group {
 
 /// Plays one seed.
 #[must_use]
-pub fn run(seed: u64, options: &Options) -> Verdict {
-    perform(seed, |stage| play(stage, seed, options))
+pub fn run(seed: u64, options: &RaftOptions) -> SimulationResult {
+    simulate(seed, |simulation| run_group(simulation, seed, options))
 }
 
-fn play(stage: &mut Stage<'_>, seed: u64, options: &Options) {
-    let group = Group::new(stage.notes.clone(), seed, options.nodes);
+fn run_group(simulation: &mut Simulation<'_>, seed: u64, options: &RaftOptions) {
+    let group = RaftGroup::new(simulation.notes.clone(), seed, options.nodes);
     for place in 0..group.len() {
         let group = group.clone();
         let life = move || host::run(group.clone(), place);
-        stage.sim.host(name(place), life);
+        simulation.sim.host(name(place), life);
     }
-    let mut nemesis = nemesis::Nemesis::new(group.clone(), Chance::new(seed));
-    stage.take_rare_turns(seed);
-    while stage.now() < options.faults {
-        nemesis.act(stage);
-        if !stage.step() {
+    let mut nemesis = nemesis::Nemesis::new(group.clone(), Rng::new(seed));
+    simulation.enable_buggify(seed);
+    while simulation.now() < options.faults {
+        nemesis.act(simulation);
+        if !simulation.step() {
             return;
         }
     }
     buggify::end();
-    nemesis.heal(stage);
-    let began = stage.now();
+    nemesis.heal(simulation);
+    let began = simulation.now();
     let target = lock(&group.agreed).keys().next_back().copied().unwrap_or(0) + 5;
-    while stage.now() < began + options.healing {
-        if !stage.step() {
+    while simulation.now() < began + options.healing {
+        if !simulation.step() {
             return;
         }
         let behind = lock(&group.nodes).iter().any(|seen| seen.applied < target);
         if !behind {
-            stage.notes.count("healed");
+            simulation.notes.count("healed");
             return;
         }
     }
     let nodes = lock(&group.nodes).clone();
-    stage.notes.violation(format!(
+    simulation.notes.violation(format!(
         "no node may be behind entry {target} {:?} after the last fault: {nodes:?}",
         options.healing
     ));

@@ -2,29 +2,29 @@
 
 use std::time::Duration;
 
-use super::{Group, Order, lock, name};
+use super::{NodeRequest, RaftGroup, lock, name};
 use crate::history::{Fault, FaultKind};
-use crate::rng::Chance;
-use crate::sim::links::{Link, Links, Timetable};
-use crate::sim::run::Stage;
+use crate::rng::Rng;
+use crate::sim::links::{ExpiryQueue, LinkFault, LinkFaults};
+use crate::sim::run::Simulation;
 
 /// The kinds of faults with their weights.
-const KINDS: [(Kind, u64); 11] = [
-    (Kind::Crash, 5),
-    (Kind::PowerCut, 5),
-    (Kind::CutAllPower, 1),
-    (Kind::CutVoters, 3),
-    (Kind::Split, 3),
-    (Kind::OneWay, 3),
-    (Kind::Graph, 3),
-    (Kind::Hold, 3),
-    (Kind::Latency, 3),
-    (Kind::SlowDisk, 3),
-    (Kind::Transfer, 4),
+const KINDS: [(RaftFault, u64); 11] = [
+    (RaftFault::Crash, 5),
+    (RaftFault::PowerCut, 5),
+    (RaftFault::CutAllPower, 1),
+    (RaftFault::CutVoters, 3),
+    (RaftFault::Split, 3),
+    (RaftFault::OneWay, 3),
+    (RaftFault::Graph, 3),
+    (RaftFault::Hold, 3),
+    (RaftFault::Latency, 3),
+    (RaftFault::SlowDisk, 3),
+    (RaftFault::Transfer, 4),
 ];
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
+enum RaftFault {
     Crash,
     PowerCut,
     CutAllPower,
@@ -40,45 +40,45 @@ enum Kind {
 }
 
 /// A fault in force, with the way to end it.
-enum Broken {
+enum RaftActiveFault {
     Down(usize),
-    Link(Link),
+    Link(LinkFault),
     Slow(usize),
 }
 
 pub(super) struct Nemesis {
-    group: Group,
-    chance: Chance,
+    group: RaftGroup,
+    chance: Rng,
     next: Duration,
-    links: Links,
-    broken: Timetable<Broken>,
+    links: LinkFaults,
+    broken: ExpiryQueue<RaftActiveFault>,
     /// The terms when the wait for votes began, and how many nodes are still to lose power.
     ambush: Option<(Vec<u64>, u64)>,
 }
 
 impl Nemesis {
-    pub(super) fn new(group: Group, chance: Chance) -> Self {
+    pub(super) fn new(group: RaftGroup, chance: Rng) -> Self {
         Self {
-            links: Links::new(group.cuts.clone()),
+            links: LinkFaults::new(group.cuts.clone()),
             group,
             chance: chance.fork(1),
             next: Duration::from_secs(2),
-            broken: Timetable::new(),
+            broken: ExpiryQueue::new(),
             ambush: None,
         }
     }
 
     /// Performs the actions that are due.
-    pub(super) fn act(&mut self, stage: &mut Stage<'_>) {
-        let now = stage.now();
+    pub(super) fn act(&mut self, simulation: &mut Simulation<'_>) {
+        let now = simulation.now();
         while let Some(broken) = self.broken.take(now) {
-            self.mend(stage, broken);
+            self.end_fault(simulation, broken);
         }
-        self.spring(stage);
+        self.trigger_ambush(simulation);
         if now >= self.next {
             self.next = now + Duration::from_millis(self.chance.between(50, 1_500));
             let kind = self.chance.weighted(&KINDS, |(_, weight)| *weight);
-            self.strike(stage, kind.expect("some weights are positive").0);
+            self.inject(simulation, kind.expect("some weights are positive").0);
         }
     }
 
@@ -90,16 +90,16 @@ impl Nemesis {
     }
 
     /// Waits for the next votes, and causes an election.
-    fn lie_in_wait(&mut self, stage: &mut Stage<'_>, victim: usize) {
+    fn arm_ambush(&mut self, simulation: &mut Simulation<'_>, victim: usize) {
         let voters = self.chance.between(1, self.group.len() as u64);
         self.ambush = Some((self.terms(), voters));
         match self.chance.percent(50) {
-            true => self.take_down(stage, victim, FaultKind::Crash),
-            false => self.strike(stage, Kind::Transfer),
+            true => self.take_down(simulation, victim, FaultKind::Crash),
+            false => self.inject(simulation, RaftFault::Transfer),
         }
     }
 
-    fn spring(&mut self, stage: &mut Stage<'_>) {
+    fn trigger_ambush(&mut self, simulation: &mut Simulation<'_>) {
         let Some((before, mut voters)) = self.ambush.take() else {
             return;
         };
@@ -108,17 +108,17 @@ impl Nemesis {
         for place in newer.collect::<Vec<_>>() {
             if voters > 0 && !self.is_down(place) {
                 voters -= 1;
-                self.take_down(stage, place, FaultKind::PowerCut);
+                self.take_down(simulation, place, FaultKind::PowerCut);
             }
         }
         self.ambush = (voters > 0).then_some((terms, voters));
     }
 
     /// Ends all faults.
-    pub(super) fn heal(&mut self, stage: &mut Stage<'_>) {
+    pub(super) fn heal(&mut self, simulation: &mut Simulation<'_>) {
         self.ambush = None;
         while let Some(broken) = self.broken.take_any() {
-            self.mend(stage, broken);
+            self.end_fault(simulation, broken);
         }
         self.note(FaultKind::Heal, "*".to_owned(), "");
     }
@@ -129,8 +129,14 @@ impl Nemesis {
             .fault(Fault::new(kind, target).with(detail));
     }
 
-    fn lasting(&mut self, stage: &Stage<'_>, broken: Broken, from_ms: u64, to_ms: u64) {
-        let until = stage.now() + Duration::from_millis(self.chance.between(from_ms, to_ms));
+    fn lasting(
+        &mut self,
+        simulation: &Simulation<'_>,
+        broken: RaftActiveFault,
+        from_ms: u64,
+        to_ms: u64,
+    ) {
+        let until = simulation.now() + Duration::from_millis(self.chance.between(from_ms, to_ms));
         self.broken.add(until, broken);
     }
 
@@ -147,60 +153,60 @@ impl Nemesis {
     }
 
     fn is_down(&self, place: usize) -> bool {
-        let down = |broken: &Broken| matches!(broken, Broken::Down(one) if *one == place);
+        let down = |broken: &RaftActiveFault| matches!(broken, RaftActiveFault::Down(one) if *one == place);
         self.broken.iter().any(down)
     }
 
-    fn strike(&mut self, stage: &mut Stage<'_>, kind: Kind) {
+    fn inject(&mut self, simulation: &mut Simulation<'_>, kind: RaftFault) {
         let victim = self.victim();
         match kind {
-            Kind::Crash => self.take_down(stage, victim, FaultKind::Crash),
-            Kind::PowerCut => self.take_down(stage, victim, FaultKind::PowerCut),
-            Kind::CutAllPower => {
+            RaftFault::Crash => self.take_down(simulation, victim, FaultKind::Crash),
+            RaftFault::PowerCut => self.take_down(simulation, victim, FaultKind::PowerCut),
+            RaftFault::CutAllPower => {
                 for place in 0..self.group.len() {
-                    self.take_down(stage, place, FaultKind::PowerCut);
+                    self.take_down(simulation, place, FaultKind::PowerCut);
                 }
             }
-            Kind::CutVoters => self.lie_in_wait(stage, victim),
-            Kind::Split => self.split(stage, victim),
-            Kind::OneWay => {
+            RaftFault::CutVoters => self.arm_ambush(simulation, victim),
+            RaftFault::Split => self.split(simulation, victim),
+            RaftFault::OneWay => {
                 let other = self.other(victim);
                 self.note(
                     FaultKind::PartitionOneWay,
                     format!("{}>{}", name(victim), name(other)),
                     "",
                 );
-                self.cut(stage, victim, other, 3_000);
+                self.cut(simulation, victim, other, 3_000);
             }
-            Kind::Graph => {
+            RaftFault::Graph => {
                 self.note(FaultKind::PartitionPartial, "*".to_owned(), "");
                 for one in 0..self.group.len() {
                     for other in 0..one {
                         if self.chance.percent(40) {
-                            self.cut(stage, one, other, 3_000);
-                            self.cut(stage, other, one, 3_000);
+                            self.cut(simulation, one, other, 3_000);
+                            self.cut(simulation, other, one, 3_000);
                         }
                     }
                 }
             }
-            Kind::Hold => {
+            RaftFault::Hold => {
                 let other = self.other(victim);
-                self.hold(stage, victim, other);
+                self.hold(simulation, victim, other);
             }
-            Kind::Latency => {
+            RaftFault::Latency => {
                 let other = self.other(victim);
-                self.delay(stage, victim, other);
+                self.delay(simulation, victim, other);
             }
-            Kind::SlowDisk => {
+            RaftFault::SlowDisk => {
                 let ms = self.chance.between(2, 400);
                 self.note(FaultKind::SlowDisk, name(victim), &format!("{ms} ms"));
                 self.group.stores[victim].slow_down(Duration::from_millis(ms));
-                self.lasting(stage, Broken::Slow(victim), 100, 4_000);
+                self.lasting(simulation, RaftActiveFault::Slow(victim), 100, 4_000);
             }
-            Kind::Transfer => {
+            RaftFault::Transfer => {
                 self.note(FaultKind::LeaderTransfer, name(victim), "");
                 self.group
-                    .seen(victim, |seen| seen.orders.push_back(Order::Transfer));
+                    .with_status(victim, |seen| seen.orders.push_back(NodeRequest::Transfer));
             }
         }
     }
@@ -210,7 +216,7 @@ impl Nemesis {
         (than + step) % self.group.len()
     }
 
-    fn take_down(&mut self, stage: &mut Stage<'_>, place: usize, kind: FaultKind) {
+    fn take_down(&mut self, simulation: &mut Simulation<'_>, place: usize, kind: FaultKind) {
         if self.is_down(place) {
             return;
         }
@@ -222,13 +228,13 @@ impl Nemesis {
             _ => unsynced,
         };
         self.note(kind, name(place), &format!("{kept} of {unsynced} kept"));
-        stage.sim.crash(name(place));
+        simulation.sim.crash(name(place));
         store.cut_power(kept);
-        self.group.seen(place, |seen| seen.is_leader = false);
-        self.lasting(stage, Broken::Down(place), 1, 3_000);
+        self.group.with_status(place, |seen| seen.is_leader = false);
+        self.lasting(simulation, RaftActiveFault::Down(place), 1, 3_000);
     }
 
-    fn split(&mut self, stage: &mut Stage<'_>, victim: usize) {
+    fn split(&mut self, simulation: &mut Simulation<'_>, victim: usize) {
         let count = self.group.len();
         let mut inside = vec![false; count];
         inside[victim] = true;
@@ -241,49 +247,49 @@ impl Nemesis {
         for one in 0..count {
             for other in 0..count {
                 if inside[one] && !inside[other] {
-                    self.cut(stage, one, other, 5_000);
-                    self.cut(stage, other, one, 5_000);
+                    self.cut(simulation, one, other, 5_000);
+                    self.cut(simulation, other, one, 5_000);
                 }
             }
         }
     }
 
-    fn cut(&mut self, stage: &mut Stage<'_>, from: usize, to: usize, longest_ms: u64) {
-        if let Some(link) = self.links.cut(stage, &name(from), &name(to)) {
-            self.lasting(stage, Broken::Link(link), 20, longest_ms);
+    fn cut(&mut self, simulation: &mut Simulation<'_>, from: usize, to: usize, longest_ms: u64) {
+        if let Some(link) = self.links.cut(simulation, &name(from), &name(to)) {
+            self.lasting(simulation, RaftActiveFault::Link(link), 20, longest_ms);
         }
     }
 
-    fn hold(&mut self, stage: &mut Stage<'_>, one: usize, other: usize) {
+    fn hold(&mut self, simulation: &mut Simulation<'_>, one: usize, other: usize) {
         let target = format!("{}>{}", name(one), name(other));
-        if let Some(link) = self.links.hold(stage, &name(one), &name(other)) {
+        if let Some(link) = self.links.hold(simulation, &name(one), &name(other)) {
             self.note(FaultKind::Delay, target, "held");
-            self.lasting(stage, Broken::Link(link), 20, 2_000);
+            self.lasting(simulation, RaftActiveFault::Link(link), 20, 2_000);
         }
     }
 
-    fn delay(&mut self, stage: &mut Stage<'_>, one: usize, other: usize) {
+    fn delay(&mut self, simulation: &mut Simulation<'_>, one: usize, other: usize) {
         let ms = self.chance.between(5, 200);
         let (one, other) = (name(one), name(other));
         let latency = Duration::from_millis(ms);
-        if let Some(link) = self.links.slow(stage, &one, &other, latency) {
+        if let Some(link) = self.links.slow(simulation, &one, &other, latency) {
             self.note(
                 FaultKind::SlowLink,
                 format!("{one}>{other}"),
                 &format!("{ms} ms"),
             );
-            self.lasting(stage, Broken::Link(link), 100, 4_000);
+            self.lasting(simulation, RaftActiveFault::Link(link), 100, 4_000);
         }
     }
 
-    fn mend(&mut self, stage: &mut Stage<'_>, broken: Broken) {
+    fn end_fault(&mut self, simulation: &mut Simulation<'_>, broken: RaftActiveFault) {
         match broken {
-            Broken::Down(place) => {
+            RaftActiveFault::Down(place) => {
                 self.note(FaultKind::Restart, name(place), "");
-                stage.sim.bounce(name(place));
+                simulation.sim.bounce(name(place));
             }
-            Broken::Link(link) => self.links.mend(stage, &link),
-            Broken::Slow(place) => self.group.stores[place].slow_down(Duration::ZERO),
+            RaftActiveFault::Link(link) => self.links.repair(simulation, &link),
+            RaftActiveFault::Slow(place) => self.group.stores[place].slow_down(Duration::ZERO),
         }
     }
 }

@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::Mutex;
 
-use argosy_raft::{Committed, OwnerRequest, RecordWrite};
+use argosy_raft::{CommittedEntry, OwnerRequest, RecordWrite};
 use argosy_state::ids::NodeId;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::{Agreed, Group, lock, name};
+use super::{AgreedEntry, RaftGroup, lock, name};
 use crate::history::{Origin, RaftFact};
 
 /// Entries between two records of the digest.
@@ -17,7 +17,7 @@ const DIGEST_EVERY: u64 = 25;
 
 /// Registers by name, and the waiters for commands.
 #[derive(Default)]
-pub(super) struct Registry {
+pub(super) struct RegisterTable {
     pub(super) registers: BTreeMap<String, String>,
     pub(super) waiting: BTreeMap<String, oneshot::Sender<u64>>,
     index: Option<u64>,
@@ -26,7 +26,7 @@ pub(super) struct Registry {
 /// The registry of one node, shared with its clients on the same host.
 #[derive(Clone)]
 pub(super) struct Owner {
-    pub(super) registry: Arc<Mutex<Registry>>,
+    pub(super) registry: Arc<Mutex<RegisterTable>>,
     pub(super) applied: watch::Sender<u64>,
 }
 
@@ -41,7 +41,7 @@ impl Owner {
     /// Serves Raft until the node has ended.
     pub(super) async fn run(
         self,
-        group: Group,
+        group: RaftGroup,
         place: usize,
         mut requests: mpsc::Receiver<OwnerRequest>,
     ) {
@@ -80,7 +80,13 @@ impl Owner {
         registry.index = (last_index > 0).then_some(last_index);
     }
 
-    fn apply(&self, group: &Group, place: usize, entry: &Committed, writes: &mut Vec<RecordWrite>) {
+    fn apply(
+        &self,
+        group: &RaftGroup,
+        place: usize,
+        entry: &CommittedEntry,
+        writes: &mut Vec<RecordWrite>,
+    ) {
         let mut hash = Sha256::new();
         hash.update(entry.at_ms.to_be_bytes());
         let mut registry = lock(&self.registry);
@@ -116,15 +122,15 @@ impl Owner {
         group.notes.recorder.observe(&*name(place), fact);
         group.notes.count("applied");
         let term = entry.term;
-        group.agree(place, entry.index, Agreed { term, hash });
-        group.seen(place, |seen| seen.applied = entry.index);
+        group.agree(place, entry.index, AgreedEntry { term, hash });
+        group.with_status(place, |seen| seen.applied = entry.index);
         if entry.index.is_multiple_of(DIGEST_EVERY) {
             self.note_digest(group, place, entry.index, Origin::Log);
         }
         self.applied.send_replace(entry.index);
     }
 
-    fn note_digest(&self, group: &Group, place: usize, index: u64, origin: Origin) {
+    fn note_digest(&self, group: &RaftGroup, place: usize, index: u64, origin: Origin) {
         let mut hash = Sha256::new();
         for (key, value) in &lock(&self.registry).registers {
             hash.update(format!("{key}={value};"));

@@ -2,7 +2,7 @@
 
 use super::*;
 
-fn clean(seed: u64, options: &Options) -> Verdict {
+fn clean(seed: u64, options: &RaftOptions) -> SimulationResult {
     let verdict = run(seed, options);
     assert!(
         verdict.violations.is_empty(),
@@ -16,7 +16,7 @@ fn clean(seed: u64, options: &Options) -> Verdict {
 fn three_nodes_agree_whatever_breaks() {
     let mut written = 0;
     for seed in 1..=2 {
-        let verdict = clean(seed, &Options::of(seed));
+        let verdict = clean(seed, &RaftOptions::of(seed));
         written += verdict.counts.happened.get("written").copied().unwrap_or(0);
     }
     assert!(written > 200, "{written} writes prove little");
@@ -24,9 +24,9 @@ fn three_nodes_agree_whatever_breaks() {
 
 #[test]
 fn a_seed_gives_the_same_history_again() {
-    let options = Options {
+    let options = RaftOptions {
         faults: Duration::from_secs(8),
-        ..Options::default()
+        ..RaftOptions::default()
     };
     let [one, other] = [(); 2].map(|()| run(77, &options));
     assert_eq!(one.history.hash(), other.history.hash());

@@ -1,8 +1,8 @@
 //! An observer of an agent's messages and its disk. It checks that the agent persists before it
 //! acts, and before it reports.
 
-use argosy_agent::Onlooker;
-use argosy_agent::journal::Contents;
+use argosy_agent::MessageObserver;
+use argosy_agent::journal::JournalContents;
 use argosy_proto::v1;
 use argosy_proto::v1::from_agent::Message as Said;
 use argosy_proto::v1::order::Order as Ordered;
@@ -11,35 +11,35 @@ use argosy_state::ids::{AgentId, Epoch, FrameworkId, OrderIndex, TaskId, TaskKey
 use argosy_state::task::TaskState;
 
 use super::containers::now_ms;
-use super::deliveries::Dialed;
-use super::machine::Machine;
+use super::deliveries::LeaderAtDial;
+use super::machine::SimMachine;
 use super::world::{COPY, World};
 use crate::history::{AgentFact, Observation, OrderAction, TaskFact};
 
 /// The observer of one incarnation of an agent's process.
-pub(super) struct Beside {
-    machine: Machine,
+pub(super) struct AgentObserver {
+    machine: SimMachine,
     world: World,
     /// The epoch of the link.
     epoch: Epoch,
     /// The last entry that the leader had applied when the link was dialed.
-    dialed: Dialed,
+    dialed: LeaderAtDial,
 }
 
-impl Beside {
-    pub(super) fn new(machine: Machine, world: World) -> Self {
+impl AgentObserver {
+    pub(super) fn new(machine: SimMachine, world: World) -> Self {
         let contents = machine.synced();
         machine.stored_epoch(&contents);
         // Launches that a former incarnation stored were delivered to it, whenever this one acts on
         // them. A copied disk had none.
         if *machine.name != *COPY {
-            machine.had_stored(contents.facts.tasks.keys());
+            machine.mark_stored(contents.facts.tasks.keys());
         }
         Self {
             machine,
             world,
             epoch: Epoch::default(),
-            dialed: Dialed::default(),
+            dialed: LeaderAtDial::default(),
         }
     }
 
@@ -63,7 +63,7 @@ impl Beside {
     /// Records stored launches as delivered: one that is on the disk when the agent dials or
     /// reports was delivered before, even if it must still be handed to its executor. Launches on a
     /// copied disk were delivered to the agent that owned the disk.
-    fn note_delivered(&self, contents: &Contents) {
+    fn note_delivered(&self, contents: &JournalContents) {
         if *self.machine.name == *COPY {
             return;
         }
@@ -89,7 +89,7 @@ impl Beside {
     }
 
     /// Records whether a kill preceded the first launch of its task.
-    fn hears_order(&self, order: &v1::Order) {
+    fn order_received(&self, order: &v1::Order) {
         let Some(Ordered::Launch(launch)) = &order.order else {
             return;
         };
@@ -100,7 +100,7 @@ impl Beside {
             return;
         };
         let deliveries = &self.world.deliveries;
-        if let Some(delivered) = deliveries.heard(&task, self.epoch, self.dialed) {
+        if let Some(delivered) = deliveries.received(&task, self.epoch, self.dialed) {
             self.world.notes.count(match delivered {
                 true => "kills after a launch was sent",
                 false => "kills before a launch was sent",
@@ -109,11 +109,11 @@ impl Beside {
         }
     }
 
-    fn note_made(&self, contents: &Contents) {
+    fn note_made(&self, contents: &JournalContents) {
         for (instance, task) in &contents.facts.tasks {
             let known = self.machine.see_made(*instance, task.made);
             for update in task.updates.iter().filter(|update| update.number > known) {
-                let fact = TaskFact::Made {
+                let fact = TaskFact::UpdateStored {
                     task: task.key.clone(),
                     order: instance.order,
                     number: update.number,
@@ -126,13 +126,13 @@ impl Beside {
     }
 }
 
-impl Onlooker for Beside {
-    fn dials(&mut self) {
+impl MessageObserver for AgentObserver {
+    fn on_dial(&mut self) {
         self.dialed = self.world.dialed();
         self.note_delivered(&self.machine.synced());
     }
 
-    fn heard(&mut self, message: &v1::ToAgent, is_obeyed: bool) {
+    fn on_received(&mut self, message: &v1::ToAgent, is_obeyed: bool) {
         if !is_obeyed {
             return;
         }
@@ -148,29 +148,29 @@ impl Onlooker for Beside {
                 for update in &committed.updates {
                     if let Some(task) = key(&update.framework_id, &update.task_id) {
                         let order = OrderIndex(update.order_index);
-                        self.note(TaskFact::Settled {
+                        self.note(TaskFact::UpdateAcknowledged {
                             task: task.clone(),
                             order,
                             number: update.number,
                         });
                         if update.released {
-                            self.note(TaskFact::Stray { task, order });
+                            self.note(TaskFact::OrphanReported { task, order });
                         }
                     }
                 }
             }
-            Some(Heard::Order(order)) => self.hears_order(order),
+            Some(Heard::Order(order)) => self.order_received(order),
             Some(Heard::KillStray(kill)) => {
                 if let Some(task) = key(&kill.framework_id, &kill.task_id) {
                     let order = OrderIndex(kill.order_index);
-                    self.note(TaskFact::Stray { task, order });
+                    self.note(TaskFact::OrphanReported { task, order });
                 }
             }
             _ => {}
         }
     }
 
-    fn said(&mut self, message: &v1::FromAgent) {
+    fn on_sent(&mut self, message: &v1::FromAgent) {
         let Some(Said::Report(_) | Said::TaskList(_)) = &message.message else {
             return;
         };
@@ -188,7 +188,7 @@ impl Onlooker for Beside {
         self.note_made(&contents);
         for update in &report.updates {
             if let Some(task) = key(&update.framework_id, &update.task_id) {
-                self.note(TaskFact::Sent {
+                self.note(TaskFact::UpdateSent {
                     task,
                     order: OrderIndex(update.order_index),
                     number: update.number,

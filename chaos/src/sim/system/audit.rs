@@ -11,14 +11,14 @@ use argosy_state::ids::{AgentId, FrameworkId, NodeId, OrderIndex, TaskKey};
 use argosy_state::resources::Resources;
 use argosy_state::task::{Task, TaskState};
 
-use super::log::Log;
-use super::machine::{Limited, Machine};
-use super::world::{Order, World, agent_name, framework_name, master_name};
+use super::log::LogFollower;
+use super::machine::{ContainerLimits, SimMachine};
+use super::world::{OperatorRequest, World, agent_name, framework_name, master_name};
 use crate::history::{self, AgentFact, Origin, RaftFact};
 
 mod rest;
 
-pub(super) use rest::Work;
+pub(super) use rest::TaskSnapshot;
 
 /// Returns the name of the executor that runs a task.
 fn executor_of(task: &Task) -> Option<TaskKey> {
@@ -36,17 +36,17 @@ const LED_MS: u64 = 2_500;
 const LAG: u64 = 8;
 
 /// The durable state of the cluster, compared with the log, the machines and the frameworks.
-pub(super) struct Audit {
+pub(super) struct ClusterAudit {
     world: World,
-    log: Log,
+    log: LogFollower,
     looked: Vec<u64>,
 }
 
-impl Audit {
+impl ClusterAudit {
     pub(super) fn new(world: World) -> Self {
         Self {
             looked: vec![0; world.stores.len()],
-            log: Log::new(world.clone()),
+            log: LogFollower::new(world.clone()),
             world,
         }
     }
@@ -67,7 +67,7 @@ impl Audit {
 
     /// Checks every master's registry: it equals the one from the log, and satisfies its
     /// invariants. Returns the leader.
-    pub(super) fn look(&mut self) -> Option<usize> {
+    pub(super) fn check(&mut self) -> Option<usize> {
         let registry = self.log.registry();
         if let Err(broken) = registry.check() {
             self.violation(format!("the registry at {}: {broken}", registry.applied()));
@@ -87,7 +87,7 @@ impl Audit {
                 && known != digest
             {
                 self.violation(format!(
-                    "R4: {name} has stored another registry at {index} than the log makes"
+                    "StateMachineSafety: {name} has stored another registry at {index} than the log makes"
                 ));
             }
             let fact = RaftFact::Digest {
@@ -123,12 +123,12 @@ impl Audit {
             let known = self.log.registry().agent(task.agent);
             let known = known.map_or(OrderIndex(0), |agent| agent.orders);
             let found = machines.filter_map(|machine| machine.limited_to(instance));
-            for Limited { pids, .. } in found.filter(|found| found.order <= known) {
+            for ContainerLimits { pids, .. } in found.filter(|found| found.order <= known) {
                 self.world.notes.count("limits compared");
                 if pids != wanted {
                     let key = &task.key;
                     self.violation(format!(
-                        "L1: {key} is limited to {pids:?} processes, and {wanted:?} are said to be in force"
+                        "LimitEnforcement: {key} is limited to {pids:?} processes, and {wanted:?} are said to be in force"
                     ));
                 }
             }
@@ -154,7 +154,10 @@ impl Audit {
                 }
             }
             let Some(used) = used else {
-                self.violation(format!("O2: tasks on {} use the same thing", agent.id));
+                self.violation(format!(
+                    "NoDoubleBooking: tasks on {} use the same thing",
+                    agent.id
+                ));
                 continue;
             };
             let fact = AgentFact::Account {
@@ -171,7 +174,7 @@ impl Audit {
 
     /// Returns the frameworks that can receive offers.
     pub(super) fn present_frameworks(&self) -> Vec<FrameworkId> {
-        let kept = self.world.kept();
+        let kept = self.world.state();
         let ids = kept.frameworks.values();
         ids.filter_map(|stored| stored.framework.as_ref()?.parse().ok())
             .filter(|id| self.log.registry().framework(*id).is_some())
@@ -200,7 +203,7 @@ impl Audit {
 
     /// Returns agents that are not registered, and tasks that are UNREACHABLE although their agents
     /// are registered.
-    pub(super) fn still_away(&self) -> Vec<String> {
+    pub(super) fn unreachable_agents(&self) -> Vec<String> {
         let registry = self.log.registry();
         let mut away = Vec::new();
         for machine in self.world.machines.iter() {
@@ -248,7 +251,7 @@ impl Audit {
 
     /// Returns the live tasks of the framework that never returns.
     pub(super) fn tasks_of_retired(&self) -> Vec<TaskKey> {
-        let kept = self.world.kept();
+        let kept = self.world.state();
         let stored = kept.retired.and_then(|place| kept.frameworks.get(&place));
         let id = stored.and_then(|stored| stored.framework.as_ref()?.parse().ok());
         let tasks = self.log.registry().tasks();
@@ -279,16 +282,16 @@ impl Audit {
 
     /// Returns the remaining problems of a cluster without active faults; empty if it is healthy.
     pub(super) fn unhealthy(&self) -> Vec<String> {
-        let mut open = self.unwell();
+        let mut open = self.unrecovered();
         let machines = self.world.machines.iter();
-        open.extend(machines.flat_map(Machine::torn_groups));
+        open.extend(machines.flat_map(SimMachine::torn_groups));
         open
     }
 
     /// Returns the same without the relations between tasks.
-    fn unwell(&self) -> Vec<String> {
+    fn unrecovered(&self) -> Vec<String> {
         let mut open = Vec::new();
-        let kept = self.world.kept();
+        let kept = self.world.state();
         if let Some(wiped) = kept.wiped {
             open.push(format!(
                 "{wiped:?}, and of it was said {:?}",
@@ -296,11 +299,11 @@ impl Audit {
             ));
         }
         drop(kept);
-        if let Some(leaving) = self.world.kept().leaving {
+        if let Some(leaving) = self.world.state().leaving {
             open.push(format!("{leaving:?}"));
         }
-        let is_work = |order: &Order| !matches!(order, Order::ListOffers);
-        let kept = self.world.kept();
+        let is_work = |order: &OperatorRequest| !matches!(order, OperatorRequest::ListOffers);
+        let kept = self.world.state();
         if kept.hand_works || kept.orders.iter().any(is_work) {
             open.push(format!(
                 "the hand has orders; it was told: {}",
@@ -331,7 +334,7 @@ impl Audit {
     /// Returns masters without entries that another master has applied: their leader does not reach
     /// them yet.
     fn lagging_masters(&self) -> Vec<String> {
-        let absent = self.world.kept().absent.clone();
+        let absent = self.world.state().absent.clone();
         let stores = self.world.stores.iter().enumerate();
         let present = stores.filter(|(place, _)| !absent.contains(place));
         let applied: Vec<_> = present
@@ -346,7 +349,7 @@ impl Audit {
 
     /// Adds the offers that frameworks hold and their leader does not know.
     fn void_offers(&self, open: &mut Vec<String>) {
-        let kept = self.world.kept();
+        let kept = self.world.state();
         let Some(known) = &kept.open else {
             open.push("the leader has not said which offers are open".to_owned());
             return;
@@ -362,7 +365,7 @@ impl Audit {
             let void: Vec<_> = held.offers.difference(known).collect();
             if kept.retired != Some(*place) && !void.is_empty() {
                 open.push(format!(
-                    "O3: {} holds void offers {void:?}",
+                    "OfferSingleUse: {} holds void offers {void:?}",
                     framework_name(*place)
                 ));
             }
@@ -374,7 +377,7 @@ impl Audit {
         self.note_running();
         let registry = self.log.registry();
         let recorder = &self.world.notes.recorder;
-        let kept = self.world.kept();
+        let kept = self.world.state();
         let open = kept.open.clone().unwrap_or_default();
         for (place, held) in &kept.held {
             let stored = kept.frameworks.get(place);
@@ -385,7 +388,7 @@ impl Audit {
             };
             let id = id.filter(|id| kept.retired != Some(*place) && is_present(id));
             if let Some(framework) = id {
-                let audit = history::Audit::Offers {
+                let audit = history::AuditFinding::Offers {
                     framework,
                     held: held.offers.iter().copied().collect(),
                     open: open.iter().copied().collect(),
@@ -398,7 +401,7 @@ impl Audit {
     /// Returns the remaining work of a healed, quiet cluster; empty if it is at rest.
     pub(super) fn unsettled(&self) -> Vec<String> {
         let mut open = self.unhealthy();
-        let absent = self.world.kept().absent.clone();
+        let absent = self.world.state().absent.clone();
         let stores = self.world.stores.iter().enumerate();
         let stores = stores.filter(|(place, _)| !absent.contains(place));
         let indices: BTreeSet<_> = stores.map(|(_, store)| store.applied()).collect();
@@ -440,7 +443,7 @@ impl Audit {
             for key in executors.symmetric_difference(&kept) {
                 let (runs, needed) = (executors.contains(key), kept.contains(key));
                 open.push(format!(
-                    "T12: executor {key} on {name}: runs {runs}, has tasks {needed}"
+                    "ExecutorLifetime: executor {key} on {name}: runs {runs}, has tasks {needed}"
                 ));
             }
             for key in running.symmetric_difference(&wanted) {
@@ -463,7 +466,7 @@ impl Audit {
             open.push(format!("{} tasks live", registry.live_tasks()));
         }
         let frameworks: BTreeSet<_> = registry.frameworks().map(|one| one.id).collect();
-        let kept = self.world.kept();
+        let kept = self.world.state();
         if let Some(place) = kept.retired {
             let stored = kept.frameworks.get(&place);
             let id = stored.and_then(|stored| stored.framework.as_ref()?.parse().ok());

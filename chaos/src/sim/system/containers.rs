@@ -6,8 +6,11 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use argosy_agent::core::{ContainerName, Effect, Found, Input, Instance, Start, Unmet, checks};
-use argosy_agent::{Containers, Teller};
+use argosy_agent::core::{
+    ContainerName, ContainerStart, Effect, Input, Instance, RecoveredContainer, UnappliedLimits,
+    checks,
+};
+use argosy_agent::{ContainerRuntime, EventSender};
 use argosy_proto::v1;
 use argosy_state::ids::{OrderIndex, TaskKey};
 use argosy_state::task::CheckKind;
@@ -15,11 +18,11 @@ use futures::future::BoxFuture;
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
-use super::conversation::{self, Conversation, Ear};
+use super::conversation::{self, ExecutorChannel, ExecutorConnection};
 use super::machine::executors::instance;
-use super::machine::{Limited, Look, Machine};
+use super::machine::{ContainerLimits, ContainerState, SimMachine};
 use crate::history::{AgentFact, OrderAction};
-use crate::sim::run::{Notes, elapsed};
+use crate::sim::run::{SimContext, elapsed};
 
 /// Returns simulated milliseconds on the clock of this host.
 pub(super) fn now_ms() -> u64 {
@@ -28,24 +31,24 @@ pub(super) fn now_ms() -> u64 {
 }
 
 /// The containers as one incarnation of the agent's process has them.
-pub(super) struct Scripted {
-    machine: Machine,
-    notes: Notes,
-    teller: Teller,
+pub(super) struct SimContainers {
+    machine: SimMachine,
+    notes: SimContext,
+    teller: EventSender,
     /// Wakes the watcher of a container after a request.
     wishes: BTreeMap<Instance, (ContainerName, Arc<Notify>)>,
     fetches: BTreeMap<Instance, AbortHandle>,
     /// The channels to connected executors.
-    ears: BTreeMap<Instance, Ear>,
+    ears: BTreeMap<Instance, ExecutorChannel>,
     /// Counts the streams of executors.
     streams: Arc<AtomicU64>,
 }
 
-impl Scripted {
+impl SimContainers {
     pub(super) fn new(
-        machine: Machine,
-        notes: Notes,
-        teller: Teller,
+        machine: SimMachine,
+        notes: SimContext,
+        teller: EventSender,
         known: &[ContainerName],
     ) -> Self {
         machine.end_orphans(known, now_ms());
@@ -61,7 +64,7 @@ impl Scripted {
     }
 
     /// Records that a launch is acted on: it must be on the disk, and so must its epoch.
-    fn takes(&self, start: &Start) {
+    fn takes(&self, start: &ContainerStart) {
         let Instance { agent, order } = start.name.instance;
         let is_executor = (start.launch.spec.as_ref()).is_some_and(|spec| spec.executor.is_some());
         if !is_executor {
@@ -71,16 +74,20 @@ impl Scripted {
         if !contents.facts.executors.contains_key(&start.name.instance) {
             let order = order.0;
             let words = format!(
-                "F2: {agent} begins an executor for order {order}, and has not stored that"
+                "StaleLeaderFencing: {agent} begins an executor for order {order}, and has not stored that"
             );
             self.notes.violation(words);
         }
     }
 
     /// Records that a task is started without its files.
-    fn is_unprepared(&self, start: &Start) {
+    fn is_unprepared(&self, start: &ContainerStart) {
         let (name, host) = (start.name, &self.machine.name);
-        let rule = if start.group.is_some() { "T11: " } else { "" };
+        let rule = if start.group.is_some() {
+            "GroupAtomicity: "
+        } else {
+            ""
+        };
         let words = format!("{rule}{name} is started on {host} before its files are there");
         self.notes.violation(words);
     }
@@ -91,7 +98,7 @@ impl Scripted {
         let Instance { agent, order } = instance;
         let Some(task) = contents.facts.tasks.get(&instance) else {
             return self.notes.violation(format!(
-                "F2: {agent} acts on order {}, which is not on its disk",
+                "StaleLeaderFencing: {agent} acts on order {}, which is not on its disk",
                 order.0
             ));
         };
@@ -111,13 +118,13 @@ impl Scripted {
 
     fn listen(&mut self, name: ContainerName) {
         let (machine, teller) = (self.machine.clone(), self.teller.clone());
-        let (talk, ear) = Conversation::new(machine, teller, name, self.streams.clone());
+        let (talk, ear) = ExecutorConnection::new(machine, teller, name, self.streams.clone());
         self.ears.insert(name.instance, ear);
         tokio::spawn(talk.run());
     }
 
     /// Passes a message to an executor. A launch that it delivers is acted on.
-    fn tell_executor(&mut self, executor: Instance, connection: u64, message: v1::ToExecutor) {
+    fn send_to_executor(&mut self, executor: Instance, connection: u64, message: v1::ToExecutor) {
         if let Some(launch) = conversation::launched(&message) {
             let instance = instance(executor, launch);
             // A new stream hands it over again.
@@ -134,26 +141,26 @@ impl Scripted {
     }
 
     /// Answers a check, sometimes after its timeout.
-    fn look(&self, instance: Instance, look: checks::Look, kind: &CheckKind) {
+    fn probe(&self, instance: Instance, look: checks::ProbeId, kind: &CheckKind) {
         let takes = Duration::from_millis(self.machine.between(0, 420));
-        let (answer, teller) = (self.machine.ask(kind), self.teller.clone());
+        let (answer, teller) = (self.machine.run_check(kind), self.teller.clone());
         tokio::spawn(async move {
             tokio::time::sleep(takes).await;
-            let told = Input::Looked {
+            let told = Input::ProbeFinished {
                 instance,
                 look,
                 answer,
             };
-            teller.tell(told).await;
+            teller.send(told).await;
         });
     }
 
     /// Changes limits. The agent may die before it receives the result.
     fn limit(&self, name: ContainerName, launch: &v1::LaunchOrder, order: OrderIndex) {
         let outcome = match self.machine.limited_to(name.instance) {
-            Some(Limited { pids, .. }) if self.machine.between(1, 100) <= 15 => {
+            Some(ContainerLimits { pids, .. }) if self.machine.between(1, 100) <= 15 => {
                 self.machine.note_refused_limits();
-                Err(Unmet {
+                Err(UnappliedLimits {
                     why: "the kernel would not".into(),
                     held: Some(v1::Limits {
                         pids,
@@ -170,12 +177,12 @@ impl Scripted {
         let teller = self.teller.clone();
         tokio::spawn(async move {
             tokio::time::sleep(takes).await;
-            let limited = Input::Limited {
+            let limited = Input::LimitsApplied {
                 instance: name.instance,
                 order,
                 outcome,
             };
-            teller.tell(limited).await;
+            teller.send(limited).await;
         });
     }
 
@@ -186,14 +193,14 @@ impl Scripted {
         tokio::spawn(async move {
             tokio::time::sleep(takes).await;
             machine.destroy(name, now_ms());
-            teller.tell(Input::Destroyed { name }).await;
+            teller.send(Input::Destroyed { name }).await;
         });
     }
 
-    fn watcher(&mut self, name: ContainerName) -> Watcher {
+    fn watcher(&mut self, name: ContainerName) -> ContainerWatcher {
         let wish = Arc::new(Notify::new());
         self.wishes.insert(name.instance, (name, wish.clone()));
-        Watcher {
+        ContainerWatcher {
             machine: self.machine.clone(),
             teller: self.teller.clone(),
             name,
@@ -202,8 +209,8 @@ impl Scripted {
     }
 }
 
-impl Scripted {
-    fn fetch(&mut self, start: &Start) {
+impl SimContainers {
+    fn fetch(&mut self, start: &ContainerStart) {
         let instance = start.name.instance;
         self.takes(start);
         let teller = self.teller.clone();
@@ -211,13 +218,13 @@ impl Scripted {
         let fetching = tokio::spawn(async move {
             tokio::time::sleep(takes).await;
             let result = Ok(());
-            teller.tell(Input::Fetched { instance, result }).await;
+            teller.send(Input::Fetched { instance, result }).await;
         });
         self.fetches.insert(instance, fetching.abort_handle());
     }
 
     /// Starts a container. A launch with files to fetch was acted on when the fetch began.
-    fn start(&mut self, start: &Start) {
+    fn start(&mut self, start: &ContainerStart) {
         match self.fetches.get(&start.name.instance) {
             None => self.takes(start),
             Some(fetching) if !fetching.is_finished() => self.is_unprepared(start),
@@ -228,7 +235,7 @@ impl Scripted {
     }
 }
 
-impl Containers for Scripted {
+impl ContainerRuntime for SimContainers {
     fn perform(&mut self, effect: Effect) -> Option<Effect> {
         match effect {
             Effect::Fetch(start) => self.fetch(&start),
@@ -257,19 +264,19 @@ impl Containers for Scripted {
                     wish.notify_one();
                 }
             }
-            Effect::Look {
+            Effect::Probe {
                 instance,
                 look,
                 kind,
                 ..
-            } => self.look(instance, look, &kind),
+            } => self.probe(instance, look, &kind),
             Effect::Limit {
                 name,
                 launch,
                 order: Some(order),
             } => self.limit(name, &launch, order),
             // The late answer has no effect.
-            Effect::StopLooking { .. } => {}
+            Effect::CancelProbe { .. } => {}
             // The simulated disk has room for everything.
             Effect::Measure { .. } => {}
             Effect::Destroy { name, .. } => self.destroy(name),
@@ -280,11 +287,11 @@ impl Containers for Scripted {
             }
             Effect::Listen(name) => self.listen(name),
             Effect::StopListening(name) => drop(self.ears.remove(&name.instance)),
-            Effect::TellExecutor {
+            Effect::SendToExecutor {
                 instance,
                 connection,
                 message,
-            } => self.tell_executor(instance, connection, *message),
+            } => self.send_to_executor(instance, connection, *message),
             // The usage of an executor's tasks is checked task by task.
             Effect::Limit { .. } => {}
             other => return Some(other),
@@ -298,24 +305,26 @@ impl Containers for Scripted {
 }
 
 /// The watcher of one container's task in one incarnation of the agent.
-struct Watcher {
-    machine: Machine,
-    teller: Teller,
+struct ContainerWatcher {
+    machine: SimMachine,
+    teller: EventSender,
     name: ContainerName,
     wish: Arc<Notify>,
 }
 
-impl Watcher {
+impl ContainerWatcher {
     async fn find(self, key: TaskKey) {
         let takes = Duration::from_millis(self.machine.between(0, 10));
         tokio::time::sleep(takes).await;
         let found = self.machine.find(self.name, now_ms());
-        let runs = matches!(found, Found::Running(_));
+        let runs = matches!(found, RecoveredContainer::Running(_));
         if runs {
             self.machine.note_adopted(self.name, &key);
         }
         let instance = self.name.instance;
-        self.teller.tell(Input::Found { instance, found }).await;
+        self.teller
+            .send(Input::ContainerFound { instance, found })
+            .await;
         if runs {
             self.watch(true).await;
         }
@@ -325,20 +334,20 @@ impl Watcher {
     async fn watch(self, mut is_known: bool) {
         let instance = self.name.instance;
         loop {
-            let next_ms = match self.machine.look(self.name, now_ms()) {
-                Look::Preparing { at_ms } => Some(at_ms),
-                Look::Running { fact, until_ms } => {
+            let next_ms = match self.machine.inspect(self.name, now_ms()) {
+                ContainerState::Preparing { at_ms } => Some(at_ms),
+                ContainerState::Running { fact, until_ms } => {
                     if !is_known {
                         is_known = true;
-                        self.teller.tell(Input::Started { instance, fact }).await;
+                        self.teller.send(Input::Started { instance, fact }).await;
                         continue;
                     }
                     until_ms
                 }
-                Look::Ended(ended) => {
-                    return self.teller.tell(Input::Exited { instance, ended }).await;
+                ContainerState::Ended(ended) => {
+                    return self.teller.send(Input::Exited { instance, ended }).await;
                 }
-                Look::Gone => return,
+                ContainerState::Gone => return,
             };
             let pause = next_ms.map_or(Duration::from_secs(3_600), |at_ms| {
                 Duration::from_millis(at_ms.saturating_sub(now_ms()).max(1))

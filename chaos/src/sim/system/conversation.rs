@@ -5,38 +5,38 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use argosy_agent::Teller;
-use argosy_agent::core::{ContainerName, ExecutorSaid, Input};
+use argosy_agent::EventSender;
+use argosy_agent::core::{ContainerName, ExecutorEvent, Input};
 use argosy_proto::v1;
 use argosy_proto::v1::to_executor::Message as Told;
 use tokio::sync::mpsc;
 
 use super::containers::now_ms;
-use super::machine::Machine;
+use super::machine::SimMachine;
 
 /// Messages that may wait for an executor. When full, the executor receives no more until its next
 /// stream.
 const WAITING: usize = 1_024;
 
 /// The channel to an executor: the stream, and the message.
-pub(super) type Ear = mpsc::Sender<(u64, Option<Told>)>;
+pub(super) type ExecutorChannel = mpsc::Sender<(u64, Option<Told>)>;
 
-pub(super) struct Conversation {
-    machine: Machine,
-    teller: Teller,
+pub(super) struct ExecutorConnection {
+    machine: SimMachine,
+    teller: EventSender,
     name: ContainerName,
     /// Counts the streams of all executors.
     streams: Arc<AtomicU64>,
     heard: mpsc::Receiver<(u64, Option<Told>)>,
 }
 
-impl Conversation {
+impl ExecutorConnection {
     pub(super) fn new(
-        machine: Machine,
-        teller: Teller,
+        machine: SimMachine,
+        teller: EventSender,
         name: ContainerName,
         streams: Arc<AtomicU64>,
-    ) -> (Self, Ear) {
+    ) -> (Self, ExecutorChannel) {
         let (ear, heard) = mpsc::channel(WAITING);
         let own = Self {
             machine,
@@ -55,14 +55,14 @@ impl Conversation {
         }
     }
 
-    async fn say(&self, connection: u64, said: ExecutorSaid) {
+    async fn send(&self, connection: u64, said: ExecutorEvent) {
         let instance = self.name.instance;
         let input = Input::Executor {
             instance,
             connection,
             said,
         };
-        self.teller.tell(input).await;
+        self.teller.send(input).await;
     }
 
     /// Runs one stream. Returns `None` if there is to be no further one.
@@ -71,12 +71,12 @@ impl Conversation {
         tokio::time::sleep(Duration::from_millis(pause)).await;
         let connection = self.streams.fetch_add(1, Ordering::Relaxed);
         let first = self.machine.subscribe(self.name, now_ms())?;
-        self.say(connection, first).await;
+        self.send(connection, first).await;
         let until_ms = now_ms() + self.machine.between(200, 5_000);
         loop {
-            let (said, next_ms) = self.machine.speak(self.name, now_ms())?;
+            let (said, next_ms) = self.machine.take_messages(self.name, now_ms())?;
             for one in said {
-                self.say(connection, one).await;
+                self.send(connection, one).await;
             }
             let now_ms = now_ms();
             if now_ms >= until_ms {
@@ -90,13 +90,13 @@ impl Conversation {
                     let (of, message) = heard?;
                     // Messages of a stream that has ended are lost with it.
                     if of == connection {
-                        self.machine.hear(self.name, message, now_ms);
+                        self.machine.receive(self.name, message, now_ms);
                     }
                 }
                 () = tokio::time::sleep(pause) => {}
             }
         }
-        self.say(connection, ExecutorSaid::Closed).await;
+        self.send(connection, ExecutorEvent::Closed).await;
         Some(())
     }
 }

@@ -12,10 +12,10 @@ use argosy_state::ids::{Epoch, TaskKey};
 /// The deliveries of launches. Cheap to clone; all clones share one state.
 #[derive(Clone, Default)]
 // One thread runs the simulation. The lock satisfies the types of asynchronous code.
-pub(super) struct Deliveries(Arc<Mutex<Known>>);
+pub(super) struct Deliveries(Arc<Mutex<DeliveryState>>);
 
 #[derive(Default)]
-struct Known {
+struct DeliveryState {
     heard: BTreeSet<TaskKey>,
     /// Kills whose launch no agent has received: the epoch and the index of the entry.
     killed: BTreeMap<TaskKey, (Epoch, u64)>,
@@ -23,13 +23,13 @@ struct Known {
 
 /// The newest epoch, and the last entry that its leader had applied when an agent dialed.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Dialed {
+pub(super) struct LeaderAtDial {
     pub(super) epoch: Epoch,
     pub(super) applied: u64,
 }
 
 impl Deliveries {
-    fn known(&self) -> MutexGuard<'_, Known> {
+    fn known(&self) -> MutexGuard<'_, DeliveryState> {
         self.0
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner)
@@ -49,7 +49,12 @@ impl Deliveries {
     /// Records that an agent receives a launch of this epoch over a link that was dialed then.
     /// Returns whether it was delivered before the kill of its task, if there was one and this was
     /// unknown.
-    pub(super) fn heard(&self, task: &TaskKey, epoch: Epoch, dialed: Dialed) -> Option<bool> {
+    pub(super) fn received(
+        &self,
+        task: &TaskKey,
+        epoch: Epoch,
+        dialed: LeaderAtDial,
+    ) -> Option<bool> {
         let mut known = self.known();
         known.heard.insert(task.clone());
         let (of, index) = known.killed.remove(task)?;
@@ -60,7 +65,7 @@ impl Deliveries {
     }
 
     /// Returns killed tasks whose launch no agent has received until the end.
-    pub(super) fn never_heard(&self) -> Vec<TaskKey> {
+    pub(super) fn never_received(&self) -> Vec<TaskKey> {
         self.known().killed.keys().cloned().collect()
     }
 }
@@ -80,40 +85,40 @@ mod tests {
         }
     }
 
-    fn dialed(applied: u64) -> Dialed {
+    fn dialed(applied: u64) -> LeaderAtDial {
         let epoch = TWO;
-        Dialed { epoch, applied }
+        LeaderAtDial { epoch, applied }
     }
 
     /// Returns the result for a kill in entry 25 whose launch is received afterwards.
-    fn heard(epoch: Epoch, dialed: Dialed) -> Option<bool> {
+    fn heard(epoch: Epoch, dialed: LeaderAtDial) -> Option<bool> {
         let deliveries = Deliveries::default();
         assert_eq!(deliveries.killed(&task(), TWO, 25), None);
-        assert_eq!(deliveries.never_heard(), [task()]);
-        let delivered = deliveries.heard(&task(), epoch, dialed);
-        assert_eq!(deliveries.never_heard(), []);
+        assert_eq!(deliveries.never_received(), [task()]);
+        let delivered = deliveries.received(&task(), epoch, dialed);
+        assert_eq!(deliveries.never_received(), []);
         delivered
     }
 
     #[test]
     fn a_launch_that_was_heard_before_its_kill_was_delivered() {
         let deliveries = Deliveries::default();
-        assert_eq!(deliveries.heard(&task(), TWO, dialed(21)), None);
+        assert_eq!(deliveries.received(&task(), TWO, dialed(21)), None);
         assert_eq!(deliveries.killed(&task(), TWO, 25), Some(true));
-        assert_eq!(deliveries.heard(&task(), TWO, dialed(30)), None);
-        assert_eq!(deliveries.never_heard(), []);
+        assert_eq!(deliveries.received(&task(), TWO, dialed(30)), None);
+        assert_eq!(deliveries.never_received(), []);
     }
 
     #[test]
     fn a_launch_on_a_link_that_is_older_than_the_kill_may_have_been_under_way() {
         assert_eq!(heard(TWO, dialed(24)), Some(true));
-        assert_eq!(heard(TWO, Dialed::default()), Some(true));
+        assert_eq!(heard(TWO, LeaderAtDial::default()), Some(true));
         assert_eq!(heard(Epoch(10), dialed(30)), Some(true));
     }
 
     #[test]
     fn a_launch_of_a_leader_that_knew_of_the_kill_was_not_delivered_before() {
         assert_eq!(heard(TWO, dialed(25)), Some(false));
-        assert_eq!(heard(Epoch(30), Dialed::default()), Some(false));
+        assert_eq!(heard(Epoch(30), LeaderAtDial::default()), Some(false));
     }
 }

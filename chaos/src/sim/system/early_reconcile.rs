@@ -4,13 +4,13 @@
 
 use std::time::Duration;
 
-use argosy_proto::transport::Expected;
+use argosy_proto::transport::ExpectedPeer;
 use argosy_proto::v1::scheduler_client::SchedulerClient;
 use argosy_proto::{convert, v1};
 use argosy_state::ids::TaskKey;
 use tonic::transport::Endpoint;
 
-use super::task_oracle::Promise;
+use super::task_oracle::UnknownGuarantee;
 use super::world::World;
 use crate::sim::network;
 
@@ -19,7 +19,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The sender and the task of the request.
 #[derive(Clone)]
-pub(super) struct Question {
+pub(super) struct EarlyReconcile {
     pub(super) world: World,
     /// The host that sends it.
     pub(super) host: String,
@@ -30,9 +30,9 @@ pub(super) struct Question {
     pub(super) after: Duration,
 }
 
-impl Question {
+impl EarlyReconcile {
     /// Sends it to every master: only the leader answers.
-    pub(super) fn spread(&self) {
+    pub(super) fn send_to_all(&self) {
         for master in self.world.masters() {
             let question = self.clone();
             tokio::spawn(async move {
@@ -46,7 +46,7 @@ impl Question {
     async fn send(self, master: String) -> Option<()> {
         let endpoint = Endpoint::from_shared(format!("http://{master}")).ok()?;
         let connector =
-            network::dialer(&self.host, &self.world.cuts).connector(PATIENCE, Expected::MASTER);
+            network::dialer(&self.host, &self.world.cuts).connector(PATIENCE, ExpectedPeer::MASTER);
         let endpoint = endpoint.timeout(PATIENCE);
         let channel = endpoint.connect_with_connector(connector).await.ok()?;
         let mut client = SchedulerClient::new(channel);
@@ -58,7 +58,7 @@ impl Question {
             self.world
                 .notes
                 .count("questions past the SDK answered by UNKNOWN");
-            let promise = Promise {
+            let promise = UnknownGuarantee {
                 session: self.request.session,
                 below: self.request.next_number,
                 index: convert::revision_from(reply.revision).index,

@@ -4,16 +4,18 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use argosy_client::resources;
 use argosy_client::resources::Remainder;
-use argosy_client::scheduler::{Answer, CallKey, Driver, Outcome, Scheduler, Subscription};
+use argosy_client::scheduler::{
+    CallKey, CallOutcome, CallResult, Scheduler, SchedulerDriver, Subscription,
+};
 use argosy_proto::{convert, v1};
 use argosy_state::ids::{FrameworkId, OfferId, Role, TaskId, TaskKey};
 use argosy_state::resources::Resources;
 
 use super::world::World;
 use crate::history::{
-    self, CallId, CallName, FrameworkFact, Launch, OfferFact, Operation, Refusal,
+    self, CallId, CallName, FrameworkFact, LaunchedTask, OfferFact, Operation, RejectedLaunch,
 };
-use crate::rng::Chance;
+use crate::rng::Rng;
 
 /// Maximum number of tasks of a framework at the same time.
 const LIVE: usize = 12;
@@ -22,7 +24,7 @@ const USED: usize = 8;
 
 /// The behaviour of a framework.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Habit {
+enum SimFrameworkBehaviour {
     /// Accepts every offer.
     Greedy,
     /// Declines most offers.
@@ -31,7 +33,7 @@ enum Habit {
     Crasher,
 }
 
-impl Habit {
+impl SimFrameworkBehaviour {
     fn of(place: usize) -> Self {
         [Self::Greedy, Self::Decliner, Self::Crasher][place % 3]
     }
@@ -41,11 +43,11 @@ mod forms;
 mod off_sdk_calls;
 mod sessions;
 
-use forms::Form;
-use sessions::patience_ms;
+use forms::LaunchForm;
+use sessions::failover_timeout_ms;
 pub(super) use sessions::{framework, rival};
 
-struct Simulated {
+struct SimFramework {
     id: Option<FrameworkId>,
     life: u64,
     /// Counts its recorded calls.
@@ -54,8 +56,8 @@ struct Simulated {
     world: World,
     place: usize,
     name: String,
-    habit: Habit,
-    chance: Chance,
+    habit: SimFrameworkBehaviour,
+    chance: Rng,
     /// Whether it has asked for offers after the last fault.
     is_revived: bool,
     /// The newest offers that were accepted.
@@ -66,8 +68,8 @@ struct Simulated {
     numbered: u64,
 }
 
-impl Simulated {
-    fn new(world: &World, place: usize, name: String, life: u64, chance: Chance) -> Self {
+impl SimFramework {
+    fn new(world: &World, place: usize, name: String, life: u64, chance: Rng) -> Self {
         Self {
             id: None,
             life,
@@ -76,7 +78,7 @@ impl Simulated {
             world: world.clone(),
             place,
             name,
-            habit: Habit::of(place),
+            habit: SimFrameworkBehaviour::of(place),
             chance,
             is_revived: false,
             used: VecDeque::new(),
@@ -93,7 +95,7 @@ impl Simulated {
 
     /// Returns the stored tasks that may be alive.
     fn live(&self) -> Vec<String> {
-        let kept = self.world.kept();
+        let kept = self.world.state();
         let stored = kept.frameworks.get(&self.place);
         let tasks = stored.into_iter().flat_map(|stored| &stored.tasks);
         let live = tasks.filter(|(_, is_over)| !**is_over);
@@ -102,7 +104,7 @@ impl Simulated {
 
     /// Returns how many tasks it has created.
     fn count_made(&self) -> u64 {
-        let kept = self.world.kept();
+        let kept = self.world.state();
         let stored = kept.frameworks.get(&self.place);
         stored.map_or(0, |stored| stored.made)
     }
@@ -115,7 +117,7 @@ impl Simulated {
         // The lowest port, so that consecutive tasks use the same one.
         let port = left.take(&size).then(|| left.take_port()).flatten()?;
         let uses = size.plus(&resources::port_resource(port.into()))?;
-        let mut kept = self.world.kept();
+        let mut kept = self.world.state();
         let stored = kept.frameworks.entry(self.place).or_default();
         stored.made += 1;
         let task_id = format!("t{}", stored.made);
@@ -154,12 +156,12 @@ impl Simulated {
         })
     }
 
-    fn answer_offer(&mut self, driver: &Driver, offer: &v1::Offer) {
+    fn answer_offer(&mut self, driver: &SchedulerDriver, offer: &v1::Offer) {
         let live = self.live().len();
         let takes = match self.habit {
-            Habit::Greedy => true,
-            Habit::Decliner => self.chance.percent(25),
-            Habit::Crasher => self.chance.percent(60),
+            SimFrameworkBehaviour::Greedy => true,
+            SimFrameworkBehaviour::Decliner => self.chance.percent(25),
+            SimFrameworkBehaviour::Crasher => self.chance.percent(60),
         };
         let mut left = Remainder::of(offer);
         let count = self
@@ -168,12 +170,12 @@ impl Simulated {
             .min(LIVE.saturating_sub(live) as u64);
         let mut tasks = Vec::new();
         let is_idle = {
-            let kept = self.world.kept();
+            let kept = self.world.state();
             kept.quiet || kept.still
         };
-        let mut form = Form::Alone;
+        let mut form = LaunchForm::Alone;
         if takes && !is_idle {
-            form = Form::of(self.count_made()).fit(&mut left);
+            form = LaunchForm::of(self.count_made()).fit(&mut left);
             let made = (0..count).map_while(|_| self.new_task(&mut left));
             tasks.extend(made.map(|task| form.shape(task)));
         }
@@ -197,7 +199,7 @@ impl Simulated {
             self.calls.insert(asked.key, invoked);
         }
         if self.chance.percent(8) {
-            self.ask_early(&first);
+            self.reconcile_early(&first);
         }
         // Some tasks are killed immediately after their launch.
         if self.chance.percent(10) {
@@ -207,7 +209,7 @@ impl Simulated {
 
     /// Changes the held offers of this session. Those of a superseded session do not count.
     fn hold(&self, change: impl FnOnce(&mut BTreeSet<OfferId>)) {
-        let mut kept = self.world.kept();
+        let mut kept = self.world.state();
         let held = kept.held.get_mut(&self.place);
         if let Some(held) = held.filter(|held| held.session == self.life) {
             change(&mut held.offers);
@@ -229,7 +231,7 @@ impl Simulated {
 
     fn accepting(&mut self, offer: &v1::Offer, tasks: &[v1::TaskSpec]) -> Option<Operation> {
         let launch = |task: &v1::TaskSpec| {
-            Some(Launch {
+            Some(LaunchedTask {
                 task: self.key(&task.task_id)?,
                 resources: resources::from_wire(&task.resources)?,
             })
@@ -243,7 +245,7 @@ impl Simulated {
         })
     }
 
-    fn kill(&mut self, driver: &Driver, task: &str) {
+    fn kill(&mut self, driver: &SchedulerDriver, task: &str) {
         let name = self.call_name();
         let operation = self.key(task).map(|task| Operation::Kill { name, task });
         let invoked = operation.map(|operation| self.invoke(operation));
@@ -266,46 +268,46 @@ impl Simulated {
     }
 
     /// Records the end of a call.
-    fn conclude(&mut self, answer: &Answer) {
+    fn conclude(&mut self, answer: &CallResult) {
         let Some(call) = self.calls.remove(&answer.call) else {
             return;
         };
         let recorder = &self.world.notes.recorder;
         match &answer.outcome {
-            Outcome::Done { revision, refused } => {
+            CallOutcome::Done { revision, refused } => {
                 let is_accept = !answer.task_ids.is_empty();
-                let refusal = |one: &v1::Refused| Refusal {
+                let refusal = |one: &v1::Refused| RejectedLaunch {
                     position: one.position,
                     code: one.code.clone(),
                 };
                 let refused = refused.iter().map(refusal).collect();
                 let outcome = match is_accept {
-                    true => history::Outcome::Accepted { refused },
-                    false => history::Outcome::Done,
+                    true => history::OperationResponse::Accepted { refused },
+                    false => history::OperationResponse::Done,
                 };
                 let revision = convert::revision_from(Some(*revision));
                 recorder.ok(call, outcome, Some(revision));
             }
-            Outcome::Refused(refusal) => recorder.fail(call, refusal.reason.clone()),
-            Outcome::NotSent(why) => recorder.fail(call, why.clone()),
-            Outcome::Lost(refusal) => recorder.info(call, refusal.reason.clone()),
+            CallOutcome::Refused(refusal) => recorder.fail(call, refusal.reason.clone()),
+            CallOutcome::NotSent(why) => recorder.fail(call, why.clone()),
+            CallOutcome::Lost(refusal) => recorder.info(call, refusal.reason.clone()),
         }
     }
 }
 
-impl Scheduler for Simulated {
-    fn registered(&mut self, driver: &Driver, subscription: &Subscription) {
+impl Scheduler for SimFramework {
+    fn registered(&mut self, driver: &SchedulerDriver, subscription: &Subscription) {
         self.id = subscription.framework_id.parse().ok();
         let id = subscription.framework_id.clone();
         self.world
-            .kept()
+            .state()
             .frameworks
             .entry(self.place)
             .or_default()
             .framework = Some(id);
         self.world.notes.count("sessions begun");
         if let Some(framework) = self.id {
-            let failover_timeout_ms = patience_ms(&self.world, self.place);
+            let failover_timeout_ms = failover_timeout_ms(&self.world, self.place);
             let fact = FrameworkFact::Subscribed {
                 framework,
                 failover_timeout_ms,
@@ -313,7 +315,7 @@ impl Scheduler for Simulated {
             self.world.notes.recorder.observe(&*self.name, fact);
         }
         {
-            let mut kept = self.world.kept();
+            let mut kept = self.world.state();
             let held = kept.held.entry(self.place).or_default();
             if held.session != self.life {
                 held.session = self.life;
@@ -326,7 +328,7 @@ impl Scheduler for Simulated {
         }
     }
 
-    fn offers(&mut self, driver: &Driver, offers: Vec<v1::Offer>) {
+    fn offers(&mut self, driver: &SchedulerDriver, offers: Vec<v1::Offer>) {
         for offer in offers {
             if let Some(fact) = self.made(&offer) {
                 self.world.notes.recorder.observe(&*self.name, fact);
@@ -342,7 +344,7 @@ impl Scheduler for Simulated {
         }
     }
 
-    fn rescinded(&mut self, _driver: &Driver, offer_id: &str, _reason: &str) {
+    fn rescinded(&mut self, _driver: &SchedulerDriver, offer_id: &str, _reason: &str) {
         self.world.notes.count("offers rescinded");
         if let Ok(offer) = offer_id.parse() {
             let fact = OfferFact::Rescinded { offer };
@@ -353,26 +355,28 @@ impl Scheduler for Simulated {
         }
     }
 
-    fn update(&mut self, _driver: &Driver, status: &v1::TaskStatus) {
+    fn update(&mut self, _driver: &SchedulerDriver, status: &v1::TaskStatus) {
         let Some(key) = self.key(&status.task_id) else {
             return;
         };
-        self.world.ledger.told(&self.name, self.life, &key, status);
+        self.world
+            .ledger
+            .update_received(&self.name, self.life, &key, status);
         let state = v1::TaskState::try_from(status.state).unwrap_or_default();
         let is_unknown = state == v1::TaskState::Unknown;
         if argosy_client::scheduler::is_terminal(state) || is_unknown {
-            let mut kept = self.world.kept();
+            let mut kept = self.world.state();
             if let Some(stored) = kept.frameworks.get_mut(&self.place) {
                 stored.tasks.insert(status.task_id.clone(), true);
             }
         }
     }
 
-    fn message(&mut self, _driver: &Driver, message: &v1::ExecutorMessage) {
-        self.heard(message);
+    fn message(&mut self, _driver: &SchedulerDriver, message: &v1::ExecutorMessage) {
+        self.received(message);
     }
 
-    fn answered(&mut self, driver: &Driver, answer: &Answer) {
+    fn answered(&mut self, driver: &SchedulerDriver, answer: &CallResult) {
         self.conclude(answer);
         if answer.task_ids.is_empty() {
             return;
@@ -385,11 +389,11 @@ impl Scheduler for Simulated {
         for task in &answer.task_ids {
             let refused = not_launched.contains(task);
             if refused {
-                let mut kept = self.world.kept();
+                let mut kept = self.world.state();
                 if let Some(stored) = kept.frameworks.get_mut(&self.place) {
                     stored.tasks.insert(task.clone(), true);
                 }
-            } else if let Outcome::Done { .. } = answer.outcome
+            } else if let CallOutcome::Done { .. } = answer.outcome
                 && let Some(key) = self.key(task)
             {
                 self.world.ledger.accepted(key);
@@ -399,24 +403,24 @@ impl Scheduler for Simulated {
             }
         }
         self.world.notes.count(match &answer.outcome {
-            Outcome::Done { .. } => "accepts done",
-            Outcome::Refused(_) => "accepts refused",
-            Outcome::Lost(_) => "accepts lost",
-            Outcome::NotSent(_) => "accepts not sent",
+            CallOutcome::Done { .. } => "accepts done",
+            CallOutcome::Refused(_) => "accepts refused",
+            CallOutcome::Lost(_) => "accepts lost",
+            CallOutcome::NotSent(_) => "accepts not sent",
         });
     }
 
-    fn tick(&mut self, driver: &Driver) {
+    fn tick(&mut self, driver: &SchedulerDriver) {
         let live = self.live();
-        if self.world.kept().healing && !self.is_revived {
+        if self.world.state().healing && !self.is_revived {
             self.is_revived = true;
             self.numbered += 1;
             drop(driver.revive(Vec::new()));
         }
-        if self.world.kept().still {
+        if self.world.state().still {
             return;
         }
-        if self.world.kept().quiet {
+        if self.world.state().quiet {
             // Ends services, and reconciles tasks without recent updates.
             for task in &live {
                 self.kill(driver, task);
@@ -448,7 +452,7 @@ impl Scheduler for Simulated {
             self.accept_again();
         }
         match self.chance.below(100) {
-            _ if self.world.kept().healing => {}
+            _ if self.world.state().healing => {}
             0..=2 => {
                 self.numbered += 1;
                 drop(driver.suppress(Vec::new()));

@@ -3,20 +3,20 @@
 
 use std::path::PathBuf;
 
-use argosy_agent::{BootClock, Ground, MadeUp};
+use argosy_agent::{BootClock, Environment, SimulatedHost};
 use argosy_client::ConnectorConfig;
-use argosy_raft::{SnapshotPolicy, Surroundings, Timing};
+use argosy_raft::{NodeEnvironment, SnapshotPolicy, Timing};
 use argosy_state::level::Level;
 use futures::future::{FutureExt as _, LocalBoxFuture};
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
-use super::agent_observer::Beside;
-use super::containers::{Scripted, now_ms};
-use super::machine::{CAPACITY, Machine};
+use super::agent_observer::AgentObserver;
+use super::containers::{SimContainers, now_ms};
+use super::machine::{CAPACITY, SimMachine};
 use super::world::{AGENT_API, API, COPY, RAFT, World, agent_name, master_name};
-use crate::rng::Chance;
-use crate::sim::network::{self, Seat};
+use crate::rng::Rng;
+use crate::sim::network::{self, ProcessEndpoint};
 
 /// The agent timeout, in milliseconds. It is short, so that much happens in little time.
 pub(super) const AGENT_TIMEOUT_MS: u64 = 3_000;
@@ -30,7 +30,7 @@ pub(super) const FRAMEWORK_GRACE_MS: u64 = 2_000;
 /// Runs a master from its start until it is killed.
 pub(super) async fn master(world: World, place: usize) -> turmoil::Result {
     let name = master_name(place);
-    let chance = world.new_life(&name);
+    let chance = world.new_incarnation(&name);
     let own = world.clone();
     let life = move |chance, seat| lead(own, place, chance, seat).boxed_local();
     live(&world, &name, chance, [API, RAFT], life).await
@@ -40,11 +40,11 @@ pub(super) async fn master(world: World, place: usize) -> turmoil::Result {
 async fn live<const PORTS: usize>(
     world: &World,
     name: &str,
-    mut chance: Chance,
+    mut chance: Rng,
     ports: [u16; PORTS],
-    life: impl FnOnce(Chance, Seat<PORTS>) -> LocalBoxFuture<'static, String> + Send + 'static,
+    life: impl FnOnce(Rng, ProcessEndpoint<PORTS>) -> LocalBoxFuture<'static, String> + Send + 'static,
 ) -> turmoil::Result {
-    let (card, seat) = network::card(name, &world.cuts, ports);
+    let (card, seat) = network::endpoints(name, &world.cuts, ports);
     let seed = chance.next();
     let life = Box::new(move || life(chance, seat));
     let ended = tokio::select! {
@@ -55,9 +55,9 @@ async fn live<const PORTS: usize>(
 }
 
 /// Returns the configuration of a master.
-fn config(world: &World, place: usize, chance: &mut Chance) -> argosy_master::Config {
+fn config(world: &World, place: usize, chance: &mut Rng) -> argosy_master::MasterConfig {
     let address = |place, port| format!("{}:{port}", master_name(place));
-    let mut config = argosy_master::Config::new(
+    let mut config = argosy_master::MasterConfig::new(
         PathBuf::from("/nowhere"),
         address(place, API),
         address(place, RAFT),
@@ -77,7 +77,7 @@ fn config(world: &World, place: usize, chance: &mut Chance) -> argosy_master::Co
     config.agent_timeout_ms = AGENT_TIMEOUT_MS;
     config.framework_timeout_ms = FRAMEWORK_TIMEOUT_MS;
     config.framework_grace_ms = FRAMEWORK_GRACE_MS;
-    config.office_lease_ms = world.act.office_lease_ms();
+    config.office_lease_ms = world.act.lease_ms();
     if world.raise_at.is_some() {
         config.founding_level = Level::RELEASE_0_1;
     }
@@ -86,16 +86,16 @@ fn config(world: &World, place: usize, chance: &mut Chance) -> argosy_master::Co
 }
 
 /// Runs a master. Returns why it ended.
-async fn lead(world: World, place: usize, mut chance: Chance, seat: Seat<2>) -> String {
+async fn lead(world: World, place: usize, mut chance: Rng, seat: ProcessEndpoint<2>) -> String {
     let config = config(&world, place, &mut chance);
     let mut entropy = [0; 32];
     for part in entropy.chunks_mut(8) {
         part.copy_from_slice(&chance.next().to_be_bytes());
     }
     let [api, listener] = seat.listeners;
-    let parts = argosy_master::Parts {
+    let parts = argosy_master::MasterParts {
         api,
-        raft: Surroundings {
+        raft: NodeEnvironment {
             listener,
             dialer: seat.dialer,
             wall: world.walls.of(&master_name(place)),
@@ -134,15 +134,15 @@ pub(super) async fn agent(world: World, place: usize) -> turmoil::Result {
 
 /// Runs a host with a copy of another one's disk, once there is one.
 pub(super) async fn copy(world: World) -> turmoil::Result {
-    let copied = world.kept().copy.clone();
+    let copied = world.state().copy.clone();
     match copied {
         Some(machine) => serve(world, COPY.to_owned(), machine).await,
         None => std::future::pending().await,
     }
 }
 
-async fn serve(world: World, name: String, machine: Machine) -> turmoil::Result {
-    let chance = world.new_life(&name);
+async fn serve(world: World, name: String, machine: SimMachine) -> turmoil::Result {
+    let chance = world.new_incarnation(&name);
     let (own, named) = (world.clone(), name.clone());
     let life = move |chance, seat| work(own, named, machine, chance, seat).boxed_local();
     live(&world, &name, chance, [AGENT_API], life).await
@@ -152,9 +152,9 @@ async fn serve(world: World, name: String, machine: Machine) -> turmoil::Result 
 async fn work(
     world: World,
     name: String,
-    machine: Machine,
-    mut chance: Chance,
-    seat: Seat<1>,
+    machine: SimMachine,
+    mut chance: Rng,
+    seat: ProcessEndpoint<1>,
 ) -> String {
     let mut config = argosy_agent::Config::new(
         PathBuf::from("/nowhere"),
@@ -167,21 +167,21 @@ async fn work(
     config.executor_registration_timeout_ms = EXECUTOR_TIMEOUT_MS;
     let (clock, containers) = (machine.clone(), machine.clone());
     let (disk, notes) = (machine.disk.clone(), world.notes.clone());
-    let onlooker = Beside::new(machine.clone(), world.clone());
-    let made_up = MadeUp {
+    let onlooker = AgentObserver::new(machine.clone(), world.clone());
+    let made_up = SimulatedHost {
         boot_id: machine.boot_id(),
         boot_clock: BootClock::new(move || clock.boot_now(now_ms())),
         wall: world.walls.of(&name),
         disk: machine.disk.clone(),
         containers: Box::new(move |teller, known| {
-            Box::new(Scripted::new(containers, notes, teller, &known))
+            Box::new(SimContainers::new(containers, notes, teller, &known))
         }),
         onlooker: Box::new(onlooker),
     };
     let [api] = seat.listeners;
-    let parts = argosy_agent::Parts {
+    let parts = argosy_agent::AgentDependencies {
         api,
-        ground: Ground::MadeUp(made_up),
+        ground: Environment::Simulated(made_up),
         connector: ConnectorConfig {
             dialer: seat.dialer,
             seed: chance.next(),

@@ -18,7 +18,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Runs the process that lists offers.
 pub(super) async fn lister(world: World) -> turmoil::Result {
-    let mut chance = world.new_life("lister");
+    let mut chance = world.new_incarnation("lister");
     let config = ConnectorConfig {
         dialer: network::dialer("lister", &world.cuts),
         seed: chance.next(),

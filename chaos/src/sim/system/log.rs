@@ -7,9 +7,9 @@
 use std::collections::BTreeMap;
 
 use argosy_state::agent::AgentMode;
-use argosy_state::apply::Applied;
+use argosy_state::apply::AppliedProposal;
 use argosy_state::command::{
-    Call, CallAction, Command, Entry, Proposed, RegisterAgent, Reply, UpdateTasks,
+    Call, CallAction, Command, CommandReply, LogEntry, ProposedCommand, RegisterAgent, UpdateTasks,
 };
 use argosy_state::event::Event;
 use argosy_state::ids::{AgentId, Epoch, FrameworkId, OfferId, Revision, TaskKey, Timestamp};
@@ -31,7 +31,7 @@ const DIGESTS: usize = 4_096;
 const APART_MS: u64 = 50;
 
 /// A follower of the entries that any master has applied.
-pub(super) struct Log {
+pub(super) struct LogFollower {
     world: World,
     registry: Registry,
     /// The digest after every entry.
@@ -42,29 +42,29 @@ pub(super) struct Log {
     /// Cluster time at which the epoch began.
     reign_began: Timestamp,
     sessions: BTreeMap<FrameworkId, u64>,
-    agents: BTreeMap<AgentId, Known>,
+    agents: BTreeMap<AgentId, KnownAgent>,
     /// Agents that became unreachable, in order.
     given_up: Vec<AgentId>,
 }
 
 /// The last recorded state of an agent.
 #[derive(Clone, Copy)]
-struct Known {
+struct KnownAgent {
     incarnation: u64,
     mode: AgentMode,
     revision: Revision,
 }
 
 /// A command with its result.
-struct Done<'a> {
+struct AppliedCommand<'a> {
     /// The entry of the command, and its position in the entry.
     revision: Revision,
     command: &'a Command,
     ticket: Epoch,
-    applied: &'a Applied,
+    applied: &'a AppliedProposal,
 }
 
-impl Log {
+impl LogFollower {
     pub(super) fn new(world: World) -> Self {
         Self {
             world,
@@ -116,7 +116,7 @@ impl Log {
         }
     }
 
-    fn jump(&mut self, index: u64, records: argosy_raft::Records) {
+    fn jump(&mut self, index: u64, records: argosy_raft::RegistryRecords) {
         match Registry::load(index, records) {
             Ok(registry) => {
                 self.registry = registry;
@@ -142,12 +142,12 @@ impl Log {
         }
     }
 
-    fn take(&mut self, committed: &argosy_raft::Committed) {
+    fn take(&mut self, committed: &argosy_raft::CommittedEntry) {
         let read = committed
             .commands
             .iter()
             .map(|bytes| encode::read_command(bytes));
-        let commands: Vec<Proposed> = match read.collect() {
+        let commands: Vec<ProposedCommand> = match read.collect() {
             Ok(commands) => commands,
             Err(why) => {
                 let words = format!("entry {} cannot be read: {why}", committed.index);
@@ -155,7 +155,7 @@ impl Log {
             }
         };
         let at = Timestamp(committed.at_ms);
-        let entry = Entry { at, commands };
+        let entry = LogEntry { at, commands };
         self.note_unnamed();
         let all = self.registry.apply(committed.index, &entry);
         // A cluster may begin at such a level.
@@ -163,20 +163,20 @@ impl Log {
         // This registry is not stored.
         drop(self.registry.take_changes());
         self.keep_digest();
-        self.judge_time();
+        self.check_time();
         for (position, (proposed, applied)) in (0..).zip(entry.commands.iter().zip(&all)) {
             let index = committed.index;
-            if let Some(words) = actors::mistaken(proposed, self.unnamed) {
+            if let Some(words) = actors::check_actor(proposed, self.unnamed) {
                 self.violation(format!("in entry {index} {words}"));
             }
-            let done = Done {
+            let done = AppliedCommand {
                 revision: Revision { index, position },
                 command: &proposed.command,
                 ticket: proposed.ticket.epoch,
                 applied,
             };
-            self.judge(&done);
-            self.tell(&done);
+            self.check(&done);
+            self.record(&done);
         }
     }
 
@@ -197,7 +197,7 @@ impl Log {
 
     /// Checks cluster time: it stops without a leader, and a pause of the leader counts as at most
     /// one second.
-    fn judge_time(&self) {
+    fn check_time(&self) {
         let cluster_ms = self.registry.time().0;
         let most_ms = self.world.cluster_time_ms() + APART_MS;
         if cluster_ms > most_ms {
@@ -208,8 +208,8 @@ impl Log {
     }
 
     /// Checks the rules about single commands.
-    fn judge(&self, done: &Done<'_>) {
-        let Done {
+    fn check(&self, done: &AppliedCommand<'_>) {
+        let AppliedCommand {
             revision: Revision { index, .. },
             applied,
             ..
@@ -218,27 +218,27 @@ impl Log {
         match done.command {
             Command::OpenEpoch(_) => {}
             _ if done.ticket != self.epoch && took_effect => self.violation(format!(
-                "R7: in entry {index} a command of reign {} took effect in reign {}",
+                "AtMostOnce: in entry {index} a command of reign {} took effect in reign {}",
                 done.ticket.0, self.epoch.0
             )),
             Command::PruneAgent(decision) if took_effect => {
-                self.judge_decision(index, decision.agent, decision.decided_on);
+                self.check_decision(index, decision.agent, decision.decided_on);
             }
-            Command::Stopped(stopped) if took_effect => {
-                self.judge_decision(index, stopped.agent, stopped.decided_on);
+            Command::TasksStopped(stopped) if took_effect => {
+                self.check_decision(index, stopped.agent, stopped.decided_on);
             }
             Command::AgentUnreachable(decision) if took_effect => {
-                self.judge_decision(index, decision.agent, decision.decided_on);
-                self.judge_grace(index, AGENT_TIMEOUT_MS, &decision.agent.to_string());
+                self.check_decision(index, decision.agent, decision.decided_on);
+                self.check_grace(index, AGENT_TIMEOUT_MS, &decision.agent.to_string());
             }
             Command::DisconnectFramework(decision) if took_effect => {
-                self.judge_grace(index, FRAMEWORK_GRACE_MS, &decision.framework.to_string());
+                self.check_grace(index, FRAMEWORK_GRACE_MS, &decision.framework.to_string());
             }
-            Command::Call(call) if matches!(applied.outcome, Ok(Reply::Called { .. })) => {
+            Command::Call(call) if matches!(applied.outcome, Ok(CommandReply::Call { .. })) => {
                 let session = self.sessions.get(&call.framework);
                 if session.is_some_and(|session| *session != call.session) {
                     self.violation(format!(
-                        "F3: entry {index} grants a call of {} in session {}, which was superseded",
+                        "UniqueIdentity: entry {index} grants a call of {} in session {}, which was superseded",
                         call.framework, call.session
                     ));
                 }
@@ -248,34 +248,34 @@ impl Log {
     }
 
     /// Checks that a decision on a record that has changed since has no effect.
-    fn judge_decision(&self, index: u64, agent: AgentId, decided_on: Revision) {
+    fn check_decision(&self, index: u64, agent: AgentId, decided_on: Revision) {
         let known = self.agents.get(&agent);
         if known.is_some_and(|known| known.revision != decided_on) {
             self.violation(format!(
-                "T10: entry {index} gives {agent} up, which has been heard of since that was decided"
+                "AgentReturns: entry {index} gives {agent} up, which has been heard of since that was decided"
             ));
         }
     }
 
     /// Checks that a new leader gives every agent and framework the whole timeout.
-    fn judge_grace(&self, index: u64, grace_ms: u64, who: &str) {
+    fn check_grace(&self, index: u64, grace_ms: u64, who: &str) {
         let waited_ms = self.registry.time().0.saturating_sub(self.reign_began.0);
         if waited_ms + APART_MS < grace_ms {
             self.violation(format!(
-                "T7: entry {index} gives {who} up {waited_ms} ms after a new leader took office"
+                "TaskSurvival: entry {index} gives {who} up {waited_ms} ms after a new leader took office"
             ));
         }
     }
 
-    fn tell(&mut self, done: &Done<'_>) {
+    fn record(&mut self, done: &AppliedCommand<'_>) {
         match (done.command, &done.applied.outcome) {
-            (Command::RegisterAgent(register), Ok(Reply::Agent(id))) => {
+            (Command::RegisterAgent(register), Ok(CommandReply::Agent(id))) => {
                 self.registered(*id, register, done.revision);
             }
-            (Command::Subscribe(subscribe), Ok(Reply::Framework(id))) => {
+            (Command::Subscribe(subscribe), Ok(CommandReply::Framework(id))) => {
                 self.sessions.insert(*id, subscribe.session);
             }
-            (Command::Call(call), Ok(Reply::Called { revision, refused })) => {
+            (Command::Call(call), Ok(CommandReply::Call { revision, refused })) => {
                 self.called(call, *revision, refused.len(), &done.applied.events);
             }
             _ => {}
@@ -306,7 +306,7 @@ impl Log {
         // The record has the state at the end of its entry, which may register an agent twice.
         self.note(fact, at);
         let (mode, revision) = (agent.mode(), agent.revision);
-        let known = self.agents.entry(id).or_insert(Known {
+        let known = self.agents.entry(id).or_insert(KnownAgent {
             incarnation: *incarnation,
             mode: AgentMode::Gone,
             revision,
@@ -345,7 +345,7 @@ impl Log {
                 self.note(fact, revision);
             }
         }
-        self.judge_groups(revision.index, &tasks);
+        self.check_groups(revision.index, &tasks);
         for offer in offers {
             let fact = OfferFact::Used {
                 offer,
@@ -358,7 +358,7 @@ impl Log {
     }
 
     /// Checks that a group is launched as a whole, or not at all.
-    fn judge_groups(&self, index: u64, launched: &[TaskKey]) {
+    fn check_groups(&self, index: u64, launched: &[TaskKey]) {
         let mut groups: BTreeMap<_, (u32, u32)> = BTreeMap::new();
         for key in launched {
             let task = self.registry.task(key);
@@ -371,13 +371,13 @@ impl Log {
         for (group, (count, size)) in groups {
             if count != size {
                 self.violation(format!(
-                    "T11: entry {index} launches {count} of {size} tasks of group {group}"
+                    "GroupAtomicity: entry {index} launches {count} of {size} tasks of group {group}"
                 ));
             }
         }
     }
 
-    fn event(&mut self, done: &Done<'_>, event: &Event) {
+    fn event(&mut self, done: &AppliedCommand<'_>, event: &Event) {
         match event {
             Event::EpochOpened(epoch) => self.epoch_opened(*epoch),
             Event::FrameworkChanged(framework) => {
@@ -398,7 +398,7 @@ impl Log {
                 self.note(fact, done.revision);
             }
             Event::AgentChanged(id) | Event::AgentGone(id) => self.agent_changed(*id),
-            Event::TaskKillWanted { key, .. } => {
+            Event::TaskKillRequested { key, .. } => {
                 let index = done.revision.index;
                 // Otherwise the observer records it when the launch arrives.
                 let delivered = self.world.deliveries.killed(key, self.epoch, index);
@@ -424,7 +424,7 @@ impl Log {
                     number,
                 };
                 self.note(fact, *revision);
-                if matches!(done.command, Command::Stopped(_)) {
+                if matches!(done.command, Command::TasksStopped(_)) {
                     let fact = TaskFact::Stopped { task: key.clone() };
                     self.note(fact, *revision);
                 }
@@ -439,7 +439,7 @@ impl Log {
         self.world.notes.count("reigns");
         let cluster = self.registry.cluster();
         let place = self.world.place(cluster.leader.0);
-        self.world.kept().leader = place.map(|place| (epoch, place));
+        self.world.state().leader = place.map(|place| (epoch, place));
         let fact = RaftFact::EpochOpened {
             node: cluster.leader,
             epoch,
@@ -456,7 +456,7 @@ impl Log {
         // The registry has the state after the whole entry. Only a registration shows the order of
         // incarnations.
         let known = self.agents.get(&id);
-        let now = Known {
+        let now = KnownAgent {
             incarnation: known.map_or(agent.reported.incarnation, |known| known.incarnation),
             mode: agent.mode(),
             revision: agent.revision,
@@ -475,7 +475,7 @@ impl Log {
 fn removal(command: &Command) -> Removal {
     match command {
         Command::DisconnectFramework(_) | Command::ExpireFramework(_) => Removal::Deadline,
-        Command::Subscribe(_) => Removal::Room,
+        Command::Subscribe(_) => Removal::Quota,
         _ => Removal::Teardown,
     }
 }

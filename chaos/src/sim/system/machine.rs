@@ -6,9 +6,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use argosy_agent::core::checks::Answer;
+use argosy_agent::core::checks::CheckResult;
 use argosy_agent::core::{
-    ContainerName, Ended, Found, How, Instance, Start, StartedFact, StopCause,
+    CommandExit, CommandStatus, ContainerName, ContainerStart, Instance, RecoveredContainer,
+    StartedFact, StopCause,
 };
 use argosy_agent::journal::MemoryDisk;
 use argosy_proto::v1;
@@ -16,11 +17,11 @@ use argosy_state::ids::{AgentId, Epoch, OrderIndex, TaskKey, Timestamp};
 use argosy_state::resources::Resources;
 use argosy_state::task::{CheckKind, Explanation};
 
-use super::task_oracle::Ledger;
+use super::task_oracle::TaskOracle;
 use crate::history::witness;
-use crate::rng::Chance;
-use executors::Executor;
-use groups::Groups;
+use crate::rng::Rng;
+use executors::SimExecutor;
+use groups::SimTaskGroups;
 
 /// Resources of every host.
 pub(super) const CAPACITY: &str = "cpus:4;mem:1024;disk:4096;ports:[31000-31015]";
@@ -31,23 +32,23 @@ mod host_inspection;
 
 /// One host. A clone is the same host.
 #[derive(Clone)]
-pub(super) struct Machine {
+pub(super) struct SimMachine {
     pub(super) name: Arc<str>,
     pub(super) disk: MemoryDisk,
     // One thread runs the simulation. The lock satisfies the types of asynchronous code.
-    inner: Arc<Mutex<Inner>>,
+    inner: Arc<Mutex<MachineState>>,
 }
 
-struct Inner {
-    ledger: Ledger,
+struct MachineState {
+    ledger: TaskOracle,
     boots: u64,
     booted_ms: u64,
     /// The time up to which its containers have run.
     settled_ms: u64,
     pids: i32,
-    chance: Chance,
-    containers: BTreeMap<ContainerName, Container>,
-    groups: Groups,
+    chance: Rng,
+    containers: BTreeMap<ContainerName, SimContainer>,
+    groups: SimTaskGroups,
     /// Containers of earlier boots whose files still exist, without a supervisor.
     remains: BTreeSet<ContainerName>,
     capacity: Resources,
@@ -70,15 +71,15 @@ struct Script {
 }
 
 #[derive(Debug)]
-struct Container {
+struct SimContainer {
     key: TaskKey,
     script: Script,
     uses: Resources,
     /// The executor, if tasks run in the container.
-    executor: Option<Box<Executor>>,
+    executor: Option<Box<SimExecutor>>,
     /// The group of the task, if it is in one.
     group: Option<ContainerName>,
-    phase: Phase,
+    phase: ContainerPhase,
     /// The time at which TERM or KILL ends it, and the cause.
     stop: Option<(u64, StopCause)>,
     /// `stop_after` on the boot clock, followed by the grace period.
@@ -86,12 +87,12 @@ struct Container {
     grace_ms: u64,
     /// `max_completion_ms`, which its agent enforces; 0 for none.
     complete_ms: u64,
-    limited: Limited,
+    limited: ContainerLimits,
 }
 
 /// The limits of a container.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Limited {
+pub(super) struct ContainerLimits {
     /// The maximum number of processes.
     pub(super) pids: Option<u64>,
     /// The order that set the limits.
@@ -99,7 +100,7 @@ pub(super) struct Limited {
 }
 
 #[derive(Debug, Clone)]
-enum Phase {
+enum ContainerPhase {
     /// The launcher is preparing it.
     Preparing {
         at_ms: u64,
@@ -108,12 +109,12 @@ enum Phase {
         pid: i32,
         since_ms: u64,
     },
-    Ended(Ended),
+    Ended(CommandExit),
 }
 
 /// The observable state of a container.
 #[derive(Debug, Clone)]
-pub(super) enum Look {
+pub(super) enum ContainerState {
     /// Nothing changes before this moment.
     Preparing {
         at_ms: u64,
@@ -123,7 +124,7 @@ pub(super) enum Look {
         fact: StartedFact,
         until_ms: Option<u64>,
     },
-    Ended(Ended),
+    Ended(CommandExit),
     Gone,
 }
 
@@ -141,14 +142,14 @@ fn script(text: &str) -> Script {
     }
 }
 
-impl Machine {
-    pub(super) fn new(name: &str, ledger: Ledger, chance: Chance) -> Self {
+impl SimMachine {
+    pub(super) fn new(name: &str, ledger: TaskOracle, chance: Rng) -> Self {
         Self::with_disk(name, ledger, chance, MemoryDisk::default())
     }
 
     /// Creates a machine whose disk has content already.
-    pub(super) fn with_disk(name: &str, ledger: Ledger, chance: Chance, disk: MemoryDisk) -> Self {
-        let inner = Inner {
+    pub(super) fn with_disk(name: &str, ledger: TaskOracle, chance: Rng, disk: MemoryDisk) -> Self {
+        let inner = MachineState {
             ledger,
             boots: 1,
             booted_ms: 0,
@@ -156,7 +157,7 @@ impl Machine {
             pids: 100,
             chance,
             containers: BTreeMap::new(),
-            groups: Groups::default(),
+            groups: SimTaskGroups::default(),
             remains: BTreeSet::new(),
             capacity: CAPACITY.parse().expect("the text is constant"),
             epoch: Epoch::default(),
@@ -172,7 +173,7 @@ impl Machine {
         }
     }
 
-    fn inner(&self) -> MutexGuard<'_, Inner> {
+    fn inner(&self) -> MutexGuard<'_, MachineState> {
         self.inner
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner)
@@ -198,11 +199,11 @@ impl Machine {
     }
 
     /// Passes a request to the launcher, which continues even if the agent dies now.
-    pub(super) fn prepare(&self, start: &Start, now_ms: u64) {
+    pub(super) fn prepare(&self, start: &ContainerStart, now_ms: u64) {
         let mut inner = self.inner();
         let at_ms = now_ms + inner.chance.between(1, 20);
         let spec = start.launch.spec.as_ref();
-        let executor = Executor::of(start);
+        let executor = SimExecutor::of(start);
         if executor.is_some() {
             inner.is_alone(&self.name, &start.key);
         }
@@ -213,75 +214,77 @@ impl Machine {
                 .violation(format!("{words} on {}", self.name));
         }
         let grace = spec.and_then(|spec| spec.kill_policy);
-        let container = Container {
+        let container = SimContainer {
             key: start.key.clone(),
             script: script(spec.map_or("", |spec| &spec.shell)),
             uses: executors::uses(start),
             executor: executor.map(Box::new),
             group: start.group.as_ref().map(|group| group.name),
-            phase: Phase::Preparing { at_ms },
+            phase: ContainerPhase::Preparing { at_ms },
             stop: None,
             stop_at: start.stop_at,
             grace_ms: grace.map_or(0, |policy| policy.grace_ms),
             complete_ms: spec.map_or(0, |spec| spec.max_completion_ms),
-            limited: Limited {
+            limited: ContainerLimits {
                 pids: pids_limit(&start.launch),
                 order: start.name.instance.order,
             },
         };
         if inner.containers.insert(start.name, container).is_some() {
             let words = format!(
-                "T1: container {} is started twice on {}",
+                "SingleStart: container {} is started twice on {}",
                 start.name, self.name
             );
             inner.ledger.notes.violation(words);
         }
     }
 
-    pub(super) fn look(&self, name: ContainerName, now_ms: u64) -> Look {
+    pub(super) fn inspect(&self, name: ContainerName, now_ms: u64) -> ContainerState {
         let mut inner = self.inner();
         inner.settle(&self.name, now_ms);
         let booted_ms = inner.booted_ms;
         let Some(container) = inner.containers.get(&name) else {
-            return Look::Gone;
+            return ContainerState::Gone;
         };
         match &container.phase {
-            Phase::Preparing { at_ms } => Look::Preparing { at_ms: *at_ms },
-            Phase::Running { pid, since_ms } => Look::Running {
+            ContainerPhase::Preparing { at_ms } => ContainerState::Preparing { at_ms: *at_ms },
+            ContainerPhase::Running { pid, since_ms } => ContainerState::Running {
                 fact: StartedFact {
                     pid: *pid,
                     at: Timestamp(since_ms.saturating_sub(booted_ms) + 1),
                 },
                 until_ms: container.end(*since_ms, booted_ms).map(|(at_ms, _)| at_ms),
             },
-            Phase::Ended(ended) => Look::Ended(ended.clone()),
+            ContainerPhase::Ended(ended) => ContainerState::Ended(ended.clone()),
         }
     }
 
     /// Returns the state of a container of an earlier incarnation. One that has not started never
     /// will.
-    pub(super) fn find(&self, name: ContainerName, now_ms: u64) -> Found {
-        match self.look(name, now_ms) {
-            Look::Preparing { .. } => {
+    pub(super) fn find(&self, name: ContainerName, now_ms: u64) -> RecoveredContainer {
+        match self.inspect(name, now_ms) {
+            ContainerState::Preparing { .. } => {
                 self.inner().containers.remove(&name);
-                Found::NeverStarted
+                RecoveredContainer::NeverStarted
             }
-            Look::Running { fact, .. } => Found::Running(fact),
-            Look::Ended(ended) => Found::Exited(ended),
-            Look::Gone if self.inner().remains.contains(&name) => Found::Unknown,
-            Look::Gone => Found::NeverStarted,
+            ContainerState::Running { fact, .. } => RecoveredContainer::Running(fact),
+            ContainerState::Ended(ended) => RecoveredContainer::Exited(ended),
+            ContainerState::Gone if self.inner().remains.contains(&name) => {
+                RecoveredContainer::Unknown
+            }
+            ContainerState::Gone => RecoveredContainer::NeverStarted,
         }
     }
 
     /// Returns the result of a check: `sim fails PERCENT` fails in that percentage.
-    pub(super) fn ask(&self, kind: &CheckKind) -> Answer {
+    pub(super) fn run_check(&self, kind: &CheckKind) -> CheckResult {
         let percent = match kind {
             CheckKind::Shell(line) => line.rsplit(' ').next().and_then(|word| word.parse().ok()),
             CheckKind::Argv(_) | CheckKind::Http { .. } | CheckKind::Tcp { .. } => None,
         };
         match self.inner().chance.percent(percent.unwrap_or(0)) {
-            true => Answer::Failed("as its line says".into()),
-            false => Answer::Passed,
+            true => CheckResult::Failed("as its line says".into()),
+            false => CheckResult::Passed,
         }
     }
 
@@ -327,11 +330,11 @@ impl Machine {
     /// Ends the agent's process. Whether the launcher continues with its requests is random.
     pub(super) fn agent_died(&self) {
         let mut inner = self.inner();
-        let Inner {
+        let MachineState {
             containers, chance, ..
         } = &mut *inner;
         containers.retain(|_, container| {
-            !matches!(container.phase, Phase::Preparing { .. }) || chance.percent(50)
+            !matches!(container.phase, ContainerPhase::Preparing { .. }) || chance.percent(50)
         });
     }
 
@@ -358,7 +361,7 @@ impl Machine {
     }
 }
 
-impl Inner {
+impl MachineState {
     /// Kills and removes containers.
     fn clear(&mut self, host: &str, now_ms: u64, which: impl Fn(&ContainerName) -> bool) {
         self.settle(host, now_ms);
@@ -370,9 +373,9 @@ impl Inner {
         } = self;
         containers.retain(|name, container| {
             let goes = which(name);
-            if goes && matches!(container.phase, Phase::Running { .. }) {
-                container.end_processes(host, ledger, How::Signal(9));
-                groups.ended(*name, container.group, How::Signal(9));
+            if goes && matches!(container.phase, ContainerPhase::Running { .. }) {
+                container.end_processes(host, ledger, CommandStatus::Signal(9));
+                groups.ended(*name, container.group, CommandStatus::Signal(9));
             }
             !goes
         });
@@ -383,11 +386,11 @@ impl Inner {
         let (boots, booted_ms) = (self.boots, self.booted_ms);
         let mut has_started = false;
         for (name, container) in &mut self.containers {
-            if let Phase::Preparing { at_ms } = container.phase
+            if let ContainerPhase::Preparing { at_ms } = container.phase
                 && at_ms <= now_ms
             {
                 self.pids += 1;
-                container.phase = Phase::Running {
+                container.phase = ContainerPhase::Running {
                     pid: self.pids,
                     since_ms: at_ms,
                 };
@@ -396,7 +399,7 @@ impl Inner {
                     self.ledger.notes.violation(format!("{words} on {host}"));
                 }
                 if container.executor.is_none() {
-                    let start = witness::Start {
+                    let start = witness::ProcessStart {
                         order: Some(name.instance.order),
                         // A defect may start a container again under its name.
                         nonce: format!("{host}/{name}/{}", self.pids),
@@ -407,7 +410,7 @@ impl Inner {
                     self.ledger.started(host, &container.key, start);
                 }
             }
-            let Phase::Running { since_ms, .. } = container.phase else {
+            let ContainerPhase::Running { since_ms, .. } = container.phase else {
                 continue;
             };
             container.work(host, &self.ledger, since_ms, now_ms);
@@ -416,19 +419,19 @@ impl Inner {
             {
                 container.end_processes(host, &self.ledger, ended.how);
                 self.groups.ended(*name, container.group, ended.how);
-                container.phase = Phase::Ended(ended);
+                container.phase = ContainerPhase::Ended(ended);
             }
         }
         if has_started {
-            self.weigh(host);
+            self.check_resources(host);
         }
     }
 
     /// Checks that running containers never use more than the host's resources.
-    fn weigh(&self, host: &str) {
+    fn check_resources(&self, host: &str) {
         let mut used = Some(Resources::default());
         for container in self.containers.values() {
-            if matches!(container.phase, Phase::Running { .. }) {
+            if matches!(container.phase, ContainerPhase::Running { .. }) {
                 for uses in container.uses() {
                     used = used.and_then(|used| used.plus(uses));
                 }
@@ -439,31 +442,34 @@ impl Inner {
             .is_some_and(|used| self.capacity.contains(used))
         {
             let used = used.map_or("something twice".to_owned(), |used| used.to_string());
-            let words = format!("O1: what runs on {host} uses {used} of {}", self.capacity);
+            let words = format!(
+                "ResourceConservation: what runs on {host} uses {used} of {}",
+                self.capacity
+            );
             self.ledger.notes.violation(words);
         }
     }
 }
 
-impl Container {
+impl SimContainer {
     /// Returns when it ends without further events, and how.
-    fn end(&self, since_ms: u64, booted_ms: u64) -> Option<(u64, Ended)> {
+    fn end(&self, since_ms: u64, booted_ms: u64) -> Option<(u64, CommandExit)> {
         let by_itself = self.script.run_ms.map(|run_ms| {
-            let how = How::Code(self.script.code);
+            let how = CommandStatus::Code(self.script.code);
             (since_ms + run_ms, how, None)
         });
         let stopped = self.stop.map(|(at_ms, cause)| {
             let at_ms = at_ms.max(since_ms);
-            (at_ms, How::Signal(15), Some(cause))
+            (at_ms, CommandStatus::Signal(15), Some(cause))
         });
         let left_alone = self.stop_at.map(|at| {
             let at_ms = booted_ms + at.0 + self.grace_ms;
-            (at_ms, How::Signal(9), Some(StopCause::StopAfter))
+            (at_ms, CommandStatus::Signal(9), Some(StopCause::StopAfter))
         });
         let all = [by_itself, stopped, left_alone];
         let first = all.into_iter().flatten().min_by_key(|(at_ms, ..)| *at_ms);
         first.map(|(at_ms, how, stop)| {
-            let ended = Ended {
+            let ended = CommandExit {
                 how,
                 stop,
                 out_of_memory: false,

@@ -33,16 +33,16 @@ mod world;
 use std::time::Duration;
 
 use super::graphs;
-use super::run::{Stage, Verdict, perform};
-use scenario::Course;
-use world::{Act, COPY, RIVAL, World, agent_name, framework_name, master_name};
+use super::run::{Simulation, SimulationResult, simulate};
+use scenario::Scenario;
+use world::{COPY, RIVAL, SingleFault, World, agent_name, framework_name, master_name};
 
 /// Operators that write and read registers.
 const OPERATORS: usize = 2;
 
 /// Duration and size of a simulation.
 #[derive(Debug, Clone)]
-pub struct Options {
+pub struct SystemOptions {
     /// The number of masters, each on its own host.
     pub masters: usize,
     /// The number of agents, each on its own machine.
@@ -59,7 +59,7 @@ pub struct Options {
     pub upgrade: bool,
 }
 
-impl Default for Options {
+impl Default for SystemOptions {
     fn default() -> Self {
         Self {
             masters: 3,
@@ -72,7 +72,7 @@ impl Default for Options {
     }
 }
 
-impl Options {
+impl SystemOptions {
     /// Returns the options for this seed.
     #[must_use]
     pub fn of(seed: u64) -> Self {
@@ -87,70 +87,72 @@ impl Options {
 
 /// Plays one seed.
 #[must_use]
-pub fn run(seed: u64, options: &Options) -> Verdict {
-    perform(seed, |stage| {
-        let world = World::new(stage, seed, options);
-        people(stage, &world, options);
+pub fn run(seed: u64, options: &SystemOptions) -> SimulationResult {
+    simulate(seed, |simulation| {
+        let world = World::new(simulation, seed, options);
+        start_hosts(simulation, &world, options);
         let own = world.clone();
-        stage
+        simulation
             .sim
             .host("lister", move || lister::lister(own.clone()));
-        Course::new(world, options).run(stage);
+        Scenario::new(world, options).run(simulation);
     })
 }
 
 /// Plays the connectivity graphs of this seed, one after the other.
 #[must_use]
-pub fn tour(seed: u64) -> Verdict {
-    let options = Options {
+pub fn partition_tour(seed: u64) -> SimulationResult {
+    let options = SystemOptions {
         masters: graphs::MASTERS,
         agents: 2,
         frameworks: 1,
-        ..Options::default()
+        ..SystemOptions::default()
     };
-    perform(seed, |stage| {
-        let mut world = World::new(stage, seed, &options);
+    simulate(seed, |simulation| {
+        let mut world = World::new(simulation, seed, &options);
         // This act has the default lease. Nothing else of it is used.
-        world.act = Act::Transfer;
-        people(stage, &world, &options);
-        let cases = graphs::Atlas::new();
-        Course::new(world, &options).tour(stage, cases.of_seed(seed));
+        world.act = SingleFault::Transfer;
+        start_hosts(simulation, &world, &options);
+        let cases = graphs::GraphCases::new();
+        Scenario::new(world, &options).tour(simulation, cases.of_seed(seed));
     })
 }
 
-fn people(stage: &mut Stage<'_>, world: &World, options: &Options) {
+fn start_hosts(simulation: &mut Simulation<'_>, world: &World, options: &SystemOptions) {
     for place in 0..world.stores.len() {
         let own = world.clone();
         let life = move || hosts::master(own.clone(), place);
-        stage.sim.host(master_name(place), life);
+        simulation.sim.host(master_name(place), life);
         if place >= world.founders {
-            stage.crash(&master_name(place));
+            simulation.crash(&master_name(place));
         }
     }
     for place in 0..options.agents {
         let world = world.clone();
         let life = move || hosts::agent(world.clone(), place);
-        stage.sim.host(agent_name(place), life);
+        simulation.sim.host(agent_name(place), life);
     }
     for place in 0..options.frameworks {
         let world = world.clone();
         let life = move || framework::framework(world.clone(), place);
-        stage.sim.host(framework_name(place), life);
+        simulation.sim.host(framework_name(place), life);
     }
     for place in 0..OPERATORS {
         let world = world.clone();
         let life = move || operator::operator(world.clone(), place);
-        stage.sim.host(format!("operator-{}", place + 1), life);
+        simulation.sim.host(format!("operator-{}", place + 1), life);
     }
     let own = world.clone();
-    stage
+    simulation
         .sim
-        .host("hand", move || operator_faults::hand(own.clone()));
+        .host("hand", move || operator_faults::run_operator(own.clone()));
     // These hosts start when a fault needs them.
     let own = world.clone();
-    stage.sim.host(COPY, move || hosts::copy(own.clone()));
-    stage.crash(COPY);
+    simulation.sim.host(COPY, move || hosts::copy(own.clone()));
+    simulation.crash(COPY);
     let own = world.clone();
-    stage.sim.host(RIVAL, move || framework::rival(own.clone()));
-    stage.crash(RIVAL);
+    simulation
+        .sim
+        .host(RIVAL, move || framework::rival(own.clone()));
+    simulation.crash(RIVAL);
 }

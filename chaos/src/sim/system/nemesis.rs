@@ -2,47 +2,47 @@
 
 use std::time::Duration;
 
-use super::world::{Order, World, agent_name, framework_name, master_name};
+use super::world::{OperatorRequest, World, agent_name, framework_name, master_name};
 use crate::history::{Fault, FaultKind};
-use crate::rng::Chance;
-use crate::sim::links::{Link, Links, Timetable};
-use crate::sim::run::Stage;
+use crate::rng::Rng;
+use crate::sim::links::{ExpiryQueue, LinkFault, LinkFaults};
+use crate::sim::run::Simulation;
 
 /// The kinds of faults with their weights.
-const KINDS: [(Kind, u64); 29] = [
-    (Kind::MasterCrash, 6),
-    (Kind::MasterPowerCut, 6),
-    (Kind::AllMasters, 1),
-    (Kind::WipeMaster, 3),
-    (Kind::RemoveMaster, 3),
-    (Kind::AddMaster, 3),
-    (Kind::AgentCrash, 6),
-    (Kind::HostReboot, 3),
-    (Kind::FrameworkCrash, 6),
-    (Kind::SplitMasters, 4),
-    (Kind::MastersOneWay, 3),
-    (Kind::MastersGraph, 3),
-    (Kind::CutLeader, 2),
-    (Kind::CutAgent, 5),
-    (Kind::AgentOneWay, 3),
-    (Kind::CutFramework, 3),
-    (Kind::Hold, 5),
-    (Kind::Latency, 4),
-    (Kind::SlowMasterDisk, 3),
-    (Kind::SlowAgentDisk, 3),
-    (Kind::Transfer, 4),
-    (Kind::ClockJump, 2),
-    (Kind::Operate, 3),
-    (Kind::SickDisk, 2),
-    (Kind::SickAgentDisk, 2),
-    (Kind::FreezeMasters, 1),
-    (Kind::Stall, 4),
-    (Kind::Rival, 3),
-    (Kind::CopyDisk, 3),
+const KINDS: [(SystemFault, u64); 29] = [
+    (SystemFault::MasterCrash, 6),
+    (SystemFault::MasterPowerCut, 6),
+    (SystemFault::AllMasters, 1),
+    (SystemFault::WipeMaster, 3),
+    (SystemFault::RemoveMaster, 3),
+    (SystemFault::AddMaster, 3),
+    (SystemFault::AgentCrash, 6),
+    (SystemFault::HostReboot, 3),
+    (SystemFault::FrameworkCrash, 6),
+    (SystemFault::SplitMasters, 4),
+    (SystemFault::MastersOneWay, 3),
+    (SystemFault::MastersGraph, 3),
+    (SystemFault::CutLeader, 2),
+    (SystemFault::CutAgent, 5),
+    (SystemFault::AgentOneWay, 3),
+    (SystemFault::CutFramework, 3),
+    (SystemFault::Hold, 5),
+    (SystemFault::Latency, 4),
+    (SystemFault::SlowMasterDisk, 3),
+    (SystemFault::SlowAgentDisk, 3),
+    (SystemFault::Transfer, 4),
+    (SystemFault::ClockJump, 2),
+    (SystemFault::Operate, 3),
+    (SystemFault::FailingDisk, 2),
+    (SystemFault::FailingAgentDisk, 2),
+    (SystemFault::FreezeMasters, 1),
+    (SystemFault::Stall, 4),
+    (SystemFault::Rival, 3),
+    (SystemFault::CopyDisk, 3),
 ];
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
+enum SystemFault {
     MasterCrash,
     MasterPowerCut,
     AllMasters,
@@ -71,9 +71,9 @@ enum Kind {
     /// Teardown, deactivate, mark as gone.
     Operate,
     /// A master's disk fails, or is full.
-    SickDisk,
+    FailingDisk,
     /// The disk of an agent's journal.
-    SickAgentDisk,
+    FailingAgentDisk,
     FreezeMasters,
     /// One process is paused for a while, and then continues as if no time had passed.
     Stall,
@@ -84,17 +84,17 @@ enum Kind {
 }
 
 /// A fault in force.
-enum Broken {
+enum SystemActiveFault {
     Down(String),
-    Link(Link),
+    Link(LinkFault),
     SlowMaster(usize),
     SlowAgent(usize),
     Deactivated(String),
     Stalled(String),
-    SickDisk(usize),
-    SickAgentDisk(usize),
+    FailingDisk(usize),
+    FailingAgentDisk(usize),
     /// The host of a rival or of a copy.
-    Guest(&'static str),
+    CopiedDisk(&'static str),
 }
 
 mod agents;
@@ -102,21 +102,21 @@ mod membership;
 mod network;
 mod single;
 
-use single::Copied;
+use single::DiskCopy;
 
 pub(super) struct Nemesis {
     world: World,
     frameworks: usize,
-    chance: Chance,
+    chance: Rng,
     next: Duration,
     /// When the feature level is to be raised, until it was requested.
     raise_at: Option<Duration>,
-    links: Links,
-    broken: Timetable<Broken>,
+    links: LinkFaults,
+    broken: ExpiryQueue<SystemActiveFault>,
     /// The master that was last observed as leader.
     pub(super) leader: Option<usize>,
     /// A copy of an agent's disk, to be used by another host once it is out of date.
-    copy: Option<Copied>,
+    copy: Option<DiskCopy>,
     /// Until when the removed master continues to run.
     leaves: Option<Duration>,
 }
@@ -124,13 +124,13 @@ pub(super) struct Nemesis {
 impl Nemesis {
     pub(super) fn new(world: World, frameworks: usize) -> Self {
         Self {
-            chance: Chance::new(world.seed).fork(1),
-            links: Links::new(world.cuts.clone()),
+            chance: Rng::new(world.seed).fork(1),
+            links: LinkFaults::new(world.cuts.clone()),
             raise_at: world.raise_at,
             world,
             frameworks,
             next: Duration::from_secs(3),
-            broken: Timetable::new(),
+            broken: ExpiryQueue::new(),
             leader: None,
             copy: None,
             leaves: None,
@@ -138,29 +138,32 @@ impl Nemesis {
     }
 
     /// Performs the actions that are due.
-    pub(super) fn act(&mut self, stage: &mut Stage<'_>) {
-        let now = stage.now();
+    pub(super) fn act(&mut self, simulation: &mut Simulation<'_>) {
+        let now = simulation.now();
         while let Some(broken) = self.broken.take(now) {
-            self.mend(stage, broken);
+            self.end_fault(simulation, broken);
         }
         self.world.forget_wiped();
         if self.raise_at.is_some_and(|at| at <= now) {
             self.raise_at = None;
-            self.world.kept().orders.push_back(Order::RaiseLevel);
+            self.world
+                .state()
+                .orders
+                .push_back(OperatorRequest::RaiseLevel);
         }
         if now >= self.next {
             self.next = now + Duration::from_millis(self.chance.between(30, 1_000));
             let kind = self.chance.weighted(&KINDS, |(_, weight)| *weight);
-            self.strike(stage, kind.expect("some weights are positive").0);
+            self.inject(simulation, kind.expect("some weights are positive").0);
         }
     }
 
     /// Ends all faults.
-    pub(super) fn heal(&mut self, stage: &mut Stage<'_>) {
+    pub(super) fn heal(&mut self, simulation: &mut Simulation<'_>) {
         while let Some(broken) = self.broken.take_any() {
-            self.mend(stage, broken);
+            self.end_fault(simulation, broken);
         }
-        self.world.kept().copy = None;
+        self.world.state().copy = None;
         self.note(FaultKind::Heal, "*", "");
     }
 
@@ -170,8 +173,14 @@ impl Nemesis {
             .fault(Fault::new(kind, target).with(detail));
     }
 
-    fn lasting(&mut self, stage: &Stage<'_>, broken: Broken, from_ms: u64, to_ms: u64) {
-        let until = stage.now() + Duration::from_millis(self.chance.between(from_ms, to_ms));
+    fn lasting(
+        &mut self,
+        simulation: &Simulation<'_>,
+        broken: SystemActiveFault,
+        from_ms: u64,
+        to_ms: u64,
+    ) {
+        let until = simulation.now() + Duration::from_millis(self.chance.between(from_ms, to_ms));
         self.broken.add(until, broken);
     }
 
@@ -190,50 +199,52 @@ impl Nemesis {
     }
 
     fn is_down(&self, name: &str) -> bool {
-        let down = |broken: &Broken| match broken {
-            Broken::Down(one) => one == name,
-            Broken::Guest(one) => *one == name,
+        let down = |broken: &SystemActiveFault| match broken {
+            SystemActiveFault::Down(one) => one == name,
+            SystemActiveFault::CopiedDisk(one) => *one == name,
             _ => false,
         };
         self.broken.iter().any(down)
     }
 
-    fn strike(&mut self, stage: &mut Stage<'_>, kind: Kind) {
+    fn inject(&mut self, simulation: &mut Simulation<'_>, kind: SystemFault) {
         match kind {
-            Kind::MasterCrash => {
+            SystemFault::MasterCrash => {
                 let place = self.master();
-                self.stop_master(stage, place, FaultKind::Crash);
+                self.stop_master(simulation, place, FaultKind::Crash);
             }
-            Kind::MasterPowerCut => {
+            SystemFault::MasterPowerCut => {
                 let place = self.master();
-                self.stop_master(stage, place, FaultKind::PowerCut);
+                self.stop_master(simulation, place, FaultKind::PowerCut);
             }
-            Kind::AllMasters => {
+            SystemFault::AllMasters => {
                 for place in self.members() {
-                    self.stop_master(stage, place, FaultKind::PowerCut);
+                    self.stop_master(simulation, place, FaultKind::PowerCut);
                 }
             }
-            Kind::WipeMaster => self.wipe(stage),
-            Kind::RemoveMaster => self.remove_master(),
-            Kind::AddMaster => self.add_master(stage),
-            Kind::AgentCrash | Kind::HostReboot => {
+            SystemFault::WipeMaster => self.wipe(simulation),
+            SystemFault::RemoveMaster => self.remove_master(),
+            SystemFault::AddMaster => self.add_master(simulation),
+            SystemFault::AgentCrash | SystemFault::HostReboot => {
                 let place = self.below(self.world.machines.len());
-                self.stop_agent(stage, place, kind);
+                self.stop_agent(simulation, place, kind);
             }
-            Kind::FrameworkCrash => self.stop_framework(stage),
-            Kind::SplitMasters => self.split(stage),
-            Kind::MastersOneWay => {
+            SystemFault::FrameworkCrash => self.stop_framework(simulation),
+            SystemFault::SplitMasters => self.split(simulation),
+            SystemFault::MastersOneWay => {
                 let (one, other) = self.two_masters();
                 self.note(FaultKind::PartitionOneWay, &format!("{one}>{other}"), "");
-                self.cut(stage, &one, &other, 4_000);
+                self.cut(simulation, &one, &other, 4_000);
             }
-            Kind::AgentOneWay => self.deafen(stage),
-            Kind::MastersGraph => self.graph(stage),
-            Kind::CutLeader | Kind::CutAgent | Kind::CutFramework => self.isolate(stage, kind),
-            Kind::Hold | Kind::Latency => self.delay(stage, kind),
-            Kind::SlowMasterDisk | Kind::SlowAgentDisk => self.slow(stage, kind),
-            Kind::Transfer => self.transfer(),
-            Kind::ClockJump => {
+            SystemFault::AgentOneWay => self.cut_one_way(simulation),
+            SystemFault::MastersGraph => self.graph(simulation),
+            SystemFault::CutLeader | SystemFault::CutAgent | SystemFault::CutFramework => {
+                self.isolate(simulation, kind)
+            }
+            SystemFault::Hold | SystemFault::Latency => self.delay(simulation, kind),
+            SystemFault::SlowMasterDisk | SystemFault::SlowAgentDisk => self.slow(simulation, kind),
+            SystemFault::Transfer => self.transfer(),
+            SystemFault::ClockJump => {
                 let host = match self.chance.percent(50) {
                     true => master_name(self.master()),
                     false => agent_name(self.below(self.world.machines.len())),
@@ -242,25 +253,30 @@ impl Nemesis {
                 self.note(FaultKind::ClockJump, &host, &format!("{by_ms} ms"));
                 self.world.walls.jump(&host, by_ms);
             }
-            Kind::Operate => self.operate(stage),
-            Kind::SickDisk => self.sicken(stage),
-            Kind::SickAgentDisk => self.sicken_agent(stage),
-            Kind::FreezeMasters => {
+            SystemFault::Operate => self.operate(simulation),
+            SystemFault::FailingDisk => self.fail_master_disk(simulation),
+            SystemFault::FailingAgentDisk => self.fail_agent_disk(simulation),
+            SystemFault::FreezeMasters => {
                 let gap = Duration::from_millis(self.chance.between(1_100, 9_000));
                 self.freeze(gap);
             }
-            Kind::Stall => self.stall(stage),
-            Kind::Rival => self.rival(stage),
-            Kind::CopyDisk => self.copy_disk(),
+            SystemFault::Stall => self.stall(simulation),
+            SystemFault::Rival => self.rival(simulation),
+            SystemFault::CopyDisk => self.copy_disk(),
         }
     }
 
-    fn down(&mut self, stage: &mut Stage<'_>, name: &str, longest_ms: u64) {
-        stage.crash(name);
-        self.lasting(stage, Broken::Down(name.to_owned()), 1, longest_ms);
+    fn down(&mut self, simulation: &mut Simulation<'_>, name: &str, longest_ms: u64) {
+        simulation.crash(name);
+        self.lasting(
+            simulation,
+            SystemActiveFault::Down(name.to_owned()),
+            1,
+            longest_ms,
+        );
     }
 
-    fn stop_master(&mut self, stage: &mut Stage<'_>, place: usize, kind: FaultKind) {
+    fn stop_master(&mut self, simulation: &mut Simulation<'_>, place: usize, kind: FaultKind) {
         let name = master_name(place);
         if self.is_down(&name) {
             return;
@@ -273,36 +289,36 @@ impl Nemesis {
             _ => unsynced,
         };
         self.note(kind, &name, &format!("{kept} of {unsynced} kept"));
-        self.down(stage, &name, 3_000);
+        self.down(simulation, &name, 3_000);
         store.cut_power(kept);
     }
 
-    fn stop_agent(&mut self, stage: &mut Stage<'_>, place: usize, kind: Kind) {
+    fn stop_agent(&mut self, simulation: &mut Simulation<'_>, place: usize, kind: SystemFault) {
         let name = agent_name(place);
         if self.is_down(&name) {
             return;
         }
         let machine = self.world.machines[place].clone();
-        let now_ms = stage.now().as_millis() as u64;
-        if kind == Kind::HostReboot {
+        let now_ms = simulation.now().as_millis() as u64;
+        if kind == SystemFault::HostReboot {
             let unsynced = machine.disk.unsynced_bytes();
             let kept = self.below(unsynced + 1);
             machine.note_alive();
             let target = self.agent_target(place);
             let words = format!("{name}: {kept} of {unsynced} bytes kept");
             self.note(FaultKind::HostReboot, &target, &words);
-            self.down(stage, &name, 6_000);
+            self.down(simulation, &name, 6_000);
             machine.reboot(now_ms, kept);
         } else {
             machine.settle(now_ms);
             machine.note_alive();
             self.note(FaultKind::Crash, &name, "");
-            self.down(stage, &name, 6_000);
+            self.down(simulation, &name, 6_000);
             machine.agent_died();
         }
     }
 
-    fn stop_framework(&mut self, stage: &mut Stage<'_>) {
+    fn stop_framework(&mut self, simulation: &mut Simulation<'_>) {
         // The crasher more often than the others.
         let place = match self.chance.percent(60) && self.frameworks > 2 {
             true => 2,
@@ -313,13 +329,13 @@ impl Nemesis {
             return;
         }
         self.note(FaultKind::FrameworkCrash, &name, "");
-        self.down(stage, &name, 5_000);
+        self.down(simulation, &name, 5_000);
     }
 
-    fn slow(&mut self, stage: &Stage<'_>, kind: Kind) {
+    fn slow(&mut self, simulation: &Simulation<'_>, kind: SystemFault) {
         let ms = self.chance.between(2, 400);
         let delay = Duration::from_millis(ms);
-        if kind == Kind::SlowMasterDisk {
+        if kind == SystemFault::SlowMasterDisk {
             let place = self.master();
             self.note(
                 FaultKind::SlowDisk,
@@ -327,16 +343,16 @@ impl Nemesis {
                 &format!("{ms} ms"),
             );
             self.world.stores[place].slow_down(delay);
-            self.lasting(stage, Broken::SlowMaster(place), 100, 4_000);
+            self.lasting(simulation, SystemActiveFault::SlowMaster(place), 100, 4_000);
         } else {
             let place = self.below(self.world.machines.len());
             self.note(FaultKind::SlowDisk, &agent_name(place), &format!("{ms} ms"));
             self.world.machines[place].disk.slow_down(delay);
-            self.lasting(stage, Broken::SlowAgent(place), 100, 4_000);
+            self.lasting(simulation, SystemActiveFault::SlowAgent(place), 100, 4_000);
         }
     }
 
-    fn operate(&mut self, stage: &Stage<'_>) {
+    fn operate(&mut self, simulation: &Simulation<'_>) {
         let agent = format!(
             "agent-{}",
             self.chance.between(1, self.world.machines.len() as u64)
@@ -344,61 +360,69 @@ impl Nemesis {
         let order = match self.chance.below(10) {
             0..=1 => {
                 let place = self.below(self.frameworks);
-                let mut kept = self.world.kept();
+                let mut kept = self.world.state();
                 let stored = kept.frameworks.entry(place).or_default();
                 match stored.framework.clone() {
-                    Some(framework) => Order::Teardown(framework),
+                    Some(framework) => OperatorRequest::Teardown(framework),
                     None => return,
                 }
             }
             // The agent with the registers stays.
-            2 if agent != "agent-1" => Order::MarkGone(agent.clone()),
+            2 if agent != "agent-1" => OperatorRequest::MarkGone(agent.clone()),
             _ => {
                 // Sometimes longer than an offer may be in flight.
-                self.lasting(stage, Broken::Deactivated(agent.clone()), 200, 7_000);
-                Order::Deactivate(agent.clone())
+                self.lasting(
+                    simulation,
+                    SystemActiveFault::Deactivated(agent.clone()),
+                    200,
+                    7_000,
+                );
+                OperatorRequest::Deactivate(agent.clone())
             }
         };
         let (kind, target) = match &order {
-            Order::Teardown(framework) => (FaultKind::Teardown, framework),
+            OperatorRequest::Teardown(framework) => (FaultKind::Teardown, framework),
             _ => (FaultKind::MembershipChange, &agent),
         };
         self.note(kind, target, &format!("{order:?}"));
-        self.world.kept().orders.push_back(order);
+        self.world.state().orders.push_back(order);
     }
 
-    fn mend(&mut self, stage: &mut Stage<'_>, broken: Broken) {
+    fn end_fault(&mut self, simulation: &mut Simulation<'_>, broken: SystemActiveFault) {
         match broken {
-            Broken::Down(name) if self.is_out(&name) => {}
-            Broken::Down(name) => {
+            SystemActiveFault::Down(name) if self.is_out(&name) => {}
+            SystemActiveFault::Down(name) => {
                 self.note(FaultKind::Restart, &name, "");
-                stage.bounce(&name);
+                simulation.restart_host(&name);
             }
-            Broken::Link(link) => {
+            SystemActiveFault::Link(link) => {
                 self.note(FaultKind::Heal, &link.target(), "");
-                self.links.mend(stage, &link);
+                self.links.repair(simulation, &link);
             }
-            Broken::SlowMaster(place) => {
+            SystemActiveFault::SlowMaster(place) => {
                 self.note(FaultKind::Heal, &master_name(place), "");
                 self.world.stores[place].slow_down(Duration::ZERO);
             }
-            Broken::SlowAgent(place) => {
+            SystemActiveFault::SlowAgent(place) => {
                 self.note(FaultKind::Heal, &agent_name(place), "");
                 self.world.machines[place].disk.slow_down(Duration::ZERO);
             }
-            Broken::Deactivated(agent) => {
-                self.world.kept().orders.push_back(Order::Reactivate(agent));
+            SystemActiveFault::Deactivated(agent) => {
+                self.world
+                    .state()
+                    .orders
+                    .push_back(OperatorRequest::Reactivate(agent));
             }
-            Broken::Stalled(name) => {
+            SystemActiveFault::Stalled(name) => {
                 self.note(FaultKind::Resume, &name, "");
-                stage.processes.resume(&name, stage.now());
+                simulation.processes.resume(&name, simulation.now());
             }
-            Broken::SickDisk(place) => {
+            SystemActiveFault::FailingDisk(place) => {
                 // The disk is repaired, and the process is started again.
-                self.stop_master(stage, place, FaultKind::Crash);
+                self.stop_master(simulation, place, FaultKind::Crash);
             }
-            Broken::SickAgentDisk(place) => self.repair_agent(stage, place),
-            Broken::Guest(name) => stage.crash(name),
+            SystemActiveFault::FailingAgentDisk(place) => self.repair_agent(simulation, place),
+            SystemActiveFault::CopiedDisk(name) => simulation.crash(name),
         }
     }
 }

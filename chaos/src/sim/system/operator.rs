@@ -8,8 +8,8 @@ use argosy_proto::v1;
 use argosy_proto::v1::write_operation::Operation as Write;
 
 use super::world::World;
-use crate::history::{CallId, Consistency, Operation, Outcome};
-use crate::rng::Chance;
+use crate::history::{CallId, Consistency, Operation, OperationResponse};
+use crate::rng::Rng;
 use crate::sim::network;
 
 /// The agent whose attributes they are.
@@ -22,14 +22,14 @@ const PATIENCE: Duration = Duration::from_secs(4);
 /// Runs one operator's process.
 pub(super) async fn operator(world: World, place: usize) -> turmoil::Result {
     let name = format!("operator-{}", place + 1);
-    let mut chance = world.new_life(&name);
+    let mut chance = world.new_incarnation(&name);
     let masters = Masters::new(world.masters())?;
     let config = ConnectorConfig {
         dialer: network::dialer(&name, &world.cuts),
         seed: chance.next(),
     };
     let client = OperatorClient::new(Connector::new(masters, config)).with_deadline(PATIENCE);
-    let mut operator = Operator {
+    let mut operator = SimOperator {
         world,
         name,
         chance,
@@ -47,15 +47,15 @@ pub(super) async fn operator(world: World, place: usize) -> turmoil::Result {
     }
 }
 
-struct Operator {
+struct SimOperator {
     world: World,
     name: String,
-    chance: Chance,
+    chance: Rng,
     client: OperatorClient,
     writes: u64,
 }
 
-impl Operator {
+impl SimOperator {
     async fn write(&mut self, name: String) {
         self.writes += 1;
         // Values never repeat.
@@ -85,7 +85,7 @@ impl Operator {
                 match reply.outcomes.first() {
                     Some(outcome) if outcome.done => {
                         self.world.notes.count("attributes set");
-                        recorder.ok(call, Outcome::Done, Some(revision));
+                        recorder.ok(call, OperationResponse::Done, Some(revision));
                     }
                     Some(outcome) => recorder.fail(call, outcome.code.clone()),
                     None => {
@@ -118,7 +118,7 @@ impl Operator {
                     .attributes
                     .get(&name)
                     .cloned();
-                let outcome = Outcome::Value { value };
+                let outcome = OperationResponse::Value { value };
                 self.world.notes.recorder.ok(call, outcome, None);
             }
             Err(error) => self.note(call, &error),

@@ -9,8 +9,8 @@ use argosy_proto::v1::write_operation::Operation as Write;
 use argosy_state::ids::OfferId;
 use argosy_state::level::Level;
 
-use super::world::{Order, RAFT, World, master_name};
-use crate::history::{Operation, Outcome};
+use super::world::{OperatorRequest, RAFT, World, master_name};
+use crate::history::{Operation, OperationResponse};
 use crate::sim::network;
 
 /// Interval at which it polls its orders.
@@ -25,8 +25,8 @@ const UNFINISHED: &str = "repeating the change is safe";
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Runs its process.
-pub(super) async fn hand(world: World) -> turmoil::Result {
-    let mut chance = world.new_life("hand");
+pub(super) async fn run_operator(world: World) -> turmoil::Result {
+    let mut chance = world.new_incarnation("hand");
     let config = ConnectorConfig {
         dialer: network::dialer("hand", &world.cuts),
         seed: chance.next(),
@@ -36,22 +36,22 @@ pub(super) async fn hand(world: World) -> turmoil::Result {
     let mut count = 0;
     loop {
         tokio::time::sleep(LOOK).await;
-        let Some(order) = world.kept().orders.pop_front() else {
+        let Some(order) = world.state().orders.pop_front() else {
             continue;
         };
-        if let Order::ListOffers = order {
-            world.kept().open = list_offers(&client).await;
+        if let OperatorRequest::ListOffers = order {
+            world.state().open = list_offers(&client).await;
             continue;
         }
         count += 1;
-        world.kept().hand_works = true;
+        world.state().hand_works = true;
         let done = match order {
-            Order::Join(place) => join(&world, &client, place).await,
-            Order::Remove(place) => remove(&world, &client, place).await,
-            Order::RaiseLevel => raise_level(&world, &client).await,
+            OperatorRequest::Join(place) => join(&world, &client, place).await,
+            OperatorRequest::Remove(place) => remove(&world, &client, place).await,
+            OperatorRequest::RaiseLevel => raise_level(&world, &client).await,
             order => carry_out(&world, &client, order, count).await,
         };
-        world.kept().hand_works = false;
+        world.state().hand_works = false;
         world.notes.count(match done {
             true => "orders of the hand done",
             false => "orders of the hand not done",
@@ -74,7 +74,7 @@ async fn raise_level(world: &World, client: &OperatorClient) -> bool {
         }
         Err(why) => {
             note_reason(world, &why);
-            world.kept().orders.push_back(Order::RaiseLevel);
+            world.state().orders.push_back(OperatorRequest::RaiseLevel);
             false
         }
     }
@@ -96,13 +96,13 @@ async fn join(world: &World, client: &OperatorClient, place: usize) -> bool {
             None
         }
     };
-    let mut kept = world.kept();
+    let mut kept = world.state();
     if let Some(id) = id {
         kept.ids.insert(place, id);
     }
     match (&mut kept.wiped, id) {
         (Some(wiped), Some(_)) => wiped.joined = true,
-        (Some(_), None) => kept.orders.push_back(Order::Join(place)),
+        (Some(_), None) => kept.orders.push_back(OperatorRequest::Join(place)),
         (None, _) => {}
     }
     id.is_some()
@@ -120,7 +120,7 @@ fn is_open(why: &CallError) -> bool {
 
 /// Stores the reason, for a later message about orders that are left.
 fn note_reason(world: &World, why: &CallError) {
-    world.kept().hand_was_told = why.to_string();
+    world.state().hand_was_told = why.to_string();
 }
 
 /// Parses "… is a voter already (id 57)".
@@ -131,7 +131,7 @@ fn known_id(message: &str) -> Option<u64> {
 
 /// Removes a master. A failed request is repeated.
 async fn remove(world: &World, client: &OperatorClient, place: usize) -> bool {
-    let id = world.kept().id(place);
+    let id = world.state().id(place);
     let node_id = format!("master-{id}");
     let request = v1::RemoveMasterRequest { node_id };
     let removed = match client.remove_master(request).await {
@@ -141,7 +141,7 @@ async fn remove(world: &World, client: &OperatorClient, place: usize) -> bool {
         Err(CallError::Refused(refusal)) if refusal.message.contains("no master has the id") => {
             match member(client, place).await {
                 Ok(Some(id)) => {
-                    world.kept().ids.insert(place, id);
+                    world.state().ids.insert(place, id);
                     false
                 }
                 Ok(None) => true,
@@ -156,10 +156,10 @@ async fn remove(world: &World, client: &OperatorClient, place: usize) -> bool {
             false
         }
     };
-    let mut kept = world.kept();
+    let mut kept = world.state();
     match &mut kept.leaving {
         Some(leaving) if removed => leaving.removed = true,
-        Some(_) => kept.orders.push_back(Order::Remove(place)),
+        Some(_) => kept.orders.push_back(OperatorRequest::Remove(place)),
         None => {}
     }
     removed
@@ -197,9 +197,14 @@ async fn list_offers(client: &OperatorClient) -> Option<BTreeSet<OfferId>> {
 }
 
 /// Carries out an order. Returns whether it was done, as far as is known.
-async fn carry_out(world: &World, client: &OperatorClient, order: Order, count: u64) -> bool {
+async fn carry_out(
+    world: &World,
+    client: &OperatorClient,
+    order: OperatorRequest,
+    count: u64,
+) -> bool {
     let operation = match order {
-        Order::Transfer(to) => {
+        OperatorRequest::Transfer(to) => {
             let node_id = to.map(master_name).unwrap_or_default();
             let request = v1::TransferLeaderRequest { node_id };
             for _ in 0..TRANSFERS {
@@ -213,13 +218,20 @@ async fn carry_out(world: &World, client: &OperatorClient, order: Order, count: 
             }
             return false;
         }
-        Order::Join(_) | Order::Remove(_) | Order::RaiseLevel | Order::ListOffers => return false,
-        Order::Teardown(framework_id) => {
+        OperatorRequest::Join(_)
+        | OperatorRequest::Remove(_)
+        | OperatorRequest::RaiseLevel
+        | OperatorRequest::ListOffers => return false,
+        OperatorRequest::Teardown(framework_id) => {
             return tear_down(world, client, framework_id, count).await;
         }
-        Order::Deactivate(agent_id) => Write::DeactivateAgent(v1::DeactivateAgent { agent_id }),
-        Order::Reactivate(agent_id) => Write::ReactivateAgent(v1::ReactivateAgent { agent_id }),
-        Order::MarkGone(agent_id) => Write::MarkAgentGone(v1::MarkAgentGone { agent_id }),
+        OperatorRequest::Deactivate(agent_id) => {
+            Write::DeactivateAgent(v1::DeactivateAgent { agent_id })
+        }
+        OperatorRequest::Reactivate(agent_id) => {
+            Write::ReactivateAgent(v1::ReactivateAgent { agent_id })
+        }
+        OperatorRequest::MarkGone(agent_id) => Write::MarkAgentGone(v1::MarkAgentGone { agent_id }),
     };
     client.write(batch(operation, count)).await.is_ok()
 }
@@ -259,7 +271,7 @@ async fn tear_down(
         Ok(reply) => match reply.outcomes.first() {
             Some(outcome) if outcome.done => {
                 let revision = argosy_proto::convert::revision_from(reply.revision);
-                recorder.ok(call, Outcome::Done, Some(revision));
+                recorder.ok(call, OperationResponse::Done, Some(revision));
             }
             Some(outcome) => recorder.fail(call, outcome.code.clone()),
             None => recorder.info(call, "an answer without outcomes"),

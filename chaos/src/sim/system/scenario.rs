@@ -5,15 +5,15 @@ use std::time::Duration;
 
 use argosy_state::buggify;
 
-use super::Options;
-use super::audit::{Audit, Work};
+use super::SystemOptions;
+use super::audit::{ClusterAudit, TaskSnapshot};
 use super::hosts::FRAMEWORK_GRACE_MS;
 use super::nemesis::Nemesis;
 use super::votes::Votes;
-use super::world::{Act, Order, SHORT_PATIENCE_MS, World};
-use crate::history::{Expectation, Phase, TaskFact};
+use super::world::{OperatorRequest, SHORT_PATIENCE_MS, SingleFault, World};
+use crate::history::{Expectation, RunPhase, TaskFact};
 use crate::invariants::rule_named;
-use crate::sim::run::{STEP, Stage};
+use crate::sim::run::{STEP, Simulation};
 
 mod acts;
 mod partition_tour;
@@ -52,20 +52,20 @@ const RESUMES: Duration = Duration::from_secs(2);
 const ON_ITS_WAY: Duration = Duration::from_secs(1);
 
 /// A running simulation.
-pub(super) struct Course {
+pub(super) struct Scenario {
     world: World,
-    options: Options,
-    audit: Audit,
+    options: SystemOptions,
+    audit: ClusterAudit,
     votes: Votes,
     nemesis: Nemesis,
     next_look: Duration,
     next_sight: Duration,
 }
 
-impl Course {
-    pub(super) fn new(world: World, options: &Options) -> Self {
+impl Scenario {
+    pub(super) fn new(world: World, options: &SystemOptions) -> Self {
         Self {
-            audit: Audit::new(world.clone()),
+            audit: ClusterAudit::new(world.clone()),
             votes: Votes::new(world.clone()),
             nemesis: Nemesis::new(world.clone(), options.frameworks),
             options: options.clone(),
@@ -75,37 +75,41 @@ impl Course {
         }
     }
 
-    pub(super) fn run(mut self, stage: &mut Stage<'_>) {
+    pub(super) fn run(mut self, simulation: &mut Simulation<'_>) {
         // Any early end has been recorded.
-        let _ = self.perform(stage);
+        let _ = self.perform(simulation);
     }
 
     /// Runs all steps. Returns `None` after the first violation.
-    fn perform(&mut self, stage: &mut Stage<'_>) -> Option<()> {
+    fn perform(&mut self, simulation: &mut Simulation<'_>) -> Option<()> {
         self.expect(Expectation::Phase {
-            phase: Phase::Faults,
+            phase: RunPhase::Faults,
         });
-        stage.take_rare_turns(self.world.seed);
-        while stage.now() < self.options.faults {
-            self.nemesis.act(stage);
-            self.nemesis.use_copy(stage, self.audit.registry());
-            self.advance(stage)?;
+        simulation.enable_buggify(self.world.seed);
+        while simulation.now() < self.options.faults {
+            self.nemesis.act(simulation);
+            self.nemesis.use_copy(simulation, self.audit.registry());
+            self.advance(simulation)?;
         }
         buggify::end();
-        self.nemesis.heal(stage);
-        self.mended();
-        self.until(stage, "is not as it should be", Audit::unhealthy)?;
-        self.rest(stage)?;
-        self.pass(stage, RESUMES)?;
-        self.follow(stage, self.world.act)?;
-        self.rest(stage)?;
+        self.nemesis.heal(simulation);
+        self.check_recovered();
+        self.until(
+            simulation,
+            "is not as it should be",
+            ClusterAudit::unhealthy,
+        )?;
+        self.rest(simulation)?;
+        self.pass(simulation, RESUMES)?;
+        self.follow(simulation, self.world.act)?;
+        self.rest(simulation)?;
         self.killed_end();
-        self.world.kept().quiet = true;
-        self.until(stage, "has not come to rest", Audit::unsettled)?;
+        self.world.state().quiet = true;
+        self.until(simulation, "has not come to rest", ClusterAudit::unsettled)?;
         // The last messages may still be in flight and cause changes.
-        self.pass(stage, ON_ITS_WAY)?;
-        self.until(stage, "does not stay at rest", Audit::unsettled)?;
-        stage.notes.count("came to rest");
+        self.pass(simulation, ON_ITS_WAY)?;
+        self.until(simulation, "does not stay at rest", ClusterAudit::unsettled)?;
+        simulation.notes.count("came to rest");
         self.note_end();
         Some(())
     }
@@ -113,9 +117,9 @@ impl Course {
     /// Records the final state. From here on all promises must hold.
     fn note_end(&self) {
         self.expect(Expectation::Phase {
-            phase: Phase::Final,
+            phase: RunPhase::Final,
         });
-        for task in self.world.deliveries.never_heard() {
+        for task in self.world.deliveries.never_received() {
             let delivered = false;
             let fact = TaskFact::KillCommitted { task, delivered };
             self.world.notes.recorder.observe("harness", fact);
@@ -128,10 +132,10 @@ impl Course {
     }
 
     /// Records the expectations after the end of the last fault.
-    fn mended(&self) {
-        self.world.kept().healing = true;
+    fn check_recovered(&self) {
+        self.world.state().healing = true;
         self.expect(Expectation::Phase {
-            phase: Phase::Healing,
+            phase: RunPhase::Healing,
         });
         let within_ns = COMMIT.as_nanos() as u64;
         self.expect(Expectation::Commit { within_ns });
@@ -163,33 +167,33 @@ impl Course {
         }
     }
 
-    fn advance(&mut self, stage: &mut Stage<'_>) -> Option<()> {
-        let goes_on = stage.step();
-        let now_ms = stage.now().as_millis() as u64;
+    fn advance(&mut self, simulation: &mut Simulation<'_>) -> Option<()> {
+        let goes_on = simulation.step();
+        let now_ms = simulation.now().as_millis() as u64;
         for machine in self.world.machines.iter() {
             machine.settle(now_ms);
         }
-        self.votes.look();
+        self.votes.check();
         self.audit.follow();
         self.world.forget_wiped();
-        self.nemesis.follow_changes(stage);
-        if stage.now() >= self.next_look {
-            self.next_look = stage.now() + LOOK;
-            self.nemesis.leader = self.audit.look().or(self.nemesis.leader);
+        self.nemesis.follow_changes(simulation);
+        if simulation.now() >= self.next_look {
+            self.next_look = simulation.now() + LOOK;
+            self.nemesis.leader = self.audit.check().or(self.nemesis.leader);
         }
-        if stage.now() >= self.next_sight {
-            self.next_sight = stage.now() + SIGHT;
+        if simulation.now() >= self.next_sight {
+            self.next_sight = simulation.now() + SIGHT;
             for machine in self.world.machines.iter() {
                 machine.note_alive();
             }
         }
-        (goes_on && stage.goes_on()).then_some(())
+        (goes_on && simulation.goes_on()).then_some(())
     }
 
-    fn pass(&mut self, stage: &mut Stage<'_>, time: Duration) -> Option<()> {
-        let until = stage.now() + time;
-        while stage.now() < until {
-            self.advance(stage)?;
+    fn pass(&mut self, simulation: &mut Simulation<'_>, time: Duration) -> Option<()> {
+        let until = simulation.now() + time;
+        while simulation.now() < until {
+            self.advance(simulation)?;
         }
         Some(())
     }
@@ -197,24 +201,28 @@ impl Course {
     /// Continues until `open` returns nothing, or until the timeout.
     fn until(
         &mut self,
-        stage: &mut Stage<'_>,
+        simulation: &mut Simulation<'_>,
         what: &str,
-        open: impl Fn(&Audit) -> Vec<String>,
+        open: impl Fn(&ClusterAudit) -> Vec<String>,
     ) -> Option<()> {
-        let until = stage.now() + self.options.healing;
+        let until = simulation.now() + self.options.healing;
         let mut left = Vec::new();
-        while stage.now() < until {
-            let is_look = stage.now() + STEP >= self.next_look;
-            self.advance(stage)?;
+        while simulation.now() < until {
+            let is_look = simulation.now() + STEP >= self.next_look;
+            self.advance(simulation)?;
             if is_look {
-                let mut kept = self.world.kept();
+                let mut kept = self.world.state();
                 if kept.orders.is_empty() {
                     // An order without a clear response may be carried out after a later one, so
                     // this repeats the last one.
-                    let idle = self.audit.deactivated().into_iter().map(Order::Reactivate);
+                    let idle = self
+                        .audit
+                        .deactivated()
+                        .into_iter()
+                        .map(OperatorRequest::Reactivate);
                     kept.orders.extend(idle);
                     if kept.quiet {
-                        kept.orders.push_back(Order::ListOffers);
+                        kept.orders.push_back(OperatorRequest::ListOffers);
                     }
                 }
                 drop(kept);
@@ -224,13 +232,13 @@ impl Course {
                 }
             }
         }
-        stage.notes.violation(format!(
+        simulation.notes.violation(format!(
             "{:?} after the last fault the cluster {what}: {left:#?}",
             self.options.healing
         ));
         for words in left {
             if rule_named(&words).is_some() {
-                stage.notes.violation(words);
+                simulation.notes.violation(words);
             }
         }
         // The rules check the remaining state after this time as they check a cluster at rest.
@@ -240,27 +248,27 @@ impl Course {
 
     /// Keeps frameworks idle until nothing has changed for a while, and checks that state. Services
     /// continue to run.
-    fn rest(&mut self, stage: &mut Stage<'_>) -> Option<()> {
-        self.world.kept().still = true;
-        let until = stage.now() + RESTS;
-        let began_ms = stage.now().as_millis() as u64;
-        let mut work: Option<Work> = None;
-        let mut since = stage.now();
-        while stage.now() < until && (work.is_none() || stage.now() < since + RESTED) {
-            self.pass(stage, LOOK)?;
+    fn rest(&mut self, simulation: &mut Simulation<'_>) -> Option<()> {
+        self.world.state().still = true;
+        let until = simulation.now() + RESTS;
+        let began_ms = simulation.now().as_millis() as u64;
+        let mut work: Option<TaskSnapshot> = None;
+        let mut since = simulation.now();
+        while simulation.now() < until && (work.is_none() || simulation.now() < since + RESTED) {
+            self.pass(simulation, LOOK)?;
             let now = self.audit.work(began_ms);
             if now != work {
-                since = stage.now();
+                since = simulation.now();
                 work = now;
             }
         }
-        if work.is_some() && stage.now() >= since + RESTED {
-            let now_ms = stage.now().as_millis() as u64;
-            self.audit.judge_rest(now_ms);
-            stage.notes.count("rests judged");
+        if work.is_some() && simulation.now() >= since + RESTED {
+            let now_ms = simulation.now().as_millis() as u64;
+            self.audit.check_rest(now_ms);
+            simulation.notes.count("rests judged");
         }
-        self.world.kept().still = false;
-        stage.goes_on().then_some(())
+        self.world.state().still = false;
+        simulation.goes_on().then_some(())
     }
 
     /// Records the expectation of a new leader: the leader was just lost, and no other fault is
@@ -273,58 +281,58 @@ impl Course {
         }
     }
 
-    fn nobody_is_lost(&self, stage: &Stage<'_>, what: &str) {
+    fn check_no_agent_lost(&self, simulation: &Simulation<'_>, what: &str) {
         let lost = self.audit.unreachable();
         if !lost.is_empty() {
-            let words = format!("T7: {what}, and {lost:?} were given up for it");
-            stage.notes.violation(words);
+            let words = format!("TaskSurvival: {what}, and {lost:?} were given up for it");
+            simulation.notes.violation(words);
         }
     }
 
     /// Performs one act in a healthy cluster, and checks its consequences.
-    fn follow(&mut self, stage: &mut Stage<'_>, act: Act) -> Option<()> {
+    fn follow(&mut self, simulation: &mut Simulation<'_>, act: SingleFault) -> Option<()> {
         match act {
-            Act::Transfer => {
+            SingleFault::Transfer => {
                 let before = self.audit.registry().epoch();
-                let left = self.world.kept().absent.len() as u32;
+                let left = self.world.state().absent.len() as u32;
                 let patience = HANDED_OVER + LOOKED_FOR * left;
                 self.nemesis.transfer();
-                self.pass(stage, patience)?;
+                self.pass(simulation, patience)?;
                 if self.audit.registry().epoch() == before {
-                    let told = self.world.kept().hand_was_told.clone();
-                    stage.notes.violation(format!(
+                    let told = self.world.state().hand_was_told.clone();
+                    simulation.notes.violation(format!(
                         "{patience:?} after a transfer was asked for in a healthy group nobody else leads; the hand was told: {told}"
                     ));
                 }
-                self.nobody_is_lost(stage, "leadership was handed over");
+                self.check_no_agent_lost(simulation, "leadership was handed over");
             }
-            Act::Freeze => self.frozen(stage)?,
-            Act::CutLeader => {
-                let former = self.nemesis.cut_leader(stage);
+            SingleFault::Freeze => self.frozen(simulation)?,
+            SingleFault::CutLeader => {
+                let former = self.nemesis.cut_leader(simulation);
                 self.replaced_within(SILENT);
-                self.pass(stage, LEAVES)?;
+                self.pass(simulation, LEAVES)?;
                 let stayed = self.audit.agents_of_former_reigns();
                 if !stayed.is_empty() {
-                    stage.notes.violation(format!(
-                        "R9: {LEAVES:?} after master-{} was cut from the others, {stayed:?} have not heard of the new leader",
+                    simulation.notes.violation(format!(
+                        "Liveness: {LEAVES:?} after master-{} was cut from the others, {stayed:?} have not heard of the new leader",
                         former + 1
                     ));
                 }
-                self.nemesis.heal(stage);
+                self.nemesis.heal(simulation);
             }
-            Act::Retire => {
-                self.nemesis.retire(stage, self.options.frameworks - 1);
-                self.pass(stage, Duration::from_millis(2_600))?;
-                self.nemesis.kill_leader(stage);
+            SingleFault::FrameworkLoss => {
+                self.nemesis.retire(simulation, self.options.frameworks - 1);
+                self.pass(simulation, Duration::from_millis(2_600))?;
+                self.nemesis.kill_leader(simulation);
                 self.replaced_within(KILLED);
-                self.pass(stage, Duration::from_millis(700))?;
-                self.nemesis.heal(stage);
+                self.pass(simulation, Duration::from_millis(700))?;
+                self.nemesis.heal(simulation);
                 self.retired_end();
             }
-            Act::Away => self.away(stage, false)?,
-            Act::Still => self.away(stage, true)?,
-            Act::TwoLeaders => self.two_leaders(stage)?,
-            Act::NoQuorum => self.no_quorum(stage)?,
+            SingleFault::AgentPartition => self.partition_agents(simulation, false)?,
+            SingleFault::IdlePartition => self.partition_agents(simulation, true)?,
+            SingleFault::TwoLeaders => self.two_leaders(simulation)?,
+            SingleFault::NoQuorum => self.no_quorum(simulation)?,
         }
         Some(())
     }

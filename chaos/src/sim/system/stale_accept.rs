@@ -2,21 +2,21 @@
 
 use std::time::Duration;
 
-use argosy_proto::transport::Expected;
+use argosy_proto::transport::ExpectedPeer;
 use argosy_proto::v1;
 use argosy_proto::v1::scheduler_client::SchedulerClient;
 use tonic::Code;
 use tonic::transport::Endpoint;
 
 use super::world::World;
-use crate::history::{CallId, Outcome, Refusal};
+use crate::history::{CallId, OperationResponse, RejectedLaunch};
 use crate::sim::network;
 
 /// Timeout of the connection and of the request, each.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The sender and the content of the acceptance.
-pub(super) struct Again {
+pub(super) struct StaleAccept {
     pub(super) world: World,
     /// The host that sends it.
     pub(super) host: String,
@@ -29,16 +29,16 @@ pub(super) struct Again {
     pub(super) invoked: Option<CallId>,
 }
 
-impl Again {
+impl StaleAccept {
     /// Sends it once and records the end.
     pub(super) async fn send(self) {
-        let ended = self.ask().await;
+        let ended = self.call().await;
         let is_refused = match &ended {
             Ok(reply) => !reply.refused.is_empty(),
             Err(why) => why.is_certain,
         };
         if is_refused {
-            let mut kept = self.world.kept();
+            let mut kept = self.world.state();
             if let Some(stored) = kept.frameworks.get_mut(&self.place) {
                 stored.tasks.insert(self.task.clone(), true);
             }
@@ -49,32 +49,36 @@ impl Again {
         };
         match ended {
             Ok(reply) => {
-                let refusal = |one: v1::Refused| Refusal {
+                let refusal = |one: v1::Refused| RejectedLaunch {
                     position: one.position,
                     code: one.code,
                 };
                 let refused = reply.refused.into_iter().map(refusal).collect();
                 let revision = argosy_proto::convert::revision_from(reply.revision);
-                recorder.ok(invoked, Outcome::Accepted { refused }, Some(revision));
+                recorder.ok(
+                    invoked,
+                    OperationResponse::Accepted { refused },
+                    Some(revision),
+                );
             }
             // The certainty of a status is ignored: an unknown outcome is enough here.
             Err(why) => recorder.info(invoked, why.text),
         }
     }
 
-    async fn ask(&self) -> Result<v1::AcceptReply, Why> {
+    async fn call(&self) -> Result<v1::AcceptReply, AcceptFailure> {
         let endpoint = Endpoint::from_shared(format!("http://{}", self.master));
-        let endpoint = endpoint.map_err(Why::unknown)?.timeout(PATIENCE);
+        let endpoint = endpoint.map_err(AcceptFailure::unknown)?.timeout(PATIENCE);
         let connector =
-            network::dialer(&self.host, &self.world.cuts).connector(PATIENCE, Expected::MASTER);
+            network::dialer(&self.host, &self.world.cuts).connector(PATIENCE, ExpectedPeer::MASTER);
         let channel = endpoint.connect_with_connector(connector).await;
-        let channel = channel.map_err(Why::unknown)?;
+        let channel = channel.map_err(AcceptFailure::unknown)?;
         let mut client = SchedulerClient::new(channel);
         let reply = client.accept(self.request.clone()).await;
         self.world.notes.count("used offers accepted again");
         reply
             .map(tonic::Response::into_inner)
-            .map_err(|status| Why {
+            .map_err(|status| AcceptFailure {
                 is_certain: matches!(
                     status.code(),
                     Code::FailedPrecondition
@@ -88,13 +92,13 @@ impl Again {
 }
 
 /// The reason of a rejection, as far as is known.
-struct Why {
+struct AcceptFailure {
     /// Whether it certainly never takes effect.
     is_certain: bool,
     text: String,
 }
 
-impl Why {
+impl AcceptFailure {
     fn unknown(error: impl ToString) -> Self {
         Self {
             is_certain: false,

@@ -7,12 +7,12 @@ use super::world::{World, master_name};
 use crate::history::RaftFact;
 
 /// A vote, and the id under which it was given.
-type Seen = Option<(u64, StoredVote)>;
+type RecordedVote = Option<(u64, StoredVote)>;
 
 /// The last recorded vote on each disk.
 pub(super) struct Votes {
     world: World,
-    seen: Vec<Seen>,
+    seen: Vec<RecordedVote>,
 }
 
 impl Votes {
@@ -22,7 +22,7 @@ impl Votes {
     }
 
     /// Records changed votes. Called after each step, before anything happens to a disk.
-    pub(super) fn look(&mut self) {
+    pub(super) fn check(&mut self) {
         for (place, store) in self.world.stores.iter().enumerate() {
             let now = stored(store);
             if self.seen[place] == now {
@@ -38,7 +38,7 @@ impl Votes {
     }
 }
 
-fn stored(store: &MemoryStore) -> Seen {
+fn stored(store: &MemoryStore) -> RecordedVote {
     store.node_id().zip(store.vote())
 }
 

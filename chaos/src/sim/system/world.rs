@@ -9,14 +9,14 @@ use argosy_raft::MemoryStore;
 use argosy_state::ids::{Epoch, OfferId};
 use tokio::sync::watch;
 
-use super::Options;
-use super::deliveries::{Deliveries, Dialed};
-use super::machine::Machine;
-use super::task_oracle::Ledger;
-use crate::rng::Chance;
-use crate::sim::network::{Cuts, WallClocks};
-use crate::sim::process::Starts;
-use crate::sim::run::{Notes, Stage};
+use super::SystemOptions;
+use super::deliveries::{Deliveries, LeaderAtDial};
+use super::machine::SimMachine;
+use super::task_oracle::TaskOracle;
+use crate::rng::Rng;
+use crate::sim::network::{CutLinks, WallClocks};
+use crate::sim::process::StartQueue;
+use crate::sim::run::{SimContext, Simulation};
 
 /// Ports, as in the executable.
 pub(super) const API: u16 = 5050;
@@ -36,7 +36,7 @@ pub(super) const RIVAL: &str = "rival";
 
 /// A single fault in a healthy cluster, with checked consequences.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Act {
+pub(super) enum SingleFault {
     /// Another master becomes leader, and no agent becomes unreachable because of it.
     Transfer,
     /// All masters freeze, and no agent becomes unreachable because of it.
@@ -44,12 +44,12 @@ pub(super) enum Act {
     /// Agents and frameworks move to the new leader.
     CutLeader,
     /// A framework never returns, and the leader that has recorded its absence is killed.
-    Retire,
+    FrameworkLoss,
     /// All agents are cut off until they are unreachable, with launches in flight: none of those is
     /// delivered later.
-    Away,
+    AgentPartition,
     /// The same while frameworks are idle: all running tasks return with their agents.
-    Still,
+    IdlePartition,
     /// A replaced leader continues for seconds, and agents are restarted between it and the new
     /// one. None obeys an epoch before the one that it has stored.
     TwoLeaders,
@@ -57,17 +57,17 @@ pub(super) enum Act {
     NoQuorum,
 }
 
-impl Act {
+impl SingleFault {
     fn of(seed: u64) -> Self {
-        const ALL: [Act; 8] = [
-            Act::Transfer,
-            Act::Freeze,
-            Act::CutLeader,
-            Act::Retire,
-            Act::Away,
-            Act::Still,
-            Act::TwoLeaders,
-            Act::NoQuorum,
+        const ALL: [SingleFault; 8] = [
+            SingleFault::Transfer,
+            SingleFault::Freeze,
+            SingleFault::CutLeader,
+            SingleFault::FrameworkLoss,
+            SingleFault::AgentPartition,
+            SingleFault::IdlePartition,
+            SingleFault::TwoLeaders,
+            SingleFault::NoQuorum,
         ];
         // Eight seeds have one of each. In the next eight each is combined with another number of
         // masters.
@@ -76,14 +76,14 @@ impl Act {
 
     /// Returns the lease of leaders in milliseconds, if it is not the default. A stopped clock
     /// makes the lease long, which may delay reactions but must break nothing else.
-    pub(super) fn office_lease_ms(self) -> Option<u64> {
+    pub(super) fn lease_ms(self) -> Option<u64> {
         match self {
             Self::Freeze | Self::TwoLeaders => Some(5_500),
             Self::Transfer
             | Self::CutLeader
-            | Self::Retire
-            | Self::Away
-            | Self::Still
+            | Self::FrameworkLoss
+            | Self::AgentPartition
+            | Self::IdlePartition
             | Self::NoQuorum => None,
         }
     }
@@ -93,31 +93,31 @@ impl Act {
 #[derive(Clone)]
 pub(super) struct World {
     pub(super) seed: u64,
-    pub(super) act: Act,
-    pub(super) notes: Notes,
-    pub(super) ledger: Ledger,
+    pub(super) act: SingleFault,
+    pub(super) notes: SimContext,
+    pub(super) ledger: TaskOracle,
     pub(super) deliveries: Deliveries,
-    pub(super) cuts: Cuts,
-    pub(super) starts: Starts,
+    pub(super) cuts: CutLinks,
+    pub(super) starts: StartQueue,
     pub(super) walls: WallClocks,
     /// The stores of all masters that may exist. The first ones are the founders.
     pub(super) stores: Arc<Vec<MemoryStore>>,
     pub(super) founders: usize,
     /// When an operator raises the feature level of a cluster that begins at a former one.
     pub(super) raise_at: Option<Duration>,
-    pub(super) machines: Arc<Vec<Machine>>,
+    pub(super) machines: Arc<Vec<SimMachine>>,
     /// For how long all masters are paused, before they continue as if no time had passed.
     pub(super) freezes: watch::Sender<Duration>,
     // One thread runs the simulation. The lock satisfies the types of asynchronous code.
-    kept: Arc<Mutex<Kept>>,
+    state: Arc<Mutex<WorldState>>,
 }
 
 #[derive(Default)]
-pub(super) struct Kept {
+pub(super) struct WorldState {
     /// How often each process was started, by its host.
     lives: BTreeMap<String, u64>,
     /// The stored state of each framework, by its place.
-    pub(super) frameworks: BTreeMap<usize, Stored>,
+    pub(super) frameworks: BTreeMap<usize, StoredFramework>,
     /// Whether random faults are over. Single faults of an act still follow.
     pub(super) healing: bool,
     /// Whether frameworks are idle: they request neither launches nor kills.
@@ -125,22 +125,22 @@ pub(super) struct Kept {
     /// Whether no new work begins, and the existing work comes to its end.
     pub(super) quiet: bool,
     /// The master with a new disk, until it is a member again and has all entries.
-    pub(super) wiped: Option<Wiped>,
+    pub(super) wiped: Option<WipedMaster>,
     /// The master that is being removed, until it is gone permanently.
-    pub(super) leaving: Option<Leaving>,
+    pub(super) leaving: Option<LeavingMaster>,
     /// Places of masters that are not members: not yet, or not any more.
     pub(super) absent: BTreeSet<usize>,
     /// The group's id of the master at a place, if it differs from that of a founder.
     pub(super) ids: BTreeMap<usize, u64>,
     /// The pending orders of the operator.
-    pub(super) orders: VecDeque<Order>,
+    pub(super) orders: VecDeque<OperatorRequest>,
     /// Whether the operator is carrying out an order. A dead connection may delay it for seconds
     /// after all is healed.
     pub(super) hand_works: bool,
     /// The reason of the operator's last failure.
     pub(super) hand_was_told: String,
     /// The machine with a copied disk, while there is one.
-    pub(super) copy: Option<Machine>,
+    pub(super) copy: Option<SimMachine>,
     /// The framework that a second scheduler takes over, or has taken over.
     pub(super) rival: Option<usize>,
     /// Frameworks that had a rival. Their earlier scheduler must be superseded.
@@ -148,7 +148,7 @@ pub(super) struct Kept {
     /// How often all masters were frozen.
     pub(super) frozen: u64,
     /// Offers that the newest session of each framework holds, by its place.
-    pub(super) held: BTreeMap<usize, Held>,
+    pub(super) held: BTreeMap<usize, HeldOffers>,
     /// The open offers that the leader reported last.
     pub(super) open: Option<BTreeSet<OfferId>>,
     /// The newest epoch, and the place of its leader.
@@ -159,14 +159,14 @@ pub(super) struct Kept {
 
 /// Offers that one session of a framework holds.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Held {
+pub(super) struct HeldOffers {
     pub(super) session: u64,
     pub(super) offers: BTreeSet<OfferId>,
 }
 
 /// A master that lost its disk.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Wiped {
+pub(super) struct WipedMaster {
     pub(super) place: usize,
     /// Whether the master has joined the group again.
     pub(super) joined: bool,
@@ -174,13 +174,13 @@ pub(super) struct Wiped {
 
 /// A master that is being removed.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Leaving {
+pub(super) struct LeavingMaster {
     pub(super) place: usize,
     /// Whether the group has removed it.
     pub(super) removed: bool,
 }
 
-impl Kept {
+impl WorldState {
     /// Whether the group is changing. There is one change at a time.
     pub(super) fn is_changing(&self) -> bool {
         self.wiped.is_some() || self.leaving.is_some()
@@ -194,7 +194,7 @@ impl Kept {
 
 /// An order to the operator.
 #[derive(Debug, Clone)]
-pub(super) enum Order {
+pub(super) enum OperatorRequest {
     /// Transfer leadership to the master at this place, or to one that the leader chooses.
     Transfer(Option<usize>),
     /// Let the master at this place join. Repeated until it is done.
@@ -213,7 +213,7 @@ pub(super) enum Order {
 
 /// The stored state of a framework.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Stored {
+pub(super) struct StoredFramework {
     /// Its id, once it has one.
     pub(super) framework: Option<String>,
     /// The tasks that it has launched or tried to launch, and whether the last known state is
@@ -237,25 +237,25 @@ pub(super) fn framework_name(place: usize) -> String {
 }
 
 impl World {
-    pub(super) fn new(stage: &Stage<'_>, seed: u64, options: &Options) -> Self {
-        let notes = stage.notes.clone();
-        let chance = Chance::new(seed);
-        let ledger = Ledger::new(notes.clone());
+    pub(super) fn new(simulation: &Simulation<'_>, seed: u64, options: &SystemOptions) -> Self {
+        let notes = simulation.notes.clone();
+        let chance = Rng::new(seed);
+        let ledger = TaskOracle::new(notes.clone());
         let store = |place: usize| MemoryStore::seeded(chance.fork(place as u64 + 100).next());
         let machine = |place: usize| {
             let chance = chance.fork(place as u64 + 200);
-            Machine::new(&agent_name(place), ledger.clone(), chance)
+            SimMachine::new(&agent_name(place), ledger.clone(), chance)
         };
         let latest_ms = options.faults.as_millis() as u64;
         let raise_at = Duration::from_millis(chance.fork(300).between(1_000, latest_ms.max(2_000)));
         let places = options.masters.max(MOST_MASTERS);
-        let kept = Kept {
+        let kept = WorldState {
             absent: (options.masters..places).collect(),
-            ..Kept::default()
+            ..WorldState::default()
         };
         Self {
             seed,
-            act: Act::of(seed),
+            act: SingleFault::of(seed),
             stores: Arc::new((0..places).map(store).collect()),
             founders: options.masters,
             raise_at: options.upgrade.then_some(raise_at),
@@ -264,62 +264,62 @@ impl World {
             notes,
             ledger,
             deliveries: Deliveries::default(),
-            cuts: Cuts::default(),
-            starts: stage.processes.starts.clone(),
+            cuts: CutLinks::default(),
+            starts: simulation.processes.starts.clone(),
             walls: WallClocks::default(),
-            kept: Arc::new(Mutex::new(kept)),
+            state: Arc::new(Mutex::new(kept)),
         }
     }
 
-    pub(super) fn kept(&self) -> MutexGuard<'_, Kept> {
-        self.kept
+    pub(super) fn state(&self) -> MutexGuard<'_, WorldState> {
+        self.state
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     /// Counts a start of the process on this host, and returns its random choices.
-    pub(super) fn new_life(&self, host: &str) -> Chance {
-        let mut kept = self.kept();
+    pub(super) fn new_incarnation(&self, host: &str) -> Rng {
+        let mut kept = self.state();
         let lives = kept.lives.entry(host.to_owned()).or_default();
         *lives += 1;
         let text = host.bytes().fold(*lives, |mixed, byte| {
             mixed.wrapping_mul(31).wrapping_add(u64::from(byte))
         });
-        Chance::new(self.seed).fork(text)
+        Rng::new(self.seed).fork(text)
     }
 
     /// Ends the recovery of a master that lost its disk once it has the entries of the others.
     pub(super) fn forget_wiped(&self) {
-        let Some(Wiped {
+        let Some(WipedMaster {
             place,
             joined: true,
-        }) = self.kept().wiped
+        }) = self.state().wiped
         else {
             return;
         };
         let index = |store: &MemoryStore| store.applied().unwrap_or(0);
         let most = self.stores.iter().map(index).max().unwrap_or(0);
         if index(&self.stores[place]) + 3 > most {
-            self.kept().wiped = None;
+            self.state().wiped = None;
         }
     }
 
     /// Returns the maximum cluster time: the elapsed time, and a second for each freeze of all
     /// masters.
     pub(super) fn cluster_time_ms(&self) -> u64 {
-        self.notes.recorder.now_ns() / 1_000_000 + 1_000 * self.kept().frozen
+        self.notes.recorder.now_ns() / 1_000_000 + 1_000 * self.state().frozen
     }
 
     /// Returns the place of the master with this id.
     pub(super) fn place(&self, id: u64) -> Option<usize> {
-        let kept = self.kept();
+        let kept = self.state();
         (0..self.stores.len()).find(|place| kept.id(*place) == id)
     }
 
     /// Returns what the newest leader has applied now, for an agent that dials.
-    pub(super) fn dialed(&self) -> Dialed {
-        let leader = self.kept().leader;
-        leader.map_or_else(Dialed::default, |(epoch, place)| Dialed {
+    pub(super) fn dialed(&self) -> LeaderAtDial {
+        let leader = self.state().leader;
+        leader.map_or_else(LeaderAtDial::default, |(epoch, place)| LeaderAtDial {
             epoch,
             applied: self.stores[place].applied().unwrap_or(0),
         })

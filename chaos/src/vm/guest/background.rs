@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use argosy_client::resources::resources;
-use argosy_client::scheduler::{Driver, Runner, Scheduler, SchedulerConfig, is_terminal};
+use argosy_client::scheduler::{
+    Scheduler, SchedulerConfig, SchedulerDriver, SchedulerRunner, is_terminal,
+};
 use argosy_proto::v1;
 use tokio_util::sync::CancellationToken;
 
@@ -20,13 +22,13 @@ const TASKS: [(&str, &str); 2] = [
 
 /// A scheduler that runs one task after the other.
 #[derive(Default)]
-struct Unasked {
+struct DefaultMemoryScheduler {
     ended: Vec<v1::TaskStatus>,
     is_launched: bool,
 }
 
-impl Scheduler for Unasked {
-    fn offers(&mut self, driver: &Driver, offers: Vec<v1::Offer>) {
+impl Scheduler for DefaultMemoryScheduler {
+    fn offers(&mut self, driver: &SchedulerDriver, offers: Vec<v1::Offer>) {
         for offer in offers {
             match TASKS.get(self.ended.len()).filter(|_| !self.is_launched) {
                 Some((name, line)) => {
@@ -38,7 +40,7 @@ impl Scheduler for Unasked {
         }
     }
 
-    fn update(&mut self, driver: &Driver, status: &v1::TaskStatus) {
+    fn update(&mut self, driver: &SchedulerDriver, status: &v1::TaskStatus) {
         if is_terminal(status.state()) {
             self.ended.push(status.clone());
             self.is_launched = false;
@@ -62,8 +64,8 @@ fn task(name: &str, line: &str) -> v1::TaskSpec {
 pub(super) async fn run() -> anyhow::Result<()> {
     let mut config = SchedulerConfig::new("127.0.0.1:5050".parse()?, "unasked");
     config.info.roles = vec!["*".to_owned()];
-    let mut scheduler = Unasked::default();
-    let runner = Runner::new(config);
+    let mut scheduler = DefaultMemoryScheduler::default();
+    let runner = SchedulerRunner::new(config);
     let running = runner.run(&mut scheduler, CancellationToken::new());
     let ended = tokio::time::timeout(LIMIT, running).await;
     ended.context("the tasks do not end")??;

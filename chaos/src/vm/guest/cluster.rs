@@ -21,14 +21,14 @@ pub(super) const AGAIN: Duration = Duration::from_millis(50);
 /// Lines of a master's output that are shown.
 const LAST_WORDS: usize = 25;
 
-struct Master {
+struct GuestMaster {
     number: u64,
     child: Option<Child>,
 }
 
 /// All masters. They are killed when this value is dropped.
-pub(super) struct Cluster {
-    masters: Vec<Master>,
+pub(super) struct GuestCluster {
+    masters: Vec<GuestMaster>,
 }
 
 fn host(number: u64) -> String {
@@ -44,7 +44,7 @@ fn log(number: u64) -> PathBuf {
     format!("/run/master-{number}.log").into()
 }
 
-impl Master {
+impl GuestMaster {
     fn start(&mut self) -> anyhow::Result<()> {
         let out = File::options()
             .create(true)
@@ -80,12 +80,12 @@ pub(super) fn directory(number: u64) -> PathBuf {
     disks::folder(number).join("master")
 }
 
-impl Cluster {
+impl GuestCluster {
     /// Starts all masters.
     pub(super) fn start() -> anyhow::Result<Self> {
         let mut masters = Vec::new();
         for number in ALL {
-            let mut master = Master {
+            let mut master = GuestMaster {
                 number,
                 child: None,
             };
@@ -95,7 +95,7 @@ impl Cluster {
         Ok(Self { masters })
     }
 
-    fn master(&mut self, number: u64) -> &mut Master {
+    fn master(&mut self, number: u64) -> &mut GuestMaster {
         let index = usize::try_from(number - 1).expect("there are few masters");
         &mut self.masters[index]
     }
@@ -120,14 +120,14 @@ impl Cluster {
     pub(super) fn all_live(&mut self, masters: &[u64]) -> anyhow::Result<()> {
         for &number in masters {
             if self.has_ended(number)? {
-                bail!("master-{number} has ended by itself: {}", words(number));
+                bail!("master-{number} has ended by itself: {}", log_tail(number));
             }
         }
         Ok(())
     }
 }
 
-impl Drop for Cluster {
+impl Drop for GuestCluster {
     fn drop(&mut self) {
         for master in &mut self.masters {
             // The machine ends soon, whatever happens here.
@@ -137,14 +137,14 @@ impl Drop for Cluster {
 }
 
 /// Returns the last output of a master.
-pub(super) fn words(number: u64) -> String {
-    let text = said(number);
+pub(super) fn log_tail(number: u64) -> String {
+    let text = log_text(number);
     let lines: Vec<&str> = text.lines().collect();
     lines[lines.len().saturating_sub(LAST_WORDS)..].join(" | ")
 }
 
 /// Returns the whole output of a master.
-pub(super) fn said(number: u64) -> String {
+pub(super) fn log_text(number: u64) -> String {
     std::fs::read_to_string(log(number)).unwrap_or_default()
 }
 
@@ -163,7 +163,7 @@ fn operator(masters: Masters) -> OperatorClient {
     OperatorClient::new(connector).with_deadline(CALL)
 }
 
-async fn look(number: u64, consistency: v1::Consistency) -> anyhow::Result<v1::Cluster> {
+async fn read_cluster(number: u64, consistency: v1::Consistency) -> anyhow::Result<v1::Cluster> {
     let request = v1::GetClusterRequest {
         consistency: consistency.into(),
     };
@@ -173,7 +173,7 @@ async fn look(number: u64, consistency: v1::Consistency) -> anyhow::Result<v1::C
 
 /// Returns a master's local copy of the cluster state.
 pub(super) async fn copy_of(number: u64) -> anyhow::Result<v1::Cluster> {
-    let cluster = look(number, v1::Consistency::Local).await?;
+    let cluster = read_cluster(number, v1::Consistency::Local).await?;
     let asked = format!("master-{number}");
     if cluster.answered_by != asked {
         bail!("request to {asked} was answered by {}", cluster.answered_by);
@@ -182,7 +182,7 @@ pub(super) async fn copy_of(number: u64) -> anyhow::Result<v1::Cluster> {
 }
 
 /// Waits until a quorum answers. Returns the milliseconds that it took.
-pub(super) async fn serving(cluster: &mut Cluster, patience: Duration) -> anyhow::Result<u64> {
+pub(super) async fn serving(cluster: &mut GuestCluster, patience: Duration) -> anyhow::Result<u64> {
     let (started, client) = (Instant::now(), client()?);
     loop {
         let request = v1::GetClusterRequest {

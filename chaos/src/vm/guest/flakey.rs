@@ -9,10 +9,10 @@ use std::time::Duration;
 use anyhow::{Context, bail, ensure};
 use tokio::time::Instant;
 
-use super::cluster::{self, AGAIN, ALL, Cluster};
-use super::load::{self, Load};
+use super::cluster::{self, AGAIN, ALL, GuestCluster};
+use super::load::{self, LoadWriters};
 use super::{DISKS, disks, power, reading};
-use crate::vm::check::Promises;
+use crate::vm::check::AcknowledgedWrites;
 
 /// Timeout of a step.
 const PATIENCE: Duration = Duration::from_secs(80);
@@ -21,14 +21,14 @@ const SOME: u64 = 40;
 
 /// The fault of the disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Fault {
+pub(super) enum DiskFault {
     /// Each write and flush fails.
     Errors,
     /// Each write reports success without being done.
     Drops,
 }
 
-impl Fault {
+impl DiskFault {
     fn target(self) -> &'static str {
         match self {
             Self::Errors => "error_writes",
@@ -41,30 +41,30 @@ impl Fault {
 ///
 /// # Errors
 /// The reason of the verdict.
-pub(super) async fn run(fault: Fault) -> anyhow::Result<()> {
+pub(super) async fn run(fault: DiskFault) -> anyhow::Result<()> {
     for disk in ALL {
         let device = disks::device(disk);
         let table = linear(&device)?;
         dmsetup(&["create", &name(disk), "--table", &table])?;
         disks::attach(&mapped(disk), disk, PATIENCE).await?;
     }
-    let mut cluster = Cluster::start()?;
-    let outcome = course(&mut cluster, fault).await;
+    let mut cluster = GuestCluster::start()?;
+    let outcome = run_case(&mut cluster, fault).await;
     if outcome.is_err() {
         for number in ALL {
-            eprintln!("master-{number}: {}", cluster::words(number));
+            eprintln!("master-{number}: {}", cluster::log_tail(number));
         }
     }
     outcome
 }
 
-async fn course(cluster: &mut Cluster, fault: Fault) -> anyhow::Result<()> {
+async fn run_case(cluster: &mut GuestCluster, fault: DiskFault) -> anyhow::Result<()> {
     cluster::serving(cluster, PATIENCE).await?;
     let agent = load::register().await?;
-    let promises = Arc::new(Mutex::new(Promises::default()));
+    let promises = Arc::new(Mutex::new(AcknowledgedWrites::default()));
     lock(&promises).loading(&agent);
     let noted = promises.clone();
-    let load = Load::start(
+    let load = LoadWriters::start(
         &agent,
         Arc::new(move |writer, batch, revision| {
             Ok(lock(&noted).acknowledge(writer, batch, revision)?)
@@ -73,14 +73,14 @@ async fn course(cluster: &mut Cluster, fault: Fault) -> anyhow::Result<()> {
     progress(&promises, "before the fault").await?;
     let leader = leader().await?;
     let victim = match fault {
-        Fault::Errors => leader,
-        Fault::Drops => leader % DISKS as u64 + 1,
+        DiskFault::Errors => leader,
+        DiskFault::Drops => leader % DISKS as u64 + 1,
     };
     println!("{fault:?} on the disk of master-{victim}; master-{leader} leads");
     set(victim, fault)?;
     match fault {
-        Fault::Errors => stops(cluster, victim).await?,
-        Fault::Drops => {
+        DiskFault::Errors => stops(cluster, victim).await?,
+        DiskFault::Drops => {
             progress(&promises, "while writes are dropped").await?;
             cluster.kill(victim)?;
         }
@@ -99,17 +99,17 @@ async fn course(cluster: &mut Cluster, fault: Fault) -> anyhow::Result<()> {
     if refused {
         others.retain(|number| *number != victim);
     }
-    judge(cluster, &others, &promises).await
+    check_after_fault(cluster, &others, &promises).await
 }
 
 /// Waits until the master has ended by itself, with the path in its last log lines.
-async fn stops(cluster: &mut Cluster, victim: u64) -> anyhow::Result<()> {
+async fn stops(cluster: &mut GuestCluster, victim: u64) -> anyhow::Result<()> {
     let deadline = Instant::now() + PATIENCE;
     while !cluster.has_ended(victim)? {
         ensure!(
             Instant::now() < deadline,
             "master-{victim} still runs although its disk fails: {}",
-            cluster::words(victim)
+            cluster::log_tail(victim)
         );
         tokio::time::sleep(AGAIN).await;
     }
@@ -118,7 +118,7 @@ async fn stops(cluster: &mut Cluster, victim: u64) -> anyhow::Result<()> {
 
 fn names_its_path(victim: u64) -> anyhow::Result<()> {
     let path = cluster::directory(victim).display().to_string();
-    let words = cluster::words(victim);
+    let words = cluster::log_tail(victim);
     ensure!(
         words.contains(&path),
         "the last log lines of master-{victim} do not name {path}: {words}"
@@ -129,14 +129,14 @@ fn names_its_path(victim: u64) -> anyhow::Result<()> {
 
 /// Waits until the master has caught up, has stopped with a message, or is rejected by the leader
 /// with a message. Returns true if it does not return.
-async fn returns(cluster: &mut Cluster, victim: u64) -> anyhow::Result<bool> {
+async fn returns(cluster: &mut GuestCluster, victim: u64) -> anyhow::Result<bool> {
     let refusal = format!("master-{victim} no longer has entries that it had acknowledged");
     let refused = async {
         loop {
             let others = ALL.into_iter().filter(|number| *number != victim);
             if let Some(leader) = others
                 .into_iter()
-                .find(|at| cluster::said(*at).contains(&refusal))
+                .find(|at| cluster::log_text(*at).contains(&refusal))
             {
                 return leader;
             }
@@ -161,7 +161,7 @@ async fn returns(cluster: &mut Cluster, victim: u64) -> anyhow::Result<bool> {
 }
 
 /// Waits until some more batches are acknowledged.
-async fn progress(promises: &Mutex<Promises>, when: &str) -> anyhow::Result<()> {
+async fn progress(promises: &Mutex<AcknowledgedWrites>, when: &str) -> anyhow::Result<()> {
     let goal = lock(promises).acknowledged + SOME;
     let deadline = Instant::now() + PATIENCE;
     while lock(promises).acknowledged < goal {
@@ -171,10 +171,10 @@ async fn progress(promises: &Mutex<Promises>, when: &str) -> anyhow::Result<()> 
     Ok(())
 }
 
-async fn judge(
-    cluster: &mut Cluster,
+async fn check_after_fault(
+    cluster: &mut GuestCluster,
     masters: &[u64],
-    promises: &Mutex<Promises>,
+    promises: &Mutex<AcknowledgedWrites>,
 ) -> anyhow::Result<()> {
     let found = reading::values().await?;
     let mut applied = 0;
@@ -189,7 +189,7 @@ async fn judge(
     }
 }
 
-fn lock(promises: &Mutex<Promises>) -> std::sync::MutexGuard<'_, Promises> {
+fn lock(promises: &Mutex<AcknowledgedWrites>) -> std::sync::MutexGuard<'_, AcknowledgedWrites> {
     promises.lock().expect("no holder of the lock panics")
 }
 
@@ -224,7 +224,7 @@ fn linear(device: &Path) -> anyhow::Result<String> {
 }
 
 /// Makes the disk fail from now on.
-fn set(disk: u64, fault: Fault) -> anyhow::Result<()> {
+fn set(disk: u64, fault: DiskFault) -> anyhow::Result<()> {
     let device = disks::device(disk);
     let sectors = disks::sectors(&device)?;
     // Never up, always down, one option.

@@ -8,9 +8,9 @@ const FILE: &str = "/proc/cmdline";
 
 /// The arguments that begin with `argosy.`, such as `argosy.last=1`.
 #[derive(Debug, Clone)]
-pub(super) struct Words(String);
+pub(super) struct KernelArgs(String);
 
-impl Words {
+impl KernelArgs {
     pub(super) fn read() -> anyhow::Result<Self> {
         let text = std::fs::read_to_string(FILE);
         Ok(Self(text.with_context(|| format!("cannot read {FILE}"))?))
@@ -46,7 +46,7 @@ mod tests {
 
     #[test]
     fn words_are_found_among_the_kernels() {
-        let words = Words("quiet argosy.last=1 argosy.alone=3,1 panic=-1".into());
+        let words = KernelArgs("quiet argosy.last=1 argosy.alone=3,1 panic=-1".into());
         assert_eq!(words.number("last").unwrap(), 1);
         assert_eq!(words.number("alone_ms").unwrap(), 0);
         assert_eq!(words.numbers("alone").unwrap(), [3, 1]);

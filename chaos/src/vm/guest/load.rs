@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use argosy_client::{AgentUplink, CallError, OperatorClient};
 use argosy_proto::v1;
-use argosy_proto::versions::Versions;
+use argosy_proto::versions::VersionRange;
 use tokio::task::JoinSet;
 
 use super::cluster;
@@ -27,7 +27,7 @@ pub(super) async fn register() -> anyhow::Result<String> {
 }
 
 async fn hello() -> anyhow::Result<String> {
-    let nonce = argosy_client::connector::chance();
+    let nonce = argosy_client::connector::random_seed();
     let info = v1::AgentInfo {
         host_name: format!("host-{nonce:016x}"),
         address: "127.0.0.1:5051".into(),
@@ -37,7 +37,7 @@ async fn hello() -> anyhow::Result<String> {
         ..Default::default()
     };
     let hello = v1::Hello {
-        protocol: Some(Versions::OWN.first()),
+        protocol: Some(VersionRange::OWN.first()),
         tried_incarnations: vec![nonce],
         nonce,
         boot_id: format!("{nonce:016x}"),
@@ -64,15 +64,15 @@ async fn hello() -> anyhow::Result<String> {
 }
 
 /// The callback for each acknowledged batch: writer, number, revision.
-pub(super) type Acknowledged = Arc<dyn Fn(u64, u64, u64) -> anyhow::Result<()> + Send + Sync>;
+pub(super) type AckCallback = Arc<dyn Fn(u64, u64, u64) -> anyhow::Result<()> + Send + Sync>;
 
 /// Writers that continue until this value is dropped, or one of them fails.
-pub(super) struct Load {
+pub(super) struct LoadWriters {
     writers: JoinSet<anyhow::Result<()>>,
 }
 
-impl Load {
-    pub(super) fn start(agent: &str, told: Acknowledged) -> anyhow::Result<Self> {
+impl LoadWriters {
+    pub(super) fn start(agent: &str, told: AckCallback) -> anyhow::Result<Self> {
         let mut writers = JoinSet::new();
         let client = cluster::client()?;
         for writer in 0..check::WRITERS {
@@ -100,7 +100,7 @@ async fn write(
     client: OperatorClient,
     agent: String,
     writer: u64,
-    told: Acknowledged,
+    told: AckCallback,
 ) -> anyhow::Result<()> {
     for number in 1.. {
         let request_id = format!("{agent}-{writer}-{number}");

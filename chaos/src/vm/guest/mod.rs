@@ -18,8 +18,8 @@ use std::sync::{Arc, Mutex};
 
 use anyhow::{Context, bail};
 
-use super::report::Report;
-use kernel_args::Words;
+use super::report::GuestReport;
+use kernel_args::KernelArgs;
 
 /// Masters, each on its own disk.
 pub(crate) const DISKS: usize = 3;
@@ -31,8 +31,8 @@ const PORT: &str = "/dev/ttyS1";
 /// # Errors
 /// The reason of the verdict.
 pub(crate) fn run(case: &str) -> anyhow::Result<()> {
-    let words = Words::read()?;
-    let voice = Voice::open()?;
+    let words = KernelArgs::read()?;
+    let voice = ReportPort::open()?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -42,8 +42,8 @@ pub(crate) fn run(case: &str) -> anyhow::Result<()> {
         match case {
             "power" => power::run(&words, &voice).await,
             "unasked" => background::run().await,
-            "flakey-errors" => flakey::run(flakey::Fault::Errors).await,
-            "flakey-drops" => flakey::run(flakey::Fault::Drops).await,
+            "flakey-errors" => flakey::run(flakey::DiskFault::Errors).await,
+            "flakey-drops" => flakey::run(flakey::DiskFault::Drops).await,
             _ => bail!("there is no case named {case:?}"),
         }
     })
@@ -51,12 +51,12 @@ pub(crate) fn run(case: &str) -> anyhow::Result<()> {
 
 /// The serial port, line by line.
 #[derive(Debug, Clone)]
-struct Voice {
+struct ReportPort {
     // A lock, because many writers report. A line goes to the kernel's buffer immediately.
     port: Arc<Mutex<File>>,
 }
 
-impl Voice {
+impl ReportPort {
     fn open() -> anyhow::Result<Self> {
         let port = File::options().write(true).open(PORT);
         let port = port.with_context(|| format!("cannot open {PORT}"))?;
@@ -65,7 +65,7 @@ impl Voice {
         })
     }
 
-    fn say(&self, report: &Report) -> anyhow::Result<()> {
+    fn send(&self, report: &GuestReport) -> anyhow::Result<()> {
         let mut port = self.port.lock().expect("no holder of the lock panics");
         let written = port.write_all(format!("{report}\n").as_bytes());
         written.with_context(|| format!("cannot write to {PORT}"))

@@ -7,11 +7,11 @@ use std::time::Duration;
 use anyhow::bail;
 use tokio::time::Instant;
 
-use super::super::report::Report;
-use super::cluster::{self, AGAIN, ALL, Cluster};
-use super::kernel_args::Words;
-use super::load::{self, Load};
-use super::{Voice, disks, reading};
+use super::super::report::GuestReport;
+use super::cluster::{self, AGAIN, ALL, GuestCluster};
+use super::kernel_args::KernelArgs;
+use super::load::{self, LoadWriters};
+use super::{ReportPort, disks, reading};
 
 /// Timeout of each step. The host's timeout is longer.
 const PATIENCE: Duration = Duration::from_secs(180);
@@ -20,77 +20,85 @@ const PATIENCE: Duration = Duration::from_secs(180);
 ///
 /// # Errors
 /// The violation.
-pub(super) async fn run(words: &Words, voice: &Voice) -> anyhow::Result<()> {
+pub(super) async fn run(words: &KernelArgs, voice: &ReportPort) -> anyhow::Result<()> {
     for disk in ALL {
         disks::attach(&disks::device(disk), disk, PATIENCE).await?;
     }
-    voice.say(&Report::Mounted)?;
-    let mut cluster = Cluster::start()?;
-    let outcome = course(&mut cluster, words, voice).await;
+    voice.send(&GuestReport::Mounted)?;
+    let mut cluster = GuestCluster::start()?;
+    let outcome = run_boot(&mut cluster, words, voice).await;
     if let Err(error) = &outcome {
         // The host shows the console after a failure.
         for number in ALL {
-            eprintln!("master-{number}: {}", cluster::words(number));
+            eprintln!("master-{number}: {}", cluster::log_tail(number));
         }
-        voice.say(&Report::Failed {
+        voice.send(&GuestReport::Failed {
             why: format!("{error:#}"),
         })?;
     }
     outcome
 }
 
-async fn course(cluster: &mut Cluster, words: &Words, voice: &Voice) -> anyhow::Result<()> {
+async fn run_boot(
+    cluster: &mut GuestCluster,
+    words: &KernelArgs,
+    voice: &ReportPort,
+) -> anyhow::Result<()> {
     let ms = cluster::serving(cluster, PATIENCE).await?;
-    voice.say(&Report::Serving { ms })?;
+    voice.send(&GuestReport::Serving { ms })?;
     for (agent, values) in reading::values().await? {
-        voice.say(&Report::State { agent, values })?;
+        voice.send(&GuestReport::State { agent, values })?;
     }
     let mut applied = 0;
     for copy in reading::copies(cluster, &ALL, PATIENCE).await? {
         applied = copy.applied;
-        voice.say(&Report::Digest {
+        voice.send(&GuestReport::Digest {
             master: copy.master,
             applied: copy.applied,
             digest: copy.digest,
         })?;
     }
-    voice.say(&Report::Settled { applied })?;
+    voice.send(&GuestReport::Settled { applied })?;
     if words.number("last")? == 1 {
         return Ok(());
     }
     let agent = load::register().await?;
-    voice.say(&Report::Loading {
+    voice.send(&GuestReport::Loading {
         agent: agent.clone(),
     })?;
     let said = voice.clone();
     let told = move |writer, batch, revision| {
-        said.say(&Report::Acknowledged {
+        said.send(&GuestReport::Acknowledged {
             writer,
             batch,
             revision,
         })
     };
-    let mut load = Load::start(&agent, Arc::new(told))?;
+    let mut load = LoadWriters::start(&agent, Arc::new(told))?;
     tokio::select! {
         error = load.failure() => Err(error),
-        ended = alone(cluster, words, voice) => ended,
+        ended = cut_partially(cluster, words, voice) => ended,
     }
 }
 
 /// Cuts the disk power of some masters, kills them and starts them again. Then it watches all
 /// masters until the cut.
-async fn alone(cluster: &mut Cluster, words: &Words, voice: &Voice) -> anyhow::Result<()> {
+async fn cut_partially(
+    cluster: &mut GuestCluster,
+    words: &KernelArgs,
+    voice: &ReportPort,
+) -> anyhow::Result<()> {
     let chosen = words.numbers("alone")?;
     if !chosen.is_empty() {
         tokio::time::sleep(Duration::from_millis(words.number("alone_ms")?)).await;
         let began = Instant::now();
         for disk in &chosen {
-            voice.say(&Report::Off { disk: *disk })?;
+            voice.send(&GuestReport::PowerOff { disk: *disk })?;
             cluster.kill(*disk)?;
         }
         for disk in &chosen {
             disks::detach(*disk, PATIENCE).await?;
-            voice.say(&Report::Released { disk: *disk })?;
+            voice.send(&GuestReport::Released { disk: *disk })?;
         }
         for disk in &chosen {
             disks::attach(&disks::device(*disk), *disk, PATIENCE).await?;
@@ -99,7 +107,7 @@ async fn alone(cluster: &mut Cluster, words: &Words, voice: &Voice) -> anyhow::R
         for disk in &chosen {
             caught_up(cluster, *disk).await?;
             let ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
-            voice.say(&Report::Back { disk: *disk, ms })?;
+            voice.send(&GuestReport::CaughtUp { disk: *disk, ms })?;
         }
     }
     loop {
@@ -109,7 +117,7 @@ async fn alone(cluster: &mut Cluster, words: &Words, voice: &Voice) -> anyhow::R
 }
 
 /// Waits until this master has applied the entries that another one had when the wait began.
-pub(super) async fn caught_up(cluster: &mut Cluster, number: u64) -> anyhow::Result<()> {
+pub(super) async fn caught_up(cluster: &mut GuestCluster, number: u64) -> anyhow::Result<()> {
     let deadline = Instant::now() + PATIENCE;
     let mut goal = None;
     loop {
@@ -128,7 +136,7 @@ pub(super) async fn caught_up(cluster: &mut Cluster, number: u64) -> anyhow::Res
         if Instant::now() > deadline {
             let own = cluster::copy_of(number).await;
             let own = own.map(|copy| (copy.applied_index, copy.committed_index));
-            let words = cluster::words(number);
+            let words = cluster::log_tail(number);
             bail!("master-{number} has not caught up: {own:?} of {goal:?}; {words}");
         }
         tokio::time::sleep(AGAIN).await;

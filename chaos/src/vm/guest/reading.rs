@@ -8,11 +8,11 @@ use argosy_proto::v1;
 use tokio::time::Instant;
 
 use super::super::report::Values;
-use super::cluster::{self, AGAIN, Cluster};
+use super::cluster::{self, AGAIN, GuestCluster};
 
 /// One master's copy of the registry at an index.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Copy {
+pub(super) struct RegistryCopy {
     pub(super) master: u64,
     pub(super) applied: u64,
     pub(super) digest: String,
@@ -52,10 +52,10 @@ fn value(key: &str, text: &str) -> anyhow::Result<(String, u64)> {
 /// Waits until these masters have applied the same entry, and returns their copies. Their digests
 /// may still differ, which the host checks.
 pub(super) async fn copies(
-    cluster: &mut Cluster,
+    cluster: &mut GuestCluster,
     masters: &[u64],
     patience: Duration,
-) -> anyhow::Result<Vec<Copy>> {
+) -> anyhow::Result<Vec<RegistryCopy>> {
     let deadline = Instant::now() + patience;
     loop {
         cluster.all_live(masters)?;
@@ -63,7 +63,7 @@ pub(super) async fn copies(
         let mut why = String::new();
         for &master in masters {
             match cluster::copy_of(master).await {
-                Ok(copy) => copies.push(Copy {
+                Ok(copy) => copies.push(RegistryCopy {
                     master,
                     applied: copy.applied_index,
                     digest: hex(&copy.digest),

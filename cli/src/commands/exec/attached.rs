@@ -7,8 +7,8 @@ use std::io::{self, Read, Write};
 use std::sync::Arc;
 
 use argosy_proto::exec::{
-    Begins, DATA_LIMIT_BYTES, End, FromCommand, INPUT_WINDOW_BYTES, PING_EVERY, SILENCE_LIMIT,
-    Size, ToCommand,
+    AgentFrame, AttachOffsets, ClientFrame, DATA_LIMIT_BYTES, ExecResult, INPUT_WINDOW_BYTES,
+    PING_EVERY, SILENCE_LIMIT, TerminalSize,
 };
 use bytes::Bytes;
 use futures::stream::{FuturesUnordered, SplitSink, SplitStream};
@@ -19,13 +19,13 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 use tokio_tungstenite::tungstenite::Message;
 
 use super::connection::Socket;
-use super::detaching::{DetachKeys, Typed};
-use super::terminal::{self, Raw};
+use super::detaching::{DetachKeys, TypedInput};
+use super::terminal::{self, RawMode};
 use crate::exit::Failure;
 
 /// The streams of the command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Manner {
+pub(crate) enum StreamMode {
     /// A terminal, connected to this one.
     Terminal,
     /// A terminal without input.
@@ -39,14 +39,14 @@ pub(crate) enum Manner {
     /// A task's own terminal, connected to this one until [`DetachKeys`] at the latest.
     AttachedTerminal,
     /// The output of a task only. Signals end this program and do not reach the task.
-    Watching,
+    OutputOnly,
 }
 
 /// The reason why the session ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Left {
+pub(crate) enum ClientSessionEnd {
     /// The command ended.
-    Ended(End),
+    Ended(ExecResult),
     /// The connection broke.
     Broken(String),
     /// The user detached from the task.
@@ -54,12 +54,12 @@ pub(crate) enum Left {
     /// The reader of the output is gone.
     ReaderGone,
     /// A signal asked this program to exit.
-    Told(i32),
+    Signalled(i32),
 }
 
 /// Returns the position in the task's output at which the attachment begins, or why it is not
 /// known.
-pub(crate) async fn begin(socket: &mut Socket) -> Result<Begins, String> {
+pub(crate) async fn begin(socket: &mut Socket) -> Result<AttachOffsets, String> {
     loop {
         let message = match timeout(SILENCE_LIMIT, socket.next()).await {
             Ok(Some(Ok(message))) => message,
@@ -67,8 +67,8 @@ pub(crate) async fn begin(socket: &mut Socket) -> Result<Begins, String> {
             Ok(None) | Err(_) => return Err("no message arrived".to_owned()),
         };
         if let Message::Binary(bytes) = message {
-            return match FromCommand::decode(bytes) {
-                Ok(FromCommand::Attached(begins)) => Ok(begins),
+            return match AgentFrame::decode(bytes) {
+                Ok(AgentFrame::Attached(begins)) => Ok(begins),
                 Ok(_) => Err("it does not report where its output begins".to_owned()),
                 Err(error) => Err(error.to_string()),
             };
@@ -77,22 +77,24 @@ pub(crate) async fn begin(socket: &mut Socket) -> Result<Begins, String> {
 }
 
 /// Runs until the command has ended or the session is left. All received output is written by then.
-pub(crate) async fn attend(socket: Socket, manner: Manner) -> Result<Left, Failure> {
-    let mut told = Told::listen(manner).map_err(|error| Failure::of(&error))?;
+pub(crate) async fn run(socket: Socket, manner: StreamMode) -> Result<ClientSessionEnd, Failure> {
+    let mut told = SignalListener::listen(manner).map_err(|error| Failure::of(&error))?;
     let _raw = match manner {
-        Manner::Terminal | Manner::AttachedTerminal => Some(Raw::enter().map_err(|error| {
-            Failure::failed(format!("cannot change the mode of the terminal: {error}"))
-        })?),
-        Manner::TerminalWithoutInput
-        | Manner::Pipes
-        | Manner::PipesWithoutSignals
-        | Manner::PipesWithoutInput
-        | Manner::Watching => None,
+        StreamMode::Terminal | StreamMode::AttachedTerminal => {
+            Some(RawMode::enter().map_err(|error| {
+                Failure::failed(format!("cannot change the mode of the terminal: {error}"))
+            })?)
+        }
+        StreamMode::TerminalWithoutInput
+        | StreamMode::Pipes
+        | StreamMode::PipesWithoutSignals
+        | StreamMode::PipesWithoutInput
+        | StreamMode::OutputOnly => None,
     };
     let (sink, frames) = socket.split();
     let window = Arc::new(Semaphore::new(INPUT_WINDOW_BYTES));
-    let mut hearing = tokio::spawn(hear(frames, Arc::clone(&window)));
-    let mut speaking = Speaking {
+    let mut hearing = tokio::spawn(receive(frames, Arc::clone(&window)));
+    let mut speaking = InputSender {
         sink,
         window,
         input: input(manner),
@@ -101,7 +103,7 @@ pub(crate) async fn attend(socket: Socket, manner: Manner) -> Result<Left, Failu
     };
     let left = tokio::select! {
         heard = &mut hearing => Some(heard),
-        left = speaking.speak(&mut told) => match left {
+        left = speaking.send_input(&mut told) => match left {
             Some(left) => return Ok(left),
             // Messages from before the connection broke may still be readable.
             None => None,
@@ -115,48 +117,60 @@ pub(crate) async fn attend(socket: Socket, manner: Manner) -> Result<Left, Failu
 }
 
 /// Writes the output of the command.
-async fn hear(mut frames: SplitStream<Socket>, window: Arc<Semaphore>) -> Left {
+async fn receive(mut frames: SplitStream<Socket>, window: Arc<Semaphore>) -> ClientSessionEnd {
     loop {
         let message = match timeout(SILENCE_LIMIT, frames.next()).await {
             Ok(Some(Ok(message))) => message,
-            Ok(Some(Err(error))) => return Left::Broken(crate::exit::chain(&error)),
+            Ok(Some(Err(error))) => return ClientSessionEnd::Broken(crate::exit::chain(&error)),
             Ok(None) => {
-                return Left::Broken("it was closed before the end of the command".to_owned());
+                return ClientSessionEnd::Broken(
+                    "it was closed before the end of the command".to_owned(),
+                );
             }
             Err(_) => {
                 let silent = format!("no message arrived for {} s", SILENCE_LIMIT.as_secs());
-                return Left::Broken(silent);
+                return ClientSessionEnd::Broken(silent);
             }
         };
         let bytes = match message {
             Message::Binary(bytes) => bytes,
             Message::Close(_) | Message::Ping(_) | Message::Pong(_) | Message::Frame(_) => continue,
-            Message::Text(_) => return Left::Broken("it carries a text message".to_owned()),
+            Message::Text(_) => {
+                return ClientSessionEnd::Broken("it carries a text message".to_owned());
+            }
         };
-        let written = match FromCommand::decode(bytes) {
-            Ok(FromCommand::Output(bytes)) => write(&mut io::stdout().lock(), &bytes),
-            Ok(FromCommand::Errors(bytes)) => write(&mut io::stderr().lock(), &bytes),
-            Ok(FromCommand::Taken(bytes)) => {
+        let written = match AgentFrame::decode(bytes) {
+            Ok(AgentFrame::Stdout(bytes)) => write(&mut io::stdout().lock(), &bytes),
+            Ok(AgentFrame::Stderr(bytes)) => write(&mut io::stderr().lock(), &bytes),
+            Ok(AgentFrame::InputCredit(bytes)) => {
                 if bytes > INPUT_WINDOW_BYTES - window.available_permits().min(INPUT_WINDOW_BYTES) {
-                    return Left::Broken("more input was acknowledged than was sent".to_owned());
+                    return ClientSessionEnd::Broken(
+                        "more input was acknowledged than was sent".to_owned(),
+                    );
                 }
                 window.add_permits(bytes);
                 Ok(())
             }
-            Ok(FromCommand::End(end)) => return Left::Ended(end),
-            Ok(FromCommand::Missed(bytes)) => {
+            Ok(AgentFrame::End(end)) => return ClientSessionEnd::Ended(end),
+            Ok(AgentFrame::Missed(bytes)) => {
                 let missed = format!(
                     "\r\n[{bytes} bytes of output came faster than they could be shown]\r\n"
                 );
                 write(&mut io::stderr().lock(), missed.as_bytes())
             }
-            Ok(FromCommand::Attached(_)) => return Left::Broken("it begins twice".to_owned()),
-            Err(error) => return Left::Broken(error.to_string()),
+            Ok(AgentFrame::Attached(_)) => {
+                return ClientSessionEnd::Broken("it begins twice".to_owned());
+            }
+            Err(error) => return ClientSessionEnd::Broken(error.to_string()),
         };
         match written {
             Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Left::ReaderGone,
-            Err(error) => return Left::Broken(format!("the output cannot be written: {error}")),
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
+                return ClientSessionEnd::ReaderGone;
+            }
+            Err(error) => {
+                return ClientSessionEnd::Broken(format!("the output cannot be written: {error}"));
+            }
         }
     }
 }
@@ -168,34 +182,34 @@ fn write(to: &mut impl Write, bytes: &[u8]) -> io::Result<()> {
 
 /// Reads standard input piece by piece. An empty piece is the end of input; a closed channel means
 /// that the session is to be left. One piece waits: input that is not taken is not read.
-fn input(manner: Manner) -> mpsc::Receiver<Piece> {
+fn input(manner: StreamMode) -> mpsc::Receiver<StdinChunk> {
     let (pieces, received) = mpsc::channel(1);
     match manner {
-        Manner::Terminal | Manner::Pipes | Manner::PipesWithoutSignals => {
+        StreamMode::Terminal | StreamMode::Pipes | StreamMode::PipesWithoutSignals => {
             // A detached thread, because a read may block without end.
             std::thread::spawn(move || read(&pieces, None));
         }
-        Manner::AttachedTerminal => {
+        StreamMode::AttachedTerminal => {
             let keys = Some(DetachKeys::default());
             std::thread::spawn(move || read(&pieces, keys));
         }
-        Manner::PipesWithoutInput => {
+        StreamMode::PipesWithoutInput => {
             // The channel has capacity for one.
-            let _ = pieces.try_send(Piece::Bytes(Bytes::new()));
+            let _ = pieces.try_send(StdinChunk::Bytes(Bytes::new()));
         }
-        Manner::TerminalWithoutInput | Manner::Watching => {}
+        StreamMode::TerminalWithoutInput | StreamMode::OutputOnly => {}
     }
     received
 }
 
 /// A piece of standard input.
-enum Piece {
+enum StdinChunk {
     Bytes(Bytes),
     /// The detach keys were typed.
     Detach,
 }
 
-fn read(pieces: &mpsc::Sender<Piece>, mut keys: Option<DetachKeys>) {
+fn read(pieces: &mpsc::Sender<StdinChunk>, mut keys: Option<DetachKeys>) {
     let mut buffer = vec![0; DATA_LIMIT_BYTES];
     loop {
         let count = match io::stdin().lock().read(&mut buffer) {
@@ -204,9 +218,9 @@ fn read(pieces: &mpsc::Sender<Piece>, mut keys: Option<DetachKeys>) {
             // A failed read is the end of input.
             Err(_) => 0,
         };
-        let Typed { bytes, detaches } = match &mut keys {
-            Some(keys) => keys.look(&buffer[..count]),
-            None => Typed {
+        let TypedInput { bytes, detaches } = match &mut keys {
+            Some(keys) => keys.scan(&buffer[..count]),
+            None => TypedInput {
                 bytes: buffer[..count].to_vec(),
                 detaches: false,
             },
@@ -214,12 +228,16 @@ fn read(pieces: &mpsc::Sender<Piece>, mut keys: Option<DetachKeys>) {
         // Nothing is left of a piece that may be the beginning of the keys. An empty piece would
         // mean the end of input.
         let is_told = !bytes.is_empty() || count == 0;
-        if is_told && pieces.blocking_send(Piece::Bytes(bytes.into())).is_err() {
+        if is_told
+            && pieces
+                .blocking_send(StdinChunk::Bytes(bytes.into()))
+                .is_err()
+        {
             return;
         }
         if detaches {
             // The receiver may be gone already.
-            let _ = pieces.blocking_send(Piece::Detach);
+            let _ = pieces.blocking_send(StdinChunk::Detach);
         }
         if detaches || count == 0 {
             return;
@@ -228,19 +246,19 @@ fn read(pieces: &mpsc::Sender<Piece>, mut keys: Option<DetachKeys>) {
 }
 
 /// The sender of input and signals to the command.
-struct Speaking {
+struct InputSender {
     sink: SplitSink<Socket, Message>,
     /// A permit for each byte of input that may be sent.
     window: Arc<Semaphore>,
-    input: mpsc::Receiver<Piece>,
+    input: mpsc::Receiver<StdinChunk>,
     /// A piece for which there is no permit yet.
     waiting: Option<Bytes>,
     /// The terminal size that was last sent to the command.
-    size: Option<Size>,
+    size: Option<TerminalSize>,
 }
 
 /// A signal to this program.
-enum Signalled {
+enum SignalAction {
     /// It is forwarded to the command.
     PassedOn(i32),
     /// It ends this program, and the command with it.
@@ -248,28 +266,28 @@ enum Signalled {
     Resized,
 }
 
-impl Speaking {
+impl InputSender {
     /// Returns why the command is left, or `None` if the connection accepts nothing more.
-    async fn speak(&mut self, told: &mut Told) -> Option<Left> {
+    async fn send_input(&mut self, told: &mut SignalListener) -> Option<ClientSessionEnd> {
         let mut pings = interval_at(Instant::now() + PING_EVERY, PING_EVERY);
         pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        self.tell_size(told).await?;
+        self.send_size(told).await?;
         loop {
             let message = tokio::select! {
                 told = told.next() => match told {
-                    Signalled::End(signal) => return Some(Left::Told(signal)),
-                    Signalled::PassedOn(signal) => Some(frame(&ToCommand::Signal(signal))),
-                    Signalled::Resized => None,
+                    SignalAction::End(signal) => return Some(ClientSessionEnd::Signalled(signal)),
+                    SignalAction::PassedOn(signal) => Some(frame(&ClientFrame::Signal(signal))),
+                    SignalAction::Resized => None,
                 },
                 piece = self.next_piece() => match piece {
-                    Piece::Bytes(bytes) => Some(frame(&ToCommand::Input(bytes))),
-                    Piece::Detach => return Some(Left::Detached),
+                    StdinChunk::Bytes(bytes) => Some(frame(&ClientFrame::Input(bytes))),
+                    StdinChunk::Detach => return Some(ClientSessionEnd::Detached),
                 },
                 _ = pings.tick() => Some(Message::Ping(Bytes::new())),
             };
             // First, so that input typed after a resize arrives after it, whichever is noticed
             // first.
-            self.tell_size(told).await?;
+            self.send_size(told).await?;
             if let Some(message) = message {
                 self.sink.send(message).await.ok()?;
             }
@@ -277,11 +295,11 @@ impl Speaking {
     }
 
     /// Sends the size of this terminal to the command if it has changed.
-    async fn tell_size(&mut self, told: &Told) -> Option<()> {
+    async fn send_size(&mut self, told: &SignalListener) -> Option<()> {
         let size = terminal::size().filter(|_| told.has_terminal);
         match size {
             Some(size) if self.size.replace(size) != Some(size) => {
-                self.sink.send(frame(&ToCommand::Resize(size))).await.ok()
+                self.sink.send(frame(&ClientFrame::Resize(size))).await.ok()
             }
             _ => Some(()),
         }
@@ -289,12 +307,12 @@ impl Speaking {
 
     /// Returns the next piece of input for which there is a permit. Nothing is lost if the call is
     /// cancelled.
-    async fn next_piece(&mut self) -> Piece {
+    async fn next_piece(&mut self) -> StdinChunk {
         let piece = match self.waiting.take() {
             Some(piece) => piece,
             None => match self.input.recv().await {
-                Some(Piece::Bytes(piece)) => piece,
-                Some(Piece::Detach) => return Piece::Detach,
+                Some(StdinChunk::Bytes(piece)) => piece,
+                Some(StdinChunk::Detach) => return StdinChunk::Detach,
                 None => return std::future::pending().await,
             },
         };
@@ -303,16 +321,16 @@ impl Speaking {
         let room = self.window.acquire_many(count).await;
         room.expect("the window is never closed").forget();
         let piece = self.waiting.take();
-        Piece::Bytes(piece.expect("it was put there above"))
+        StdinChunk::Bytes(piece.expect("it was put there above"))
     }
 }
 
-fn frame(frame: &ToCommand) -> Message {
+fn frame(frame: &ClientFrame) -> Message {
     Message::Binary(frame.encode())
 }
 
 /// The signals of this program.
-struct Told {
+struct SignalListener {
     /// Signals for the command: a user's Ctrl-C, and requests to exit.
     meant: Vec<(i32, Signal)>,
     /// Whether they end this program instead of going to the command.
@@ -321,22 +339,22 @@ struct Told {
     resized: Signal,
 }
 
-impl Told {
+impl SignalListener {
     /// With a terminal, signals end this program, so that the terminal is restored; Ctrl-C is not a
     /// signal there. Without one, signals that a command may handle are forwarded, and the others
     /// end this program immediately.
-    fn listen(manner: Manner) -> io::Result<Self> {
+    fn listen(manner: StreamMode) -> io::Result<Self> {
         let (has_terminal, ends) = match manner {
-            Manner::Terminal | Manner::TerminalWithoutInput | Manner::AttachedTerminal => {
-                (true, true)
-            }
-            Manner::Watching => (false, true),
-            Manner::Pipes | Manner::PipesWithoutSignals | Manner::PipesWithoutInput => {
+            StreamMode::Terminal
+            | StreamMode::TerminalWithoutInput
+            | StreamMode::AttachedTerminal => (true, true),
+            StreamMode::OutputOnly => (false, true),
+            StreamMode::Pipes | StreamMode::PipesWithoutSignals | StreamMode::PipesWithoutInput => {
                 (false, false)
             }
         };
         let mut kinds = Vec::new();
-        if manner != Manner::PipesWithoutSignals {
+        if manner != StreamMode::PipesWithoutSignals {
             kinds.extend([SignalKind::interrupt(), SignalKind::terminate()]);
         }
         if has_terminal {
@@ -351,7 +369,7 @@ impl Told {
         })
     }
 
-    async fn next(&mut self) -> Signalled {
+    async fn next(&mut self) -> SignalAction {
         let meant = self.meant.iter_mut();
         let meant = meant.map(|(number, signal)| {
             Box::pin(async {
@@ -362,10 +380,10 @@ impl Told {
         let mut meant: FuturesUnordered<_> = meant.collect();
         tokio::select! {
             Some(number) = meant.next() => match self.ends {
-                true => Signalled::End(number),
-                false => Signalled::PassedOn(number),
+                true => SignalAction::End(number),
+                false => SignalAction::PassedOn(number),
             },
-            _ = self.resized.recv(), if self.has_terminal => Signalled::Resized,
+            _ = self.resized.recv(), if self.has_terminal => SignalAction::Resized,
             // No signal is for this program.
             else => std::future::pending().await,
         }

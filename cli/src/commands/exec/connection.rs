@@ -9,7 +9,7 @@ use tokio_tungstenite::tungstenite::handshake::client::generate_key;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 
-use crate::files::{no_web_page, sentence};
+use crate::files::{no_web_page, response_message};
 
 /// The longest URL that is requested, in bytes. Programs on the way may reject longer ones.
 pub(crate) const URL_LIMIT_BYTES: usize = 60_000;
@@ -23,14 +23,14 @@ pub(crate) type Socket = WebSocketStream<Upgraded>;
 
 /// The call to an agent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Call {
+pub(crate) enum SessionKind {
     /// Start a command in a task.
     Exec,
     /// Attach to the task's own command.
     Attach,
 }
 
-impl Call {
+impl SessionKind {
     fn name(self) -> &'static str {
         match self {
             Self::Exec => "exec",
@@ -47,8 +47,8 @@ impl Call {
 }
 
 /// A call, and the agent that it is for.
-pub(crate) struct Wanted<'a> {
-    pub(crate) call: Call,
+pub(crate) struct SessionRequest<'a> {
+    pub(crate) call: SessionKind,
     pub(crate) agent_id: &'a str,
     pub(crate) parameters: Vec<(&'static str, String)>,
 }
@@ -61,7 +61,7 @@ pub(crate) enum OpenError {
     NotStarted(String),
     /// The agent or task does not exist.
     #[error("{0}")]
-    Absent(String),
+    NotFound(String),
     /// A master or agent rejected the call.
     #[error("{0}")]
     Refused(String),
@@ -70,7 +70,7 @@ pub(crate) enum OpenError {
     Unavailable(String),
     /// The call exceeds the length of a URL.
     #[error("the request takes {bytes} bytes")]
-    Long {
+    TooLong {
         /// The length that it would have.
         bytes: usize,
     },
@@ -78,7 +78,10 @@ pub(crate) enum OpenError {
 
 /// Calls one master after the other until one accepts the connection. That master may have started
 /// the command, so no other is called after it.
-pub(crate) async fn open(masters: &[String], wanted: &Wanted<'_>) -> Result<Socket, OpenError> {
+pub(crate) async fn open(
+    masters: &[String],
+    wanted: &SessionRequest<'_>,
+) -> Result<Socket, OpenError> {
     // As for files: no proxy, and nothing here is encrypted.
     let http = reqwest::Client::builder()
         .no_proxy()
@@ -86,14 +89,14 @@ pub(crate) async fn open(masters: &[String], wanted: &Wanted<'_>) -> Result<Sock
         .connect_timeout(CONNECT_LIMIT)
         .default_headers(no_web_page())
         .build();
-    let http = http.map_err(|error| OpenError::Unavailable(words(error)))?;
+    let http = http.map_err(|error| OpenError::Unavailable(describe(error)))?;
     let mut unreached = OpenError::Unavailable("no master is named".to_owned());
     for master in masters {
-        match ask(&http, master, wanted).await {
-            Err(Asking::Unreached(why)) => {
+        match call(&http, master, wanted).await {
+            Err(ConnectError::Unreachable(why)) => {
                 unreached = OpenError::Unavailable(format!("{master} cannot be reached: {why}"));
             }
-            Err(Asking::Answered(error)) => return Err(error),
+            Err(ConnectError::Failed(error)) => return Err(error),
             Ok(socket) => return Ok(socket),
         }
     }
@@ -101,19 +104,23 @@ pub(crate) async fn open(masters: &[String], wanted: &Wanted<'_>) -> Result<Sock
 }
 
 /// The reason why a call to one master failed.
-enum Asking {
+enum ConnectError {
     /// The request did not reach the master.
-    Unreached(String),
-    Answered(OpenError),
+    Unreachable(String),
+    Failed(OpenError),
 }
 
-impl From<OpenError> for Asking {
+impl From<OpenError> for ConnectError {
     fn from(error: OpenError) -> Self {
-        Self::Answered(error)
+        Self::Failed(error)
     }
 }
 
-async fn ask(http: &reqwest::Client, master: &str, wanted: &Wanted<'_>) -> Result<Socket, Asking> {
+async fn call(
+    http: &reqwest::Client,
+    master: &str,
+    wanted: &SessionRequest<'_>,
+) -> Result<Socket, ConnectError> {
     let url = url(master, wanted)?;
     let key = generate_key();
     let asked = http
@@ -123,11 +130,11 @@ async fn ask(http: &reqwest::Client, master: &str, wanted: &Wanted<'_>) -> Resul
         .header("sec-websocket-version", "13")
         .header("sec-websocket-key", &key)
         .header("sec-websocket-protocol", wanted.call.protocol());
-    let broken = |error| OpenError::Unavailable(format!("{master}: {}", words(error)));
+    let broken = |error| OpenError::Unavailable(format!("{master}: {}", describe(error)));
     let response = match tokio::time::timeout(ANSWER_LIMIT, asked.send()).await {
         Ok(Ok(response)) => response,
         Ok(Err(error)) if error.is_connect() => {
-            return Err(Asking::Unreached(words(error)));
+            return Err(ConnectError::Unreachable(describe(error)));
         }
         Ok(Err(error)) => return Err(broken(error).into()),
         Err(_) => {
@@ -151,18 +158,18 @@ async fn ask(http: &reqwest::Client, master: &str, wanted: &Wanted<'_>) -> Resul
 }
 
 /// Removes the URL, whose arguments may be secret, from the message.
-fn words(error: reqwest::Error) -> String {
+fn describe(error: reqwest::Error) -> String {
     crate::exit::chain(&error.without_url())
 }
 
-fn url(master: &str, wanted: &Wanted<'_>) -> Result<Url, OpenError> {
+fn url(master: &str, wanted: &SessionRequest<'_>) -> Result<Url, OpenError> {
     let call = wanted.call.name();
     let base = format!("http://{master}/v1/agents/{}/{call}", wanted.agent_id);
     let url = Url::parse_with_params(&base, &wanted.parameters);
     let url = url.map_err(|error| OpenError::Unavailable(format!("{base}: {error}")))?;
     let bytes = url.as_str().len();
     if bytes > URL_LIMIT_BYTES {
-        return Err(OpenError::Long { bytes });
+        return Err(OpenError::TooLong { bytes });
     }
     Ok(url)
 }
@@ -170,10 +177,10 @@ fn url(master: &str, wanted: &Wanted<'_>) -> Result<Url, OpenError> {
 async fn refusal(response: Response) -> OpenError {
     let status = response.status();
     // Without a body, only the status is available.
-    let text = sentence(&response.text().await.unwrap_or_default());
+    let text = response_message(&response.text().await.unwrap_or_default());
     match status {
         StatusCode::UNPROCESSABLE_ENTITY => OpenError::NotStarted(text),
-        StatusCode::NOT_FOUND => OpenError::Absent(text),
+        StatusCode::NOT_FOUND => OpenError::NotFound(text),
         status if status.is_client_error() => OpenError::Refused(text),
         status if status.is_server_error() => OpenError::Unavailable(text),
         status => OpenError::Unavailable(format!("unexpected answer {status}")),
@@ -201,9 +208,9 @@ mod tests {
 
     use super::*;
 
-    fn wanted(argument: &str) -> Wanted<'static> {
-        Wanted {
-            call: Call::Exec,
+    fn wanted(argument: &str) -> SessionRequest<'static> {
+        SessionRequest {
+            call: SessionKind::Exec,
             agent_id: "agent-1",
             parameters: vec![("task", "f/t".into()), ("argument", argument.into())],
         }
@@ -229,7 +236,7 @@ mod tests {
             "http://127.0.0.1:5050/v1/agents/agent-1/exec?task=f%2Ft&argument=a%26b%3Dc+d%25%C3%A9%0A"
         );
         let long = super::url("127.0.0.1:5050", &wanted(&"x".repeat(60_000))).unwrap_err();
-        assert!(matches!(long, OpenError::Long { bytes } if bytes > URL_LIMIT_BYTES));
+        assert!(matches!(long, OpenError::TooLong { bytes } if bytes > URL_LIMIT_BYTES));
     }
 
     fn refusal(status: u16, message: &str) -> String {
@@ -247,7 +254,10 @@ mod tests {
                 refusal(422, "no program"),
                 OpenError::NotStarted("no program".into()),
             ),
-            (refusal(404, "no task"), OpenError::Absent("no task".into())),
+            (
+                refusal(404, "no task"),
+                OpenError::NotFound("no task".into()),
+            ),
             (refusal(403, "off"), OpenError::Refused("off".into())),
             (refusal(503, "gone"), OpenError::Unavailable("gone".into())),
             (

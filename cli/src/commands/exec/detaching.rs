@@ -12,7 +12,7 @@ pub(super) struct DetachKeys {
 
 /// A piece of typed input.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Typed {
+pub(super) struct TypedInput {
     /// Bytes for the task.
     pub(super) bytes: Vec<u8>,
     /// Whether the detach keys follow these bytes.
@@ -20,13 +20,13 @@ pub(super) struct Typed {
 }
 
 impl DetachKeys {
-    pub(super) fn look(&mut self, typed: &[u8]) -> Typed {
+    pub(super) fn scan(&mut self, typed: &[u8]) -> TypedInput {
         let mut bytes = Vec::with_capacity(typed.len() + 1);
         for byte in typed {
             match (std::mem::take(&mut self.is_begun), *byte) {
                 (true, SECOND) => {
                     let detaches = true;
-                    return Typed { bytes, detaches };
+                    return TypedInput { bytes, detaches };
                 }
                 (true, FIRST) => {
                     bytes.push(FIRST);
@@ -38,7 +38,7 @@ impl DetachKeys {
             }
         }
         let detaches = false;
-        Typed { bytes, detaches }
+        TypedInput { bytes, detaches }
     }
 }
 
@@ -50,7 +50,7 @@ mod tests {
         let mut keys = DetachKeys::default();
         let mut all = Vec::new();
         for piece in pieces {
-            let Typed { bytes, detaches } = keys.look(piece);
+            let TypedInput { bytes, detaches } = keys.scan(piece);
             all.extend(bytes);
             if detaches {
                 return (all, true);

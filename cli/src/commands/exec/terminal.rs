@@ -2,15 +2,15 @@
 
 use std::io;
 
-use argosy_proto::exec::Size;
+use argosy_proto::exec::TerminalSize;
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr};
 
 /// Standard input in raw mode until drop: every key goes to the command, also Ctrl-C.
-pub(super) struct Raw {
+pub(super) struct RawMode {
     before: Termios,
 }
 
-impl Raw {
+impl RawMode {
     pub(super) fn enter() -> io::Result<Self> {
         let before = tcgetattr(io::stdin())?;
         let mut raw = before.clone();
@@ -20,7 +20,7 @@ impl Raw {
     }
 }
 
-impl Drop for Raw {
+impl Drop for RawMode {
     fn drop(&mut self) {
         // A closed terminal needs no mode.
         let _ = tcsetattr(io::stdin(), OptionalActions::Now, &self.before);
@@ -28,14 +28,14 @@ impl Drop for Raw {
 }
 
 /// Returns the size of the user's terminal, or `None` if there is none or it has no size.
-pub(super) fn size() -> Option<Size> {
+pub(super) fn size() -> Option<TerminalSize> {
     let found = [
         tcgetwinsize(io::stdout()),
         tcgetwinsize(io::stdin()),
         tcgetwinsize(io::stderr()),
     ];
     let found = found.into_iter().flatten().next()?;
-    let size = Size {
+    let size = TerminalSize {
         rows: found.ws_row,
         columns: found.ws_col,
     };

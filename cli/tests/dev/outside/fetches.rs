@@ -7,9 +7,9 @@ use std::process::Command;
 use super::servers::{page, serve, serve_at};
 use super::tasks::{ATTACKER, HOST, HOST6, METADATA, reached};
 use super::{Attempt, api, attack, attempt, run, used};
-use crate::cluster::Cluster;
+use crate::cluster::DevCluster;
 
-pub(super) fn fetch(cluster: &Cluster, uri: &str) -> Attempt {
+pub(super) fn fetch(cluster: &DevCluster, uri: &str) -> Attempt {
     run(
         cluster,
         &["--uri", &format!("got={uri}"), "--", "cat", "got"],
@@ -121,7 +121,7 @@ fn fetches_by_its_hosts_addresses(
     .map(|(technique, uri)| (technique, uri, "an address of the agent's host"))
 }
 
-pub(super) fn by_fetches(cluster: &Cluster, port: u16) {
+pub(super) fn by_fetches(cluster: &DevCluster, port: u16) {
     let other = serve(Box::new(|_| page(b"of this host"))).port();
     for address in ["::1", HOST6] {
         let at = format!("[{address}]:{other}");
@@ -136,7 +136,7 @@ pub(super) fn by_fetches(cluster: &Cluster, port: u16) {
         .iter()
         .map(|(_, uri, _)| fetch(cluster, uri))
         .collect();
-    used(Cluster::start(49, "1x1", &OPEN), |open| {
+    used(DevCluster::start(49, "1x1", &OPEN), |open| {
         for ((technique, uri, because), attacked) in cases.iter().zip(refused) {
             attack(ATTACKER, technique, because, attacked, fetch(open, uri));
         }
@@ -159,7 +159,7 @@ pub(super) fn by_fetches(cluster: &Cluster, port: u16) {
 
 /// Tries to reach a server of the victim, published at another port, by fetches of agents from the
 /// host's network.
-pub(super) fn by_fetches_from_its_neighbour(cluster: &Cluster, port: u16) {
+pub(super) fn by_fetches_from_its_neighbour(cluster: &DevCluster, port: u16) {
     let address = |name: &str| {
         let line = format!("echo ${name}");
         let (code, address, stderr) = cluster.ran(&["exec", "victim", "--", "sh", "-c", &line]);
@@ -204,7 +204,7 @@ pub(super) fn by_fetches_from_its_neighbour(cluster: &Cluster, port: u16) {
 }
 
 /// A route to a container appears while the answer is in flight.
-fn from_an_address_that_becomes_a_tasks(cluster: &Cluster) {
+fn from_an_address_that_becomes_a_tasks(cluster: &DevCluster) {
     let ip = |words: &str| attempt(Command::new("ip").args(words.split(' '))).unwrap();
     // Not an address of this host, but answered by it.
     let address = "192.0.2.9";

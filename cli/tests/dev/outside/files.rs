@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 
 use super::servers::{Archive, page, redirect, serve};
 use super::{Attempt, against_a_host, at_once, attack, run, used};
-use crate::cluster::Cluster;
+use crate::cluster::DevCluster;
 
 const ATTACKER: &str = "a hostile file server";
 const MIB: usize = 1 << 20;
@@ -98,7 +98,7 @@ fn answer(path: &str) -> Vec<u8> {
     }
 }
 
-fn fetched(cluster: &Cluster, port: u16, path: &str) -> Attempt {
+fn fetched(cluster: &DevCluster, port: u16, path: &str) -> Attempt {
     run(
         cluster,
         &[
@@ -111,7 +111,7 @@ fn fetched(cluster: &Cluster, port: u16, path: &str) -> Attempt {
     )
 }
 
-fn extracted(cluster: &Cluster, port: u16, path: &str) -> Attempt {
+fn extracted(cluster: &DevCluster, port: u16, path: &str) -> Attempt {
     let line = "find got -type f | sort";
     run(
         cluster,
@@ -126,7 +126,7 @@ fn extracted(cluster: &Cluster, port: u16, path: &str) -> Attempt {
     )
 }
 
-fn by_answers(cluster: &Cluster, port: u16) {
+fn by_answers(cluster: &DevCluster, port: u16) {
     let cases = [
         ("redirects in a circle", "/round", "redirects too often"),
         (
@@ -170,7 +170,7 @@ fn by_answers(cluster: &Cluster, port: u16) {
     }
 }
 
-fn by_archives(cluster: &Cluster, port: u16) {
+fn by_archives(cluster: &DevCluster, port: u16) {
     for (technique, path, because) in [
         ("an entry above the folder", "/dots.tar", "'..'"),
         (
@@ -226,7 +226,7 @@ fn a_hostile_file_server_costs_only_the_task_that_named_it() {
     against_a_host(|| {
         let server = serve(Box::new(answer));
         let flags = ["--fetch-allow", &server.to_string()];
-        used(Cluster::start(44, "1x1", &flags), |cluster| {
+        used(DevCluster::start(44, "1x1", &flags), |cluster| {
             by_answers(cluster, server.port());
             by_archives(cluster, server.port());
             for planted in ["/tmp/planted", "/planted"] {

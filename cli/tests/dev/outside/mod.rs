@@ -15,7 +15,7 @@ use std::process::Command;
 
 use argosy_testing::{refused, skip};
 
-use crate::cluster::{Cluster, wait_for};
+use crate::cluster::{DevCluster, wait_for};
 use crate::web::on_a_host;
 
 /// The result of an attempt: what it got, or why it got nothing.
@@ -48,7 +48,7 @@ fn attempt(command: &mut Command) -> Attempt {
 }
 
 /// Runs a task of this cluster, and returns its result.
-fn run(cluster: &Cluster, words: &[&str]) -> Attempt {
+fn run(cluster: &DevCluster, words: &[&str]) -> Attempt {
     let words = [&["run", "--quiet", "--timeout", "30s"], words].concat();
     let attempted = attempt(&mut cluster.argosy(&words));
     attempted.map_err(|said| match said.is_empty() {
@@ -61,16 +61,16 @@ fn run(cluster: &Cluster, words: &[&str]) -> Attempt {
 fn against_a_cluster(
     number: u32,
     flags: Vec<String>,
-    body: impl FnOnce(&Cluster) + Send + 'static,
+    body: impl FnOnce(&DevCluster) + Send + 'static,
 ) {
     against_a_host(move || {
         let flags: Vec<_> = flags.iter().map(String::as_str).collect();
-        used(Cluster::start(number, "1x1", &flags), body);
+        used(DevCluster::start(number, "1x1", &flags), body);
     });
 }
 
 /// Calls `body` with the cluster, and ends it.
-fn used(mut cluster: Cluster, body: impl FnOnce(&Cluster)) {
+fn used(mut cluster: DevCluster, body: impl FnOnce(&DevCluster)) {
     body(&cluster);
     let (code, text) = cluster.stop();
     assert_eq!(code, 0, "{text}");
@@ -100,14 +100,14 @@ fn words(flags: &[&str]) -> Vec<String> {
 }
 
 /// Returns the address of the API of a member of this kind.
-fn api(cluster: &Cluster, kind: &str) -> String {
+fn api(cluster: &DevCluster, kind: &str) -> String {
     let mut members = cluster.members().iter();
     let member = members.find(|member| member["kind"] == kind).unwrap();
     member["api"].as_str().unwrap().to_owned()
 }
 
 /// Starts a task that runs until the cluster ends, and waits until it runs.
-fn victim(cluster: &Cluster, words: &[&str]) {
+fn victim(cluster: &DevCluster, words: &[&str]) {
     let words = [&["run", "--detach", "--name", "victim"], words].concat();
     let (code, _, stderr) = cluster.ran(&words);
     assert_eq!(code, 0, "{stderr}");

@@ -10,7 +10,7 @@ use super::{Attempt, against_a_cluster, api, attack, words};
 const ATTACKER: &str = "a web page";
 
 /// Returns the first line of the answer to these lines. An answer of 400 and above is a rejection.
-fn ask(address: &str, lines: &[&str]) -> Attempt {
+fn send(address: &str, lines: &[&str]) -> Attempt {
     let mut stream = TcpStream::connect(address).unwrap();
     stream
         .set_read_timeout(Some(Duration::from_secs(10)))
@@ -38,7 +38,7 @@ fn by_names(server: &str, address: &str) {
     let get = "GET /metrics HTTP/1.1";
     let port = address.rsplit_once(':').unwrap().1;
     let own = format!("Host: {address}");
-    let control = || ask(address, &[get, &own]);
+    let control = || send(address, &[get, &own]);
     let with_port = format!("Host: evil.example:{port}");
     let like_address = format!("Host: {}.evil.example", address.rsplit_once(':').unwrap().0);
     let whole = format!("GET http://evil.example:{port}/metrics HTTP/1.1");
@@ -79,7 +79,7 @@ fn by_names(server: &str, address: &str) {
             ATTACKER,
             &format!("{name}, to {server}"),
             because,
-            ask(address, &lines),
+            send(address, &lines),
             control(),
         );
     }
@@ -90,7 +90,7 @@ fn by_a_call(server: &str, address: &str) {
     let call = |host: &str| {
         let host = format!("Host: {host}");
         let get = "GET /metrics HTTP/1.1";
-        ask(address, &[get, &host, "Content-Type: application/grpc"])
+        send(address, &[get, &host, "Content-Type: application/grpc"])
     };
     let technique = format!("a call of the kind of gRPC, to {server}");
     attack(
@@ -133,7 +133,7 @@ fn by_sockets(server: &str, address: &str, path: &str) {
         let own = upgrade("");
         let own: Vec<_> = own.iter().map(String::as_str).collect();
         // The task does not exist: only an authorized caller learns that.
-        let control = ask(address, &own);
+        let control = send(address, &own);
         let control = match control {
             Err(line) if line.contains("404") => Ok(line),
             other => other,
@@ -142,7 +142,7 @@ fn by_sockets(server: &str, address: &str, path: &str) {
             ATTACKER,
             &format!("{name}, to {server}"),
             "403",
-            ask(address, &lines),
+            send(address, &lines),
             control,
         );
     }

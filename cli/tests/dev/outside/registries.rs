@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::servers::{Archive, page, redirect, serve, serve_at, typed};
 use super::tasks::HOST;
 use super::{Attempt, against_a_host, at_once, attack, run, used};
-use crate::cluster::Cluster;
+use crate::cluster::DevCluster;
 use crate::registry::{MANIFEST, descriptor, digest, image};
 use crate::web::BUSYBOX;
 
@@ -19,9 +19,9 @@ const ATTACKER: &str = "a hostile registry";
 
 /// Its answers by path, from the status line on.
 #[derive(Default)]
-struct Shelf(BTreeMap<String, Vec<u8>>);
+struct CannedResponses(BTreeMap<String, Vec<u8>>);
 
-impl Shelf {
+impl CannedResponses {
     fn blob(&mut self, repository: &str, name: &str, answer: Vec<u8>) {
         self.0
             .insert(format!("/v2/{repository}/blobs/{name}"), answer);
@@ -72,7 +72,7 @@ fn base(repository: &str) -> Vec<u8> {
         .end()
 }
 
-fn over_base(shelf: &mut Shelf, repository: &str, layer: Archive) {
+fn over_base(shelf: &mut CannedResponses, repository: &str, layer: Archive) {
     shelf.offer(repository, vec![base(repository), layer.end()]);
 }
 
@@ -187,8 +187,8 @@ fn honest(repository: &str) -> String {
     format!("honest/{repository}")
 }
 
-fn shelf() -> Shelf {
-    let mut shelf = Shelf::default();
+fn responses() -> CannedResponses {
+    let mut shelf = CannedResponses::default();
     for (_, repository, _) in LIES {
         shelf.offer(&honest(repository), vec![base(&honest(repository))]);
     }
@@ -245,7 +245,7 @@ fn shelf() -> Shelf {
     shelf
 }
 
-fn redirects(shelf: &mut Shelf) {
+fn redirects(shelf: &mut CannedResponses) {
     shelf.swap("to-agent", redirect("http://127.0.0.1:5051/v1/agent"));
     shelf.swap("to-metadata", redirect("http://169.254.169.254/latest"));
     shelf.swap("to-host", redirect(&format!("https://{HOST}:8443/page")));
@@ -255,7 +255,7 @@ fn redirects(shelf: &mut Shelf) {
     shelf.swap("round", redirect(&format!("/v2/round/blobs/{layer}")));
 }
 
-fn layers(shelf: &mut Shelf) {
+fn layers(shelf: &mut CannedResponses) {
     over_base(shelf, "dots", Archive::default().file("../planted", "x"));
     over_base(
         shelf,
@@ -282,7 +282,7 @@ fn layers(shelf: &mut Shelf) {
     );
 }
 
-fn architecture(shelf: &mut Shelf) {
+fn architecture(shelf: &mut CannedResponses) {
     let blobs = shelf.offer("architecture", vec![base("architecture")]);
     let mut config: Value = serde_json::from_slice(&blobs[1]).unwrap();
     config["architecture"] = json!("s390x");
@@ -298,7 +298,7 @@ fn a_hostile_registry_costs_only_the_task_that_named_it() {
     against_a_host(|| {
         // The redirect to a port of agents leads to the very layer that is requested.
         serve_at("127.0.0.1:5051", Box::new(|_| page(&base("to-agent"))));
-        let shelf = Arc::new(shelf());
+        let shelf = Arc::new(responses());
         // For any manifest of this image that is requested by a digest, it returns another.
         let pinned = digest(b"another");
         let of_pinned = shelf.0["/v2/pinned/manifests/1"].clone();
@@ -318,7 +318,7 @@ fn a_hostile_registry_costs_only_the_task_that_named_it() {
             "--insecure-registry",
             &listed,
         ];
-        let pull = |cluster: &Cluster, name: &str| -> Attempt {
+        let pull = |cluster: &DevCluster, name: &str| -> Attempt {
             let image = match name {
                 "pinned" => format!("{registry}/pinned@{pinned}"),
                 name => format!("{registry}/{name}:1"),
@@ -333,7 +333,7 @@ fn a_hostile_registry_costs_only_the_task_that_named_it() {
             ];
             run(cluster, &line)
         };
-        used(Cluster::start(45, "1x1", &flags), |cluster| {
+        used(DevCluster::start(45, "1x1", &flags), |cluster| {
             let pulled = at_once(LIES, |(_, repository, _)| pull(cluster, repository));
             for ((technique, repository, because), pulled) in LIES.iter().zip(pulled) {
                 let control = pull(cluster, &honest(repository));
@@ -346,14 +346,14 @@ fn a_hostile_registry_costs_only_the_task_that_named_it() {
 
 /// Registries on the host that the operator does not list. The control: the same image from one
 /// that is listed.
-fn unlisted(cluster: &Cluster, listed: &str) {
+fn unlisted(cluster: &DevCluster, listed: &str) {
     for (address, technique) in [
         ("127.0.0.1", "an image of a registry on the host's loopback"),
         (HOST, "an image of a registry at an address of the host"),
     ] {
         let asked = Arc::new(AtomicU32::new(0));
         let count = Arc::clone(&asked);
-        let mut shelf = Shelf::default();
+        let mut shelf = CannedResponses::default();
         shelf.offer("unlisted", vec![base("unlisted")]);
         let answer = move |path: &str| {
             count.fetch_add(1, Ordering::SeqCst);

@@ -5,14 +5,14 @@ use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 
 /// Returns the bytes to send for a path, from the status line on.
-pub(super) type Answer = Box<dyn Fn(&str) -> Vec<u8> + Send + Sync>;
+pub(super) type ResponseFn = Box<dyn Fn(&str) -> Vec<u8> + Send + Sync>;
 
 /// Serves on a free loopback port of this network namespace until the program ends.
-pub(super) fn serve(answer: Answer) -> SocketAddr {
+pub(super) fn serve(answer: ResponseFn) -> SocketAddr {
     serve_at("127.0.0.1:0", answer)
 }
 
-pub(super) fn serve_at(address: &str, answer: Answer) -> SocketAddr {
+pub(super) fn serve_at(address: &str, answer: ResponseFn) -> SocketAddr {
     let listener = TcpListener::bind(address).unwrap();
     let bound = listener.local_addr().unwrap();
     let answer = Arc::new(answer);

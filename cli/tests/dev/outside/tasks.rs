@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::fetches::{by_fetches, by_fetches_from_its_neighbour, fetch};
 use super::servers::{page, redirect, serve, serve_at};
 use super::{Attempt, against_a_host, api, attack, attempt, run, used, victim};
-use crate::cluster::{Cluster, wait_for};
+use crate::cluster::{DevCluster, wait_for};
 use crate::division::{gives_up_root, open_folder};
 
 pub(super) const ATTACKER: &str = "another task";
@@ -29,7 +29,7 @@ pub(super) fn reached(address: &str, port: u16) -> Attempt {
 }
 
 /// The same from a task in this network.
-fn reached_by_task(cluster: &Cluster, network: &str, address: &str, port: u16) -> Attempt {
+fn reached_by_task(cluster: &DevCluster, network: &str, address: &str, port: u16) -> Attempt {
     // Busybox' timeout returns the signal in place of its own code.
     let line = format!(
         "timeout 5 bash -c 'exec 3<>/dev/tcp/{address}/{port}'; code=$?; \
@@ -43,7 +43,7 @@ const REFUSED: &str = "not permitted";
 /// The message of a task whose packets are dropped: neither an answer nor an error arrives.
 const SILENCE: &str = "nothing came within 5 s";
 
-fn by_members(cluster: &Cluster) {
+fn by_members(cluster: &DevCluster) {
     let port = |address: String| address.rsplit_once(':').unwrap().1.parse::<u16>().unwrap();
     let (agent, master) = (api(cluster, "agent"), api(cluster, "master"));
     for (name, address, number) in [
@@ -71,7 +71,7 @@ fn by_members(cluster: &Cluster) {
     }
 }
 
-fn by_the_network(cluster: &Cluster) {
+fn by_the_network(cluster: &DevCluster) {
     // The same ports at another address of the host, where the test listens.
     let _listeners: Vec<_> = [5050, 5051, 5052]
         .map(|port| TcpListener::bind((HOST, port)).unwrap())
@@ -123,7 +123,7 @@ fn by_the_network(cluster: &Cluster) {
     );
 }
 
-fn by_its_neighbour(cluster: &Cluster) {
+fn by_its_neighbour(cluster: &DevCluster) {
     let (code, address, stderr) =
         cluster.ran(&["exec", "victim", "--", "sh", "-c", "echo $ARGOSY_ADDRESS"]);
     assert_eq!(code, 0, "{stderr}");
@@ -148,7 +148,7 @@ fn by_its_neighbour(cluster: &Cluster) {
     );
 }
 
-fn by_files(cluster: &Cluster, fetched: &Path) {
+fn by_files(cluster: &DevCluster, fetched: &Path) {
     let given = format!("file://{}/given", fetched.display());
     for (technique, uri, because) in [
         (
@@ -203,7 +203,7 @@ fn by_files(cluster: &Cluster, fetched: &Path) {
     );
 }
 
-fn by_mounts(cluster: &Cluster, shared: &str) {
+fn by_mounts(cluster: &DevCluster, shared: &str) {
     let look = |volume: &str| {
         run(
             cluster,
@@ -237,7 +237,7 @@ fn by_mounts(cluster: &Cluster, shared: &str) {
     }
 }
 
-fn by_secrets_and_images(cluster: &Cluster, shared: &str, layout: &str) {
+fn by_secrets_and_images(cluster: &DevCluster, shared: &str, layout: &str) {
     let secret = |name: &str| {
         run(
             cluster,
@@ -318,7 +318,7 @@ const TRAPS: [(&str, &str, &str); 7] = [
 ];
 
 /// Checks what an operator sees of a task that prepares a trap in its own sandbox.
-fn by_its_own_files(cluster: &Cluster) {
+fn by_its_own_files(cluster: &DevCluster) {
     let line = "mkdir folder; echo text > file; ln -s /etc/shadow link; ln -s / root; mkfifo pipe; \
                 printf '\\033]0;title\\007' > escape; exec sleep 1000";
     let words = ["run", "--detach", "--name", "trap", "--", "sh", "-c", line];
@@ -364,12 +364,12 @@ fn by_its_own_files(cluster: &Cluster) {
 }
 
 /// Directories of the operator: what tasks may fetch and mount, images and secrets.
-struct Folders {
+struct OperatorDirectories {
     folder: tempfile::TempDir,
     layout: String,
 }
 
-impl Folders {
+impl OperatorDirectories {
     fn make() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let path = |name: &str| folder.path().join(name);
@@ -426,7 +426,7 @@ fn another_task_reaches_neither_its_host_nor_its_neighbours_nor_what_is_theirs()
             let words = ["address", "add", &address, "dev", "lo"];
             attempt(Command::new("ip").args(words)).unwrap();
         }
-        let folders = Folders::make();
+        let folders = OperatorDirectories::make();
         let server = serve(Box::new(|path| match path.strip_prefix("/to/") {
             Some(target) => redirect(target),
             None => page(b"allowed"),
@@ -455,7 +455,7 @@ fn another_task_reaches_neither_its_host_nor_its_neighbours_nor_what_is_theirs()
             ("ARGOSY_AGENT_IMAGE_DIRS", images.as_str()),
             ("TMPDIR", open.path().to_str().unwrap()),
         ];
-        let cluster = Cluster::start_with(43, "1x1", &flags, &variables);
+        let cluster = DevCluster::start_with(43, "1x1", &flags, &variables);
         used(cluster, |cluster| {
             gives_up_root(cluster);
             victim(

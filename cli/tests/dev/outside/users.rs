@@ -8,7 +8,7 @@ use std::process::Command;
 use serde_json::Value;
 
 use super::{Attempt, against_a_cluster, api, attack, attempt, victim, words};
-use crate::cluster::{Cluster, wait_for};
+use crate::cluster::{DevCluster, wait_for};
 
 const ATTACKER: &str = "another user";
 
@@ -35,7 +35,7 @@ fn shell(user: u32, line: &str) -> Attempt {
 
 /// Returns the status of the answer to this user if it is below 400, as that of an upgrade to this
 /// protocol is.
-fn asked(user: u32, url: &str, protocol: Option<&str>) -> Attempt {
+fn get(user: u32, url: &str, protocol: Option<&str>) -> Attempt {
     let headers = protocol.map_or_else(String::new, |protocol| {
         format!(
             "-H 'Connection: Upgrade' -H 'Upgrade: websocket' -H 'Sec-WebSocket-Version: 13' \
@@ -53,7 +53,7 @@ fn asked(user: u32, url: &str, protocol: Option<&str>) -> Attempt {
     }
 }
 
-fn by_the_apis(cluster: &Cluster, task: &Value, agent: &str) {
+fn by_the_apis(cluster: &DevCluster, task: &Value, agent: &str) {
     let id = format!("{}/victim", task["frameworkId"].as_str().unwrap());
     let through_master = format!("{}/v1/agents/{agent}", api(cluster, "master"));
     let direct = format!("{}/v1", api(cluster, "agent"));
@@ -84,7 +84,7 @@ fn by_the_apis(cluster: &Cluster, task: &Value, agent: &str) {
     ] {
         for (server, base) in [("an agent", &direct), ("a master", &through_master)] {
             let url = format!("http://{base}/{url}");
-            let (attacked, control) = (asked(65_534, &url, protocol), asked(0, &url, protocol));
+            let (attacked, control) = (get(65_534, &url, protocol), get(0, &url, protocol));
             attack(
                 ATTACKER,
                 &format!("{name} by {server}"),

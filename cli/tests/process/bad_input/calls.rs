@@ -8,16 +8,16 @@ use futures::FutureExt as _;
 use futures::future::LocalBoxFuture;
 use tonic::transport::{Channel, Endpoint};
 
-use super::row::{Does, End, Keeps, Outcome, Row};
-use super::site::Site;
+use super::row::{Row, RowAction, RowEnd, RowOutcome, Unchanged};
+use super::site::BadInputCluster;
 use super::table::ROWS;
-use crate::cluster::until;
-use crate::work::{Framework, Heard, task};
+use crate::cluster::wait_until;
+use crate::work::{ReceivedEvents, TestFramework, task};
 
 const LONG: Duration = Duration::from_secs(60);
 
 /// Offers for invalid calls.
-pub(crate) struct Stock {
+pub(crate) struct OfferSet {
     pub(crate) own: v1::Offer,
     pub(crate) other_agent: v1::Offer,
     pub(crate) foreign: v1::Offer,
@@ -40,13 +40,13 @@ pub(super) fn cpus(milli: i64) -> Vec<v1::Resource> {
 }
 
 /// Runs all rows that are calls, in the table's order: first those that are rejected as a whole.
-pub(super) async fn all(site: &Site) -> Vec<(&'static Row, Outcome)> {
+pub(super) async fn all(site: &BadInputCluster) -> Vec<(&'static Row, RowOutcome)> {
     let masters = site.cluster.masters_list();
-    let sender = Framework::start(masters.clone(), "sender").await;
-    let (stock, thief) = Stock::of(site, &sender).await;
+    let sender = TestFramework::start(masters.clone(), "sender").await;
+    let (stock, thief) = OfferSet::of(site, &sender).await;
     let mut outcomes = Vec::new();
     for (number, row) in (1_000..).zip(ROWS) {
-        if let Does::Accept(offers, tasks) = row.does {
+        if let RowAction::Accept(offers, tasks) = row.does {
             let request = request(&sender, number, offers(&stock), tasks());
             let (ended, said) = accept(site, request).await;
             outcomes.push(outcome(site, row, ended, said));
@@ -54,11 +54,11 @@ pub(super) async fn all(site: &Site) -> Vec<(&'static Row, Outcome)> {
     }
     // The resources of these frameworks are offered to others again.
     drop((sender.driver.teardown(), thief.driver.teardown()));
-    let launcher = Framework::start(masters.clone(), "launcher").await;
+    let launcher = TestFramework::start(masters.clone(), "launcher").await;
     launcher.hold_offers(true);
     for (number, row) in (1_000..).zip(ROWS) {
-        if let Does::Launch(tasks) = row.does {
-            let offer = taken(&launcher).await;
+        if let RowAction::Launch(tasks) = row.does {
+            let offer = used_offer(&launcher).await;
             let request = request(&launcher, number, vec![offer], tasks());
             let (ended, said) = accept(site, request).await;
             outcomes.push(outcome(site, row, ended, said));
@@ -70,17 +70,17 @@ pub(super) async fn all(site: &Site) -> Vec<(&'static Row, Outcome)> {
 }
 
 /// Runs all rows that are tasks: they are launched, and end.
-async fn tasks(site: &Site) -> Vec<(&'static Row, Outcome)> {
-    let runner = Framework::start(site.cluster.masters_list(), "runner").await;
+async fn tasks(site: &BadInputCluster) -> Vec<(&'static Row, RowOutcome)> {
+    let runner = TestFramework::start(site.cluster.masters_list(), "runner").await;
     let mut outcomes = Vec::new();
     for row in ROWS {
-        let Does::Task(spec) = row.does else {
+        let RowAction::Task(spec) = row.does else {
             continue;
         };
         let spec = spec();
         runner.launch([spec.clone()]);
         let end = runner
-            .hear(row.name, LONG, |heard| {
+            .wait_for_event(row.name, LONG, |heard| {
                 let mut updates = heard.updates.iter();
                 let ended = |one: &&v1::TaskStatus| {
                     one.task_id == spec.task_id
@@ -89,36 +89,41 @@ async fn tasks(site: &Site) -> Vec<(&'static Row, Outcome)> {
                 updates.find(ended).cloned()
             })
             .await;
-        let ended = End::State(end.state());
+        let ended = RowEnd::State(end.state());
         outcomes.push(outcome(site, row, ended, end.message));
     }
     drop(runner.driver.teardown());
     outcomes
 }
 
-fn outcome(site: &Site, row: &'static Row, ended: End, said: String) -> (&'static Row, Outcome) {
+fn outcome(
+    site: &BadInputCluster,
+    row: &'static Row,
+    ended: RowEnd,
+    said: String,
+) -> (&'static Row, RowOutcome) {
     let place = site.place();
-    (row, Outcome { ended, said, place })
+    (row, RowOutcome { ended, said, place })
 }
 
-impl Stock {
+impl OfferSet {
     /// Gets two offers and a used one of the sender, and one of another framework.
-    async fn of(site: &Site, sender: &Framework) -> (Self, Framework) {
+    async fn of(site: &BadInputCluster, sender: &TestFramework) -> (Self, TestFramework) {
         sender.hold_offers(true);
-        let (own, other_agent) = (taken(sender).await, taken(sender).await);
-        let used = taken(sender).await;
+        let (own, other_agent) = (used_offer(sender).await, used_offer(sender).await);
+        let used = used_offer(sender).await;
         // The resources that it returns are for the other framework.
         let answer = sender.driver.suppress(Vec::new()).answer().await;
         assert!(answer.is_done(), "{answer:?}");
         let spent = request(sender, 999, vec![used.clone()], vec![task("spent", "true")]);
         let (ended, said) = accept(site, spent).await;
-        assert_eq!(ended, End::Code(tonic::Code::Ok), "{said}");
-        let thief = Framework::start(site.cluster.masters_list(), "thief").await;
+        assert_eq!(ended, RowEnd::Code(tonic::Code::Ok), "{said}");
+        let thief = TestFramework::start(site.cluster.masters_list(), "thief").await;
         thief.hold_offers(true);
         let stock = Self {
             own,
             other_agent,
-            foreign: taken(&thief).await,
+            foreign: used_offer(&thief).await,
             used,
         };
         (stock, thief)
@@ -126,8 +131,8 @@ impl Stock {
 }
 
 /// Takes an open offer from the framework.
-async fn taken(framework: &Framework) -> v1::Offer {
-    until("an open offer", LONG, async || {
+async fn used_offer(framework: &TestFramework) -> v1::Offer {
+    wait_until("an open offer", LONG, async || {
         let mut heard = framework.heard.lock().unwrap();
         heard.offers.pop_first().map(|(_, offer)| offer)
     })
@@ -135,7 +140,7 @@ async fn taken(framework: &Framework) -> v1::Offer {
 }
 
 fn request(
-    framework: &Framework,
+    framework: &TestFramework,
     number: u64,
     offers: Vec<v1::Offer>,
     tasks: Vec<v1::TaskSpec>,
@@ -161,27 +166,27 @@ fn request(
 
 pub(super) const LIMIT_OF_NOTHING: Row = Row {
     name: "a limit of no processes",
-    does: Does::Story(limits_of_nothing),
-    ends: End::Code(tonic::Code::InvalidArgument),
+    does: RowAction::Steps(limits_of_nothing),
+    ends: RowEnd::Code(tonic::Code::InvalidArgument),
     says: [
         "limits.pids",
         "a task is at least one process",
         "give at least 1",
     ],
-    keeps: Keeps::Cluster,
+    keeps: Unchanged::Cluster,
 };
 
 /// Sets a limit below the number of processes of a running task.
-fn limits_of_nothing(site: &Site) -> LocalBoxFuture<'_, Outcome> {
+fn limits_of_nothing(site: &BadInputCluster) -> LocalBoxFuture<'_, RowOutcome> {
     async move {
         let masters = site.cluster.masters_list();
-        let framework = Framework::start(masters, "limiter").await;
+        let framework = TestFramework::start(masters, "limiter").await;
         framework.launch([task("limited", "sleep 600")]);
-        let runs = |heard: &Heard| {
+        let runs = |heard: &ReceivedEvents| {
             let states = heard.states("limited");
             states.contains(&v1::TaskState::Running).then_some(())
         };
-        framework.hear("it runs", LONG, runs).await;
+        framework.wait_for_event("it runs", LONG, runs).await;
         let request = v1::UpdateLimitsRequest {
             call: Some(v1::CallId {
                 framework_id: framework.id(),
@@ -195,42 +200,42 @@ fn limits_of_nothing(site: &Site) -> LocalBoxFuture<'_, Outcome> {
                 ..v1::Limits::default()
             }),
         };
-        let (ended, said) = asked(site, async |mut stub| {
+        let (ended, said) = call(site, async |mut stub| {
             let reply = stub.update_limits(request.clone()).await;
-            reply.map(|_| (End::Code(tonic::Code::Ok), String::new()))
+            reply.map(|_| (RowEnd::Code(tonic::Code::Ok), String::new()))
         })
         .await;
         drop(framework.driver.teardown());
         let place = site.place();
-        Outcome { ended, said, place }
+        RowOutcome { ended, said, place }
     }
     .boxed_local()
 }
 
-async fn accept(site: &Site, request: v1::AcceptRequest) -> (End, String) {
-    asked(site, async |mut stub| {
+async fn accept(site: &BadInputCluster, request: v1::AcceptRequest) -> (RowEnd, String) {
+    call(site, async |mut stub| {
         let mut reply = stub.accept(request.clone()).await?.into_inner();
         Ok(match reply.refused.pop() {
-            Some(refused) => (End::Refused, refused.message),
-            None => (End::Code(tonic::Code::Ok), String::new()),
+            Some(refused) => (RowEnd::Refused, refused.message),
+            None => (RowEnd::Code(tonic::Code::Ok), String::new()),
         })
     })
     .await
 }
 
 /// Calls a master until it answers: on a busy machine, an election is possible at any moment.
-async fn asked(
-    site: &Site,
-    call: impl AsyncFn(SchedulerClient<Channel>) -> Result<(End, String), tonic::Status>,
-) -> (End, String) {
-    until("the call is answered", LONG, async || {
+async fn call(
+    site: &BadInputCluster,
+    call: impl AsyncFn(SchedulerClient<Channel>) -> Result<(RowEnd, String), tonic::Status>,
+) -> (RowEnd, String) {
+    wait_until("the call is answered", LONG, async || {
         let leader = site.cluster.leader().await;
         let endpoint = format!("http://{}", site.cluster.masters[leader].api());
         let channel = Endpoint::from_shared(endpoint).ok()?.connect().await.ok()?;
         match call(SchedulerClient::new(channel)).await {
             Ok(ended) => Some(ended),
             Err(status) if status.code() == tonic::Code::Unavailable => None,
-            Err(status) => Some((End::Code(status.code()), status.message().to_owned())),
+            Err(status) => Some((RowEnd::Code(status.code()), status.message().to_owned())),
         }
     })
     .await

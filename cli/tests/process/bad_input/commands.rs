@@ -5,14 +5,14 @@ use std::net::TcpStream;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use super::row::{End, Outcome};
-use super::site::{Place, Site};
-use crate::cluster::{argosy, until};
+use super::row::{RowEnd, RowOutcome};
+use super::site::{BadInputCluster, RowAddresses};
+use crate::cluster::{argosy, wait_until};
 
 const LONG: Duration = Duration::from_secs(60);
 
 /// Returns the executable without the environment of this test.
-pub(super) fn program(site: &Site, place: &Place) -> Command {
+pub(super) fn program(site: &BadInputCluster, place: &RowAddresses) -> Command {
     let mut command = Command::new(argosy());
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("ARGOSY_") {
@@ -27,18 +27,18 @@ pub(super) fn program(site: &Site, place: &Place) -> Command {
 }
 
 /// Runs the executable until it exits by itself.
-pub(super) async fn run(site: &Site, line: &str) -> Outcome {
+pub(super) async fn run(site: &BadInputCluster, line: &str) -> RowOutcome {
     let place = site.place();
-    let words = line.split(' ').map(|word| place.meant(site, word));
+    let words = line.split(' ').map(|word| place.expand(site, word));
     let mut command = program(site, &place);
     command.args(words);
     let (ended, said) = tokio::task::spawn_blocking(move || ended(command))
         .await
         .expect("it does not panic");
-    Outcome { ended, said, place }
+    RowOutcome { ended, said, place }
 }
 
-fn ended(mut command: Command) -> (End, String) {
+fn ended(mut command: Command) -> (RowEnd, String) {
     let piped = command.stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = piped.spawn().expect("the executable starts");
     let deadline = Instant::now() + LONG;
@@ -49,29 +49,29 @@ fn ended(mut command: Command) -> (End, String) {
         std::thread::sleep(Duration::from_millis(20));
     }
     let output = child.wait_with_output().expect("it has ended");
-    let ended = output.status.code().map_or(End::GoesOn, End::Exit);
+    let ended = output.status.code().map_or(RowEnd::Retries, RowEnd::Exit);
     let said = [output.stdout, output.stderr].concat();
     (ended, String::from_utf8_lossy(&said).into_owned())
 }
 
 /// Requests a path from the leader, until there is an answer.
-pub(super) async fn get(site: &Site, path: &str) -> Outcome {
+pub(super) async fn get(site: &BadInputCluster, path: &str) -> RowOutcome {
     let url = format!("http://{}{path}", site.cluster.masters[0].api());
-    let (status, said) = until("a master answers", LONG, async || {
+    let (status, said) = wait_until("a master answers", LONG, async || {
         let answer = reqwest::get(&url).await.ok()?;
         let status = answer.status().as_u16();
         (status != 503).then_some((status, answer.text().await.ok()?))
     })
     .await;
-    Outcome {
-        ended: End::Status(status),
+    RowOutcome {
+        ended: RowEnd::Status(status),
         said,
         place: site.place(),
     }
 }
 
 /// Sends bytes to every port, and reads until the peer closes the connection.
-pub(super) async fn send(site: &Site, bytes: Vec<u8>) -> Outcome {
+pub(super) async fn send(site: &BadInputCluster, bytes: Vec<u8>) -> RowOutcome {
     let mut ports: Vec<String> = Vec::new();
     for master in &site.cluster.masters {
         ports.extend([5050, 5052].map(|port| format!("{}:{port}", master.address)));
@@ -89,8 +89,8 @@ pub(super) async fn send(site: &Site, bytes: Vec<u8>) -> Outcome {
         }
     });
     sent.await.expect("every port is open");
-    Outcome {
-        ended: End::Unsaid,
+    RowOutcome {
+        ended: RowEnd::NoAnswer,
         said: String::new(),
         place: site.place(),
     }

@@ -9,10 +9,10 @@ use futures::FutureExt;
 use futures::future::LocalBoxFuture;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
-use super::row::{End, Outcome};
-use super::site::Site;
-use crate::cluster::{Member, clear_agent, sleepers, sleeping, until, write};
-use crate::work::{Framework, Heard, task};
+use super::row::{RowEnd, RowOutcome};
+use super::site::BadInputCluster;
+use crate::cluster::{TestMember, clear_agent, sleepers, sleeping, wait_until, write};
+use crate::work::{ReceivedEvents, TestFramework, task};
 
 const LONG: Duration = Duration::from_secs(60);
 
@@ -90,7 +90,7 @@ impl Drop for SmallDisk {
 
 /// The master stops at the write that fails. Acknowledged writes are on the others, and here after
 /// its restart.
-pub(super) fn a_masters(site: &mut Site) -> LocalBoxFuture<'_, Outcome> {
+pub(super) fn a_masters(site: &mut BadInputCluster) -> LocalBoxFuture<'_, RowOutcome> {
     async move {
         let victim = site.cluster.leader().await;
         site.cluster.masters[victim].kill();
@@ -100,7 +100,7 @@ pub(super) fn a_masters(site: &mut Site) -> LocalBoxFuture<'_, Outcome> {
         site.cluster.wait_caught_up().await;
         let operator = site.cluster.operator();
         let mut number = 0;
-        let ended = until("the master has stopped", LONG, async || {
+        let ended = wait_until("the master has stopped", LONG, async || {
             number += 1;
             disk.fill();
             write(&operator, "y".repeat(2_000) + &number.to_string()).await;
@@ -112,7 +112,7 @@ pub(super) fn a_masters(site: &mut Site) -> LocalBoxFuture<'_, Outcome> {
         site.cluster.masters[victim].kill();
         site.cluster.masters[victim].start();
         site.cluster.wait_caught_up().await;
-        until("a write is answered", LONG, async || {
+        wait_until("a write is answered", LONG, async || {
             write(&operator, "kept".to_owned()).await
         })
         .await;
@@ -133,7 +133,7 @@ pub(super) fn a_masters(site: &mut Site) -> LocalBoxFuture<'_, Outcome> {
 }
 
 /// The master does not start. With free space it does, with its former data.
-pub(super) fn a_start(site: &mut Site) -> LocalBoxFuture<'_, Outcome> {
+pub(super) fn a_start(site: &mut BadInputCluster) -> LocalBoxFuture<'_, RowOutcome> {
     async move {
         let folder = site.folder("full-start");
         let whole = [site.folder("other"), folder.clone()];
@@ -143,7 +143,7 @@ pub(super) fn a_start(site: &mut Site) -> LocalBoxFuture<'_, Outcome> {
         disk.fill();
         let mut master = site.master_of_another_cluster("full-start");
         master.start();
-        let ended = until("it has ended", LONG, async || master.ended()).await;
+        let ended = wait_until("it has ended", LONG, async || master.ended()).await;
         let said = master.log();
         disk.empty();
         master.kill();
@@ -154,28 +154,28 @@ pub(super) fn a_start(site: &mut Site) -> LocalBoxFuture<'_, Outcome> {
     .boxed_local()
 }
 
-fn outcome(site: &Site, ended: std::process::ExitStatus, said: String) -> Outcome {
-    Outcome {
-        ended: ended.code().map_or(End::Aborted, End::Exit),
+fn outcome(site: &BadInputCluster, ended: std::process::ExitStatus, said: String) -> RowOutcome {
+    RowOutcome {
+        ended: ended.code().map_or(RowEnd::Aborted, RowEnd::Exit),
         said,
         place: site.place(),
     }
 }
 
 /// An agent on a small disk, with a framework that uses only this agent.
-struct Cramped {
+struct SmallDiskAgent {
     disk: SmallDisk,
-    agent: Member,
-    framework: Framework,
+    agent: TestMember,
+    framework: TestFramework,
 }
 
-impl Cramped {
-    async fn start(site: &Site, name: &str) -> Self {
+impl SmallDiskAgent {
+    async fn start(site: &BadInputCluster, name: &str) -> Self {
         let disk = SmallDisk::at(&site.folder(name));
         let masters = site.cluster.masters_list();
         let mut agent = site.agent(name, site.free_host(), &masters.to_string());
         agent.start();
-        let framework = Framework::start(masters, name).await;
+        let framework = TestFramework::start(masters, name).await;
         framework.hold_offers(true);
         Self {
             disk,
@@ -214,21 +214,21 @@ impl Cramped {
         heard.offers.remove(&id)
     }
 
-    async fn hear(&self, task: &str, state: v1::TaskState) -> v1::TaskStatus {
-        let found = |heard: &Heard| {
+    async fn wait_for_state(&self, task: &str, state: v1::TaskState) -> v1::TaskStatus {
+        let found = |heard: &ReceivedEvents| {
             let mut updates = heard.updates.iter();
             let found = updates.find(|one| one.task_id == task && one.state() == state);
             found.cloned()
         };
         let what = format!("{task} is {state:?}");
-        self.framework.hear(&what, LONG, found).await
+        self.framework.wait_for_event(&what, LONG, found).await
     }
 
     /// Ends its tasks and the agent, and removes all that it created.
-    async fn end(mut self, site: &Site) {
+    async fn end(mut self, site: &BadInputCluster) {
         drop(self.framework.driver.teardown());
         let address = format!("{}:5051", self.agent.address);
-        until("its tasks have ended", LONG, async || {
+        wait_until("its tasks have ended", LONG, async || {
             let operator = site.cluster.operator();
             let page = operator
                 .list_agents(v1::ListRequest::default())
@@ -249,20 +249,22 @@ impl Cramped {
 
 /// A task without space for its sandbox becomes FAILED with a message. The agent continues, and
 /// with free space the next task runs.
-pub(super) fn a_sandboxs(site: &mut Site) -> LocalBoxFuture<'_, Outcome> {
+pub(super) fn a_sandboxs(site: &mut BadInputCluster) -> LocalBoxFuture<'_, RowOutcome> {
     async move {
-        let cramped = Cramped::start(site, "full-sandbox").await;
-        launched(&cramped, task("before", "true")).await;
-        cramped.hear("before", v1::TaskState::Finished).await;
-        cramped.disk.fill_with_files();
-        launched(&cramped, task("cramped", "true")).await;
-        let failed = cramped.hear("cramped", v1::TaskState::Failed).await;
-        cramped.disk.empty_of_files();
-        launched(&cramped, task("after", "true")).await;
-        cramped.hear("after", v1::TaskState::Finished).await;
-        cramped.end(site).await;
-        Outcome {
-            ended: End::State(failed.state()),
+        let small = SmallDiskAgent::start(site, "full-sandbox").await;
+        launched(&small, task("before", "true")).await;
+        small
+            .wait_for_state("before", v1::TaskState::Finished)
+            .await;
+        small.disk.fill_with_files();
+        launched(&small, task("small", "true")).await;
+        let failed = small.wait_for_state("small", v1::TaskState::Failed).await;
+        small.disk.empty_of_files();
+        launched(&small, task("after", "true")).await;
+        small.wait_for_state("after", v1::TaskState::Finished).await;
+        small.end(site).await;
+        RowOutcome {
+            ended: RowEnd::State(failed.state()),
             said: failed.message,
             place: site.place(),
         }
@@ -270,14 +272,14 @@ pub(super) fn a_sandboxs(site: &mut Site) -> LocalBoxFuture<'_, Outcome> {
     .boxed_local()
 }
 
-async fn launched(cramped: &Cramped, spec: v1::TaskSpec) {
+async fn launched(small: &SmallDiskAgent, spec: v1::TaskSpec) {
     let name = spec.task_id.clone();
-    until(&format!("{name} is launched"), LONG, async || {
-        let known = cramped.framework.heard.lock().unwrap().states(&name);
+    wait_until(&format!("{name} is launched"), LONG, async || {
+        let known = small.framework.heard.lock().unwrap().states(&name);
         if !known.is_empty() {
             return Some(());
         }
-        cramped.launch(spec.clone()).await
+        small.launch(spec.clone()).await
     })
     .await;
 }
@@ -285,29 +287,29 @@ async fn launched(cramped: &Cramped, spec: v1::TaskSpec) {
 /// An agent whose journal cannot grow continues. New tasks fail with the reason, running tasks
 /// continue and can be killed, also by an agent that was started on the full disk. With free space,
 /// tasks start again.
-pub(super) fn an_agents(site: &mut Site) -> LocalBoxFuture<'_, Outcome> {
+pub(super) fn an_agents(site: &mut BadInputCluster) -> LocalBoxFuture<'_, RowOutcome> {
     async move {
-        let mut cramped = Cramped::start(site, "full-agent").await;
+        let mut small = SmallDiskAgent::start(site, "full-agent").await;
         let mark = format!("99{}.25", std::process::id());
         for name in ["survivor", "first", "second"] {
             // With this disk request it is not evicted.
             let mut spec = task(name, &format!("exec sleep {mark}"));
             spec.resources = argosy_client::resources::resources("cpus:0.1;mem:16;disk:4")
                 .expect("these are resources");
-            launched(&cramped, spec).await;
-            cramped.hear(name, v1::TaskState::Running).await;
+            launched(&small, spec).await;
+            small.wait_for_state(name, v1::TaskState::Running).await;
         }
         let sleeper = sleeping(&mark, 3).await;
-        cramped.disk.have_files(10_000);
-        cramped.disk.fill();
+        small.disk.have_files(10_000);
+        small.disk.fill();
         let mut number = 0;
-        until("the agent says that its disk is full", LONG, async || {
+        wait_until("the agent says that its disk is full", LONG, async || {
             // Large, so that soon only the space for kills and ends remains.
             let mut spec = task(&format!("full-{number}"), "true");
             spec.environment.insert("V".to_owned(), "x".repeat(50_000));
             number += 1;
-            cramped.launch(spec).await;
-            let heard = cramped.framework.heard.lock().unwrap();
+            small.launch(spec).await;
+            let heard = small.framework.heard.lock().unwrap();
             let mut updates = heard.updates.iter();
             let is_refused = |one: &v1::TaskStatus| {
                 one.task_id.starts_with("full-")
@@ -317,30 +319,30 @@ pub(super) fn an_agents(site: &mut Site) -> LocalBoxFuture<'_, Outcome> {
         })
         .await;
         assert_eq!(sleepers(&mark), sleeper, "what runs runs on");
-        drop(cramped.framework.driver.kill("first", Some(0)));
-        cramped.hear("first", v1::TaskState::Killed).await;
-        let said = cramped.agent.log();
-        cramped.agent.kill();
-        cramped.agent.start();
-        drop(cramped.framework.driver.kill("second", Some(0)));
-        cramped.hear("second", v1::TaskState::Killed).await;
+        drop(small.framework.driver.kill("first", Some(0)));
+        small.wait_for_state("first", v1::TaskState::Killed).await;
+        let said = small.agent.log();
+        small.agent.kill();
+        small.agent.start();
+        drop(small.framework.driver.kill("second", Some(0)));
+        small.wait_for_state("second", v1::TaskState::Killed).await;
         let left: Vec<_> = sleepers(&mark);
         assert!(
             left.len() == 1 && sleeper.contains(&left[0]),
             "{left:?} of {sleeper:?}"
         );
-        assert!(cramped.agent.ended().is_none(), "the agent runs");
-        cramped.disk.empty();
-        until("the agent says that there is space", LONG, async || {
-            let said = cramped.agent.log();
+        assert!(small.agent.ended().is_none(), "the agent runs");
+        small.disk.empty();
+        wait_until("the agent says that there is space", LONG, async || {
+            let said = small.agent.log();
             said.contains("the disk has space again").then_some(())
         })
         .await;
-        launched(&cramped, task("after", "true")).await;
-        cramped.hear("after", v1::TaskState::Finished).await;
-        cramped.end(site).await;
-        Outcome {
-            ended: End::GoesOn,
+        launched(&small, task("after", "true")).await;
+        small.wait_for_state("after", v1::TaskState::Finished).await;
+        small.end(site).await;
+        RowOutcome {
+            ended: RowEnd::Retries,
             said,
             place: site.place(),
         }

@@ -16,26 +16,30 @@ use std::panic::AssertUnwindSafe;
 use futures::stream::{self, StreamExt};
 use futures::{FutureExt, TryFutureExt};
 
-use row::{Does, Outcome, Row};
-use site::Site;
+use row::{Row, RowAction, RowOutcome};
+use site::BadInputCluster;
 
 /// Number of rows that run concurrently. Each waits more than it works.
 const BESIDE: usize = 4;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn bad_input_is_answered_with_field_value_and_remedy_and_nothing_is_lost() {
-    let mut site = Site::start().await;
+    let mut site = BadInputCluster::start().await;
     let mut wrong = beside_each_other(&site).await;
-    wrong.extend(site.harm().await);
+    wrong.extend(site.damage().await);
     let alone = table::ROWS.iter().filter_map(|row| match row.does {
-        Does::Alone(story) => Some((row, story)),
+        RowAction::ExclusiveSteps(story) => Some((row, story)),
         _ => None,
     });
     for (row, story) in alone {
         let done = AssertUnwindSafe(story(&mut site)).catch_unwind().await;
-        wrong.extend(judged(&site, row, done.map_err(|_| panicked())).await.err());
+        wrong.extend(
+            check_outcome(&site, row, done.map_err(|_| panicked()))
+                .await
+                .err(),
+        );
     }
-    wrong.extend(site.harm().await);
+    wrong.extend(site.damage().await);
     assert!(
         wrong.is_empty(),
         "{} of {} rows:\n{}",
@@ -47,14 +51,14 @@ async fn bad_input_is_answered_with_field_value_and_remedy_and_nothing_is_lost()
 
 /// Runs all rows that harm no process of a correct cluster. Calls run in their order, because they
 /// share offers.
-async fn beside_each_other(site: &Site) -> Vec<String> {
+async fn beside_each_other(site: &BadInputCluster) -> Vec<String> {
     let calls = async {
         let done = AssertUnwindSafe(calls::all(site)).catch_unwind().await;
         let mut wrong = Vec::new();
         match done {
             Ok(outcomes) => {
                 for (row, outcome) in outcomes {
-                    wrong.extend(judged(site, row, Ok(outcome)).await.err());
+                    wrong.extend(check_outcome(site, row, Ok(outcome)).await.err());
                 }
             }
             Err(_) => wrong.push(format!("calls: {}", panicked())),
@@ -71,17 +75,20 @@ async fn beside_each_other(site: &Site) -> Vec<String> {
 }
 
 /// Runs one independent row, and returns what is wrong with it.
-async fn one(site: &Site, row: &Row) -> Option<String> {
+async fn one(site: &BadInputCluster, row: &Row) -> Option<String> {
     let doing = match row.does {
-        Does::Command(line) => commands::run(site, line).boxed_local(),
-        Does::Get(path) => commands::get(site, path).boxed_local(),
-        Does::Bytes(bytes) => commands::send(site, bytes()).boxed_local(),
-        Does::Story(story) => story(site),
+        RowAction::Command(line) => commands::run(site, line).boxed_local(),
+        RowAction::Get(path) => commands::get(site, path).boxed_local(),
+        RowAction::Bytes(bytes) => commands::send(site, bytes()).boxed_local(),
+        RowAction::Steps(story) => story(site),
         // These run in their order, or after all others.
-        Does::Accept(..) | Does::Launch(_) | Does::Task(_) | Does::Alone(_) => return None,
+        RowAction::Accept(..)
+        | RowAction::Launch(_)
+        | RowAction::Task(_)
+        | RowAction::ExclusiveSteps(_) => return None,
     };
     let done = AssertUnwindSafe(doing).catch_unwind();
-    judged(site, row, done.map_err(|_| panicked()).await)
+    check_outcome(site, row, done.map_err(|_| panicked()).await)
         .await
         .err()
 }
@@ -91,9 +98,13 @@ fn panicked() -> String {
 }
 
 /// Checks the result of a row, its message, and what must be unchanged.
-async fn judged(site: &Site, row: &Row, done: Result<Outcome, String>) -> Result<(), String> {
+async fn check_outcome(
+    site: &BadInputCluster,
+    row: &Row,
+    done: Result<RowOutcome, String>,
+) -> Result<(), String> {
     let name = row.name;
-    let Outcome { ended, said, place } = done.map_err(|why| format!("{name}: {why}"))?;
+    let RowOutcome { ended, said, place } = done.map_err(|why| format!("{name}: {why}"))?;
     if ended != row.ends {
         return Err(format!(
             "{name}: it ended as {ended:?}, not {:?}: {said}",
@@ -101,7 +112,7 @@ async fn judged(site: &Site, row: &Row, done: Result<Outcome, String>) -> Result
         ));
     }
     for (what, part) in ["field", "value", "remedy"].into_iter().zip(row.says) {
-        let part = place.meant(site, part);
+        let part = place.expand(site, part);
         if !said.contains(&part) {
             return Err(format!("{name}: the {what} {part:?} is not in {said:?}"));
         }

@@ -3,23 +3,23 @@
 use argosy_proto::v1;
 use futures::future::LocalBoxFuture;
 
-use super::calls::Stock;
-use super::site::{Place, Site};
+use super::calls::OfferSet;
+use super::site::{BadInputCluster, RowAddresses};
 
 /// One case of bad input.
 pub(crate) struct Row {
     pub(crate) name: &'static str,
-    pub(crate) does: Does,
-    pub(crate) ends: End,
+    pub(crate) does: RowAction,
+    pub(crate) ends: RowEnd,
     /// Required parts of the message: the field, its value, the remedy. Words in braces stand for
     /// places of the site.
     pub(crate) says: [&'static str; 3],
-    pub(crate) keeps: Keeps,
+    pub(crate) keeps: Unchanged,
 }
 
 /// The action of a user or a peer.
 #[derive(Clone, Copy)]
-pub(crate) enum Does {
+pub(crate) enum RowAction {
     /// Runs the executable until it exits by itself.
     Command(&'static str),
     /// Sends a GET request to the leader.
@@ -27,26 +27,26 @@ pub(crate) enum Does {
     /// Sends these bytes to every port of the cluster.
     Bytes(fn() -> Vec<u8>),
     /// Accepts offers without the SDK, in a call that is rejected as a whole.
-    Accept(fn(&Stock) -> Vec<v1::Offer>, fn() -> Vec<v1::TaskSpec>),
+    Accept(fn(&OfferSet) -> Vec<v1::Offer>, fn() -> Vec<v1::TaskSpec>),
     /// Launches tasks on an open offer. The call succeeds, its last task is rejected.
     Launch(fn() -> Vec<v1::TaskSpec>),
     /// Launches a task whose defect appears only when it runs.
     Task(fn() -> v1::TaskSpec),
     /// Takes several steps.
-    Story(for<'a> fn(&'a Site) -> LocalBoxFuture<'a, Outcome>),
+    Steps(for<'a> fn(&'a BadInputCluster) -> LocalBoxFuture<'a, RowOutcome>),
     /// Takes several steps that end processes of the cluster, while nothing else runs.
-    Alone(for<'a> fn(&'a mut Site) -> LocalBoxFuture<'a, Outcome>),
+    ExclusiveSteps(for<'a> fn(&'a mut BadInputCluster) -> LocalBoxFuture<'a, RowOutcome>),
 }
 
 /// The result of a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum End {
+pub(crate) enum RowEnd {
     /// The process exits with this code.
     Exit(i32),
     /// The process aborts.
     Aborted,
     /// The process does not exit: it retries, and logs that.
-    GoesOn,
+    Retries,
     /// The call fails with this code.
     Code(tonic::Code),
     /// The call succeeds, one of its tasks is rejected.
@@ -56,18 +56,18 @@ pub(crate) enum End {
     /// HTTP, with this status.
     Status(u16),
     /// No answer can be read.
-    Unsaid,
+    NoAnswer,
 }
 
 /// What must be unchanged. All processes of the cluster, the written data and the long-running task
 /// must survive in any case, which is checked when all rows have run.
 #[derive(Clone, Copy)]
-pub(crate) enum Keeps {
+pub(crate) enum Unchanged {
     Cluster,
     /// This file of the site, with this text in it.
     File(&'static str, &'static str),
     /// No new entry in the directory for temporary files.
-    Tidy,
+    TemporaryFiles,
     /// The other cluster can be started as before.
     OtherCluster,
     /// The agents of this cluster, and no other.
@@ -75,19 +75,19 @@ pub(crate) enum Keeps {
 }
 
 /// The result, the message, and where it was reported.
-pub(crate) struct Outcome {
-    pub(crate) ended: End,
+pub(crate) struct RowOutcome {
+    pub(crate) ended: RowEnd,
     pub(crate) said: String,
-    pub(crate) place: Place,
+    pub(crate) place: RowAddresses,
 }
 
 /// Returns a row of bytes that are not a message: no answer can be read.
 pub(super) const fn garbage(name: &'static str, bytes: fn() -> Vec<u8>) -> Row {
     Row {
         name,
-        does: Does::Bytes(bytes),
-        ends: End::Unsaid,
+        does: RowAction::Bytes(bytes),
+        ends: RowEnd::NoAnswer,
         says: ["", "", ""],
-        keeps: Keeps::Cluster,
+        keeps: Unchanged::Cluster,
     }
 }

@@ -10,16 +10,16 @@ use argosy_client::Masters;
 use argosy_proto::v1;
 use nix::unistd::Pid;
 
-use super::row::Keeps;
+use super::row::Unchanged;
 use crate::cluster::{
-    Cluster, Member, clear_agent, member, sleepers, sleeping, until, words, write,
+    Cluster, TestMember, clear_agent, member, sleepers, sleeping, to_strings, wait_until, write,
 };
-use crate::work::{Framework, task};
+use crate::work::{TestFramework, task};
 
 const LONG: Duration = Duration::from_secs(60);
 
 /// A cluster and its environment.
-pub(crate) struct Site {
+pub(crate) struct BadInputCluster {
     pub(crate) cluster: Cluster,
     /// The network of the cluster: its addresses without their last number.
     network: String,
@@ -28,7 +28,7 @@ pub(crate) struct Site {
     /// Listens where a master of `dev` would.
     _taken: TcpListener,
     /// Owns the task that must survive everything.
-    owner: Framework,
+    owner: TestFramework,
     mark: String,
     sleeper: Pid,
     pids: Vec<Pid>,
@@ -36,13 +36,13 @@ pub(crate) struct Site {
 }
 
 /// The addresses of one row.
-pub(crate) struct Place {
+pub(crate) struct RowAddresses {
     free: String,
 }
 
-impl Place {
+impl RowAddresses {
     /// Replaces the words in braces in a text of the table.
-    pub(crate) fn meant(&self, site: &Site, text: &str) -> String {
+    pub(crate) fn expand(&self, site: &BadInputCluster, text: &str) -> String {
         let peers: Vec<String> = (1..=3).map(|host| site.at(host) + ":5052").collect();
         let peers = peers.join(",");
         let places = [
@@ -73,28 +73,28 @@ const STRANGER: u8 = 141;
 /// The address at which this test listens.
 const TAKEN: u8 = 142;
 
-impl Site {
+impl BadInputCluster {
     pub(crate) async fn start() -> Self {
         let cluster = Cluster::start(3).await;
         let own = cluster.masters[0].address.to_string();
         let (network, _) = own.rsplit_once('.').expect("an address has dots");
         let taken = TcpListener::bind(format!("{network}.{TAKEN}:5052"));
         let mark = format!("88{}.25", std::process::id());
-        let owner = Framework::start(cluster.masters_list(), "owner").await;
+        let owner = TestFramework::start(cluster.masters_list(), "owner").await;
         owner.launch([task("lives", &format!("exec sleep {mark}"))]);
-        let running = |heard: &crate::work::Heard| {
+        let running = |heard: &crate::work::ReceivedEvents| {
             let states = heard.states("lives");
             states.contains(&v1::TaskState::Running).then_some(())
         };
-        owner.hear("it runs", LONG, running).await;
+        owner.wait_for_event("it runs", LONG, running).await;
         wants_nothing_more(&cluster, &owner).await;
-        until("a write is answered", LONG, async || {
+        wait_until("a write is answered", LONG, async || {
             write(&cluster.operator(), "kept".to_owned()).await
         })
         .await;
         let sleeper = sleeping(&mark, 1).await[0];
         let members = cluster.masters.iter().chain(&cluster.agents);
-        let pids = members.map(Member::pid).collect();
+        let pids = members.map(TestMember::pid).collect();
         let site = Self {
             network: network.to_owned(),
             hosts: AtomicU8::new(150),
@@ -106,13 +106,13 @@ impl Site {
             proofs: AtomicUsize::new(0),
             cluster,
         };
-        site.furnish().await;
+        site.set_up().await;
         site
     }
 
     /// Creates the directories that rows find: of another cluster, of a newer release, of another
     /// user.
-    async fn furnish(&self) {
+    async fn set_up(&self) {
         self.found_another_cluster().await;
         let copied = std::process::Command::new("cp")
             .arg("-a")
@@ -153,17 +153,17 @@ impl Site {
     }
 
     /// Returns the only master of the other cluster, not started, on the directory `name`.
-    pub(super) fn master_of_another_cluster(&self, name: &str) -> Member {
+    pub(super) fn master_of_another_cluster(&self, name: &str) -> TestMember {
         let (listen, data) = (self.at(OTHER), self.folder(name));
-        let mut arguments = words(&["master", "start", "--bootstrap", "--listen", &listen]);
-        arguments.extend(words(&["--data-dir", &data.display().to_string()]));
+        let mut arguments = to_strings(&["master", "start", "--bootstrap", "--listen", &listen]);
+        arguments.extend(to_strings(&["--data-dir", &data.display().to_string()]));
         let address = listen.parse().expect("it is an address");
         member(&self.folder(""), name.to_owned(), address, arguments)
     }
 
     pub(super) async fn other_cluster_is_ready(&self) {
         let ready = format!("http://{}:5050/readyz", self.at(OTHER));
-        until("the other cluster is as it was", LONG, async || {
+        wait_until("the other cluster is as it was", LONG, async || {
             let answer = reqwest::get(&ready).await.ok()?;
             answer.status().is_success().then_some(())
         })
@@ -171,17 +171,17 @@ impl Site {
     }
 
     /// Returns an agent that is not started, on the directory `name`.
-    pub(super) fn agent(&self, name: &str, host: u8, masters: &str) -> Member {
+    pub(super) fn agent(&self, name: &str, host: u8, masters: &str) -> TestMember {
         let (listen, data) = (self.at(host), self.folder(name));
-        let mut arguments = words(&["agent", "start", "--allow-missing-controllers"]);
-        arguments.extend(words(&["--listen", &listen, "--masters", masters]));
-        arguments.extend(words(&[
+        let mut arguments = to_strings(&["agent", "start", "--allow-missing-controllers"]);
+        arguments.extend(to_strings(&["--listen", &listen, "--masters", masters]));
+        arguments.extend(to_strings(&[
             "--resources",
             "cpus:32;mem:4096;disk:64",
             "--host-path",
         ]));
-        arguments.extend(words(&[&self.folder("").display().to_string()]));
-        arguments.extend(words(&["--data-dir", &data.display().to_string()]));
+        arguments.extend(to_strings(&[&self.folder("").display().to_string()]));
+        arguments.extend(to_strings(&["--data-dir", &data.display().to_string()]));
         let address = listen.parse().expect("it is an address");
         member(&self.folder(""), name.to_owned(), address, arguments)
     }
@@ -195,15 +195,15 @@ impl Site {
     }
 
     /// Returns the directory for temporary files of one row.
-    pub(super) fn scratch(&self, place: &Place) -> PathBuf {
+    pub(super) fn scratch(&self, place: &RowAddresses) -> PathBuf {
         let folder = self.folder(&format!("scratch-{}", place.free));
         std::fs::create_dir_all(&folder).expect("a folder can be made");
         folder
     }
 
     /// Returns addresses for one row.
-    pub(crate) fn place(&self) -> Place {
-        Place {
+    pub(crate) fn place(&self) -> RowAddresses {
+        RowAddresses {
             free: self.at(self.free_host()),
         }
     }
@@ -214,14 +214,14 @@ impl Site {
     }
 
     /// Checks that what a row must not touch is unchanged.
-    pub(crate) async fn keeps(&self, keeps: Keeps, place: &Place) -> Result<(), String> {
+    pub(crate) async fn keeps(&self, keeps: Unchanged, place: &RowAddresses) -> Result<(), String> {
         match keeps {
-            Keeps::Cluster => Ok(()),
-            Keeps::File(name, text) => match std::fs::read_to_string(self.folder(name)) {
+            Unchanged::Cluster => Ok(()),
+            Unchanged::File(name, text) => match std::fs::read_to_string(self.folder(name)) {
                 Ok(found) if found == text => Ok(()),
                 found => Err(format!("{name} is {found:?} now")),
             },
-            Keeps::Tidy => {
+            Unchanged::TemporaryFiles => {
                 let left = std::fs::read_dir(self.scratch(place));
                 let left = left.expect("the row ran a program").flatten();
                 let left: Vec<_> = left.map(|entry| entry.path()).collect();
@@ -229,15 +229,15 @@ impl Site {
                     .then_some(())
                     .ok_or(format!("it leaves {left:?}"))
             }
-            Keeps::OtherCluster => {
+            Unchanged::OtherCluster => {
                 let mut master = self.master_of_another_cluster("other");
                 master.start();
                 self.other_cluster_is_ready().await;
                 Ok(())
             }
-            Keeps::Agents => {
+            Unchanged::Agents => {
                 let operator = self.cluster.operator();
-                until("its agents are connected", LONG, async || {
+                wait_until("its agents are connected", LONG, async || {
                     let page = operator
                         .list_agents(v1::ListRequest::default())
                         .await
@@ -255,11 +255,11 @@ impl Site {
     /// Makes the current processes the expected ones.
     pub(super) fn count_processes(&mut self) {
         let members = self.cluster.masters.iter().chain(&self.cluster.agents);
-        self.pids = members.map(Member::pid).collect();
+        self.pids = members.map(TestMember::pid).collect();
     }
 
     /// Returns the harm that the rows have done to the cluster, if any.
-    pub(crate) async fn harm(&self) -> Vec<String> {
+    pub(crate) async fn damage(&self) -> Vec<String> {
         let mut harm = Vec::new();
         let members = self.cluster.masters.iter().chain(&self.cluster.agents);
         for (member, pid) in members.zip(&self.pids) {
@@ -277,7 +277,7 @@ impl Site {
         if heard.last() != Some(&v1::TaskState::Running) {
             harm.push(format!("of the task that runs was said {heard:?}"));
         }
-        let page = until("the agents are listed", LONG, async || {
+        let page = wait_until("the agents are listed", LONG, async || {
             let operator = self.cluster.operator();
             operator.list_agents(v1::ListRequest::default()).await.ok()
         })
@@ -301,7 +301,7 @@ impl Site {
     }
 }
 
-impl Drop for Site {
+impl Drop for BadInputCluster {
     fn drop(&mut self) {
         for name in ["other-agent", "lonely-agent"] {
             clear_agent(&self.folder(name));
@@ -316,24 +316,24 @@ fn is_alive(pid: Pid) -> bool {
 
 /// Waits until a task of this name has run in the cluster of these masters.
 async fn runs(masters: Masters, name: &str) {
-    let prover = Framework::start(masters, "prover").await;
+    let prover = TestFramework::start(masters, "prover").await;
     prover.launch([task(name, "true")]);
-    let finished = |heard: &crate::work::Heard| {
+    let finished = |heard: &crate::work::ReceivedEvents| {
         let states = heard.states(name);
         states.contains(&v1::TaskState::Finished).then_some(())
     };
-    prover.hear("a task runs", LONG, finished).await;
+    prover.wait_for_event("a task runs", LONG, finished).await;
     drop(prover.driver.teardown());
 }
 
 /// Makes the framework return its offers and receive no more.
-async fn wants_nothing_more(cluster: &Cluster, framework: &Framework) {
+async fn wants_nothing_more(cluster: &Cluster, framework: &TestFramework) {
     let answer = framework.driver.suppress(Vec::new()).answer().await;
     assert!(answer.is_done(), "{answer:?}");
     let operator = cluster.operator();
     let id = framework.id();
     // An offer may have been in flight.
-    until("nothing is offered to it", LONG, async || {
+    wait_until("nothing is offered to it", LONG, async || {
         let held = std::mem::take(&mut framework.heard.lock().unwrap().offers);
         for offer in held.values() {
             framework.driver.decline(offer, Some(100));

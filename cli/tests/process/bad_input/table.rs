@@ -4,7 +4,7 @@ use argosy_proto::v1::{self, TaskState};
 use tonic::Code;
 
 use super::calls::{changed, cpus};
-use super::row::{Does, End, Keeps, Row, garbage};
+use super::row::{Row, RowAction, RowEnd, Unchanged, garbage};
 use super::{calls, disks, starts};
 use crate::work::task;
 
@@ -12,10 +12,10 @@ use crate::work::task;
 const fn usage(name: &'static str, line: &'static str, says: [&'static str; 3]) -> Row {
     Row {
         name,
-        does: Does::Command(line),
-        ends: End::Exit(2),
+        does: RowAction::Command(line),
+        ends: RowEnd::Exit(2),
         says,
-        keeps: Keeps::Tidy,
+        keeps: Unchanged::TemporaryFiles,
     }
 }
 
@@ -23,17 +23,17 @@ const fn usage(name: &'static str, line: &'static str, says: [&'static str; 3]) 
 const fn start(name: &'static str, line: &'static str, says: [&'static str; 3]) -> Row {
     Row {
         name,
-        does: Does::Command(line),
-        ends: End::Exit(1),
+        does: RowAction::Command(line),
+        ends: RowEnd::Exit(1),
         says,
-        keeps: Keeps::Tidy,
+        keeps: Unchanged::TemporaryFiles,
     }
 }
 
 /// A row whose masters do not exist.
 const fn unanswered(name: &'static str, line: &'static str) -> Row {
     Row {
-        ends: End::Exit(5),
+        ends: RowEnd::Exit(5),
         ..start(
             name,
             line,
@@ -45,17 +45,17 @@ const fn unanswered(name: &'static str, line: &'static str) -> Row {
 /// A row whose acceptance is rejected.
 const fn accept(
     name: &'static str,
-    offers: fn(&super::calls::Stock) -> Vec<v1::Offer>,
+    offers: fn(&super::calls::OfferSet) -> Vec<v1::Offer>,
     tasks: fn() -> Vec<v1::TaskSpec>,
     code: Code,
     says: [&'static str; 3],
 ) -> Row {
     Row {
         name,
-        does: Does::Accept(offers, tasks),
-        ends: End::Code(code),
+        does: RowAction::Accept(offers, tasks),
+        ends: RowEnd::Code(code),
         says,
-        keeps: Keeps::Cluster,
+        keeps: Unchanged::Cluster,
     }
 }
 
@@ -82,10 +82,10 @@ const fn launch(
 ) -> Row {
     Row {
         name,
-        does: Does::Launch(tasks),
-        ends: End::Refused,
+        does: RowAction::Launch(tasks),
+        ends: RowEnd::Refused,
         says,
-        keeps: Keeps::Cluster,
+        keeps: Unchanged::Cluster,
     }
 }
 
@@ -275,7 +275,7 @@ pub(crate) const ROWS: &[Row] = &[
         ["{dir}/newer", "has format 99", "start a newer argosy"],
     ),
     Row {
-        keeps: Keeps::File("precious/precious.txt", "of somebody else"),
+        keeps: Unchanged::File("precious/precious.txt", "of somebody else"),
         ..start(
             "somebody's directory",
             "master start --bootstrap --listen {free} --data-dir {dir}/precious",
@@ -283,7 +283,7 @@ pub(crate) const ROWS: &[Row] = &[
         )
     },
     Row {
-        keeps: Keeps::OtherCluster,
+        keeps: Unchanged::OtherCluster,
         ..start(
             "a master's directory of another cluster",
             "master start --listen {free} --peers {wider} --data-dir {dir}/other",
@@ -323,10 +323,10 @@ pub(crate) const ROWS: &[Row] = &[
     ),
     Row {
         name: "an agent's directory of another cluster",
-        does: Does::Story(starts::an_agent_of_another_cluster),
-        ends: End::GoesOn,
+        does: RowAction::Steps(starts::an_agent_of_another_cluster),
+        ends: RowEnd::Retries,
         says: ["--data-dir", "belongs to", "give it the right --masters"],
-        keeps: Keeps::Agents,
+        keeps: Unchanged::Agents,
     },
     // Lists of masters and of peers.
     start(
@@ -354,17 +354,17 @@ pub(crate) const ROWS: &[Row] = &[
     ),
     Row {
         name: "peers with unequal lists",
-        does: Does::Story(starts::unequal_lists),
-        ends: End::Exit(1),
+        does: RowAction::Steps(starts::unequal_lists),
+        ends: RowEnd::Exit(1),
         says: [
             "--peers",
             "the lists of masters differ: ours is",
             "start all of them with the same",
         ],
-        keeps: Keeps::Cluster,
+        keeps: Unchanged::Cluster,
     },
     Row {
-        ends: End::Exit(5),
+        ends: RowEnd::Exit(5),
         ..start(
             "masters that answer nobody",
             "ps --masters {free}:5050,{free}:1 --timeout 500ms",
@@ -397,10 +397,10 @@ pub(crate) const ROWS: &[Row] = &[
     ),
     Row {
         name: "an agent whose masters answer nobody",
-        does: Does::Story(starts::an_agent_that_reaches_no_master),
-        ends: End::GoesOn,
+        does: RowAction::Steps(starts::an_agent_that_reaches_no_master),
+        ends: RowEnd::Retries,
         says: ["--masters", "{free}:5050 refused", "start the masters"],
-        keeps: Keeps::Cluster,
+        keeps: Unchanged::Cluster,
     },
     // Offers.
     accept(
@@ -592,33 +592,33 @@ pub(crate) const ROWS: &[Row] = &[
     calls::LIMIT_OF_NOTHING,
     Row {
         name: "a command that does not exist",
-        does: Does::Task(|| v1::TaskSpec {
+        does: RowAction::Task(|| v1::TaskSpec {
             argv: vec!["/no/such/program".into()],
             ..task("typo", "")
         }),
-        ends: End::State(TaskState::Failed),
+        ends: RowEnd::State(TaskState::Failed),
         says: [
             "cannot start",
             "\"/no/such/program\": No such file",
             "name a program of this host",
         ],
-        keeps: Keeps::Cluster,
+        keeps: Unchanged::Cluster,
     },
     Row {
         name: "a file that the operator does not give to tasks",
-        does: Does::Task(|| v1::TaskSpec {
+        does: RowAction::Task(|| v1::TaskSpec {
             uris: vec![v1::Uri {
                 value: "/no/such/file".into(),
                 ..Default::default()
             }],
             ..task("absent", "true")
         }),
-        ends: End::State(TaskState::Failed),
+        ends: RowEnd::State(TaskState::Failed),
         says: ["fetch", "/no/such/file", "--fetch-dir"],
-        keeps: Keeps::Cluster,
+        keeps: Unchanged::Cluster,
     },
     Row {
-        ends: End::Exit(125),
+        ends: RowEnd::Exit(125),
         ..start(
             "a run of what does not exist",
             "run --masters {masters} --cpus 0.1 --mem 16 -- /no/such/program",
@@ -632,10 +632,10 @@ pub(crate) const ROWS: &[Row] = &[
     // Bytes.
     Row {
         name: "a page of no size",
-        does: Does::Get("/v1/tasks?page_size=x"),
-        ends: End::Status(400),
+        does: RowAction::Get("/v1/tasks?page_size=x"),
+        ends: RowEnd::Status(400),
         says: ["page_size", "x", "number"],
-        keeps: Keeps::Cluster,
+        keeps: Unchanged::Cluster,
     },
     garbage("ones on every port", || vec![0xff; 4_096]),
     garbage("zeros on every port", || vec![0; 64]),
@@ -654,45 +654,45 @@ pub(crate) const ROWS: &[Row] = &[
     // Disks, and other rows that end processes of the cluster.
     Row {
         name: "a master's full disk",
-        does: Does::Alone(disks::a_masters),
-        ends: End::Aborted,
+        does: RowAction::ExclusiveSteps(disks::a_masters),
+        ends: RowEnd::Aborted,
         says: ["cannot write", "No space left", "make room"],
-        keeps: Keeps::Cluster,
+        keeps: Unchanged::Cluster,
     },
     Row {
         name: "a master's start on a full disk",
-        does: Does::Alone(disks::a_start),
-        ends: End::Exit(1),
+        does: RowAction::ExclusiveSteps(disks::a_start),
+        ends: RowEnd::Exit(1),
         says: ["cannot open {dir}/full-start", "No space left", "make room"],
-        keeps: Keeps::Cluster,
+        keeps: Unchanged::Cluster,
     },
     Row {
         name: "an agent's full disk",
-        does: Does::Alone(disks::an_agents),
-        ends: End::GoesOn,
+        does: RowAction::ExclusiveSteps(disks::an_agents),
+        ends: RowEnd::Retries,
         says: [
             "the disk of the journal is full",
             "No space left",
             "make room",
         ],
-        keeps: Keeps::Cluster,
+        keeps: Unchanged::Cluster,
     },
     Row {
         name: "no room for a sandbox",
-        does: Does::Alone(disks::a_sandboxs),
-        ends: End::State(TaskState::Failed),
+        does: RowAction::ExclusiveSteps(disks::a_sandboxs),
+        ends: RowEnd::State(TaskState::Failed),
         says: ["{dir}/full-sandbox", "No space left", "make room"],
-        keeps: Keeps::Cluster,
+        keeps: Unchanged::Cluster,
     },
     Row {
         name: "a wiped master under its old address",
-        does: Does::Alone(starts::a_wiped_master),
-        ends: End::GoesOn,
+        does: RowAction::ExclusiveSteps(starts::a_wiped_master),
+        ends: RowEnd::Retries,
         says: [
             "{own}",
             "the data directory there is a new one",
             "argosy master join",
         ],
-        keeps: Keeps::Cluster,
+        keeps: Unchanged::Cluster,
     },
 ];

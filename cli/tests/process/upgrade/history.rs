@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use argosy_state::Registry;
-use argosy_state::command::Entry;
+use argosy_state::command::LogEntry;
 use argosy_state::encode;
 use argosy_state::ids::Timestamp;
 use argosy_state::level::Level;
 use prost::Message;
 use rocksdb::{DB, DBCompressionType, IteratorMode, Options};
 
-use super::former::{self, Former};
+use super::former::{self, FormerRegistry};
 
 /// Column families of a store, which are all opened.
 const FAMILIES: [&str; 4] = ["log", "meta", "registry", "registry_meta"];
@@ -20,13 +20,13 @@ const HEAD: usize = 4 + 1 + 32;
 
 /// A stored entry, as far as it holds commands.
 #[derive(Clone, PartialEq, Message)]
-struct Stored {
+struct StoredEntry {
     #[prost(message, optional, tag = "3")]
-    batch: Option<Batch>,
+    batch: Option<CommandBatch>,
 }
 
 #[derive(Clone, PartialEq, Message)]
-struct Batch {
+struct CommandBatch {
     #[prost(uint64, tag = "1")]
     at_ms: u64,
     #[prost(bytes = "vec", repeated, tag = "2")]
@@ -34,7 +34,7 @@ struct Batch {
 }
 
 /// The content of a log, which begins with the first entry.
-pub(super) struct Replayed {
+pub(super) struct ReplayedLog {
     /// The digest after each entry.
     pub(super) digests: BTreeMap<u64, u128>,
     /// The final level.
@@ -42,26 +42,26 @@ pub(super) struct Replayed {
 }
 
 /// Applies a log by both releases. Up to the raise of the level they must write the same records.
-pub(super) fn replay(store: &Path) -> Replayed {
+pub(super) fn replay(store: &Path) -> ReplayedLog {
     let mut options = Options::default();
     options.set_track_and_verify_wals_in_manifest(true);
     options.set_compression_type(DBCompressionType::Lz4);
     let store = DB::open_cf(&options, store, FAMILIES).expect("the store opens");
     let log = store.cf_handle("log").expect("it was opened");
     let driver = former::executable().expect("it was built");
-    let mut former = Some(Former::start(&driver));
+    let mut former = Some(FormerRegistry::start(&driver));
     let mut registry = Registry::new();
     let mut digests = BTreeMap::new();
     for item in store.iterator_cf(log, IteratorMode::Start) {
         let (key, value) = item.expect("the log can be read");
         let index = u64::from_be_bytes(key[..].try_into().expect("an index"));
-        let stored = Stored::decode(&value[HEAD..]).expect("an entry");
+        let stored = StoredEntry::decode(&value[HEAD..]).expect("an entry");
         let Some(batch) = stored.batch else { continue };
         let read = batch
             .commands
             .iter()
             .map(|bytes| encode::read_command(bytes));
-        let entry = Entry {
+        let entry = LogEntry {
             at: Timestamp(batch.at_ms),
             commands: read.collect::<Result<_, _>>().expect("commands"),
         };
@@ -83,5 +83,5 @@ pub(super) fn replay(store: &Path) -> Replayed {
         digests.insert(index, registry.digest());
     }
     let level = registry.level();
-    Replayed { digests, level }
+    ReplayedLog { digests, level }
 }

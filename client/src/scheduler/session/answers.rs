@@ -3,10 +3,10 @@
 
 use argosy_proto::{convert, v1};
 
-use super::{Notice, Reply, Session, task_ids};
+use super::{CallReply, Notification, Session, task_ids};
 use crate::failure::CallError;
-use crate::scheduler::calls::{Pending, Request};
-use crate::scheduler::{Outcome, is_terminal};
+use crate::scheduler::calls::{CallRequest, OpenCall};
+use crate::scheduler::{CallOutcome, is_terminal};
 
 /// Returns whether a cluster with this reason has lost the outcomes of the framework's calls: it
 /// may have performed this call earlier, and the answer was lost.
@@ -19,15 +19,15 @@ fn is_forgotten(reason: &str) -> bool {
 
 /// Returns the rejected parts of a call with their operations, which masters of release 0.1.0 do
 /// not name.
-fn placed(request: &Request, refused: Vec<v1::Refused>) -> Vec<v1::Refused> {
+fn placed(request: &CallRequest, refused: Vec<v1::Refused>) -> Vec<v1::Refused> {
     let operations = match request {
-        Request::Accept(accept) => accept.operations.as_slice(),
-        Request::Kill(_)
-        | Request::UpdateLimits(_)
-        | Request::Suppress(_)
-        | Request::Revive(_)
-        | Request::UpdateFramework(_)
-        | Request::Teardown(_) => &[],
+        CallRequest::Accept(accept) => accept.operations.as_slice(),
+        CallRequest::Kill(_)
+        | CallRequest::UpdateLimits(_)
+        | CallRequest::Suppress(_)
+        | CallRequest::Revive(_)
+        | CallRequest::UpdateFramework(_)
+        | CallRequest::Teardown(_) => &[],
     };
     let shape = convert::shape(operations).unwrap_or_default();
     let each = refused.into_iter().map(|one| {
@@ -42,14 +42,14 @@ fn placed(request: &Request, refused: Vec<v1::Refused>) -> Vec<v1::Refused> {
 }
 
 impl Session {
-    pub(super) fn answered(&mut self, number: u64, result: Result<Reply, CallError>) {
+    pub(super) fn answered(&mut self, number: u64, result: Result<CallReply, CallError>) {
         let refusal = match result {
             Err(CallError::NoMaster(_) | CallError::Unanswered { .. }) => {
                 return self.calls.unanswered(number);
             }
             Ok(reply) => {
                 if let Some(call) = self.calls.answered(number) {
-                    let done = Outcome::Done {
+                    let done = CallOutcome::Done {
                         revision: reply.revision,
                         refused: placed(&call.request, reply.refused),
                     };
@@ -65,34 +65,34 @@ impl Session {
         let is_late = refusal.reason == "late";
         match &mut call.request {
             // Killing twice equals killing once: a late kill gets a new number.
-            Request::Kill(request) if is_late => {
+            CallRequest::Kill(request) if is_late => {
                 request.call = None;
                 self.calls.add(call.key, call.request);
             }
-            Request::Teardown(_)
+            CallRequest::Teardown(_)
                 if refusal.reason != "superseded" && is_forgotten(&refusal.reason) =>
             {
                 self.concluded(
                     call,
-                    Outcome::Done {
+                    CallOutcome::Done {
                         revision: v1::Revision::default(),
                         refused: Vec::new(),
                     },
                 );
             }
             _ if is_late || is_forgotten(&refusal.reason) => {
-                self.concluded(call, Outcome::Lost(refusal));
+                self.concluded(call, CallOutcome::Lost(refusal));
             }
-            _ => self.concluded(call, Outcome::Refused(refusal)),
+            _ => self.concluded(call, CallOutcome::Refused(refusal)),
         }
     }
 
-    fn concluded(&mut self, call: Pending, outcome: Outcome) {
-        let is_done = matches!(outcome, Outcome::Done { .. });
+    fn concluded(&mut self, call: OpenCall, outcome: CallOutcome) {
+        let is_done = matches!(outcome, CallOutcome::Done { .. });
         let task_ids = task_ids(&call.request);
         self.answer(call.key, task_ids, outcome);
         match call.request {
-            Request::Accept(request) if !is_done => {
+            CallRequest::Accept(request) if !is_done => {
                 // The call used nothing: its offers are declined rather than left to expire.
                 let ids = request
                     .offers
@@ -101,18 +101,18 @@ impl Session {
                 let ids: Vec<_> = ids.collect();
                 self.decline(ids, Some(0), "accept-refused".into(), String::new());
             }
-            Request::UpdateFramework(_) => {
+            CallRequest::UpdateFramework(_) => {
                 if let Some(former) = self.former_info.take().filter(|_| !is_done) {
                     self.identity.info = former;
                 }
             }
-            Request::Teardown(_) if is_done => self.end(Ok(())),
-            Request::Accept(_)
-            | Request::Kill(_)
-            | Request::UpdateLimits(_)
-            | Request::Suppress(_)
-            | Request::Revive(_)
-            | Request::Teardown(_) => {}
+            CallRequest::Teardown(_) if is_done => self.end(Ok(())),
+            CallRequest::Accept(_)
+            | CallRequest::Kill(_)
+            | CallRequest::UpdateLimits(_)
+            | CallRequest::Suppress(_)
+            | CallRequest::Revive(_)
+            | CallRequest::Teardown(_) => {}
         }
     }
 
@@ -133,7 +133,7 @@ impl Session {
                 self.questions[at].is_in_flight = false;
                 return;
             }
-            Err(CallError::Refused(refusal)) => Outcome::Refused(refusal),
+            Err(CallError::Refused(refusal)) => CallOutcome::Refused(refusal),
             Ok(reply) => {
                 // Updates arrive by another path: an answer that is older than an update would
                 // report the past.
@@ -152,14 +152,14 @@ impl Session {
                         let ended = is_terminal(state);
                         self.updates.answer(&status.task_id, revision.index, ended);
                     }
-                    self.tell(Notice::Update(status));
+                    self.notify(Notification::Update(status));
                 }
                 if !reply.next_page_token.is_empty() {
                     self.questions[at].page_token = reply.next_page_token;
                     self.questions[at].is_in_flight = false;
                     return;
                 }
-                Outcome::Done {
+                CallOutcome::Done {
                     revision: reply.revision.unwrap_or_default(),
                     refused: Vec::new(),
                 }

@@ -16,19 +16,19 @@ use std::collections::{BTreeMap, VecDeque};
 use argosy_proto::{convert, v1};
 use argosy_state::limits::TASKS_PER_CALL;
 
-use super::calls::{Calls, Request};
+use super::calls::{CallRequest, OpenCalls};
 use super::driver::{CallKey, Command};
-use super::offers::Offers;
-use super::updates::Updates;
-use super::{Acknowledge, Answer, Outcome, SchedulerError, Subscription};
-use crate::failure::{CallError, Refusal};
-use surplus::Surplus;
+use super::offers::SessionOffers;
+use super::updates::UpdateTracker;
+use super::{AcknowledgeMode, CallOutcome, CallResult, SchedulerError, Subscription};
+use crate::failure::{CallError, MasterRejection};
+use surplus::ExcessTasks;
 
 /// An input of the session.
 #[derive(Debug)]
 pub(crate) enum Input {
     Begin,
-    Asked(Command),
+    Command(Command),
     Event {
         link: u64,
         event: v1::event::Event,
@@ -37,13 +37,13 @@ pub(crate) enum Input {
         link: u64,
         why: String,
     },
-    Unreached {
+    ConnectFailed {
         link: u64,
         error: CallError,
     },
     Refused {
         link: u64,
-        refusal: Refusal,
+        refusal: MasterRejection,
     },
     /// The callback for this update has returned.
     Handled {
@@ -52,7 +52,7 @@ pub(crate) enum Input {
     },
     Answered {
         number: u64,
-        result: Result<Reply, CallError>,
+        result: Result<CallReply, CallError>,
     },
     Acknowledged(Result<(), CallError>),
     Reconciled {
@@ -63,14 +63,14 @@ pub(crate) enum Input {
 
 /// A successful answer to a numbered call.
 #[derive(Debug, Clone, PartialEq, Default)]
-pub(crate) struct Reply {
+pub(crate) struct CallReply {
     pub(crate) revision: v1::Revision,
     pub(crate) refused: Vec<v1::Refused>,
 }
 
 /// A notification for the scheduler.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) enum Notice {
+pub(crate) enum Notification {
     Registered(Subscription),
     Reconnected(Subscription),
     Disconnected(String),
@@ -80,7 +80,7 @@ pub(crate) enum Notice {
     AgentLost { agent_id: String, reason: String },
     DemandUnmet(v1::DemandUnmet),
     Message(v1::ExecutorMessage),
-    Answered(Answer),
+    Answered(CallResult),
 }
 
 /// An effect of the session, to be performed by the edge.
@@ -93,7 +93,7 @@ pub(crate) enum Effect {
     },
     Send {
         number: u64,
-        request: Request,
+        request: CallRequest,
     },
     Acknowledge(v1::AcknowledgeRequest),
     Decline(v1::DeclineRequest),
@@ -102,22 +102,22 @@ pub(crate) enum Effect {
         serial: u64,
         request: v1::ReconcileRequest,
     },
-    Tell(Notice),
+    Notify(Notification),
     End(Result<(), SchedulerError>),
 }
 
 /// The identity of the session.
 #[derive(Debug, Clone)]
-pub(crate) struct Identity {
+pub(crate) struct SessionIdentity {
     pub(crate) info: v1::FrameworkInfo,
     pub(crate) framework_id: Option<String>,
     pub(crate) session: u64,
-    pub(crate) acknowledge: Acknowledge,
+    pub(crate) acknowledge: AcknowledgeMode,
     pub(crate) seed: u64,
 }
 
 #[derive(Debug)]
-struct Question {
+struct PendingReconcile {
     serial: u64,
     key: CallKey,
     task_ids: Vec<String>,
@@ -128,7 +128,7 @@ struct Question {
 }
 
 pub(crate) struct Session {
-    identity: Identity,
+    identity: SessionIdentity,
     former_info: Option<v1::FrameworkInfo>,
     cluster_id: String,
     link: u64,
@@ -136,20 +136,20 @@ pub(crate) struct Session {
     was_registered: bool,
     // Attempts to subscribe since the last success.
     failures: u32,
-    calls: Calls,
-    offers: Offers,
-    updates: Updates,
-    questions: VecDeque<Question>,
+    calls: OpenCalls,
+    offers: SessionOffers,
+    updates: UpdateTracker,
+    questions: VecDeque<PendingReconcile>,
     last_question: u64,
     /// Tasks that exceed one call, by call: they are answered with it, as not launched.
-    surplus: BTreeMap<CallKey, Surplus>,
+    surplus: BTreeMap<CallKey, ExcessTasks>,
     is_stopping: bool,
     is_over: bool,
     effects: Vec<Effect>,
 }
 
 impl Session {
-    pub(crate) fn new(identity: Identity) -> Self {
+    pub(crate) fn new(identity: SessionIdentity) -> Self {
         Self {
             identity,
             former_info: None,
@@ -158,9 +158,9 @@ impl Session {
             is_subscribed: false,
             was_registered: false,
             failures: 0,
-            calls: Calls::default(),
-            offers: Offers::default(),
-            updates: Updates::default(),
+            calls: OpenCalls::default(),
+            offers: SessionOffers::default(),
+            updates: UpdateTracker::default(),
             questions: VecDeque::new(),
             last_question: 0,
             surplus: BTreeMap::new(),
@@ -181,20 +181,20 @@ impl Session {
         }
         match input {
             Input::Begin => self.subscribe(now_ms),
-            Input::Asked(command) => self.asked(now_ms, command),
+            Input::Command(command) => self.command(now_ms, command),
             Input::Event { link, event } if link == self.link => self.event(event),
             Input::Closed { link, why } if link == self.link => self.closed(now_ms, why),
-            Input::Unreached { link, error } if link == self.link => {
+            Input::ConnectFailed { link, error } if link == self.link => {
                 self.closed(now_ms, error.to_string())
             }
             Input::Refused { link, refusal } if link == self.link => self.refused(now_ms, refusal),
             // Inputs of a former stream are ignored.
             Input::Event { .. }
             | Input::Closed { .. }
-            | Input::Unreached { .. }
+            | Input::ConnectFailed { .. }
             | Input::Refused { .. } => {}
             Input::Handled { task_id, revision } => {
-                if self.identity.acknowledge == Acknowledge::AfterCallback {
+                if self.identity.acknowledge == AcknowledgeMode::AfterCallback {
                     self.updates.acknowledge(&task_id, revision);
                 }
             }
@@ -209,16 +209,16 @@ impl Session {
         std::mem::take(&mut self.effects)
     }
 
-    fn tell(&mut self, notice: Notice) {
-        self.effects.push(Effect::Tell(notice));
+    fn notify(&mut self, notice: Notification) {
+        self.effects.push(Effect::Notify(notice));
     }
 
-    fn answer(&mut self, call: CallKey, task_ids: Vec<String>, outcome: Outcome) {
+    fn answer(&mut self, call: CallKey, task_ids: Vec<String>, outcome: CallOutcome) {
         let (task_ids, outcome) = match self.surplus.remove(&call) {
             Some(surplus) => with_surplus(task_ids, surplus, outcome),
             None => (task_ids, outcome),
         };
-        self.tell(Notice::Answered(Answer {
+        self.notify(Notification::Answered(CallResult {
             call,
             task_ids,
             outcome,
@@ -240,7 +240,7 @@ impl Session {
             self.answer(
                 call.key,
                 task_ids,
-                Outcome::Lost(local("run-ended", why.clone())),
+                CallOutcome::Lost(local("run-ended", why.clone())),
             );
         }
         self.effects.push(Effect::End(result));
@@ -307,10 +307,10 @@ impl Session {
 /// Returns the answer to a call, including the tasks that were left out of it.
 fn with_surplus(
     mut task_ids: Vec<String>,
-    surplus: Surplus,
-    mut outcome: Outcome,
-) -> (Vec<String>, Outcome) {
-    if let Outcome::Done { refused, .. } = &mut outcome {
+    surplus: ExcessTasks,
+    mut outcome: CallOutcome,
+) -> (Vec<String>, CallOutcome) {
+    if let CallOutcome::Done { refused, .. } = &mut outcome {
         let positions = surplus.tasks.iter().map(|(position, _)| *position);
         refused.extend(positions.map(|position| {
             let message =
@@ -322,8 +322,8 @@ fn with_surplus(
     (task_ids, outcome)
 }
 
-fn local(reason: &str, message: String) -> Refusal {
-    Refusal {
+fn local(reason: &str, message: String) -> MasterRejection {
+    MasterRejection {
         code: tonic::Code::FailedPrecondition,
         reason: reason.to_owned(),
         message,
@@ -331,8 +331,8 @@ fn local(reason: &str, message: String) -> Refusal {
     }
 }
 
-fn task_ids(request: &Request) -> Vec<String> {
-    let Request::Accept(accept) = request else {
+fn task_ids(request: &CallRequest) -> Vec<String> {
+    let CallRequest::Accept(accept) = request else {
         return Vec::new();
     };
     let launches = accept

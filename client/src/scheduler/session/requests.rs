@@ -5,14 +5,14 @@ use std::collections::BTreeSet;
 use argosy_proto::v1;
 
 use super::stream::announcing;
-use super::surplus::Surplus;
-use super::{Effect, Question, Session, local};
-use crate::scheduler::Outcome;
-use crate::scheduler::calls::Request;
-use crate::scheduler::driver::{Accept, CallKey, Command, OPEN_CALLS, Operation};
+use super::surplus::ExcessTasks;
+use super::{Effect, PendingReconcile, Session, local};
+use crate::scheduler::CallOutcome;
+use crate::scheduler::calls::CallRequest;
+use crate::scheduler::driver::{Accept, CallKey, Command, OPEN_CALLS, OfferOperation};
 
 impl Session {
-    pub(super) fn asked(&mut self, now_ms: u64, command: Command) {
+    pub(super) fn command(&mut self, now_ms: u64, command: Command) {
         match command {
             Command::Accept(key, accept) => self.accept(key, accept),
             Command::Decline {
@@ -42,35 +42,37 @@ impl Session {
                 executor_id,
                 data,
             } => self.message(agent_id, executor_id, data),
-            Command::Reconcile(key, task_ids) => self.ask(key, task_ids),
+            Command::Reconcile(key, task_ids) => self.reconcile_tasks(key, task_ids),
             Command::Suppress(key, roles) => {
                 self.calls.add(
                     key,
-                    Request::Suppress(v1::SuppressRequest { call: None, roles }),
+                    CallRequest::Suppress(v1::SuppressRequest { call: None, roles }),
                 );
             }
             Command::Revive(key, roles) => {
                 self.offers.revive(&roles);
                 self.calls.add(
                     key,
-                    Request::Revive(v1::ReviveRequest { call: None, roles }),
+                    CallRequest::Revive(v1::ReviveRequest { call: None, roles }),
                 );
             }
             Command::UpdateFramework(key, info) => self.update_framework(key, info),
             Command::Teardown(key) => {
-                self.calls
-                    .add(key, Request::Teardown(v1::TeardownRequest { call: None }));
+                self.calls.add(
+                    key,
+                    CallRequest::Teardown(v1::TeardownRequest { call: None }),
+                );
             }
             Command::TooMany(key, task_ids) => {
                 let why = format!("{} calls are open; wait for answers", OPEN_CALLS);
-                self.answer(key, task_ids, Outcome::NotSent(why));
+                self.answer(key, task_ids, CallOutcome::NotSent(why));
             }
             Command::Stop => self.is_stopping = true,
         }
     }
 
     fn accept(&mut self, key: CallKey, mut accept: Accept) {
-        let tasks = accept.operations.iter().flat_map(Operation::tasks);
+        let tasks = accept.operations.iter().flat_map(OfferOperation::tasks);
         let ids = tasks.map(|task| task.task_id.clone()).collect();
         let refused = if accept.offer_ids.is_empty() {
             Some(local(
@@ -86,7 +88,7 @@ impl Session {
             })
         };
         if let Some(refusal) = refused {
-            return self.answer(key, ids, Outcome::Refused(refusal));
+            return self.answer(key, ids, CallOutcome::Refused(refusal));
         }
         let offers = match self.offers.take(&accept.offer_ids) {
             Ok(offers) => offers,
@@ -94,12 +96,12 @@ impl Session {
                 let why = format!(
                     "offer {stranger} is not in hand: used, declined or rescinded; give a newer one"
                 );
-                return self.answer(key, ids, Outcome::Refused(local("offer-used", why)));
+                return self.answer(key, ids, CallOutcome::Refused(local("offer-used", why)));
             }
         };
         // An all-or-nothing accept is sent whole: the masters report that it is too large.
         if !accept.all_or_nothing
-            && let Some(surplus) = Surplus::take(&mut accept.operations)
+            && let Some(surplus) = ExcessTasks::take(&mut accept.operations)
         {
             self.surplus.insert(key, surplus);
             // The rest of the offers is requested again.
@@ -108,7 +110,7 @@ impl Session {
         let operations = accept.operations.into_iter().map(Into::into).collect();
         self.calls.add(
             key,
-            Request::Accept(v1::AcceptRequest {
+            CallRequest::Accept(v1::AcceptRequest {
                 call: None,
                 offers,
                 operations,
@@ -124,7 +126,7 @@ impl Session {
             task_id,
             grace_ms,
         };
-        self.calls.add(key, Request::Kill(request));
+        self.calls.add(key, CallRequest::Kill(request));
     }
 
     fn update_limits(&mut self, key: CallKey, task_id: String, limits: v1::Limits) {
@@ -133,7 +135,7 @@ impl Session {
             task_id,
             limits: Some(limits),
         };
-        self.calls.add(key, Request::UpdateLimits(request));
+        self.calls.add(key, CallRequest::UpdateLimits(request));
     }
 
     /// Sends a message to an executor. A framework that is not registered yet can have none.
@@ -175,9 +177,9 @@ impl Session {
         }));
     }
 
-    fn ask(&mut self, key: CallKey, task_ids: Vec<String>) {
+    fn reconcile_tasks(&mut self, key: CallKey, task_ids: Vec<String>) {
         self.last_question += 1;
-        self.questions.push_back(Question {
+        self.questions.push_back(PendingReconcile {
             serial: self.last_question,
             key,
             task_ids,
@@ -194,7 +196,7 @@ impl Session {
             call: None,
             info: Some(announcing(&info)),
         };
-        self.calls.add(key, Request::UpdateFramework(request));
+        self.calls.add(key, CallRequest::UpdateFramework(request));
     }
 }
 

@@ -3,13 +3,13 @@
 use std::collections::BTreeSet;
 
 use argosy_proto::v1;
-use argosy_proto::versions::Versions;
+use argosy_proto::versions::VersionRange;
 use argosy_state::capability::FrameworkCapability;
 
-use super::{Effect, Notice, Session, local};
-use crate::failure::Refusal;
+use super::{Effect, Notification, Session, local};
+use crate::failure::MasterRejection;
 use crate::leader::next_random;
-use crate::scheduler::{Outcome, SchedulerError, Subscription, is_terminal};
+use crate::scheduler::{CallOutcome, SchedulerError, Subscription, is_terminal};
 
 /// Maximum pause between two attempts to subscribe, in milliseconds.
 const LONGEST_PAUSE_MS: u64 = 1_000;
@@ -33,13 +33,13 @@ impl Session {
         // in the meantime.
         let (held, left_out) = self.offers.present(self.calls.used_offers());
         for offer_id in left_out {
-            self.tell(Notice::Rescinded {
+            self.notify(Notification::Rescinded {
                 offer_id,
                 reason: "too many offers were held to present them all again".into(),
             });
         }
         let request = v1::SubscribeRequest {
-            protocol: Some(Versions::OWN.first()),
+            protocol: Some(VersionRange::OWN.first()),
             info: Some(announcing(&self.identity.info)),
             framework_id: self.identity.framework_id.clone().unwrap_or_default(),
             session: self.identity.session,
@@ -64,12 +64,12 @@ impl Session {
 
     pub(super) fn closed(&mut self, now_ms: u64, why: String) {
         if self.is_subscribed {
-            self.tell(Notice::Disconnected(why));
+            self.notify(Notification::Disconnected(why));
         }
         self.subscribe(now_ms);
     }
 
-    pub(super) fn refused(&mut self, now_ms: u64, refusal: Refusal) {
+    pub(super) fn refused(&mut self, now_ms: u64, refusal: MasterRejection) {
         use tonic::Code;
         match refusal.code {
             Code::ResourceExhausted | Code::Aborted | Code::Internal | Code::Unknown
@@ -104,7 +104,7 @@ impl Session {
             self.answer(
                 call.key,
                 Vec::new(),
-                Outcome::Done {
+                CallOutcome::Done {
                     revision: v1::Revision::default(),
                     refused: Vec::new(),
                 },
@@ -121,12 +121,12 @@ impl Session {
                 let used = self.used_ids();
                 let new = self.offers.receive(offers.offers, &used);
                 if !new.is_empty() {
-                    self.tell(Notice::Offers(new));
+                    self.notify(Notification::Offers(new));
                 }
             }
             Event::Rescind(rescind) => {
                 if self.offers.rescind(&rescind.offer_id) {
-                    self.tell(Notice::Rescinded {
+                    self.notify(Notification::Rescinded {
                         offer_id: rescind.offer_id,
                         reason: rescind.reason,
                     });
@@ -134,15 +134,15 @@ impl Session {
             }
             Event::Update(status) => {
                 if self.updates.receive(&status, is_terminal(status.state())) {
-                    self.tell(Notice::Update(status));
+                    self.notify(Notification::Update(status));
                 }
             }
-            Event::Failure(failure) => self.tell(Notice::AgentLost {
+            Event::Failure(failure) => self.notify(Notification::AgentLost {
                 agent_id: failure.agent_id,
                 reason: failure.reason,
             }),
-            Event::DemandUnmet(demand) => self.tell(Notice::DemandUnmet(demand)),
-            Event::Message(message) => self.tell(Notice::Message(message)),
+            Event::DemandUnmet(demand) => self.notify(Notification::DemandUnmet(demand)),
+            Event::Message(message) => self.notify(Notification::Message(message)),
             Event::Heartbeat(_) => {}
             Event::Error(error) => {
                 let error = match error.code.as_str() {
@@ -157,9 +157,9 @@ impl Session {
 
     fn subscribed(&mut self, subscribed: v1::Subscribed) {
         let said = subscribed.protocol.as_ref();
-        let agreed = said.map(|said| Versions::OWN.negotiated("the master", said));
+        let agreed = said.map(|said| VersionRange::OWN.negotiated("the master", said));
         if let Some(Err(why)) = agreed {
-            let refusal = Refusal::of_versions(&why);
+            let refusal = MasterRejection::of_versions(&why);
             return self.end(Err(SchedulerError::Refused(refusal)));
         }
         self.is_subscribed = true;
@@ -168,7 +168,7 @@ impl Session {
         self.cluster_id = subscribed.cluster_id.clone();
         let kept: BTreeSet<&str> = subscribed.kept_offers.iter().map(String::as_str).collect();
         for offer_id in self.offers.keep_only(&kept) {
-            self.tell(Notice::Rescinded {
+            self.notify(Notification::Rescinded {
                 offer_id,
                 reason: "it was not good any more when the stream was resumed".into(),
             });
@@ -181,10 +181,10 @@ impl Session {
             kept_offers: subscribed.kept_offers,
         };
         if self.was_registered {
-            self.tell(Notice::Reconnected(subscription));
+            self.notify(Notification::Reconnected(subscription));
         } else {
             self.was_registered = true;
-            self.tell(Notice::Registered(subscription));
+            self.notify(Notification::Registered(subscription));
         }
     }
 

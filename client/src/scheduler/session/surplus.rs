@@ -1,36 +1,36 @@
 //! The part of an accept that exceeds one call, and is answered as not launched.
 
-use argosy_state::command::{Position, Shape};
+use argosy_state::command::{CallShape, Position};
 use argosy_state::limits::{OPERATIONS_PER_ACCEPT, TASKS_PER_CALL};
 
-use crate::scheduler::driver::Operation;
+use crate::scheduler::driver::OfferOperation;
 
 /// Tasks beyond those that one call launches.
 #[derive(Debug, PartialEq)]
-pub(super) struct Surplus {
+pub(super) struct ExcessTasks {
     /// The shape of the whole call.
-    pub(super) shape: Shape,
+    pub(super) shape: CallShape,
     /// The tasks with their positions in the whole call.
     pub(super) tasks: Vec<(Position, String)>,
 }
 
-impl Surplus {
+impl ExcessTasks {
     /// Removes everything beyond the first tasks and operations that one call may have; `None` if
     /// there is nothing. A group is never divided. A first group always stays: only its masters can
     /// report why one that is too large is invalid.
-    pub(super) fn take(operations: &mut Vec<Operation>) -> Option<Self> {
-        let shape: Shape = operations.iter().map(|one| one.tasks().len()).collect();
+    pub(super) fn take(operations: &mut Vec<OfferOperation>) -> Option<Self> {
+        let shape: CallShape = operations.iter().map(|one| one.tasks().len()).collect();
         let mut room = TASKS_PER_CALL;
         let beyond = operations.iter().enumerate().position(|(at, operation)| {
             let tasks = operation.tasks().len();
             let is_first = room == TASKS_PER_CALL;
             match operation {
                 _ if at >= OPERATIONS_PER_ACCEPT => return true,
-                Operation::LaunchGroup { .. } if is_first => room = room.saturating_sub(tasks),
-                Operation::LaunchGroup { .. } | Operation::Launch(_) if tasks > room => {
+                OfferOperation::LaunchGroup { .. } if is_first => room = room.saturating_sub(tasks),
+                OfferOperation::LaunchGroup { .. } | OfferOperation::Launch(_) if tasks > room => {
                     return true;
                 }
-                Operation::LaunchGroup { .. } | Operation::Launch(_) => room -= tasks,
+                OfferOperation::LaunchGroup { .. } | OfferOperation::Launch(_) => room -= tasks,
             }
             false
         })?;
@@ -38,16 +38,17 @@ impl Surplus {
         let mut skipped = 0;
         if beyond < OPERATIONS_PER_ACCEPT
             && room > 0
-            && let Some(Operation::Launch(tasks)) = left.first_mut()
+            && let Some(OfferOperation::Launch(tasks)) = left.first_mut()
         {
             skipped = room;
             let rest = tasks.split_off(room);
-            operations.push(Operation::Launch(std::mem::replace(tasks, rest)));
+            operations.push(OfferOperation::Launch(std::mem::replace(tasks, rest)));
         }
         let number = |at: usize| u32::try_from(at).unwrap_or(u32::MAX);
         let tasks = left.into_iter().enumerate().flat_map(|(at, operation)| {
             let first = if at == 0 { skipped } else { 0 };
-            let (Operation::Launch(tasks) | Operation::LaunchGroup { tasks, .. }) = operation;
+            let (OfferOperation::Launch(tasks) | OfferOperation::LaunchGroup { tasks, .. }) =
+                operation;
             tasks.into_iter().zip(first..).map(move |(task, place)| {
                 let position = Position {
                     operation: number(beyond + at),
@@ -77,12 +78,12 @@ mod tests {
         (0..count).map(named).collect()
     }
 
-    fn launch(count: usize) -> Operation {
-        Operation::Launch(tasks(count))
+    fn launch(count: usize) -> OfferOperation {
+        OfferOperation::Launch(tasks(count))
     }
 
-    fn group(count: usize) -> Operation {
-        Operation::LaunchGroup {
+    fn group(count: usize) -> OfferOperation {
+        OfferOperation::LaunchGroup {
             group_id: "pod".into(),
             tasks: tasks(count),
         }
@@ -90,8 +91,8 @@ mod tests {
 
     /// Returns the number of tasks of each operation that stays, and the positions of the removed
     /// tasks.
-    fn taken(mut operations: Vec<Operation>) -> (Vec<usize>, Vec<(u32, u32)>) {
-        let surplus = Surplus::take(&mut operations);
+    fn taken(mut operations: Vec<OfferOperation>) -> (Vec<usize>, Vec<(u32, u32)>) {
+        let surplus = ExcessTasks::take(&mut operations);
         let kept = operations.iter().map(|one| one.tasks().len()).collect();
         let left = surplus.into_iter().flat_map(|surplus| surplus.tasks);
         let places = left.map(|(place, _)| (place.operation, place.task));

@@ -1,12 +1,12 @@
 //! Tests of the session core alone: inputs in, effects compared.
 
 use argosy_proto::v1;
-use argosy_proto::versions::Versions;
+use argosy_proto::versions::VersionRange;
 use tonic::Code;
 
 use super::*;
 use crate::leader::NoMaster;
-use crate::scheduler::driver::{Accept, Operation};
+use crate::scheduler::driver::{Accept, OfferOperation};
 
 struct World {
     session: Session,
@@ -17,14 +17,14 @@ struct World {
 impl World {
     /// Returns a subscribed session that holds offer "1.1".
     fn subscribed() -> Self {
-        let identity = Identity {
+        let identity = SessionIdentity {
             info: v1::FrameworkInfo {
                 name: "first".into(),
                 ..Default::default()
             },
             framework_id: None,
             session: 7,
-            acknowledge: Acknowledge::AfterCallback,
+            acknowledge: AcknowledgeMode::AfterCallback,
             seed: 1,
         };
         let mut world = Self {
@@ -80,7 +80,7 @@ impl World {
     fn ask(&mut self, command: impl FnOnce(CallKey) -> Command) -> Vec<Effect> {
         self.key += 1;
         let command = command(CallKey(self.key));
-        self.feed(Input::Asked(command))
+        self.feed(Input::Command(command))
     }
 
     fn accept(&mut self, offer: &str) -> Vec<Effect> {
@@ -92,7 +92,7 @@ impl World {
     }
 
     fn done(&mut self, number: u64) -> Vec<Effect> {
-        let result = Ok(Reply::default());
+        let result = Ok(CallReply::default());
         self.feed(Input::Answered { number, result })
     }
 
@@ -118,10 +118,10 @@ fn sent(effects: &[Effect]) -> Vec<u64> {
     effects.iter().filter_map(number).collect()
 }
 
-fn outcomes(effects: &[Effect]) -> Vec<&Outcome> {
+fn outcomes(effects: &[Effect]) -> Vec<&CallOutcome> {
     let mut outcomes = Vec::new();
     for effect in effects {
-        if let Effect::Tell(Notice::Answered(answer)) = effect {
+        if let Effect::Notify(Notification::Answered(answer)) = effect {
             outcomes.push(&answer.outcome);
         }
     }
@@ -156,7 +156,8 @@ fn an_offer_in_an_open_accept_is_presented_and_its_loss_is_the_calls_to_tell() {
     };
     assert_eq!(request.held.len(), 1);
     assert_eq!(request.framework_id, "framework-1");
-    let rescinded = |effect: &Effect| matches!(effect, Effect::Tell(Notice::Rescinded { .. }));
+    let rescinded =
+        |effect: &Effect| matches!(effect, Effect::Notify(Notification::Rescinded { .. }));
     assert!(!world.resume(&[]).iter().any(rescinded));
 }
 
@@ -165,14 +166,14 @@ fn a_late_accept_is_lost_and_a_late_kill_gets_a_new_number() {
     let mut world = World::subscribed();
     world.accept("1.1");
     let lost = world.refused(1, "late");
-    assert!(matches!(outcomes(&lost)[..], [Outcome::Lost(_)]));
+    assert!(matches!(outcomes(&lost)[..], [CallOutcome::Lost(_)]));
     assert_eq!(sent(&world.ask(kill)), [2]);
     let again = world.refused(2, "late");
     assert!(outcomes(&again).is_empty());
     assert_eq!(sent(&again), [3]);
     assert!(matches!(
         outcomes(&world.done(3))[..],
-        [Outcome::Done { .. }]
+        [CallOutcome::Done { .. }]
     ));
 }
 
@@ -183,7 +184,10 @@ fn an_accept_of_a_framework_that_ends_or_was_taken_over_may_have_been_done() {
         world.accept("1.1");
         let effects = world.refused(1, reason);
         let outcomes = outcomes(&effects);
-        assert!(matches!(outcomes[..], [Outcome::Lost(_)]), "{outcomes:?}");
+        assert!(
+            matches!(outcomes[..], [CallOutcome::Lost(_)]),
+            "{outcomes:?}"
+        );
     }
 }
 
@@ -213,7 +217,7 @@ fn offers_that_are_not_in_hand_or_given_twice_never_leave_the_process() {
     ] {
         assert!(sent(&effects).is_empty());
         assert!(
-            matches!(outcomes(&effects)[..], [Outcome::Refused(_)]),
+            matches!(outcomes(&effects)[..], [CallOutcome::Refused(_)]),
             "{effects:?}"
         );
     }
@@ -271,7 +275,7 @@ fn a_refused_subscription_ends_the_run_and_a_busy_master_does_not() {
     let mut world = World::subscribed();
     world.close();
     let link = world.link;
-    let busy = Refusal {
+    let busy = MasterRejection {
         code: Code::ResourceExhausted,
         ..local("busy", "later".into())
     };
@@ -305,7 +309,7 @@ fn a_stop_waits_for_answers_and_acknowledgements() {
         ..Default::default()
     };
     let told = world.event(v1::event::Event::Update(status.clone()));
-    assert_eq!(told, [Effect::Tell(Notice::Update(status))]);
+    assert_eq!(told, [Effect::Notify(Notification::Update(status))]);
     let handled = Input::Handled {
         task_id: "a".into(),
         revision: v1::Revision {
@@ -314,7 +318,7 @@ fn a_stop_waits_for_answers_and_acknowledgements() {
         },
     };
     assert!(matches!(world.feed(handled)[..], [Effect::Acknowledge(_)]));
-    assert_eq!(world.feed(Input::Asked(Command::Stop)), []);
+    assert_eq!(world.feed(Input::Command(Command::Stop)), []);
     assert!(!world.done(1).contains(&Effect::End(Ok(()))));
     assert_eq!(
         world.feed(Input::Acknowledged(Ok(()))),
@@ -330,7 +334,7 @@ fn an_open_call_at_the_end_is_lost_and_not_refused() {
         code: "removed".into(),
         message: "gone".into(),
     }));
-    assert!(matches!(outcomes(&effects)[..], [Outcome::Lost(_)]));
+    assert!(matches!(outcomes(&effects)[..], [CallOutcome::Lost(_)]));
     assert!(matches!(
         effects.last(),
         Some(Effect::End(Err(SchedulerError::Removed(_))))
@@ -374,7 +378,7 @@ fn an_answer_that_was_overtaken_by_an_update_is_not_told() {
     let told: Vec<_> = effects
         .iter()
         .filter_map(|effect| match effect {
-            Effect::Tell(Notice::Update(status)) => Some(status.task_id.as_str()),
+            Effect::Notify(Notification::Update(status)) => Some(status.task_id.as_str()),
             _ => None,
         })
         .collect();
@@ -393,7 +397,7 @@ fn a_teardown_of_which_the_stream_tells_first_is_done_and_not_lost() {
     });
     let effects = world.event(removed);
     assert!(
-        matches!(outcomes(&effects)[..], [Outcome::Done { .. }]),
+        matches!(outcomes(&effects)[..], [CallOutcome::Done { .. }]),
         "{effects:?}"
     );
     assert!(effects.contains(&Effect::End(Ok(()))), "{effects:?}");
@@ -409,7 +413,7 @@ fn what_else_is_open_when_the_framework_is_removed_is_lost() {
     });
     let effects = world.event(removed);
     assert!(
-        matches!(outcomes(&effects)[..], [Outcome::Lost(_)]),
+        matches!(outcomes(&effects)[..], [CallOutcome::Lost(_)]),
         "{effects:?}"
     );
     assert!(matches!(effects.last(), Some(Effect::End(Err(_)))));
@@ -424,7 +428,7 @@ fn messages_of_executors_are_told_and_those_to_them_go_at_once() {
     };
     assert_eq!(
         world.event(v1::event::Event::Message(told.clone())),
-        [Effect::Tell(Notice::Message(told))]
+        [Effect::Notify(Notification::Message(told))]
     );
     let asked = Command::Message {
         agent_id: "agent-1".into(),
@@ -438,7 +442,10 @@ fn messages_of_executors_are_told_and_those_to_them_go_at_once() {
         executor_id: "e".into(),
         data: b"x".to_vec(),
     };
-    assert_eq!(world.feed(Input::Asked(asked)), [Effect::Message(request)]);
+    assert_eq!(
+        world.feed(Input::Command(asked)),
+        [Effect::Message(request)]
+    );
 }
 
 #[test]
@@ -450,7 +457,7 @@ fn a_group_is_launched_as_a_group() {
     };
     let accept = Accept {
         offer_ids: vec!["1.1".into()],
-        operations: vec![Operation::LaunchGroup {
+        operations: vec![OfferOperation::LaunchGroup {
             group_id: "pod".into(),
             tasks: vec![task("a"), task("b")],
         }],
@@ -461,7 +468,7 @@ fn a_group_is_launched_as_a_group() {
         Effect::Send { request, .. } => Some(request),
         _ => None,
     });
-    let Some(Request::Accept(request)) = launched else {
+    let Some(CallRequest::Accept(request)) = launched else {
         panic!("{effects:?}");
     };
     let Some(v1::operation::Operation::LaunchGroup(group)) = &request.operations[0].operation
@@ -471,7 +478,7 @@ fn a_group_is_launched_as_a_group() {
     assert_eq!((&*group.group_id, group.tasks.len()), ("pod", 2));
     let answered = world.done(1);
     let told = answered.iter().find_map(|effect| match effect {
-        Effect::Tell(Notice::Answered(answer)) => Some(&answer.task_ids),
+        Effect::Notify(Notification::Answered(answer)) => Some(&answer.task_ids),
         _ => None,
     });
     assert_eq!(told, Some(&vec!["a".to_owned(), "b".to_owned()]));
@@ -488,8 +495,10 @@ fn an_answer_in_pages_is_delivered_whole_and_then_concluded() {
     };
     let told = |effects: &[Effect]| -> Vec<String> {
         let told = effects.iter().filter_map(|effect| match effect {
-            Effect::Tell(Notice::Update(status)) => Some(status.task_id.clone()),
-            Effect::Tell(Notice::Answered(answer)) => Some(format!("done {}", answer.is_done())),
+            Effect::Notify(Notification::Update(status)) => Some(status.task_id.clone()),
+            Effect::Notify(Notification::Answered(answer)) => {
+                Some(format!("done {}", answer.is_done()))
+            }
             _ => None,
         });
         told.collect()
@@ -537,27 +546,27 @@ fn more_tasks_than_a_call_launches_are_answered_as_not_launched() {
     });
     let accept = Accept {
         offer_ids: vec!["1.1".into()],
-        operations: vec![Operation::Launch(tasks.collect())],
+        operations: vec![OfferOperation::Launch(tasks.collect())],
         ..Default::default()
     };
     let effects = world.ask(|key| Command::Accept(key, accept));
     let sent = effects.iter().find_map(|effect| match effect {
         Effect::Send {
-            request: Request::Accept(accept),
+            request: CallRequest::Accept(accept),
             ..
         } => Some(accept.clone()),
         _ => None,
     });
     let sent = sent.unwrap();
     assert_eq!(sent.filter_ms, Some(0));
-    assert_eq!(task_ids(&Request::Accept(sent)).len(), most);
+    assert_eq!(task_ids(&CallRequest::Accept(sent)).len(), most);
     let effects = world.done(1);
     let answer = effects.iter().find_map(|effect| match effect {
-        Effect::Tell(Notice::Answered(answer)) => Some(answer.clone()),
+        Effect::Notify(Notification::Answered(answer)) => Some(answer.clone()),
         _ => None,
     });
     let answer = answer.unwrap();
-    let Outcome::Done { refused, .. } = &answer.outcome else {
+    let CallOutcome::Done { refused, .. } = &answer.outcome else {
         panic!("{answer:?}")
     };
     let places = refused
@@ -584,8 +593,8 @@ fn a_refused_task_is_named_by_its_operation_also_by_masters_that_only_count() {
         let accept = Accept {
             offer_ids: vec!["1.1".into()],
             operations: vec![
-                Operation::Launch(vec![task("a"), task("b")]),
-                Operation::Launch(vec![task("c"), task("d")]),
+                OfferOperation::Launch(vec![task("a"), task("b")]),
+                OfferOperation::Launch(vec![task("c"), task("d")]),
             ],
             ..Default::default()
         };
@@ -597,18 +606,18 @@ fn a_refused_task_is_named_by_its_operation_also_by_masters_that_only_count() {
             task: says.then_some(1),
             ..Default::default()
         };
-        let result = Ok(Reply {
+        let result = Ok(CallReply {
             refused: vec![refused],
-            ..Reply::default()
+            ..CallReply::default()
         });
         let effects = world.feed(Input::Answered { number: 1, result });
         let answer = effects.iter().find_map(|effect| match effect {
-            Effect::Tell(Notice::Answered(answer)) => Some(answer.clone()),
+            Effect::Notify(Notification::Answered(answer)) => Some(answer.clone()),
             _ => None,
         });
         let answer = answer.unwrap();
         assert_eq!(answer.not_launched(), [("d", "")]);
-        let Outcome::Done { refused, .. } = answer.outcome else {
+        let CallOutcome::Done { refused, .. } = answer.outcome else {
             panic!("{says}")
         };
         assert_eq!((refused[0].operation, refused[0].task), (Some(1), Some(1)));
@@ -617,10 +626,10 @@ fn a_refused_task_is_named_by_its_operation_also_by_masters_that_only_count() {
 
 #[test]
 fn a_master_of_other_versions_of_the_protocol_ends_the_session_and_one_of_a_wider_range_does_not() {
-    let newest = Versions::OWN.newest;
+    let newest = VersionRange::OWN.newest;
     for (oldest, is_refused) in [(newest + 1, true), (newest, false)] {
         let mut world = World::subscribed();
-        let versions = Versions {
+        let versions = VersionRange {
             oldest,
             newest: newest + 1,
         };

@@ -43,16 +43,16 @@ async fn a_link_in_the_place_of_a_draft_gives_nobody_the_file_that_it_leads_to()
         }
     };
     let base = serve(Router::new().route("/page", get(halves))).await;
-    let owner = User {
+    let owner = ContainerUser {
         uid: nix::unistd::geteuid().as_raw() + 1_000_000,
         gid: nix::unistd::getegid().as_raw(),
         groups: vec![],
     };
     // Only root can give files away.
     let is_root = nix::unistd::geteuid().is_root();
-    let whose = Whose {
+    let whose = FetchContext {
         owner: is_root.then_some(&owner),
-        ..Whose::default()
+        ..FetchContext::default()
     };
     let mut wanted = uri(format!("{base}/page"));
     wanted.executable = true;
@@ -77,7 +77,7 @@ async fn what_lies_at_the_place_of_a_draft_is_never_written_to() {
         place(&victim, &sandbox.path().join(".fetching-page")).unwrap();
         let wanted = uri(format!("{base}/page"));
         let fetched = fetcher()
-            .fetch_all(&[wanted], sandbox.path(), Whose::default(), &meter())
+            .fetch_all(&[wanted], sandbox.path(), FetchContext::default(), &meter())
             .await;
         fetched.unwrap();
         let page = fs::read_to_string(sandbox.path().join("page")).unwrap();

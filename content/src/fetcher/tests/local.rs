@@ -5,11 +5,11 @@ use std::path::PathBuf;
 
 use nix::sys::stat::Mode as FileMode;
 
-use super::super::local::{Folders, Reader};
+use super::super::local::{FetchDirs, ReadIdentity};
 use super::*;
 
-fn nobody() -> Reader {
-    Reader::User(User {
+fn nobody() -> ReadIdentity {
+    ReadIdentity::User(ContainerUser {
         uid: 65_534,
         gid: 65_534,
         groups: vec![],
@@ -21,7 +21,7 @@ fn given_from(folders: Vec<PathBuf>) -> Fetcher {
         folders,
         ..settings(1_000)
     };
-    let web = Downloading::Here(Arc::new(Downloads::new(&settings).unwrap()));
+    let web = Downloader::Local(Arc::new(DownloadClient::new(&settings).unwrap()));
     Fetcher::with(settings, web, Arc::new(PlainTar), None)
 }
 
@@ -103,13 +103,13 @@ async fn no_link_and_no_dots_lead_out_of_a_folder_that_files_are_given_from() {
 #[test]
 fn a_file_is_given_to_those_who_can_read_it_themselves() {
     let (folder, file) = served();
-    let folders = Folders(vec![folder.path().to_owned()]);
+    let folders = FetchDirs(vec![folder.path().to_owned()]);
     let value = file.display().to_string();
-    let open = |reader: &Reader| {
+    let open = |reader: &ReadIdentity| {
         let opened = folders.open(&value, reader);
-        opened.map(drop).map_err(|error| crate::sentence(&error))
+        opened.map(drop).map_err(|error| crate::error_chain(&error))
     };
-    for reader in [nobody(), Reader::Unmapped] {
+    for reader in [nobody(), ReadIdentity::Unmapped] {
         open(&reader).unwrap();
         change_mode(&file, 0o640);
         let why = open(&reader).unwrap_err();
@@ -124,7 +124,7 @@ fn a_file_is_given_to_those_who_can_read_it_themselves() {
     // Its owner, and its group, as far as they have permission.
     let metadata = fs::metadata(&file).unwrap();
     let user = |uid: u32, gid: u32| {
-        Reader::User(User {
+        ReadIdentity::User(ContainerUser {
             uid,
             gid: 65_534,
             groups: vec![gid],
@@ -143,17 +143,17 @@ fn a_file_is_given_to_those_who_can_read_it_themselves() {
 
 #[test]
 fn no_task_reads_as_root() {
-    let root = User {
+    let root = ContainerUser {
         uid: 0,
         gid: 0,
         groups: vec![],
     };
-    assert_eq!(Reader::of(Some(&root)), Reader::Unmapped);
+    assert_eq!(ReadIdentity::of(Some(&root)), ReadIdentity::Unmapped);
     let of_agent = match nix::unistd::geteuid().is_root() {
-        true => Reader::Unmapped,
-        false => Reader::Agent,
+        true => ReadIdentity::Unmapped,
+        false => ReadIdentity::Agent,
     };
-    assert_eq!(Reader::of(None), of_agent);
+    assert_eq!(ReadIdentity::of(None), of_agent);
 }
 
 #[tokio::test]

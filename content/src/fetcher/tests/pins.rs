@@ -4,11 +4,11 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use super::{Cache, Fetcher, fetch, fetcher, fs, kept, pages};
+use super::{FetchCache, Fetcher, fetch, fetcher, fs, kept, pages};
 
 /// Returns a fetcher that caches 250 bytes, with the files of `pinned` always kept.
-fn keeping(folder: &Path, pinned: &[String]) -> (Fetcher, Arc<Cache>) {
-    let cache = Arc::new(Cache::open(&folder.join("cache"), 250, pinned).unwrap());
+fn keeping(folder: &Path, pinned: &[String]) -> (Fetcher, Arc<FetchCache>) {
+    let cache = Arc::new(FetchCache::open(&folder.join("cache"), 250, pinned).unwrap());
     let fetcher = Fetcher {
         cache: Some(cache.clone()),
         ..fetcher()
@@ -25,7 +25,7 @@ async fn bring(fetcher: &Fetcher, value: &str) {
     );
 }
 
-fn held(cache: &Cache) -> (u64, u64) {
+fn held(cache: &FetchCache) -> (u64, u64) {
     cache.held_bytes().unwrap()
 }
 
@@ -63,7 +63,7 @@ async fn what_is_pinned_outlives_others_and_agents_and_never_takes_more_than_the
     // last.
     for (bytes, left) in [(150, (100, 100)), (50, (0, 0))] {
         let pinned = [page("c")];
-        let cache = Cache::open(&folder.path().join("cache"), bytes, &pinned).unwrap();
+        let cache = FetchCache::open(&folder.path().join("cache"), bytes, &pinned).unwrap();
         assert_eq!(held(&cache), left);
     }
 }

@@ -6,9 +6,9 @@ use std::os::unix::fs::symlink;
 use argosy_isolation::network::Subnet;
 use axum::response::Redirect;
 
-use super::super::containers::Containers;
-use super::super::own_host::OwnHost;
-use super::super::reach::{Policy, Purpose};
+use super::super::containers::ContainerAddresses;
+use super::super::own_host::HostAddresses;
+use super::super::reach::{AccessPolicy, RequestPurpose};
 use super::*;
 
 fn allowing(allow: &[&str]) -> FetchSettings {
@@ -19,7 +19,7 @@ fn allowing(allow: &[&str]) -> FetchSettings {
 }
 
 fn of(settings: FetchSettings) -> Fetcher {
-    let web = Downloading::Here(Arc::new(Downloads::new(&settings).unwrap()));
+    let web = Downloader::Local(Arc::new(DownloadClient::new(&settings).unwrap()));
     Fetcher::with(settings, web, Arc::new(PlainTar), None)
 }
 
@@ -41,14 +41,14 @@ async fn counting(router: Router) -> (String, Arc<AtomicU32>) {
 /// Fetches as a task whose network is `none`.
 async fn fetch_without_network(fetcher: &Fetcher, uri: v1::Uri) -> Result<(), String> {
     let sandbox = tempfile::tempdir().unwrap();
-    let whose = Whose {
-        reach: Reach::Nothing,
-        ..Whose::default()
+    let whose = FetchContext {
+        reach: ServerAccess::None,
+        ..FetchContext::default()
     };
     let (uris, meter) = ([uri], meter());
     let fetched = fetcher.fetch_all(&uris, sandbox.path(), whose, &meter);
     let fetched = fetched.await;
-    fetched.map_err(|error| crate::sentence(&error))
+    fetched.map_err(|error| crate::error_chain(&error))
 }
 
 #[tokio::test]
@@ -231,17 +231,17 @@ fn what_the_operator_allows_may_be_a_task() {
         ("other.example:8080", false),
     ] {
         let FetchSettings { allow: allowed, .. } = allowing(&[allow]);
-        let policy = Policy {
-            purpose: Purpose::Files,
+        let policy = AccessPolicy {
+            purpose: RequestPurpose::Files,
             allow: allowed,
             masters: Vec::new(),
             api: String::new(),
             api_port: None,
-            containers: Containers::open(task_subnets()).unwrap(),
-            host: OwnHost::open(true).unwrap(),
+            containers: ContainerAddresses::open(task_subnets()).unwrap(),
+            host: HostAddresses::open(true).unwrap(),
         };
         for server in ["10.183.0.5:8080", "[::ffff:10.183.0.5]:8080"] {
-            let judged = policy.judge_peer("Web.example.", server.parse().unwrap());
+            let judged = policy.check_peer("Web.example.", server.parse().unwrap());
             assert_eq!(judged.is_ok(), is_allowed, "{allow}: {server}");
         }
     }
@@ -321,19 +321,19 @@ fn what_a_task_publishes_is_asked_at_an_address_of_its_host() {
     let records = tempfile::tempdir().unwrap();
     fs::create_dir(records.path().join("ports")).unwrap();
     symlink("/a#c#10.183.0.5:80", records.path().join("ports/tcp-31090")).unwrap();
-    let of = |has_ipv6: bool| Policy {
-        purpose: Purpose::Files,
+    let of = |has_ipv6: bool| AccessPolicy {
+        purpose: RequestPurpose::Files,
         allow: Vec::new(),
         masters: Vec::new(),
         api: String::new(),
         api_port: None,
-        containers: Containers::open(None).unwrap(),
-        host: OwnHost::listed(has_ipv6, records.path()).unwrap(),
+        containers: ContainerAddresses::open(None).unwrap(),
+        host: HostAddresses::listed(has_ipv6, records.path()).unwrap(),
     };
     for address in own_addresses() {
-        let may = |policy: &Policy, port: u16| {
+        let may = |policy: &AccessPolicy, port: u16| {
             let server = SocketAddr::new(address, port);
-            policy.judge_peer("host.example", server).is_ok()
+            policy.check_peer("host.example", server).is_ok()
         };
         assert!(may(&of(true), 31_090), "{address}");
         assert!(!may(&of(true), 31_091), "{address}");
@@ -347,7 +347,7 @@ async fn a_task_without_a_network_fetches_nothing_but_what_the_operator_allows()
     let (server, asked) = counting(Router::new()).await;
     let page = || kept(format!("http://{server}/page"));
     let folder = tempfile::tempdir().unwrap();
-    let cache = Cache::open(&folder.path().join("cache"), 250, &[]).unwrap();
+    let cache = FetchCache::open(&folder.path().join("cache"), 250, &[]).unwrap();
     let fetcher = Fetcher {
         cache: Some(Arc::new(cache)),
         ..of(allowing(&[&server]))

@@ -33,11 +33,11 @@ fn secret(base: &str, page: &str) -> v1::Uri {
 async fn texts(fetcher: &Fetcher, uri: v1::Uri, sandbox: &Path) -> String {
     let meter = meter();
     let uris = [uri];
-    let fetched = fetcher.fetch_all(&uris, sandbox, Whose::default(), &meter);
+    let fetched = fetcher.fetch_all(&uris, sandbox, FetchContext::default(), &meter);
     let error = fetched.await.expect_err("it fails");
     let debug = format!("{error:?}");
     let what = meter.borrow().what.clone();
-    format!("{} {what:?} {debug}", crate::sentence(&error))
+    format!("{} {what:?} {debug}", crate::error_chain(&error))
 }
 
 /// Starts a server of pages that each fail in a different way.
@@ -56,7 +56,7 @@ async fn failing() -> String {
 
 /// Returns a fetcher without retries and with a short timeout.
 fn impatient() -> Fetcher {
-    let mut downloads = Downloads::new(&settings(1_000)).unwrap();
+    let mut downloads = DownloadClient::new(&settings(1_000)).unwrap();
     (downloads.stall_limit, downloads.retry_for) = (Duration::from_millis(300), Duration::ZERO);
     with(downloads, 1_000, None)
 }
@@ -103,7 +103,7 @@ async fn no_secret_of_a_uri_is_in_the_log() {
     let base = failing().await;
     let folder = tempfile::tempdir().unwrap();
     // A cache without space logs that.
-    let cache = Cache::open(&folder.path().join("cache"), 1, &[]).unwrap();
+    let cache = FetchCache::open(&folder.path().join("cache"), 1, &[]).unwrap();
     let keeping = Fetcher {
         cache: Some(Arc::new(cache)),
         ..fetcher()

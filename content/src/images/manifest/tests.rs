@@ -25,7 +25,8 @@ fn entry(seed: &str, os: &str, architecture: &str, variant: Option<&str>) -> Val
 fn chosen(entries: &[Value]) -> Result<String, String> {
     let index = json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": entries});
     let bytes = serde_json::to_vec(&index).unwrap();
-    let Document::Index(entries) = document("the index", &bytes, Some(INDEX)).unwrap() else {
+    let ManifestDocument::Index(entries) = document("the index", &bytes, Some(INDEX)).unwrap()
+    else {
         panic!("an index is an index");
     };
     let chosen = choose(&entries, &amd64());
@@ -144,7 +145,7 @@ fn layers_are_counted_weighed_and_told_apart() {
     let fine = manifest(&[("a", GZIP, 5), ("b", GZIP, 5)]);
     let found = layers(&fine, &config(&["A", "B"]), 10).unwrap();
     assert_eq!(found.len(), 2);
-    assert_eq!(found[0].packing, Packing::TarGzip);
+    assert_eq!(found[0].packing, LayerCompression::TarGzip);
     assert_eq!(found[1].diff_id, Digest::of(b"B"));
     let heavy = layers(&fine, &config(&["A", "B"]), 9).unwrap_err();
     assert!(heavy.to_string().contains("limit of 9 bytes"), "{heavy}");

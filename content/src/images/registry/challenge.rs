@@ -37,11 +37,11 @@ pub(super) fn preferred<'a>(headers: impl Iterator<Item = &'a str>) -> Option<Ch
     found
 }
 
-type Parameters = Vec<(String, String)>;
+type ChallengeParameters = Vec<(String, String)>;
 
 /// Parses one header: schemes, each with its parameters. Parsing stops at an error.
-fn challenges(header: &str) -> Vec<(String, Parameters)> {
-    let mut found: Vec<(String, Parameters)> = Vec::new();
+fn challenges(header: &str) -> Vec<(String, ChallengeParameters)> {
+    let mut found: Vec<(String, ChallengeParameters)> = Vec::new();
     let mut rest = header;
     loop {
         rest = rest.trim_start_matches([' ', '\t', ',']);

@@ -11,23 +11,24 @@ mod retry;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use argosy_proto::uri::ShownUri;
+use argosy_proto::uri::RedactedUri;
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, RANGE, RETRY_AFTER, WWW_AUTHENTICATE};
 use reqwest::{Response, Url};
 use serde::Deserialize;
 
-use super::credentials::Secret;
+use super::credentials::AuthHeader;
 use super::digest::Digest;
-use super::error::Fault;
-use super::manifest::{Content, MANIFEST_BYTES, MEDIA_TYPES};
+use super::error::PullErrorKind;
+use super::manifest::{BlobDescriptor, MANIFEST_BYTES, MEDIA_TYPES};
 use super::reference::RegistryReference;
 use crate::fetcher::{
-    FetchSettings, NotAsked, Policy, Purpose, Reach, Refusal, Web, client, redirection,
+    AccessDenied, AccessPolicy, FetchSettings, HttpClientPool, RequestDenied, RequestPurpose,
+    ServerAccess, client, redirection,
 };
 use challenge::Challenge;
 
 pub use insecure::{InsecureRegistry, InvalidRegistry};
-pub(super) use retry::{Patience, Retry};
+pub(super) use retry::{RetryState, RetryTimeouts};
 
 /// The maximum number of redirects.
 const REDIRECTS: usize = 5;
@@ -39,9 +40,9 @@ const DOCKER: (&str, &str) = ("docker.io", "index.docker.io");
 /// All registries. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct Registries {
-    web: Arc<Web>,
+    web: Arc<HttpClientPool>,
     insecure: Arc<Vec<InsecureRegistry>>,
-    pub(super) patience: Patience,
+    pub(super) patience: RetryTimeouts,
 }
 
 impl Registries {
@@ -50,22 +51,26 @@ impl Registries {
     pub(super) fn new(
         fetch: &FetchSettings,
         insecure: &[InsecureRegistry],
-        patience: Patience,
+        patience: RetryTimeouts,
     ) -> io::Result<Self> {
         let mut settings = fetch.clone();
         let listed = insecure.iter().map(|registry| registry.server().clone());
         settings.allow.extend(listed);
-        let policy = Policy::new(Purpose::Images, &settings)?;
+        let policy = AccessPolicy::new(RequestPurpose::Images, &settings)?;
         let lost = "images cannot be pulled over https on this host";
         Ok(Self {
-            web: Arc::new(Web::new(client, policy, lost)),
+            web: Arc::new(HttpClientPool::new(client, policy, lost)),
             insecure: Arc::new(insecure.to_vec()),
             patience,
         })
     }
 
     /// Opens a session for one repository.
-    pub(super) fn session(&self, of: &RegistryReference, login: Option<Secret>) -> Session {
+    pub(super) fn session(
+        &self,
+        of: &RegistryReference,
+        login: Option<AuthHeader>,
+    ) -> RegistrySession {
         let host = match of.registry.as_str() {
             name if name == DOCKER.0 => DOCKER.1,
             name => name,
@@ -75,7 +80,7 @@ impl Registries {
             true => "http",
             false => "https",
         };
-        Session {
+        RegistrySession {
             registries: self.clone(),
             registry: of.registry.clone(),
             base: format!("{scheme}://{host}/v2/{}", of.repository),
@@ -103,51 +108,51 @@ impl Registries {
 }
 
 /// A session with one registry for one repository.
-pub(super) struct Session {
+pub(super) struct RegistrySession {
     registries: Registries,
     registry: String,
     /// The prefix of all request URLs.
     base: String,
     scope: String,
-    login: Option<Secret>,
+    login: Option<AuthHeader>,
     /// The credentials that the registry accepted last. A lock, because layers are downloaded
     /// concurrently.
-    permit: Mutex<Option<Secret>>,
+    permit: Mutex<Option<AuthHeader>>,
 }
 
 /// A manifest or index as received.
-pub(super) struct Answer {
+pub(super) struct ManifestResponse {
     pub(super) bytes: Vec<u8>,
     pub(super) media_type: Option<String>,
 }
 
 /// A request.
-struct Question {
+struct RegistryRequest {
     url: Url,
     accept: Option<String>,
     /// The number of bytes already received.
     from: u64,
 }
 
-impl Session {
+impl RegistrySession {
     /// Returns the prefix of all request URLs.
     #[cfg(test)]
     pub(super) fn address(&self) -> &str {
         &self.base
     }
 
-    pub(super) fn patience(&self) -> &Patience {
+    pub(super) fn patience(&self) -> &RetryTimeouts {
         &self.registries.patience
     }
 
     /// Requests the manifest or index of this tag or digest.
-    pub(super) async fn manifest(&self, name: &str) -> Result<Answer, Fault> {
-        let question = Question {
+    pub(super) async fn manifest(&self, name: &str) -> Result<ManifestResponse, PullErrorKind> {
+        let question = RegistryRequest {
             url: self.url(&format!("manifests/{name}"))?,
             accept: Some(MEDIA_TYPES.join(", ")),
             from: 0,
         };
-        let answer = self.ask(&question).await?;
+        let answer = self.request(&question).await?;
         let announced = answer.headers().get(CONTENT_TYPE);
         let announced = announced.and_then(|value| value.to_str().ok());
         let media_type = announced.map(|value| {
@@ -164,62 +169,74 @@ impl Session {
         if let Some(wanted) = digest
             && wanted != found
         {
-            return Err(Fault::WrongDigest {
+            return Err(PullErrorKind::WrongDigest {
                 what: format!("the manifest {name}"),
                 wanted,
                 found,
             });
         }
-        Ok(Answer { bytes, media_type })
+        Ok(ManifestResponse { bytes, media_type })
     }
 
     /// Requests a small blob, completely.
-    pub(super) async fn small(&self, content: &Content) -> Result<Vec<u8>, Fault> {
+    pub(super) async fn small(&self, content: &BlobDescriptor) -> Result<Vec<u8>, PullErrorKind> {
         let answer = self.blob(content, 0).await?;
         self.whole(answer, &content.what, content.size).await
     }
 
     /// Requests a blob from an offset; [`resumes_at`] shows whether the response starts there.
-    pub(super) async fn blob(&self, content: &Content, from: u64) -> Result<Response, Fault> {
-        let question = Question {
+    pub(super) async fn blob(
+        &self,
+        content: &BlobDescriptor,
+        from: u64,
+    ) -> Result<Response, PullErrorKind> {
+        let question = RegistryRequest {
             url: self.url(&format!("blobs/{}", content.digest))?,
             accept: None,
             from,
         };
-        self.ask(&question).await
+        self.request(&question).await
     }
 
     /// Returns the next bytes of a response.
-    pub(super) async fn chunk(&self, answer: &mut Response) -> Result<Option<bytes::Bytes>, Fault> {
+    pub(super) async fn chunk(
+        &self,
+        answer: &mut Response,
+    ) -> Result<Option<bytes::Bytes>, PullErrorKind> {
         let url = shown(answer.url());
-        self.patiently(url, answer.chunk()).await
+        self.with_retries(url, answer.chunk()).await
     }
 
     /// Runs one step of an exchange, with the stall timeout.
-    async fn patiently<T>(
+    async fn with_retries<T>(
         &self,
         url: String,
         step: impl Future<Output = reqwest::Result<T>>,
-    ) -> Result<T, Fault> {
+    ) -> Result<T, PullErrorKind> {
         let limit = self.patience().stall;
         match tokio::time::timeout(limit, step).await {
             Ok(Ok(done)) => Ok(done),
-            Ok(Err(source)) => Err(match Refusal::behind(&source) {
-                Some(refusal) => Fault::Refused { url, refusal },
-                None => Fault::Get {
+            Ok(Err(source)) => Err(match AccessDenied::behind(&source) {
+                Some(refusal) => PullErrorKind::Denied { url, refusal },
+                None => PullErrorKind::Get {
                     url,
                     source: source.without_url(),
                 },
             }),
-            Err(_) => Err(Fault::Stalled {
+            Err(_) => Err(PullErrorKind::Timeout {
                 url,
                 seconds: limit.as_secs(),
             }),
         }
     }
 
-    async fn whole(&self, mut answer: Response, what: &str, limit: u64) -> Result<Vec<u8>, Fault> {
-        let too_large = || Fault::TooLarge {
+    async fn whole(
+        &self,
+        mut answer: Response,
+        what: &str,
+        limit: u64,
+    ) -> Result<Vec<u8>, PullErrorKind> {
+        let too_large = || PullErrorKind::TooLarge {
             what: what.to_owned(),
             limit_bytes: limit,
         };
@@ -236,16 +253,16 @@ impl Session {
         Ok(bytes)
     }
 
-    fn url(&self, path: &str) -> Result<Url, Fault> {
+    fn url(&self, path: &str) -> Result<Url, PullErrorKind> {
         let url = format!("{}/{path}", self.base);
-        Url::parse(&url).map_err(|error| Fault::Unaskable {
+        Url::parse(&url).map_err(|error| PullErrorKind::InvalidRequest {
             url: url.clone(),
             rule: error.to_string(),
         })
     }
 
     /// Sends a request, and repeats it with credentials if the registry requires them.
-    async fn ask(&self, question: &Question) -> Result<Response, Fault> {
+    async fn request(&self, question: &RegistryRequest) -> Result<Response, PullErrorKind> {
         let permit = self.permit().clone();
         let answer = self.send(question, permit).await?;
         let is_registry = answer.url().origin() == question.url.origin();
@@ -258,7 +275,7 @@ impl Session {
         judged(self.send(question, Some(permit)).await?)
     }
 
-    fn permit(&self) -> std::sync::MutexGuard<'_, Option<Secret>> {
+    fn permit(&self) -> std::sync::MutexGuard<'_, Option<AuthHeader>> {
         self.permit.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -266,25 +283,25 @@ impl Session {
     /// server.
     async fn send(
         &self,
-        question: &Question,
-        mut permit: Option<Secret>,
-    ) -> Result<Response, Fault> {
+        question: &RegistryRequest,
+        mut permit: Option<AuthHeader>,
+    ) -> Result<Response, PullErrorKind> {
         let shown = shown(&question.url);
-        let invalid = |rule: String| Fault::Unaskable {
+        let invalid = |rule: String| PullErrorKind::InvalidRequest {
             url: shown.clone(),
             rule,
         };
         let not_asked = |why| match why {
-            NotAsked::Refused(refusal) => Fault::Refused {
+            RequestDenied::ByPolicy(refusal) => PullErrorKind::Denied {
                 url: shown.clone(),
                 refusal,
             },
-            NotAsked::Unaskable(rule) => invalid(rule),
+            RequestDenied::Invalid(rule) => invalid(rule),
         };
         let web = &self.registries.web;
         let mut url = question.url.clone();
         for _ in 0..=REDIRECTS {
-            let client = web.client_for(&url, Reach::Usual).await;
+            let client = web.client_for(&url, ServerAccess::Default).await;
             let client = client.map_err(not_asked)?;
             if !self.registries.may_be_asked_by(&url) {
                 return Err(invalid(format!(
@@ -303,8 +320,8 @@ impl Session {
             if let Some(permit) = &permit {
                 request = request.header(AUTHORIZATION, permit.header());
             }
-            let answer = self.patiently(shown.clone(), request.send()).await?;
-            web.judge_peer(&url, &answer).map_err(not_asked)?;
+            let answer = self.with_retries(shown.clone(), request.send()).await?;
+            web.check_peer(&url, &answer).map_err(not_asked)?;
             let next = match redirection(&url, &answer) {
                 None => return Ok(answer),
                 Some(next) => next.map_err(|rule| invalid(rule.to_owned()))?,
@@ -316,15 +333,15 @@ impl Session {
         Err(invalid("its server redirects too often".to_owned()))
     }
 
-    fn refused(&self, rule: impl Into<String>) -> Fault {
-        Fault::Login {
+    fn refused(&self, rule: impl Into<String>) -> PullErrorKind {
+        PullErrorKind::Login {
             registry: self.registry.clone(),
             rule: rule.into(),
         }
     }
 
     /// Returns the credentials to send, after the registry has required some.
-    async fn log_in(&self, challenge: Option<Challenge>) -> Result<Secret, Fault> {
+    async fn log_in(&self, challenge: Option<Challenge>) -> Result<AuthHeader, PullErrorKind> {
         match challenge {
             None => Err(self.refused("it asks for something other than a password or a token")),
             Some(Challenge::Basic) => self.login.clone().ok_or_else(|| {
@@ -336,7 +353,11 @@ impl Session {
         }
     }
 
-    async fn token(&self, realm: &str, service: Option<String>) -> Result<Secret, Fault> {
+    async fn token(
+        &self,
+        realm: &str,
+        service: Option<String>,
+    ) -> Result<AuthHeader, PullErrorKind> {
         let mut url = Url::parse(realm)
             .map_err(|error| self.refused(format!("its token server {realm:?}: {error}")))?;
         {
@@ -346,27 +367,27 @@ impl Session {
             }
             query.append_pair("scope", &self.scope);
         }
-        let question = Question {
+        let question = RegistryRequest {
             url,
             accept: None,
             from: 0,
         };
         let answer = match self.send(&question, self.login.clone()).await {
-            Err(Fault::Refused { refusal, .. }) => {
+            Err(PullErrorKind::Denied { refusal, .. }) => {
                 return Err(self.refused(format!("its token server: {refusal}")));
             }
-            Err(Fault::Unaskable { rule, .. }) => {
+            Err(PullErrorKind::InvalidRequest { rule, .. }) => {
                 return Err(self.refused(format!("its token server: {rule}")));
             }
             answer => judged(answer?)?,
         };
         let what = "the response of the token server";
         let bytes = self.whole(answer, what, TOKEN_BYTES).await?;
-        let token: Token = serde_json::from_slice(&bytes)
+        let token: BearerToken = serde_json::from_slice(&bytes)
             // The parser's message could quote it.
             .map_err(|_| self.refused("its token server returned an invalid token"))?;
         let token = token.token.or(token.access_token).unwrap_or_default();
-        Secret::bearer(&token)
+        AuthHeader::bearer(&token)
             .ok_or_else(|| self.refused("its token server returned an invalid token"))
     }
 }
@@ -378,7 +399,7 @@ fn challenge(answer: &Response) -> Option<Challenge> {
 }
 
 #[derive(Deserialize)]
-struct Token {
+struct BearerToken {
     token: Option<String>,
     access_token: Option<String>,
 }
@@ -410,17 +431,17 @@ fn authority(url: &Url) -> String {
 }
 
 fn shown(url: &Url) -> String {
-    ShownUri::of(url.as_str()).to_string()
+    RedactedUri::of(url.as_str()).to_string()
 }
 
-fn judged(answer: Response) -> Result<Response, Fault> {
+fn judged(answer: Response) -> Result<Response, PullErrorKind> {
     let status = answer.status();
     if status.is_success() {
         return Ok(answer);
     }
     let seconds = answer.headers().get(RETRY_AFTER);
     let seconds = seconds.and_then(|value| value.to_str().ok()?.parse().ok());
-    Err(Fault::Status {
+    Err(PullErrorKind::Status {
         url: shown(answer.url()),
         status: status.as_u16(),
         remedy: match status.as_u16() {

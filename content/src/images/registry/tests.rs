@@ -14,7 +14,7 @@ fn registries(insecure: &[&str]) -> Registries {
         task_subnets: None,
     };
     let insecure: Vec<_> = insecure.iter().map(|text| text.parse().unwrap()).collect();
-    Registries::new(&fetch, &insecure, Patience::default()).unwrap()
+    Registries::new(&fetch, &insecure, RetryTimeouts::default()).unwrap()
 }
 
 #[test]

@@ -10,11 +10,11 @@ pub const DRAFT: &str = ".draft-";
 
 /// Whether a written file must survive a power cut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Lasting {
+pub(super) enum Durability {
     /// On disk before it gets its name.
-    PowerCut,
+    Synced,
     /// It is about containers, which end with the boot.
-    Boot,
+    Cached,
 }
 
 /// Creates a directory and its parents.
@@ -27,18 +27,18 @@ pub(super) fn write_whole(
     path: &Path,
     draft: &Path,
     bytes: &[u8],
-    lasting: Lasting,
+    lasting: Durability,
 ) -> io::Result<()> {
     let mut options = OpenOptions::new();
     options.write(true).create(true).truncate(true).mode(0o600);
     let mut file = options.open(draft)?;
     file.write_all(bytes)?;
-    if lasting == Lasting::PowerCut {
+    if lasting == Durability::Synced {
         file.sync_all()?;
     }
     fs::rename(draft, path)?;
     match (lasting, path.parent()) {
-        (Lasting::PowerCut, Some(folder)) => sync_folder(folder),
+        (Durability::Synced, Some(folder)) => sync_folder(folder),
         _ => Ok(()),
     }
 }

@@ -13,9 +13,9 @@ use std::path::{Path, PathBuf};
 
 /// The directory of one store.
 #[derive(Debug, Clone)]
-pub(super) struct Folders(PathBuf);
+pub(super) struct StoreDirs(PathBuf);
 
-impl Folders {
+impl StoreDirs {
     pub(super) fn new(directory: &Path) -> Self {
         Self(directory.to_owned())
     }

@@ -7,17 +7,17 @@ use crate::images::digest::Digest;
 
 /// The content of the store.
 #[derive(Debug, Default)]
-pub(super) struct Census<'a> {
+pub(super) struct StoreContents<'a> {
     /// The disk usage of each layer, in bytes.
     pub(super) layers: BTreeMap<Digest, u64>,
-    pub(super) images: Vec<Entry<'a>>,
+    pub(super) images: Vec<StoredImage<'a>>,
     /// Layers of containers, and of pulls in progress.
     pub(super) held: BTreeSet<Digest>,
 }
 
 /// An image of the store.
 #[derive(Debug)]
-pub(super) struct Entry<'a> {
+pub(super) struct StoredImage<'a> {
     pub(super) reference: &'a str,
     pub(super) last_used: SystemTime,
     pub(super) layers: &'a [Digest],
@@ -25,7 +25,7 @@ pub(super) struct Entry<'a> {
 
 /// The images and layers to remove.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Leaving {
+pub(super) struct Removals {
     pub(super) images: Vec<String>,
     pub(super) layers: Vec<Digest>,
 }
@@ -33,8 +33,8 @@ pub(super) struct Leaving {
 /// Selects what to remove to free so many bytes: first layers without an image, then images, least
 /// recently used first. An image is removed completely or not at all, and only with layers that no
 /// other image has. Nothing in use is removed.
-pub(super) fn judge(mut census: Census<'_>, wanted_bytes: u64) -> Leaving {
-    let mut leaving = Leaving::default();
+pub(super) fn judge(mut census: StoreContents<'_>, wanted_bytes: u64) -> Removals {
+    let mut leaving = Removals::default();
     let mut freed = 0_u64;
     let mut users: BTreeMap<Digest, usize> = BTreeMap::new();
     for image in &census.images {
@@ -103,13 +103,13 @@ mod tests {
             [layer("b"), layer("c")],
             [layer("d")],
         );
-        let entry = |reference, seconds, layers| Entry {
+        let entry = |reference, seconds, layers| StoredImage {
             reference,
             last_used: used(seconds),
             layers,
         };
         let all = ["a", "b", "c", "d", "x"].map(|name| (layer(name), 10));
-        let census = Census {
+        let census = StoreContents {
             layers: BTreeMap::from(all),
             images: vec![
                 entry("three", 3, &three),

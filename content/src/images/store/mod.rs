@@ -19,18 +19,18 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use super::digest::Digest;
-use super::error::Fault;
-use super::image::Image;
-use super::layer_folders::LayerFolders;
+use super::error::PullErrorKind;
+use super::image::LeasedImage;
+use super::layer_folders::LayerDirs;
 use super::unpacker::UnpackedLayer;
-use disk::Lasting;
-use folders::Folders;
-use gc::{Census, Entry, judge};
+use disk::Durability;
+use folders::StoreDirs;
+use gc::{StoreContents, StoredImage, judge};
 use record::{LayerRecord, LeaseRecord, VERSION};
 
 pub(super) use disk::remove;
 pub use disk::{DRAFT, space};
-pub(super) use record::Record;
+pub(super) use record::ImageRecord;
 
 /// The directory of a layer's files, and the file with its metadata, in the layer's directory.
 pub(super) const ROOT: &str = "root";
@@ -39,20 +39,20 @@ pub(super) const LAYER_FILE: &str = "layer.json";
 const PRIVATE: u32 = 0o700;
 
 /// The store of one agent.
-pub(super) struct Store {
-    folders: Folders,
+pub(super) struct ImageStore {
+    folders: StoreDirs,
     /// Changes the directory of layers.
-    changes: Arc<dyn LayerFolders>,
+    changes: Arc<dyn LayerDirs>,
     /// Numbers the drafts.
     serial: AtomicU64,
     /// A lock, because pulls run concurrently; nothing is awaited under it.
-    state: Mutex<State>,
+    state: Mutex<ImageStoreState>,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct ImageStoreState {
     /// By full name.
-    images: BTreeMap<String, (Record, SystemTime)>,
+    images: BTreeMap<String, (ImageRecord, SystemTime)>,
     /// With the disk usage of each.
     layers: BTreeMap<Digest, u64>,
     /// By container. `None` is a lease that cannot be read: it may hold anything.
@@ -65,31 +65,31 @@ struct State {
 
 /// Protects layers from garbage collection while it exists, whether they are stored already or not.
 #[derive(Debug)]
-pub(super) struct Pin {
-    store: Arc<Store>,
+pub(super) struct LayerPin {
+    store: Arc<ImageStore>,
     layers: Vec<Digest>,
 }
 
 /// A name for something incomplete; its content is removed on drop.
 #[derive(Debug)]
-pub(super) struct Draft {
-    store: Arc<Store>,
+pub(super) struct StagedPath {
+    store: Arc<ImageStore>,
     path: PathBuf,
 }
 
-impl fmt::Debug for Store {
+impl fmt::Debug for ImageStore {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.debug_tuple("Store").field(&self.folders).finish()
     }
 }
 
-impl Store {
+impl ImageStore {
     /// Opens the store of an agent that holds its lock, and removes what a crash left.
     pub(super) fn open(
         directory: &Path,
-        changes: Arc<dyn LayerFolders>,
-    ) -> Result<Arc<Self>, Fault> {
-        let folders = Folders::new(directory);
+        changes: Arc<dyn LayerDirs>,
+    ) -> Result<Arc<Self>, PullErrorKind> {
+        let folders = StoreDirs::new(directory);
         for path in [
             folders.root(),
             &folders.layers(),
@@ -101,13 +101,13 @@ impl Store {
             // other user may reach them, regardless of who created the directory.
             let made = disk::make_folder(path, PRIVATE);
             made.and_then(|()| close(path))
-                .map_err(Fault::write(path))?;
+                .map_err(PullErrorKind::write(path))?;
         }
-        let state = State {
+        let state = ImageStoreState {
             images: recovery::images(&folders.records())?,
             layers: recovery::layers(&folders.layers(), &*changes)?,
             leases: recovery::leases(&folders.leases())?,
-            ..State::default()
+            ..ImageStoreState::default()
         };
         recovery::clear_blobs(&folders.blobs())?;
         // Starts at the current time, so that no name of an earlier run is reused.
@@ -127,9 +127,9 @@ impl Store {
     }
 
     /// Returns the image in the launcher's form.
-    pub(super) fn image(&self, record: &Record) -> Image {
+    pub(super) fn image(&self, record: &ImageRecord) -> LeasedImage {
         let layers = record.layers.iter();
-        Image {
+        LeasedImage {
             digest: record.digest,
             layers: layers.map(|layer| self.layer_root(*layer)).collect(),
             config: record.config.clone(),
@@ -137,7 +137,7 @@ impl Store {
     }
 
     /// Returns the image of this name if it is complete, and pins it. Does not block.
-    pub(super) fn find(self: &Arc<Self>, reference: &str) -> Option<(Record, Pin)> {
+    pub(super) fn find(self: &Arc<Self>, reference: &str) -> Option<(ImageRecord, LayerPin)> {
         let mut state = self.state();
         let (record, _) = state.images.get(reference)?;
         let record = record.clone();
@@ -150,16 +150,16 @@ impl Store {
     }
 
     /// Pins these layers. Does not block.
-    pub(super) fn pin(self: &Arc<Self>, layers: Vec<Digest>) -> Pin {
+    pub(super) fn pin(self: &Arc<Self>, layers: Vec<Digest>) -> LayerPin {
         let mut state = self.state();
         self.pinned(&mut state, layers)
     }
 
-    fn pinned(self: &Arc<Self>, state: &mut State, layers: Vec<Digest>) -> Pin {
+    fn pinned(self: &Arc<Self>, state: &mut ImageStoreState, layers: Vec<Digest>) -> LayerPin {
         for layer in &layers {
             *state.pins.entry(*layer).or_default() += 1;
         }
-        Pin {
+        LayerPin {
             store: Arc::clone(self),
             layers,
         }
@@ -171,32 +171,36 @@ impl Store {
     }
 
     /// Returns a draft path for a blob. Does not block.
-    pub(super) fn blob_draft(self: &Arc<Self>) -> Draft {
+    pub(super) fn blob_draft(self: &Arc<Self>) -> StagedPath {
         self.draft(&self.folders.blobs())
     }
 
     /// Creates a draft for a layer: its directory, and in it an empty one for its files.
-    pub(super) fn layer_draft(self: &Arc<Self>) -> Result<(Draft, PathBuf), Fault> {
+    pub(super) fn layer_draft(self: &Arc<Self>) -> Result<(StagedPath, PathBuf), PullErrorKind> {
         let draft = self.draft(&self.folders.layers());
         let root = draft.path.join(ROOT);
         let made = self.changes.make(&draft.path);
-        made.map_err(Fault::write(&root))?;
+        made.map_err(PullErrorKind::write(&root))?;
         Ok((draft, root))
     }
 
-    fn draft(self: &Arc<Self>, folder: &Path) -> Draft {
+    fn draft(self: &Arc<Self>, folder: &Path) -> StagedPath {
         let path = disk::draft(folder, self.serial.fetch_add(1, Ordering::Relaxed));
         // Registered before it is created, so that no sweep takes it for a leftover.
         self.state().drafts.insert(path.clone());
-        Draft {
+        StagedPath {
             store: Arc::clone(self),
             path,
         }
     }
 
     /// Adds an unpacked layer. An existing one stays.
-    pub(super) fn add_layer(&self, draft: Draft, layer: UnpackedLayer) -> Result<(), Fault> {
-        let failed = Fault::write(draft.path());
+    pub(super) fn add_layer(
+        &self,
+        draft: StagedPath,
+        layer: UnpackedLayer,
+    ) -> Result<(), PullErrorKind> {
+        let failed = PullErrorKind::write(draft.path());
         let record = LayerRecord {
             version: VERSION,
             diff_id: layer.diff_id,
@@ -222,25 +226,29 @@ impl Store {
     }
 
     /// Adds an image, or replaces the one of that name.
-    pub(super) fn add_image(self: &Arc<Self>, record: Record) -> Result<(), Fault> {
+    pub(super) fn add_image(self: &Arc<Self>, record: ImageRecord) -> Result<(), PullErrorKind> {
         let folder = self.folders.records();
-        let path = folder.join(Record::file_name(&record.reference));
+        let path = folder.join(ImageRecord::file_name(&record.reference));
         let bytes = serde_json::to_vec_pretty(&record).expect("a record can be written as JSON");
-        self.write(&path, &bytes, Lasting::PowerCut)?;
+        self.write(&path, &bytes, Durability::Synced)?;
         let entry = (record.reference.clone(), (record, SystemTime::now()));
         self.state().images.extend([entry]);
         Ok(())
     }
 
     /// Leases an image to a container until it is released, across restarts of the agent.
-    pub(super) fn lease(self: &Arc<Self>, container: &str, image: &Record) -> Result<(), Fault> {
+    pub(super) fn lease(
+        self: &Arc<Self>,
+        container: &str,
+        image: &ImageRecord,
+    ) -> Result<(), PullErrorKind> {
         let record = LeaseRecord {
             version: VERSION,
             reference: image.reference.clone(),
             layers: image.layers.iter().copied().collect(),
         };
         let bytes = serde_json::to_vec(&record).expect("a record can be written as JSON");
-        self.write(&self.lease_path(container), &bytes, Lasting::Boot)?;
+        self.write(&self.lease_path(container), &bytes, Durability::Cached)?;
         let layers = Some(record.layers);
         self.state().leases.insert(container.to_owned(), layers);
         self.touch(&record.reference);
@@ -248,14 +256,14 @@ impl Store {
     }
 
     /// Ends a container's lease; succeeds if there is none.
-    pub(super) fn release(&self, container: &str) -> Result<(), Fault> {
+    pub(super) fn release(&self, container: &str) -> Result<(), PullErrorKind> {
         // Most containers have none, and this runs for each that ends.
         if !self.state().leases.contains_key(container) {
             return Ok(());
         }
         let path = self.lease_path(container);
         let bytes = std::fs::read(&path).unwrap_or_default();
-        disk::remove(&path).map_err(Fault::write(&path))?;
+        disk::remove(&path).map_err(PullErrorKind::write(&path))?;
         self.state().leases.remove(container);
         if let Ok(record) = serde_json::from_slice::<LeaseRecord>(&bytes) {
             self.touch(&record.reference);
@@ -281,15 +289,20 @@ impl Store {
         let folder = self.folders.records();
         let file = File::options()
             .append(true)
-            .open(folder.join(Record::file_name(reference)));
+            .open(folder.join(ImageRecord::file_name(reference)));
         // An older time only leads to an earlier removal of an unused image.
         let _ = file.and_then(|file| file.set_modified(now));
     }
 
-    fn write(self: &Arc<Self>, path: &Path, bytes: &[u8], lasting: Lasting) -> Result<(), Fault> {
+    fn write(
+        self: &Arc<Self>,
+        path: &Path,
+        bytes: &[u8],
+        lasting: Durability,
+    ) -> Result<(), PullErrorKind> {
         let draft = self.draft(path.parent().unwrap_or(path));
         let written = disk::write_whole(path, draft.path(), bytes, lasting);
-        written.map_err(Fault::write(path))
+        written.map_err(PullErrorKind::write(path))
     }
 
     /// Removes unused images until this share of the disk is free, plus this many bytes. Returns
@@ -298,10 +311,10 @@ impl Store {
         self: &Arc<Self>,
         headroom_percent: u64,
         more_bytes: u64,
-    ) -> Result<(usize, usize), Fault> {
+    ) -> Result<(usize, usize), PullErrorKind> {
         self.sweep()?;
         let root = self.folders.root();
-        let (free, total) = disk::space(root).map_err(Fault::read(root))?;
+        let (free, total) = disk::space(root).map_err(PullErrorKind::read(root))?;
         let headroom = (u128::from(total) * u128::from(headroom_percent.min(100)) / 100) as u64;
         let wanted = headroom.saturating_add(more_bytes).saturating_sub(free);
         let went = self.take_out(wanted)?;
@@ -313,7 +326,10 @@ impl Store {
     }
 
     /// Removes images from the store; their layers get draft names and are removed later.
-    fn take_out(self: &Arc<Self>, wanted_bytes: u64) -> Result<(usize, Vec<Draft>), Fault> {
+    fn take_out(
+        self: &Arc<Self>,
+        wanted_bytes: u64,
+    ) -> Result<(usize, Vec<StagedPath>), PullErrorKind> {
         if wanted_bytes == 0 {
             return Ok((0, Vec::new()));
         }
@@ -324,20 +340,20 @@ impl Store {
             );
             return Ok((0, Vec::new()));
         }
-        let leaving = judge(state.census(), wanted_bytes);
+        let leaving = judge(state.contents(), wanted_bytes);
         let (records, layers) = (self.folders.records(), self.folders.layers());
         // Images first: an incomplete one may remain after a crash, but this avoids it where
         // possible.
         for reference in &leaving.images {
-            let path = records.join(Record::file_name(reference));
-            disk::remove(&path).map_err(Fault::write(&path))?;
+            let path = records.join(ImageRecord::file_name(reference));
+            disk::remove(&path).map_err(PullErrorKind::write(&path))?;
             state.images.remove(reference);
         }
         let mut drafts = Vec::with_capacity(leaving.layers.len());
         for layer in leaving.layers {
             let path = layers.join(layer.hex());
             let serial = self.serial.fetch_add(1, Ordering::Relaxed);
-            let draft = Draft {
+            let draft = StagedPath {
                 store: Arc::clone(self),
                 path: disk::draft(&layers, serial),
             };
@@ -347,7 +363,7 @@ impl Store {
                 Err(source) if path.exists() => {
                     // Dropping a draft takes the lock.
                     drop(state);
-                    return Err(Fault::Write { path, source });
+                    return Err(PullErrorKind::Write { path, source });
                 }
                 // A file that another process removed counts as removed.
                 Ok(()) | Err(_) => {}
@@ -358,7 +374,7 @@ impl Store {
     }
 
     /// Removes unknown drafts: those of a cancelled pull whose unpacker was still writing.
-    fn sweep(&self) -> Result<(), Fault> {
+    fn sweep(&self) -> Result<(), PullErrorKind> {
         for folder in [self.folders.layers(), self.folders.blobs()] {
             for path in recovery::drafts(&folder)? {
                 if !self.state().drafts.contains(&path) {
@@ -382,21 +398,21 @@ impl Store {
         recovery::told_if_left(path, self.remove(path));
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, ImageStoreState> {
         // Every change under the lock is one step, so that a panic leaves nothing half-done.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl State {
-    fn census(&self) -> Census<'_> {
+impl ImageStoreState {
+    fn contents(&self) -> StoreContents<'_> {
         let leased = self.leases.values().flatten().flatten();
-        let images = self.images.iter().map(|(reference, entry)| Entry {
+        let images = self.images.iter().map(|(reference, entry)| StoredImage {
             reference,
             last_used: entry.1,
             layers: &entry.0.layers,
         });
-        Census {
+        StoreContents {
             layers: self.layers.clone(),
             images: images.collect(),
             held: leased.chain(self.pins.keys()).copied().collect(),
@@ -404,7 +420,7 @@ impl State {
     }
 }
 
-impl Drop for Pin {
+impl Drop for LayerPin {
     fn drop(&mut self) {
         let mut state = self.store.state();
         for layer in &self.layers {
@@ -417,19 +433,19 @@ impl Drop for Pin {
     }
 }
 
-impl Draft {
+impl StagedPath {
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
 
     /// Removes the draft in the calling thread.
-    fn remove(self) -> Result<(), Fault> {
+    fn remove(self) -> Result<(), PullErrorKind> {
         let removed = self.store.remove(&self.path);
-        removed.map_err(Fault::write(&self.path))
+        removed.map_err(PullErrorKind::write(&self.path))
     }
 }
 
-impl Drop for Draft {
+impl Drop for StagedPath {
     fn drop(&mut self) {
         let store = Arc::clone(&self.store);
         let path = std::mem::take(&mut self.path);

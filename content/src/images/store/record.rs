@@ -12,7 +12,7 @@ pub(super) const VERSION: u32 = 1;
 
 /// An image; the time of its last use is that of its file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(in crate::images) struct Record {
+pub(in crate::images) struct ImageRecord {
     pub(in crate::images) version: u32,
     /// Its full name.
     pub(in crate::images) reference: String,
@@ -25,7 +25,7 @@ pub(in crate::images) struct Record {
     pub(in crate::images) packed_bytes: u64,
 }
 
-impl Record {
+impl ImageRecord {
     pub(in crate::images) fn new(
         reference: String,
         digest: Digest,

@@ -10,14 +10,14 @@ use std::time::SystemTime;
 use serde::de::DeserializeOwned;
 
 use super::disk;
-use super::record::{LayerRecord, LeaseRecord, Record, VERSION};
+use super::record::{ImageRecord, LayerRecord, LeaseRecord, VERSION};
 use super::{LAYER_FILE, ROOT};
 use crate::images::digest::Digest;
-use crate::images::error::Fault;
-use crate::images::layer_folders::LayerFolders;
+use crate::images::error::PullErrorKind;
+use crate::images::layer_folders::LayerDirs;
 
 /// Blobs are only useful to the pull that downloads them.
-pub(super) fn clear_blobs(folder: &Path) -> Result<(), Fault> {
+pub(super) fn clear_blobs(folder: &Path) -> Result<(), PullErrorKind> {
     for (_, path) in entries(folder)? {
         clear(&path);
     }
@@ -28,8 +28,8 @@ pub(super) fn clear_blobs(folder: &Path) -> Result<(), Fault> {
 /// metadata loses no more than the size.
 pub(super) fn layers(
     folder: &Path,
-    changes: &dyn LayerFolders,
-) -> Result<BTreeMap<Digest, u64>, Fault> {
+    changes: &dyn LayerDirs,
+) -> Result<BTreeMap<Digest, u64>, PullErrorKind> {
     let mut found = BTreeMap::new();
     for (name, path) in entries(folder)? {
         let digest = format!("sha256:{name}").parse::<Digest>();
@@ -53,16 +53,19 @@ fn told(path: &Path, why: &str) -> u64 {
 }
 
 /// Reads all images, with the times of their last use.
-pub(super) fn images(folder: &Path) -> Result<BTreeMap<String, (Record, SystemTime)>, Fault> {
+pub(super) fn images(
+    folder: &Path,
+) -> Result<BTreeMap<String, (ImageRecord, SystemTime)>, PullErrorKind> {
     let mut found = BTreeMap::new();
     for (name, path) in entries(folder)? {
         if name.starts_with(disk::DRAFT) {
             clear(&path);
             continue;
         }
-        let why = match read::<Record>(&path) {
+        let why = match read::<ImageRecord>(&path) {
             Ok(record)
-                if record.version == VERSION && Record::file_name(&record.reference) == name =>
+                if record.version == VERSION
+                    && ImageRecord::file_name(&record.reference) == name =>
             {
                 let modified = std::fs::metadata(&path).and_then(|found| found.modified());
                 let last_used = modified.unwrap_or(SystemTime::UNIX_EPOCH);
@@ -79,7 +82,9 @@ pub(super) fn images(folder: &Path) -> Result<BTreeMap<String, (Record, SystemTi
 }
 
 /// Reads the leases of containers; `None` if one cannot be read.
-pub(super) fn leases(folder: &Path) -> Result<BTreeMap<String, Option<BTreeSet<Digest>>>, Fault> {
+pub(super) fn leases(
+    folder: &Path,
+) -> Result<BTreeMap<String, Option<BTreeSet<Digest>>>, PullErrorKind> {
     let mut found = BTreeMap::new();
     for (name, path) in entries(folder)? {
         let container = name.strip_suffix(".json");
@@ -101,7 +106,7 @@ pub(super) fn leases(folder: &Path) -> Result<BTreeMap<String, Option<BTreeSet<D
 }
 
 /// Returns all paths with a draft's name.
-pub(super) fn drafts(folder: &Path) -> Result<Vec<PathBuf>, Fault> {
+pub(super) fn drafts(folder: &Path) -> Result<Vec<PathBuf>, PullErrorKind> {
     let all = entries(folder)?.into_iter();
     let drafts = all.filter(|(name, _)| name.starts_with(disk::DRAFT));
     Ok(drafts.map(|(_, path)| path).collect())
@@ -119,8 +124,8 @@ pub(super) fn told_if_left(path: &Path, removed: io::Result<()>) {
     }
 }
 
-fn entries(folder: &Path) -> Result<Vec<(String, PathBuf)>, Fault> {
-    let names = disk::names(folder).map_err(Fault::read(folder))?;
+fn entries(folder: &Path) -> Result<Vec<(String, PathBuf)>, PullErrorKind> {
+    let names = disk::names(folder).map_err(PullErrorKind::read(folder))?;
     let entries = names.into_iter().map(|name| {
         let path = folder.join(&name);
         (name, path)

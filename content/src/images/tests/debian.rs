@@ -8,13 +8,13 @@ use super::*;
 const PROGRAM: &str = "/usr/bin/docker-registry";
 
 /// A registry process of this test only, on a separate port.
-struct Process {
+struct RegistryProcess {
     child: Child,
     address: String,
     _folder: tempfile::TempDir,
 }
 
-impl Drop for Process {
+impl Drop for RegistryProcess {
     fn drop(&mut self) {
         // It may have exited by itself; either way it has ended after the wait.
         let _ = self.child.kill();
@@ -22,7 +22,7 @@ impl Drop for Process {
     }
 }
 
-impl Process {
+impl RegistryProcess {
     async fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
         // Free now; no other process on loopback requests it by number.
@@ -70,7 +70,7 @@ impl Process {
         put.error_for_status().unwrap();
     }
 
-    async fn push(&self, tag: &str, image: &MadeImage) {
+    async fn push(&self, tag: &str, image: &TestImage) {
         let client = reqwest::Client::builder().no_proxy().build().unwrap();
         for blob in image.blobs() {
             self.push_blob(&client, &blob).await;
@@ -87,10 +87,10 @@ async fn an_image_that_was_pushed_to_debians_registry_is_pulled_from_it() {
     if !Path::new(PROGRAM).exists() {
         return argosy_testing::skip("needs the package docker-registry");
     }
-    let process = Process::start().await;
-    let world = World::listing(&[&process.address]).await;
+    let process = RegistryProcess::start().await;
+    let world = ImagesFixture::listing(&[&process.address]).await;
     let big = tar("page", &vec![7; 3_000_000]);
-    let made = MadeImage::of(vec![tar("base", b"lowest"), big]);
+    let made = TestImage::of(vec![tar("base", b"lowest"), big]);
     process.push("1", &made).await;
     let name = |rest: &str| -> ImageReference {
         let name = format!("{}/team/web{rest}", process.address);
@@ -104,7 +104,7 @@ async fn an_image_that_was_pushed_to_debians_registry_is_pulled_from_it() {
     assert_eq!(world.obtain(&pinned, 2).await.unwrap(), image);
     // The tag moves. A task that accepts the local image keeps it; one that always pulls gets the
     // new one.
-    let moved = MadeImage::of(vec![tar("base", b"lowest"), tar("page", b"new")]);
+    let moved = TestImage::of(vec![tar("base", b"lowest"), tar("page", b"new")]);
     process.push("1", &moved).await;
     assert_eq!(world.obtain(&name(":1"), 4).await.unwrap(), image);
     let newest = world.obtain_by(&name(":1"), PullPolicy::Always, 5).await;

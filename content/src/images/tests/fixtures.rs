@@ -11,13 +11,13 @@ const LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
 
 /// An image, in bytes.
 #[derive(Clone)]
-pub(super) struct MadeImage {
+pub(super) struct TestImage {
     pub(super) layers: Vec<Vec<u8>>,
     pub(super) config: Vec<u8>,
     pub(super) manifest: Vec<u8>,
 }
 
-impl MadeImage {
+impl TestImage {
     /// Creates layers of one file each, with this name and text.
     pub(super) fn new(layers: &[(&str, &str)]) -> Self {
         Self::of(

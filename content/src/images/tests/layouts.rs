@@ -6,7 +6,7 @@ use super::fixtures::{append, index};
 use super::*;
 
 /// Writes a layout; each image with its tag.
-fn write(folder: &Path, images: &[(&MadeImage, Option<&str>)]) {
+fn write(folder: &Path, images: &[(&TestImage, Option<&str>)]) {
     let blobs = folder.join("blobs/sha256");
     fs::create_dir_all(&blobs).unwrap();
     fs::write(
@@ -47,23 +47,23 @@ fn pack(folder: &Path, prefix: &str) -> Vec<u8> {
     archive.into_inner().unwrap()
 }
 
-async fn world() -> (World, tempfile::TempDir) {
+async fn world() -> (ImagesFixture, tempfile::TempDir) {
     let folder = tempfile::tempdir().unwrap();
     let settings = ImageSettings {
         folders: vec![folder.path().to_owned()],
         ..ImageSettings::default()
     };
-    (World::with(settings).await, folder)
+    (ImagesFixture::with(settings).await, folder)
 }
 
 fn named(form: &str, path: &Path, tag: &str) -> ImageReference {
     format!("{form}:{}{tag}", path.display()).parse().unwrap()
 }
 
-fn two() -> (MadeImage, MadeImage) {
+fn two() -> (TestImage, TestImage) {
     (
-        MadeImage::new(&[("page", "one")]),
-        MadeImage::new(&[("page", "two")]),
+        TestImage::new(&[("page", "one")]),
+        TestImage::new(&[("page", "two")]),
     )
 }
 

@@ -1,6 +1,6 @@
 //! Tests of private registries: which servers get credentials, and which do not.
 
-use super::registry::{Door, Mishap};
+use super::registry::{AccessRule, InjectedFault};
 use super::*;
 
 const LOGIN: &str = "dXNlcjpodW50ZXIy";
@@ -9,7 +9,7 @@ const LOGIN: &str = "dXNlcjpodW50ZXIy";
 async fn private(
     challenge: impl Fn(&str) -> String,
     wanted: &str,
-) -> (World, tempfile::NamedTempFile) {
+) -> (ImagesFixture, tempfile::NamedTempFile) {
     private_among(ImageSettings::default(), challenge, wanted).await
 }
 
@@ -18,23 +18,23 @@ async fn private_among(
     trusting: ImageSettings,
     challenge: impl Fn(&str) -> String,
     wanted: &str,
-) -> (World, tempfile::NamedTempFile) {
+) -> (ImagesFixture, tempfile::NamedTempFile) {
     let file = tempfile::NamedTempFile::new().unwrap();
     let settings = ImageSettings {
         credentials: Some(file.path().to_owned()),
         ..trusting
     };
-    let world = World::with(settings).await;
+    let world = ImagesFixture::with(settings).await;
     let address = world.registry.address();
     let text = format!("{{\"auths\": {{\"{address}\": {{\"auth\": \"{LOGIN}\"}}}}}}");
     fs::write(file.path(), text).unwrap();
-    world.registry.close_door(Door::Closed {
+    world.registry.close_door(AccessRule::Closed {
         wanted: wanted.to_owned(),
         challenge: challenge(address),
     });
     world.registry.offer(
         "team/web:1",
-        &MadeImage::new(&[("base", "a"), ("page", "b")]),
+        &TestImage::new(&[("base", "a"), ("page", "b")]),
     );
     (world, file)
 }
@@ -98,7 +98,7 @@ async fn a_log_in_that_is_refused_is_told_and_never_quoted() {
     let mut errors = vec![world.obtain(&name, 1).await.unwrap_err()];
     assert!(errors[0].contains("answered 401"), "{}", errors[0]);
     let challenge = bearer(world.registry.address());
-    world.registry.close_door(Door::Closed {
+    world.registry.close_door(AccessRule::Closed {
         wanted: "x".to_owned(),
         challenge,
     });
@@ -112,7 +112,7 @@ async fn a_log_in_that_is_refused_is_told_and_never_quoted() {
         "Negotiate",
     ] {
         let challenge = challenge.to_owned();
-        world.registry.close_door(Door::Closed {
+        world.registry.close_door(AccessRule::Closed {
             wanted: "x".to_owned(),
             challenge,
         });
@@ -131,17 +131,17 @@ async fn a_log_in_that_is_refused_is_told_and_never_quoted() {
 
 #[tokio::test]
 async fn who_we_are_sent_to_learns_nothing_of_the_log_in() {
-    let elsewhere = Registry::start().await;
+    let elsewhere = TestRegistry::start().await;
     let trusting = listing(ImageSettings::default(), elsewhere.address());
     let (world, _file) = private_among(trusting, basic, &format!("Basic {LOGIN}")).await;
-    let made = MadeImage::new(&[("base", "a"), ("page", "b")]);
+    let made = TestImage::new(&[("base", "a"), ("page", "b")]);
     elsewhere.offer("team/web:1", &made);
     let blob = format!("/blobs/{}", Digest::of(&made.layers[0]));
     let there = format!(
         "http://{}/v2/team/web{blob}?signature=secret",
         elsewhere.address()
     );
-    let moved = Mishap::Status(307, "location", there.clone());
+    let moved = InjectedFault::Status(307, "location", there.clone());
     world.registry.plan(blob.clone(), [moved.clone()]);
     world.obtain(&world.name("team/web:1"), 1).await.unwrap();
     let asked = elsewhere.asked("");
@@ -154,10 +154,10 @@ async fn who_we_are_sent_to_learns_nothing_of_the_log_in() {
     );
 
     // Not even if it requests them.
-    let other = MadeImage::new(&[("base", "c")]);
+    let other = TestImage::new(&[("base", "c")]);
     world.registry.offer("team/web:2", &other);
     elsewhere.offer("team/web:2", &other);
-    elsewhere.close_door(Door::Closed {
+    elsewhere.close_door(AccessRule::Closed {
         wanted: "x".to_owned(),
         challenge: basic(""),
     });
@@ -169,7 +169,7 @@ async fn who_we_are_sent_to_learns_nothing_of_the_log_in() {
     );
     world
         .registry
-        .plan(blob, [Mishap::Status(307, "location", there)]);
+        .plan(blob, [InjectedFault::Status(307, "location", there)]);
     let error = world
         .obtain(&world.name("team/web:2"), 2)
         .await
@@ -188,14 +188,14 @@ async fn who_we_are_sent_to_learns_nothing_of_the_log_in() {
 
 #[tokio::test]
 async fn being_sent_around_ends() {
-    let world = World::new().await;
+    let world = ImagesFixture::new().await;
     let here = format!("http://{}/v2/web/manifests/1", world.registry.address());
-    let around = Mishap::Status(302, "location", here);
+    let around = InjectedFault::Status(302, "location", here);
     world.registry.plan("/manifests/1", vec![around; 50]);
     let error = world.obtain(&world.name("web:1"), 1).await.unwrap_err();
     assert!(error.contains("redirects too often"), "{error}");
     assert_eq!(world.registry.asked("/manifests/1").len(), 6);
-    let away = Mishap::Status(302, "location", "http://192.0.2.1/x".to_owned());
+    let away = InjectedFault::Status(302, "location", "http://192.0.2.1/x".to_owned());
     world.registry.plan("/manifests/2", [away]);
     let error = world.obtain(&world.name("web:2"), 1).await.unwrap_err();
     assert!(error.contains("--insecure-registry"), "{error}");

@@ -20,8 +20,8 @@ use std::time::Duration;
 
 use super::*;
 use crate::fetcher::FetchSettings;
-use fixtures::MadeImage;
-use registry::Registry;
+use fixtures::TestImage;
+use registry::TestRegistry;
 
 /// The timeout for events that must happen.
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -36,12 +36,12 @@ impl Unpacker for PlainUnpacker {
     fn unpack<'a>(
         &'a self,
         mut layer: File,
-        packing: Packing,
+        packing: LayerCompression,
         into: &'a Path,
     ) -> BoxFuture<'a, Result<UnpackedLayer, UnpackError>> {
         self.count.fetch_add(1, Ordering::SeqCst);
         let mut unpacked = move || {
-            assert_eq!(packing, Packing::Tar);
+            assert_eq!(packing, LayerCompression::Tar);
             let mut bytes = Vec::new();
             layer.read_to_end(&mut bytes)?;
             let mut archive = tar::Archive::new(Cursor::new(&bytes));
@@ -58,24 +58,24 @@ impl Unpacker for PlainUnpacker {
 }
 
 /// An agent's images, and a registry.
-struct World {
+struct ImagesFixture {
     directory: tempfile::TempDir,
-    registry: Registry,
+    registry: TestRegistry,
     unpacker: Arc<PlainUnpacker>,
-    images: Arc<Images>,
+    images: Arc<ImageManager>,
 }
 
-impl World {
+impl ImagesFixture {
     async fn new() -> Self {
         Self::with(ImageSettings::default()).await
     }
 
     async fn with(settings: ImageSettings) -> Self {
-        Self::impatient(settings, Patience::default()).await
+        Self::impatient(settings, RetryTimeouts::default()).await
     }
 
-    async fn impatient(settings: ImageSettings, patience: Patience) -> Self {
-        let registry = Registry::start().await;
+    async fn impatient(settings: ImageSettings, patience: RetryTimeouts) -> Self {
+        let registry = TestRegistry::start().await;
         let directory = tempfile::tempdir().unwrap();
         let unpacker = Arc::new(PlainUnpacker::default());
         let settings = listing(settings, registry.address());
@@ -96,7 +96,7 @@ impl World {
 
     /// Simulates a crash of the agent: nothing in memory survives it.
     fn restart(&mut self, settings: ImageSettings) {
-        let patience = Patience::default();
+        let patience = RetryTimeouts::default();
         let settings = listing(settings, self.registry.address());
         self.images = opened(self.directory.path(), settings, &self.unpacker, patience);
     }
@@ -112,7 +112,7 @@ impl World {
             .unwrap()
     }
 
-    async fn obtain(&self, name: &ImageReference, order: u64) -> Result<Image, String> {
+    async fn obtain(&self, name: &ImageReference, order: u64) -> Result<LeasedImage, String> {
         self.obtain_by(name, PullPolicy::IfAbsent, order).await
     }
 
@@ -121,12 +121,12 @@ impl World {
         name: &ImageReference,
         policy: PullPolicy,
         order: u64,
-    ) -> Result<Image, String> {
+    ) -> Result<LeasedImage, String> {
         let obtaining = self.images.obtain(name.clone(), policy, container(order));
         let obtained = tokio::time::timeout(DEADLINE, obtaining.image).await;
         obtained
             .expect("a pull ends in time")
-            .map_err(|error| crate::sentence(&error))
+            .map_err(|error| crate::error_chain(&error))
     }
 
     /// Returns the names in a directory of the store.
@@ -174,16 +174,16 @@ fn opened(
     folder: &Path,
     settings: ImageSettings,
     unpacker: &Arc<PlainUnpacker>,
-    patience: Patience,
-) -> Arc<Images> {
+    patience: RetryTimeouts,
+) -> Arc<ImageManager> {
     let insecure = &settings.insecure_registries;
     let registries = Registries::new(&fetch_settings(&[]), insecure, patience).unwrap();
     let unpacker = Arc::clone(unpacker) as _;
-    Images::with(
+    ImageManager::with(
         folder,
         settings,
-        (unpacker, Arc::new(OwnFolders)),
-        Asking::Here(registries),
+        (unpacker, Arc::new(LocalLayerDirs)),
+        RegistryRoute::Local(registries),
     )
     .unwrap()
 }
@@ -204,7 +204,7 @@ fn container(order: u64) -> String {
 }
 
 /// Returns the texts of a file in each layer of the image that has it, lowest first.
-fn texts(image: &Image, file: &str) -> Vec<String> {
+fn texts(image: &LeasedImage, file: &str) -> Vec<String> {
     let layers = image.layers.iter();
     let found = layers.filter_map(|layer| fs::read_to_string(layer.join(file)).ok());
     found.collect()

@@ -3,11 +3,11 @@
 use serde_json::json;
 
 use super::fixtures::{INDEX, descriptor, host, index, tar};
-use super::registry::Mishap;
+use super::registry::InjectedFault;
 use super::*;
 
-fn web() -> MadeImage {
-    MadeImage::new(&[("base", "lowest"), ("page", "higher")])
+fn web() -> TestImage {
+    TestImage::new(&[("base", "lowest"), ("page", "higher")])
 }
 
 fn blob_path(bytes: &[u8]) -> String {
@@ -16,7 +16,7 @@ fn blob_path(bytes: &[u8]) -> String {
 
 #[tokio::test]
 async fn an_image_is_brought_once_and_lies_there_lowest_layer_first() {
-    let world = World::new().await;
+    let world = ImagesFixture::new().await;
     let made = web();
     world.registry.offer("team/web:1", &made);
     let name = world.name("team/web:1");
@@ -51,11 +51,11 @@ async fn an_image_is_brought_once_and_lies_there_lowest_layer_first() {
 
 #[tokio::test]
 async fn a_tag_that_moved_is_seen_when_asked_for_and_brings_what_is_new() {
-    let world = World::new().await;
+    let world = ImagesFixture::new().await;
     world.registry.offer("web:1", &web());
     let name = world.name("web:1");
     world.obtain(&name, 1).await.unwrap();
-    let newer = MadeImage::new(&[("base", "lowest"), ("page", "newer")]);
+    let newer = TestImage::new(&[("base", "lowest"), ("page", "newer")]);
     world.registry.offer("web:1", &newer);
     let kept = world.obtain(&name, 2).await.unwrap();
     assert_eq!(texts(&kept, "page"), ["higher"]);
@@ -67,7 +67,7 @@ async fn a_tag_that_moved_is_seen_when_asked_for_and_brings_what_is_new() {
 
 #[tokio::test]
 async fn the_operator_chooses_which_tags_are_asked_for_again() {
-    let world = World::new().await;
+    let world = ImagesFixture::new().await;
     let first = web();
     for tag in ["web:latest", "web:1"] {
         world.registry.offer(tag, &first);
@@ -98,8 +98,8 @@ async fn the_operator_chooses_which_tags_are_asked_for_again() {
 
 #[tokio::test]
 async fn the_image_of_this_hosts_kind_is_taken_from_an_index_of_many() {
-    let world = World::new().await;
-    let (ours, other) = (web(), MadeImage::new(&[("page", "other")]));
+    let world = ImagesFixture::new().await;
+    let (ours, other) = (web(), TestImage::new(&[("page", "other")]));
     world.registry.offer("web:ours", &ours);
     let inner = index(&[
         other.entry(Some(("windows", host())), None),
@@ -136,7 +136,7 @@ async fn the_image_of_this_hosts_kind_is_taken_from_an_index_of_many() {
 
 #[tokio::test]
 async fn whatever_is_not_what_it_should_be_is_refused_by_name_and_leaves_nothing() {
-    let world = World::new().await;
+    let world = ImagesFixture::new().await;
     let made = web();
     world.registry.offer("web:1", &made);
     let name = world.name("web:1");
@@ -157,7 +157,7 @@ async fn whatever_is_not_what_it_should_be_is_refused_by_name_and_leaves_nothing
     ] {
         let what = path.rsplit('/').next().unwrap().to_owned();
         // Too short a response is retried; too long or another one is not.
-        world.registry.plan(path, [Mishap::Bytes(bytes)]);
+        world.registry.plan(path, [InjectedFault::Bytes(bytes)]);
         let error = world.obtain(&name, 1).await.unwrap_err();
         assert!(error.contains(wanted) && error.contains(&what), "{error}");
         assert!(
@@ -189,11 +189,11 @@ async fn whatever_is_not_what_it_should_be_is_refused_by_name_and_leaves_nothing
 
 #[tokio::test]
 async fn a_layer_is_kept_under_the_digest_that_was_seen_alone() {
-    let world = World::new().await;
+    let world = ImagesFixture::new().await;
     let (honest, evil) = (tar("page", b"honest"), tar("page", b"evil"));
-    let liar = MadeImage::claiming(vec![evil], vec![Digest::of(&honest)]);
+    let liar = TestImage::claiming(vec![evil], vec![Digest::of(&honest)]);
     world.registry.offer("liar:1", &liar);
-    world.registry.offer("web:1", &MadeImage::of(vec![honest]));
+    world.registry.offer("web:1", &TestImage::of(vec![honest]));
     let (liar, web) = (world.name("liar:1"), world.name("web:1"));
     // The image with false claims fails, unless the honest layer is already stored: then it shares
     // that one.
@@ -207,11 +207,11 @@ async fn a_layer_is_kept_under_the_digest_that_was_seen_alone() {
 
 #[tokio::test]
 async fn a_layer_that_is_not_what_its_image_claims_is_refused() {
-    let world = World::new().await;
+    let world = ImagesFixture::new().await;
     let (honest, evil) = (tar("page", b"honest"), tar("page", b"evil"));
-    let liar = MadeImage::claiming(vec![evil], vec![Digest::of(&honest)]);
+    let liar = TestImage::claiming(vec![evil], vec![Digest::of(&honest)]);
     world.registry.offer("liar:1", &liar);
-    world.registry.offer("web:1", &MadeImage::of(vec![honest]));
+    world.registry.offer("web:1", &TestImage::of(vec![honest]));
     let error = world.obtain(&world.name("liar:1"), 1).await.unwrap_err();
     assert!(error.contains("unpacked, must have the digest"), "{error}");
     let web = world.obtain(&world.name("web:1"), 2).await.unwrap();
@@ -220,16 +220,16 @@ async fn a_layer_that_is_not_what_its_image_claims_is_refused() {
 
 #[tokio::test]
 async fn a_download_that_breaks_off_goes_on_where_it_was() {
-    let world = World::new().await;
-    let made = MadeImage::of(vec![tar("page", &vec![7; 300_000])]);
+    let world = ImagesFixture::new().await;
+    let made = TestImage::of(vec![tar("page", &vec![7; 300_000])]);
     world.registry.offer("web:1", &made);
     let layer = &made.layers[0];
     world.registry.plan(
         blob_path(layer),
         [
-            Mishap::BreakAfter(1_000),
-            Mishap::BreakAfter(2_000),
-            Mishap::BreakAfter(0),
+            InjectedFault::BreakAfter(1_000),
+            InjectedFault::BreakAfter(2_000),
+            InjectedFault::BreakAfter(0),
         ],
     );
     world.obtain(&world.name("web:1"), 1).await.unwrap();
@@ -248,11 +248,11 @@ async fn a_download_that_breaks_off_goes_on_where_it_was() {
 
 #[tokio::test]
 async fn a_registry_that_is_busy_or_broken_is_asked_again_for_a_while() {
-    let world = World::new().await;
+    let world = ImagesFixture::new().await;
     let made = web();
     world.registry.offer("web:1", &made);
-    let busy = Mishap::Status(429, "retry-after", "0".to_owned());
-    let broken = Mishap::Status(503, "x", String::new());
+    let busy = InjectedFault::Status(429, "retry-after", "0".to_owned());
+    let broken = InjectedFault::Status(503, "x", String::new());
     for path in [
         "/manifests/1".to_owned(),
         blob_path(&made.config),
@@ -265,7 +265,7 @@ async fn a_registry_that_is_busy_or_broken_is_asked_again_for_a_while() {
 
     world.registry.plan(
         "/manifests/2",
-        [Mishap::Status(503, "retry-after", "3600".to_owned())],
+        [InjectedFault::Status(503, "retry-after", "3600".to_owned())],
     );
     let error = world.obtain(&world.name("web:2"), 2).await.unwrap_err();
     assert!(error.contains("the server answered 503"), "{error}");
@@ -284,16 +284,16 @@ async fn a_registry_that_is_busy_or_broken_is_asked_again_for_a_while() {
 
 #[tokio::test]
 async fn a_registry_that_falls_silent_is_given_up() {
-    let patience = Patience {
+    let patience = RetryTimeouts {
         stall: Duration::from_secs(1),
         retry_for: Duration::from_millis(100),
     };
-    let world = World::impatient(ImageSettings::default(), patience).await;
+    let world = ImagesFixture::impatient(ImageSettings::default(), patience).await;
     let made = web();
     world.registry.offer("web:1", &made);
     world
         .registry
-        .plan(blob_path(&made.layers[0]), [Mishap::StallAfter(100)]);
+        .plan(blob_path(&made.layers[0]), [InjectedFault::StallAfter(100)]);
     let error = world.obtain(&world.name("web:1"), 1).await.unwrap_err();
     assert!(error.ends_with("nothing came for 1 s"), "{error}");
     world.until_no_draft().await;
@@ -301,16 +301,16 @@ async fn a_registry_that_falls_silent_is_given_up() {
 
 #[tokio::test]
 async fn what_two_images_share_is_brought_once_and_two_pulls_of_one_image_are_one() {
-    let world = World::new().await;
-    let one = MadeImage::new(&[("base", "shared"), ("page", "one")]);
-    let two = MadeImage::new(&[("base", "shared"), ("page", "two")]);
+    let world = ImagesFixture::new().await;
+    let one = TestImage::new(&[("base", "shared"), ("page", "one")]);
+    let two = TestImage::new(&[("base", "shared"), ("page", "two")]);
     world.registry.offer("web:1", &one);
     world.registry.offer("web:2", &two);
     let gate = Arc::new(tokio::sync::Semaphore::new(0));
     let shared = blob_path(&one.layers[0]);
     world
         .registry
-        .plan(shared.clone(), [Mishap::Wait(Arc::clone(&gate))]);
+        .plan(shared.clone(), [InjectedFault::Wait(Arc::clone(&gate))]);
     let (first, second) = (world.name("web:1"), world.name("web:2"));
     let opening = async {
         // The upper layers of both are here, and both wait for the lowest.
@@ -335,13 +335,13 @@ async fn what_two_images_share_is_brought_once_and_two_pulls_of_one_image_are_on
 
 #[tokio::test]
 async fn a_failed_pull_fails_all_who_wait_alike_and_the_next_is_a_new_one() {
-    let world = World::new().await;
+    let world = ImagesFixture::new().await;
     let made = web();
     world.registry.offer("web:1", &made);
     let name = world.name("web:1");
     world.registry.plan(
         blob_path(&made.layers[0]),
-        [Mishap::Status(404, "x", String::new())],
+        [InjectedFault::Status(404, "x", String::new())],
     );
     let (one, two) = tokio::join!(world.obtain(&name, 1), world.obtain(&name, 2));
     assert_eq!(one.clone().unwrap_err(), two.unwrap_err());
@@ -352,8 +352,8 @@ async fn a_failed_pull_fails_all_who_wait_alike_and_the_next_is_a_new_one() {
 
 #[tokio::test]
 async fn the_failure_of_another_images_pull_is_no_verdict_on_a_layer_of_ours() {
-    let elsewhere = Registry::start().await;
-    let world = World::listing(&[elsewhere.address()]).await;
+    let elsewhere = TestRegistry::start().await;
+    let world = ImagesFixture::listing(&[elsewhere.address()]).await;
     let made = web();
     world.registry.offer("web:1", &made);
     elsewhere.offer("web:1", &made);
@@ -361,7 +361,7 @@ async fn the_failure_of_another_images_pull_is_no_verdict_on_a_layer_of_ours() {
     let tampered = vec![0; made.layers[0].len()];
     let path = blob_path(&made.layers[0]);
     // The first pull requests the layer, and gets it late and wrong.
-    let late = Mishap::WaitForBytes(Arc::clone(&gate), tampered);
+    let late = InjectedFault::WaitForBytes(Arc::clone(&gate), tampered);
     elsewhere.plan(path.clone(), [late]);
     let theirs = format!("{}/web:1", elsewhere.address()).parse().unwrap();
     let ours = world.name("web:1");
@@ -390,30 +390,30 @@ async fn nor_are_the_failures_of_several() {
     let path = blob_path(&made.layers[0]);
     let (mut others, mut gates) = (Vec::new(), Vec::new());
     for _ in 0..3 {
-        let other = Registry::start().await;
+        let other = TestRegistry::start().await;
         other.offer("web:1", &made);
         let gate = Arc::new(tokio::sync::Semaphore::new(0));
         let tampered = vec![0; made.layers[0].len()];
         other.plan(
             path.clone(),
-            [Mishap::WaitForBytes(Arc::clone(&gate), tampered)],
+            [InjectedFault::WaitForBytes(Arc::clone(&gate), tampered)],
         );
         others.push(other);
         gates.push(gate);
     }
-    let addresses: Vec<_> = others.iter().map(Registry::address).collect();
-    let world = World::listing(&addresses).await;
+    let addresses: Vec<_> = others.iter().map(TestRegistry::address).collect();
+    let world = ImagesFixture::listing(&addresses).await;
     world.registry.offer("web:1", &made);
-    let name = |other: &Registry| format!("{}/web:1", other.address()).parse().unwrap();
+    let name = |other: &TestRegistry| format!("{}/web:1", other.address()).parse().unwrap();
     let theirs: Vec<_> = others.iter().map(name).collect();
     let ours = world.name("web:1");
     // Its configuration has come: it waits with the others for what is missing.
-    let waits = async |registry: &Registry| {
+    let waits = async |registry: &TestRegistry| {
         until(|| !registry.asked("/blobs/").is_empty()).await;
         until(|| world.unpacker.count.load(Ordering::SeqCst) == 1).await;
         tokio::time::sleep(Duration::from_millis(20)).await;
     };
-    let joins = async |name, order, before: Option<&Registry>| {
+    let joins = async |name, order, before: Option<&TestRegistry>| {
         if let Some(before) = before {
             waits(before).await;
         }
@@ -438,14 +438,14 @@ async fn nor_are_the_failures_of_several() {
 
 #[tokio::test]
 async fn a_pull_goes_on_while_one_waits_and_stops_when_the_last_has_left() {
-    let world = World::new().await;
-    let made = MadeImage::of(vec![tar("page", &vec![7; 100_000])]);
+    let world = ImagesFixture::new().await;
+    let made = TestImage::of(vec![tar("page", &vec![7; 100_000])]);
     world.registry.offer("web:1", &made);
     let name = world.name("web:1");
     let path = blob_path(&made.layers[0]);
     world
         .registry
-        .plan(path.clone(), vec![Mishap::StallAfter(60_000); 2]);
+        .plan(path.clone(), vec![InjectedFault::StallAfter(60_000); 2]);
     let obtain = |order| {
         world
             .images
@@ -478,7 +478,7 @@ async fn what_is_too_much_is_refused_before_it_comes() {
         limit_bytes: 2_500,
         ..ImageSettings::default()
     };
-    let world = World::with(settings).await;
+    let world = ImagesFixture::with(settings).await;
     let made = web();
     world.registry.offer("web:1", &made);
     let error = world.obtain(&world.name("web:1"), 1).await.unwrap_err();
@@ -501,10 +501,10 @@ async fn what_is_too_much_is_refused_before_it_comes() {
 
 #[tokio::test]
 async fn nobody_without_tls_is_asked_but_who_is_listed() {
-    let world = World::new().await;
+    let world = ImagesFixture::new().await;
     let name: ImageReference = "192.0.2.1:1/web:1".parse().unwrap();
     let source = world.images.source(name.clone()).await.unwrap();
-    let Source::Read(Reading::Registry { session, .. }) = source else {
+    let ImageSource::Direct(DirectSource::Registry { session, .. }) = source else {
         panic!("it names a registry");
     };
     assert!(session.address().starts_with("https://192.0.2.1:1/"));
@@ -512,9 +512,9 @@ async fn nobody_without_tls_is_asked_but_who_is_listed() {
         insecure_registries: vec!["192.0.2.1:1".parse().unwrap()],
         ..ImageSettings::default()
     };
-    let world = World::with(listed).await;
+    let world = ImagesFixture::with(listed).await;
     let source = world.images.source(name).await.unwrap();
-    let Source::Read(Reading::Registry { session, .. }) = source else {
+    let ImageSource::Direct(DirectSource::Registry { session, .. }) = source else {
         panic!("it names a registry");
     };
     assert!(session.address().starts_with("http://192.0.2.1:1/"));

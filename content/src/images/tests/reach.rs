@@ -3,16 +3,16 @@
 
 use std::net::TcpListener;
 
-use super::registry::{Door, Mishap};
+use super::registry::{AccessRule, InjectedFault};
 use super::*;
 
 /// A server that counts connections, and never answers.
-struct Counting {
+struct CountingServer {
     port: u16,
     connections: Arc<AtomicU32>,
 }
 
-impl Counting {
+impl CountingServer {
     fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
@@ -31,35 +31,38 @@ impl Counting {
     }
 }
 
-const IMPATIENT: Patience = Patience {
+const IMPATIENT: RetryTimeouts = RetryTimeouts {
     stall: Duration::from_secs(5),
     retry_for: Duration::ZERO,
 };
 
 /// Returns a world whose operator allows fetches from these servers.
-async fn opening(allow: &[&str]) -> World {
-    let mut world = World::new().await;
+async fn opening(allow: &[&str]) -> ImagesFixture {
+    let mut world = ImagesFixture::new().await;
     let settings = listing(ImageSettings::default(), world.registry.address());
     let insecure = settings.insecure_registries.clone();
     let registries = Registries::new(&fetch_settings(allow), &insecure, IMPATIENT).unwrap();
-    let by = (Arc::clone(&world.unpacker) as _, Arc::new(OwnFolders) as _);
-    world.images = Images::with(
+    let by = (
+        Arc::clone(&world.unpacker) as _,
+        Arc::new(LocalLayerDirs) as _,
+    );
+    world.images = ImageManager::with(
         world.directory.path(),
         settings,
         by,
-        Asking::Here(registries),
+        RegistryRoute::Local(registries),
     )
     .unwrap();
     world
 }
 
-async fn refusal(world: &World, image: &str) -> String {
+async fn refusal(world: &ImagesFixture, image: &str) -> String {
     world.obtain(&image.parse().unwrap(), 1).await.unwrap_err()
 }
 
 #[tokio::test]
 async fn a_registry_that_only_the_host_may_reach_is_not_asked_unless_it_is_listed() {
-    let server = Counting::start();
+    let server = CountingServer::start();
     let world = opening(&[]).await;
     for (host, what) in [
         ("127.0.0.1", "loopback"),
@@ -101,7 +104,7 @@ async fn a_registry_that_only_the_host_may_reach_is_not_asked_unless_it_is_liste
     // connected to.
     world
         .registry
-        .offer("web:1", &MadeImage::new(&[("page", "a")]));
+        .offer("web:1", &TestImage::new(&[("page", "a")]));
     world.obtain(&world.name("web:1"), 1).await.unwrap();
     let address = format!("127.0.0.1:{}", server.port);
     let world = opening(&[&address]).await;
@@ -112,7 +115,7 @@ async fn a_registry_that_only_the_host_may_reach_is_not_asked_unless_it_is_liste
 
 #[tokio::test]
 async fn no_registry_leads_to_where_it_could_not_be_itself() {
-    let server = Counting::start();
+    let server = CountingServer::start();
     let world = opening(&[]).await;
     for (place, why) in [
         (format!("http://127.0.0.1:{}/x", server.port), "loopback"),
@@ -123,37 +126,38 @@ async fn no_registry_leads_to_where_it_could_not_be_itself() {
         ("https://100.100.100.200/latest".to_owned(), "metadata"),
         ("https://192.0.2.7:5050/".to_owned(), "a master"),
     ] {
-        let redirect = Mishap::Status(307, "location", place.clone());
+        let redirect = InjectedFault::Status(307, "location", place.clone());
         world.registry.plan("/manifests/1", [redirect]);
         let said = world.obtain(&world.name("web:1"), 1).await.unwrap_err();
         assert!(said.contains(why), "{place}: {said}");
         assert!(said.contains("--insecure-registry "), "{place}: {said}");
         // It gets no credentials either.
-        world.registry.close_door(Door::Closed {
+        world.registry.close_door(AccessRule::Closed {
             wanted: "x".to_owned(),
             challenge: format!("Bearer realm=\"{place}\""),
         });
         let said = world.obtain(&world.name("web:1"), 1).await.unwrap_err();
         assert!(said.contains("token server"), "{place}: {said}");
         assert!(said.contains(why), "{place}: {said}");
-        world.registry.close_door(Door::Open);
+        world.registry.close_door(AccessRule::Open);
     }
     assert_eq!(server.connections(), 0);
 
     // The control: the same redirect and realm to a listed registry.
-    let elsewhere = Registry::start().await;
-    let world = World::listing(&[elsewhere.address()]).await;
-    let made = MadeImage::new(&[("page", "a")]);
+    let elsewhere = TestRegistry::start().await;
+    let world = ImagesFixture::listing(&[elsewhere.address()]).await;
+    let made = TestImage::new(&[("page", "a")]);
     world.registry.offer("web:1", &made);
     elsewhere.offer("web:1", &made);
     let there = format!("http://{}/v2/web/manifests/1", elsewhere.address());
-    world
-        .registry
-        .plan("/manifests/1", [Mishap::Status(307, "location", there)]);
+    world.registry.plan(
+        "/manifests/1",
+        [InjectedFault::Status(307, "location", there)],
+    );
     world.obtain(&world.name("web:1"), 1).await.unwrap();
     assert_eq!(elsewhere.asked("/manifests/1").len(), 1);
     elsewhere.give_token(None, "abc");
-    world.registry.close_door(Door::Closed {
+    world.registry.close_door(AccessRule::Closed {
         wanted: "Bearer abc".to_owned(),
         challenge: format!("Bearer realm=\"http://{}/token\"", elsewhere.address()),
     });

@@ -14,11 +14,11 @@ use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
 use super::Digest;
-use super::fixtures::{MANIFEST, MadeImage};
+use super::fixtures::{MANIFEST, TestImage};
 
 /// A failure in place of the right response, once.
 #[derive(Clone)]
-pub(super) enum Mishap {
+pub(super) enum InjectedFault {
     /// A status, with a header.
     Status(u16, &'static str, String),
     /// Other bytes.
@@ -35,7 +35,7 @@ pub(super) enum Mishap {
 
 /// The access rule of the registry.
 #[derive(Clone)]
-pub(super) enum Door {
+pub(super) enum AccessRule {
     Open,
     /// Requests need this header; others get the `WWW-Authenticate` challenge.
     Closed {
@@ -46,45 +46,45 @@ pub(super) enum Door {
 
 /// A received request.
 #[derive(Debug, Clone)]
-pub(super) struct Asked {
+pub(super) struct ReceivedRequest {
     pub(super) path: String,
     pub(super) query: String,
     pub(super) authorization: Option<String>,
     pub(super) range: Option<String>,
 }
 
-struct Shelf {
+struct RegistryState {
     manifests: BTreeMap<String, (String, Vec<u8>)>,
     blobs: BTreeMap<String, Vec<u8>>,
-    mishaps: BTreeMap<String, VecDeque<Mishap>>,
-    door: Door,
+    mishaps: BTreeMap<String, VecDeque<InjectedFault>>,
+    door: AccessRule,
     /// A token for clients with the header; for all if there is none.
     token: Option<(Option<String>, String)>,
-    asked: Vec<Asked>,
+    asked: Vec<ReceivedRequest>,
     /// Responses in progress.
     going: usize,
 }
 
 /// The registry.
-pub(super) struct Registry {
+pub(super) struct TestRegistry {
     address: String,
-    shelf: Arc<Mutex<Shelf>>,
+    shelf: Arc<Mutex<RegistryState>>,
     serving: tokio::task::JoinHandle<()>,
 }
 
-impl Drop for Registry {
+impl Drop for TestRegistry {
     fn drop(&mut self) {
         self.serving.abort();
     }
 }
 
-impl Registry {
+impl TestRegistry {
     pub(super) async fn start() -> Self {
-        let shelf = Arc::new(Mutex::new(Shelf {
+        let shelf = Arc::new(Mutex::new(RegistryState {
             manifests: BTreeMap::new(),
             blobs: BTreeMap::new(),
             mishaps: BTreeMap::new(),
-            door: Door::Open,
+            door: AccessRule::Open,
             token: None,
             asked: Vec::new(),
             going: 0,
@@ -106,12 +106,12 @@ impl Registry {
         &self.address
     }
 
-    fn shelf(&self) -> std::sync::MutexGuard<'_, Shelf> {
+    fn shelf(&self) -> std::sync::MutexGuard<'_, RegistryState> {
         self.shelf.lock().unwrap()
     }
 
     /// Offers an image as `repository:tag`, and by its digest.
-    pub(super) fn offer(&self, name: &str, image: &MadeImage) {
+    pub(super) fn offer(&self, name: &str, image: &TestImage) {
         let (repository, _) = name.split_once(':').unwrap();
         for blob in image.blobs() {
             self.put_blob(blob);
@@ -137,7 +137,7 @@ impl Registry {
     pub(super) fn plan(
         &self,
         ending: impl Into<String>,
-        mishaps: impl IntoIterator<Item = Mishap>,
+        mishaps: impl IntoIterator<Item = InjectedFault>,
     ) {
         let mut shelf = self.shelf();
         shelf
@@ -147,7 +147,7 @@ impl Registry {
             .extend(mishaps);
     }
 
-    pub(super) fn close_door(&self, door: Door) {
+    pub(super) fn close_door(&self, door: AccessRule) {
         self.shelf().door = door;
     }
 
@@ -156,7 +156,7 @@ impl Registry {
     }
 
     /// Returns all requests whose path contains this part.
-    pub(super) fn asked(&self, part: &str) -> Vec<Asked> {
+    pub(super) fn asked(&self, part: &str) -> Vec<ReceivedRequest> {
         let shelf = self.shelf();
         let asked = shelf.asked.iter().filter(|asked| asked.path.contains(part));
         asked.cloned().collect()
@@ -173,9 +173,9 @@ impl Registry {
 }
 
 /// Counts a response while it is in progress.
-struct Going(Arc<Mutex<Shelf>>);
+struct ResponseCounter(Arc<Mutex<RegistryState>>);
 
-impl Drop for Going {
+impl Drop for ResponseCounter {
     fn drop(&mut self) {
         self.0.lock().unwrap().going -= 1;
     }
@@ -185,9 +185,9 @@ fn text(headers: &HeaderMap, name: &str) -> Option<String> {
     Some(headers.get(name)?.to_str().unwrap().to_owned())
 }
 
-async fn answer(State(shelf): State<Arc<Mutex<Shelf>>>, request: Request) -> Response {
+async fn answer(State(shelf): State<Arc<Mutex<RegistryState>>>, request: Request) -> Response {
     let (path, headers) = (request.uri().path().to_owned(), request.headers());
-    let asked = Asked {
+    let asked = ReceivedRequest {
         path: path.clone(),
         query: request.uri().query().unwrap_or_default().to_owned(),
         authorization: text(headers, "authorization"),
@@ -203,16 +203,16 @@ async fn answer(State(shelf): State<Arc<Mutex<Shelf>>>, request: Request) -> Res
             return shelf_now.token(&asked);
         }
         // A failure with a status precedes the access check.
-        if !matches!(mishap, Some(Mishap::Status(..)))
+        if !matches!(mishap, Some(InjectedFault::Status(..)))
             && let Some(refusal) = shelf_now.refusal(&asked)
         {
             return refusal;
         }
         shelf_now.going += 1;
         let bytes = shelf_now.content(&path);
-        (mishap, bytes, Going(Arc::clone(&shelf)))
+        (mishap, bytes, ResponseCounter(Arc::clone(&shelf)))
     };
-    if let Some(Mishap::Status(status, name, value)) = mishap {
+    if let Some(InjectedFault::Status(status, name, value)) = mishap {
         return (StatusCode::from_u16(status).unwrap(), [(name, value)]).into_response();
     }
     let Some((media_type, bytes)) = bytes else {
@@ -235,25 +235,28 @@ async fn answer(State(shelf): State<Arc<Mutex<Shelf>>>, request: Request) -> Res
 }
 
 /// Returns the bytes to send, and the number after which it breaks off (or stalls).
-async fn changed(bytes: Vec<u8>, mishap: Option<Mishap>) -> (Vec<u8>, Option<(usize, bool)>) {
+async fn changed(
+    bytes: Vec<u8>,
+    mishap: Option<InjectedFault>,
+) -> (Vec<u8>, Option<(usize, bool)>) {
     match mishap {
-        Some(Mishap::Bytes(other)) => (other, None),
-        Some(Mishap::BreakAfter(count)) => (bytes, Some((count, false))),
-        Some(Mishap::StallAfter(count)) => (bytes, Some((count, true))),
-        Some(Mishap::Wait(permits)) => {
+        Some(InjectedFault::Bytes(other)) => (other, None),
+        Some(InjectedFault::BreakAfter(count)) => (bytes, Some((count, false))),
+        Some(InjectedFault::StallAfter(count)) => (bytes, Some((count, true))),
+        Some(InjectedFault::Wait(permits)) => {
             permits.acquire().await.unwrap().forget();
             (bytes, None)
         }
-        Some(Mishap::WaitForBytes(permits, other)) => {
+        Some(InjectedFault::WaitForBytes(permits, other)) => {
             permits.acquire().await.unwrap().forget();
             (other, None)
         }
-        Some(Mishap::Status(..)) | None => (bytes, None),
+        Some(InjectedFault::Status(..)) | None => (bytes, None),
     }
 }
 
 /// Returns a body of all bytes, or of some and then an end or a stall.
-fn body(bytes: Vec<u8>, cut: Option<(usize, bool)>, going: Going) -> Body {
+fn body(bytes: Vec<u8>, cut: Option<(usize, bool)>, going: ResponseCounter) -> Body {
     let end = cut.map_or(bytes.len(), |(count, _)| count.min(bytes.len()));
     let first = futures::stream::iter([Ok(Bytes::copy_from_slice(&bytes[..end]))]);
     let rest = futures::stream::once(async move {
@@ -276,8 +279,8 @@ fn body(bytes: Vec<u8>, cut: Option<(usize, bool)>, going: Going) -> Body {
     Body::from_stream(stream)
 }
 
-impl Shelf {
-    fn token(&self, asked: &Asked) -> Response {
+impl RegistryState {
+    fn token(&self, asked: &ReceivedRequest) -> Response {
         match &self.token {
             Some((wanted, token)) if wanted.is_none() || *wanted == asked.authorization => {
                 format!("{{\"token\": \"{token}\", \"expires_in\": 300}}").into_response()
@@ -286,8 +289,8 @@ impl Shelf {
         }
     }
 
-    fn refusal(&self, asked: &Asked) -> Option<Response> {
-        let Door::Closed { wanted, challenge } = &self.door else {
+    fn refusal(&self, asked: &ReceivedRequest) -> Option<Response> {
+        let AccessRule::Closed { wanted, challenge } = &self.door else {
             return None;
         };
         let header = [("www-authenticate", challenge.clone())];

@@ -1,6 +1,6 @@
 //! Tests of the store: what survives an agent, what a crash leaves, and what protects from removal.
 
-use super::registry::Mishap;
+use super::registry::InjectedFault;
 use super::*;
 
 /// Keeps the whole disk free: everything unused is removed.
@@ -11,17 +11,19 @@ fn full() -> ImageSettings {
     }
 }
 
-async fn with_two_images(settings: ImageSettings) -> (World, ImageReference, ImageReference) {
-    let world = World::with(settings).await;
-    let one = MadeImage::new(&[("base", "shared"), ("page", "one")]);
-    let two = MadeImage::new(&[("base", "shared"), ("page", "two")]);
+async fn with_two_images(
+    settings: ImageSettings,
+) -> (ImagesFixture, ImageReference, ImageReference) {
+    let world = ImagesFixture::with(settings).await;
+    let one = TestImage::new(&[("base", "shared"), ("page", "one")]);
+    let two = TestImage::new(&[("base", "shared"), ("page", "two")]);
     world.registry.offer("web:1", &one);
     world.registry.offer("web:2", &two);
     let names = (world.name("web:1"), world.name("web:2"));
     (world, names.0, names.1)
 }
 
-async fn tidy(world: &World, orders: &[u64]) -> Option<(usize, usize)> {
+async fn tidy(world: &ImagesFixture, orders: &[u64]) -> Option<(usize, usize)> {
     let living = std::future::ready(living(orders));
     world.images.tidy(living).await.unwrap()
 }
@@ -96,10 +98,12 @@ async fn holds_outlive_the_agent_and_end_with_what_its_journal_does_not_know() {
 #[tokio::test]
 async fn what_is_on_its_way_is_not_removed() {
     let (world, one, _) = with_two_images(full()).await;
-    let image = MadeImage::new(&[("base", "shared"), ("page", "one")]);
+    let image = TestImage::new(&[("base", "shared"), ("page", "one")]);
     let blob = format!("/blobs/{}", Digest::of(&image.layers[1]));
     let gate = Arc::new(tokio::sync::Semaphore::new(0));
-    world.registry.plan(blob, [Mishap::Wait(Arc::clone(&gate))]);
+    world
+        .registry
+        .plan(blob, [InjectedFault::Wait(Arc::clone(&gate))]);
     let tidying = async {
         until(|| world.unpacker.count.load(Ordering::SeqCst) == 1).await;
         until(|| {

@@ -4,7 +4,7 @@ use super::*;
 use argosy_client::resources::resources;
 
 fn job(maps: usize, reduces: usize) -> Job {
-    let settings = Settings {
+    let settings = TaskSettings {
         mapper: "/bin/wordmap".into(),
         witness: Some("/witness".into()),
         resources: "cpus:0.1;mem:32".parse().unwrap(),

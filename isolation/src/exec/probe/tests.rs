@@ -31,7 +31,7 @@ fn a_status_is_read_from_a_whole_line_of_http_only() {
 fn what_is_expected_is_well_and_else_from_200_to_399() {
     let is_well = |status: u16, expected: &[u16]| {
         let line = format!("HTTP/1.1 {status} X\r\n");
-        judge(line.as_bytes(), &expected.iter().copied().collect()).is_ok()
+        evaluate_response(line.as_bytes(), &expected.iter().copied().collect()).is_ok()
     };
     for (status, wanted) in [(199, false), (200, true), (399, true), (400, false)] {
         assert_eq!(is_well(status, &[]), wanted, "{status}");
@@ -65,7 +65,7 @@ fn what_would_smuggle_a_header_or_ask_nobody_is_refused() {
 }
 
 /// Answers one connection with these bytes, then keeps it open until the client closes it.
-fn asked(answer: &'static [u8], kind: ProbeKind) -> Verdict {
+fn asked(answer: &'static [u8], kind: ProbeKind) -> ProbeResult {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let port = listener.local_addr().unwrap().port();
     let server = std::thread::spawn(move || {
@@ -94,7 +94,7 @@ fn get(scheme: Scheme) -> ProbeKind {
 }
 
 /// Sends an HTTPS probe to a server that `serve` runs.
-fn asked_securely(serve: impl FnOnce(TcpStream) + Send + 'static, timeout_ms: u64) -> Verdict {
+fn asked_securely(serve: impl FnOnce(TcpStream) + Send + 'static, timeout_ms: u64) -> ProbeResult {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let port = listener.local_addr().unwrap().port();
     let server = std::thread::spawn(move || serve(listener.accept().unwrap().0));
@@ -110,10 +110,10 @@ fn asked_securely(serve: impl FnOnce(TcpStream) + Send + 'static, timeout_ms: u6
 }
 
 /// Returns the reason of a failure.
-fn reason(verdict: Verdict) -> String {
+fn reason(verdict: ProbeResult) -> String {
     match verdict {
-        Verdict::Fail { reason } => reason,
-        Verdict::Pass => panic!("it passed"),
+        ProbeResult::Fail { reason } => reason,
+        ProbeResult::Pass => panic!("it passed"),
     }
 }
 
@@ -133,7 +133,7 @@ fn an_answer_over_tls_is_judged_like_any_other_whoever_gives_it() {
             };
             let verdict = asked_securely(serve, PATIENCE_MS);
             match is_well {
-                true => assert_eq!(verdict, Verdict::Pass),
+                true => assert_eq!(verdict, ProbeResult::Pass),
                 false => assert!(reason(verdict).ends_with("GET /: answered with status 503")),
             }
         }
@@ -173,19 +173,22 @@ fn who_is_silent_or_never_comes_to_an_end_has_not_answered_in_time() {
 #[test]
 fn an_answer_is_judged_without_waiting_for_its_end() {
     let http = || get(Scheme::Http);
-    assert_eq!(asked(b"HTTP/1.1 204 No Content\r\n", http()), Verdict::Pass);
-    let Verdict::Fail { reason } = asked(b"HTTP/1.1 503 Busy\r\n", http()) else {
+    assert_eq!(
+        asked(b"HTTP/1.1 204 No Content\r\n", http()),
+        ProbeResult::Pass
+    );
+    let ProbeResult::Fail { reason } = asked(b"HTTP/1.1 503 Busy\r\n", http()) else {
         panic!("it is not well")
     };
     assert!(
         reason.ends_with("GET /: answered with status 503"),
         "{reason}"
     );
-    let Verdict::Fail { reason } = asked(b"HTTP/1.1 20", http()) else {
+    let ProbeResult::Fail { reason } = asked(b"HTTP/1.1 20", http()) else {
         panic!("it never came")
     };
     assert!(reason.ends_with("no answer within 300 ms"), "{reason}");
-    assert_eq!(asked(b"", ProbeKind::Tcp), Verdict::Pass);
+    assert_eq!(asked(b"", ProbeKind::Tcp), ProbeResult::Pass);
 }
 
 #[test]
@@ -198,7 +201,7 @@ fn where_nobody_listens_nobody_is_well() {
         timeout_ms: 1000,
         kind: ProbeKind::Tcp,
     };
-    let Verdict::Fail { reason } = probe.ask() else {
+    let ProbeResult::Fail { reason } = probe.ask() else {
         panic!("nobody listens")
     };
     assert!(reason.contains("cannot connect"), "{reason}");

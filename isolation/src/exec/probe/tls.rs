@@ -14,16 +14,16 @@ use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, SignatureScheme, StreamOwned};
 
-use super::Timed;
+use super::DeadlineStream;
 
 /// An encrypted connection.
-pub(super) struct Tls(StreamOwned<ClientConnection, Timed>);
+pub(super) struct Tls(StreamOwned<ClientConnection, DeadlineStream>);
 
 impl Tls {
     /// Runs the handshake; on success the peer has shown that it speaks TLS.
-    pub(super) fn open(mut stream: Timed, address: SocketAddr) -> io::Result<Self> {
+    pub(super) fn open(mut stream: DeadlineStream, address: SocketAddr) -> io::Result<Self> {
         let provider = Arc::new(aws_lc_rs::default_provider());
-        let anybody = Arc::new(Anybody(provider.clone()));
+        let anybody = Arc::new(AcceptAnyCertificate(provider.clone()));
         let mut config = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .map_err(io::Error::other)?
@@ -68,9 +68,9 @@ impl Write for Tls {
 /// A verifier that accepts every certificate and every signature: neither would identify the
 /// server.
 #[derive(Debug)]
-struct Anybody(Arc<CryptoProvider>);
+struct AcceptAnyCertificate(Arc<CryptoProvider>);
 
-impl ServerCertVerifier for Anybody {
+impl ServerCertVerifier for AcceptAnyCertificate {
     fn verify_server_cert(
         &self,
         _: &CertificateDer<'_>,

@@ -7,20 +7,20 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::CniError;
-use crate::network::Publication;
+use crate::network::PortPublication;
 
 /// The supported versions, best first.
 const VERSIONS: [&str; 2] = ["1.1.0", "1.0.0"];
 
 /// An operator's list of plugins, as in its file.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct List {
+pub struct NetworkConfList {
     pub(super) name: String,
     version: String,
     pub(super) plugins: Vec<Map<String, Value>>,
 }
 
-impl List {
+impl NetworkConfList {
     /// Reads a list (`*.conflist`).
     ///
     /// # Errors
@@ -37,14 +37,15 @@ impl List {
     fn parse(text: &str) -> Result<Self, String> {
         #[derive(Deserialize)]
         #[serde(rename_all = "camelCase")]
-        struct Written {
+        struct ConfListFile {
             name: String,
             cni_version: Option<String>,
             #[serde(default)]
             cni_versions: Vec<String>,
             plugins: Vec<Map<String, Value>>,
         }
-        let written: Written = serde_json::from_str(text).map_err(|error| error.to_string())?;
+        let written: ConfListFile =
+            serde_json::from_str(text).map_err(|error| error.to_string())?;
         let offered: Vec<_> = written
             .cni_version
             .iter()
@@ -93,7 +94,7 @@ impl List {
     pub(super) fn input(
         &self,
         plugin: &Map<String, Value>,
-        ports: &[Publication],
+        ports: &[PortPublication],
         before: Option<&Value>,
     ) -> Value {
         let mut input = plugin.clone();
@@ -141,8 +142,8 @@ mod tests {
 
     #[test]
     fn a_plugin_is_told_its_part_and_what_the_runtime_adds() {
-        let list = List::parse(LIST).unwrap();
-        let ports = [Publication {
+        let list = NetworkConfList::parse(LIST).unwrap();
+        let ports = [PortPublication {
             name: "web".to_owned(),
             protocol: Protocol::Tcp,
             host_port: 8080,
@@ -177,7 +178,7 @@ mod tests {
             (LIST.replace("\"plugins\"", "\"plugs\""), "plugins"),
             ("{".to_owned(), "EOF"),
         ] {
-            let said = List::parse(&wrong).unwrap_err();
+            let said = NetworkConfList::parse(&wrong).unwrap_err();
             assert!(said.contains(reason), "{said}");
         }
     }

@@ -22,9 +22,9 @@ use crate::sys;
 const END_PATIENCE: Duration = Duration::from_secs(5);
 
 /// The right to run a plugin for a container, until it is dropped.
-pub(super) struct Turn(Flock<File>);
+pub(super) struct ContainerLock(Flock<File>);
 
-impl Turn {
+impl ContainerLock {
     /// Waits for a plugin that a dead agent left, up to the plugin timeout; then kills it.
     pub(super) fn take(path: &Path, patience: Duration) -> io::Result<Self> {
         let mut options = File::options();

@@ -12,15 +12,15 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::lock::Turn;
-use crate::child::{Process, all_of, scratch};
-use crate::spawner::{Execution, Streams};
+use super::lock::ContainerLock;
+use crate::child::{ChildProcess, all_of, scratch};
+use crate::spawner::{ProgramCall, StandardStreams};
 
 /// The `PATH` of plugins.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// A run of a plugin.
-pub(super) struct Call<'a> {
+pub(super) struct PluginCall<'a> {
     pub(super) executable: &'a Path,
     pub(super) environment: Vec<(&'static str, OsString)>,
     pub(super) patience: Duration,
@@ -28,16 +28,16 @@ pub(super) struct Call<'a> {
 
 /// A plugin's error result.
 #[derive(Deserialize)]
-struct Failure {
+struct PluginError {
     code: u64,
     msg: String,
     #[serde(default)]
     details: String,
 }
 
-impl Call<'_> {
+impl PluginCall<'_> {
     /// Returns its result, null if it is empty; or the error as text.
-    pub(super) fn perform(&self, input: &Value, turn: &mut Turn) -> Result<Value, String> {
+    pub(super) fn perform(&self, input: &Value, turn: &mut ContainerLock) -> Result<Value, String> {
         let words = |error: io::Error| format!("cannot run it: {error}");
         // Files, not pipes: a plugin that does not read, or a child that it leaves behind, cannot
         // block this process.
@@ -45,7 +45,7 @@ impl Call<'_> {
         let mut answered = scratch().map_err(words)?;
         let mut complained = scratch().map_err(words)?;
         let copy = |file: &File| file.try_clone().map(OwnedFd::from);
-        let streams = Streams {
+        let streams = StandardStreams {
             input: told,
             output: copy(&answered).map_err(words)?,
             error: Some(copy(&complained).map_err(words)?),
@@ -53,8 +53,8 @@ impl Call<'_> {
         let mut command = Command::new(self.executable);
         command.env("PATH", PATH);
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
-        let execution = Execution::of(&command).without_our_environment();
-        let mut child = Process::execute(&execution, streams).map_err(words)?;
+        let execution = ProgramCall::of(&command).without_our_environment();
+        let mut child = ChildProcess::execute(&execution, streams).map_err(words)?;
         let status = match child.reaped(self.patience) {
             Ok(Some(status)) => status,
             Ok(None) => {
@@ -74,11 +74,13 @@ impl Call<'_> {
             return serde_json::from_str(&answer)
                 .map_err(|error| format!("its result is invalid: {error}"));
         }
-        match serde_json::from_str::<Failure>(&answer) {
-            Ok(Failure { code, msg, details }) if details.is_empty() => {
+        match serde_json::from_str::<PluginError>(&answer) {
+            Ok(PluginError { code, msg, details }) if details.is_empty() => {
                 Err(format!("{msg} (code {code})"))
             }
-            Ok(Failure { code, msg, details }) => Err(format!("{msg}: {details} (code {code})")),
+            Ok(PluginError { code, msg, details }) => {
+                Err(format!("{msg}: {details} (code {code})"))
+            }
             Err(_) => {
                 let complaint = all_of(&mut complained).map_err(words)?;
                 Err(format!("it ended with {status}: {}", complaint.trim()))

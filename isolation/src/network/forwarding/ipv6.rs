@@ -16,7 +16,7 @@ use super::super::rules::DEVICES;
 use super::super::{NetworkError, namespace, refused};
 use super::{are_all_noted, devices};
 use crate::crash_points;
-use crate::network::ipam::{Device6, Noted6, Records};
+use crate::network::ipam::{DeviceSettings6, ForwardingRecord6, Ipam};
 
 /// The settings of all devices, with `default` for later devices.
 const DEVICES_6: &str = "net/ipv6/conf";
@@ -27,12 +27,12 @@ const BY_HOSTS: &str = "1";
 const ALWAYS: &str = "2";
 
 /// Enables it if it is disabled. Returns the devices between which the host must not forward.
-pub(super) fn switch_on(records: &Records) -> Result<Vec<String>, NetworkError> {
+pub(super) fn switch_on(records: &Ipam) -> Result<Vec<String>, NetworkError> {
     if let Some(noted) = records.noted_ipv6()?
         && noted.is_pending
     {
         restore(&noted.devices)?;
-        records.note_ipv6(&Noted6 {
+        records.note_ipv6(&ForwardingRecord6 {
             is_pending: false,
             ..noted
         })?;
@@ -45,13 +45,13 @@ pub(super) fn switch_on(records: &Records) -> Result<Vec<String>, NetworkError> 
 }
 
 /// Returns the recorded devices.
-pub(super) fn closed_between(records: &Records) -> Result<Vec<String>, NetworkError> {
+pub(super) fn closed_between(records: &Ipam) -> Result<Vec<String>, NetworkError> {
     let noted = records.noted_ipv6()?;
     Ok(noted.map(|noted| noted.closed).unwrap_or_default())
 }
 
 /// Disables it if an agent enabled it and no device was added since.
-pub(super) fn switch_off(records: &Records) -> Result<(), NetworkError> {
+pub(super) fn switch_off(records: &Ipam) -> Result<(), NetworkError> {
     let Some(noted) = records.noted_ipv6()? else {
         return Ok(());
     };
@@ -63,8 +63,8 @@ pub(super) fn switch_off(records: &Records) -> Result<(), NetworkError> {
 }
 
 /// Sets `all` and nothing else.
-fn switch(records: &Records, closed: Vec<String>, value: &str) -> Result<(), NetworkError> {
-    let mut noted = Noted6 {
+fn switch(records: &Ipam, closed: Vec<String>, value: &str) -> Result<(), NetworkError> {
+    let mut noted = ForwardingRecord6 {
         is_pending: true,
         closed,
         devices: settings()?,
@@ -86,7 +86,7 @@ fn switch(records: &Records, closed: Vec<String>, value: &str) -> Result<(), Net
 }
 
 /// Restores the former values of devices.
-fn restore(devices: &[Device6]) -> Result<(), NetworkError> {
+fn restore(devices: &[DeviceSettings6]) -> Result<(), NetworkError> {
     for device in devices {
         // While the device is a router, it needs the other value.
         set(&device.name, "forwarding", &device.forwarding)?;
@@ -96,7 +96,7 @@ fn restore(devices: &[Device6]) -> Result<(), NetworkError> {
 }
 
 /// Returns the settings of all devices except containers'.
-fn settings() -> Result<Vec<Device6>, NetworkError> {
+fn settings() -> Result<Vec<DeviceSettings6>, NetworkError> {
     let folder = format!("/proc/sys/{DEVICES_6}");
     let entries = fs::read_dir(folder).map_err(refused("list the settings of IPv6"))?;
     let mut found = Vec::new();
@@ -108,7 +108,7 @@ fn settings() -> Result<Vec<Device6>, NetworkError> {
         }
         let of_device = |setting| read(&format!("{DEVICES_6}/{name}/{setting}"));
         if let (Ok(forwarding), Ok(accept_ra)) = (of_device("forwarding"), of_device("accept_ra")) {
-            found.push(Device6 {
+            found.push(DeviceSettings6 {
                 name,
                 forwarding,
                 accept_ra,

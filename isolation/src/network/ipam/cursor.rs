@@ -8,7 +8,7 @@ use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 use std::sync::PoisonError;
 
-use super::{Records, failed, replace};
+use super::{Ipam, failed, replace};
 use crate::network::{NetworkError, Subnet};
 
 /// The number of addresses that may be taken per record of the cursor: each record costs two
@@ -17,13 +17,13 @@ const AHEAD: u32 = 64;
 
 /// The position at which an agent searches for the next free address.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Cursor {
+pub(super) struct AddressCursor {
     next: u32,
     /// The number of addresses left before the recorded cursor.
     left: u32,
 }
 
-impl Records {
+impl Ipam {
     /// Takes a free address: the next in order, so that a released address is not reused soon.
     pub(in crate::network) fn take_address(
         &self,
@@ -57,20 +57,20 @@ impl Records {
     /// the agent skips those that were not taken.
     fn advance(
         &self,
-        cursor: Option<Cursor>,
+        cursor: Option<AddressCursor>,
         steps: u32,
         taken: u32,
         subnet: Subnet,
-    ) -> Result<Cursor, NetworkError> {
+    ) -> Result<AddressCursor, NetworkError> {
         let next = (taken + 1) % subnet.capacity();
         let left = cursor.and_then(|cursor| cursor.left.checked_sub(steps));
         if let Some(left) = left {
-            return Ok(Cursor { next, left });
+            return Ok(AddressCursor { next, left });
         }
         let ahead = AHEAD.min(subnet.capacity() / 8);
         let recorded = (next + ahead) % subnet.capacity();
         replace(&self.cursor_path(), &recorded.to_string())?;
-        Ok(Cursor { next, left: ahead })
+        Ok(AddressCursor { next, left: ahead })
     }
 
     pub(super) fn cursor_path(&self) -> PathBuf {

@@ -8,23 +8,23 @@ use std::fs;
 use std::io;
 use std::path::PathBuf;
 
-use super::notes::Namespace;
-use super::{Records, draft_of, failed, remove};
+use super::notes::NamespaceId;
+use super::{Ipam, draft_of, failed, remove};
 use crate::network::NetworkError;
 
 /// The devices of a host that forwarded no IPv6, and the settings to restore.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(in crate::network) struct Noted6 {
+pub(in crate::network) struct ForwardingRecord6 {
     /// Whether devices may have values other than the recorded ones.
     pub(in crate::network) is_pending: bool,
     /// The devices between which nothing may be forwarded.
     pub(in crate::network) closed: Vec<String>,
-    pub(in crate::network) devices: Vec<Device6>,
+    pub(in crate::network) devices: Vec<DeviceSettings6>,
 }
 
 /// The settings of a device, or `default`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(in crate::network) struct Device6 {
+pub(in crate::network) struct DeviceSettings6 {
     pub(in crate::network) name: String,
     pub(in crate::network) forwarding: String,
     pub(in crate::network) accept_ra: String,
@@ -34,7 +34,7 @@ const PENDING: &str = "pending";
 const CLOSED: &str = "closed";
 const DEVICE: &str = "device";
 
-impl Noted6 {
+impl ForwardingRecord6 {
     /// Formats one line per device; device names have no spaces.
     fn text(&self) -> String {
         let mut text = String::new();
@@ -62,7 +62,7 @@ impl Noted6 {
             match words[..] {
                 [PENDING] => noted.is_pending = true,
                 [CLOSED, name] => noted.closed.push(name.to_owned()),
-                [DEVICE, name, forwarding, accept_ra] => noted.devices.push(Device6 {
+                [DEVICE, name, forwarding, accept_ra] => noted.devices.push(DeviceSettings6 {
                     name: name.to_owned(),
                     forwarding: forwarding.to_owned(),
                     accept_ra: accept_ra.to_owned(),
@@ -75,19 +75,22 @@ impl Noted6 {
     }
 }
 
-impl Records {
+impl Ipam {
     /// Replaces an earlier record.
-    pub(in crate::network) fn note_ipv6(&self, noted: &Noted6) -> Result<(), NetworkError> {
+    pub(in crate::network) fn note_ipv6(
+        &self,
+        noted: &ForwardingRecord6,
+    ) -> Result<(), NetworkError> {
         let path = self.ipv6_note()?;
         let draft = draft_of(&path);
         fs::write(&draft, noted.text()).map_err(failed("write", &draft))?;
         fs::rename(&draft, &path).map_err(failed("replace", &path))
     }
 
-    pub(in crate::network) fn noted_ipv6(&self) -> Result<Option<Noted6>, NetworkError> {
+    pub(in crate::network) fn noted_ipv6(&self) -> Result<Option<ForwardingRecord6>, NetworkError> {
         let path = self.ipv6_note()?;
         match fs::read_to_string(&path) {
-            Ok(text) => Ok(Some(Noted6::parse(&text))),
+            Ok(text) => Ok(Some(ForwardingRecord6::parse(&text))),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(failed("read", &path)(error)),
         }
@@ -99,7 +102,7 @@ impl Records {
 
     /// Returns the path, which includes the network namespace as for IPv4.
     fn ipv6_note(&self) -> Result<PathBuf, NetworkError> {
-        let namespace = Namespace::current()?;
+        let namespace = NamespaceId::current()?;
         Ok(self.folder.join(match namespace.cookie {
             Some(cookie) => format!("forwarding6-cookie-{cookie}"),
             None => format!("forwarding6-{}", namespace.inode),
@@ -116,16 +119,16 @@ mod tests {
     #[test]
     fn a_note_on_ipv6_is_read_as_it_was_written_and_gone_when_it_is_forgotten() {
         let folder = tempfile::tempdir().unwrap();
-        let records = Records::open(folder.path(), Path::new("/a")).unwrap();
+        let records = Ipam::open(folder.path(), Path::new("/a")).unwrap();
         assert_eq!(records.noted_ipv6().unwrap(), None);
-        let device = |name: &str| Device6 {
+        let device = |name: &str| DeviceSettings6 {
             name: name.to_owned(),
             forwarding: "0".to_owned(),
             accept_ra: "1".to_owned(),
         };
         let many: Vec<_> = (0..500).map(|number| format!("veth{number}.7")).collect();
         for is_pending in [true, false] {
-            let noted = Noted6 {
+            let noted = ForwardingRecord6 {
                 is_pending,
                 closed: many.clone(),
                 devices: vec![device("default"), device("eth0.100")],

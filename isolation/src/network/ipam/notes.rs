@@ -9,20 +9,20 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 
-use super::{Records, failed, remove, replace};
+use super::{Ipam, failed, remove, replace};
 use crate::network::NetworkError;
 use crate::sys;
 
 /// The identity of a network namespace.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Namespace {
+pub(super) struct NamespaceId {
     /// Not reused before the next boot. `None` before Linux 5.14.
     pub(super) cookie: Option<u64>,
     /// Reused as soon as this namespace is removed.
     pub(super) inode: u64,
 }
 
-impl Namespace {
+impl NamespaceId {
     /// Returns the calling thread's namespace.
     pub(super) fn current() -> Result<Self, NetworkError> {
         let path = Path::new("/proc/thread-self/ns/net");
@@ -42,13 +42,13 @@ impl Namespace {
 
 /// The devices of a host that forwarded nothing.
 #[derive(Debug, PartialEq, Eq)]
-pub(in crate::network) enum Noted {
+pub(in crate::network) enum ForwardingRecord {
     Devices(Vec<String>),
     /// An earlier release recorded none.
     Unknown,
 }
 
-impl Noted {
+impl ForwardingRecord {
     fn parse(target: &str) -> Self {
         match target.strip_prefix("off ") {
             Some(devices) => Self::Devices(devices.split_whitespace().map(str::to_owned).collect()),
@@ -57,7 +57,7 @@ impl Noted {
     }
 }
 
-impl Records {
+impl Ipam {
     /// Records that the host, with these devices, forwarded nothing before an agent enabled it.
     /// Replaces an earlier record.
     pub(in crate::network) fn note_closed(&self, devices: &[String]) -> Result<(), NetworkError> {
@@ -65,10 +65,12 @@ impl Records {
     }
 
     /// Returns the devices of that record; `None` if there is no record.
-    pub(in crate::network) fn closed_between(&self) -> Result<Option<Noted>, NetworkError> {
+    pub(in crate::network) fn closed_between(
+        &self,
+    ) -> Result<Option<ForwardingRecord>, NetworkError> {
         let path = self.closed()?;
         match fs::read_link(&path) {
-            Ok(noted) => Ok(Some(Noted::parse(&noted.to_string_lossy()))),
+            Ok(noted) => Ok(Some(ForwardingRecord::parse(&noted.to_string_lossy()))),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(failed("read the link", &path)(error)),
         }
@@ -81,10 +83,10 @@ impl Records {
     /// Returns the path of the record. The setting belongs to the agent's network namespace; agents
     /// in other namespaces may share this directory.
     fn closed(&self) -> Result<PathBuf, NetworkError> {
-        self.closed_in(&Namespace::current()?)
+        self.closed_in(&NamespaceId::current()?)
     }
 
-    fn closed_in(&self, namespace: &Namespace) -> Result<PathBuf, NetworkError> {
+    fn closed_in(&self, namespace: &NamespaceId) -> Result<PathBuf, NetworkError> {
         let by_inode = self.folder.join(format!("forwarding-{}", namespace.inode));
         let Some(cookie) = namespace.cookie else {
             return Ok(by_inode);
@@ -110,15 +112,18 @@ mod tests {
     #[test]
     fn the_newest_note_counts_and_one_without_devices_is_not_that_of_an_older_release() {
         let folder = tempfile::tempdir().unwrap();
-        let records = Records::open(folder.path(), Path::new("/a")).unwrap();
+        let records = Ipam::open(folder.path(), Path::new("/a")).unwrap();
         assert_eq!(records.closed_between().unwrap(), None);
         symlink("off", records.closed().unwrap()).unwrap();
-        assert_eq!(records.closed_between().unwrap(), Some(Noted::Unknown));
+        assert_eq!(
+            records.closed_between().unwrap(),
+            Some(ForwardingRecord::Unknown)
+        );
         for devices in [&["eth0", "eth1"][..], &[]] {
             let devices: Vec<_> = devices.iter().map(|name| (*name).to_owned()).collect();
             records.note_closed(&devices).unwrap();
             let noted = records.closed_between().unwrap();
-            assert_eq!(noted, Some(Noted::Devices(devices)));
+            assert_eq!(noted, Some(ForwardingRecord::Devices(devices)));
         }
         records.forget_closed().unwrap();
         assert_eq!(records.closed_between().unwrap(), None);
@@ -127,8 +132,8 @@ mod tests {
     #[test]
     fn a_note_on_forwarding_is_of_one_namespace_and_of_no_later_one_with_its_inode() {
         let folder = tempfile::tempdir().unwrap();
-        let records = Records::open(folder.path(), Path::new("/a")).unwrap();
-        let namespace = |cookie| Namespace { cookie, inode: 5 };
+        let records = Ipam::open(folder.path(), Path::new("/a")).unwrap();
+        let namespace = |cookie| NamespaceId { cookie, inode: 5 };
         let is_noted = |cookie| {
             let path = records.closed_in(&namespace(cookie)).unwrap();
             path.is_symlink()
@@ -144,8 +149,8 @@ mod tests {
 
     #[test]
     fn a_namespace_is_told_by_its_cookie_where_the_kernel_has_one() {
-        let found = Namespace::current().unwrap();
-        let again = Namespace::current().unwrap();
+        let found = NamespaceId::current().unwrap();
+        let again = NamespaceId::current().unwrap();
         assert_eq!((found.cookie, found.inode), (again.cookie, again.inode));
         let release = nix::sys::utsname::uname().unwrap();
         let release = release.release().to_string_lossy().into_owned();

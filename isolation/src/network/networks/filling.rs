@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use super::Shared;
+use super::NetworkState;
 
 /// Starts a thread that fills the pool and exits when it is full. The thread also exits if a
 /// namespace cannot be created: the next caller that needs one tries again, and gets the error.
-pub(super) fn refill(shared: &Arc<Shared>) {
+pub(super) fn refill(shared: &Arc<NetworkState>) {
     let mut pool = shared.pool();
     if pool.filling || pool.ended || pool.ready.len() >= shared.settings.ready {
         return;
@@ -18,7 +18,7 @@ pub(super) fn refill(shared: &Arc<Shared>) {
     pool.filling = pool.filler.is_some();
 }
 
-fn fill(shared: &Shared) {
+fn fill(shared: &NetworkState) {
     loop {
         let made = shared.make();
         let mut pool = shared.pool();

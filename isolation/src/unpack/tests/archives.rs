@@ -7,7 +7,7 @@ use std::io::Write;
 pub(super) struct Tarball(Vec<u8>);
 
 /// One entry. Names may be any bytes.
-pub(super) struct Item<'a> {
+pub(super) struct TarEntry<'a> {
     pub(super) kind: u8,
     pub(super) path: &'a [u8],
     pub(super) link: &'a [u8],
@@ -23,7 +23,7 @@ pub(super) fn own() -> (u64, u64) {
 }
 
 impl Tarball {
-    pub(super) fn item(mut self, item: &Item<'_>) -> Self {
+    pub(super) fn item(mut self, item: &TarEntry<'_>) -> Self {
         if item.path.len() > 100 || item.path.contains(&0) {
             self.add(b'L', b"././@LongLink", item.path);
         }
@@ -41,7 +41,7 @@ impl Tarball {
 
     pub(super) fn entry(self, kind: u8, path: &str, link: &str, body: &str) -> Self {
         let mode = if kind == b'5' { 0o755 } else { 0o644 };
-        self.item(&Item {
+        self.item(&TarEntry {
             kind,
             path: path.as_bytes(),
             link: link.as_bytes(),

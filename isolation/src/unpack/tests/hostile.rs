@@ -3,12 +3,12 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 
-use super::super::{Format, Rules, UnpackError};
-use super::World;
-use super::archives::{Item, Tarball, gzip, own, xz, zip, zstd};
+use super::super::{ArchiveFormat, UnpackError, UnpackLimits};
+use super::UnpackFixture;
+use super::archives::{TarEntry, Tarball, gzip, own, xz, zip, zstd};
 
 fn refused(tarball: Tarball, entry: &str, rule: &str) {
-    let refusal = World::new().refusal(&tarball.end());
+    let refusal = UnpackFixture::new().refusal(&tarball.end());
     assert!(
         refusal.starts_with(&format!("entry \"{entry}\" is refused: ")),
         "{refusal}"
@@ -56,9 +56,9 @@ fn nothing_is_written_through_a_link() {
         .folder("a")
         .link("l", "a/file")
         .file("l", "x");
-    let world = World::new();
+    let world = UnpackFixture::new();
     world
-        .unpack(&last.end(), Format::Tar, &Rules::archive())
+        .unpack(&last.end(), ArchiveFormat::Tar, &UnpackLimits::archive())
         .unwrap();
     assert_eq!(world.found("l"), "file 644 x", "the link was replaced");
     assert_eq!(world.found("a/file"), "nothing");
@@ -66,15 +66,15 @@ fn nothing_is_written_through_a_link() {
 
 #[test]
 fn a_link_that_was_there_before_is_not_followed() {
-    let world = World::new();
+    let world = UnpackFixture::new();
     std::os::unix::fs::symlink("../outside", world.at("l")).unwrap();
     let refusal = world.refusal(&Tarball::default().file("l/secret", "x").end());
     assert!(refusal.contains("through the link \"l\""), "{refusal}");
     world
         .unpack(
             &Tarball::default().folder("l").end(),
-            Format::Tar,
-            &Rules::archive(),
+            ArchiveFormat::Tar,
+            &UnpackLimits::archive(),
         )
         .unwrap();
     assert_eq!(world.found("l"), "folder 755");
@@ -143,13 +143,13 @@ fn hard_links_lead_only_to_files_of_the_archive() {
 
 #[test]
 fn a_file_does_not_change_what_it_was_linked_to() {
-    let world = World::new();
+    let world = UnpackFixture::new();
     let tarball = Tarball::default()
         .file("a", "one")
         .hard_link("b", "a")
         .file("b", "two");
     world
-        .unpack(&tarball.end(), Format::Tar, &Rules::archive())
+        .unpack(&tarball.end(), ArchiveFormat::Tar, &UnpackLimits::archive())
         .unwrap();
     assert_eq!(world.found("a"), "file 644 one");
     assert_eq!(world.found("b"), "file 644 two");
@@ -181,8 +181,8 @@ fn devices_and_pipes_are_refused() {
 
 #[test]
 fn set_id_bits_are_stripped_but_of_files_of_layers() {
-    let world = World::new();
-    let item = |kind, path| Item {
+    let world = UnpackFixture::new();
+    let item = |kind, path| TarEntry {
         kind,
         path,
         link: b"",
@@ -195,12 +195,12 @@ fn set_id_bits_are_stripped_but_of_files_of_layers() {
         .item(&item(b'5', b"folder"));
     let tarball = tarball.end();
     world
-        .unpack(&tarball, Format::Tar, &Rules::archive())
+        .unpack(&tarball, ArchiveFormat::Tar, &UnpackLimits::archive())
         .unwrap();
     assert_eq!(world.found("file"), "file 755 ");
     assert_eq!(world.found("folder"), "folder 755");
     world
-        .unpack(&tarball, Format::Tar, &Rules::layer())
+        .unpack(&tarball, ArchiveFormat::Tar, &UnpackLimits::layer())
         .unwrap();
     // The mount options decide whether they have an effect.
     assert_eq!(world.found("file"), "file 6755 ");
@@ -209,23 +209,23 @@ fn set_id_bits_are_stripped_but_of_files_of_layers() {
 
 #[test]
 fn what_is_declared_counts_before_it_is_there() {
-    let rules = Rules {
+    let rules = UnpackLimits {
         bytes_max: 1 << 30,
-        ..Rules::archive()
+        ..UnpackLimits::archive()
     };
-    let world = World::new();
+    let world = UnpackFixture::new();
     let declared = Tarball::default().declared("large", 4 << 30).end();
-    let refusal = world.refusal_of(&declared, Format::Tar, &rules);
+    let refusal = world.refusal_of(&declared, ArchiveFormat::Tar, &rules);
     assert!(refusal.contains("\"large\" is refused"), "{refusal}");
     assert_eq!(world.found("large"), "nothing");
     let hole = Tarball::default().hole("hole", 1 << 40).end();
-    let refusal = world.refusal_of(&hole, Format::Tar, &rules);
+    let refusal = world.refusal_of(&hole, ArchiveFormat::Tar, &rules);
     assert!(
         refusal.contains("\"hole\" is refused: the archive"),
         "{refusal}"
     );
     let small = Tarball::default().hole("hole", 1 << 20).end();
-    world.unpack(&small, Format::Tar, &rules).unwrap();
+    world.unpack(&small, ArchiveFormat::Tar, &rules).unwrap();
     assert_eq!(fs::metadata(world.at("hole")).unwrap().size(), 1 << 20);
     let pax = Tarball::default()
         .pax("GNU.sparse.realsize", b"7")
@@ -237,16 +237,19 @@ fn what_is_declared_counts_before_it_is_there() {
 fn bombs_are_stopped_whatever_they_are_packed_with() {
     let zeroes = "\0".repeat(24 << 20);
     let tarball = Tarball::default().file("zeroes", &zeroes).end();
-    let rules = Rules::archive();
+    let rules = UnpackLimits::archive();
     let bombs = [
-        (Format::TarGzip, gzip(&tarball)),
-        (Format::TarZstd, zstd(&tarball)),
-        (Format::TarXz, xz(&tarball)),
-        (Format::Zip, zip(&[("zeroes", 0o644, zeroes.as_bytes())])),
+        (ArchiveFormat::TarGzip, gzip(&tarball)),
+        (ArchiveFormat::TarZstd, zstd(&tarball)),
+        (ArchiveFormat::TarXz, xz(&tarball)),
+        (
+            ArchiveFormat::Zip,
+            zip(&[("zeroes", 0o644, zeroes.as_bytes())]),
+        ),
     ];
     for (format, bomb) in bombs {
         assert!(bomb.len() < 120_000, "{}: {}", format.name(), bomb.len());
-        let world = World::new();
+        let world = UnpackFixture::new();
         let refusal = world.refusal_of(&bomb, format, &rules);
         let expected = "entry \"zeroes\" is refused: the archive grows to more than 200 times";
         assert!(
@@ -254,7 +257,7 @@ fn bombs_are_stopped_whatever_they_are_packed_with() {
             "{}: {refusal}",
             format.name()
         );
-        let trusted = Rules {
+        let trusted = UnpackLimits {
             ratio_max: 100_000,
             ..rules.clone()
         };
@@ -265,36 +268,36 @@ fn bombs_are_stopped_whatever_they_are_packed_with() {
 
 #[test]
 fn too_many_entries_are_refused() {
-    let rules = Rules {
+    let rules = UnpackLimits {
         entries_max: 1000,
-        ..Rules::archive()
+        ..UnpackLimits::archive()
     };
     let many = Tarball::default().repeated("again", 200_000).end();
-    let refusal = World::new().refusal_of(&many, Format::Tar, &rules);
+    let refusal = UnpackFixture::new().refusal_of(&many, ArchiveFormat::Tar, &rules);
     assert!(refusal.contains("more than 1000 entries"), "{refusal}");
-    let few = Rules {
+    let few = UnpackLimits {
         entries_max: 10,
-        ..Rules::archive()
+        ..UnpackLimits::archive()
     };
     let deep = Tarball::default().file("a/b/c/d/e/f/g/h/i/j/k/l", "").end();
-    let refusal = World::new().refusal_of(&deep, Format::Tar, &few);
+    let refusal = UnpackFixture::new().refusal_of(&deep, ArchiveFormat::Tar, &few);
     assert!(refusal.contains("more than 10 entries"), "{refusal}");
     let names: Vec<_> = (0..1001).map(|number| number.to_string()).collect();
     let files: Vec<_> = names
         .iter()
         .map(|name| (name.as_str(), 0o644, &b""[..]))
         .collect();
-    let refusal = World::new().refusal_of(&zip(&files), Format::Zip, &rules);
+    let refusal = UnpackFixture::new().refusal_of(&zip(&files), ArchiveFormat::Zip, &rules);
     assert!(refusal.contains("more than 1000 entries"), "{refusal}");
-    World::new()
-        .unpack(&zip(&files[1..]), Format::Zip, &rules)
+    UnpackFixture::new()
+        .unpack(&zip(&files[1..]), ArchiveFormat::Zip, &rules)
         .unwrap();
 }
 
 #[test]
 fn paths_that_are_too_long_or_deep_are_refused() {
     let deep = "a/".repeat(1000);
-    let world = World::new();
+    let world = UnpackFixture::new();
     let refusal = world.refusal(&Tarball::default().file(&format!("{deep}f"), "x").end());
     assert!(refusal.contains("deeper than 128 directories"), "{refusal}");
     assert_eq!(world.found("a"), "nothing");
@@ -304,8 +307,8 @@ fn paths_that_are_too_long_or_deep_are_refused() {
     world
         .unpack(
             &Tarball::default().file(&fits, "x").end(),
-            Format::Tar,
-            &Rules::archive(),
+            ArchiveFormat::Tar,
+            &UnpackLimits::archive(),
         )
         .unwrap();
     assert_eq!(world.found(&fits), "file 644 x");
@@ -330,7 +333,7 @@ fn a_nul_is_refused_wherever_it_stands() {
 fn headers_are_bounded() {
     let long = vec![b'x'; 2 << 20];
     let refusal =
-        World::new().refusal(&Tarball::default().pax("comment", &long).file("f", "").end());
+        UnpackFixture::new().refusal(&Tarball::default().pax("comment", &long).file("f", "").end());
     assert!(
         refusal.contains("its header has more than 1048576 bytes"),
         "{refusal}"
@@ -339,7 +342,7 @@ fn headers_are_bounded() {
 
 #[test]
 fn the_last_of_a_name_wins() {
-    let world = World::new();
+    let world = UnpackFixture::new();
     let tarball = Tarball::default()
         .file("a", "one")
         .file("a", "two")
@@ -353,7 +356,7 @@ fn the_last_of_a_name_wins() {
         .link("d", "a")
         .folder("d");
     world
-        .unpack(&tarball.end(), Format::Tar, &Rules::archive())
+        .unpack(&tarball.end(), ArchiveFormat::Tar, &UnpackLimits::archive())
         .unwrap();
     assert_eq!(world.found("a"), "file 644 two");
     assert_eq!(world.found("b"), "folder 755");
@@ -372,7 +375,11 @@ fn the_last_of_a_name_wins() {
 fn zip_files_have_the_same_rules() {
     let link = libc::S_IFLNK | 0o777;
     let refused = |files: &[(&str, u32, &[u8])], rule: &str| {
-        let refusal = World::new().refusal_of(&zip(files), Format::Zip, &Rules::archive());
+        let refusal = UnpackFixture::new().refusal_of(
+            &zip(files),
+            ArchiveFormat::Zip,
+            &UnpackLimits::archive(),
+        );
         assert!(refusal.contains(rule), "{refusal}");
     };
     refused(&[("../outside/secret", 0o644, b"x")], "'..'");
@@ -388,14 +395,14 @@ fn zip_files_have_the_same_rules() {
         ],
         "through the link",
     );
-    let world = World::new();
+    let world = UnpackFixture::new();
     let files: [(&str, u32, &[u8]); 3] = [
         ("a/file", 0o6755, b"x"),
         ("a/l", link, b"file"),
         ("b/", 0o755, b""),
     ];
     world
-        .unpack(&zip(&files), Format::Zip, &Rules::archive())
+        .unpack(&zip(&files), ArchiveFormat::Zip, &UnpackLimits::archive())
         .unwrap();
     assert_eq!(world.found("a/file"), "file 755 x");
     assert_eq!(world.found("a/l"), "link file");
@@ -411,7 +418,8 @@ fn zip_entries_may_not_share_bytes() {
     // The offset of the second entry is 42 bytes after its signature: it now refers to the first
     // entry.
     bytes[lists[1] + 42..lists[1] + 46].copy_from_slice(&[0; 4]);
-    let refusal = World::new().refusal_of(&bytes, Format::Zip, &Rules::archive());
+    let refusal =
+        UnpackFixture::new().refusal_of(&bytes, ArchiveFormat::Zip, &UnpackLimits::archive());
     assert!(refusal.contains("overlap"), "{refusal}");
 }
 
@@ -422,41 +430,41 @@ fn archives_that_are_cut_or_broken_are_refused() {
     let whole = tarball.end();
     let zipped = zip(&[("first", 0o644, b"x"), ("text", 0o644, text.as_bytes())]);
     let packed = [
-        (Format::Tar, whole.clone()),
-        (Format::TarGzip, gzip(&whole)),
-        (Format::TarZstd, zstd(&whole)),
-        (Format::TarXz, xz(&whole)),
-        (Format::Zip, zipped),
+        (ArchiveFormat::Tar, whole.clone()),
+        (ArchiveFormat::TarGzip, gzip(&whole)),
+        (ArchiveFormat::TarZstd, zstd(&whole)),
+        (ArchiveFormat::TarXz, xz(&whole)),
+        (ArchiveFormat::Zip, zipped),
     ];
     for (format, archive) in packed {
-        assert_eq!(Format::of(&archive), Some(format));
+        assert_eq!(ArchiveFormat::of(&archive), Some(format));
         for cut in [0, 1, 100, archive.len() / 2, archive.len() * 9 / 10] {
-            let world = World::new();
+            let world = UnpackFixture::new();
             let error = world
-                .unpack(&archive[..cut], format, &Rules::archive())
+                .unpack(&archive[..cut], format, &UnpackLimits::archive())
                 .unwrap_err();
             let damaged = matches!(error, UnpackError::Damaged { .. });
             assert!(
                 damaged,
                 "{} cut at {cut}: {}",
                 format.name(),
-                error.sentence()
+                error.message()
             );
         }
         let mut broken = archive.clone();
         let middle = broken.len() / 2;
         broken[middle] ^= 0xff;
-        if format != Format::Tar {
-            World::new()
-                .unpack(&broken, format, &Rules::archive())
+        if format != ArchiveFormat::Tar {
+            UnpackFixture::new()
+                .unpack(&broken, format, &UnpackLimits::archive())
                 .unwrap_err();
         }
-        World::new()
-            .unpack(&archive, format, &Rules::archive())
+        UnpackFixture::new()
+            .unpack(&archive, format, &UnpackLimits::archive())
             .unwrap();
     }
     let unmarked = Tarball::default().file("first", "x").without_end();
-    let error = World::new().refusal(&unmarked);
+    let error = UnpackFixture::new().refusal(&unmarked);
     assert!(
         error.contains("after entry \"first\"") && error.contains("no end mark"),
         "{error}"
@@ -467,16 +475,16 @@ fn archives_that_are_cut_or_broken_are_refused() {
 fn what_follows_the_end_is_refused() {
     let mut archive = Tarball::default().file("f", "x").end();
     archive.extend([0; 10 * 512]);
-    World::new()
-        .unpack(&archive, Format::Tar, &Rules::archive())
+    UnpackFixture::new()
+        .unpack(&archive, ArchiveFormat::Tar, &UnpackLimits::archive())
         .unwrap();
     archive.extend(b"garbage");
-    let refusal = World::new().refusal(&archive);
+    let refusal = UnpackFixture::new().refusal(&archive);
     assert!(refusal.contains("continues after its end"), "{refusal}");
     let mut packed = gzip(&Tarball::default().file("f", "x").end());
     packed.extend(b"garbage");
-    World::new()
-        .unpack(&packed, Format::TarGzip, &Rules::archive())
+    UnpackFixture::new()
+        .unpack(&packed, ArchiveFormat::TarGzip, &UnpackLimits::archive())
         .unwrap_err();
 }
 
@@ -484,8 +492,13 @@ fn what_follows_the_end_is_refused() {
 fn the_caller_may_end_it() {
     let body = "x".repeat(4 << 20);
     let archive = Tarball::default().file("f", &body).file("g", &body).end();
-    let world = World::new();
-    let ended = world.unpack_until(&archive, Format::Tar, &Rules::archive(), 2 << 20);
+    let world = UnpackFixture::new();
+    let ended = world.unpack_until(
+        &archive,
+        ArchiveFormat::Tar,
+        &UnpackLimits::archive(),
+        2 << 20,
+    );
     assert!(matches!(ended, Err(UnpackError::Cancelled)));
     assert!(fs::metadata(world.at("f")).unwrap().size() < 3 << 20);
 }

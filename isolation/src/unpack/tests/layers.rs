@@ -5,17 +5,17 @@ use std::os::unix::fs::MetadataExt;
 
 use sha2::{Digest, Sha256};
 
-use super::super::{Format, Rules, Unpacked};
-use super::World;
-use super::archives::{Item, Tarball, gzip, own};
+use super::super::{ArchiveFormat, UnpackLimits, UnpackResult};
+use super::UnpackFixture;
+use super::archives::{TarEntry, Tarball, gzip, own};
 
-fn unpacked(world: &World, layer: Tarball) -> Unpacked {
+fn unpacked(world: &UnpackFixture, layer: Tarball) -> UnpackResult {
     world
-        .unpack(&layer.end(), Format::Tar, &Rules::layer())
+        .unpack(&layer.end(), ArchiveFormat::Tar, &UnpackLimits::layer())
         .unwrap()
 }
 
-fn is_opaque(world: &World, path: &str) -> bool {
+fn is_opaque(world: &UnpackFixture, path: &str) -> bool {
     let mut value = [0; 8];
     let length = rustix::fs::lgetxattr(world.at(path), "user.overlay.opaque", &mut value);
     length.is_ok_and(|length| value[..length] == *b"y")
@@ -23,7 +23,7 @@ fn is_opaque(world: &World, path: &str) -> bool {
 
 #[test]
 fn whiteouts_become_what_an_overlay_understands() {
-    let world = World::new();
+    let world = UnpackFixture::new();
     unpacked(
         &world,
         Tarball::default()
@@ -55,7 +55,7 @@ fn a_layer_does_not_hide_what_it_has_itself_in_either_order() {
         },
     ];
     for order in [[0, 1], [1, 0]] {
-        let world = World::new();
+        let world = UnpackFixture::new();
         let layer = order
             .iter()
             .fold(Tarball::default(), |layer, which| entries[*which](layer));
@@ -73,7 +73,7 @@ fn a_layer_does_not_hide_what_it_has_itself_in_either_order() {
 
 #[test]
 fn only_names_make_overlay_metadata() {
-    let world = World::new();
+    let world = UnpackFixture::new();
     let done = unpacked(
         &world,
         Tarball::default()
@@ -100,7 +100,7 @@ fn only_names_make_overlay_metadata() {
 
 #[test]
 fn links_are_kept_as_they_are_and_never_followed() {
-    let world = World::new();
+    let world = UnpackFixture::new();
     let layer = Tarball::default()
         .link("etc", "/etc")
         .link("up", "../../..")
@@ -113,26 +113,26 @@ fn links_are_kept_as_they_are_and_never_followed() {
         .link("l", "/etc")
         .file("l/passwd", "x")
         .end();
-    let refusal = world.refusal_of(&through, Format::Tar, &Rules::layer());
+    let refusal = world.refusal_of(&through, ArchiveFormat::Tar, &UnpackLimits::layer());
     assert!(refusal.contains("through the link \"l\""), "{refusal}");
     let hard = Tarball::default()
         .link("l", "/etc")
         .hard_link("h", "l/passwd")
         .end();
-    let refusal = world.refusal_of(&hard, Format::Tar, &Rules::layer());
+    let refusal = world.refusal_of(&hard, ArchiveFormat::Tar, &UnpackLimits::layer());
     assert!(refusal.contains("not an earlier file"), "{refusal}");
     let hidden = Tarball::default()
         .file(".wh.gone", "")
         .hard_link("h", "gone")
         .end();
-    let refusal = world.refusal_of(&hidden, Format::Tar, &Rules::layer());
+    let refusal = world.refusal_of(&hidden, ArchiveFormat::Tar, &UnpackLimits::layer());
     assert!(refusal.contains("not an earlier file"), "{refusal}");
 }
 
 #[test]
 fn owners_times_and_modes_are_kept() {
-    let world = World::new();
-    let item = Item {
+    let world = UnpackFixture::new();
+    let item = TarEntry {
         kind: b'5',
         path: b"./",
         link: b"",
@@ -144,7 +144,7 @@ fn owners_times_and_modes_are_kept() {
         .item(&item)
         .folder("shut")
         .file("shut/f", "x");
-    let shut = Item {
+    let shut = TarEntry {
         path: b"shut",
         mode: 0,
         ..item
@@ -164,7 +164,7 @@ fn owners_times_and_modes_are_kept() {
 #[test]
 fn owners_that_no_container_has_are_refused() {
     for owner in [(65_536, 0), (0, 65_536), (u64::from(u32::MAX) + 1, 0)] {
-        let item = Item {
+        let item = TarEntry {
             kind: b'0',
             path: b"f",
             link: b"",
@@ -172,22 +172,22 @@ fn owners_that_no_container_has_are_refused() {
             owner,
             body: b"",
         };
-        let refusal = World::new().refusal_of(
+        let refusal = UnpackFixture::new().refusal_of(
             &Tarball::default().item(&item).end(),
-            Format::Tar,
-            &Rules::layer(),
+            ArchiveFormat::Tar,
+            &UnpackLimits::layer(),
         );
         let number = owner.0.max(owner.1);
         assert!(
             refusal.contains(&format!("its owner is {number}")),
             "{refusal}"
         );
-        let world = World::new();
+        let world = UnpackFixture::new();
         world
             .unpack(
                 &Tarball::default().item(&item).end(),
-                Format::Tar,
-                &Rules::archive(),
+                ArchiveFormat::Tar,
+                &UnpackLimits::archive(),
             )
             .unwrap();
     }
@@ -199,16 +199,16 @@ fn the_digest_is_that_of_all_that_was_unpacked() {
     layer.extend([0; 9 * 1024]);
     let expected: [u8; 32] = Sha256::digest(&layer).into();
     for (format, bytes) in [
-        (Format::Tar, layer.clone()),
-        (Format::TarGzip, gzip(&layer)),
+        (ArchiveFormat::Tar, layer.clone()),
+        (ArchiveFormat::TarGzip, gzip(&layer)),
     ] {
-        let done = World::new()
-            .unpack(&bytes, format, &Rules::layer())
+        let done = UnpackFixture::new()
+            .unpack(&bytes, format, &UnpackLimits::layer())
             .unwrap();
         assert_eq!(done.digest, Some(expected));
     }
     let without_mark = Tarball::default().file("f", "x").without_end();
-    World::new()
-        .unpack(&without_mark, Format::Tar, &Rules::layer())
+    UnpackFixture::new()
+        .unpack(&without_mark, ArchiveFormat::Tar, &UnpackLimits::layer())
         .unwrap();
 }

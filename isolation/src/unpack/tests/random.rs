@@ -6,9 +6,9 @@ use std::path::Path;
 
 use proptest::prelude::*;
 
-use super::super::{Format, Rules};
-use super::World;
-use super::archives::{Item, Tarball, own};
+use super::super::{ArchiveFormat, UnpackLimits};
+use super::UnpackFixture;
+use super::archives::{TarEntry, Tarball, own};
 
 /// Few names, so that entries collide.
 const NAMES: [&str; 12] = [
@@ -39,14 +39,16 @@ fn entry() -> impl Strategy<Value = (u8, String, String, u32, Vec<u8>)> {
 }
 
 fn tarball(entries: &[(u8, String, String, u32, Vec<u8>)]) -> Vec<u8> {
-    let items = entries.iter().map(|(kind, path, link, mode, body)| Item {
-        kind: *kind,
-        path: path.as_bytes(),
-        link: link.as_bytes(),
-        mode: *mode,
-        owner: own(),
-        body,
-    });
+    let items = entries
+        .iter()
+        .map(|(kind, path, link, mode, body)| TarEntry {
+            kind: *kind,
+            path: path.as_bytes(),
+            link: link.as_bytes(),
+            mode: *mode,
+            owner: own(),
+            body,
+        });
     items
         .fold(Tarball::default(), |tarball, item| tarball.item(&item))
         .end()
@@ -78,8 +80,8 @@ proptest! {
     fn an_archive_stays_in_its_folder(entries in prop::collection::vec(entry(), 1..12)) {
         // An invalid entry ends the work, so each is also tried as the last one.
         for length in 1..=entries.len() {
-            let world = World::new();
-            let _ = world.unpack(&tarball(&entries[..length]), Format::Tar, &Rules::archive());
+            let world = UnpackFixture::new();
+            let _ = world.unpack(&tarball(&entries[..length]), ArchiveFormat::Tar, &UnpackLimits::archive());
             let root = fs::canonicalize(world.target()).unwrap();
             assert_links_stay(&root, &root);
         }
@@ -87,16 +89,16 @@ proptest! {
 
     #[test]
     fn a_layer_stays_in_its_folder(entries in prop::collection::vec(entry(), 1..12)) {
-        let world = World::new();
-        let _ = world.unpack(&tarball(&entries), Format::Tar, &Rules::layer());
+        let world = UnpackFixture::new();
+        let _ = world.unpack(&tarball(&entries), ArchiveFormat::Tar, &UnpackLimits::layer());
     }
 
     #[test]
     fn bytes_at_random_are_no_archive(
         bytes in prop::collection::vec(any::<u8>(), 0..3000),
-        format in prop::sample::select(vec![Format::Tar, Format::TarGzip, Format::TarZstd, Format::TarXz, Format::Zip]),
+        format in prop::sample::select(vec![ArchiveFormat::Tar, ArchiveFormat::TarGzip, ArchiveFormat::TarZstd, ArchiveFormat::TarXz, ArchiveFormat::Zip]),
     ) {
-        prop_assert!(World::new().unpack(&bytes, format, &Rules::archive()).is_err());
+        prop_assert!(UnpackFixture::new().unpack(&bytes, format, &UnpackLimits::archive()).is_err());
     }
 
     #[test]
@@ -104,8 +106,8 @@ proptest! {
         let mut bytes = Tarball::default().folder("a").file("a/f", "x").link("l", "a/f").hard_link("h", "a/f").end();
         let at = at.index(bytes.len());
         bytes[at] = to;
-        let world = World::new();
-        let _ = world.unpack(&bytes, Format::Tar, &Rules::archive());
+        let world = UnpackFixture::new();
+        let _ = world.unpack(&bytes, ArchiveFormat::Tar, &UnpackLimits::archive());
         let root = fs::canonicalize(world.target()).unwrap();
         assert_links_stay(&root, &root);
     }

@@ -3,12 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use argosy_state::command::{CallAction, Operation, Promise};
+use argosy_state::command::{CallAction, OfferTerms, OperatorOperation};
 use argosy_state::ids::{AgentId, FrameworkId};
 
-use super::random::Dice;
+use super::random::TestRng;
 use super::world::{World, parse, role};
-use crate::allocator::Budget;
+use crate::allocator::TurnBudget;
 
 fn counts(offers: &[(FrameworkId, AgentId)]) -> BTreeMap<FrameworkId, usize> {
     let mut counts = BTreeMap::new();
@@ -59,7 +59,7 @@ fn the_dominant_resource_decides_not_the_sum() {
 fn a_role_of_twice_the_weight_gets_twice_as_much() {
     let mut world = World::new();
     let (heavy, light) = (world.framework(&["heavy"]), world.framework(&["light"]));
-    world.operate(Operation::SetWeight {
+    world.operate(OperatorOperation::SetWeight {
         role: role("heavy"),
         weight_milli: 2_000,
     });
@@ -77,7 +77,7 @@ fn a_weight_that_changes_counts_at_once() {
         world.agent("cpus:2");
     }
     assert_eq!(counts(&world.offered()), [(a, 5), (b, 5)].into());
-    world.operate(Operation::SetWeight {
+    world.operate(OperatorOperation::SetWeight {
         role: role("b"),
         weight_milli: 3_000,
     });
@@ -134,7 +134,7 @@ fn tasks_and_offers_count_for_the_share_and_unreachable_tasks_do_not() {
 #[test]
 fn frameworks_of_equal_demand_end_within_one_agent_of_each_other() {
     for seed in 1..=30 {
-        let mut dice = Dice::new(seed * 7_919);
+        let mut dice = TestRng::new(seed * 7_919);
         let mut world = World::new();
         let frameworks: Vec<_> = (0..2 + dice.below(9))
             .map(|_| world.framework(&["*"]))
@@ -190,11 +190,7 @@ fn the_order_in_which_agents_and_frameworks_come_changes_no_account() {
     let framework = other.framework(&["a"]);
     assert_eq!(other.offered(), [(framework, agent)]);
     for world in [&one, &other] {
-        let at = world
-            .allocator
-            .clients
-            .place(framework, &role("a"))
-            .unwrap();
+        let at = world.allocator.clients.slot(framework, &role("a")).unwrap();
         let all = world.allocator.kinds.amounts(&parse("cpus:2;mem:64"));
         assert_eq!(world.allocator.tree.own(at), all);
     }
@@ -256,7 +252,7 @@ fn what_frameworks_hold_counts_alike_in_every_order_of_arrival() {
         }
         let both = world.allocator.kinds.amounts(&parse("cpus:4;mem:16"));
         for (framework, role) in &frameworks {
-            let at = world.allocator.clients.place(*framework, role).unwrap();
+            let at = world.allocator.clients.slot(*framework, role).unwrap();
             assert_eq!(world.allocator.tree.own(at), both);
         }
     }
@@ -322,7 +318,7 @@ fn a_round_looks_at_a_part_of_the_roles_and_the_next_one_at_the_rest() {
     for name in &names {
         world.framework(&[name]);
     }
-    world.step(Budget::UNBOUNDED);
+    world.step(TurnBudget::UNBOUNDED);
     let mut round = || {
         world
             .allocator
@@ -347,16 +343,16 @@ fn a_weight_that_changes_counts_at_once_among_more_roles_than_a_round_looks_at()
     }
     world.agent("cpus:2");
     // The round of these steps refreshes the first 512, the next one the rest.
-    while world.step(Budget::UNBOUNDED).more {}
-    world.operate(Operation::SetWeight {
+    while world.step(TurnBudget::UNBOUNDED).more {}
+    world.operate(OperatorOperation::SetWeight {
         role: role("a"),
         weight_milli: 3_000_000,
     });
     for _ in 0..700 {
         world.agent("cpus:2");
     }
-    let round = world.step(Budget::UNBOUNDED);
-    let to_heavy = |offer: &&Arc<Promise>| offer.framework == heavy;
+    let round = world.step(TurnBudget::UNBOUNDED);
+    let to_heavy = |offer: &&Arc<OfferTerms>| offer.framework == heavy;
     let count = round.offers.iter().filter(to_heavy).count();
     assert!(count > 10, "{count}");
 }

@@ -3,7 +3,7 @@
 use argosy_state::command::CallAction;
 
 use super::world::{World, parse, role};
-use crate::allocator::{Declined, Settings};
+use crate::allocator::{AllocatorSettings, DeclinedResources};
 
 #[test]
 fn a_decline_hides_the_agent_for_five_seconds_from_that_framework_only() {
@@ -78,7 +78,7 @@ fn what_an_acceptance_leaves_may_be_filtered_too() {
     let offer = world.offers().remove(0);
     world.accept(&offer, &[("one", "cpus:1")]);
     world.allocator.decline(
-        Declined {
+        DeclinedResources {
             framework: a,
             session: offer.session,
             role: role("a"),
@@ -168,8 +168,8 @@ fn declines_brought_along_to_a_new_leader_stay_in_force() {
     let (a, b) = (world.framework(&["a"]), world.framework(&["b"]));
     let agent = world.agent("cpus:4;mem:64");
     let session = world.registry.framework(a).unwrap().session;
-    world.new_leader(Settings::default());
-    let bring = |session| Declined {
+    world.new_leader(AllocatorSettings::default());
+    let bring = |session| DeclinedResources {
         framework: a,
         session,
         role: role("a"),

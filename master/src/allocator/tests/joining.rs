@@ -5,7 +5,7 @@ use argosy_state::ids::{AgentId, FrameworkId};
 use argosy_state::resources::Resources;
 
 use super::world::{World, parse};
-use crate::offers::Standing;
+use crate::offers::OfferState;
 
 /// Returns a framework whose tasks use all of two agents, one processor each.
 fn busy() -> (World, FrameworkId, [AgentId; 2]) {
@@ -74,7 +74,7 @@ fn a_third_piece_waits_until_the_second_is_a_second_old_and_lapses_with_the_firs
     world.wait_ms(999);
     end(&mut world, 2);
     assert!(world.offers().is_empty());
-    assert_eq!(world.book.get(first.id).unwrap().1, Standing::Open);
+    assert_eq!(world.book.get(first.id).unwrap().1, OfferState::Open);
     // The next full round comes within a second.
     world.wait_ms(1_000);
     let joined = world.offers();
@@ -102,7 +102,7 @@ fn an_offer_whose_acceptance_is_on_its_way_is_never_joined() {
         world.offers();
     }
     for id in taken {
-        assert_eq!(world.book.get(id).unwrap().1, Standing::Pending);
+        assert_eq!(world.book.get(id).unwrap().1, OfferState::Pending);
     }
     assert_eq!(open(&world, framework), 2);
     // Once it is settled, all free resources become one offer.

@@ -3,17 +3,17 @@
 
 use std::sync::Arc;
 
-use argosy_state::command::{CallAction, Operation, Promise};
+use argosy_state::command::{CallAction, OfferTerms, OperatorOperation};
 use argosy_state::ids::{AgentId, FrameworkId, Timestamp};
 use argosy_state::resources::Resources;
 
 use super::world::{World, parse, role};
-use crate::allocator::{Settings, Stream};
+use crate::allocator::{AllocatorSettings, StreamState};
 
 /// A small pseudo-random generator: the same seed gives the same run.
-pub(crate) struct Dice(u64);
+pub(crate) struct TestRng(u64);
 
-impl Dice {
+impl TestRng {
     pub(crate) fn new(seed: u64) -> Self {
         Self(seed | 1)
     }
@@ -56,7 +56,7 @@ impl World {
             assert_eq!(own, allocator.kinds.amounts(&sum), "role {role}");
         }
         for agent in self.registry.agents() {
-            let at = allocator.agents.place(agent.id).unwrap();
+            let at = allocator.agents.slot(agent.id).unwrap();
             let mirror = allocator.agents.get(at);
             let left = self.registry.free(agent.id);
             let left = left.minus_saturating(&self.book.offered_on(agent.id));
@@ -72,12 +72,12 @@ impl World {
     /// could have it. Resources that wait to be joined with two open offers are an exception: a
     /// full round offers them within a second of the time from which that is allowed.
     pub(crate) fn check_nothing_is_withheld(&mut self) {
-        for client in self.allocator.clients.places() {
+        for client in self.allocator.clients.slots() {
             if !self.allocator.tree.is_active(client) {
                 continue;
             }
             for agent in self.registry.agents() {
-                let at = self.allocator.agents.place(agent.id).unwrap();
+                let at = self.allocator.agents.slot(agent.id).unwrap();
                 let is_offered = self.allocator.free_part(client, at).is_none()
                     || self.allocator.to_join(&self.book, client, at).is_some();
                 assert!(
@@ -114,21 +114,21 @@ fn check_conservation(world: &World) {
     }
 }
 
-struct Run {
+struct RandomRun {
     world: World,
-    dice: Dice,
+    dice: TestRng,
     agents: Vec<AgentId>,
     frameworks: Vec<FrameworkId>,
-    held: Vec<Arc<Promise>>,
+    held: Vec<Arc<OfferTerms>>,
     tasks: Vec<(FrameworkId, String)>,
     serial: u64,
 }
 
-impl Run {
-    fn new(seed: u64, settings: Settings) -> Self {
+impl RandomRun {
+    fn new(seed: u64, settings: AllocatorSettings) -> Self {
         Self {
             world: World::with(settings),
-            dice: Dice::new(seed),
+            dice: TestRng::new(seed),
             agents: Vec::new(),
             frameworks: Vec::new(),
             held: Vec::new(),
@@ -183,7 +183,7 @@ impl Run {
             }
             14 => {
                 let weight_milli = 500 + self.dice.below(3_000) as u64;
-                self.world.operate(Operation::SetWeight {
+                self.world.operate(OperatorOperation::SetWeight {
                     role: role("a"),
                     weight_milli,
                 });
@@ -203,7 +203,7 @@ impl Run {
             .push(self.world.framework_with(roles, labels));
     }
 
-    fn take_offer(&mut self) -> Option<Arc<Promise>> {
+    fn take_offer(&mut self) -> Option<Arc<OfferTerms>> {
         let book = &self.world.book;
         let now = self.world.now;
         self.held
@@ -265,10 +265,10 @@ impl Run {
             (0, argosy_state::agent::AgentMode::Registered) => self.world.lose(agent),
             (1, _) => self.world.resize(agent, &text),
             (2, argosy_state::agent::AgentMode::Registered) => {
-                self.world.operate(Operation::Deactivate(agent));
+                self.world.operate(OperatorOperation::Deactivate(agent));
             }
             (2, argosy_state::agent::AgentMode::Deactivated) => {
-                self.world.operate(Operation::Reactivate(agent));
+                self.world.operate(OperatorOperation::Reactivate(agent));
             }
             _ => {}
         }
@@ -283,7 +283,8 @@ impl Run {
             0 => drop(self.world.call(framework, CallAction::Suppress(Vec::new()))),
             1 | 2 => drop(self.world.call(framework, CallAction::Revive(Vec::new()))),
             3 => {
-                let stream = [Stream::None, Stream::Behind, Stream::Open][self.dice.below(3)];
+                let stream =
+                    [StreamState::None, StreamState::Behind, StreamState::Open][self.dice.below(3)];
                 self.world.links.streams.insert(framework, stream);
                 self.world.allocator.framework_changed(framework);
             }
@@ -297,7 +298,7 @@ impl Run {
             }
             _ => {
                 self.frameworks.retain(|other| *other != framework);
-                self.world.operate(Operation::Teardown(framework));
+                self.world.operate(OperatorOperation::Teardown(framework));
                 self.world.book.rescind_framework(framework);
             }
         }
@@ -307,11 +308,11 @@ impl Run {
 #[test]
 fn nothing_is_offered_twice_or_withheld_whatever_happens() {
     for seed in 1..=40 {
-        let settings = Settings {
+        let settings = AllocatorSettings {
             filters: if seed % 5 == 0 { 6 } else { 10_000 },
-            ..Settings::default()
+            ..AllocatorSettings::default()
         };
-        let mut run = Run::new(seed * 0x9e37_79b9, settings);
+        let mut run = RandomRun::new(seed * 0x9e37_79b9, settings);
         for step in 0..400 {
             for _ in 0..run.dice.below(4) {
                 run.change();
@@ -338,7 +339,7 @@ fn a_turn_cut_into_pieces_comes_to_an_end_and_withholds_nothing() {
     let mut offers = 0;
     let mut turns = 0;
     loop {
-        let round = world.step(crate::allocator::Budget(7));
+        let round = world.step(crate::allocator::TurnBudget(7));
         assert!(round.offers.len() <= 7, "a turn has gone beyond its budget");
         offers += round.offers.len();
         turns += 1;

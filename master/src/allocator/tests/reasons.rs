@@ -1,12 +1,12 @@
 //! Tests of the results of `explain`.
 
-use argosy_state::command::{CallAction, Operation};
+use argosy_state::command::{CallAction, OperatorOperation};
 use argosy_state::ids::AgentId;
 
 use super::world::{World, parse};
-use crate::allocator::{Outlook, Question, Reason, Stream};
+use crate::allocator::{ExplainQuery, Outlook, SkipReason, StreamState};
 
-fn reasons(world: &World, question: &Question) -> Vec<(AgentId, Reason)> {
+fn reasons(world: &World, question: &ExplainQuery) -> Vec<(AgentId, SkipReason)> {
     let explanation = world.explain(question);
     assert_eq!(
         explanation.agents() as usize,
@@ -30,18 +30,18 @@ fn an_agent_too_small_even_when_empty_is_told_from_one_that_is_busy() {
     let small = world.agent("cpus:2;mem:1024");
     let smaller = world.agent("cpus:1;mem:4096");
     let large = world.agent("cpus:8;mem:1024");
-    world.links.streams.insert(a, Stream::None);
+    world.links.streams.insert(a, StreamState::None);
     world.allocator.framework_changed(a);
     world.offers();
     world.links.streams.clear();
-    let question = Question::new(a, Some(parse("cpus:4;mem:512")));
+    let question = ExplainQuery::new(a, Some(parse("cpus:4;mem:512")));
     assert_eq!(
         reasons(&world, &question),
         [
-            (busy, Reason::Busy),
-            (small, Reason::TooSmall),
-            (smaller, Reason::TooSmall),
-            (large, Reason::Ready),
+            (busy, SkipReason::Busy),
+            (small, SkipReason::TooSmall),
+            (smaller, SkipReason::TooSmall),
+            (large, SkipReason::Ready),
         ]
     );
     let explanation = world.explain(&question);
@@ -54,10 +54,10 @@ fn an_agent_too_small_even_when_empty_is_told_from_one_that_is_busy() {
         explanation.verdicts[1].detail,
         "asked cpus:4; it has cpus:2"
     );
-    let never = world.explain(&Question::new(a, Some(parse("cpus:64"))));
-    assert_eq!(never.count(Reason::TooSmall), 4);
+    let never = world.explain(&ExplainQuery::new(a, Some(parse("cpus:64"))));
+    assert_eq!(never.count(SkipReason::TooSmall), 4);
     assert_eq!(never.summary(), "no agent is large enough, now or later");
-    let never = world.explain(&Question::new(a, Some(parse("zebras:1"))));
+    let never = world.explain(&ExplainQuery::new(a, Some(parse("zebras:1"))));
     assert_eq!(never.verdicts[0].detail, "asked zebras:1; it has no zebras");
 }
 
@@ -67,16 +67,19 @@ fn what_was_offered_and_declined_is_told_with_the_frameworks_own_words() {
     let (a, b) = (world.framework(&["a"]), world.framework(&["b"]));
     let agent = world.agent("cpus:8;mem:1024");
     let offer = world.offers().remove(0);
-    let question = Question::new(a, Some(parse("cpus:1")));
-    assert_eq!(reasons(&world, &question), [(agent, Reason::Offered)]);
-    let other = Question::new(b, Some(parse("cpus:1")));
-    assert_eq!(reasons(&world, &other), [(agent, Reason::OfferedElsewhere)]);
+    let question = ExplainQuery::new(a, Some(parse("cpus:1")));
+    assert_eq!(reasons(&world, &question), [(agent, SkipReason::Offered)]);
+    let other = ExplainQuery::new(b, Some(parse("cpus:1")));
+    assert_eq!(
+        reasons(&world, &other),
+        [(agent, SkipReason::OfferedElsewhere)]
+    );
     world.call(b, CallAction::Suppress(Vec::new()));
     world.offers();
     let long = "x".repeat(10_000);
     world.decline_because(&offer, Some(60_000), "no-ssd", &long);
     world.offers();
-    assert_eq!(reasons(&world, &question), [(agent, Reason::Filtered)]);
+    assert_eq!(reasons(&world, &question), [(agent, SkipReason::Filtered)]);
     let explanation = world.explain(&question);
     let last = explanation.last_decline.as_ref().unwrap();
     assert_eq!(last.code, "no-ssd");
@@ -86,7 +89,7 @@ fn what_was_offered_and_declined_is_told_with_the_frameworks_own_words() {
             .summary()
             .starts_with("it was offered, and the framework declined: xx")
     );
-    assert_eq!(reasons(&world, &other), [(agent, Reason::Suppressed)]);
+    assert_eq!(reasons(&world, &other), [(agent, SkipReason::Suppressed)]);
 }
 
 #[test]
@@ -95,17 +98,17 @@ fn the_state_of_an_agent_comes_before_its_size() {
     let a = world.framework(&["a"]);
     let [lost, off, far] = std::array::from_fn(|_| world.agent("cpus:1"));
     world.lose(lost);
-    world.operate(Operation::Deactivate(off));
+    world.operate(OperatorOperation::Deactivate(off));
     world.links.unlinked.insert(far);
     world.allocator.agent_changed(far);
     world.offers();
-    let question = Question::new(a, Some(parse("cpus:64")));
+    let question = ExplainQuery::new(a, Some(parse("cpus:64")));
     assert_eq!(
         reasons(&world, &question),
         [
-            (lost, Reason::Unreachable),
-            (off, Reason::Deactivated),
-            (far, Reason::NoLink),
+            (lost, SkipReason::Unreachable),
+            (off, SkipReason::Deactivated),
+            (far, SkipReason::NoLink),
         ]
     );
 }
@@ -116,13 +119,13 @@ fn a_framework_without_a_stream_is_told_so_once_for_all_agents() {
     let a = world.framework(&["a"]);
     world.agent("cpus:1");
     world.agent("cpus:1");
-    world.links.streams.insert(a, Stream::None);
-    let explanation = world.explain(&Question::new(a, None));
-    assert_eq!(explanation.count(Reason::NotActive), 2);
+    world.links.streams.insert(a, StreamState::None);
+    let explanation = world.explain(&ExplainQuery::new(a, None));
+    assert_eq!(explanation.count(SkipReason::NotActive), 2);
     assert_eq!(explanation.summary(), "the framework is not connected");
     let unknown = argosy_state::ids::FrameworkId(99);
-    let explanation = world.explain(&Question::new(unknown, None));
-    assert_eq!(explanation.count(Reason::NotActive), 2);
+    let explanation = world.explain(&ExplainQuery::new(unknown, None));
+    assert_eq!(explanation.count(SkipReason::NotActive), 2);
 }
 
 #[test]
@@ -133,11 +136,17 @@ fn crumbs_and_gpus_have_reasons_of_their_own() {
     let offer = world.offers().remove(0);
     world.accept(&offer, &[("t", "cpus:0.995;mem:60")]);
     world.offers();
-    let question = Question::new(a, None);
-    assert_eq!(reasons(&world, &question), [(agent, Reason::BelowMinimum)]);
-    let question = Question::new(a, Some(parse("gpus:1")));
-    assert_eq!(reasons(&world, &question), [(agent, Reason::NotVisible)]);
-    assert_eq!(Reason::NotVisible.outlook(), Outlook::NotAllowed);
+    let question = ExplainQuery::new(a, None);
+    assert_eq!(
+        reasons(&world, &question),
+        [(agent, SkipReason::BelowMinimum)]
+    );
+    let question = ExplainQuery::new(a, Some(parse("gpus:1")));
+    assert_eq!(
+        reasons(&world, &question),
+        [(agent, SkipReason::NotVisible)]
+    );
+    assert_eq!(SkipReason::NotVisible.outlook(), Outlook::NotAllowed);
 }
 
 #[test]
@@ -147,7 +156,7 @@ fn a_large_cluster_is_explained_in_pages_that_add_up() {
     for at in 1..=25 {
         world.agent(&format!("cpus:{at}"));
     }
-    let mut question = Question::new(a, Some(parse("cpus:30")));
+    let mut question = ExplainQuery::new(a, Some(parse("cpus:30")));
     question.agents = 10;
     question.verdicts = 3;
     let mut all = world.explain(&question);

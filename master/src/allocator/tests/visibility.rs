@@ -1,9 +1,9 @@
 //! Tests of which agents and frameworks take part in allocation, and of what frameworks see.
 
-use argosy_state::command::Operation;
+use argosy_state::command::OperatorOperation;
 
 use super::world::{World, parse, role};
-use crate::allocator::{MINIMUM_LABEL, Settings, Stream};
+use crate::allocator::{AllocatorSettings, MINIMUM_LABEL, StreamState};
 
 #[test]
 fn only_registered_agents_with_a_link_are_offered() {
@@ -11,13 +11,13 @@ fn only_registered_agents_with_a_link_are_offered() {
     let a = world.framework(&["a"]);
     let [far, off, gone, good] = std::array::from_fn(|_| world.agent("cpus:2;mem:64"));
     world.links.unlinked.insert(far);
-    world.operate(Operation::Deactivate(off));
-    world.operate(Operation::MarkGone(gone));
+    world.operate(OperatorOperation::Deactivate(off));
+    world.operate(OperatorOperation::MarkGone(gone));
     assert_eq!(world.offered(), [(a, good)]);
     world.links.unlinked.clear();
     world.allocator.agent_changed(far);
     assert_eq!(world.offered(), [(a, far)]);
-    world.operate(Operation::Reactivate(off));
+    world.operate(OperatorOperation::Reactivate(off));
     assert_eq!(world.offered(), [(a, off)]);
 }
 
@@ -27,7 +27,7 @@ fn a_change_that_nobody_told_of_heals_in_the_next_rounds() {
     let a = world.framework(&["a"]);
     let agent = world.agent("cpus:2;mem:64");
     world.links.unlinked.insert(agent);
-    world.links.streams.insert(a, Stream::None);
+    world.links.streams.insert(a, StreamState::None);
     assert_eq!(world.offered(), []);
     world.links.unlinked.clear();
     world.links.streams.clear();
@@ -40,8 +40,8 @@ fn a_change_that_nobody_told_of_heals_in_the_next_rounds() {
 fn only_frameworks_with_an_open_stream_in_this_reign_are_offered_anything() {
     let mut world = World::new();
     let [away, slow, good] = std::array::from_fn(|_| world.framework(&["a"]));
-    world.links.streams.insert(away, Stream::None);
-    world.links.streams.insert(slow, Stream::Behind);
+    world.links.streams.insert(away, StreamState::None);
+    world.links.streams.insert(slow, StreamState::Behind);
     for _ in 0..3 {
         world.agent("cpus:2;mem:64");
     }
@@ -51,10 +51,10 @@ fn only_frameworks_with_an_open_stream_in_this_reign_are_offered_anything() {
             .iter()
             .all(|(framework, _)| *framework == good)
     );
-    world.operate(Operation::Teardown(good));
+    world.operate(OperatorOperation::Teardown(good));
     world.book.rescind_framework(good);
     assert_eq!(world.offered(), []);
-    world.links.streams.insert(slow, Stream::Open);
+    world.links.streams.insert(slow, StreamState::Open);
     world.allocator.framework_changed(slow);
     assert_eq!(world.offered().len(), 3);
 }
@@ -146,7 +146,7 @@ fn a_new_leader_offers_everything_that_is_free_again() {
             world.accept(&offer, &[(&format!("t{at}"), "cpus:2;mem:64")]);
         }
     }
-    world.new_leader(Settings::default());
+    world.new_leader(AllocatorSettings::default());
     assert_eq!(world.offered().len(), 3);
     assert_eq!(world.book.offers_of(a).count(), 3);
 }
@@ -191,7 +191,7 @@ fn of_many_without_an_offer_a_few_are_named_a_turn() {
     }
     let mut turns = 0;
     loop {
-        let round = world.step(crate::allocator::Budget::TURN);
+        let round = world.step(crate::allocator::TurnBudget::TURN);
         turns += 1;
         assert!(round.unmet.len() <= 8);
         if !round.more {

@@ -6,21 +6,22 @@ use std::sync::Arc;
 use argosy_state::Registry;
 use argosy_state::actor::Actor;
 use argosy_state::agent::AgentInfo;
-use argosy_state::apply::Applied;
+use argosy_state::apply::AppliedProposal;
 use argosy_state::command::{
-    Accept, Acknowledge, AgentDecision, AgentUpdate, Call, CallAction, Command, Entry,
-    OfferOperation, OpenEpoch, Operate, Operation, Promise, Proposed, RegisterAgent, Reply,
-    Subscribe, UpdateTasks,
+    Accept, Acknowledge, AgentDecision, AgentUpdate, Call, CallAction, Command, CommandReply,
+    LogEntry, OfferOperation, OfferTerms, OpenEpoch, Operate, OperatorOperation, ProposedCommand,
+    RegisterAgent, Subscribe, UpdateTasks,
 };
 use argosy_state::framework::FrameworkInfo;
 use argosy_state::ids::{
     AgentId, FrameworkId, NodeId, Revision, Role, TaskId, TaskKey, Ticket, Timestamp,
 };
 use argosy_state::resources::Resources;
-use argosy_state::task::{Reason, Run, Source, Standing, TaskSpec, TaskState};
+use argosy_state::task::{CheckResults, CommandSpec, Reason, TaskSpec, TaskState, UpdateSource};
 
 use crate::allocator::{
-    Allocator, Because, Budget, Declined, Demand, Explanation, Question, Round, Settings, Stream,
+    AllocationRound, Allocator, AllocatorSettings, DeclineReason, DeclinedResources,
+    DemandExplanation, ExplainQuery, LinkStates, StreamState, TurnBudget,
 };
 use crate::offers::OfferBook;
 
@@ -34,16 +35,16 @@ pub(crate) fn role(text: &str) -> Role {
 
 /// The links of the simulated leader.
 #[derive(Debug, Default)]
-pub(crate) struct Links {
+pub(crate) struct SimulatedLinks {
     pub(crate) unlinked: BTreeSet<AgentId>,
-    pub(crate) streams: BTreeMap<FrameworkId, Stream>,
+    pub(crate) streams: BTreeMap<FrameworkId, StreamState>,
 }
 
 pub(crate) struct World {
     pub(crate) registry: Registry,
     pub(crate) book: OfferBook,
     pub(crate) allocator: Allocator,
-    pub(crate) links: Links,
+    pub(crate) links: SimulatedLinks,
     pub(crate) now: Timestamp,
     pub(crate) unmet: Vec<(FrameworkId, Role)>,
     index: u64,
@@ -53,15 +54,15 @@ pub(crate) struct World {
 
 impl World {
     pub(crate) fn new() -> Self {
-        Self::with(Settings::default())
+        Self::with(AllocatorSettings::default())
     }
 
-    pub(crate) fn with(settings: Settings) -> Self {
+    pub(crate) fn with(settings: AllocatorSettings) -> Self {
         let mut world = Self {
             registry: Registry::new(),
             book: OfferBook::new(Default::default()),
             allocator: Allocator::new(settings.clone()),
-            links: Links::default(),
+            links: SimulatedLinks::default(),
             now: Timestamp(1),
             unmet: Vec::new(),
             index: 0,
@@ -73,7 +74,7 @@ impl World {
     }
 
     /// Begins another epoch with a new book and a new allocator.
-    pub(crate) fn new_leader(&mut self, settings: Settings) {
+    pub(crate) fn new_leader(&mut self, settings: AllocatorSettings) {
         self.apply(Command::OpenEpoch(OpenEpoch {
             node: NodeId(1),
             process: 1,
@@ -86,15 +87,15 @@ impl World {
         self.allocator = Allocator::new(settings);
     }
 
-    pub(crate) fn apply(&mut self, command: Command) -> Applied {
+    pub(crate) fn apply(&mut self, command: Command) -> AppliedProposal {
         self.index += 1;
         let ticket = Ticket {
             epoch: self.registry.epoch(),
             serial: self.index,
         };
-        let entry = Entry {
+        let entry = LogEntry {
             at: self.now,
-            commands: vec![Proposed {
+            commands: vec![ProposedCommand {
                 ticket,
                 actor: Actor::default(),
                 command,
@@ -133,7 +134,7 @@ impl World {
             info,
         };
         match self.apply(Command::RegisterAgent(register)).outcome {
-            Ok(Reply::Agent(id)) => id,
+            Ok(CommandReply::Agent(id)) => id,
             other => panic!("{other:?}"),
         }
     }
@@ -178,12 +179,12 @@ impl World {
             info,
         };
         match self.apply(Command::Subscribe(subscribe)).outcome {
-            Ok(Reply::Framework(id)) => id,
+            Ok(CommandReply::Framework(id)) => id,
             other => panic!("{other:?}"),
         }
     }
 
-    pub(crate) fn call(&mut self, framework: FrameworkId, action: CallAction) -> Applied {
+    pub(crate) fn call(&mut self, framework: FrameworkId, action: CallAction) -> AppliedProposal {
         let number = self.calls.entry(framework).or_default();
         *number += 1;
         let number = *number;
@@ -198,7 +199,7 @@ impl World {
         }))
     }
 
-    pub(crate) fn operate(&mut self, operation: Operation) {
+    pub(crate) fn operate(&mut self, operation: OperatorOperation) {
         self.apply(Command::Operate(Operate {
             request: None,
             hash: 0,
@@ -222,11 +223,14 @@ impl World {
     }
 
     /// Accepts an offer as a leader does: taken, applied, settled. Each task is (id, resources).
-    pub(crate) fn accept(&mut self, offer: &Promise, tasks: &[(&str, &str)]) {
+    pub(crate) fn accept(&mut self, offer: &OfferTerms, tasks: &[(&str, &str)]) {
         self.book.take(&[offer.id]).unwrap();
         let launches = tasks.iter().map(|(id, resources)| TaskSpec {
             resources: parse(resources),
-            ..TaskSpec::new(TaskId::new(id).unwrap(), Run::Shell("true".to_owned()))
+            ..TaskSpec::new(
+                TaskId::new(id).unwrap(),
+                CommandSpec::Shell("true".to_owned()),
+            )
         });
         let accept = CallAction::Accept(Accept {
             offers: vec![offer.clone()],
@@ -236,7 +240,7 @@ impl World {
         });
         let applied = self.call(offer.framework, accept);
         assert!(
-            matches!(&applied.outcome, Ok(Reply::Called { refused, .. }) if refused.is_empty()),
+            matches!(&applied.outcome, Ok(CommandReply::Call { refused, .. }) if refused.is_empty()),
             "{applied:?}"
         );
         self.book.settle(&[offer.id]);
@@ -253,12 +257,12 @@ impl World {
             order: task.order,
             number: task.reported + 1,
             state: TaskState::Finished,
-            source: Source::Task,
+            source: UpdateSource::Task,
             reason: Reason::CommandExited,
             causes: Vec::new(),
             message: String::new(),
             exit: None,
-            standing: Standing::default(),
+            standing: CheckResults::default(),
             limits: None,
             wall_ms: 0,
         };
@@ -290,26 +294,26 @@ impl World {
         .unwrap();
     }
 
-    pub(crate) fn decline(&mut self, offer: &Promise, filter_ms: Option<u64>) {
+    pub(crate) fn decline(&mut self, offer: &OfferTerms, filter_ms: Option<u64>) {
         self.decline_because(offer, filter_ms, "", "");
     }
 
     pub(crate) fn decline_because(
         &mut self,
-        offer: &Promise,
+        offer: &OfferTerms,
         filter_ms: Option<u64>,
         code: &str,
         text: &str,
     ) {
         self.book.decline(offer.framework, offer.id).unwrap();
-        let declined = Declined {
+        let declined = DeclinedResources {
             framework: offer.framework,
             session: offer.session,
             role: offer.role.clone(),
             agent: offer.agent,
             resources: offer.resources.clone(),
             filter_ms,
-            because: Some(Because {
+            because: Some(DeclineReason {
                 code: code.to_owned(),
                 text: text.to_owned(),
             }),
@@ -318,7 +322,7 @@ impl World {
     }
 
     /// Runs one turn.
-    pub(crate) fn step(&mut self, budget: Budget) -> Round {
+    pub(crate) fn step(&mut self, budget: TurnBudget) -> AllocationRound {
         let links = &self.links;
         let linked = |agent| !links.unlinked.contains(&agent);
         let stream = |framework| {
@@ -326,9 +330,9 @@ impl World {
                 .streams
                 .get(&framework)
                 .copied()
-                .unwrap_or(Stream::Open)
+                .unwrap_or(StreamState::Open)
         };
-        let demand = Demand {
+        let demand = LinkStates {
             linked: &linked,
             stream: &stream,
         };
@@ -340,10 +344,10 @@ impl World {
     }
 
     /// Runs turns until no work is left, and checks that every invariant holds then.
-    pub(crate) fn offers(&mut self) -> Vec<Arc<Promise>> {
+    pub(crate) fn offers(&mut self) -> Vec<Arc<OfferTerms>> {
         let mut offers = Vec::new();
         loop {
-            let round = self.step(Budget::TURN);
+            let round = self.step(TurnBudget::TURN);
             offers.extend(round.offers);
             if !round.more {
                 break;
@@ -367,7 +371,7 @@ impl World {
         self.now = self.now.plus_ms(ms);
     }
 
-    pub(crate) fn explain(&self, question: &Question) -> Explanation {
+    pub(crate) fn explain(&self, question: &ExplainQuery) -> DemandExplanation {
         let links = &self.links;
         let linked = |agent| !links.unlinked.contains(&agent);
         let stream = |framework| {
@@ -375,9 +379,9 @@ impl World {
                 .streams
                 .get(&framework)
                 .copied()
-                .unwrap_or(Stream::Open)
+                .unwrap_or(StreamState::Open)
         };
-        let demand = Demand {
+        let demand = LinkStates {
             linked: &linked,
             stream: &stream,
         };

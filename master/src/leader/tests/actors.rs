@@ -1,7 +1,7 @@
 //! Tests of the actors that a leader's proposals name.
 
 use argosy_state::actor::Actor;
-use argosy_state::command::{Command, Operation};
+use argosy_state::command::{Command, OperatorOperation};
 use argosy_state::ids::Role;
 use argosy_state::task::TaskState;
 
@@ -67,7 +67,7 @@ fn what_is_asked_for_on_a_link_or_call_is_proposed_for_its_actor() {
     expect(&mut world, &[("framework/web", "acknowledge")]);
     speaks(&mut world, "operator/alice");
     let role = Role::new("eng").unwrap();
-    world.operate(Operation::SetWeight {
+    world.operate(OperatorOperation::SetWeight {
         role,
         weight_milli: 2_000,
     });

@@ -1,7 +1,7 @@
 //! Tests of agents that all return at the same time, with orders in flight to them.
 
 use argosy_state::agent::AgentMode;
-use argosy_state::digest::HeldKind;
+use argosy_state::digest::DigestKind;
 use argosy_state::ids::{AgentId, OrderIndex};
 use argosy_state::registry::Order;
 use argosy_state::task::TaskState;
@@ -30,8 +30,8 @@ fn many(agents: u64) -> World {
 fn different(world: &World, agent: u64) -> Hello {
     let mut hello = world.hello_of(AgentId(agent));
     hello.digests.insert(
-        HeldKind::Task,
-        hello.digests[&HeldKind::Task].wrapping_add(1),
+        DigestKind::Task,
+        hello.digests[&DigestKind::Task].wrapping_add(1),
     );
     hello
 }
@@ -47,7 +47,7 @@ fn at_floor(world: &World, floor: u64, held: &[&str]) -> Hello {
     });
     hello
         .digests
-        .insert(HeldKind::Task, marks.fold(0, u128::wrapping_add));
+        .insert(DigestKind::Task, marks.fold(0, u128::wrapping_add));
     hello
 }
 
@@ -102,7 +102,7 @@ fn a_failover_under_load_costs_no_list_and_no_entry() {
                 continue;
             };
             let mark = argosy_state::digest::task_mark(key, *index, 0);
-            let tasks = hello.digests.get_mut(&HeldKind::Task).unwrap();
+            let tasks = hello.digests.get_mut(&DigestKind::Task).unwrap();
             *tasks = tasks.wrapping_sub(mark);
         }
         hello.floor = OrderIndex(floor);
@@ -215,7 +215,7 @@ fn an_agent_that_never_lists_its_tasks_stays_and_is_offered_nothing() {
     world.subscribe("web");
     let link = world.link();
     let mut hello = new_agent(1, "cpus:4;mem:4096");
-    hello.digests.insert(HeldKind::Task, 1);
+    hello.digests.insert(DigestKind::Task, 1);
     world.hello(link, hello);
     let asked = format!("link-{} <- list your tasks", link.0);
     let mut said = world.take_said();

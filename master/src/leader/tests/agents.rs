@@ -1,9 +1,9 @@
 //! Tests of agents: hello, registration result, orders, orphans.
 
 use argosy_state::agent::AgentMode;
-use argosy_state::capability::{AgentCapability, Announced};
-use argosy_state::command::{CallAction, HeldTask, Operation};
-use argosy_state::digest::HeldKind;
+use argosy_state::capability::{AgentCapability, CapabilityNames};
+use argosy_state::command::{CallAction, HeldTask, OperatorOperation};
+use argosy_state::digest::DigestKind;
 use argosy_state::ids::{AgentId, ClusterId, Epoch, OrderIndex, Role};
 use argosy_state::task::{KillSignal, TaskState};
 use argosy_state::testing::spec;
@@ -60,7 +60,7 @@ fn what_got_lost_with_a_link_is_sent_again_from_the_floor_of_the_next() {
     world.feed(Input::AgentClosed { link: LinkId(2) });
     let mut hello = world.hello_of(AGENT);
     hello.floor = OrderIndex(1);
-    hello.digests.insert(HeldKind::Task, 0);
+    hello.digests.insert(DigestKind::Task, 0);
     let link = world.link();
     world.hello(link, hello);
     world.expect(&expect![[r#"
@@ -83,7 +83,7 @@ fn a_task_killed_before_its_order_was_delivered_never_starts() {
     world.forget_said();
     let mut hello = world.hello_of(AGENT);
     hello.floor = OrderIndex(0);
-    hello.digests.insert(HeldKind::Task, 0);
+    hello.digests.insert(DigestKind::Task, 0);
     let link = world.link();
     world.hello(link, hello);
     world.expect(&expect![[r#"
@@ -125,7 +125,7 @@ fn a_shorter_grace_voids_the_kill_before_it() {
     let mut world = World::with_running_task();
     world.feed(Input::AgentClosed { link: LinkId(2) });
     world.kill("a");
-    world.operate(Operation::KillTask {
+    world.operate(OperatorOperation::KillTask {
         key: task_key("a"),
         grace_ms: Some(100),
     });
@@ -171,7 +171,7 @@ fn an_agent_without_what_it_should_hold_is_compared_and_the_task_is_gone() {
     world.new_leader();
     world.framework_returns(FRAMEWORK, &[]);
     let mut hello = world.hello_of(AGENT);
-    hello.digests.insert(HeldKind::Task, 0);
+    hello.digests.insert(DigestKind::Task, 0);
     let link = world.link();
     world.hello(link, hello);
     world.list(link, 1, &[]);
@@ -190,7 +190,7 @@ fn an_agent_without_what_it_should_hold_is_compared_and_the_task_is_gone() {
 fn a_task_that_nobody_wants_is_killed_without_an_order() {
     let mut world = World::with_offer();
     let mut hello = world.hello_of(AGENT);
-    hello.digests.insert(HeldKind::Task, 99);
+    hello.digests.insert(DigestKind::Task, 99);
     let link = world.link();
     world.hello(link, hello);
     world.list(link, 0, &[("stranger", 0)]);
@@ -238,7 +238,7 @@ fn a_list_in_chunks_is_judged_when_it_is_complete() {
 fn a_list_that_does_not_ascend_ends_the_link() {
     let mut world = World::with_offer();
     let mut hello = world.hello_of(AGENT);
-    hello.digests.insert(HeldKind::Task, 99);
+    hello.digests.insert(DigestKind::Task, 99);
     let link = world.link();
     world.hello(link, hello);
     world.forget_said();
@@ -287,7 +287,7 @@ fn a_launch_that_was_not_delivered_before_its_agent_was_lost_never_happens() {
     world.forget_said();
     let mut hello = world.hello_of(AGENT);
     hello.floor = OrderIndex(0);
-    hello.digests.insert(HeldKind::Task, 0);
+    hello.digests.insert(DigestKind::Task, 0);
     let link = world.link();
     world.hello(link, hello);
     world.list(link, 0, &[]);
@@ -304,11 +304,11 @@ fn a_launch_that_was_not_delivered_before_its_agent_was_lost_never_happens() {
 #[test]
 fn a_launch_that_needs_more_than_its_agent_can_do_now_is_never_sent() {
     let mut world = World::with_offer();
-    let hello_with = |world: &World, capabilities: Announced| {
+    let hello_with = |world: &World, capabilities: CapabilityNames| {
         let mut hello = world.hello_of(AGENT);
         hello.info.capabilities = capabilities;
         hello.floor = OrderIndex(0);
-        hello.digests.insert(HeldKind::Task, 0);
+        hello.digests.insert(DigestKind::Task, 0);
         hello
     };
     let link = world.link();
@@ -323,7 +323,7 @@ fn a_launch_that_needs_more_than_its_agent_can_do_now_is_never_sent() {
     world.forget_said();
     // It returns as release 0.1.0.
     let link = world.link();
-    world.hello(link, hello_with(&world, Announced::new()));
+    world.hello(link, hello_with(&world, CapabilityNames::new()));
     world.list(link, 0, &[]);
     world.expect(&expect![[r#"
         link-4 <- registered agent-1, different
@@ -433,7 +433,7 @@ fn an_agent_that_nobody_knows_or_that_is_gone_kills_everything_and_registers_ane
         link-3 <- shutdown: this agent is not known here, or was declared gone
         link-3 closed
     "#]]);
-    world.operate(Operation::MarkGone(AGENT));
+    world.operate(OperatorOperation::MarkGone(AGENT));
     world.expect(&expect![[r#"
         link-2 <- shutdown: an operator declared this agent gone
         link-2 closed
@@ -513,7 +513,7 @@ fn an_ended_task_stays_as_it_ended_though_its_agent_forgets_it_or_is_lost() {
     world.report(LinkId(2), "a", 2, TaskState::Finished);
     world.forget_said();
     let mut hello = world.hello_of(AGENT);
-    hello.digests.insert(HeldKind::Task, 99);
+    hello.digests.insert(DigestKind::Task, 99);
     let link = world.link();
     world.hello(link, hello);
     world.list(link, 1, &[]);
@@ -541,7 +541,7 @@ fn an_ended_task_stays_as_it_ended_though_its_agent_forgets_it_or_is_lost() {
 fn no_id_is_ever_given_twice() {
     let mut world = World::new();
     world.agent("cpus:1;mem:1024");
-    world.operate(Operation::MarkGone(AGENT));
+    world.operate(OperatorOperation::MarkGone(AGENT));
     world.new_leader();
     world.agent("cpus:1;mem:1024");
     world.forget_said();
@@ -554,7 +554,7 @@ fn a_list_of_another_incarnation_ends_its_link() {
     let mut world = World::with_running_task();
     world.feed(Input::AgentClosed { link: LinkId(2) });
     let mut first = world.hello_of(AGENT);
-    *first.digests.get_mut(&HeldKind::Task).unwrap() += 1;
+    *first.digests.get_mut(&DigestKind::Task).unwrap() += 1;
     world.hello(LinkId(3), first.clone());
     // The agent starts again, and its stream breaks before its registration is committed.
     world.slow_log();

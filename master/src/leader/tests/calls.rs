@@ -1,10 +1,10 @@
 //! Tests of numbered calls: each takes effect once, even if messages are repeated, lost or late.
 
-use argosy_state::command::{Accept, Call, CallAction, OfferOperation, Operate, Operation};
+use argosy_state::command::{Accept, Call, CallAction, OfferOperation, Operate, OperatorOperation};
 use argosy_state::fingerprint;
 use argosy_state::ids::{FrameworkId, GroupId, OrderIndex, TaskId};
 use argosy_state::level::Level;
-use argosy_state::task::{Run, TaskGroup, TaskSpec, TaskState};
+use argosy_state::task::{CommandSpec, TaskGroup, TaskSpec, TaskState};
 use argosy_state::testing::spec;
 use expect_test::expect;
 
@@ -155,7 +155,7 @@ fn a_batch_that_release_0_1_0_answered_is_a_repeat_after_the_upgrade() {
     let batch = Operate {
         request: Some(("alice".to_owned(), "r-1".to_owned())),
         hash: 0,
-        operations: vec![Operation::Deactivate(AGENT)],
+        operations: vec![OperatorOperation::Deactivate(AGENT)],
         wall_ms: 0,
     };
     let with_hash = |hash| Operate {
@@ -164,10 +164,10 @@ fn a_batch_that_release_0_1_0_answered_is_a_repeat_after_the_upgrade() {
         ..batch.clone()
     };
     world.send_batch(with_hash(fingerprint::batch_of_0_1_0(&batch)));
-    world.operate(Operation::Reactivate(AGENT));
+    world.operate(OperatorOperation::Reactivate(AGENT));
     world.send_batch(with_hash(fingerprint::batch(&batch)));
     let mut other = with_hash(0);
-    other.operations.push(Operation::Reactivate(AGENT));
+    other.operations.push(OperatorOperation::Reactivate(AGENT));
     other.hash = fingerprint::batch(&other);
     world.send_batch(other);
     world.expect(&expect![[r#"
@@ -304,11 +304,11 @@ fn tasks_of_one_acceptance_are_launched_in_its_order() {
 #[test]
 fn operators_are_answered_one_by_one() {
     let mut world = World::with_running_task();
-    world.operate(Operation::KillTask {
+    world.operate(OperatorOperation::KillTask {
         key: task_key("zebra"),
         grace_ms: None,
     });
-    world.operate(Operation::KillTask {
+    world.operate(OperatorOperation::KillTask {
         key: task_key("a"),
         grace_ms: None,
     });
@@ -362,7 +362,7 @@ fn a_call_whose_tasks_no_agent_can_run_costs_no_offer() {
     let mut world = World::with_offer();
     let entries = world.entries();
     let long = || TaskSpec {
-        run: Run::Shell("x".repeat(200_000)),
+        run: CommandSpec::Shell("x".repeat(200_000)),
         ..spec("long", "cpus:1")
     };
     let grouped = |tasks: [TaskSpec; 2]| TaskGroup::of(&GroupId::new("g").unwrap(), tasks.into());

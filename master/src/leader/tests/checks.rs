@@ -1,6 +1,6 @@
 //! Tests of the delivery of check results to frameworks.
 
-use argosy_state::task::{Reason, Standing, TaskState};
+use argosy_state::task::{CheckResults, Reason, TaskState};
 use expect_test::expect;
 
 use super::world::{AGENT, FRAMEWORK, World};
@@ -12,7 +12,7 @@ fn what_a_check_has_found_is_told_until_it_is_acknowledged_and_comes_back_with_i
     let mut world = World::with_running_task();
     let mut update = world.update("a", 2, TaskState::Running);
     update.reason = Reason::ReadinessCheckStatusUpdated;
-    update.standing = Standing {
+    update.standing = CheckResults {
         healthy: Some(true),
         ready: Some(false),
     };

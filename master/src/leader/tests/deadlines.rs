@@ -1,7 +1,7 @@
 //! Tests of silence and absence, measured in cluster time.
 
 use argosy_state::agent::AgentMode;
-use argosy_state::framework::{Connection, FrameworkInfo};
+use argosy_state::framework::{FrameworkInfo, SchedulerConnection};
 use argosy_state::ids::AgentId;
 use argosy_state::task::TaskState;
 use argosy_state::testing::framework_info;
@@ -124,9 +124,9 @@ fn a_pause_of_the_leader_is_nobody_s_silence() {
     world.pass(9_900);
     assert_eq!(mode(&world, AGENT), AgentMode::Registered);
     let connection = |world: &World| world.registry.framework(FRAMEWORK).unwrap().connection;
-    assert_eq!(connection(&world), Connection::Connected);
+    assert_eq!(connection(&world), SchedulerConnection::Connected);
     world.pass(100);
-    assert_ne!(connection(&world), Connection::Connected);
+    assert_ne!(connection(&world), SchedulerConnection::Connected);
     world.pass(5_000);
     assert_eq!(mode(&world, AGENT), AgentMode::Unreachable);
     world.forget_said();
@@ -216,9 +216,9 @@ fn a_connected_framework_has_ten_seconds_to_find_the_new_leader() {
     world.new_leader();
     world.pass(9_900);
     let connection = |world: &World| world.registry.framework(FRAMEWORK).unwrap().connection;
-    assert_eq!(connection(&world), Connection::Connected);
+    assert_eq!(connection(&world), SchedulerConnection::Connected);
     world.pass(100);
-    assert_ne!(connection(&world), Connection::Connected);
+    assert_ne!(connection(&world), SchedulerConnection::Connected);
     world.expect_silence();
 }
 
@@ -343,7 +343,9 @@ fn a_framework_that_came_back_leaves_no_deadline_for_which_time_is_committed() {
 fn a_framework_being_removed_whose_agent_is_away_writes_nothing() {
     let mut world = World::with_running_task();
     world.feed(Input::FrameworkClosed { link: LinkId(1) });
-    world.operate(argosy_state::command::Operation::Teardown(FRAMEWORK));
+    world.operate(argosy_state::command::OperatorOperation::Teardown(
+        FRAMEWORK,
+    ));
     world.pass(30_000);
     world.forget_said();
     let entries = world.entries();

@@ -140,7 +140,7 @@ fn a_decline_in_force_is_presented_to_the_next_leader() {
     world.new_leader();
     let mut subscription = world.subscription_of(FRAMEWORK, &[]);
     let (promise, _) = world.held("1.1");
-    subscription.filters = vec![crate::leader::HeldFilter {
+    subscription.filters = vec![crate::leader::PresentedFilter {
         agent: AGENT,
         role: promise.role,
         resources: promise.resources,

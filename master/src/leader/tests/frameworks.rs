@@ -1,7 +1,7 @@
 //! Tests of frameworks: sessions, streams, absence.
 
-use argosy_state::command::{CallAction, Operation};
-use argosy_state::framework::{Connection, FrameworkInfo};
+use argosy_state::command::{CallAction, OperatorOperation};
+use argosy_state::framework::{FrameworkInfo, SchedulerConnection};
 use argosy_state::ids::{ClusterId, FrameworkId, OrderIndex, Role};
 use argosy_state::task::TaskState;
 use argosy_state::testing::framework_info;
@@ -121,16 +121,16 @@ fn a_stream_gone_for_ten_seconds_is_recorded_and_its_offers_end() {
     world.feed(Input::FrameworkClosed { link: LinkId(1) });
     world.pass_with(9_900, &[LinkId(2)]);
     let connection = |world: &World| world.registry.framework(FRAMEWORK).unwrap().connection;
-    assert_eq!(connection(&world), Connection::Connected);
+    assert_eq!(connection(&world), SchedulerConnection::Connected);
     world.pass_with(100, &[LinkId(2)]);
-    assert_ne!(connection(&world), Connection::Connected);
+    assert_ne!(connection(&world), SchedulerConnection::Connected);
     world.expect_silence();
     world.framework_returns(FRAMEWORK, &["1.1"]);
     world.expect(&expect![[r#"
         link-3 <- subscribed framework-1 session 101 epoch 1, rescinded 1.1
         link-3 <- offers 1.2 * agent-1 cpus:4;mem:4096
     "#]]);
-    assert_eq!(connection(&world), Connection::Connected);
+    assert_eq!(connection(&world), SchedulerConnection::Connected);
 }
 
 #[test]
@@ -162,7 +162,7 @@ fn a_framework_without_failover_timeout_goes_with_its_tasks_ten_seconds_after_it
 fn a_framework_that_was_removed_is_told_so_and_never_comes_back() {
     let mut world = World::with_running_task();
     let subscription = world.subscription_of(FRAMEWORK, &[]);
-    world.operate(Operation::Teardown(FRAMEWORK));
+    world.operate(OperatorOperation::Teardown(FRAMEWORK));
     world.expect(&expect![[r#"
         link-1 <- error removed: framework-1 is being removed
         link-1 closed
@@ -292,7 +292,7 @@ fn a_framework_with_tasks_on_several_agents_is_one() {
     let frameworks: Vec<FrameworkId> = world.registry.frameworks().map(|one| one.id).collect();
     assert_eq!(frameworks, [FRAMEWORK]);
     assert_eq!(world.registry.tasks_of(FRAMEWORK).count(), 2);
-    world.operate(Operation::Teardown(FRAMEWORK));
+    world.operate(OperatorOperation::Teardown(FRAMEWORK));
     world.expect(&expect![[r#"
         link-4 <- order 2 kill framework-1/a in 3000 ms
         link-5 <- order 2 kill framework-1/b in 3000 ms
@@ -321,7 +321,7 @@ fn tasks_of_a_framework_that_was_removed_while_their_agent_was_away_are_killed_w
     let mut world = World::with_running_task();
     world.feed(Input::AgentClosed { link: LinkId(2) });
     world.pass(15_000);
-    world.operate(Operation::Teardown(FRAMEWORK));
+    world.operate(OperatorOperation::Teardown(FRAMEWORK));
     world.forget_said();
     let mut hello = world.hello_of(AGENT);
     hello.floor = OrderIndex(1);
@@ -343,7 +343,7 @@ fn a_stream_whose_framework_is_removed_in_the_same_entry_ends() {
     let mut world = World::new();
     world.slow_log();
     world.subscribe("web");
-    world.operate(Operation::Teardown(FRAMEWORK));
+    world.operate(OperatorOperation::Teardown(FRAMEWORK));
     world.commit_together();
     world.expect(&expect![[r#"
         link-1 <- error removed: no framework-1 in this cluster: it was removed, or never was

@@ -2,7 +2,9 @@
 
 use argosy_state::actor::Actor;
 use argosy_state::agent::AgentInfo;
-use argosy_state::command::{Accept, Call, CallAction, Command, Operate, Operation, RegisterAgent};
+use argosy_state::command::{
+    Accept, Call, CallAction, Command, Operate, OperatorOperation, RegisterAgent,
+};
 use argosy_state::fingerprint;
 use argosy_state::ids::{AgentId, NodeId, Timestamp};
 use argosy_state::level::{self, Level};
@@ -10,23 +12,23 @@ use argosy_state::task::{KillSignal, Sizes};
 use argosy_state::testing::{self, spec};
 
 use super::world::{LIMITS, new_agent};
-use crate::leader::{Answer, Effect, Input, Leader, Now};
+use crate::leader::{Effect, Input, Leader, LeaderReply, LeaderTime};
 use crate::links::{LinkId, RequestId};
 
 /// A leader and its registry; the test examines each effect.
-struct Office {
+struct LevelFixture {
     world: testing::World,
     leader: Leader,
 }
 
-fn at(world: &testing::World) -> Now {
-    Now {
+fn at(world: &testing::World) -> LeaderTime {
+    LeaderTime {
         at: world.now,
         wall_ms: 0,
     }
 }
 
-impl Office {
+impl LevelFixture {
     fn new(level: Level) -> Self {
         let mut world = testing::World::empty();
         world.level = level;
@@ -78,14 +80,14 @@ fn info() -> AgentInfo {
     }
 }
 
-fn stored(office: &Office) -> AgentInfo {
+fn stored(office: &LevelFixture) -> AgentInfo {
     let agent = office.world.registry.agent(AgentId(1));
     agent.expect("it is registered").reported.info.clone()
 }
 
 #[test]
 fn what_an_agent_reports_beyond_the_level_is_stored_in_the_epoch_after_the_raise() {
-    let mut office = Office::new(Level::RELEASE_0_1);
+    let mut office = LevelFixture::new(Level::RELEASE_0_1);
     let first = office.registered(1, None, info());
     assert!(matches!(
         first[..],
@@ -111,7 +113,7 @@ fn what_an_agent_reports_beyond_the_level_is_stored_in_the_epoch_after_the_raise
 
 #[test]
 fn a_call_beyond_the_level_is_refused_with_its_field_and_both_levels() {
-    let mut office = Office::new(Level::RELEASE_0_1);
+    let mut office = LevelFixture::new(Level::RELEASE_0_1);
     let framework = office.world.subscribe("web");
     let mut signalled = spec("a", "cpus:1");
     signalled.kill_signal = Some(KillSignal::Int);
@@ -132,8 +134,8 @@ fn a_call_beyond_the_level_is_refused_with_its_field_and_both_levels() {
         action: CallAction::Accept(accept),
     };
     let command = Command::Call(call);
-    assert_eq!(level::beyond(Level::RELEASE_0_2, &command), None);
-    let need = level::beyond(Level::RELEASE_0_1, &command).expect("a field of 0.2.0");
+    assert_eq!(level::first_unsupported(Level::RELEASE_0_2, &command), None);
+    let need = level::first_unsupported(Level::RELEASE_0_1, &command).expect("a field of 0.2.0");
     assert_eq!(need.what, "kill_policy.signal");
     // As the owner of the log returns it: the proposal was not accepted.
     let level = Level::RELEASE_0_2;
@@ -145,7 +147,7 @@ fn a_call_beyond_the_level_is_refused_with_its_field_and_both_levels() {
     let now = at(&office.world);
     let input = Input::BeyondLevel { serial: 1, need };
     let effects = office.leader.step(&office.world.registry, now, input);
-    let [Effect::Answer(_, Answer::Refused { code, message })] = &effects[..] else {
+    let [Effect::Answer(_, LeaderReply::Refused { code, message })] = &effects[..] else {
         panic!("{effects:?}");
     };
     assert_eq!(*code, "feature-level");
@@ -158,11 +160,11 @@ fn requests_have_the_hash_of_release_0_1_0_until_the_raise() {
     let batch = Operate {
         request: Some(("alice".to_owned(), "r-1".to_owned())),
         hash: 5,
-        operations: vec![Operation::Deactivate(AgentId(1))],
+        operations: vec![OperatorOperation::Deactivate(AgentId(1))],
         wall_ms: 0,
     };
     let hash_at = |level| {
-        let mut office = Office::new(level);
+        let mut office = LevelFixture::new(level);
         let input = Input::Operate {
             request: RequestId(1),
             actor: Actor::Unauthenticated,
@@ -181,7 +183,7 @@ fn requests_have_the_hash_of_release_0_1_0_until_the_raise() {
 #[test]
 fn a_mass_loss_is_recorded_since_level_3_and_handed_over_for_once_before() {
     let lose = |level| {
-        let mut office = Office::new(level);
+        let mut office = LevelFixture::new(level);
         for nonce in 0..40 {
             let mut register = testing::registration(1_000 + nonce, "cpus:1");
             register.info = level::reported(level, &register.info);
@@ -195,16 +197,16 @@ fn a_mass_loss_is_recorded_since_level_3_and_handed_over_for_once_before() {
             let effects = office.leader.step(&office.world.registry, now, Input::Tick);
             for effect in effects {
                 match effect {
-                    Effect::HandOver => handed_over += 1,
+                    Effect::TransferLeadership => handed_over += 1,
                     Effect::Propose(proposed) if proposed.command == Command::MassLoss => {
                         recorded += 1;
                     }
                     Effect::Propose(proposed) => {
-                        let entry = argosy_state::command::Entry {
+                        let entry = argosy_state::command::LogEntry {
                             at: office.world.now,
                             commands: vec![*proposed],
                         };
-                        drop(office.world.feed(&entry));
+                        drop(office.world.apply_entry(&entry));
                     }
                     _ => {}
                 }

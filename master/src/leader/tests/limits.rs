@@ -1,18 +1,18 @@
 //! Tests of limit changes of a running task: the way to its agent and back.
 
-use argosy_state::command::{AgentUpdate, CallAction, Operation};
+use argosy_state::command::{AgentUpdate, CallAction, OperatorOperation};
 use argosy_state::ids::{OrderIndex, TaskId};
-use argosy_state::task::{Limits, LimitsReport, Reason, TaskState};
+use argosy_state::task::{LimitsReport, Reason, TaskLimits, TaskState};
 use expect_test::expect;
 
 use super::world::{AGENT, FRAMEWORK, World, task_key};
 use crate::leader::Input;
 use crate::links::LinkId;
 
-fn limits(pids: u64) -> Limits {
-    Limits {
+fn limits(pids: u64) -> TaskLimits {
+    TaskLimits {
         pids: Some(pids),
-        ..Limits::default()
+        ..TaskLimits::default()
     }
 }
 
@@ -71,7 +71,7 @@ fn an_order_that_an_agent_has_not_taken_is_sent_again_and_the_one_before_is_void
     let mut world = World::with_running_task();
     world.feed(Input::AgentClosed { link: LinkId(2) });
     world.call(change("a", 9));
-    world.operate(Operation::UpdateLimits {
+    world.operate(OperatorOperation::UpdateLimits {
         key: task_key("a"),
         limits: limits(8),
     });

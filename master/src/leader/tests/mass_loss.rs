@@ -1,7 +1,7 @@
 //! Tests of very many agents that fall silent within one timeout.
 
 use argosy_state::agent::AgentMode;
-use argosy_state::command::Operation;
+use argosy_state::command::OperatorOperation;
 use argosy_state::ids::AgentId;
 
 use super::world::{LIMITS, World};
@@ -29,7 +29,7 @@ fn with_agents(agents: usize) -> World {
 fn agents_that_are_gone_do_not_count_for_those_that_fall_silent() {
     let mut world = with_agents(220);
     for agent in 1..=200 {
-        world.operate(Operation::MarkGone(AgentId(agent)));
+        world.operate(OperatorOperation::MarkGone(AgentId(agent)));
     }
     world.forget_said();
     world.pass(LIMITS.agent_timeout_ms);

@@ -4,7 +4,7 @@ use argosy_proto::{convert, v1};
 use argosy_state::command::Position;
 use argosy_state::ids::Revision;
 
-use crate::leader::Answer;
+use crate::leader::LeaderReply;
 
 /// Formats a message to an agent; heartbeats and empty orders are included.
 pub(super) fn to_agent(message: &v1::to_agent::Message) -> String {
@@ -165,34 +165,34 @@ fn limits(status: &v1::LimitsStatus) -> String {
 }
 
 /// Formats an answer to a caller.
-pub(super) fn answer(answer: &Answer) -> String {
+pub(super) fn answer(answer: &LeaderReply) -> String {
     match answer {
-        Answer::Called { revision, refused } => {
+        LeaderReply::Called { revision, refused } => {
             let refused = refused.iter().map(|one| {
                 let Position { operation, task } = one.position;
                 format!(", task {operation}.{task} refused {}", one.code)
             });
             format!("called at {}{}", at(*revision), refused.collect::<String>())
         }
-        Answer::Acknowledged => "acknowledged".to_owned(),
-        Answer::Heard => "heard".to_owned(),
-        Answer::Declined => "declined".to_owned(),
-        Answer::Passed => "passed".to_owned(),
-        Answer::Reconciled { reply, more } => {
+        LeaderReply::Acknowledged => "acknowledged".to_owned(),
+        LeaderReply::HeartbeatRecorded => "heard".to_owned(),
+        LeaderReply::Declined => "declined".to_owned(),
+        LeaderReply::Forwarded => "passed".to_owned(),
+        LeaderReply::Reconciled { reply, more } => {
             let statuses: Vec<_> = reply.statuses.iter().map(status).collect();
             let more = more
                 .as_ref()
                 .map_or(String::new(), |task| format!(", more behind {task}"));
             format!("reconciled [{}]{more}", statuses.join(", "))
         }
-        Answer::Operated { outcomes, .. } => {
+        LeaderReply::Operated { outcomes, .. } => {
             let outcomes = outcomes.iter().map(|outcome| match outcome {
                 Ok(()) => " done".to_owned(),
                 Err((code, _)) => format!(" {code}"),
             });
             format!("operated:{}", outcomes.collect::<String>())
         }
-        Answer::Refused { code, message } => format!("refused {code}: {message}"),
+        LeaderReply::Refused { code, message } => format!("refused {code}: {message}"),
     }
 }
 

@@ -1,6 +1,6 @@
 //! Tests of offers: made, used once, withdrawn.
 
-use argosy_state::command::{CallAction, Operation};
+use argosy_state::command::{CallAction, OperatorOperation};
 use argosy_state::framework::FrameworkInfo;
 use argosy_state::task::TaskState;
 use argosy_state::testing::{framework_info, spec};
@@ -115,7 +115,7 @@ fn a_repeat_is_not_told_that_its_own_offer_is_used_once_its_answer_is_forgotten(
     let (accept, tokens) = world.acceptance("1.1", vec![spec("a", "cpus:1")]);
     let call = world.call_of(CallAction::Accept(accept));
     world.send(call.clone(), tokens.clone());
-    world.operate(Operation::Teardown(FRAMEWORK));
+    world.operate(OperatorOperation::Teardown(FRAMEWORK));
     world.forget_said();
     world.send(call, tokens);
     world.expect(&expect![[r#"
@@ -307,7 +307,7 @@ fn an_agent_without_a_link_gets_no_new_offers_and_keeps_the_open_ones() {
 #[test]
 fn offers_of_an_agent_that_is_lost_or_changed_are_withdrawn() {
     let mut world = World::with_offer();
-    world.operate(Operation::SetAttribute {
+    world.operate(OperatorOperation::SetAttribute {
         agent: AGENT,
         name: "rack".to_owned(),
         value: "r1".to_owned(),
@@ -317,12 +317,12 @@ fn offers_of_an_agent_that_is_lost_or_changed_are_withdrawn() {
         call-1: operated: done
         link-1 <- offers 1.2 * agent-1 cpus:4;mem:4096
     "#]]);
-    world.operate(Operation::Deactivate(AGENT));
+    world.operate(OperatorOperation::Deactivate(AGENT));
     world.expect(&expect![[r#"
         link-1 <- rescind 1.2: its agent has changed
         call-2: operated: done
     "#]]);
-    world.operate(Operation::Reactivate(AGENT));
+    world.operate(OperatorOperation::Reactivate(AGENT));
     world.expect(&expect![[r#"
         call-3: operated: done
         link-1 <- offers 1.3 * agent-1 cpus:4;mem:4096

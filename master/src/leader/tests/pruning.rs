@@ -8,7 +8,7 @@ use argosy_state::task::TaskState;
 use argosy_state::testing::World as Facts;
 use expect_test::expect;
 
-use super::super::pruning::Pass;
+use super::super::pruning::PruningPass;
 use super::world::{AGENT, LIMITS, World, new_agent};
 
 /// Time until an agent that falls silent now is removed, in milliseconds.
@@ -81,7 +81,7 @@ fn ids(registry: &Registry, now: Timestamp, kept: usize) -> Vec<u64> {
 
 /// Returns the ids to remove, when `most` agents are examined at a time.
 fn ids_by(most: usize, registry: &Registry, now: Timestamp, kept: usize) -> Vec<u64> {
-    let mut pass = Pass::new(registry, kept);
+    let mut pass = PruningPass::new(registry, kept);
     let mut ids = Vec::new();
     while !pass.is_over() {
         let found = pass.examine(registry, now, 10_000, most);
@@ -100,7 +100,7 @@ fn three_lost() -> (Facts, Timestamp) {
     world.launch(framework, agents[1], "a", "cpus:1");
     for place in [3, 1, 0] {
         world.pass(1_000);
-        world.lose(agents[place]);
+        world.mark_unreachable(agents[place]);
     }
     let first = world.registry.agent(agents[3]).unwrap().mode_since();
     (world, first)
@@ -125,7 +125,7 @@ fn the_longest_lost_are_forgotten_first_by_age_and_those_that_run_nothing_by_num
 fn a_pass_over_lost_agents_goes_on_where_the_last_tick_has_ended() {
     let (world, first) = three_lost();
     let registry = &world.registry;
-    let aged = Pass::new(registry, 3)
+    let aged = PruningPass::new(registry, 3)
         .examine(registry, first.plus_ms(60_000), 10_000, 2)
         .len();
     assert_eq!(aged, 2, "no more than were to be examined");

@@ -2,7 +2,7 @@
 //! being committed.
 
 use argosy_state::agent::AgentMode;
-use argosy_state::framework::{Connection, FrameworkInfo};
+use argosy_state::framework::{FrameworkInfo, SchedulerConnection};
 use argosy_state::task::TaskState;
 use argosy_state::testing::framework_info;
 use expect_test::expect;
@@ -11,7 +11,7 @@ use super::world::{AGENT, FRAMEWORK, LIMITS, World, new_framework};
 use crate::leader::Input;
 use crate::links::LinkId;
 
-fn connection(world: &World) -> Connection {
+fn connection(world: &World) -> SchedulerConnection {
     world.registry.framework(FRAMEWORK).unwrap().connection
 }
 
@@ -47,12 +47,12 @@ fn a_framework_that_returns_while_its_disconnection_is_committed_is_connected() 
         link-3 <- subscribed framework-1 session 7 epoch 1
         link-3 <- offers 1.2 * agent-1 cpus:3;mem:4096
     "#]]);
-    assert_eq!(connection(&world), Connection::Connected);
+    assert_eq!(connection(&world), SchedulerConnection::Connected);
     world.pass_with(120_000, &[LinkId(2)]);
     world.commit();
     world.forget_said();
     assert_eq!(world.state_of("a"), TaskState::Running);
-    assert_eq!(connection(&world), Connection::Connected);
+    assert_eq!(connection(&world), SchedulerConnection::Connected);
 }
 
 #[test]
@@ -79,7 +79,7 @@ fn a_disconnection_that_the_former_leader_committed_last_ends_with_the_return() 
         link-3 <- subscribed framework-1 session 7 epoch 8
         link-3 <- unmet in *: 1 no-link
     "#]]);
-    assert_eq!(connection(&world), Connection::Connected);
+    assert_eq!(connection(&world), SchedulerConnection::Connected);
 }
 
 #[test]
@@ -93,7 +93,7 @@ fn a_disconnection_that_is_committed_after_the_next_epoch_changes_nothing() {
             link-3 <- subscribed framework-1 session 7 epoch 7
             link-3 <- unmet in *: 1 no-link
         "#]]);
-        assert_eq!(connection(&world), Connection::Connected);
+        assert_eq!(connection(&world), SchedulerConnection::Connected);
     }
 }
 
@@ -122,7 +122,7 @@ fn a_stream_whose_framework_is_recorded_as_disconnected_is_closed_and_its_schedu
         link-3 <- subscribed framework-1 session 7 epoch 1
         link-3 <- unmet in *:
     "#]]);
-    assert_eq!(connection(&world), Connection::Connected);
+    assert_eq!(connection(&world), SchedulerConnection::Connected);
 }
 
 #[test]

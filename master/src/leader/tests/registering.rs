@@ -1,6 +1,6 @@
 //! Tests of more simultaneous agent hellos than registrations that may be in the log.
 
-use argosy_state::command::{Command, Proposed};
+use argosy_state::command::{Command, ProposedCommand};
 
 use super::world::{World, new_agent};
 use crate::leader::Input;
@@ -21,7 +21,7 @@ fn hellos(world: &mut World, agents: usize) -> Vec<LinkId> {
 
 /// Returns the nonces of the registrations that are proposed, in the order of the log.
 fn proposed(world: &World) -> Vec<u64> {
-    let nonce = |proposed: &Proposed| match &proposed.command {
+    let nonce = |proposed: &ProposedCommand| match &proposed.command {
         Command::RegisterAgent(register) => Some(register.nonce),
         _ => None,
     };

@@ -1,6 +1,6 @@
 //! Tests of schedulers that stop sending heartbeats while their connections stay open.
 
-use argosy_state::framework::{Connection, FrameworkInfo};
+use argosy_state::framework::{FrameworkInfo, SchedulerConnection};
 use argosy_state::ids::FrameworkId;
 use argosy_state::testing::framework_info;
 use expect_test::expect;
@@ -35,7 +35,7 @@ fn heartbeat(world: &mut World, session: u64) {
     });
 }
 
-fn connection(world: &World, id: FrameworkId) -> Connection {
+fn connection(world: &World, id: FrameworkId) -> SchedulerConnection {
     world.registry.framework(id).unwrap().connection
 }
 
@@ -55,9 +55,15 @@ fn the_offers_of_a_silent_scheduler_go_to_others_and_its_absence_begins() {
     // The end of its connection is reported later, or never.
     world.feed(Input::FrameworkClosed { link: LinkId(1) });
     world.pass_with(LIMITS.framework_grace_ms - 100, &[LinkId(2)]);
-    assert_eq!(connection(&world, FRAMEWORK), Connection::Connected);
+    assert_eq!(
+        connection(&world, FRAMEWORK),
+        SchedulerConnection::Connected
+    );
     world.pass_with(100, &[LinkId(2)]);
-    assert_ne!(connection(&world, FRAMEWORK), Connection::Connected);
+    assert_ne!(
+        connection(&world, FRAMEWORK),
+        SchedulerConnection::Connected
+    );
     world.pass_with(60_100, &[LinkId(2)]);
     assert_eq!(world.registry.framework(FRAMEWORK), None);
     world.forget_said();

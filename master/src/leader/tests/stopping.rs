@@ -1,6 +1,6 @@
 //! Tests of tasks that stop themselves on silent agents: when their frameworks are notified.
 
-use argosy_state::command::{CallAction, Operation};
+use argosy_state::command::{CallAction, OperatorOperation};
 use argosy_state::task::{TaskSpec, TaskState};
 use argosy_state::testing::spec;
 use expect_test::expect;
@@ -154,7 +154,7 @@ fn a_decision_on_a_record_that_has_moved_is_made_again() {
     let mut world = World::with_singletons(&[("a", 10_000)]);
     world.pass(LIMITS.agent_timeout_ms);
     world.slow_log();
-    world.operate(Operation::Deactivate(AGENT));
+    world.operate(OperatorOperation::Deactivate(AGENT));
     // Decided before the operator's change is applied, and applied after it.
     world.pass(STOPPED_MS);
     world.commit();

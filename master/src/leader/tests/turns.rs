@@ -1,7 +1,7 @@
 //! Tests of the bounds of one turn, and of the completion of the rest.
 
 use argosy_state::command::{Accept, CallAction, OfferOperation};
-use argosy_state::digest::HeldKind;
+use argosy_state::digest::DigestKind;
 use argosy_state::ids::OrderIndex;
 use argosy_state::limits;
 use argosy_state::testing::spec;
@@ -33,7 +33,7 @@ fn orders_that_an_agent_lacks_are_sent_over_as_many_turns_as_they_need() {
     let link = world.link();
     let mut hello = world.hello_of(AGENT);
     hello.floor = OrderIndex(0);
-    hello.digests.insert(HeldKind::Task, 0);
+    hello.digests.insert(DigestKind::Task, 0);
     world.hello(link, hello);
     // No turn of it sends more than 256, which `World::perform` checks.
     world.list(link, 0, &[]);

@@ -279,7 +279,7 @@ fn tasks_of_a_lost_agent_are_unreachable_and_those_of_a_gone_one_have_ended() {
         call-3: reconciled [a UNREACHABLE (RECONCILIATION)]
         call-4: reconciled [a UNREACHABLE (RECONCILIATION)]
     "#]]);
-    world.operate(argosy_state::command::Operation::MarkGone(AGENT));
+    world.operate(argosy_state::command::OperatorOperation::MarkGone(AGENT));
     world.forget_said();
     world.reconcile(&["a"], 1);
     world.reconcile(&[], 1);
@@ -344,7 +344,7 @@ fn questions_of_strangers_are_refused_by_an_entry() {
     world.slow_log();
     for (framework, session) in [(FrameworkId(9), 1), (FRAMEWORK, 9)] {
         let request = world.request();
-        let reconcile = crate::leader::Reconcile {
+        let reconcile = crate::leader::ReconcileQuery {
             framework,
             session,
             tasks: Vec::new(),
@@ -442,7 +442,7 @@ fn all_tasks_are_answered_a_bounded_part_at_a_time() {
     assert!(first.ends_with("], more behind t0999"), "{first}");
     assert_eq!(first.matches("RUNNING").count(), 1_000);
     let request = world.request();
-    let reconcile = crate::leader::Reconcile {
+    let reconcile = crate::leader::ReconcileQuery {
         framework: FRAMEWORK,
         session: world.registry.framework(FRAMEWORK).unwrap().session,
         tasks: Vec::new(),

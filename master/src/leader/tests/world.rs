@@ -11,29 +11,31 @@ use argosy_state::Registry;
 use argosy_state::actor::Actor;
 use argosy_state::agent::AgentInfo;
 use argosy_state::command::{
-    Accept, Acknowledge, AgentUpdate, Call, CallAction, Command, Entry, HeldTask, OfferOperation,
-    OpenEpoch, Operate, Operation, Promise, Proposed,
+    Accept, Acknowledge, AgentUpdate, Call, CallAction, Command, HeldTask, LogEntry,
+    OfferOperation, OfferTerms, OpenEpoch, Operate, OperatorOperation, ProposedCommand,
 };
-use argosy_state::digest::HeldKind;
+use argosy_state::digest::DigestKind;
 use argosy_state::framework::FrameworkInfo;
 use argosy_state::ids::{
     AgentId, Epoch, FrameworkId, NodeId, OrderIndex, Revision, TaskId, TaskKey, Ticket, Timestamp,
 };
 use argosy_state::limits;
-use argosy_state::task::{Reason, Source, Standing, TaskSpec, TaskState};
+use argosy_state::task::{CheckResults, Reason, TaskSpec, TaskState, UpdateSource};
 use argosy_state::testing::{amounts, framework_info, key, spec};
 use expect_test::Expect;
 
 use super::messages_text;
-use crate::config::Limits;
-use crate::leader::{Decline, Effect, Hello, Input, Leader, Now, Reconcile, Subscription};
+use crate::config::LeaderTimeouts;
+use crate::leader::{
+    Decline, Effect, Hello, Input, Leader, LeaderTime, ReconcileQuery, SchedulerHello,
+};
 use crate::links::{LinkId, RequestId};
 
 /// The only framework or agent of most tests.
 pub(super) const FRAMEWORK: FrameworkId = FrameworkId(1);
 pub(super) const AGENT: AgentId = AgentId(1);
 
-pub(super) const LIMITS: Limits = Limits {
+pub(super) const LIMITS: LeaderTimeouts = LeaderTimeouts {
     agent_timeout_ms: 15_000,
     framework_timeout_ms: 15_000,
     framework_grace_ms: 10_000,
@@ -50,7 +52,7 @@ pub(super) struct World {
     requests: u64,
     numbers: BTreeMap<(FrameworkId, u64), u64>,
     /// Proposals that are not committed yet.
-    pub(super) queue: VecDeque<Proposed>,
+    pub(super) queue: VecDeque<ProposedCommand>,
     /// The actor of links and calls from now on.
     pub(super) actor: Actor,
     /// Whether proposals wait for [`Self::commit`].
@@ -161,7 +163,7 @@ impl World {
         let Some(proposed) = self.queue.pop_front() else {
             return false;
         };
-        let entry = Entry {
+        let entry = LogEntry {
             at: self.now,
             commands: vec![proposed],
         };
@@ -247,7 +249,7 @@ impl World {
             digests: {
                 let index = self.registry.agent_index(agent);
                 let held = index.map(|index| index.held).unwrap_or_default();
-                HeldKind::ALL.map(|kind| (kind, held.of(kind))).into()
+                DigestKind::ALL.map(|kind| (kind, held.of(kind))).into()
             },
             version: 1,
         }
@@ -295,12 +297,12 @@ impl World {
             order,
             number,
             state,
-            source: Source::Agent,
+            source: UpdateSource::Agent,
             reason: Reason::None,
             causes: Vec::new(),
             message: String::new(),
             exit: None,
-            standing: Standing::default(),
+            standing: CheckResults::default(),
             limits: None,
             wall_ms: 0,
         }
@@ -314,7 +316,7 @@ impl World {
         link
     }
 
-    pub(super) fn subscribe_with(&mut self, link: LinkId, subscription: Subscription) {
+    pub(super) fn subscribe_with(&mut self, link: LinkId, subscription: SchedulerHello) {
         self.feed(Input::Subscribe {
             link,
             actor: self.actor.clone(),
@@ -324,9 +326,9 @@ impl World {
 
     /// Returns the subscription of the framework's present scheduler on a new stream, holding these
     /// offers.
-    pub(super) fn subscription_of(&self, framework: FrameworkId, held: &[&str]) -> Subscription {
+    pub(super) fn subscription_of(&self, framework: FrameworkId, held: &[&str]) -> SchedulerHello {
         let record = self.registry.framework(framework).unwrap();
-        Subscription {
+        SchedulerHello {
             cluster: Some(self.registry.cluster().facts.id),
             framework: Some(framework),
             held: held.iter().map(|id| self.held(id)).collect(),
@@ -343,7 +345,7 @@ impl World {
     }
 
     /// Returns the promise and the token of an offer that was received.
-    pub(super) fn held(&self, id: &str) -> (Promise, Vec<u8>) {
+    pub(super) fn held(&self, id: &str) -> (OfferTerms, Vec<u8>) {
         let offer = self
             .received
             .get(id)
@@ -447,7 +449,7 @@ impl World {
 
     pub(super) fn reconcile(&mut self, tasks: &[&str], next_number: u64) {
         let request = self.request();
-        let reconcile = Reconcile {
+        let reconcile = ReconcileQuery {
             framework: FRAMEWORK,
             session: self.registry.framework(FRAMEWORK).unwrap().session,
             tasks: tasks
@@ -465,7 +467,7 @@ impl World {
         });
     }
 
-    pub(super) fn operate(&mut self, operation: Operation) {
+    pub(super) fn operate(&mut self, operation: OperatorOperation) {
         self.send_batch(Operate {
             request: None,
             hash: 0,
@@ -564,7 +566,7 @@ impl World {
                         messages_text::answer(&answer)
                     ));
                 }
-                Effect::HandOver => self.say("hand over".to_owned()),
+                Effect::TransferLeadership => self.say("hand over".to_owned()),
             }
         }
     }
@@ -619,14 +621,14 @@ pub(super) fn new_agent(nonce: u64, resources: &str) -> Hello {
             ..AgentInfo::default()
         },
         floor: OrderIndex::default(),
-        digests: [(HeldKind::Task, 0)].into(),
+        digests: [(DigestKind::Task, 0)].into(),
         version: 1,
     }
 }
 
 /// Returns a first subscription.
-pub(super) fn new_framework(session: u64, info: FrameworkInfo) -> Subscription {
-    Subscription {
+pub(super) fn new_framework(session: u64, info: FrameworkInfo) -> SchedulerHello {
+    SchedulerHello {
         cluster: None,
         framework: None,
         session,
@@ -653,9 +655,9 @@ fn open_epoch(registry: &mut Registry, now: Timestamp) {
         wall_ms: 0,
         level: argosy_state::level::Level::NEWEST,
     };
-    let entry = Entry {
+    let entry = LogEntry {
         at: now,
-        commands: vec![Proposed {
+        commands: vec![ProposedCommand {
             ticket: Ticket::default(),
             actor: Actor::Cluster,
             command: Command::OpenEpoch(open),
@@ -665,8 +667,8 @@ fn open_epoch(registry: &mut Registry, now: Timestamp) {
     drop(registry.take_changes());
 }
 
-fn clocks(at: Timestamp) -> Now {
-    Now { at, wall_ms: 0 }
+fn clocks(at: Timestamp) -> LeaderTime {
+    LeaderTime { at, wall_ms: 0 }
 }
 
 /// The maximum lifetime of an offer unless its framework sets another.

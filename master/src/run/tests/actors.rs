@@ -6,7 +6,9 @@ use std::io;
 use std::sync::Mutex;
 
 use argosy_proto::clock::WallClock;
-use argosy_proto::transport::{Connection, Dialer, Expected, Identified, PeerIdentity};
+use argosy_proto::transport::{
+    Connection, Dialer, ExpectedPeer, IdentifiedConnection, PeerIdentity,
+};
 use argosy_proto::v1::agents_client::AgentsClient;
 use argosy_proto::v1::operator_client::OperatorClient;
 use argosy_proto::v1::scheduler_client::SchedulerClient;
@@ -26,30 +28,30 @@ const HEADER: &str = "argosy-forwarded-actor";
 
 /// Addresses, and the processes that listen there.
 #[derive(Clone, Default)]
-struct Network(Arc<Mutex<BTreeMap<String, Host>>>);
+struct TestNetwork(Arc<Mutex<BTreeMap<String, ListeningMaster>>>);
 
 /// A listening process, and the channel for its connections.
-type Host = (PeerIdentity, mpsc::UnboundedSender<Identified>);
+type ListeningMaster = (PeerIdentity, mpsc::UnboundedSender<IdentifiedConnection>);
 
 /// Whether the network proves the identities of both ends of its connections.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Proof {
-    Of,
-    None,
+pub(super) enum ConnectionProof {
+    Authenticated,
+    Unauthenticated,
 }
 
-impl Proof {
+impl ConnectionProof {
     fn of(self, principal: &str) -> PeerIdentity {
         match self {
-            Self::Of if !principal.is_empty() => {
+            Self::Authenticated if !principal.is_empty() => {
                 PeerIdentity::authenticated(principal.parse().unwrap(), None)
             }
-            Self::Of | Self::None => PeerIdentity::unauthenticated(None),
+            Self::Authenticated | Self::Unauthenticated => PeerIdentity::unauthenticated(None),
         }
     }
 }
 
-impl Network {
+impl TestNetwork {
     fn listen(&self, address: &str, own: PeerIdentity) -> Listener {
         let (sender, connections) = mpsc::unbounded_channel();
         let mut hosts = self.0.lock().unwrap();
@@ -76,36 +78,36 @@ impl Network {
     }
 }
 
-pub(super) struct Cluster {
-    network: Network,
-    proof: Proof,
+pub(super) struct TestCluster {
+    network: TestNetwork,
+    proof: ConnectionProof,
     stores: Vec<MemoryStore>,
     stop: CancellationToken,
-    running: Vec<JoinHandle<Result<(), RunError>>>,
+    running: Vec<JoinHandle<Result<(), MasterError>>>,
 }
 
 fn api(place: usize) -> String {
     format!("m{place}:5050")
 }
 
-impl Cluster {
-    pub(super) fn start(proof: Proof) -> Self {
-        let network = Network::default();
+impl TestCluster {
+    pub(super) fn start(proof: ConnectionProof) -> Self {
+        let network = TestNetwork::default();
         let raft = |place: usize| format!("m{place}:5052");
         let stop = CancellationToken::new();
         let (mut stores, mut running) = (Vec::new(), Vec::new());
         for place in 0..MASTERS {
             let own = proof.of(&format!("master/m{place}"));
-            let config = Config {
+            let config = MasterConfig {
                 peers: (0..MASTERS).map(raft).collect(),
                 timing: Timing::testing(),
                 seed: place as u64,
-                ..Config::new(Default::default(), api(place), raft(place))
+                ..MasterConfig::new(Default::default(), api(place), raft(place))
             };
             let store = MemoryStore::default();
-            let parts = Parts {
+            let parts = MasterParts {
                 api: network.listen(&api(place), own.clone()),
-                raft: Surroundings {
+                raft: NodeEnvironment {
                     listener: network.listen(&raft(place), own.clone()),
                     dialer: network.dialer(own),
                     wall: WallClock::system(),
@@ -132,7 +134,7 @@ impl Cluster {
     pub(super) fn channel(&self, principal: &str, place: usize) -> Channel {
         let dialer = self.network.dialer(self.proof.of(principal));
         let endpoint = Endpoint::from_shared(format!("http://{}", api(place))).unwrap();
-        endpoint.connect_with_connector_lazy(dialer.connector(PATIENCE, Expected::MASTER))
+        endpoint.connect_with_connector_lazy(dialer.connector(PATIENCE, ExpectedPeer::MASTER))
     }
 
     /// Returns a master that leads and one that does not.
@@ -178,7 +180,7 @@ impl Cluster {
 
 /// Sends an operator's change on a separate connection, with the given `headers`.
 async fn write(
-    cluster: &Cluster,
+    cluster: &TestCluster,
     (principal, place): (&str, usize),
     headers: &[(&'static str, &str)],
 ) -> Result<(), Status> {
@@ -203,7 +205,7 @@ async fn write(
     written.await.unwrap().map(drop)
 }
 
-pub(super) async fn subscribe(cluster: &Cluster, principal: &str, place: usize) {
+pub(super) async fn subscribe(cluster: &TestCluster, principal: &str, place: usize) {
     let mut client = SchedulerClient::new(cluster.channel(principal, place));
     let request = v1::SubscribeRequest {
         protocol: protocol(),
@@ -220,7 +222,7 @@ pub(super) async fn subscribe(cluster: &Cluster, principal: &str, place: usize) 
     );
 }
 
-pub(super) async fn register(cluster: &Cluster, principal: &str, place: usize) {
+pub(super) async fn register(cluster: &TestCluster, principal: &str, place: usize) {
     let registration = registration(9 + place as u64, "cpus:4;mem:4096");
     let hello = v1::Hello {
         protocol: protocol(),
@@ -247,7 +249,7 @@ pub(super) async fn register(cluster: &Cluster, principal: &str, place: usize) {
 }
 
 fn protocol() -> Option<v1::Protocol> {
-    Some(argosy_proto::versions::Versions::OWN.first())
+    Some(argosy_proto::versions::VersionRange::OWN.first())
 }
 
 fn is_operate(command: &Command) -> bool {
@@ -256,7 +258,7 @@ fn is_operate(command: &Command) -> bool {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_log_says_who_asked_by_way_of_any_master() {
-    let cluster = Cluster::start(Proof::Of);
+    let cluster = TestCluster::start(ConnectionProof::Authenticated);
     let (leader, follower) = cluster.places().await;
     for place in [leader, follower] {
         write(&cluster, ("operator/alice", place), &[])
@@ -280,7 +282,7 @@ async fn the_log_says_who_asked_by_way_of_any_master() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_client_that_names_an_actor_is_not_believed() {
-    let cluster = Cluster::start(Proof::Of);
+    let cluster = TestCluster::start(ConnectionProof::Authenticated);
     let (leader, follower) = cluster.places().await;
     let forged = [("argosy-forwarded", "1"), (HEADER, "operator/bob")];
     for place in [leader, follower] {
@@ -304,7 +306,7 @@ async fn a_client_that_names_an_actor_is_not_believed() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_authentication_everybody_is_nobody() {
-    let cluster = Cluster::start(Proof::None);
+    let cluster = TestCluster::start(ConnectionProof::Unauthenticated);
     let (leader, follower) = cluster.places().await;
     for place in [leader, follower] {
         write(&cluster, ("operator/alice", place), &[])

@@ -5,7 +5,7 @@ use std::pin::Pin;
 use argosy_proto::v1::agents_client::AgentsClient;
 use argosy_proto::v1::operator_client::OperatorClient;
 use argosy_proto::v1::{Consistency, FromAgent, GetClusterRequest, Hello, from_agent, to_agent};
-use argosy_proto::versions::{self, Versions};
+use argosy_proto::versions::{self, VersionRange};
 use axum::body::HttpBody as _;
 use prost::Message as _;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -20,7 +20,7 @@ use tonic_reflection::pb::v1alpha::server_reflection_response::MessageResponse;
 use tonic_reflection::pb::v1alpha::{ServerReflectionRequest, ServerReflectionResponse};
 use tonic_types::StatusExt as _;
 
-use super::rtt::Masters;
+use super::rtt::TestMasters;
 use super::*;
 
 fn channel(address: &str) -> Channel {
@@ -98,7 +98,7 @@ async fn called_once(channel: &mut Channel, path: &str, body: Vec<u8>) -> (Statu
 #[allow(clippy::too_many_lines, reason = "most of them are a table")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn http_answers_what_is_not_there_or_mistyped_with_an_error_in_json() {
-    let masters = Masters::start_timed(Timing::wan()).await;
+    let masters = TestMasters::start_timed(Timing::wan()).await;
     let (leader, _) = masters.leader().await;
     let (base, client) = (format!("http://{}", masters.api[leader]), client());
     let long = format!("/v1/tasks?name={}", "x".repeat(65_100));
@@ -233,7 +233,7 @@ async fn http_answers_what_is_not_there_or_mistyped_with_an_error_in_json() {
 /// is lower.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_path_that_http_1_1_cannot_hold_is_answered_414_without_a_body() {
-    let masters = Masters::start_timed(Timing::wan()).await;
+    let masters = TestMasters::start_timed(Timing::wan()).await;
     let (leader, _) = masters.leader().await;
     for (bytes, has_body) in [(65_534, true), (65_535, false)] {
         let path = format!("/v1/tasks?name={}", "x".repeat(bytes - 15));
@@ -254,7 +254,7 @@ async fn a_path_that_http_1_1_cannot_hold_is_answered_414_without_a_body() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_message_that_cannot_be_read_is_the_clients_mistake_at_every_master() {
-    let masters = Masters::start_timed(Timing::wan()).await;
+    let masters = TestMasters::start_timed(Timing::wan()).await;
     let (leader, _) = masters.leader().await;
     // A field of five bytes, of which one is present.
     let unreadable = framed(&[0x0a, 5, b'x']);
@@ -311,9 +311,9 @@ async fn a_message_that_cannot_be_read_is_the_clients_mistake_at_every_master() 
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_client_of_other_versions_is_refused_and_each_reply_names_those_of_its_master() {
-    let masters = Masters::start_timed(Timing::wan()).await;
+    let masters = TestMasters::start_timed(Timing::wan()).await;
     let (leader, _) = masters.leader().await;
-    let own = Versions::OWN;
+    let own = VersionRange::OWN;
     for place in [leader, (leader + 1) % 3] {
         let ask = async |range: Option<&str>| {
             let mut operator = OperatorClient::new(channel(&masters.api[place]));
@@ -350,11 +350,11 @@ async fn a_client_of_other_versions_is_refused_and_each_reply_names_those_of_its
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_agent_of_other_versions_is_refused_with_the_code_and_both_ranges() {
-    let masters = Masters::start_timed(Timing::wan()).await;
+    let masters = TestMasters::start_timed(Timing::wan()).await;
     let (leader, _) = masters.leader().await;
     let (oldest, newest) = (7, 9);
     let hello = Hello {
-        protocol: Some(Versions { oldest, newest }.first()),
+        protocol: Some(VersionRange { oldest, newest }.first()),
         ..Hello::default()
     };
     let message = Some(from_agent::Message::Hello(hello));
@@ -373,7 +373,7 @@ async fn an_agent_of_other_versions_is_refused_with_the_code_and_both_ranges() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stream_of_an_agent_that_its_master_ends_is_unavailable() {
-    let masters = Masters::start_timed(Timing::wan()).await;
+    let masters = TestMasters::start_timed(Timing::wan()).await;
     let (leader, _) = masters.leader().await;
     let mut streams = Vec::new();
     for place in [leader, (leader + 1) % 3] {
@@ -410,7 +410,7 @@ async fn a_stream_of_an_agent_that_its_master_ends_is_unavailable() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_consistency_that_this_release_does_not_know_is_refused() {
-    let masters = Masters::start_timed(Timing::wan()).await;
+    let masters = TestMasters::start_timed(Timing::wan()).await;
     let (leader, _) = masters.leader().await;
     // Field 1, or 3, is 7.
     let (of_the_cluster, of_the_rest) = (framed(&[0x08, 7]), framed(&[0x18, 7]));
@@ -438,7 +438,7 @@ async fn a_consistency_that_this_release_does_not_know_is_refused() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn reflection_lists_the_services_in_both_versions() {
-    let masters = Masters::start_timed(Timing::wan()).await;
+    let masters = TestMasters::start_timed(Timing::wan()).await;
     let (leader, _) = masters.leader().await;
     let mut channel = channel(&masters.api[leader]);
     // `list_services`, field 7, of everything.
@@ -483,7 +483,7 @@ impl Reflection {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn more_streams_of_reflection_than_a_master_keeps_are_refused_until_one_ends() {
-    let masters = Masters::start_timed(Timing::wan()).await;
+    let masters = TestMasters::start_timed(Timing::wan()).await;
     let (leader, _) = masters.leader().await;
     let api = &masters.api[leader];
     let mut open = Vec::new();
@@ -506,7 +506,7 @@ async fn more_streams_of_reflection_than_a_master_keeps_are_refused_until_one_en
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_web_page_under_another_name_is_refused_and_grpc_is_served_under_any() {
-    let masters = Masters::start_timed(Timing::wan()).await;
+    let masters = TestMasters::start_timed(Timing::wan()).await;
     let (leader, _) = masters.leader().await;
     let (base, client) = (format!("http://{}", masters.api[leader]), client());
     for path in [

@@ -13,16 +13,16 @@ use tonic::transport::{Channel, Endpoint};
 use super::*;
 use crate::comparison::EVERY;
 
-struct Master {
+struct TestMaster {
     api: String,
     raft: String,
     memory: MemoryStore,
     stop: CancellationToken,
-    running: Option<JoinHandle<Result<(), RunError>>>,
+    running: Option<JoinHandle<Result<(), MasterError>>>,
 }
 
-impl Master {
-    async fn ended(&mut self) -> Result<(), RunError> {
+impl TestMaster {
+    async fn ended(&mut self) -> Result<(), MasterError> {
         let running = self.running.take().expect("it was started");
         let ended = tokio::time::timeout(PATIENCE, running).await;
         ended.expect("it ends").unwrap()
@@ -82,16 +82,16 @@ impl Master {
     }
 }
 
-struct Group(Vec<Master>);
+struct TestGroup(Vec<TestMaster>);
 
-impl Group {
+impl TestGroup {
     async fn start() -> Self {
         let mut masters = Vec::new();
         let mut sockets = Vec::new();
         for _ in 0..3 {
             let api = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let raft = TcpListener::bind("127.0.0.1:0").await.unwrap();
-            masters.push(Master {
+            masters.push(TestMaster {
                 api: api.local_addr().unwrap().to_string(),
                 raft: raft.local_addr().unwrap().to_string(),
                 memory: MemoryStore::default(),
@@ -110,15 +110,15 @@ impl Group {
     fn run(&mut self, place: usize, api: TcpListener, raft: TcpListener, timing: Timing) {
         let peers = self.0.iter().map(|master| master.raft.clone()).collect();
         let master = &mut self.0[place];
-        let config = Config {
+        let config = MasterConfig {
             peers,
             timing,
             seed: place as u64,
-            ..Config::new(Default::default(), master.api.clone(), master.raft.clone())
+            ..MasterConfig::new(Default::default(), master.api.clone(), master.raft.clone())
         };
-        let parts = Parts {
+        let parts = MasterParts {
             api: Listener::tcp(api),
-            raft: Surroundings::tcp(raft),
+            raft: NodeEnvironment::tcp(raft),
             raft_runtime: Handle::current(),
             readers: Handle::current(),
             memory: Some(master.memory.clone()),
@@ -243,7 +243,7 @@ fn weights_in(memory: &MemoryStore) -> Vec<u64> {
         _ => Vec::new(),
     });
     let weights = operations.filter_map(|operation| match operation {
-        Operation::SetWeight { weight_milli, .. } => Some(weight_milli),
+        OperatorOperation::SetWeight { weight_milli, .. } => Some(weight_milli),
         _ => None,
     });
     weights.collect()
@@ -251,7 +251,7 @@ fn weights_in(memory: &MemoryStore) -> Vec<u64> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_master_whose_registry_differs_stops_and_the_others_go_on() {
-    let mut group = Group::start().await;
+    let mut group = TestGroup::start().await;
     let leader = group.settled(&[0, 1, 2]).await;
     group.0[leader].write(2_000).await;
     group.settled(&[0, 1, 2]).await;
@@ -262,7 +262,7 @@ async fn a_master_whose_registry_differs_stops_and_the_others_go_on() {
     tamper(&group.0[wrong].memory);
     group.run_again(wrong).await;
     let ended = group.0[wrong].ended().await.expect_err("it diverged");
-    let RunError::Diverged(why) = &ended else {
+    let MasterError::Diverged(why) = &ended else {
         panic!("it ended otherwise: {ended}");
     };
     assert_ne!(why.own, why.logged);
@@ -286,7 +286,7 @@ async fn a_master_whose_registry_differs_stops_and_the_others_go_on() {
 /// leave it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_leader_whose_registry_differs_is_left_by_its_followers_and_acknowledges_nothing_more() {
-    let mut group = Group::start().await;
+    let mut group = TestGroup::start().await;
     let wrong = group.settled(&[0, 1, 2]).await;
     group.0[wrong].write(2_000).await;
     group.settled(&[0, 1, 2]).await;
@@ -315,7 +315,7 @@ async fn a_leader_whose_registry_differs_is_left_by_its_followers_and_acknowledg
             }
         }
     }
-    let [RunError::Diverged(one), RunError::Diverged(other)] = &ended[..] else {
+    let [MasterError::Diverged(one), MasterError::Diverged(other)] = &ended[..] else {
         panic!("they ended otherwise: {ended:?}");
     };
     assert_eq!(one, other, "they name the same digests");
@@ -352,7 +352,7 @@ async fn a_leader_whose_registry_differs_is_left_by_its_followers_and_acknowledg
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_digest_is_logged_in_each_epoch_and_every_thousand_entries() {
-    let alone = Alone::start().await;
+    let alone = SingleMaster::start().await;
     let epoch = alone.in_office().await.epoch;
     let deadline = Instant::now() + 2 * PATIENCE;
     let logged = loop {

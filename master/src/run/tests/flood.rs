@@ -15,15 +15,15 @@ use tokio::task::JoinSet;
 
 use super::routes::{routes, until};
 use super::*;
-use crate::leader::{Decline, Hello, Subscription};
+use crate::leader::{Decline, Hello, SchedulerHello};
 use crate::links::{self, LinkId, LinkStream};
 
 /// After this time without a message an agent drops its link.
 const HEARTBEAT: Duration = Duration::from_secs(3);
 
 /// An agent and a framework without connections: their links end here.
-struct Links {
-    desk: Desk,
+struct TestLinks {
+    desk: OwnerHandle,
     agent: LinkId,
     to_agent: LinkStream<v1::ToAgent>,
     framework: FrameworkId,
@@ -31,15 +31,15 @@ struct Links {
     offer: v1::Offer,
 }
 
-impl Links {
-    async fn open(desk: Desk) -> Self {
+impl TestLinks {
+    async fn open(desk: OwnerHandle) -> Self {
         let (agent, framework_link) = (desk.new_link(), desk.new_link());
         let (sender, to_agent) = links::link();
         let (events_in, events) = links::link();
-        desk.send(Message::FrameworkLink(framework_link, events_in))
+        desk.send(OwnerMessage::FrameworkLink(framework_link, events_in))
             .await
             .unwrap();
-        let subscription = Box::new(Subscription {
+        let subscription = Box::new(SchedulerHello {
             cluster: None,
             framework: None,
             session: 7,
@@ -54,8 +54,10 @@ impl Links {
             actor: Actor::default(),
             subscription,
         };
-        desk.send(Message::Input(subscribe)).await.unwrap();
-        desk.send(Message::AgentLink(agent, sender)).await.unwrap();
+        desk.send(OwnerMessage::Input(subscribe)).await.unwrap();
+        desk.send(OwnerMessage::AgentLink(agent, sender))
+            .await
+            .unwrap();
         let register = registration(9, "cpus:64;mem:65536");
         let hello = Box::new(Hello {
             cluster: None,
@@ -75,7 +77,7 @@ impl Links {
             actor: Actor::default(),
             hello,
         };
-        desk.send(Message::Input(hello)).await.unwrap();
+        desk.send(OwnerMessage::Input(hello)).await.unwrap();
         let mut links = Self {
             desk,
             agent,
@@ -132,7 +134,7 @@ impl Links {
             filter_ms: 0,
         });
         let answer = tokio::time::timeout(PATIENCE, asked).await.unwrap();
-        assert!(matches!(&answer, Ok(Answer::Called { refused, .. }) if refused.is_empty()));
+        assert!(matches!(&answer, Ok(LeaderReply::Called { refused, .. }) if refused.is_empty()));
         self.next_offer().await;
     }
 
@@ -142,7 +144,7 @@ impl Links {
             link: self.agent,
             serial,
         };
-        self.desk.send(Message::Input(ping)).await.unwrap();
+        self.desk.send(OwnerMessage::Input(ping)).await.unwrap();
         let answered = async {
             loop {
                 let told = self.to_agent.next().await.expect("the link stays open");
@@ -163,7 +165,7 @@ impl Links {
         let asked = self
             .desk
             .ask(move |request| Input::Decline { request, decline });
-        assert_eq!(asked.await.unwrap(), Answer::Declined);
+        assert_eq!(asked.await.unwrap(), LeaderReply::Declined);
         self.next_offer().await;
     }
 }
@@ -221,7 +223,7 @@ async fn stall(address: String) -> TcpStream {
 }
 
 /// Serves the real routes on a new port until the test ends.
-async fn serve_reads(desk: &Desk) -> String {
+async fn serve_reads(desk: &OwnerHandle) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
     let router = routes(desk, None);
@@ -238,9 +240,9 @@ async fn serve_reads(desk: &Desk) -> String {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn heartbeats_and_offers_go_on_under_a_flood_of_reads_and_memory_is_given_back() {
-    let mut alone = Alone::start().await;
+    let mut alone = SingleMaster::start().await;
     let budget = 24 << 20;
-    alone.desk.reads = Reads::new(Bounds {
+    alone.desk.reads = ReadLimiter::new(ReadBounds {
         builders: 2,
         line: 8,
         bytes: budget,
@@ -250,11 +252,11 @@ async fn heartbeats_and_offers_go_on_under_a_flood_of_reads_and_memory_is_given_
         patience: PATIENCE,
         stalled: Duration::from_secs(1),
         hurried: Duration::from_millis(300),
-        ..Bounds::default()
+        ..ReadBounds::default()
     });
     let cutter = tokio::spawn(alone.desk.reads.clone().cut_off_slow_readers());
     let epoch = alone.in_office().await.epoch;
-    let mut links = Links::open(alone.desk.clone()).await;
+    let mut links = TestLinks::open(alone.desk.clone()).await;
     for number in 1..=5 {
         links.launch(number, 100, 8_000).await;
     }

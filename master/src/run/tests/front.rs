@@ -7,7 +7,7 @@ use tokio::time::timeout;
 use tonic::Streaming;
 use tonic::transport::{Channel, Endpoint};
 
-use super::rtt::Masters;
+use super::rtt::TestMasters;
 use super::*;
 
 /// Streams of one client's connection: fewer than a server accepts.
@@ -20,7 +20,7 @@ fn channel(address: &str) -> Channel {
 
 async fn subscribed(channel: Channel, session: u64) -> Result<Streaming<v1::Event>, String> {
     let request = v1::SubscribeRequest {
-        protocol: Some(argosy_proto::versions::Versions::OWN.first()),
+        protocol: Some(argosy_proto::versions::VersionRange::OWN.first()),
         // It identifies a framework without an id.
         session,
         info: Some(v1::FrameworkInfo {
@@ -118,7 +118,7 @@ async fn streams_and_calls(follower: &str) -> Result<(), String> {
 /// the one connection between masters, and 200 streams left no room for a call.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn hundreds_of_streams_and_their_calls_go_through_one_follower() {
-    let masters = Masters::start_timed(Timing::wan()).await;
+    let masters = TestMasters::start_timed(Timing::wan()).await;
     // A busy host may change the leader, which ends every stream: that proves nothing, and is
     // retried.
     for _ in 0..5 {
@@ -161,7 +161,7 @@ async fn opened_and_dropped(follower: &str, tries: u64) {
 /// their clients, so one client that resets its streams may not count against the others.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn streams_that_a_client_opens_and_drops_end_no_stream_of_another_client() {
-    let masters = Masters::start_timed(Timing::wan()).await;
+    let masters = TestMasters::start_timed(Timing::wan()).await;
     for _ in 0..5 {
         let (leader, _) = masters.leader().await;
         let epoch = masters.epoch().await;

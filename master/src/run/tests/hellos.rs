@@ -10,7 +10,7 @@ use super::*;
 use crate::leader::Hello;
 use crate::links::{self, LinkId};
 
-fn hello(link: LinkId, nonce: u64) -> Message {
+fn hello(link: LinkId, nonce: u64) -> OwnerMessage {
     let register = registration(nonce, "cpus:1;mem:64");
     let hello = Box::new(Hello {
         cluster: None,
@@ -25,7 +25,7 @@ fn hello(link: LinkId, nonce: u64) -> Message {
         digests: Default::default(),
         version: 1,
     });
-    Message::Input(Input::AgentHello {
+    OwnerMessage::Input(Input::AgentHello {
         link,
         actor: Actor::default(),
         hello,
@@ -34,18 +34,18 @@ fn hello(link: LinkId, nonce: u64) -> Message {
 
 #[tokio::test]
 async fn a_hello_of_a_closed_stream_registers_no_agent() {
-    let alone = Alone::start().await;
+    let alone = SingleMaster::start().await;
     alone.in_office().await;
     let (closed, open) = (alone.desk.new_link(), alone.desk.new_link());
     let (sender, mut to_agent) = links::link::<v1::ToAgent>();
     alone.desk.send(hello(closed, 1)).await.unwrap();
-    let opened = Message::AgentLink(open, sender);
+    let opened = OwnerMessage::AgentLink(open, sender);
     alone.desk.send(opened).await.unwrap();
     alone.desk.send(hello(open, 2)).await.unwrap();
     // Registrations are committed in order, so the first would be stored by now.
     let answered = tokio::time::timeout(PATIENCE, to_agent.next()).await;
     assert!(answered.unwrap().is_some());
-    let nonces = alone.desk.look(|facts| {
+    let nonces = alone.desk.query(|facts| {
         let agents = facts.registry.agents();
         agents.map(|agent| agent.nonce).collect::<Vec<_>>()
     });

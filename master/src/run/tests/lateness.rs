@@ -16,15 +16,15 @@ const LATE: Duration = Duration::from_secs(4);
 const NOBODY: usize = usize::MAX;
 
 /// A master without an API: only its own probes arrive.
-struct Served {
-    desk: Desk,
+struct MasterWithoutApi {
+    desk: OwnerHandle,
     node: Node,
     stop: CancellationToken,
-    owner: JoinHandle<Result<(), RunError>>,
+    owner: JoinHandle<Result<(), MasterError>>,
     _others: Vec<AbortOnDropHandle<()>>,
 }
 
-impl Served {
+impl MasterWithoutApi {
     /// Assembles a master as [`lead_or_follow`] does, with an inbox that is slow while `slow` is
     /// `place`.
     async fn start(
@@ -33,16 +33,16 @@ impl Served {
         slow: Arc<AtomicUsize>,
     ) -> Self {
         let address = raft.local_addr().unwrap().to_string();
-        let config = Config {
+        let config = MasterConfig {
             peers,
             timing: Timing::wan(),
             seed: place as u64,
-            ..Config::new(Default::default(), address.clone(), address)
+            ..MasterConfig::new(Default::default(), address.clone(), address)
         };
         let (sender, mut requests) = mpsc::channel(RAFT_REQUESTS);
         let (stop, raft_stop) = (CancellationToken::new(), CancellationToken::new());
         let memory = Some(MemoryStore::default());
-        let surroundings = Surroundings::tcp(raft);
+        let surroundings = NodeEnvironment::tcp(raft);
         let stopped = raft_stop.clone();
         let starting = starting(config.clone(), memory, surroundings, sender, stopped);
         let starting = tokio::spawn(starting);
@@ -86,8 +86,8 @@ impl Served {
 
 /// Forwards messages in their order, with a delay while that inbox is slow.
 async fn carry(
-    mut from: mpsc::Receiver<Message>,
-    to: mpsc::Sender<Message>,
+    mut from: mpsc::Receiver<OwnerMessage>,
+    to: mpsc::Sender<OwnerMessage>,
     is_slow: impl Fn() -> bool,
 ) {
     let (sender, mut waiting) = mpsc::unbounded_channel();
@@ -109,7 +109,7 @@ async fn carry(
 }
 
 /// Returns the place of the active leader, once there is one other than `former`.
-async fn in_office(masters: &[Served], former: Option<usize>) -> usize {
+async fn in_office(masters: &[MasterWithoutApi], former: Option<usize>) -> usize {
     let deadline = Instant::now() + PATIENCE;
     loop {
         let mut places = 0..masters.len();
@@ -142,8 +142,8 @@ async fn a_leader_that_comes_too_late_to_its_links_says_so_and_hands_its_office_
     let peers: Vec<String> = sockets.iter().map(address).collect();
     let slow = Arc::new(AtomicUsize::new(NOBODY));
     let starts = sockets.into_iter().enumerate();
-    let starts =
-        starts.map(|(place, raft)| Served::start(place, (raft, peers.clone()), slow.clone()));
+    let starts = starts
+        .map(|(place, raft)| MasterWithoutApi::start(place, (raft, peers.clone()), slow.clone()));
     let masters = join_all(starts).await;
     let late = in_office(&masters, None).await;
     let reported = "messages of agents and frameworks were not processed in time";

@@ -11,20 +11,20 @@ use argosy_state::testing::{framework_info, registration};
 
 use super::routes::services;
 use super::*;
-use crate::change_ring::{Change, HistoryLost};
+use crate::change_ring::{HistoryLost, RecordChange};
 
 /// More than any reader here requests.
 const ALL: usize = 1_000_000;
 
 /// Returns all changes that a master has after a log index.
-fn changes(desk: &Desk, after: u64) -> Vec<Change> {
+fn changes(desk: &OwnerHandle, after: u64) -> Vec<RecordChange> {
     let page = desk.changes.since(after, ALL).unwrap();
     let entries = page.entries.iter().flat_map(|entry| entry.iter());
     entries.cloned().collect()
 }
 
 /// Writes the weight of a role through the current leader of these; returns the log index.
-async fn write(masters: &[&Alone], weight_milli: u64) -> u64 {
+async fn write(masters: &[&SingleMaster], weight_milli: u64) -> u64 {
     loop {
         for alone in masters {
             if !alone.desk.office.borrow().here {
@@ -41,7 +41,7 @@ async fn write(masters: &[&Alone], weight_milli: u64) -> u64 {
                 actor: Actor::Unauthenticated,
                 operate,
             });
-            if let Ok(Answer::Operated { revision, .. }) = asked.await {
+            if let Ok(LeaderReply::Operated { revision, .. }) = asked.await {
                 return revision.index;
             }
         }
@@ -51,8 +51,8 @@ async fn write(masters: &[&Alone], weight_milli: u64) -> u64 {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn changes_are_the_same_on_every_master_and_a_reader_goes_on_at_another() {
-    let masters = Alone::start_three().await;
-    let mut all: Vec<&Alone> = masters.iter().collect();
+    let masters = SingleMaster::start_three().await;
+    let mut all: Vec<&SingleMaster> = masters.iter().collect();
     let first = write(&all, 2_000).await;
     let mut last = first;
     for step in 1..40 {
@@ -65,7 +65,7 @@ async fn changes_are_the_same_on_every_master_and_a_reader_goes_on_at_another() 
     }
     let seen = changes(&all[0].desk, first);
     let role = encode::key(&RecordKey::Weight(Role::new("ops").unwrap()));
-    let of_role = |change: &&Change| change.key == role;
+    let of_role = |change: &&RecordChange| change.key == role;
     // A write whose answer was lost in a change of leader is repeated.
     assert!(seen.iter().filter(of_role).count() >= 39);
     let removed = seen
@@ -75,7 +75,7 @@ async fn changes_are_the_same_on_every_master_and_a_reader_goes_on_at_another() 
     assert!(removed.count() >= 9);
     assert!(seen.is_sorted_by_key(|change| change.revision));
     for other in &all[1..] {
-        let up_to_last = |changes: Vec<Change>| {
+        let up_to_last = |changes: Vec<RecordChange>| {
             let known = changes.into_iter();
             known
                 .filter(|change| change.revision.index <= last)
@@ -110,7 +110,7 @@ async fn changes_are_the_same_on_every_master_and_a_reader_goes_on_at_another() 
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_changed_before_a_master_started_is_said_to_be_lost() {
-    let alone = Alone::start().await;
+    let alone = SingleMaster::start().await;
     alone.in_office().await;
     let before = alone.desk.changes.since(0, ALL).map(|page| page.upto);
     alone.operate(weight(2_000)).await;
@@ -125,7 +125,7 @@ async fn what_was_changed_before_a_master_started_is_said_to_be_lost() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn all_agents_are_judged_however_many_there_are() {
     const AGENTS: u64 = 2_345;
-    let alone = Alone::start().await;
+    let alone = SingleMaster::start().await;
     let epoch = Epoch(alone.in_office().await.epoch);
     let subscribe = Subscribe {
         framework: None,

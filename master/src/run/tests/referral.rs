@@ -7,7 +7,7 @@ use futures::StreamExt;
 use tonic::metadata::MetadataValue;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::rtt::Masters;
+use super::rtt::TestMasters;
 
 /// Opens a stream at a master and sends nothing on it.
 async fn connected(
@@ -26,7 +26,7 @@ async fn connected(
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_agent_that_asks_for_it_is_referred_to_the_leader() {
-    let masters = Masters::start().await;
+    let masters = TestMasters::start().await;
     let (leader, _) = masters.leader().await;
     let follower = &masters.api[(leader + 1) % 3];
     let referred = connected(follower, true).await.unwrap_err();

@@ -1,6 +1,6 @@
 //! Tests of the real router without a connection.
 
-use argosy_proto::server::callers::Access;
+use argosy_proto::server::callers::ApiAccess;
 use argosy_proto::transport::{Dialer, PeerIdentity};
 use argosy_proto::v1;
 use argosy_proto::v1::operator_server::Operator as _;
@@ -15,16 +15,16 @@ use tonic::codegen::Service as _;
 use super::*;
 use crate::reads;
 
-pub(super) fn services(desk: &Desk) -> Services {
+pub(super) fn services(desk: &OwnerHandle) -> Services {
     Services {
         desk: desk.clone(),
-        peers: Peers::new(Dialer::tcp()),
+        peers: MasterConnections::new(Dialer::tcp()),
         tasks: TaskTracker::new(),
     }
 }
 
 /// Returns the real routes, with the bounds on reads.
-pub(super) fn routes(desk: &Desk, metrics: Option<PrometheusHandle>) -> Router {
+pub(super) fn routes(desk: &OwnerHandle, metrics: Option<PrometheusHandle>) -> Router {
     let reads = desk.reads.clone();
     let bounded = from_fn(move |request: Request, next: Next| {
         let reads = reads.clone();
@@ -36,8 +36,8 @@ pub(super) fn routes(desk: &Desk, metrics: Option<PrometheusHandle>) -> Router {
     http::router(
         services(desk),
         metrics,
-        exec::Door::new(1),
-        Access::default(),
+        exec::StreamLimit::new(1),
+        ApiAccess::default(),
     )
     .layer(bounded)
 }
@@ -58,16 +58,16 @@ async fn unread(mut routes: Router, path: &'static str) -> Response {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn metrics_that_are_not_read_take_a_share_of_the_reads_and_give_it_back() {
-    let mut alone = Alone::start().await;
+    let mut alone = SingleMaster::start().await;
     let budget = 2 << 20;
-    alone.desk.reads = Reads::new(Bounds {
+    alone.desk.reads = ReadLimiter::new(ReadBounds {
         bytes: 8 << 20,
         bytes_each: budget,
         bytes_kept: 0,
         patience: Duration::from_millis(50),
         stalled: Duration::from_secs(2),
         hurried: Duration::from_secs(2),
-        ..Bounds::default()
+        ..ReadBounds::default()
     });
     let recorder = PrometheusBuilder::new().build_recorder();
     ::metrics::with_local_recorder(&recorder, || {
@@ -97,8 +97,8 @@ async fn metrics_that_are_not_read_take_a_share_of_the_reads_and_give_it_back() 
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_master_that_is_not_ready_says_why_in_json() {
-    let mut alone = Alone::start().await;
-    let (_office, seen) = watch::channel(Office::default());
+    let mut alone = SingleMaster::start().await;
+    let (_office, seen) = watch::channel(LeaderStatus::default());
     alone.desk.office = seen;
     let answer = unread(routes(&alone.desk, None), "/readyz").await;
     assert_eq!(answer.status(), 503);
@@ -112,7 +112,7 @@ async fn a_master_that_is_not_ready_says_why_in_json() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_list_of_offers_waits_until_the_revision_that_it_asks_for_is_applied() {
-    let alone = Alone::start().await;
+    let alone = SingleMaster::start().await;
     alone.in_office().await;
     // The digest that a new leader logs may come at any moment; not ten entries.
     let min_revision = *alone.desk.applied.borrow() + 10;

@@ -23,15 +23,15 @@ const NOBODY: usize = usize::MAX;
 /// Chunks in flight; the sender waits for more room.
 const UNDER_WAY: usize = 256;
 
-pub(super) struct Masters {
+pub(super) struct TestMasters {
     pub(super) api: Vec<String>,
     pub(super) raft: Vec<String>,
     far: Arc<AtomicUsize>,
     stop: CancellationToken,
-    running: Vec<JoinHandle<Result<(), RunError>>>,
+    running: Vec<JoinHandle<Result<(), MasterError>>>,
 }
 
-impl Masters {
+impl TestMasters {
     pub(super) async fn start() -> Self {
         Self::start_timed(Timing::testing()).await
     }
@@ -50,15 +50,15 @@ impl Masters {
         let raft: Vec<String> = sockets.iter().map(|(_, raft)| address(raft)).collect();
         let mut running = Vec::new();
         for (place, (api_socket, raft_socket)) in sockets.into_iter().enumerate() {
-            let config = Config {
+            let config = MasterConfig {
                 peers: raft.clone(),
                 timing,
                 seed: place as u64,
-                ..Config::new(Default::default(), api[place].clone(), raft[place].clone())
+                ..MasterConfig::new(Default::default(), api[place].clone(), raft[place].clone())
             };
-            let parts = Parts {
+            let parts = MasterParts {
                 api: Listener::tcp(api_socket),
-                raft: Surroundings {
+                raft: NodeEnvironment {
                     listener: Listener::tcp(raft_socket),
                     dialer: dialer(place, &raft, &far),
                     wall: WallClock::system(),
@@ -211,7 +211,7 @@ async fn carry(
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_leader_too_far_away_for_its_followers_makes_room_for_a_steady_one() {
-    let masters = Masters::start().await;
+    let masters = TestMasters::start().await;
     let (far, name) = masters.leader().await;
     masters.far.store(far, Ordering::Relaxed);
     let near = (far + 1) % 3;

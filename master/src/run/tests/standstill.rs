@@ -10,7 +10,7 @@ use super::*;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_leader_of_which_only_the_loop_stands_still_hands_over() {
-    let masters = Alone::start_three().await;
+    let masters = SingleMaster::start_three().await;
     let in_office = |former: Option<usize>| {
         let mut places = 0..masters.len();
         places.find(|place| Some(*place) != former && masters[*place].desk.office.borrow().here)
@@ -21,7 +21,7 @@ async fn a_leader_of_which_only_the_loop_stands_still_hands_over() {
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     };
-    let give_up = giving_up(masters[leader].node.clone());
+    let give_up = step_down_handler(masters[leader].node.clone());
     let look = Duration::from_millis(20);
     // A separate pulse that never beats. The abort ends only this watchdog.
     let _watchdog = Watchdog::thread_with(Arc::default(), look, give_up, || {}).unwrap();
@@ -36,7 +36,7 @@ async fn a_leader_of_which_only_the_loop_stands_still_hands_over() {
 }
 
 /// Returns the registry in the store, once it includes all of the log.
-async fn stored(alone: &Alone) -> (u64, argosy_raft::Records) {
+async fn stored(alone: &SingleMaster) -> (u64, argosy_raft::RegistryRecords) {
     let asked = Instant::now();
     loop {
         let progress = alone.node.progress();
@@ -54,7 +54,7 @@ async fn stored(alone: &Alone) -> (u64, argosy_raft::Records) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_loop_turns_while_a_large_snapshot_is_read() {
     const AGENTS: u64 = 25_000;
-    let alone = Alone::start().await;
+    let alone = SingleMaster::start().await;
     let epoch = Epoch(alone.in_office().await.epoch);
     let registered = (0..AGENTS).map(|nonce| {
         let agent = registration(nonce + 1, "cpus:1;mem:64");

@@ -19,12 +19,12 @@ const RECORDS: u32 = 1;
 
 /// Records of a page, encoded as its field 1.
 #[derive(Debug, Default)]
-pub(super) struct Records {
+pub(super) struct EncodedRecords {
     pub(super) count: usize,
     pub(super) bytes: Vec<u8>,
 }
 
-impl Records {
+impl EncodedRecords {
     pub(super) fn add(&mut self, record: &impl Message) {
         self.begin(record.encoded_len());
         record
@@ -57,18 +57,18 @@ impl Records {
     }
 
     /// Returns the page with these records and the other fields of `end`.
-    pub(super) fn page(mut self, end: &impl Message) -> Page {
+    pub(super) fn page(mut self, end: &impl Message) -> EncodedPage {
         end.encode(&mut self.bytes)
             .expect("a vector takes all bytes");
-        Page(self.bytes.into())
+        EncodedPage(self.bytes.into())
     }
 }
 
 /// An encoded page.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Page(Bytes);
+pub(crate) struct EncodedPage(Bytes);
 
-impl Page {
+impl EncodedPage {
     pub(crate) fn encoded_len(&self) -> usize {
         self.0.len()
     }
@@ -82,66 +82,66 @@ impl Page {
 
 /// Codec of a server that sends pages: a request in, a page out.
 #[derive(Debug, Default)]
-pub(crate) struct Sent;
+pub(crate) struct PageServerCodec;
 
 /// Codec of a client that requests pages from the leader: a request out, a page in.
 #[derive(Debug, Default)]
-pub(crate) struct Passed;
+pub(crate) struct PageClientCodec;
 
 /// Codec that passes bytes through unchanged.
 #[derive(Debug)]
-pub(crate) struct Raw(PhantomData<Page>);
+pub(crate) struct RawCodec(PhantomData<EncodedPage>);
 
-type Requests = ProstCodec<v1::ListRequest, v1::ListRequest>;
+type RequestCodec = ProstCodec<v1::ListRequest, v1::ListRequest>;
 
-impl Codec for Sent {
-    type Encode = Page;
+impl Codec for PageServerCodec {
+    type Encode = EncodedPage;
     type Decode = v1::ListRequest;
-    type Encoder = Raw;
-    type Decoder = <Requests as Codec>::Decoder;
+    type Encoder = RawCodec;
+    type Decoder = <RequestCodec as Codec>::Decoder;
 
     fn encoder(&mut self) -> Self::Encoder {
-        Raw(PhantomData)
+        RawCodec(PhantomData)
     }
 
     fn decoder(&mut self) -> Self::Decoder {
-        Requests::default().decoder()
+        RequestCodec::default().decoder()
     }
 }
 
-impl Codec for Passed {
+impl Codec for PageClientCodec {
     type Encode = v1::ListRequest;
-    type Decode = Page;
-    type Encoder = <Requests as Codec>::Encoder;
-    type Decoder = Raw;
+    type Decode = EncodedPage;
+    type Encoder = <RequestCodec as Codec>::Encoder;
+    type Decoder = RawCodec;
 
     fn encoder(&mut self) -> Self::Encoder {
-        Requests::default().encoder()
+        RequestCodec::default().encoder()
     }
 
     fn decoder(&mut self) -> Self::Decoder {
-        Raw(PhantomData)
+        RawCodec(PhantomData)
     }
 }
 
-impl Encoder for Raw {
-    type Item = Page;
+impl Encoder for RawCodec {
+    type Item = EncodedPage;
     type Error = Status;
 
-    fn encode(&mut self, page: Page, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
+    fn encode(&mut self, page: EncodedPage, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
         buffer.reserve(page.0.len());
         buffer.put(page.0);
         Ok(())
     }
 }
 
-impl Decoder for Raw {
-    type Item = Page;
+impl Decoder for RawCodec {
+    type Item = EncodedPage;
     type Error = Status;
 
-    fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<Page>, Status> {
+    fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<EncodedPage>, Status> {
         let length = buffer.remaining();
-        Ok(Some(Page(buffer.copy_to_bytes(length))))
+        Ok(Some(EncodedPage(buffer.copy_to_bytes(length))))
     }
 }
 
@@ -166,10 +166,10 @@ mod tests {
         macro_rules! same {
             ($page:ident, $field:ident, $record:expr) => {
                 let record = $record;
-                let mut records = Records::default();
+                let mut records = EncodedRecords::default();
                 records.add(&record);
-                records.append(&mut Records::default());
-                let mut second = Records::default();
+                records.append(&mut EncodedRecords::default());
+                let mut second = EncodedRecords::default();
                 second.add(&record);
                 records.append(&mut second);
                 assert_eq!((records.count, second.count), (2, 0));
@@ -220,7 +220,7 @@ mod tests {
             agent_address: "host:5051".to_owned(),
             ..Default::default()
         };
-        let mut records = Records::default();
+        let mut records = EncodedRecords::default();
         records.add_with(&without.encode_to_vec(), &rest);
         let page: v1::TaskPage = records.page(&v1::TaskPage::default()).decoded().unwrap();
         assert_eq!(page.tasks, [task("one")]);

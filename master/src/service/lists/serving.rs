@@ -17,21 +17,21 @@ use tonic::server::{Grpc as Server, UnaryService};
 use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
 
-use super::page::{Page, Passed, Sent};
+use super::page::{EncodedPage, PageClientCodec, PageServerCodec};
 use super::{list_agents, list_frameworks, list_offers, list_tasks};
 use crate::service::operator::is_local;
 use crate::service::{MESSAGE_BYTES, Services};
 
 /// A list of the operator API.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum List {
+pub(crate) enum ListKind {
     Agents,
     Frameworks,
     Tasks,
     Offers,
 }
 
-impl List {
+impl ListKind {
     const ALL: [Self; 4] = [Self::Agents, Self::Frameworks, Self::Tasks, Self::Offers];
 
     const fn path(self) -> &'static str {
@@ -58,9 +58,9 @@ impl Services {
     /// Returns a page of a list, from this master or from the leader.
     pub(crate) async fn list(
         &self,
-        list: List,
+        list: ListKind,
         request: Request<v1::ListRequest>,
-    ) -> Result<Response<Page>, Status> {
+    ) -> Result<Response<EncodedPage>, Status> {
         if list.is_answered_here(request.get_ref().consistency) {
             let page = self.list_here(list, request.into_inner()).await?;
             return Ok(Response::new(page));
@@ -79,44 +79,48 @@ impl Services {
         let page = self.route(request, here, there).await?;
         if let Some(mut share) = share {
             share.fit(2 * page.get_ref().encoded_len());
-            share.leave_to_answer();
+            share.attach_to_answer();
         }
         Ok(page)
     }
 
-    async fn list_here(&self, list: List, request: v1::ListRequest) -> Result<Page, Status> {
+    async fn list_here(
+        &self,
+        list: ListKind,
+        request: v1::ListRequest,
+    ) -> Result<EncodedPage, Status> {
         match list {
-            List::Agents => list_agents(&self.desk, request).await,
-            List::Frameworks => list_frameworks(&self.desk, request).await,
-            List::Tasks => list_tasks(&self.desk, request).await,
-            List::Offers => list_offers(&self.desk, request).await,
+            ListKind::Agents => list_agents(&self.desk, request).await,
+            ListKind::Frameworks => list_frameworks(&self.desk, request).await,
+            ListKind::Tasks => list_tasks(&self.desk, request).await,
+            ListKind::Offers => list_offers(&self.desk, request).await,
         }
     }
 }
 
 /// Returns a page from the leader.
 async fn list_there(
-    list: List,
+    list: ListKind,
     channel: Channel,
     request: Request<v1::ListRequest>,
-) -> Result<Response<Page>, Status> {
+) -> Result<Response<EncodedPage>, Status> {
     let mut client = Client::new(channel).max_decoding_message_size(MESSAGE_BYTES);
     let ready = client.ready().await;
     ready.map_err(|why| Status::from_error(Box::new(why)))?;
     let path = PathAndQuery::from_static(list.path());
-    client.unary(request, path, Passed).await
+    client.unary(request, path, PageClientCodec).await
 }
 
 /// One list as a service.
 #[derive(Clone)]
-struct Lists {
+struct ListService {
     services: Services,
-    list: List,
+    list: ListKind,
 }
 
-impl UnaryService<v1::ListRequest> for Lists {
-    type Response = Page;
-    type Future = Pin<Box<dyn Future<Output = Result<Response<Page>, Status>> + Send>>;
+impl UnaryService<v1::ListRequest> for ListService {
+    type Response = EncodedPage;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<EncodedPage>, Status>> + Send>>;
 
     fn call(&mut self, request: Request<v1::ListRequest>) -> Self::Future {
         let Self { services, list } = self.clone();
@@ -124,7 +128,7 @@ impl UnaryService<v1::ListRequest> for Lists {
     }
 }
 
-impl Service<http::Request<Body>> for Lists {
+impl Service<http::Request<Body>> for ListService {
     type Response = http::Response<tonic::body::Body>;
     type Error = Infallible;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
@@ -136,7 +140,7 @@ impl Service<http::Request<Body>> for Lists {
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
         let lists = self.clone();
         Box::pin(async move {
-            let server = Server::new(Sent);
+            let server = Server::new(PageServerCodec);
             let mut server = server.apply_max_message_size_config(Some(MESSAGE_BYTES), None);
             Ok(server.unary(lists, request).await)
         })
@@ -145,8 +149,10 @@ impl Service<http::Request<Body>> for Lists {
 
 /// Returns the routes of all lists.
 pub(crate) fn routes(services: &Services) -> Router {
-    List::ALL.into_iter().fold(Router::new(), |router, list| {
-        let services = services.clone();
-        router.route(list.path(), any_service(Lists { services, list }))
-    })
+    ListKind::ALL
+        .into_iter()
+        .fold(Router::new(), |router, list| {
+            let services = services.clone();
+            router.route(list.path(), any_service(ListService { services, list }))
+        })
 }

@@ -11,40 +11,44 @@ use argosy_state::task::Task;
 use tonic::Status;
 
 use super::{
-    Page, Part, Records, Room, bad_token, check_filter, collect, gather, is, matches, plain,
-    settle, size,
+    EncodedPage, EncodedRecords, PageCapacity, PagePart, bad_token, check_filter, collect, gather,
+    is, matches, plain, settle, size,
 };
-use crate::encodings::{Encodings, Kept};
-use crate::inbox::View;
-use crate::owner_handle::Desk;
+use crate::encodings::{CachedEncodings, EncodingCache};
+use crate::inbox::StateView;
+use crate::owner_handle::OwnerHandle;
 use crate::service::{choices, views};
 
 /// Lists tasks ascending by framework and id, followed on request by finished ones, oldest first. A
 /// token names the last task seen, or `~` and the last serial of the history.
-pub(super) async fn list_tasks(desk: &Desk, request: v1::ListRequest) -> Result<Page, Status> {
+pub(super) async fn list_tasks(
+    desk: &OwnerHandle,
+    request: v1::ListRequest,
+) -> Result<EncodedPage, Status> {
     let index = settle(desk, request.consistency, request.min_revision).await?;
     check_filter(
         &request.filter,
         &["framework_id", "agent_id", "task_id", "state", "name"],
     )?;
     let size = size(&request)?;
-    if !request.page_token.is_empty() && Place::read(&request.page_token).is_none() {
+    if !request.page_token.is_empty() && TaskPosition::read(&request.page_token).is_none() {
         return Err(bad_token(&request.page_token));
     }
-    let wanted = Wanted::new(choices::filter(request.filter)?, desk.encodings.clone());
+    let wanted = TaskQuery::new(choices::filter(request.filter)?, desk.encodings.clone());
     let ended = request.include_ended;
-    let part = move |view: &View, token: &str, room: Room| match Place::read(token)
-        .unwrap_or(Place::Start)
-    {
-        Place::History(serial) => history(&view.registry, serial, room, &wanted),
-        place => {
-            let mut part = live(&view.registry, &place, room, &wanted);
-            if ended && part.next.is_none() {
-                part.next = Some("~0".to_owned());
+    let part =
+        move |view: &StateView, token: &str, room: PageCapacity| match TaskPosition::read(token)
+            .unwrap_or(TaskPosition::Start)
+        {
+            TaskPosition::History(serial) => history(&view.registry, serial, room, &wanted),
+            place => {
+                let mut part = live(&view.registry, &place, room, &wanted);
+                if ended && part.next.is_none() {
+                    part.next = Some("~0".to_owned());
+                }
+                part
             }
-            part
-        }
-    };
+        };
     let end = |next_page_token, revision| v1::TaskPage {
         next_page_token,
         revision,
@@ -55,16 +59,16 @@ pub(super) async fn list_tasks(desk: &Desk, request: v1::ListRequest) -> Result<
 
 /// The requested tasks, and the index by which they are found.
 #[derive(Debug, Clone)]
-struct Wanted {
+struct TaskQuery {
     filter: HashMap<String, String>,
     framework: Option<FrameworkId>,
     agent: Option<AgentId>,
-    encodings: Encodings,
+    encodings: EncodingCache,
 }
 
-impl Wanted {
+impl TaskQuery {
     /// Creates the selection from a filter whose ids are validated.
-    fn new(filter: HashMap<String, String>, encodings: Encodings) -> Self {
+    fn new(filter: HashMap<String, String>, encodings: EncodingCache) -> Self {
         Self {
             encodings,
             framework: filter.get("framework_id").and_then(|id| id.parse().ok()),
@@ -82,7 +86,13 @@ impl Wanted {
             && (!self.filter.contains_key("state") || matches(&self.filter, "state", &state()))
     }
 
-    fn show(&self, registry: &Registry, task: &Arc<Task>, kept: &mut Kept, found: &mut Records) {
+    fn show(
+        &self,
+        registry: &Registry,
+        task: &Arc<Task>,
+        kept: &mut CachedEncodings,
+        found: &mut EncodedRecords,
+    ) {
         if self.takes(task) {
             let record = kept.encoded(task, views::task_record);
             found.add_with(&record, &views::task_now(registry, task));
@@ -91,13 +101,13 @@ impl Wanted {
 }
 
 #[derive(Debug, PartialEq)]
-enum Place {
+enum TaskPosition {
     Start,
-    Behind(TaskKey),
+    After(TaskKey),
     History(u64),
 }
 
-impl Place {
+impl TaskPosition {
     fn read(token: &str) -> Option<Self> {
         if token.is_empty() {
             return Some(Self::Start);
@@ -106,7 +116,7 @@ impl Place {
             return serial.parse().ok().map(Self::History);
         }
         let (framework, task) = token.split_once('/')?;
-        Some(Self::Behind(TaskKey {
+        Some(Self::After(TaskKey {
             framework: framework.parse().ok()?,
             task: TaskId::new(task).ok()?,
         }))
@@ -114,17 +124,23 @@ impl Place {
 
     fn behind(&self) -> Option<&TaskKey> {
         match self {
-            Self::Behind(key) => Some(key),
+            Self::After(key) => Some(key),
             Self::Start | Self::History(_) => None,
         }
     }
 }
 
-fn live(registry: &Registry, place: &Place, room: Room, wanted: &Wanted) -> Part {
+fn live(
+    registry: &Registry,
+    place: &TaskPosition,
+    room: PageCapacity,
+    wanted: &TaskQuery,
+) -> PagePart {
     let mut kept = wanted.encodings.lock();
     let name = |task: &&Arc<Task>| task.key.to_string();
-    let show =
-        |task: &&Arc<Task>, found: &mut Records| wanted.show(registry, task, &mut kept, found);
+    let show = |task: &&Arc<Task>, found: &mut EncodedRecords| {
+        wanted.show(registry, task, &mut kept, found)
+    };
     match (wanted.agent, wanted.framework) {
         (Some(agent), _) => gather(of_agent(registry, agent, place), room, name, show),
         (None, Some(framework)) => {
@@ -140,7 +156,7 @@ fn live(registry: &Registry, place: &Place, room: Room, wanted: &Wanted) -> Part
 fn of_agent<'a>(
     registry: &'a Registry,
     agent: AgentId,
-    place: &'a Place,
+    place: &'a TaskPosition,
 ) -> impl Iterator<Item = &'a Arc<Task>> {
     let from = place.behind().map_or(Bound::Unbounded, Bound::Excluded);
     let keys = registry.agent_index(agent).map(|index| &index.tasks);
@@ -152,7 +168,7 @@ fn of_agent<'a>(
 fn of_framework<'a>(
     registry: &'a Registry,
     framework: FrameworkId,
-    place: &'a Place,
+    place: &'a TaskPosition,
 ) -> impl Iterator<Item = &'a Arc<Task>> {
     // A token of another filter may name a task of another framework.
     let behind = place.behind().filter(|key| key.framework == framework);
@@ -169,7 +185,7 @@ fn of_framework<'a>(
         })
 }
 
-fn history(registry: &Registry, serial: u64, room: Room, wanted: &Wanted) -> Part {
+fn history(registry: &Registry, serial: u64, room: PageCapacity, wanted: &TaskQuery) -> PagePart {
     gather(
         registry.finished_tasks_after(serial),
         room,
@@ -189,7 +205,7 @@ mod tests {
     use super::super::{PART, PART_BYTES};
     use super::*;
 
-    const ROOM: Room = Room {
+    const ROOM: PageCapacity = PageCapacity {
         records: 10_000,
         bytes: 64 << 20,
     };
@@ -221,9 +237,9 @@ mod tests {
         let pairs = filter
             .iter()
             .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()));
-        let wanted = Wanted::new(pairs.collect(), Encodings::default());
+        let wanted = TaskQuery::new(pairs.collect(), EncodingCache::default());
         let (mut found, mut parts, mut largest) = (Vec::new(), 0, 0);
-        let mut place = Place::Start;
+        let mut place = TaskPosition::Start;
         loop {
             let part = live(registry, &place, ROOM, &wanted);
             parts += 1;
@@ -232,7 +248,7 @@ mod tests {
             let tasks = page.decoded::<v1::TaskPage>().unwrap().tasks;
             found.extend(tasks.into_iter().map(|task| task.task_id));
             match part.next {
-                Some(next) => place = Place::read(&next).unwrap(),
+                Some(next) => place = TaskPosition::read(&next).unwrap(),
                 None => return (found, parts, largest),
             }
         }
@@ -272,9 +288,9 @@ mod tests {
     #[test]
     fn a_listed_task_is_what_a_read_of_this_task_shows() {
         let registry = registry(40, 100);
-        let wanted = Wanted::new(HashMap::new(), Encodings::default());
+        let wanted = TaskQuery::new(HashMap::new(), EncodingCache::default());
         let listed = |registry: &Registry| {
-            let part = live(registry, &Place::Start, ROOM, &wanted);
+            let part = live(registry, &TaskPosition::Start, ROOM, &wanted);
             let page = part.found.page(&v1::TaskPage::default());
             page.decoded::<v1::TaskPage>().unwrap().tasks
         };

@@ -43,7 +43,7 @@ const INODE: usize = HEADER + 68;
 /// the kernel does not answer such questions, others if the connection is being closed.
 pub(super) fn of(end: SocketAddr, other: SocketAddr) -> io::Result<u32> {
     let (family, id) = id(end, other)?;
-    let one = Question {
+    let one = SocketQuery {
         flags: REQUEST,
         states: u32::MAX,
         id,
@@ -52,7 +52,7 @@ pub(super) fn of(end: SocketAddr, other: SocketAddr) -> io::Result<u32> {
         // Either no such connection or no such module. Without the module, a dump that matches no
         // connection fails as well.
         Err(why) if why.kind() == io::ErrorKind::NotFound => {
-            let none = Question {
+            let none = SocketQuery {
                 flags: REQUEST | DUMP,
                 states: 0,
                 id: [0; ENDS],
@@ -93,7 +93,7 @@ fn id(end: SocketAddr, other: SocketAddr) -> io::Result<(AddressFamily, [u8; END
 
 /// Uses a socket that is opened now for all later questions. Its answers contain users as this
 /// process knows them now, not as in a user namespace that it enters later.
-pub(super) fn keep() {
+pub(super) fn keep_socket() {
     // If none can be opened now, none can be opened later.
     if let Ok(socket) = open() {
         let _ = KEPT.set(Mutex::new(socket));
@@ -113,14 +113,14 @@ fn open() -> Result<OwnedFd, Errno> {
 }
 
 /// A question to the kernel.
-struct Question {
+struct SocketQuery {
     flags: u16,
     /// The states of connections that count, one bit each.
     states: u32,
     id: [u8; ENDS],
 }
 
-impl Question {
+impl SocketQuery {
     /// Returns the kernel's answer, or its first part.
     fn ask(&self, family: AddressFamily) -> io::Result<Vec<u8>> {
         match KEPT.get() {

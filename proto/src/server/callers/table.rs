@@ -28,7 +28,7 @@ pub(super) fn of(end: SocketAddr, other: SocketAddr) -> io::Result<u32> {
 }
 
 /// Uses tables that are opened now for all later questions, as [`super::owner::keep`].
-pub(super) fn keep() {
+pub(super) fn keep_tables() {
     // If there are none now, there are none later.
     if let Ok(tables) = open() {
         let _ = KEPT.set(Mutex::new(tables));

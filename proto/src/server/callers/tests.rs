@@ -9,21 +9,21 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
 use super::*;
-use crate::server::{self, Limits};
+use crate::server::{self, PortLimits};
 use crate::transport::Listener;
 
 /// Starts a server of one guarded route and an open one, at a new port of this address.
-async fn serve(callers: Callers, address: &str) -> SocketAddr {
+async fn serve(callers: AllowedCallers, address: &str) -> SocketAddr {
     let listener = TcpListener::bind(address).await.unwrap();
     let at = listener.local_addr().unwrap();
     let guarded = Router::new().route("/guarded", get(|| async { "in\n" }));
     let router = callers
-        .guard(Part::Files, "agent", guarded)
+        .guard(ApiPart::Files, "agent", guarded)
         .route("/open", get(|| async { "open\n" }));
     let served = server::serve(
         Listener::tcp(listener),
         router,
-        Limits::of_this_process("callers"),
+        PortLimits::of_this_process("callers"),
         CancellationToken::new(),
     );
     tokio::spawn(served);
@@ -45,20 +45,20 @@ async fn asked(at: SocketAddr, path: &str) -> String {
 }
 
 /// Returns users that do not include the one of this process.
-fn others() -> Callers {
+fn others() -> AllowedCallers {
     let own = nix::unistd::geteuid().as_raw();
-    Callers::Users(Arc::new([own + 1].into()))
+    AllowedCallers::Users(Arc::new([own + 1].into()))
 }
 
 #[tokio::test]
 async fn the_servers_own_user_is_let_in_by_every_address_of_the_host() {
     for address in ["127.0.0.1:0", "[::1]:0", "127.77.3.2:0"] {
-        let at = serve(Callers::users([]), address).await;
+        let at = serve(AllowedCallers::users([]), address).await;
         let answer = asked(at, "/guarded").await;
         assert!(answer.starts_with("HTTP/1.1 200"), "{address}: {answer}");
     }
     // All addresses of both families, reached over IPv4.
-    let at = serve(Callers::users([]), "[::]:0").await;
+    let at = serve(AllowedCallers::users([]), "[::]:0").await;
     let older = SocketAddr::from(([127, 0, 0, 1], at.port()));
     assert!(asked(older, "/guarded").await.starts_with("HTTP/1.1 200"));
 }
@@ -78,15 +78,15 @@ async fn another_user_is_refused_in_words_and_may_use_the_rest() {
         assert!(answer.contains(&part), "{part}: {answer}");
     }
     assert!(asked(at, "/open").await.starts_with("HTTP/1.1 200"));
-    let named = Callers::users([nix::unistd::geteuid().as_raw() + 1]);
-    assert!(named.judge(None).is_err());
+    let named = AllowedCallers::users([nix::unistd::geteuid().as_raw() + 1]);
+    assert!(named.check(None).is_err());
 }
 
 #[tokio::test]
 async fn whoever_closes_behind_a_question_is_nobody_and_not_root() {
     // Only root is accepted, and the kernel reports root for connections that processes have
     // closed.
-    let root = Callers::Users(Arc::new([0].into()));
+    let root = AllowedCallers::Users(Arc::new([0].into()));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let at = listener.local_addr().unwrap();
     let judge = async |close: fn(TcpStream) -> Option<TcpStream>| {
@@ -96,13 +96,13 @@ async fn whoever_closes_behind_a_question_is_nobody_and_not_root() {
         // The end of the stream arrives.
         let mut end = accepted;
         assert_eq!(end.read(&mut [0; 1]).await.unwrap(), 0);
-        let ends = Some(Ends { peer, own: at });
-        let first = root.judge(ends);
+        let ends = Some(ConnectionAddresses { peer, own: at });
+        let first = root.check(ends);
         // Both have closed: the kernel holds the rest.
         drop(end);
         tokio::time::sleep(Duration::from_millis(20)).await;
         drop(kept);
-        [first, root.judge(ends)]
+        [first, root.check(ends)]
     };
     let closed = judge(|client| {
         drop(client);
@@ -115,7 +115,10 @@ async fn whoever_closes_behind_a_question_is_nobody_and_not_root() {
         Some(TcpStream::from_std(client).unwrap())
     });
     for judged in closed.into_iter().chain(half.await) {
-        assert!(matches!(judged, Err(Stranger::Unknown(_))), "{judged:?}");
+        assert!(
+            matches!(judged, Err(CallerRejection::Unknown(_))),
+            "{judged:?}"
+        );
     }
 }
 
@@ -135,20 +138,23 @@ fn who_is_not_on_this_host_is_nobody_unless_everybody_may() {
     for (own, peer) in elsewhere {
         let peer = SocketAddr::new(peer, 40_000);
         let own = SocketAddr::new(own, 5_051);
-        let ends = Some(Ends { peer, own });
-        let judged = Callers::users([]).judge(ends);
-        assert!(matches!(judged, Err(Stranger::Elsewhere)), "{judged:?}");
-        Callers::Everybody.judge(ends).unwrap();
+        let ends = Some(ConnectionAddresses { peer, own });
+        let judged = AllowedCallers::users([]).check(ends);
+        assert!(matches!(judged, Err(CallerRejection::Remote)), "{judged:?}");
+        AllowedCallers::All.check(ends).unwrap();
     }
     assert!(matches!(
-        Callers::users([]).judge(None),
-        Err(Stranger::Elsewhere)
+        AllowedCallers::users([]).check(None),
+        Err(CallerRejection::Remote)
     ));
     // No process has connected from there.
-    let gone = Some(Ends {
+    let gone = Some(ConnectionAddresses {
         peer: SocketAddr::from(([127, 0, 0, 1], 1)),
         own: SocketAddr::from(([127, 0, 0, 1], 2)),
     });
-    let judged = Callers::users([]).judge(gone);
-    assert!(matches!(judged, Err(Stranger::Unknown(_))), "{judged:?}");
+    let judged = AllowedCallers::users([]).check(gone);
+    assert!(
+        matches!(judged, Err(CallerRejection::Unknown(_))),
+        "{judged:?}"
+    );
 }

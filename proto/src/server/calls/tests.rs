@@ -20,17 +20,17 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::{Channel, Endpoint};
 use tower::ServiceExt as _;
 
-use crate::server::{Limits, serve};
-use crate::transport::{Connection, Dialer, Expected, Listener, PeerIdentity};
+use crate::server::{PortLimits, serve};
+use crate::transport::{Connection, Dialer, ExpectedPeer, Listener, PeerIdentity};
 
 /// Longer than any step here takes on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
 const CALLS: usize = 64;
 
 /// The server's end, with the number of its writes.
-struct Counted(DuplexStream, Arc<AtomicUsize>);
+struct CountingStream(DuplexStream, Arc<AtomicUsize>);
 
-impl AsyncRead for Counted {
+impl AsyncRead for CountingStream {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -40,7 +40,7 @@ impl AsyncRead for Counted {
     }
 }
 
-impl AsyncWrite for Counted {
+impl AsyncWrite for CountingStream {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -61,13 +61,13 @@ impl AsyncWrite for Counted {
 }
 
 /// A server in this process, and a channel to it over one connection.
-struct Served {
+struct TestServer {
     channel: Channel,
     writes: Arc<AtomicUsize>,
     stop: CancellationToken,
 }
 
-fn served(router: Router) -> Served {
+fn served(router: Router) -> TestServer {
     let writes = Arc::new(AtomicUsize::new(0));
     let (dialed, accepted) = mpsc::channel(1);
     let counted = Arc::clone(&writes);
@@ -76,7 +76,7 @@ fn served(router: Router) -> Served {
         async move {
             let (near, far) = tokio::io::duplex(1 << 20);
             dialed
-                .send(Counted(far, writes))
+                .send(CountingStream(far, writes))
                 .await
                 .map_err(io::Error::other)?;
             let peer = PeerIdentity::unauthenticated(None);
@@ -92,11 +92,11 @@ fn served(router: Router) -> Served {
         Ok((Connection::new(connection), peer))
     }));
     let stop = CancellationToken::new();
-    let limits = Limits::of_descriptors("test", 10_000);
+    let limits = PortLimits::of_descriptors("test", 10_000);
     tokio::spawn(serve(listener, router, limits, stop.clone()));
-    let connector = dialer.connector(PATIENCE, Expected::any(PrincipalKind::Master));
+    let connector = dialer.connector(PATIENCE, ExpectedPeer::any(PrincipalKind::Master));
     let channel = Endpoint::from_static("http://server").connect_with_connector_lazy(connector);
-    Served {
+    TestServer {
         channel,
         writes,
         stop,

@@ -9,7 +9,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
 use super::*;
-use crate::server::{Limits, serve};
+use crate::server::{PortLimits, serve};
 use crate::transport::Listener;
 
 /// Longer than any step here takes on a busy machine.
@@ -21,9 +21,9 @@ async fn started() -> SocketAddr {
     let router = Router::new()
         .route("/", get(async || "here"))
         .route("/argosy.v1.Operator/ListTasks", post(async || "here"));
-    let hosts = Hosts::new(["Master-1.example:5050", "10.0.0.7:5050", "second.example."]);
+    let hosts = AllowedHosts::new(["Master-1.example:5050", "10.0.0.7:5050", "second.example."]);
     let router = hosts.guard(router);
-    let limits = Limits::of_descriptors("test", 10_000);
+    let limits = PortLimits::of_descriptors("test", 10_000);
     let stop = CancellationToken::new();
     tokio::spawn(serve(Listener::tcp(socket), router, limits, stop));
     address
@@ -174,7 +174,7 @@ async fn programs_may_dial_any_name_and_pages_may_not_say_that_they_are_one() {
 
 #[test]
 fn http_2_without_a_browser_s_headers_passes_under_any_name() {
-    let hosts = Hosts::new(["master-1.example"]);
+    let hosts = AllowedHosts::new(["master-1.example"]);
     let request = |headers: &[(&str, &str)]| {
         let mut request = http::Request::builder()
             .version(Version::HTTP_2)
@@ -185,13 +185,16 @@ fn http_2_without_a_browser_s_headers_passes_under_any_name() {
         request.body(Body::empty()).unwrap()
     };
     let grpc = ("content-type", "application/grpc");
-    assert_eq!(hosts.judge(&request(&[grpc])), Ok(()));
+    assert_eq!(hosts.check(&request(&[grpc])), Ok(()));
     for header in [
         ("origin", "http://any.example:5050"),
         ("sec-fetch-mode", "cors"),
     ] {
-        let refused = hosts.judge(&request(&[grpc, header]));
-        assert_eq!(refused, Err(Refusal::Unknown("any.example".to_owned())));
+        let refused = hosts.check(&request(&[grpc, header]));
+        assert_eq!(
+            refused,
+            Err(HostHeaderError::Unknown("any.example".to_owned()))
+        );
     }
 }
 

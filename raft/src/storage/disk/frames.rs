@@ -18,36 +18,36 @@ const RECYCLABLE_HEAD: usize = HEAD + 4;
 const MASK: u32 = 0xa282_ead8;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
-    Whole,
+enum FragmentKind {
+    Full,
     First,
     Middle,
     Last,
     /// Metadata of the file, not data of the store.
-    Remark,
+    Metadata,
 }
 
-impl Kind {
+impl FragmentKind {
     /// Returns the kind with this number, and the length of its header.
-    fn of(number: u8) -> Option<(Kind, usize)> {
+    fn of(number: u8) -> Option<(FragmentKind, usize)> {
         match number {
-            1 => Some((Kind::Whole, HEAD)),
-            2 => Some((Kind::First, HEAD)),
-            3 => Some((Kind::Middle, HEAD)),
-            4 => Some((Kind::Last, HEAD)),
-            5 => Some((Kind::Whole, RECYCLABLE_HEAD)),
-            6 => Some((Kind::First, RECYCLABLE_HEAD)),
-            7 => Some((Kind::Middle, RECYCLABLE_HEAD)),
-            8 => Some((Kind::Last, RECYCLABLE_HEAD)),
-            9 | 10 | 130 => Some((Kind::Remark, HEAD)),
-            11 | 131 => Some((Kind::Remark, RECYCLABLE_HEAD)),
+            1 => Some((FragmentKind::Full, HEAD)),
+            2 => Some((FragmentKind::First, HEAD)),
+            3 => Some((FragmentKind::Middle, HEAD)),
+            4 => Some((FragmentKind::Last, HEAD)),
+            5 => Some((FragmentKind::Full, RECYCLABLE_HEAD)),
+            6 => Some((FragmentKind::First, RECYCLABLE_HEAD)),
+            7 => Some((FragmentKind::Middle, RECYCLABLE_HEAD)),
+            8 => Some((FragmentKind::Last, RECYCLABLE_HEAD)),
+            9 | 10 | 130 => Some((FragmentKind::Metadata, HEAD)),
+            11 | 131 => Some((FragmentKind::Metadata, RECYCLABLE_HEAD)),
             _ => None,
         }
     }
 }
 
 struct Fragment<'a> {
-    kind: Kind,
+    kind: FragmentKind,
     content: &'a [u8],
     end: usize,
 }
@@ -58,7 +58,7 @@ fn fragment(bytes: &[u8], at: usize) -> Option<Fragment<'_>> {
     let rest = bytes.get(at..block_end)?;
     let (checksum, covered) = rest.split_first_chunk::<4>()?;
     let (length, from_kind) = covered.split_first_chunk::<2>()?;
-    let (kind, head) = Kind::of(*from_kind.first()?)?;
+    let (kind, head) = FragmentKind::of(*from_kind.first()?)?;
     let length = usize::from(u16::from_le_bytes(*length));
     let checked = rest.get(HEAD - 1..head + length)?;
     if unmasked(u32::from_le_bytes(*checksum)) != crc_fast::crc32_iscsi(checked) {
@@ -83,7 +83,7 @@ fn after_filling(at: usize) -> usize {
 
 /// The content at one position of a file.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Found {
+pub(super) enum WalRead {
     /// A whole record.
     Record {
         /// The start of the record, after the padding of a block.
@@ -98,17 +98,17 @@ pub(super) enum Found {
 }
 
 /// Reads the record at `at`, the end of the previous one.
-pub(super) fn next(bytes: &[u8], at: usize) -> Found {
+pub(super) fn next(bytes: &[u8], at: usize) -> WalRead {
     let mut start = after_filling(at);
     let mut content: Option<Vec<u8>> = None;
     let mut here = start;
     loop {
-        let broken = Found::Broken {
+        let broken = WalRead::Broken {
             at: start.min(bytes.len()),
         };
         if here >= bytes.len() {
             return match content {
-                None => Found::End,
+                None => WalRead::End,
                 Some(_) => broken,
             };
         }
@@ -116,24 +116,24 @@ pub(super) fn next(bytes: &[u8], at: usize) -> Found {
             return broken;
         };
         match (found.kind, &mut content) {
-            (Kind::Whole, None) => {
-                return Found::Record {
+            (FragmentKind::Full, None) => {
+                return WalRead::Record {
                     start,
                     content: found.content.to_vec(),
                     end: found.end,
                 };
             }
-            (Kind::First, None) => content = Some(found.content.to_vec()),
-            (Kind::Middle, Some(content)) => content.extend_from_slice(found.content),
-            (Kind::Last, Some(content)) => {
+            (FragmentKind::First, None) => content = Some(found.content.to_vec()),
+            (FragmentKind::Middle, Some(content)) => content.extend_from_slice(found.content),
+            (FragmentKind::Last, Some(content)) => {
                 content.extend_from_slice(found.content);
-                return Found::Record {
+                return WalRead::Record {
                     start,
                     content: std::mem::take(content),
                     end: found.end,
                 };
             }
-            (Kind::Remark, None) => start = after_filling(found.end),
+            (FragmentKind::Metadata, None) => start = after_filling(found.end),
             _ => return broken,
         }
         here = after_filling(found.end);
@@ -147,8 +147,8 @@ pub(super) fn search(bytes: &[u8], mut at: usize) -> Option<(usize, Vec<u8>, usi
             at += 1;
             continue;
         };
-        if matches!(found.kind, Kind::Whole | Kind::First)
-            && let Found::Record { content, end, .. } = next(bytes, at)
+        if matches!(found.kind, FragmentKind::Full | FragmentKind::First)
+            && let WalRead::Record { content, end, .. } = next(bytes, at)
         {
             return Some((at, content, end));
         }
@@ -213,11 +213,11 @@ pub(super) mod tests {
         writer.0
     }
 
-    fn read(bytes: &[u8]) -> (Vec<Vec<u8>>, Found) {
+    fn read(bytes: &[u8]) -> (Vec<Vec<u8>>, WalRead) {
         let (mut at, mut contents) = (0, Vec::new());
         loop {
             match next(bytes, at) {
-                Found::Record { content, end, .. } => {
+                WalRead::Record { content, end, .. } => {
                     contents.push(content);
                     at = end;
                 }
@@ -231,7 +231,11 @@ pub(super) mod tests {
     fn records_come_back_at_every_place_of_a_block() {
         for first in BLOCK - 40..BLOCK + 10 {
             let contents = contents(&[first, 0, 5, 3 * BLOCK, 1]);
-            assert_eq!(read(&written(&contents)), (contents, Found::End), "{first}");
+            assert_eq!(
+                read(&written(&contents)),
+                (contents, WalRead::End),
+                "{first}"
+            );
         }
     }
 
@@ -241,9 +245,9 @@ pub(super) mod tests {
         let bytes = written(&contents);
         for cut in [108, 112, 113, BLOCK, BLOCK + 3, bytes.len() - 1] {
             let (read, end) = read(&bytes[..cut]);
-            assert_eq!((read.len(), end), (1, Found::Broken { at: 107 }), "{cut}");
+            assert_eq!((read.len(), end), (1, WalRead::Broken { at: 107 }), "{cut}");
         }
-        assert_eq!(read(&bytes[..107]).1, Found::End);
+        assert_eq!(read(&bytes[..107]).1, WalRead::End);
     }
 
     #[test]
@@ -251,7 +255,7 @@ pub(super) mod tests {
         let contents = contents(&[100, 50, 70]);
         let mut bytes = written(&contents);
         bytes[107 + 4] ^= 1;
-        assert_eq!(read(&bytes).1, Found::Broken { at: 107 });
+        assert_eq!(read(&bytes).1, WalRead::Broken { at: 107 });
         let (at, content, end) = search(&bytes, 108).unwrap();
         assert_eq!((at, content, end), (164, contents[2].clone(), bytes.len()));
         assert_eq!(search(&bytes, 165), None);
@@ -259,11 +263,11 @@ pub(super) mod tests {
 
     #[test]
     fn zeros_and_remarks_are_no_records() {
-        assert_eq!(next(&[0; 100], 0), Found::Broken { at: 0 });
+        assert_eq!(next(&[0; 100], 0), WalRead::Broken { at: 0 });
         assert_eq!(search(&[0; 100], 0), None);
         let mut writer = FrameWriter::default();
         writer.fragment(130, b"about the file before");
         writer.record(b"one");
-        assert_eq!(read(&writer.0), (vec![b"one".to_vec()], Found::End));
+        assert_eq!(read(&writer.0), (vec![b"one".to_vec()], WalRead::End));
     }
 }

@@ -16,7 +16,7 @@ use crate::storage::record::{LogIdRecord, VoteRecord};
 use crate::types::{LogId, Vote};
 
 #[cfg(feature = "rocksdb")]
-pub(super) use file::{Keeper, read};
+pub(super) use file::{HighWaterThread, read};
 
 /// The minimum interval between two writes of the file.
 const PACE: Duration = Duration::from_millis(100);
@@ -63,7 +63,7 @@ pub(super) struct Manifest {
 
 /// The state of the log of a store.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Held {
+pub(crate) struct StoreState {
     pub(crate) vote: Option<Vote>,
     pub(crate) last: Option<LogId>,
     /// `None` in a store that never had a high-water record.
@@ -73,13 +73,13 @@ pub(crate) struct Held {
 /// The error of a store that no longer has what was synced.
 #[derive(Debug, thiserror::Error)]
 #[error("{lack}; its write-ahead logs are {logs}")]
-pub(crate) struct Behind {
-    lack: Lack,
+pub(crate) struct DataLossError {
+    lack: MissingData,
     logs: String,
 }
 
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-enum Lack {
+enum MissingData {
     #[error("the file high-water, which records what was synced, is missing")]
     Record,
     #[error("its vote is of term {found}, and a vote of term {synced} was synced before")]
@@ -95,11 +95,11 @@ enum Lack {
 }
 
 impl HighWaterRecord {
-    fn check(&self, held: &Held) -> Result<(), Lack> {
+    fn check(&self, held: &StoreState) -> Result<(), MissingData> {
         if let Some(synced) = self.vote.map(Vote::from)
             && !held.vote.is_some_and(|vote| vote >= synced)
         {
-            return Err(Lack::Vote {
+            return Err(MissingData::Vote {
                 found: held.vote.map_or(0, |vote| vote.leader_id.term),
                 synced: synced.leader_id.term,
             });
@@ -109,7 +109,7 @@ impl HighWaterRecord {
             return Ok(());
         }
         match self.last {
-            Some(synced) if held.last < Some(LogId::from(synced)) => Err(Lack::Entries {
+            Some(synced) if held.last < Some(LogId::from(synced)) => Err(MissingData::Entries {
                 found: held.last.map(|last| (&last).into()).unwrap_or_default(),
                 synced,
             }),
@@ -117,7 +117,7 @@ impl HighWaterRecord {
         }
     }
 
-    fn note(&mut self, held: &Held) {
+    fn note(&mut self, held: &StoreState) {
         self.vote = held.vote.as_ref().map(VoteRecord::from);
         self.last = held.last.as_ref().map(LogIdRecord::from);
         self.truncations = held.truncations.unwrap_or(0);
@@ -133,11 +133,11 @@ struct Shared {
     was_found: bool,
     /// The write-ahead logs at startup.
     logs: String,
-    noted: Mutex<Noted>,
+    noted: Mutex<RecordedState>,
     changed: Condvar,
 }
 
-struct Noted {
+struct RecordedState {
     record: HighWaterRecord,
     /// Whether the file is outdated.
     is_new: bool,
@@ -154,7 +154,7 @@ impl HighWater {
         HighWater(Arc::new(Shared {
             was_found,
             logs,
-            noted: Mutex::new(Noted {
+            noted: Mutex::new(RecordedState {
                 record,
                 is_new: false,
                 is_closed: false,
@@ -164,12 +164,12 @@ impl HighWater {
     }
 
     /// Returns an error if a store with this state lacks something that was synced.
-    pub(crate) fn check(&self, held: &Held) -> Result<(), Behind> {
+    pub(crate) fn check(&self, held: &StoreState) -> Result<(), DataLossError> {
         let checked = match (self.0.was_found, held.truncations) {
-            (false, Some(_)) => Err(Lack::Record),
+            (false, Some(_)) => Err(MissingData::Record),
             _ => self.0.lock().record.check(held),
         };
-        checked.map_err(|lack| Behind {
+        checked.map_err(|lack| DataLossError {
             lack,
             logs: self.0.logs.clone(),
         })
@@ -211,7 +211,7 @@ impl HighWater {
 }
 
 impl Shared {
-    fn lock(&self) -> MutexGuard<'_, Noted> {
+    fn lock(&self) -> MutexGuard<'_, RecordedState> {
         self.noted.lock().expect("no holder of the lock panics")
     }
 
@@ -250,15 +250,15 @@ mod tests {
         Some(LogId::new(CommittedLeaderId { term }, index))
     }
 
-    fn held(vote: Option<Vote>, last: Option<LogId>, truncations: u64) -> Held {
-        Held {
+    fn held(vote: Option<Vote>, last: Option<LogId>, truncations: u64) -> StoreState {
+        StoreState {
             vote,
             last,
             truncations: Some(truncations),
         }
     }
 
-    fn record(held: &Held) -> HighWaterRecord {
+    fn record(held: &StoreState) -> HighWaterRecord {
         let mut record = HighWaterRecord::default();
         record.note(held);
         record
@@ -278,7 +278,10 @@ mod tests {
         ] {
             assert_eq!(record(&noted).check(&found), Ok(()), "{found:?}");
         }
-        assert_eq!(HighWaterRecord::default().check(&Held::default()), Ok(()));
+        assert_eq!(
+            HighWaterRecord::default().check(&StoreState::default()),
+            Ok(())
+        );
     }
 
     #[test]
@@ -288,14 +291,17 @@ mod tests {
             let found = held(lost, entry(2, 9), 4);
             assert!(matches!(
                 record(&noted).check(&found),
-                Err(Lack::Vote { .. })
+                Err(MissingData::Vote { .. })
             ));
         }
         for lost in [None, entry(2, 8), entry(1, 20)] {
             for truncations in [3, 4] {
                 let found = held(vote(3, 1), lost, truncations);
                 let checked = record(&noted).check(&found);
-                assert!(matches!(checked, Err(Lack::Entries { .. })), "{found:?}");
+                assert!(
+                    matches!(checked, Err(MissingData::Entries { .. })),
+                    "{found:?}"
+                );
             }
         }
         let words = record(&noted).check(&held(vote(3, 1), entry(2, 8), 4));

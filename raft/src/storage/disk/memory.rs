@@ -12,9 +12,10 @@ use futures::FutureExt;
 use futures::future::{self, BoxFuture};
 
 use super::{
-    Change, Changes, Disk, Durability, Family, Pinned, Read, ViewWork, Visit, system_entropy,
+    ChangeBatch, Disk, DiskRead, Durability, KeyChange, KeySpace, PinnedView, ScanVisitor,
+    ViewWork, system_entropy,
 };
-use crate::storage::record::{self, Identity, VoteRecord};
+use crate::storage::record::{self, DirectoryIdentity, VoteRecord};
 use crate::storage::snapshot::KeyValue;
 use crate::storage::{install, log, store};
 use crate::{entry, state_machine};
@@ -22,16 +23,16 @@ use crate::{entry, state_machine};
 /// The disk of one memory-only master. All clones share one disk: keep one, drop the store, open it
 /// again.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct MemoryDisk(Arc<Mutex<Contents>>);
+pub(crate) struct MemoryDisk(Arc<Mutex<MemoryContents>>);
 
 #[derive(Debug, Default)]
-struct Contents {
+struct MemoryContents {
     /// The content that reads see.
     current: Families,
     /// The content that survives a power cut.
     durable: Families,
     /// The writes since the last sync, in order.
-    unsynced: Vec<Changes>,
+    unsynced: Vec<ChangeBatch>,
     /// Finished snapshots by name, like files that were synced before they got their name.
     images: BTreeMap<String, Bytes>,
     /// The total size of all snapshots ever stored here, in bytes.
@@ -46,7 +47,7 @@ struct Contents {
 
 /// The state of a log entry after a power cut.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Durable {
+pub enum DurableEntry {
     /// The entry with its index and term: equal bytes mean equal entries.
     Entry(Bytes),
     /// The registry covers the entry.
@@ -56,10 +57,10 @@ pub enum Durable {
 }
 
 #[derive(Clone, Debug, Default)]
-struct Families(BTreeMap<Family, BTreeMap<Vec<u8>, Bytes>>);
+struct Families(BTreeMap<KeySpace, BTreeMap<Vec<u8>, Bytes>>);
 
 impl MemoryDisk {
-    fn contents(&self) -> MutexGuard<'_, Contents> {
+    fn contents(&self) -> MutexGuard<'_, MemoryContents> {
         self.0.lock().expect("no holder of the lock panics")
     }
 
@@ -106,24 +107,24 @@ impl MemoryDisk {
     }
 
     /// Makes every write after the next `left` ones fail, until the power is cut.
-    pub(crate) fn break_after(&self, left: usize) {
+    pub(crate) fn fail_writes_after(&self, left: usize) {
         self.contents().writes_left = Some(left);
     }
 
     /// Returns what a power cut would leave of the log entry at `index`: its bytes, or the fact
     /// that a snapshot covers it.
-    pub(crate) fn durable_entry(&self, index: u64) -> Durable {
+    pub(crate) fn durable_entry(&self, index: u64) -> DurableEntry {
         let contents = self.contents();
-        let log = contents.durable.0.get(&Family::Log);
+        let log = contents.durable.0.get(&KeySpace::Log);
         let key = index.to_be_bytes();
         let mut rest = log.into_iter().flat_map(|log| log.range(key.to_vec()..));
         match rest.next() {
             // The link before the content is specific to this disk: only the content is equal on
             // all masters.
             Some((found, bytes)) if found[..] == key => {
-                Durable::Entry(bytes.slice(entry::HEAD.min(bytes.len())..))
+                DurableEntry::Entry(bytes.slice(entry::HEAD.min(bytes.len())..))
             }
-            Some(_later) => Durable::Covered,
+            Some(_later) => DurableEntry::Covered,
             // The log is truncated only below the applied index, and both are in one write-ahead
             // log.
             None => {
@@ -135,8 +136,8 @@ impl MemoryDisk {
                 let newest = contents.images.keys().next_back();
                 let image = newest.and_then(|name| name.get(..20)?.parse::<u64>().ok());
                 match applied.max(image).is_some_and(|last| last >= index) {
-                    true => Durable::Covered,
-                    false => Durable::Missing,
+                    true => DurableEntry::Covered,
+                    false => DurableEntry::Missing,
                 }
             }
         }
@@ -144,9 +145,9 @@ impl MemoryDisk {
 
     /// Returns the log entry at `index`, as reads see it. `None` if it does not exist, or no longer
     /// does.
-    pub(crate) fn entry(&self, index: u64) -> Option<entry::Opened> {
+    pub(crate) fn entry(&self, index: u64) -> Option<entry::DecodedEntry> {
         let contents = self.contents();
-        let bytes = contents.current.get(Family::Log, &index.to_be_bytes())?;
+        let bytes = contents.current.get(KeySpace::Log, &index.to_be_bytes())?;
         drop(contents);
         entry::open(index, bytes.into()).ok()
     }
@@ -154,7 +155,7 @@ impl MemoryDisk {
     /// Returns term and index of the last log entry, as reads see it. `None` if the log is empty.
     pub(crate) fn last_entry(&self) -> Option<(u64, u64)> {
         let contents = self.contents();
-        let log = contents.current.0.get(&Family::Log)?;
+        let log = contents.current.0.get(&KeySpace::Log)?;
         let key = log.last_key_value()?.0;
         let index = u64::from_be_bytes(key.as_slice().try_into().ok()?);
         drop(contents);
@@ -165,13 +166,16 @@ impl MemoryDisk {
     /// Returns the id that the group assigned to the node on this disk, as a power cut would leave
     /// it.
     pub(crate) fn node_id(&self) -> Option<u64> {
-        let bytes = self.contents().durable.get(Family::Meta, store::IDENTITY)?;
-        record::unseal::<Identity>(&bytes).ok()?.node_id
+        let bytes = self
+            .contents()
+            .durable
+            .get(KeySpace::Meta, store::IDENTITY)?;
+        record::unseal::<DirectoryIdentity>(&bytes).ok()?.node_id
     }
 
     /// Returns the newest vote, as a power cut would leave it.
     pub(crate) fn vote(&self) -> Option<VoteRecord> {
-        let bytes = self.contents().durable.get(Family::Meta, log::VOTE)?;
+        let bytes = self.contents().durable.get(KeySpace::Meta, log::VOTE)?;
         record::unseal(&bytes).ok()
     }
 
@@ -192,7 +196,7 @@ impl MemoryDisk {
         let applied = state_machine::applied(&contents.current)
             .ok()?
             .last_log_id?;
-        let records = contents.current.0.get(&Family::Registry);
+        let records = contents.current.0.get(&KeySpace::Registry);
         let records = records
             .into_iter()
             .flatten()
@@ -203,8 +207,8 @@ impl MemoryDisk {
 
     /// Replaces the value of a stored record of the registry, durable immediately.
     pub(crate) fn replace_record(&self, key: Vec<u8>, value: Vec<u8>) {
-        let mut changes = Changes::default();
-        changes.put(Family::Registry, key, value);
+        let mut changes = ChangeBatch::default();
+        changes.put(KeySpace::Registry, key, value);
         let mut contents = self.contents();
         contents.current.apply(&changes);
         contents.durable.apply(&changes);
@@ -213,9 +217,9 @@ impl MemoryDisk {
     /// Replaces the disk by a new, empty one.
     pub(crate) fn wipe(&self) {
         let mut contents = self.contents();
-        *contents = Contents {
+        *contents = MemoryContents {
             seed: contents.seed,
-            ..Contents::default()
+            ..MemoryContents::default()
         };
     }
 
@@ -230,7 +234,7 @@ impl MemoryDisk {
     }
 }
 
-impl Contents {
+impl MemoryContents {
     fn count_write(&mut self) -> io::Result<()> {
         match &mut self.writes_left {
             None => Ok(()),
@@ -244,19 +248,19 @@ impl Contents {
 }
 
 impl Families {
-    fn apply(&mut self, changes: &Changes) {
+    fn apply(&mut self, changes: &ChangeBatch) {
         for change in &changes.0 {
             match change {
-                Change::Put { family, key, value } => {
+                KeyChange::Put { family, key, value } => {
                     self.0
                         .entry(*family)
                         .or_default()
                         .insert(key.to_vec(), value.clone());
                 }
-                Change::Delete { family, key } => {
+                KeyChange::Delete { family, key } => {
                     self.0.entry(*family).or_default().remove(key);
                 }
-                Change::DeleteRange { family, from, to } => {
+                KeyChange::DeleteRange { family, from, to } => {
                     let keys = self.0.entry(*family).or_default();
                     let mut rest = keys.split_off(from);
                     keys.append(&mut rest.split_off(to));
@@ -265,17 +269,17 @@ impl Families {
         }
     }
 
-    fn get(&self, family: Family, key: &[u8]) -> Option<Bytes> {
+    fn get(&self, family: KeySpace, key: &[u8]) -> Option<Bytes> {
         self.0.get(&family)?.get(key).cloned()
     }
 }
 
-impl Read for Families {
-    fn get(&self, family: Family, key: &[u8]) -> io::Result<Option<Vec<u8>>> {
+impl DiskRead for Families {
+    fn get(&self, family: KeySpace, key: &[u8]) -> io::Result<Option<Vec<u8>>> {
         Ok(Families::get(self, family, key).map(Vec::from))
     }
 
-    fn scan(&self, family: Family, from: &[u8], visit: &mut Visit<'_>) -> io::Result<()> {
+    fn scan(&self, family: KeySpace, from: &[u8], visit: &mut ScanVisitor<'_>) -> io::Result<()> {
         let Some(keys) = self.0.get(&family) else {
             return Ok(());
         };
@@ -288,12 +292,12 @@ impl Read for Families {
     }
 }
 
-impl Read for MemoryDisk {
-    fn get(&self, family: Family, key: &[u8]) -> io::Result<Option<Vec<u8>>> {
-        Read::get(&self.contents().current, family, key)
+impl DiskRead for MemoryDisk {
+    fn get(&self, family: KeySpace, key: &[u8]) -> io::Result<Option<Vec<u8>>> {
+        DiskRead::get(&self.contents().current, family, key)
     }
 
-    fn scan(&self, family: Family, from: &[u8], visit: &mut Visit<'_>) -> io::Result<()> {
+    fn scan(&self, family: KeySpace, from: &[u8], visit: &mut ScanVisitor<'_>) -> io::Result<()> {
         self.contents().current.scan(family, from, visit)
     }
 }
@@ -307,7 +311,7 @@ impl Disk for MemoryDisk {
         false
     }
 
-    fn write(&self, changes: Changes, durability: Durability) -> io::Result<()> {
+    fn write(&self, changes: ChangeBatch, durability: Durability) -> io::Result<()> {
         let mut contents = self.contents();
         contents.count_write()?;
         contents.current.apply(&changes);
@@ -337,13 +341,13 @@ impl Disk for MemoryDisk {
         Ok(mixed ^ (mixed >> 31))
     }
 
-    fn pin(self: Arc<Self>) -> BoxFuture<'static, io::Result<Box<dyn Pinned>>> {
-        let view: Box<dyn Pinned> = Box::new(self.contents().current.clone());
+    fn pin(self: Arc<Self>) -> BoxFuture<'static, io::Result<Box<dyn PinnedView>>> {
+        let view: Box<dyn PinnedView> = Box::new(self.contents().current.clone());
         future::ready(Ok(view)).boxed()
     }
 }
 
-impl Pinned for Families {
+impl PinnedView for Families {
     fn read(self: Box<Self>, work: ViewWork) -> BoxFuture<'static, io::Result<()>> {
         future::ready(work(self.as_ref())).boxed()
     }
@@ -353,15 +357,15 @@ impl Pinned for Families {
 mod tests {
     use super::*;
 
-    fn put(key: &str) -> Changes {
-        let mut changes = Changes::default();
-        changes.put(Family::Meta, key, b"value".to_vec());
+    fn put(key: &str) -> ChangeBatch {
+        let mut changes = ChangeBatch::default();
+        changes.put(KeySpace::Meta, key, b"value".to_vec());
         changes
     }
 
     fn held(disk: &MemoryDisk) -> Vec<String> {
         let mut keys = Vec::new();
-        disk.scan(Family::Meta, b"", &mut |key, _| {
+        disk.scan(KeySpace::Meta, b"", &mut |key, _| {
             keys.push(String::from_utf8(key.to_vec()).unwrap());
             Ok(std::ops::ControlFlow::Continue(()))
         })
@@ -389,8 +393,8 @@ mod tests {
         for key in ["a", "b", "c", "d"] {
             disk.write(put(key), Durability::Buffered).unwrap();
         }
-        let mut changes = Changes::default();
-        changes.delete_range(Family::Meta, b"b".to_vec(), b"d".to_vec());
+        let mut changes = ChangeBatch::default();
+        changes.delete_range(KeySpace::Meta, b"b".to_vec(), b"d".to_vec());
         disk.write(changes, Durability::Buffered).unwrap();
         assert_eq!(held(&disk), ["a", "d"]);
     }

@@ -37,12 +37,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::future::BoxFuture;
 
-use crate::fatal::Fatal;
-use high_water::{Held, HighWater};
+use crate::fatal::FatalHandler;
+use high_water::{HighWater, StoreState};
 
 /// The key space of a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Family {
+pub(crate) enum KeySpace {
     /// Log entries by index, eight bytes big endian.
     Log,
     /// Vote, committed, purged, identity, an unfinished install.
@@ -53,30 +53,30 @@ pub(crate) enum Family {
     RegistryMeta,
 }
 
-impl Family {
-    pub(crate) const ALL: [Family; 4] = [
-        Family::Log,
-        Family::Meta,
-        Family::Registry,
-        Family::RegistryMeta,
+impl KeySpace {
+    pub(crate) const ALL: [KeySpace; 4] = [
+        KeySpace::Log,
+        KeySpace::Meta,
+        KeySpace::Registry,
+        KeySpace::RegistryMeta,
     ];
 }
 
 /// One change of a batch.
 #[derive(Clone, Debug)]
-pub(crate) enum Change {
+pub(crate) enum KeyChange {
     Put {
-        family: Family,
+        family: KeySpace,
         key: Bytes,
         value: Bytes,
     },
     Delete {
-        family: Family,
+        family: KeySpace,
         key: Vec<u8>,
     },
     /// Deletes all keys from `from` up to, not including, `to`.
     DeleteRange {
-        family: Family,
+        family: KeySpace,
         from: Vec<u8>,
         to: Vec<u8>,
     },
@@ -84,31 +84,31 @@ pub(crate) enum Change {
 
 /// Changes that are written together or not at all.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Changes(pub(crate) Vec<Change>);
+pub(crate) struct ChangeBatch(pub(crate) Vec<KeyChange>);
 
-impl Changes {
-    pub(crate) fn put(&mut self, family: Family, key: impl Into<Vec<u8>>, value: Vec<u8>) {
+impl ChangeBatch {
+    pub(crate) fn put(&mut self, family: KeySpace, key: impl Into<Vec<u8>>, value: Vec<u8>) {
         self.put_shared(family, Bytes::from(key.into()), Bytes::from(value));
     }
 
     /// Adds a change like [`Self::put`], with shared bytes.
-    pub(crate) fn put_shared(&mut self, family: Family, key: Bytes, value: Bytes) {
-        self.0.push(Change::Put { family, key, value });
+    pub(crate) fn put_shared(&mut self, family: KeySpace, key: Bytes, value: Bytes) {
+        self.0.push(KeyChange::Put { family, key, value });
     }
 
-    pub(crate) fn delete(&mut self, family: Family, key: impl Into<Vec<u8>>) {
+    pub(crate) fn delete(&mut self, family: KeySpace, key: impl Into<Vec<u8>>) {
         let key = key.into();
-        self.0.push(Change::Delete { family, key });
+        self.0.push(KeyChange::Delete { family, key });
     }
 
-    pub(crate) fn delete_range(&mut self, family: Family, from: Vec<u8>, to: Vec<u8>) {
-        self.0.push(Change::DeleteRange { family, from, to });
+    pub(crate) fn delete_range(&mut self, family: KeySpace, from: Vec<u8>, to: Vec<u8>) {
+        self.0.push(KeyChange::DeleteRange { family, from, to });
     }
 
     /// Deletes every key of the registry. Its keys begin with the kind of the record, which is
     /// below 0xff.
     pub(crate) fn clear_registry(&mut self) {
-        self.delete_range(Family::Registry, Vec::new(), vec![0xff]);
+        self.delete_range(KeySpace::Registry, Vec::new(), vec![0xff]);
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -126,33 +126,33 @@ pub(crate) enum Durability {
 }
 
 /// A callback for each key and value of a scan; it breaks to end the scan.
-pub(crate) type Visit<'a> = dyn FnMut(&[u8], &[u8]) -> io::Result<ControlFlow<()>> + 'a;
+pub(crate) type ScanVisitor<'a> = dyn FnMut(&[u8], &[u8]) -> io::Result<ControlFlow<()>> + 'a;
 
 /// Read access to a disk, or to a pinned view of it.
-pub(crate) trait Read {
-    fn get(&self, family: Family, key: &[u8]) -> io::Result<Option<Vec<u8>>>;
+pub(crate) trait DiskRead {
+    fn get(&self, family: KeySpace, key: &[u8]) -> io::Result<Option<Vec<u8>>>;
 
     /// Visits the keys from `from` in order, up to the end of the family or the break.
-    fn scan(&self, family: Family, from: &[u8], visit: &mut Visit<'_>) -> io::Result<()>;
+    fn scan(&self, family: KeySpace, from: &[u8], visit: &mut ScanVisitor<'_>) -> io::Result<()>;
 }
 
 /// Work on a pinned view.
-pub(crate) type ViewWork = Box<dyn FnOnce(&dyn Read) -> io::Result<()> + Send>;
+pub(crate) type ViewWork = Box<dyn FnOnce(&dyn DiskRead) -> io::Result<()> + Send>;
 
 /// A view of the disk at one moment. Dropping it releases the view.
-pub(crate) trait Pinned: Send + Sync {
+pub(crate) trait PinnedView: Send + Sync {
     fn read(self: Box<Self>, work: ViewWork) -> BoxFuture<'static, io::Result<()>>;
 }
 
 /// An ordered key-value store. Writes come from one place only, see `writer`.
-pub(crate) trait Disk: Read + Send + Sync {
+pub(crate) trait Disk: DiskRead + Send + Sync {
     /// Returns its path, for messages.
     fn name(&self) -> String;
 
     /// Returns whether calls may wait for a device, so that they belong on a separate thread.
     fn may_block(&self) -> bool;
 
-    fn write(&self, changes: Changes, durability: Durability) -> io::Result<()>;
+    fn write(&self, changes: ChangeBatch, durability: Durability) -> io::Result<()>;
 
     /// Returns the handle that records what is synced; `None` for a disk without such a record.
     fn high_water(&self) -> Option<HighWater> {
@@ -161,7 +161,7 @@ pub(crate) trait Disk: Read + Send + Sync {
 
     /// Starts to write that record: from then on the file includes at least what the store
     /// contains.
-    fn keep_high_water(&self, _held: &Held, _fatal: Fatal) -> io::Result<()> {
+    fn start_high_water(&self, _held: &StoreState, _fatal: FatalHandler) -> io::Result<()> {
         Ok(())
     }
 
@@ -176,7 +176,7 @@ pub(crate) trait Disk: Read + Send + Sync {
     }
 
     /// Returns a view of the moment at which the future completes.
-    fn pin(self: Arc<Self>) -> BoxFuture<'static, io::Result<Box<dyn Pinned>>>;
+    fn pin(self: Arc<Self>) -> BoxFuture<'static, io::Result<Box<dyn PinnedView>>>;
 }
 
 fn system_entropy() -> io::Result<u64> {

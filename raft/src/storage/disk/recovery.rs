@@ -9,32 +9,32 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::frames::{self, Found};
+use super::frames::{self, WalRead};
 use super::high_water::{HighWaterRecord, Manifest};
-use super::wal::{Judge, Spot, Verdict};
+use super::wal::{WalCheckResult, WalChecker, WalPosition};
 use crate::storage::directory::OpenError;
 
 const CURRENT: &str = "CURRENT";
 
 /// The write-ahead logs that were found, for messages.
 #[derive(Debug, Default)]
-pub(super) struct Logs {
+pub(super) struct WalFiles {
     /// Oldest first.
     paths: Vec<PathBuf>,
-    cut: Option<Cut>,
+    cut: Option<WalTruncation>,
     /// The newest log that existed before.
     newest: Option<u64>,
 }
 
 /// The truncated end of a log.
 #[derive(Debug)]
-struct Cut {
+struct WalTruncation {
     path: PathBuf,
     offset: u64,
     bytes: u64,
 }
 
-impl Logs {
+impl WalFiles {
     /// Returns the names, as in "the write-ahead logs …".
     pub(super) fn names(&self) -> String {
         let names: Vec<_> = self.paths.iter().map(|path| name(path)).collect();
@@ -57,7 +57,10 @@ impl Logs {
 }
 
 /// Checks the files of the store. Nothing is changed unless all of them may be used.
-pub(super) fn prepare(store: &Path, noted: Option<&HighWaterRecord>) -> Result<Logs, OpenError> {
+pub(super) fn prepare(
+    store: &Path,
+    noted: Option<&HighWaterRecord>,
+) -> Result<WalFiles, OpenError> {
     let mut logs = numbered(store, ".log")?;
     let tables = numbered(store, ".sst")?;
     logs.sort_unstable();
@@ -150,12 +153,12 @@ fn check_manifest(
     let mut at = 0;
     while (at as u64) < bytes {
         match frames::next(&content, at) {
-            Found::Record { end, .. } => at = end,
-            Found::End => {
+            WalRead::Record { end, .. } => at = end,
+            WalRead::End => {
                 let what = format!("it has {at} bytes, and {bytes} were synced before");
                 return Err(damaged(&path, what));
             }
-            Found::Broken { at } => {
+            WalRead::Broken { at } => {
                 let what = format!(
                     "the data at byte {at} is not what was written, and {bytes} bytes were synced before"
                 );
@@ -170,18 +173,20 @@ fn check_logs(
     store: &Path,
     paths: Vec<PathBuf>,
     noted: Option<&HighWaterRecord>,
-) -> Result<Logs, OpenError> {
+) -> Result<WalFiles, OpenError> {
     let key = noted.map(|noted| noted.key);
-    let mut judge = Judge::new(key, noted.map(|noted| noted.sequence));
+    let mut judge = WalChecker::new(key, noted.map(|noted| noted.sequence));
     for path in &paths {
         // One at a time: together they may be 64 MiB.
         let bytes = fs::read(path).map_err(OpenError::io("read", path))?;
         judge.read(&bytes);
     }
-    let cut = match judge.verdict() {
-        Verdict::Whole => None,
-        Verdict::Torn(at) => Some(cut_off(&paths, at)?),
-        Verdict::Damaged { at, lost, witness } => return Err(refusal(&paths, at, lost, witness)),
+    let cut = match judge.result() {
+        WalCheckResult::Intact => None,
+        WalCheckResult::Torn(at) => Some(cut_off(&paths, at)?),
+        WalCheckResult::Damaged { at, lost, witness } => {
+            return Err(refusal(&paths, at, lost, witness));
+        }
     };
     for path in &paths {
         sync(path).map_err(OpenError::io("sync", path))?;
@@ -190,14 +195,19 @@ fn check_logs(
         sync(store).map_err(OpenError::io("sync", store))?;
     }
     let newest = noted.map(|noted| noted.newest_log).filter(|log| *log > 0);
-    Ok(Logs { paths, cut, newest })
+    Ok(WalFiles { paths, cut, newest })
 }
 
 fn sync(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
 }
 
-fn refusal(paths: &[PathBuf], at: Spot, lost: u64, witness: Option<Spot>) -> OpenError {
+fn refusal(
+    paths: &[PathBuf],
+    at: WalPosition,
+    lost: u64,
+    witness: Option<WalPosition>,
+) -> OpenError {
     let shown_by = match witness {
         Some(spot) => format!(
             "the valid record at byte {} of {}",
@@ -216,7 +226,7 @@ fn refusal(paths: &[PathBuf], at: Spot, lost: u64, witness: Option<Spot>) -> Ope
 
 /// Truncates what a power cut left of unacknowledged writes: everything from `at` on, and all later
 /// logs.
-fn cut_off(paths: &[PathBuf], at: Spot) -> Result<Cut, OpenError> {
+fn cut_off(paths: &[PathBuf], at: WalPosition) -> Result<WalTruncation, OpenError> {
     let mut dropped = 0;
     // The last log comes first: until the truncation is complete, the next start finds the damage
     // at the same place.
@@ -234,7 +244,7 @@ fn cut_off(paths: &[PathBuf], at: Spot) -> Result<Cut, OpenError> {
         };
         dropped += cut().map_err(OpenError::io("truncate the torn end of", path))?;
     }
-    let cut = Cut {
+    let cut = WalTruncation {
         path: paths[at.file].clone(),
         offset: at.offset as u64,
         bytes: dropped,

@@ -17,13 +17,13 @@ use rocksdb::{
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-use super::high_water::{self, Held, HighWater, HighWaterRecord, Keeper};
-use super::recovery::Logs;
+use super::high_water::{self, HighWater, HighWaterRecord, HighWaterThread, StoreState};
+use super::recovery::WalFiles;
 use super::{
-    Change, Changes, Disk, Durability, Family, Pinned, Read, ViewWork, Visit, recovery,
-    system_entropy, wal,
+    ChangeBatch, Disk, DiskRead, Durability, KeyChange, KeySpace, PinnedView, ScanVisitor,
+    ViewWork, recovery, system_entropy, wal,
 };
-use crate::fatal::Fatal;
+use crate::fatal::FatalHandler;
 use crate::storage::directory::{Directory, OpenError};
 
 const MIB: usize = 1 << 20;
@@ -32,7 +32,7 @@ const MIB: usize = 1 << 20;
 pub(crate) struct RocksDisk {
     /// Dropped before the store is closed, and the store before the directory is unlocked: fields
     /// are dropped in this order.
-    keeper: Keeper,
+    keeper: HighWaterThread,
     db: DB,
     directory: Directory,
     /// The key that distinguishes this store's marks from other bytes.
@@ -41,13 +41,13 @@ pub(crate) struct RocksDisk {
     synced: AtomicU64,
 }
 
-impl Family {
+impl KeySpace {
     fn name(self) -> &'static str {
         match self {
-            Family::Log => "log",
-            Family::Meta => "meta",
-            Family::Registry => "registry",
-            Family::RegistryMeta => "registry_meta",
+            KeySpace::Log => "log",
+            KeySpace::Meta => "meta",
+            KeySpace::Registry => "registry",
+            KeySpace::RegistryMeta => "registry_meta",
         }
     }
 }
@@ -73,7 +73,7 @@ impl RocksDisk {
         // it made of them.
         high_water.synced(sequence);
         Ok(RocksDisk {
-            keeper: Keeper::new(high_water),
+            keeper: HighWaterThread::new(high_water),
             db,
             directory,
             key,
@@ -81,7 +81,7 @@ impl RocksDisk {
         })
     }
 
-    fn family(&self, family: Family) -> &ColumnFamily {
+    fn family(&self, family: KeySpace) -> &ColumnFamily {
         let handle = self.db.cf_handle(family.name());
         handle.expect("every family was opened with the store")
     }
@@ -89,15 +89,16 @@ impl RocksDisk {
 
 fn open_db(path: &Path) -> Result<DB, OpenError> {
     let cache = Cache::new_lru_cache(32 * MIB);
-    let family =
-        |family: Family| ColumnFamilyDescriptor::new(family.name(), family_options(family, &cache));
-    let opened = DB::open_cf_descriptors(&options(), path, Family::ALL.map(family));
+    let family = |family: KeySpace| {
+        ColumnFamilyDescriptor::new(family.name(), family_options(family, &cache))
+    };
+    let opened = DB::open_cf_descriptors(&options(), path, KeySpace::ALL.map(family));
     opened.map_err(|error| refused(path, error))
 }
 
 /// Reports a store that ends before the synced sequence number. Both numbers count changes, over
 /// all families.
-fn ends_early(path: &Path, sequence: u64, noted: &HighWaterRecord, logs: &Logs) -> OpenError {
+fn ends_early(path: &Path, sequence: u64, noted: &HighWaterRecord, logs: &WalFiles) -> OpenError {
     OpenError::Damaged {
         path: path.to_owned(),
         what: format!(
@@ -129,7 +130,7 @@ fn options() -> Options {
     options
 }
 
-fn family_options(family: Family, cache: &Cache) -> Options {
+fn family_options(family: KeySpace, cache: &Cache) -> Options {
     let mut table = BlockBasedOptions::default();
     table.set_block_cache(cache);
     let mut options = Options::default();
@@ -137,8 +138,8 @@ fn family_options(family: Family, cache: &Cache) -> Options {
     options.set_paranoid_checks(true);
     options.set_compression_type(DBCompressionType::Lz4);
     let buffer = match family {
-        Family::Log | Family::Registry => 16 * MIB,
-        Family::Meta | Family::RegistryMeta => MIB,
+        KeySpace::Log | KeySpace::Registry => 16 * MIB,
+        KeySpace::Meta | KeySpace::RegistryMeta => MIB,
     };
     options.set_write_buffer_size(buffer);
     options
@@ -168,7 +169,11 @@ fn io_error(error: rocksdb::Error) -> io::Error {
     io::Error::new(kind, error)
 }
 
-fn visit_all(mut keys: DBRawIterator<'_>, from: &[u8], visit: &mut Visit<'_>) -> io::Result<()> {
+fn visit_all(
+    mut keys: DBRawIterator<'_>,
+    from: &[u8],
+    visit: &mut ScanVisitor<'_>,
+) -> io::Result<()> {
     keys.seek(from);
     while let Some((key, value)) = keys.item() {
         if visit(key, value)?.is_break() {
@@ -179,12 +184,12 @@ fn visit_all(mut keys: DBRawIterator<'_>, from: &[u8], visit: &mut Visit<'_>) ->
     keys.status().map_err(io_error)
 }
 
-impl Read for RocksDisk {
-    fn get(&self, family: Family, key: &[u8]) -> io::Result<Option<Vec<u8>>> {
+impl DiskRead for RocksDisk {
+    fn get(&self, family: KeySpace, key: &[u8]) -> io::Result<Option<Vec<u8>>> {
         self.db.get_cf(self.family(family), key).map_err(io_error)
     }
 
-    fn scan(&self, family: Family, from: &[u8], visit: &mut Visit<'_>) -> io::Result<()> {
+    fn scan(&self, family: KeySpace, from: &[u8], visit: &mut ScanVisitor<'_>) -> io::Result<()> {
         visit_all(self.db.raw_iterator_cf(self.family(family)), from, visit)
     }
 }
@@ -198,17 +203,17 @@ impl Disk for RocksDisk {
         true
     }
 
-    fn write(&self, changes: Changes, durability: Durability) -> io::Result<()> {
+    fn write(&self, changes: ChangeBatch, durability: Durability) -> io::Result<()> {
         let mut batch = WriteBatch::default();
         // First, so that the check of a damaged log finds it.
         batch.put_log_data(wal::mark(self.key, self.synced.load(Ordering::Relaxed)));
         for change in &changes.0 {
             match change {
-                Change::Put { family, key, value } => {
+                KeyChange::Put { family, key, value } => {
                     batch.put_cf(self.family(*family), key, value);
                 }
-                Change::Delete { family, key } => batch.delete_cf(self.family(*family), key),
-                Change::DeleteRange { family, from, to } => {
+                KeyChange::Delete { family, key } => batch.delete_cf(self.family(*family), key),
+                KeyChange::DeleteRange { family, from, to } => {
                     batch.delete_range_cf(self.family(*family), from, to);
                 }
             }
@@ -229,19 +234,19 @@ impl Disk for RocksDisk {
         Some(self.keeper.high_water().clone())
     }
 
-    fn keep_high_water(&self, held: &Held, fatal: Fatal) -> io::Result<()> {
+    fn start_high_water(&self, held: &StoreState, fatal: FatalHandler) -> io::Result<()> {
         let (path, store) = (self.directory.high_water(), self.directory.store());
         self.keeper.start(path, store, held, fatal)
     }
 
     /// RocksDB's snapshot borrows the database, so it lives on the stack of a thread that is held
     /// until the work is done.
-    fn pin(self: Arc<Self>) -> BoxFuture<'static, io::Result<Box<dyn Pinned>>> {
+    fn pin(self: Arc<Self>) -> BoxFuture<'static, io::Result<Box<dyn PinnedView>>> {
         async move {
             let (pinned, ready) = oneshot::channel();
             let (work, next) = oneshot::channel::<ViewWork>();
             let thread = tokio::task::spawn_blocking(move || {
-                let view = View {
+                let view = RocksView {
                     snapshot: self.db.snapshot(),
                     disk: &self,
                 };
@@ -253,25 +258,25 @@ impl Disk for RocksDisk {
                 }
             });
             ready.await.map_err(io::Error::other)?;
-            let pinned: Box<dyn Pinned> = Box::new(PinnedThread { work, thread });
+            let pinned: Box<dyn PinnedView> = Box::new(PinnedThread { work, thread });
             Ok(pinned)
         }
         .boxed()
     }
 }
 
-struct View<'a> {
+struct RocksView<'a> {
     snapshot: rocksdb::Snapshot<'a>,
     disk: &'a RocksDisk,
 }
 
-impl Read for View<'_> {
-    fn get(&self, family: Family, key: &[u8]) -> io::Result<Option<Vec<u8>>> {
+impl DiskRead for RocksView<'_> {
+    fn get(&self, family: KeySpace, key: &[u8]) -> io::Result<Option<Vec<u8>>> {
         let got = self.snapshot.get_cf(self.disk.family(family), key);
         got.map_err(io_error)
     }
 
-    fn scan(&self, family: Family, from: &[u8], visit: &mut Visit<'_>) -> io::Result<()> {
+    fn scan(&self, family: KeySpace, from: &[u8], visit: &mut ScanVisitor<'_>) -> io::Result<()> {
         let keys = self.snapshot.raw_iterator_cf(self.disk.family(family));
         visit_all(keys, from, visit)
     }
@@ -282,7 +287,7 @@ struct PinnedThread {
     thread: JoinHandle<io::Result<()>>,
 }
 
-impl Pinned for PinnedThread {
+impl PinnedView for PinnedThread {
     fn read(self: Box<Self>, work: ViewWork) -> BoxFuture<'static, io::Result<()>> {
         async move {
             let PinnedThread { work: send, thread } = *self;

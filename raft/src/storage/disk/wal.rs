@@ -6,7 +6,7 @@
 //! Each record carries a mark: how far the logs were synced when it was written. Damage in data
 //! that a later mark, or the high-water record, reports as synced is not the result of a power cut.
 
-use super::frames::{self, Found};
+use super::frames::{self, WalRead};
 
 /// A batch is its sequence number (8 bytes), its count (4) and its changes, each after a tag.
 /// Source: `db/write_batch.cc` of RocksDB. The first change is the mark, which RocksDB keeps in the
@@ -25,7 +25,7 @@ pub(super) fn mark(key: u64, synced: u64) -> [u8; MARK] {
 
 /// The header of a record of a write-ahead log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Batch {
+struct WalBatch {
     /// The sequence number of its first change.
     first: u64,
     /// The sequence number of its last change.
@@ -33,8 +33,8 @@ struct Batch {
     mark: Option<(u64, u64)>,
 }
 
-impl Batch {
-    fn of(content: &[u8]) -> Option<Batch> {
+impl WalBatch {
+    fn of(content: &[u8]) -> Option<WalBatch> {
         let (first, rest) = content.split_first_chunk::<8>()?;
         let (count, rest) = rest.split_first_chunk::<4>()?;
         let first = u64::from_le_bytes(*first);
@@ -44,7 +44,7 @@ impl Batch {
             let (synced, _) = rest.split_first_chunk::<8>()?;
             Some((u64::from_le_bytes(*key), u64::from_le_bytes(*synced)))
         });
-        Some(Batch {
+        Some(WalBatch {
             first,
             last: first.checked_add(count)?.checked_sub(1)?,
             mark,
@@ -54,14 +54,14 @@ impl Batch {
 
 /// A position in one of the logs that were read, counted from the first one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Spot {
+pub(super) struct WalPosition {
     pub(super) file: usize,
     pub(super) offset: usize,
 }
 
 /// The checker of the logs, which reads them oldest first.
 #[derive(Debug)]
-pub(super) struct Judge {
+pub(super) struct WalChecker {
     /// The key of this store's marks; `None` for a store that never had one.
     key: Option<u64>,
     /// The sequence number up to which everything was synced, as far as is known.
@@ -69,33 +69,33 @@ pub(super) struct Judge {
     files: usize,
     /// The last sequence number before the damage.
     last: Option<u64>,
-    damage: Option<Spot>,
+    damage: Option<WalPosition>,
     /// The first sequence number that is damaged.
     lost: Option<u64>,
     /// A record that was written after the damaged one was synced.
-    witness: Option<Spot>,
+    witness: Option<WalPosition>,
 }
 
 /// The result of the check.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub(super) enum WalCheckResult {
     /// The logs are what was written.
-    Whole,
+    Intact,
     /// The logs are what a power cut leaves: no data from there on is known to have been synced.
-    Torn(Spot),
+    Torn(WalPosition),
     /// The logs lack synced data.
     Damaged {
-        at: Spot,
+        at: WalPosition,
         /// The first sequence number that is missing.
         lost: u64,
         /// The record that proves it; `None` if the high-water record does.
-        witness: Option<Spot>,
+        witness: Option<WalPosition>,
     },
 }
 
-impl Judge {
-    pub(super) fn new(key: Option<u64>, synced: Option<u64>) -> Judge {
-        Judge {
+impl WalChecker {
+    pub(super) fn new(key: Option<u64>, synced: Option<u64>) -> WalChecker {
+        WalChecker {
             key,
             synced,
             files: 0,
@@ -112,36 +112,36 @@ impl Judge {
         self.files += 1;
         let from = match self.damage {
             Some(_) => 0,
-            None => match self.walk(bytes) {
+            None => match self.scan(bytes) {
                 None => return,
                 Some(offset) => {
-                    self.damage = Some(Spot { file, offset });
+                    self.damage = Some(WalPosition { file, offset });
                     self.lost = self.last.map(|last| last + 1);
                     offset
                 }
             },
         };
-        self.look_behind(file, bytes, from);
+        self.search_after(file, bytes, from);
     }
 
     /// Reads record after record. Returns the offset at which valid records end, if that is before
     /// the end of the file.
-    fn walk(&mut self, bytes: &[u8]) -> Option<usize> {
+    fn scan(&mut self, bytes: &[u8]) -> Option<usize> {
         let mut at = 0;
         let mut expected = None;
         loop {
             let (start, content, end) = match frames::next(bytes, at) {
-                Found::Record {
+                WalRead::Record {
                     start,
                     content,
                     end,
                 } => (start, content, end),
-                Found::End => return None,
-                Found::Broken { at } => return Some(at),
+                WalRead::End => return None,
+                WalRead::Broken { at } => return Some(at),
             };
             // Sequence numbers have no gaps within one file: a whole record in the place of another
             // is damage too.
-            let batch = Batch::of(&content);
+            let batch = WalBatch::of(&content);
             let batch = batch.filter(|batch| expected.is_none_or(|first| first == batch.first));
             let Some(batch) = batch else {
                 return Some(start);
@@ -153,12 +153,12 @@ impl Judge {
     }
 
     /// Searches for a record after the damage that was written after the damaged data was synced.
-    fn look_behind(&mut self, file: usize, bytes: &[u8], mut at: usize) {
+    fn search_after(&mut self, file: usize, bytes: &[u8], mut at: usize) {
         while self.witness.is_none()
             && let Some((offset, content, end)) = frames::search(bytes, at)
         {
             at = end;
-            let Some(batch) = Batch::of(&content) else {
+            let Some(batch) = WalBatch::of(&content) else {
                 continue;
             };
             let synced = match (batch.mark, self.key) {
@@ -172,21 +172,21 @@ impl Judge {
             // record begins is damaged.
             let lost = *self.lost.get_or_insert(batch.first.saturating_sub(1));
             if synced >= lost && batch.first > lost {
-                self.witness = Some(Spot { file, offset });
+                self.witness = Some(WalPosition { file, offset });
             }
         }
     }
 
-    pub(super) fn verdict(&self) -> Verdict {
+    pub(super) fn result(&self) -> WalCheckResult {
         let Some(at) = self.damage else {
-            return Verdict::Whole;
+            return WalCheckResult::Intact;
         };
         let (lost, witness) = (self.lost, self.witness);
         match lost {
             Some(lost) if witness.is_some() || self.synced >= Some(lost) => {
-                Verdict::Damaged { at, lost, witness }
+                WalCheckResult::Damaged { at, lost, witness }
             }
-            _ => Verdict::Torn(at),
+            _ => WalCheckResult::Torn(at),
         }
     }
 }
@@ -200,12 +200,12 @@ mod tests {
 
     /// A log that is being written, with the ends of its batches.
     #[derive(Default)]
-    struct Log {
+    struct TestWal {
         frames: FrameWriter,
         ends: Vec<usize>,
     }
 
-    impl Log {
+    impl TestWal {
         /// Writes a batch of two changes.
         fn batch(&mut self, first: u64, mark: Option<[u8; MARK]>, size: usize) {
             let mut content = first.to_le_bytes().to_vec();
@@ -222,8 +222,8 @@ mod tests {
 
     /// Returns a log of batches of two changes from sequence number 1 on; `synced` selects the
     /// batches that a sync follows.
-    fn log(batches: u64, size: usize, synced: impl Fn(u64) -> bool) -> Log {
-        let mut log = Log::default();
+    fn log(batches: u64, size: usize, synced: impl Fn(u64) -> bool) -> TestWal {
+        let mut log = TestWal::default();
         let mut mark_now = 0;
         for number in 0..batches {
             log.batch(number * 2 + 1, Some(mark(KEY, mark_now)), size);
@@ -234,14 +234,14 @@ mod tests {
         log
     }
 
-    fn judged(files: &[&[u8]], synced: Option<u64>) -> Verdict {
-        let mut judge = Judge::new(Some(KEY), synced);
+    fn judged(files: &[&[u8]], synced: Option<u64>) -> WalCheckResult {
+        let mut judge = WalChecker::new(Some(KEY), synced);
         files.iter().for_each(|file| judge.read(file));
-        judge.verdict()
+        judge.result()
     }
 
-    fn spot(offset: usize) -> Spot {
-        Spot { file: 0, offset }
+    fn spot(offset: usize) -> WalPosition {
+        WalPosition { file: 0, offset }
     }
 
     #[test]
@@ -254,14 +254,16 @@ mod tests {
             let verdict = judged(&[&flipped], None);
             let ends_before = log.ends.iter().filter(|end| **end <= at).count() as u64;
             match verdict {
-                Verdict::Damaged { lost, witness, .. } => {
+                WalCheckResult::Damaged { lost, witness, .. } => {
                     // Without a valid record before the damage, only the end of the damaged data is
                     // known.
                     assert_eq!(lost, (ends_before * 2 + 1).max(2), "{at}");
                     assert!(witness.unwrap().offset > at.saturating_sub(8), "{at}");
                 }
-                Verdict::Whole => assert!(bytes[at] == 0 && at % (32 << 10) > (32 << 10) - 7),
-                Verdict::Torn(spot) => panic!("{at}: taken for torn at {spot:?}"),
+                WalCheckResult::Intact => {
+                    assert!(bytes[at] == 0 && at % (32 << 10) > (32 << 10) - 7)
+                }
+                WalCheckResult::Torn(spot) => panic!("{at}: taken for torn at {spot:?}"),
             }
         }
     }
@@ -277,7 +279,7 @@ mod tests {
             bytes[lost..end].fill(0);
             let verdict = judged(&[&bytes], Some(20));
             assert!(
-                matches!(verdict, Verdict::Torn(spot) if spot.offset >= synced),
+                matches!(verdict, WalCheckResult::Torn(spot) if spot.offset >= synced),
                 "{lost}: {verdict:?}"
             );
         }
@@ -289,9 +291,9 @@ mod tests {
         let mut bytes = log.frames.0;
         *bytes.last_mut().unwrap() ^= 1;
         let at = spot(log.ends[8]);
-        assert_eq!(judged(&[&bytes], Some(18)), Verdict::Torn(at));
+        assert_eq!(judged(&[&bytes], Some(18)), WalCheckResult::Torn(at));
         let (lost, witness) = (19, None);
-        let damaged = Verdict::Damaged { at, lost, witness };
+        let damaged = WalCheckResult::Damaged { at, lost, witness };
         assert_eq!(judged(&[&bytes], Some(20)), damaged);
         bytes.truncate(log.ends[8] + 3);
         assert_eq!(judged(&[&bytes], Some(20)), damaged);
@@ -300,15 +302,15 @@ mod tests {
     #[test]
     fn a_later_log_is_a_witness_of_an_earlier_one() {
         let first = log(10, 50, |_| true);
-        let mut second = Log::default();
+        let mut second = TestWal::default();
         second.batch(21, Some(mark(KEY, 18)), 50);
         let torn = &first.frames.0[..first.ends[8] + 5];
         assert_eq!(
             judged(&[torn, &second.frames.0], None),
-            Verdict::Torn(spot(first.ends[8]))
+            WalCheckResult::Torn(spot(first.ends[8]))
         );
         second.batch(23, Some(mark(KEY, 20)), 50);
-        let witness = Some(Spot {
+        let witness = Some(WalPosition {
             file: 1,
             offset: second.ends[0],
         });
@@ -316,7 +318,7 @@ mod tests {
         let lost = 19;
         assert_eq!(
             judged(&[torn, &second.frames.0], None),
-            Verdict::Damaged { at, lost, witness }
+            WalCheckResult::Damaged { at, lost, witness }
         );
     }
 
@@ -324,27 +326,33 @@ mod tests {
     fn a_record_of_another_store_or_of_older_times_is_no_witness() {
         let log = log(3, 50, |number| number == 0);
         for (first, key) in [(5, KEY + 1), (1, KEY)] {
-            let mut other = Log::default();
+            let mut other = TestWal::default();
             other.batch(first, Some(mark(key, 99)), 50);
             let mut bytes = log.frames.0[..log.ends[1]].to_vec();
             bytes.extend([0; 20]);
             bytes.extend(&other.frames.0);
-            assert_eq!(judged(&[&bytes], Some(2)), Verdict::Torn(spot(log.ends[1])));
+            assert_eq!(
+                judged(&[&bytes], Some(2)),
+                WalCheckResult::Torn(spot(log.ends[1]))
+            );
         }
     }
 
     #[test]
     fn without_marks_anything_valid_behind_the_damage_is_a_witness() {
-        let mut log = Log::default();
+        let mut log = TestWal::default();
         (0..5).for_each(|number| log.batch(number * 2 + 1, None, 50));
         let mut bytes = log.frames.0;
         bytes[log.ends[1] + 30] ^= 1;
-        let mut judge = Judge::new(None, None);
+        let mut judge = WalChecker::new(None, None);
         judge.read(&bytes);
-        assert!(matches!(judge.verdict(), Verdict::Damaged { lost: 5, .. }));
-        let mut judge = Judge::new(None, None);
+        assert!(matches!(
+            judge.result(),
+            WalCheckResult::Damaged { lost: 5, .. }
+        ));
+        let mut judge = WalChecker::new(None, None);
         judge.read(&bytes[..log.ends[2]]);
-        assert_eq!(judge.verdict(), Verdict::Torn(spot(log.ends[1])));
+        assert_eq!(judge.result(), WalCheckResult::Torn(spot(log.ends[1])));
     }
 
     #[test]
@@ -355,7 +363,7 @@ mod tests {
         bytes.drain(from..to);
         let verdict = judged(&[&bytes], None);
         assert!(
-            matches!(verdict, Verdict::Damaged { at, lost: 5, .. } if at.offset == from),
+            matches!(verdict, WalCheckResult::Damaged { at, lost: 5, .. } if at.offset == from),
             "{verdict:?}"
         );
     }

@@ -4,16 +4,16 @@
 use std::io;
 
 use super::{LogStore, TRUNCATIONS};
-use crate::storage::disk::high_water::Held;
-use crate::storage::disk::{Changes, Durability, Family};
+use crate::storage::disk::high_water::StoreState;
+use crate::storage::disk::{ChangeBatch, Durability, KeySpace};
 use crate::storage::record::{self, TruncationsRecord};
 use crate::types::LogId;
 
 impl LogStore {
     /// Returns the state to compare with the high-water record.
-    pub(crate) fn held(&self) -> Held {
+    pub(crate) fn held(&self) -> StoreState {
         let state = self.state();
-        Held {
+        StoreState {
             vote: *state.vote.borrow(),
             last: state.last,
             truncations: state.truncations,
@@ -28,7 +28,7 @@ impl LogStore {
     /// Starts to count truncations: from now on this store has a high-water record. Must precede
     /// all other writes.
     pub(crate) fn count_truncations(&self) -> io::Result<()> {
-        let mut changes = Changes::default();
+        let mut changes = ChangeBatch::default();
         count(&mut changes, 0);
         self.0.disk.write(changes, Durability::Synced)?;
         self.state().truncations = Some(0);
@@ -36,7 +36,7 @@ impl LogStore {
     }
 }
 
-pub(super) fn count(changes: &mut Changes, truncations: u64) {
+pub(super) fn count(changes: &mut ChangeBatch, truncations: u64) {
     let record = TruncationsRecord { count: truncations };
-    changes.put(Family::Meta, TRUNCATIONS, record::seal(&record));
+    changes.put(KeySpace::Meta, TRUNCATIONS, record::seal(&record));
 }

@@ -16,7 +16,7 @@ const TAIL_ENTRIES: usize = 4096;
 
 /// The newest entries, without a gap, up to the last one of the log.
 #[derive(Default)]
-pub(super) struct Tail {
+pub(super) struct LogTail {
     entries: VecDeque<Entry>,
     bytes: usize,
     /// The first entry that the disk may not have yet: from here on this is the only place to read
@@ -24,7 +24,7 @@ pub(super) struct Tail {
     unwritten: u64,
 }
 
-impl Tail {
+impl LogTail {
     pub(super) fn push(&mut self, entry: Entry) {
         self.bytes += weight(&entry);
         self.entries.push_back(entry);
@@ -75,7 +75,13 @@ impl Tail {
     }
 
     /// Copies the stored entries from `start` up to `end` or the budget.
-    pub(super) fn take(&self, start: u64, end: u64, budget: &mut Budget, into: &mut Vec<Entry>) {
+    pub(super) fn take(
+        &self,
+        start: u64,
+        end: u64,
+        budget: &mut TailReadBudget,
+        into: &mut Vec<Entry>,
+    ) {
         let Some(first) = self.first() else { return };
         let skipped = usize::try_from(start - first).expect("the tail is short");
         for entry in self.entries.iter().skip(skipped) {
@@ -88,15 +94,15 @@ impl Tail {
 }
 
 /// The bytes of commands that a read may still take. The first entry is always granted.
-pub(super) struct Budget(Option<usize>, bool);
+pub(super) struct TailReadBudget(Option<usize>, bool);
 
-impl Budget {
+impl TailReadBudget {
     pub(super) fn new(bytes: Option<usize>) -> Self {
         Self(bytes, false)
     }
 
     pub(super) fn spend(&mut self, entry: &Entry) -> bool {
-        let Budget(Some(left), started) = self else {
+        let TailReadBudget(Some(left), started) = self else {
             return true;
         };
         let weight = weight(entry);

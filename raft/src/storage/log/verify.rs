@@ -8,10 +8,10 @@ use std::ops::ControlFlow;
 
 use tokio::sync::watch;
 
-use super::tail::Tail;
+use super::tail::LogTail;
 use super::{COMMITTED, PURGED, State, TRUNCATIONS, VOTE, key, next_of};
-use crate::entry::{self, EntryError, Link, Opened};
-use crate::storage::disk::{Family, Read};
+use crate::entry::{self, DecodedEntry, EntryError, EntryHash};
+use crate::storage::disk::{DiskRead, KeySpace};
 use crate::storage::record::{
     self, LogIdRecord, PurgedRecord, RecordError, TruncationsRecord, VoteRecord,
 };
@@ -45,18 +45,18 @@ impl LogError {
 }
 
 /// Reads everything once; only the newest entries stay in memory.
-pub(super) fn read(disk: &dyn Read) -> Result<State, LogError> {
+pub(super) fn read(disk: &dyn DiskRead) -> Result<State, LogError> {
     let vote: Option<VoteRecord> = meta(disk, VOTE, "vote")?;
     let committed: Option<LogIdRecord> = meta(disk, COMMITTED, "committed")?;
     let purged: Option<PurgedRecord> = meta(disk, PURGED, "purged")?;
     let truncations: Option<TruncationsRecord> = meta(disk, TRUNCATIONS, "truncations")?;
     let (purged, base) = match purged {
-        None => (None, Link::ORIGIN),
+        None => (None, EntryHash::ORIGIN),
         Some(record) => {
             let name = "purged";
             let missing = |source| LogError::Record { name, source };
             let base =
-                Link::from_bytes(&record.link).ok_or(missing(RecordError::Missing("link")))?;
+                EntryHash::from_bytes(&record.link).ok_or(missing(RecordError::Missing("link")))?;
             let id = record
                 .log_id
                 .ok_or(missing(RecordError::Missing("log_id")))?;
@@ -73,17 +73,17 @@ pub(super) fn read(disk: &dyn Read) -> Result<State, LogError> {
         first: next_of(purged.as_ref()),
         last: purged,
         link: base,
-        tail: Tail::default(),
+        tail: LogTail::default(),
         truncations: truncations.map(|record| record.count),
     };
     read_entries(disk, &mut state)?;
     Ok(state)
 }
 
-fn read_entries(disk: &dyn Read, state: &mut State) -> Result<(), LogError> {
+fn read_entries(disk: &dyn DiskRead, state: &mut State) -> Result<(), LogError> {
     let mut wrong = None;
     let from = key(next_of(state.purged.as_ref()));
-    disk.scan(Family::Log, &from, &mut |key, value| {
+    disk.scan(KeySpace::Log, &from, &mut |key, value| {
         // The very first entry may have any index: nothing was purged before it.
         let expected = match (&state.last, <[u8; 8]>::try_from(key)) {
             (None, Ok(first)) => u64::from_be_bytes(first),
@@ -118,8 +118,8 @@ pub(super) fn link_by_link(
     key: &[u8],
     value: &[u8],
     expected: u64,
-    previous: Option<&Link>,
-) -> Result<Opened, EntryError> {
+    previous: Option<&EntryHash>,
+) -> Result<DecodedEntry, EntryError> {
     if key != expected.to_be_bytes() {
         return Err(EntryError::Missing { index: expected });
     }
@@ -131,11 +131,11 @@ pub(super) fn link_by_link(
 }
 
 fn meta<M: prost::Message + Default>(
-    disk: &dyn Read,
+    disk: &dyn DiskRead,
     key: &[u8],
     name: &'static str,
 ) -> Result<Option<M>, LogError> {
-    let Some(bytes) = disk.get(Family::Meta, key)? else {
+    let Some(bytes) = disk.get(KeySpace::Meta, key)? else {
         return Ok(None);
     };
     let record = record::unseal(&bytes).map_err(|source| LogError::Record { name, source })?;

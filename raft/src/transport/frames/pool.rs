@@ -3,12 +3,12 @@
 use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
-use argosy_proto::transport::{Dialer, Expected};
+use argosy_proto::transport::{Dialer, ExpectedPeer};
 use tokio::time::Instant;
 use tonic::Status;
 use tracing::debug;
 
-use super::{Frames, Kind, Refusal, broken, decoded, proto};
+use super::{FrameKind, FrameStatus, FramedConnection, broken, decoded, proto};
 use crate::settings::Timing;
 
 /// The time for which a peer that did not answer the greeting gets appends over HTTP/2, before it
@@ -22,7 +22,7 @@ const FRESH: Duration = Duration::from_millis(200);
 /// The connections of frames to one address. An append takes one out, and its caller keeps it for
 /// the next append.
 #[derive(Debug)]
-pub(crate) struct Pool {
+pub(crate) struct FramePool {
     dialer: Dialer,
     address: String,
     patience: Duration,
@@ -38,7 +38,7 @@ struct State {
     refused_until: Option<Instant>,
     /// Whether a caller had to use HTTP/2.
     is_wanted: bool,
-    spare: Vec<FrameConnection>,
+    spare: Vec<IdleConnection>,
 }
 
 impl State {
@@ -47,7 +47,7 @@ impl State {
         self.is_known && !is_refused
     }
 
-    fn take_spare(&mut self) -> Option<FrameConnection> {
+    fn take_spare(&mut self) -> Option<IdleConnection> {
         while let Some(mut spare) = self.spare.pop() {
             if spare.is_usable() {
                 return Some(spare);
@@ -57,9 +57,9 @@ impl State {
     }
 }
 
-impl Pool {
-    pub(crate) fn new(dialer: Dialer, address: &str, timing: Timing) -> Pool {
-        Pool {
+impl FramePool {
+    pub(crate) fn new(dialer: Dialer, address: &str, timing: Timing) -> FramePool {
+        FramePool {
             dialer,
             address: address.to_owned(),
             // The rest of an append's deadline is for HTTP/2.
@@ -86,12 +86,12 @@ impl Pool {
     }
 
     /// Returns a connection that is open already.
-    pub(crate) fn spare(&self) -> Option<FrameConnection> {
+    pub(crate) fn spare(&self) -> Option<IdleConnection> {
         self.state().take_spare()
     }
 
     /// Returns a connection; `None` if this append must use HTTP/2.
-    pub(crate) async fn open(&self) -> Result<Option<FrameConnection>, Status> {
+    pub(crate) async fn open(&self) -> Result<Option<IdleConnection>, Status> {
         {
             let mut state = self.state();
             if let Some(spare) = state.take_spare() {
@@ -102,25 +102,25 @@ impl Pool {
                 return Ok(None);
             }
         }
-        self.greet().await
+        self.connect().await
     }
 
-    async fn greet(&self) -> Result<Option<FrameConnection>, Status> {
+    async fn connect(&self) -> Result<Option<IdleConnection>, Status> {
         let end = Instant::now() + self.patience;
-        let expected = Expected::MASTER;
+        let expected = ExpectedPeer::MASTER;
         let dialing = self.dialer.dial(&self.address, &expected);
         let dialed = tokio::time::timeout_at(end, dialing).await;
         let dialed = dialed.map_err(|_| Status::unavailable("no connection in time"))?;
-        let mut frames = Frames::new(dialed.map_err(|error| broken(&error))?);
+        let mut frames = FramedConnection::new(dialed.map_err(|error| broken(&error))?);
         let greeting = async {
-            frames.greet().await?;
-            frames.is_greeted().await
+            frames.send_greeting().await?;
+            frames.read_greeting().await
         };
         // A peer that does not know the greeting closes the connection in the middle of it; a proxy
         // may leave it unanswered.
         let answered = tokio::time::timeout_at(end, greeting).await;
         if matches!(answered, Ok(Ok(true))) {
-            return Ok(Some(FrameConnection {
+            return Ok(Some(IdleConnection {
                 frames,
                 used: Instant::now(),
             }));
@@ -133,7 +133,7 @@ impl Pool {
     }
 
     /// Keeps a connection for the next caller.
-    pub(crate) fn put(&self, connection: FrameConnection) {
+    pub(crate) fn put(&self, connection: IdleConnection) {
         let mut state = self.state();
         if state.spare.len() < SPARE {
             state.spare.push(connection);
@@ -141,7 +141,7 @@ impl Pool {
     }
 
     /// Opens a connection before it is needed.
-    pub(crate) async fn warm(&self) {
+    pub(crate) async fn preconnect(&self) {
         {
             let state = self.state();
             if !state.spare.is_empty() || !state.may_greet() {
@@ -149,7 +149,7 @@ impl Pool {
             }
         }
         // An unreachable peer is reported by the append that needs it.
-        if let Ok(Some(connection)) = self.greet().await {
+        if let Ok(Some(connection)) = self.connect().await {
             self.put(connection);
         }
     }
@@ -164,23 +164,23 @@ impl Pool {
             }
             state.is_wanted = false;
         }
-        self.warm().await;
+        self.preconnect().await;
     }
 }
 
 /// A connection between two exchanges.
-pub(crate) struct FrameConnection {
-    frames: Frames,
+pub(crate) struct IdleConnection {
+    frames: FramedConnection,
     used: Instant,
 }
 
-impl std::fmt::Debug for FrameConnection {
+impl std::fmt::Debug for IdleConnection {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         formatter.write_str("FrameConnection")
     }
 }
 
-impl FrameConnection {
+impl IdleConnection {
     /// Returns whether the connection is open, as far as this end knows.
     pub(crate) fn is_usable(&mut self) -> bool {
         self.used.elapsed() < FRESH || self.frames.is_quiet()
@@ -191,17 +191,19 @@ impl FrameConnection {
     pub(crate) async fn exchange(
         mut self,
         request: &proto::AppendRequest,
-    ) -> Result<(FrameConnection, proto::AppendResponse), Status> {
-        let sent = self.frames.write(Kind::Append, request).await;
+    ) -> Result<(IdleConnection, proto::AppendResponse), Status> {
+        let sent = self.frames.write(FrameKind::Append, request).await;
         sent.map_err(|error| broken(&error))?;
         match self.frames.read().await? {
-            Some((Kind::Answer, body)) => {
+            Some((FrameKind::Response, body)) => {
                 let answer = decoded(body)?;
                 self.used = Instant::now();
                 Ok((self, answer))
             }
-            Some((Kind::Refusal, body)) => Err(decoded::<Refusal>(body)?.into()),
-            Some((Kind::Append, _)) => Err(Status::internal("a request where an answer was due")),
+            Some((FrameKind::Error, body)) => Err(decoded::<FrameStatus>(body)?.into()),
+            Some((FrameKind::Append, _)) => {
+                Err(Status::internal("a request where an answer was due"))
+            }
             None => Err(Status::unavailable("the peer closed the connection")),
         }
     }

@@ -10,7 +10,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use argosy_proto::transport::{Connection, Expected, Identified, Listener, PeerIdentity};
+use argosy_proto::transport::{
+    Connection, ExpectedPeer, IdentifiedConnection, Listener, PeerIdentity,
+};
 use tokio::io::AsyncReadExt as _;
 use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinSet};
@@ -18,8 +20,8 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 use tracing::debug;
 
-use super::{Frames, GREETING, Kind, Refusal, decoded};
-use crate::transport::service::{self, Door, IDLE};
+use super::{FrameKind, FrameStatus, FramedConnection, GREETING, decoded};
+use crate::transport::service::{self, IDLE, RaftPort};
 
 /// The maximum time until a connection sends its first bytes.
 const FIRST_BYTES: Duration = Duration::from_secs(10);
@@ -38,8 +40,8 @@ const OTHERS: usize = 16;
 const MESSAGE: Duration = Duration::from_secs(30);
 
 /// Returns a listener of the connections without frames, and the task that separates them.
-pub(crate) fn divide(
-    door: Arc<Door>,
+pub(crate) fn separate_frames(
+    door: Arc<RaftPort>,
     listener: Listener,
 ) -> (Listener, impl Future<Output = ()> + Send) {
     let (others, rest) = mpsc::channel(OTHERS);
@@ -49,14 +51,14 @@ pub(crate) fn divide(
     )
 }
 
-type Others = mpsc::Sender<io::Result<Identified>>;
+type PlainConnections = mpsc::Sender<io::Result<IdentifiedConnection>>;
 
-async fn sort(door: Arc<Door>, mut listener: Listener, others: Others) {
+async fn sort(door: Arc<RaftPort>, mut listener: Listener, others: PlainConnections) {
     let stop = door.stop.clone();
     // Bounded by the limits on the tasks. Dropped with this future, and all connections with it.
     let mut tasks = JoinSet::new();
     let mut unknown: VecDeque<AbortHandle> = VecDeque::new();
-    let mut framed = Framed::default();
+    let mut framed = FramedConnections::default();
     loop {
         let connection = tokio::select! {
             () = stop.cancelled() => return,
@@ -83,7 +85,7 @@ async fn sort(door: Arc<Door>, mut listener: Listener, others: Others) {
             connection = listener.accept() => connection,
         };
         let peer = &connection.1;
-        if !Expected::MASTER.admits(peer) {
+        if !ExpectedPeer::MASTER.admits(peer) {
             debug!(%peer, "a connection is closed: only masters may use this port");
             continue;
         }
@@ -93,15 +95,15 @@ async fn sort(door: Arc<Door>, mut listener: Listener, others: Others) {
         {
             oldest.abort();
         }
-        unknown.push_back(tasks.spawn(look(connection, others.clone())));
+        unknown.push_back(tasks.spawn(detect_frames(connection, others.clone())));
     }
 }
 
 /// The connections of frames, oldest first, and whether each has had an answer.
 #[derive(Default)]
-struct Framed(VecDeque<(AbortHandle, Arc<AtomicBool>)>);
+struct FramedConnections(VecDeque<(AbortHandle, Arc<AtomicBool>)>);
 
-impl Framed {
+impl FramedConnections {
     /// Makes room for one more connection; returns false if that is not possible.
     fn make_room(&mut self) -> bool {
         self.0.retain(|(task, _)| !task.is_finished());
@@ -120,15 +122,18 @@ impl Framed {
 }
 
 /// Returns frames if the connection begins with the greeting. Passes any other connection on.
-async fn look((connection, peer): Identified, others: Others) -> Option<(Frames, PeerIdentity)> {
+async fn detect_frames(
+    (connection, peer): IdentifiedConnection,
+    others: PlainConnections,
+) -> Option<(FramedConnection, PeerIdentity)> {
     let (connection, first) = tokio::time::timeout(FIRST_BYTES, first_bytes(connection))
         .await
         .ok()?
         .ok()?;
     if first == GREETING {
-        return Some((Frames::new(connection), peer));
+        return Some((FramedConnection::new(connection), peer));
     }
-    let again = connection.reading_again(first);
+    let again = connection.with_prefix(first);
     // If the server has ended, the connection ends too.
     let _ = others.send(Ok((again, peer))).await;
     None
@@ -146,7 +151,11 @@ async fn first_bytes(mut connection: Connection) -> io::Result<(Connection, Vec<
     Ok((connection, first))
 }
 
-async fn serve(door: &Door, frames: Frames, is_answered: &AtomicBool) -> Result<(), Status> {
+async fn serve(
+    door: &RaftPort,
+    frames: FramedConnection,
+    is_answered: &AtomicBool,
+) -> Result<(), Status> {
     let served = answer_all(door, frames, is_answered);
     let stopped = door.stop.run_until_cancelled(served).await;
     stopped.unwrap_or(Ok(()))
@@ -154,13 +163,13 @@ async fn serve(door: &Door, frames: Frames, is_answered: &AtomicBool) -> Result<
 
 /// Answers one request at a time, in order: the next is read when this one is answered.
 async fn answer_all(
-    door: &Door,
-    mut frames: Frames,
+    door: &RaftPort,
+    mut frames: FramedConnection,
     is_answered: &AtomicBool,
 ) -> Result<(), Status> {
-    in_time(frames.greet()).await?;
+    in_time(frames.send_greeting()).await?;
     loop {
-        match tokio::time::timeout(IDLE, frames.begins()).await {
+        match tokio::time::timeout(IDLE, frames.wait_for_frame()).await {
             Ok(begins) => {
                 if !begins? {
                     return Ok(());
@@ -171,7 +180,7 @@ async fn answer_all(
         let read = tokio::time::timeout(MESSAGE, frames.read()).await;
         let answered = match read.unwrap_or_else(|_| Err(late("a message"))) {
             Ok(None) => return Ok(()),
-            Ok(Some((Kind::Append, body))) => {
+            Ok(Some((FrameKind::Append, body))) => {
                 let message = decoded(body);
                 tokio::select! {
                     biased;
@@ -180,19 +189,19 @@ async fn answer_all(
                     () = frames.is_closed() => return Ok(()),
                 }
             }
-            Ok(Some((Kind::Answer | Kind::Refusal, _))) => {
+            Ok(Some((FrameKind::Response | FrameKind::Error, _))) => {
                 Err(Status::invalid_argument("expected a request"))
             }
             Err(status) => Err(status),
         };
         match answered {
             Ok(answer) => {
-                in_time(frames.write(Kind::Answer, &answer)).await?;
+                in_time(frames.write(FrameKind::Response, &answer)).await?;
                 is_answered.store(true, Ordering::Relaxed);
             }
             Err(status) => {
                 // The last frame of this connection. A peer that has closed it needs no reason.
-                let _ = in_time(frames.write(Kind::Refusal, &Refusal::from(&status))).await;
+                let _ = in_time(frames.write(FrameKind::Error, &FrameStatus::from(&status))).await;
                 return Err(status);
             }
         }

@@ -11,10 +11,10 @@ use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
 use crate::settings::Timing;
-use crate::transport::connections::{Connections, Peers};
-use crate::transport::network::{self, Factory, Network};
-use crate::transport::service::tests::Port;
-use crate::transport::versions::{self, Versions};
+use crate::transport::connections::{PeerConnections, Peers};
+use crate::transport::network::{self, NetworkFactory, PeerNetwork};
+use crate::transport::service::tests::TestPort;
+use crate::transport::versions::{self, MasterVersions};
 use crate::types::{LeaderId, Member, TypeConfig, Vote};
 
 fn message() -> proto::Vote {
@@ -28,8 +28,8 @@ fn message() -> proto::Vote {
 /// Returns the bytes of one frame.
 async fn frame() -> Vec<u8> {
     let (near, mut far) = tokio::io::duplex(1 << 10);
-    let mut frames = Frames::new(Connection::new(near));
-    frames.write(Kind::Append, &message()).await.unwrap();
+    let mut frames = FramedConnection::new(Connection::new(near));
+    frames.write(FrameKind::Append, &message()).await.unwrap();
     drop(frames);
     let mut bytes = Vec::new();
     far.read_to_end(&mut bytes).await.unwrap();
@@ -37,17 +37,17 @@ async fn frame() -> Vec<u8> {
 }
 
 /// Returns the result of reading these bytes before the connection ends.
-async fn read_of(bytes: &[u8]) -> Result<Option<(Kind, Bytes)>, Status> {
+async fn read_of(bytes: &[u8]) -> Result<Option<(FrameKind, Bytes)>, Status> {
     let (near, mut far) = tokio::io::duplex(1 << 10);
     far.write_all(bytes).await.unwrap();
     drop(far);
-    Frames::new(Connection::new(near)).read().await
+    FramedConnection::new(Connection::new(near)).read().await
 }
 
 #[tokio::test]
 async fn a_frame_arrives_as_it_was_sent_and_a_connection_ends_between_two() {
     let (kind, body) = read_of(&frame().await).await.unwrap().unwrap();
-    assert_eq!(kind, Kind::Append);
+    assert_eq!(kind, FrameKind::Append);
     assert_eq!(decoded::<proto::Vote>(body).unwrap(), message());
     assert_eq!(read_of(&[]).await.unwrap(), None);
 }
@@ -66,18 +66,18 @@ async fn a_change_of_any_bit_and_a_cut_anywhere_are_refused() {
 }
 
 /// A leader of an earlier term that sends to this master through this address.
-struct Caller {
-    network: Network,
+struct FormerLeader {
+    network: PeerNetwork,
     peers: Peers,
     address: String,
 }
 
-impl Caller {
-    async fn new(port: &Port, address: &str) -> Caller {
+impl FormerLeader {
+    async fn new(port: &TestPort, address: &str) -> FormerLeader {
         let timing = Timing::testing();
         let peers = Peers::new(Dialer::tcp(), timing);
-        let mut factory = Factory {
-            caller: network::Caller {
+        let mut factory = NetworkFactory {
+            caller: network::CallerIdentity {
                 cluster_key: port.node.cluster_key(),
                 id: 99,
             },
@@ -89,7 +89,7 @@ impl Caller {
             ..Member::default()
         };
         let network = factory.new_client(port.node.id(), &member).await;
-        Caller {
+        FormerLeader {
             network,
             peers,
             address: address.to_owned(),
@@ -97,17 +97,17 @@ impl Caller {
     }
 
     /// Creates a caller that knows the versions of the peer.
-    async fn informed(port: &Port, address: &str) -> Caller {
-        let caller = Caller::new(port, address).await;
+    async fn informed(port: &TestPort, address: &str) -> FormerLeader {
+        let caller = FormerLeader::new(port, address).await;
         caller.reported(versions::OWN);
         caller
     }
 
-    fn connections(&self) -> Arc<Connections> {
+    fn connections(&self) -> Arc<PeerConnections> {
         self.peers.to(&self.address).unwrap()
     }
 
-    fn reported(&self, versions: Versions) {
+    fn reported(&self, versions: MasterVersions) {
         self.connections().reported(versions);
     }
 
@@ -125,7 +125,7 @@ impl Caller {
 }
 
 /// Returns whether an append gets the correct answer: the term is over.
-async fn is_answered(network: &mut Network) -> bool {
+async fn is_answered(network: &mut PeerNetwork) -> bool {
     let leader_id = LeaderId {
         term: 0,
         voted_for: 99,
@@ -146,8 +146,8 @@ async fn is_answered(network: &mut Network) -> bool {
 
 #[tokio::test]
 async fn appends_travel_in_frames_between_masters_that_know_them() {
-    let port = Port::start().await;
-    let mut caller = Caller::informed(&port, &port.address).await;
+    let port = TestPort::start().await;
+    let mut caller = FormerLeader::informed(&port, &port.address).await;
     for _ in 0..3 {
         assert!(caller.uses_frames().await);
     }
@@ -155,8 +155,8 @@ async fn appends_travel_in_frames_between_masters_that_know_them() {
 
 #[tokio::test]
 async fn a_stream_gives_way_to_frames_once_the_peer_has_reported_that_it_knows_them() {
-    let port = Port::start().await;
-    let mut caller = Caller::new(&port, &port.address).await;
+    let port = TestPort::start().await;
+    let mut caller = FormerLeader::new(&port, &port.address).await;
     let connections = caller.connections();
     assert!(!caller.uses_frames().await);
     connections.frames.replace().await;
@@ -167,9 +167,9 @@ async fn a_stream_gives_way_to_frames_once_the_peer_has_reported_that_it_knows_t
         assert!(caller.uses_frames().await);
     }
     // The peer is downgraded: connections that begin now carry no frames.
-    caller.reported(Versions::of(None));
-    let mut caller = Caller {
-        network: Caller::new(&port, &port.address).await.network,
+    caller.reported(MasterVersions::of(None));
+    let mut caller = FormerLeader {
+        network: FormerLeader::new(&port, &port.address).await.network,
         ..caller
     };
     assert!(!caller.uses_frames().await);
@@ -177,7 +177,7 @@ async fn a_stream_gives_way_to_frames_once_the_peer_has_reported_that_it_knows_t
 
 /// A port that closes connections whose first bytes are not HTTP/2, as release 0.1.0 does, and
 /// counts them.
-async fn older(port: &Port) -> (String, Arc<AtomicUsize>) {
+async fn older(port: &TestPort) -> (String, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
     let behind = port.address.clone();
@@ -203,17 +203,17 @@ async fn older(port: &Port) -> (String, Arc<AtomicUsize>) {
 
 #[tokio::test]
 async fn a_master_that_does_not_know_frames_gets_appends_over_http2() {
-    let port = Port::start().await;
+    let port = TestPort::start().await;
     let (address, closed) = older(&port).await;
-    let mut caller = Caller::new(&port, &address).await;
-    caller.reported(Versions::of(None));
+    let mut caller = FormerLeader::new(&port, &address).await;
+    caller.reported(MasterVersions::of(None));
     for _ in 0..3 {
         assert!(!caller.uses_frames().await);
         caller.connections().frames.replace().await;
     }
     assert_eq!(closed.load(Ordering::Relaxed), 0, "it is never greeted");
     // The peer was downgraded after it reported its versions.
-    let mut caller = Caller::informed(&port, &address).await;
+    let mut caller = FormerLeader::informed(&port, &address).await;
     for _ in 0..3 {
         assert!(!caller.uses_frames().await);
         caller.connections().frames.replace().await;
@@ -227,61 +227,61 @@ async fn a_master_that_does_not_know_frames_gets_appends_over_http2() {
 
 #[tokio::test]
 async fn connections_that_say_nothing_keep_no_master_out() {
-    let port = Port::start().await;
+    let port = TestPort::start().await;
     let mut silent = Vec::new();
     for _ in 0..80 {
         silent.push(TcpStream::connect(&port.address).await.unwrap());
     }
-    let mut caller = Caller::informed(&port, &port.address).await;
+    let mut caller = FormerLeader::informed(&port, &port.address).await;
     assert!(caller.uses_frames().await);
     drop(silent);
 }
 
 /// Opens a connection to this master that has sent the greeting.
-async fn greeted(port: &Port) -> Frames {
+async fn greeted(port: &TestPort) -> FramedConnection {
     let dialed = TcpStream::connect(&port.address).await.unwrap();
-    let mut frames = Frames::new(Connection::new(dialed));
-    frames.greet().await.unwrap();
+    let mut frames = FramedConnection::new(Connection::new(dialed));
+    frames.send_greeting().await.unwrap();
     frames
 }
 
 #[tokio::test]
 async fn a_master_that_finds_no_place_for_frames_uses_http2() {
-    let port = Port::start().await;
+    let port = TestPort::start().await;
     let mut others = Vec::new();
     for _ in 0..64 {
-        let mut other = Caller::informed(&port, &port.address).await;
+        let mut other = FormerLeader::informed(&port, &port.address).await;
         other.change_over().await;
         others.push(other);
     }
-    assert!(!greeted(&port).await.is_greeted().await.unwrap_or(false));
-    let mut caller = Caller::informed(&port, &port.address).await;
+    assert!(!greeted(&port).await.read_greeting().await.unwrap_or(false));
+    let mut caller = FormerLeader::informed(&port, &port.address).await;
     assert!(!caller.uses_frames().await);
     // Slots are free again as soon as connections close.
     drop(others);
-    let mut caller = Caller::informed(&port, &port.address).await;
+    let mut caller = FormerLeader::informed(&port, &port.address).await;
     while !caller.uses_frames().await {
-        caller = Caller::informed(&port, &port.address).await;
+        caller = FormerLeader::informed(&port, &port.address).await;
     }
 }
 
 #[tokio::test]
 async fn connections_that_only_greet_make_room_for_a_master() {
-    let port = Port::start().await;
+    let port = TestPort::start().await;
     let mut silent = Vec::new();
     for _ in 0..64 {
         let mut frames = greeted(&port).await;
-        assert!(frames.is_greeted().await.unwrap());
+        assert!(frames.read_greeting().await.unwrap());
         silent.push(frames);
     }
-    let mut caller = Caller::informed(&port, &port.address).await;
+    let mut caller = FormerLeader::informed(&port, &port.address).await;
     caller.change_over().await;
     let mut oldest = silent.remove(0);
     assert!(!matches!(oldest.read().await, Ok(Some(_))), "it is closed");
     // The next ones replace silent ones, and never that of the master.
     for _ in 0..80 {
         let mut frames = greeted(&port).await;
-        assert!(frames.is_greeted().await.unwrap());
+        assert!(frames.read_greeting().await.unwrap());
         silent.push(frames);
     }
     assert!(caller.uses_frames().await);
@@ -289,15 +289,15 @@ async fn connections_that_only_greet_make_room_for_a_master() {
 
 #[tokio::test]
 async fn a_frame_that_does_not_come_to_its_end_is_refused_in_time() {
-    let port = Port::start().await;
+    let port = TestPort::start().await;
     let mut frames = greeted(&port).await;
-    assert!(frames.is_greeted().await.unwrap());
+    assert!(frames.read_greeting().await.unwrap());
     frames.connection.write_all(&[9, 0, 0, 0, 1]).await.unwrap();
     tokio::time::pause();
     let begun = tokio::time::Instant::now();
     let (kind, body) = frames.read().await.unwrap().unwrap();
-    assert_eq!(kind, Kind::Refusal);
-    let status = Status::from(decoded::<Refusal>(body).unwrap());
+    assert_eq!(kind, FrameKind::Error);
+    let status = Status::from(decoded::<FrameStatus>(body).unwrap());
     assert_eq!(status.code(), Code::DeadlineExceeded, "{status}");
     assert_eq!(frames.read().await.unwrap(), None, "it is closed then");
     let waited = begun.elapsed().as_secs();
@@ -307,10 +307,10 @@ async fn a_frame_that_does_not_come_to_its_end_is_refused_in_time() {
 #[tokio::test]
 async fn memory_grows_with_what_has_come_and_not_with_what_is_announced() {
     let (near, mut far) = tokio::io::duplex(1 << 10);
-    let mut frames = Frames::new(Connection::new(near));
+    let mut frames = FramedConnection::new(Connection::new(near));
     let length = u32::try_from(wire::MESSAGE_LIMIT_BYTES).unwrap();
     far.write_all(&length.to_le_bytes()).await.unwrap();
-    assert!(frames.begins().await.unwrap());
+    assert!(frames.wait_for_frame().await.unwrap());
     assert!(frames.read().now_or_never().is_none());
     assert!(frames.incoming.capacity() <= 2 * ROOM_BYTES);
     for length in [u32::MAX, length + 6, 4, 0] {
@@ -321,7 +321,7 @@ async fn memory_grows_with_what_has_come_and_not_with_what_is_announced() {
 #[tokio::test]
 async fn small_frames_that_are_kept_share_memory() {
     let (near, mut far) = tokio::io::duplex(1 << 16);
-    let mut frames = Frames::new(Connection::new(near));
+    let mut frames = FramedConnection::new(Connection::new(near));
     let mut kept = Vec::new();
     let frame = frame().await;
     for _ in 0..100 {
@@ -336,7 +336,7 @@ async fn small_frames_that_are_kept_share_memory() {
 #[tokio::test]
 async fn a_request_ends_with_its_connection_and_not_with_what_comes_behind_it() {
     let (near, mut far) = tokio::io::duplex(1 << 10);
-    let mut frames = Frames::new(Connection::new(near));
+    let mut frames = FramedConnection::new(Connection::new(near));
     let bytes = frame().await;
     far.write_all(&bytes).await.unwrap();
     frames.read().await.unwrap().unwrap();
@@ -352,16 +352,16 @@ async fn a_request_ends_with_its_connection_and_not_with_what_comes_behind_it() 
 
 #[tokio::test]
 async fn a_request_for_another_master_is_refused_with_its_reason() {
-    let port = Port::start().await;
+    let port = TestPort::start().await;
     let dialed = TcpStream::connect(&port.address).await.unwrap();
-    let mut frames = Frames::new(Connection::new(dialed));
-    frames.greet().await.unwrap();
-    assert!(frames.is_greeted().await.unwrap());
+    let mut frames = FramedConnection::new(Connection::new(dialed));
+    frames.send_greeting().await.unwrap();
+    assert!(frames.read_greeting().await.unwrap());
     let message = proto::AppendRequest::default();
-    frames.write(Kind::Append, &message).await.unwrap();
+    frames.write(FrameKind::Append, &message).await.unwrap();
     let (kind, body) = frames.read().await.unwrap().unwrap();
-    assert_eq!(kind, Kind::Refusal);
-    let status = Status::from(decoded::<Refusal>(body).unwrap());
+    assert_eq!(kind, FrameKind::Error);
+    let status = Status::from(decoded::<FrameStatus>(body).unwrap());
     assert_eq!(status.code(), Code::InvalidArgument, "{status}");
     assert_eq!(frames.read().await.unwrap(), None, "it is closed then");
 }

@@ -11,8 +11,8 @@ use tonic::transport::Endpoint;
 
 use super::*;
 use crate::node::{MemoryStore, Node};
-use crate::settings::{NodeConfig, SnapshotPolicy, Surroundings, Timing};
-use crate::transport::connections::{Client, client, question};
+use crate::settings::{NodeConfig, NodeEnvironment, SnapshotPolicy, Timing};
+use crate::transport::connections::{PeerClient, client, question};
 use crate::types::OwnerRequest;
 
 /// Longer than any step here takes on a busy machine.
@@ -25,18 +25,18 @@ const WAITING: Duration = Duration::from_millis(500);
 type Presence = Streaming<proto::AskResponse>;
 
 /// A group of one master.
-pub(crate) struct Port {
+pub(crate) struct TestPort {
     pub(crate) address: String,
     pub(crate) node: Node,
 }
 
-impl Port {
-    pub(crate) async fn start() -> Port {
-        Port::start_for(PeerIdentity::unauthenticated(None)).await
+impl TestPort {
+    pub(crate) async fn start() -> TestPort {
+        TestPort::start_for(PeerIdentity::unauthenticated(None)).await
     }
 
     /// Starts a port whose transport identifies every peer as `peer`.
-    pub(crate) async fn start_for(peer: PeerIdentity) -> Port {
+    pub(crate) async fn start_for(peer: PeerIdentity) -> TestPort {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let config = NodeConfig {
@@ -67,7 +67,7 @@ impl Port {
                 Some((identified, listener))
             }
         });
-        let surroundings = Surroundings {
+        let surroundings = NodeEnvironment {
             listener: Listener::new(connections),
             dialer: Dialer::tcp(),
             wall: WallClock::system(),
@@ -75,11 +75,11 @@ impl Port {
         let stop = CancellationToken::new();
         let node = Node::start_in_memory(config, &memory, surroundings, owner, stop).await;
         let node = node.unwrap();
-        Port { address, node }
+        TestPort { address, node }
     }
 
     /// Opens a separate connection.
-    async fn connect(&self) -> Result<Client, tonic::transport::Error> {
+    async fn connect(&self) -> Result<PeerClient, tonic::transport::Error> {
         let endpoint = Endpoint::from_shared(format!("http://{}", self.address)).unwrap();
         endpoint.connect().await.map(client)
     }
@@ -103,7 +103,7 @@ impl Port {
 }
 
 /// Opens a call and waits for its first answer.
-async fn present(client: &mut Client) -> Result<Presence, Status> {
+async fn present(client: &mut PeerClient) -> Result<Presence, Status> {
     let mut stream = client.presence(question()).await?.into_inner();
     stream.message().await?.expect("it says who it is");
     Ok(stream)
@@ -111,7 +111,7 @@ async fn present(client: &mut Client) -> Result<Presence, Status> {
 
 /// Starts a snapshot that stalls until the sender is dropped.
 async fn begin_snapshot(
-    client: &mut Client,
+    client: &mut PeerClient,
     head: proto::SnapshotHead,
 ) -> Result<mpsc::Sender<proto::SnapshotPart>, Status> {
     let (sender, parts) = mpsc::channel(1);
@@ -125,7 +125,7 @@ async fn begin_snapshot(
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_more_connections_than_the_bound_are_taken_and_silent_ones_make_room() {
-    let port = Port::start().await;
+    let port = TestPort::start().await;
     // One address holds all of them: masters may share one address.
     let mut silent = Vec::new();
     for _ in 0..CONNECTIONS + 10 {
@@ -149,7 +149,7 @@ async fn no_more_connections_than_the_bound_are_taken_and_silent_ones_make_room(
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stream_beyond_the_bound_of_its_connection_waits_until_one_ends() {
-    let port = Port::start().await;
+    let port = TestPort::start().await;
     let mut client = port.connect().await.unwrap();
     let mut held = Vec::new();
     for _ in 0..STREAMS {
@@ -165,7 +165,7 @@ async fn a_stream_beyond_the_bound_of_its_connection_waits_until_one_ends() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_third_snapshot_at_a_time_is_refused_until_one_is_given_up() {
-    let port = Port::start().await;
+    let port = TestPort::start().await;
     let mut client = port.connect().await.unwrap();
     let answer = client.ask(question()).await.unwrap().into_inner();
     let own = answer.identity.expect("it belongs to a group");
@@ -200,7 +200,7 @@ async fn a_third_snapshot_at_a_time_is_refused_until_one_is_given_up() {
 
 #[tokio::test]
 async fn a_leader_supports_no_election_against_itself() {
-    let port = Port::start().await;
+    let port = TestPort::start().await;
     let mut status = port.node.status();
     let leads = status.wait_for(|status| status.is_leader);
     let term = timeout(PATIENCE, leads).await.unwrap().unwrap().term;
@@ -240,12 +240,12 @@ async fn a_leader_supports_no_election_against_itself() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn only_masters_may_use_the_port_where_the_transport_proves_identities() {
     let port = |principal: &str| {
-        Port::start_for(PeerIdentity::authenticated(
+        TestPort::start_for(PeerIdentity::authenticated(
             principal.parse().unwrap(),
             None,
         ))
     };
-    let greeted = async |port: &Port| {
+    let greeted = async |port: &TestPort| {
         let mut stream = TcpStream::connect(&port.address).await.unwrap();
         stream
             .write_all(crate::transport::frames::GREETING)

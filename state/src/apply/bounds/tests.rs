@@ -7,25 +7,26 @@
 use crate::Registry;
 use crate::actor::Actor;
 use crate::command::{
-    Acknowledge, AgentUpdate, CallAction, Command, Entry, FrameworkDecision, Operate, Operation,
-    Outcome, Position, Proposed, Rejection, Reply, Subscribe, UpdateTasks,
+    Acknowledge, AgentUpdate, ApplyOutcome, CallAction, Command, CommandReply, FrameworkDecision,
+    LogEntry, Operate, OperatorOperation, Position, ProposedCommand, Rejection, Subscribe,
+    UpdateTasks,
 };
-use crate::framework::{Answer, AnswerOutcome};
+use crate::framework::{AnswerOutcome, CallAnswer};
 use crate::ids::{AgentId, FrameworkId, Revision, Role, TaskKey};
 use crate::limits;
 use crate::task::{
-    Check, CheckKind, HealthCheck, Limits, Reason, Run, Source, Standing, TaskSpec, TaskState,
-    TaskVolume, Uri, VolumeSource,
+    Check, CheckKind, CheckResults, CommandSpec, HealthCheck, Reason, TaskLimits, TaskSpec,
+    TaskState, TaskVolume, UpdateSource, Uri, VolumeSource,
 };
 use crate::testing::{World, framework_info, key, registration, spec};
 
 /// Returns the outcome of a command after `fill` has used up a bound.
-fn answered(world: &mut World, fill: impl FnOnce(&mut Registry), command: Command) -> Outcome {
+fn answered(world: &mut World, fill: impl FnOnce(&mut Registry), command: Command) -> ApplyOutcome {
     let mut registry = world.registry.clone();
     fill(&mut registry);
-    let entry = Entry {
+    let entry = LogEntry {
         at: world.now,
-        commands: vec![Proposed {
+        commands: vec![ProposedCommand {
             ticket: world.ticket(),
             actor: Actor::default(),
             command,
@@ -35,7 +36,7 @@ fn answered(world: &mut World, fill: impl FnOnce(&mut Registry), command: Comman
     applied.into_iter().next().unwrap().outcome
 }
 
-fn full(outcome: &Outcome) -> &str {
+fn full(outcome: &ApplyOutcome) -> &str {
     match outcome {
         Err(Rejection::Full(text)) => text,
         other => panic!("not refused because of a bound: {other:?}"),
@@ -64,9 +65,9 @@ fn large(name: &str, kib: usize) -> TaskSpec {
 }
 
 /// Returns the positions of the refused launches of a call, with the reasons.
-fn refused(outcome: Outcome) -> Vec<(Position, Rejection)> {
+fn refused(outcome: ApplyOutcome) -> Vec<(Position, Rejection)> {
     match outcome {
-        Ok(Reply::Called { refused, .. }) => refused,
+        Ok(CommandReply::Call { refused, .. }) => refused,
         other => panic!("not called: {other:?}"),
     }
 }
@@ -168,7 +169,7 @@ fn crashed(world: &mut World, principal: &str, count: usize) -> Vec<FrameworkId>
         let new: Vec<_> = applied
             .into_iter()
             .map(|applied| match applied.outcome {
-                Ok(Reply::Framework(id)) => id,
+                Ok(CommandReply::Framework(id)) => id,
                 other => panic!("{other:?}"),
             })
             .collect();
@@ -292,7 +293,7 @@ fn agents_and_what_they_say_of_themselves_are_bounded() {
     let attribute = Command::Operate(Operate {
         request: None,
         hash: 0,
-        operations: vec![Operation::SetAttribute {
+        operations: vec![OperatorOperation::SetAttribute {
             agent: id,
             name: "rack".to_owned(),
             value: "r1".to_owned(),
@@ -301,7 +302,7 @@ fn agents_and_what_they_say_of_themselves_are_bounded() {
     });
     let outcome = answered(&mut world, bytes, attribute);
     assert!(
-        matches!(&outcome, Ok(Reply::Operated { outcomes: all, .. }) if matches!(all[..], [Err(Rejection::Full(_))])),
+        matches!(&outcome, Ok(CommandReply::Operate { outcomes: all, .. }) if matches!(all[..], [Err(Rejection::Full(_))])),
         "{outcome:?}"
     );
     assert!(answered(&mut world, |_| (), register).is_ok());
@@ -329,11 +330,12 @@ fn kinds_of_resources_are_bounded() {
 #[test]
 fn weights_are_bounded_and_a_default_one_makes_room() {
     let mut world = World::new();
-    let weight = |at: usize, weight_milli| Operation::SetWeight {
+    let weight = |at: usize, weight_milli| OperatorOperation::SetWeight {
         role: Role::new(&format!("role-{at}")).unwrap(),
         weight_milli,
     };
-    let operations: Vec<Operation> = (0..limits::WEIGHTS).map(|at| weight(at, 2_000)).collect();
+    let operations: Vec<OperatorOperation> =
+        (0..limits::WEIGHTS).map(|at| weight(at, 2_000)).collect();
     for part in operations.chunks(limits::OPERATIONS_PER_BATCH) {
         let batch = Operate {
             request: None,
@@ -344,7 +346,7 @@ fn weights_are_bounded_and_a_default_one_makes_room() {
         world.apply(Command::Operate(batch)).outcome.unwrap();
     }
     let one = |world: &mut World, operation| match world.operate(operation) {
-        Ok(Reply::Operated { mut outcomes, .. }) => outcomes.pop().unwrap(),
+        Ok(CommandReply::Operate { mut outcomes, .. }) => outcomes.pop().unwrap(),
         other => panic!("{other:?}"),
     };
     let beyond = one(&mut world, weight(limits::WEIGHTS, 2_000));
@@ -368,7 +370,7 @@ fn answers_of_all_frameworks_and_of_operators_are_bounded() {
         action: crate::command::CallAction::Revive(Vec::new()),
     });
     let fill = |registry: &mut Registry| {
-        let answer = Answer {
+        let answer = CallAnswer {
             hash: 0,
             revision: Revision::default(),
             outcome: AnswerOutcome::Done {
@@ -388,7 +390,10 @@ fn answers_of_all_frameworks_and_of_operators_are_bounded() {
     let batch = Command::Operate(Operate {
         request: Some(("alice".to_owned(), "r-1".to_owned())),
         hash: 1,
-        operations: vec![Operation::Teardown(FrameworkId(77)); limits::OPERATIONS_PER_BATCH],
+        operations: vec![
+            OperatorOperation::Teardown(FrameworkId(77));
+            limits::OPERATIONS_PER_BATCH
+        ],
         wall_ms: 0,
     });
     let fill = |registry: &mut Registry| {
@@ -417,12 +422,12 @@ fn end_all(world: &mut World, id: FrameworkId, agent: AgentId) {
         order: task.order,
         number: 1,
         state: TaskState::Finished,
-        source: Source::Task,
+        source: UpdateSource::Task,
         reason: Reason::CommandExited,
         causes: Vec::new(),
         message: String::new(),
         exit: None,
-        standing: Standing::default(),
+        standing: CheckResults::default(),
         limits: None,
         wall_ms: 0,
     });
@@ -479,7 +484,7 @@ fn the_history_is_bounded_in_bytes_and_keeps_what_lists_show() {
     let agent = world.register("cpus:8");
     let id = world.subscribe("web");
     let mut heavy = large("heavy", 100);
-    heavy.run = Run::Argv(vec![
+    heavy.run = CommandSpec::Argv(vec![
         "prog".to_owned(),
         "é".repeat(5_000),
         "last".to_owned(),
@@ -520,7 +525,7 @@ fn the_history_is_bounded_in_bytes_and_keeps_what_lists_show() {
     assert_eq!(spec.name.len(), limits::FINISHED_TEXT_BYTES);
     assert_eq!(spec.labels.keys().collect::<Vec<_>>(), ["a", "b"]);
     assert_eq!(spec.resources.to_string(), "cpus:0.1");
-    let Run::Argv(words) = &spec.run else {
+    let CommandSpec::Argv(words) = &spec.run else {
         panic!("{:?}", spec.run);
     };
     assert_eq!((words.len(), words[0].as_str()), (2, "prog"));
@@ -553,9 +558,9 @@ fn laden(world: &mut World, id: FrameworkId, agent: AgentId, names: &[String]) {
         task.environment.insert("A".to_owned(), "v".to_owned());
         let offer = world.promise(id, agent, "cpus:0.001");
         world.accept(id, vec![offer], vec![task.clone()]);
-        let limits = Limits {
+        let limits = TaskLimits {
             pids: Some(50),
-            ..Limits::default()
+            ..TaskLimits::default()
         };
         world.call(
             id,
@@ -572,12 +577,12 @@ fn laden(world: &mut World, id: FrameworkId, agent: AgentId, names: &[String]) {
                 order: task.order,
                 number: task.reported + 1,
                 state,
-                source: Source::Agent,
+                source: UpdateSource::Agent,
                 reason: Reason::None,
                 causes: Vec::new(),
                 message: "m".repeat(100),
                 exit: None,
-                standing: Standing::default(),
+                standing: CheckResults::default(),
                 limits: None,
                 wall_ms: 0,
             };
@@ -609,20 +614,20 @@ fn acknowledged_ends_change_at_most_a_thousand_records_however_full_the_history_
         laden(&mut world, id, agent, &names);
         let command = acknowledge(&world);
         if round < 2 {
-            assert_eq!(world.apply(command).outcome, Ok(Reply::Done));
+            assert_eq!(world.apply(command).outcome, Ok(CommandReply::Done));
             continue;
         }
         // The counter is set as if the history were far beyond its bound: each new end drops as
         // many as it may.
         let mut registry = world.registry.clone();
         registry.index.bytes.history = 4 * limits::FINISHED_TASK_BYTES;
-        let commands = vec![Proposed {
+        let commands = vec![ProposedCommand {
             ticket: world.ticket(),
             actor: Actor::default(),
             command,
         }];
         let at = world.now;
-        registry.apply(registry.applied() + 1, &Entry { at, commands });
+        registry.apply(registry.applied() + 1, &LogEntry { at, commands });
         changed = registry.take_changes().len();
         assert!(registry.finished_tasks.len() < 3 * most);
     }

@@ -1,16 +1,18 @@
 //! Samples of commands of each kind of actor.
 
-use crate::command::Proposed;
+use crate::command::ProposedCommand;
 
 /// Returns some of `plain`, each by an actor.
-pub(super) fn commands(plain: &[(&'static str, Proposed)]) -> Vec<(&'static str, Proposed)> {
+pub(super) fn commands(
+    plain: &[(&'static str, ProposedCommand)],
+) -> Vec<(&'static str, ProposedCommand)> {
     let by = |name: &'static str, command: &str, actor: &str| {
         let sample = plain.iter().find(|(name, _)| *name == command);
         let (_, proposed) = sample.expect("it is a sample");
         let actor = actor.parse().expect("it is an actor");
         let command = proposed.command.clone();
         let ticket = proposed.ticket;
-        let proposed = Proposed {
+        let proposed = ProposedCommand {
             ticket,
             actor,
             command,

@@ -3,19 +3,21 @@
 use std::sync::Arc;
 
 use super::{agent_info, offer_id, revision, texts};
-use crate::agent::{Administration, Agent, Agreed, Reachability, Reported, UsedOffers};
+use crate::agent::{
+    Administration, Agent, AgentAdministration, AgentReport, Reachability, UsedOffers,
+};
 use crate::ids::{AgentId, OrderIndex, Timestamp};
 
 pub(super) fn agent() -> Agent {
     Agent {
         id: AgentId(3),
         nonce: 0x11,
-        reported: Arc::new(Reported {
+        reported: Arc::new(AgentReport {
             incarnation: 0x22,
             boot_id: "boot".to_owned(),
             info: agent_info(),
         }),
-        agreed: Agreed {
+        agreed: AgentAdministration {
             administration: Administration::Deactivated,
             since: Timestamp(97),
             deadline: Some(Timestamp(100)),

@@ -6,19 +6,19 @@ use super::tasks::{spec, task};
 use super::{agent_update, key, revision};
 use crate::agent::AgentInfo;
 use crate::command::{
-    Accept, AgentUpdate, Call, CallAction, Command, OfferOperation, Operate, Operation, Refusal,
-    RegisterAgent, UpdateTasks,
+    Accept, AgentUpdate, Call, CallAction, Command, OfferOperation, Operate, OperatorOperation,
+    RegisterAgent, StoredRejection, UpdateTasks,
 };
 use crate::ids::{AgentId, FrameworkId, OrderIndex, TaskId};
 use crate::task::{
-    Capability, Container, DiskLimit, ImagePull, Limits, LimitsChange, LimitsReport, OptOuts,
-    Reason, Run, Sizes, Task, TaskSpec, TaskState,
+    CommandSpec, Container, DiskLimit, ImagePull, LimitsChange, LimitsReport, LinuxCapability,
+    Reason, SecurityOptions, Sizes, Task, TaskLimits, TaskSpec, TaskState,
 };
 
 /// Returns all security options.
-fn opt_outs() -> OptOuts {
-    OptOuts {
-        capabilities: Capability::ALL.into(),
+fn opt_outs() -> SecurityOptions {
+    SecurityOptions {
+        capabilities: LinuxCapability::ALL.into(),
         unconfined_seccomp: true,
         new_privileges: true,
         nested_user_namespaces: true,
@@ -27,8 +27,8 @@ fn opt_outs() -> OptOuts {
 }
 
 /// Returns them together with one that agents before release 0.2 do not know.
-fn with_host_network() -> OptOuts {
-    OptOuts {
+fn with_host_network() -> SecurityOptions {
+    SecurityOptions {
         host_network: true,
         ..opt_outs()
     }
@@ -62,7 +62,7 @@ pub(super) fn commands(info: AgentInfo) -> Vec<(&'static str, Command)> {
     let operate = Operate {
         request: None,
         hash: 0,
-        operations: vec![Operation::UpdateLimits {
+        operations: vec![OperatorOperation::UpdateLimits {
             key: key(4, "web-8"),
             limits: limits(),
         }],
@@ -182,8 +182,8 @@ fn registration(info: AgentInfo) -> RegisterAgent {
     }
 }
 
-fn limits() -> Limits {
-    Limits {
+fn limits() -> TaskLimits {
+    TaskLimits {
         cpu_millis: Some(2_500),
         memory_bytes: Some(1 << 30),
         pids: Some(100),
@@ -207,12 +207,12 @@ fn limited() -> TaskSpec {
             opt_outs: opt_outs(),
             ..Container::default()
         },
-        ..spec("web-8", Run::Shell("serve".to_owned()))
+        ..spec("web-8", CommandSpec::Shell("serve".to_owned()))
     }
 }
 
 /// Returns an agent's report about a change of limits.
-fn report(outcome: Result<(), String>, held: Option<Box<Limits>>) -> Command {
+fn report(outcome: Result<(), String>, held: Option<Box<TaskLimits>>) -> Command {
     let update = AgentUpdate {
         state: TaskState::Running,
         reason: Reason::LimitsUpdated,
@@ -259,8 +259,8 @@ pub(super) fn changed() -> Vec<Task> {
 }
 
 /// Returns a stored refusal.
-pub(super) fn refusal(code: u8, message: &str, arguments: &[&str]) -> Refusal {
-    Refusal {
+pub(super) fn refusal(code: u8, message: &str, arguments: &[&str]) -> StoredRejection {
+    StoredRejection {
         code,
         message: message.to_owned(),
         arguments: arguments.iter().map(|text| (*text).to_owned()).collect(),

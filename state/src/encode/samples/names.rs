@@ -17,10 +17,10 @@ pub(in crate::encode) fn records() -> Vec<RecordKey> {
         RecordKey::Cluster,
         RecordKey::Weight(role("web")),
         RecordKey::Framework(FrameworkId(4)),
-        RecordKey::Answer(FrameworkId(4), 77, 8),
-        RecordKey::Answer(FrameworkId(4), 77, 9),
-        RecordKey::Answer(FrameworkId(4), 77, 10),
-        RecordKey::Answer(FrameworkId(4), 77, 11),
+        RecordKey::CallAnswer(FrameworkId(4), 77, 8),
+        RecordKey::CallAnswer(FrameworkId(4), 77, 9),
+        RecordKey::CallAnswer(FrameworkId(4), 77, 10),
+        RecordKey::CallAnswer(FrameworkId(4), 77, 11),
         RecordKey::OperatorAnswer(Box::new(("alice".to_owned(), "r-1".to_owned()))),
         RecordKey::FinishedTask(6),
         RecordKey::FinishedFramework(7),
@@ -34,8 +34,8 @@ pub(in crate::encode) fn records() -> Vec<RecordKey> {
         RecordKey::Sweep(SweepTarget::Agent(AgentId(3))),
         RecordKey::Sweep(SweepTarget::Framework(FrameworkId(4))),
         RecordKey::History,
-        RecordKey::AgentReported(AgentId(3)),
-        RecordKey::AgentAgreed(AgentId(3)),
+        RecordKey::AgentReport(AgentId(3)),
+        RecordKey::AgentAdministration(AgentId(3)),
         RecordKey::AgentStatus(AgentId(3)),
     ]);
     names
@@ -51,14 +51,14 @@ pub(in crate::encode) fn whole_records() -> Vec<RecordKey> {
     split.chain([agent]).chain(tasks).collect()
 }
 
-type Kind = fn(TaskKey) -> RecordKey;
+type TaskRecordKind = fn(TaskKey) -> RecordKey;
 
-const FACTS: Kind = RecordKey::TaskFacts;
-const SPEC: Kind = RecordKey::TaskSpec;
-const STATUS: Kind = RecordKey::TaskStatus;
+const FACTS: TaskRecordKind = RecordKey::TaskFacts;
+const SPEC: TaskRecordKind = RecordKey::TaskSpec;
+const STATUS: TaskRecordKind = RecordKey::TaskStatus;
 
 /// The records of each task in the layout of level 3.
-const PARTED: [(&str, &[Kind]); 9] = [
+const PARTED: [(&str, &[TaskRecordKind]); 9] = [
     ("recent", &[FACTS, STATUS, RecordKey::TaskEndMessage]),
     ("web-1", &[FACTS, SPEC, STATUS]),
     ("web-6", &[FACTS, SPEC, STATUS]),
@@ -80,7 +80,7 @@ const PARTED: [(&str, &[Kind]); 9] = [
     ("web-9", &[FACTS, SPEC, STATUS, RecordKey::TaskMessage]),
 ];
 
-const LIMITED: &[Kind] = &[
+const LIMITED: &[TaskRecordKind] = &[
     FACTS,
     SPEC,
     STATUS,

@@ -5,12 +5,12 @@ use super::tasks::{group, spec};
 use super::{position, revision};
 use crate::Registry;
 use crate::command::{Accept, Call, CallAction, Command, OfferOperation};
-use crate::framework::{Answer, AnswerOutcome};
+use crate::framework::{AnswerOutcome, CallAnswer};
 use crate::ids::FrameworkId;
-use crate::task::Run;
+use crate::task::CommandSpec;
 
 pub(super) fn commands() -> Vec<(&'static str, Command)> {
-    let task = |name: &str| spec(name, Run::Shell("true".to_owned()));
+    let task = |name: &str| spec(name, CommandSpec::Shell("true".to_owned()));
     let accept = Accept {
         offers: Vec::new(),
         operations: vec![
@@ -41,7 +41,7 @@ pub(super) fn add_answers(registry: &mut Registry) {
     let refused = AnswerOutcome::Refused(refusal(14, "no offer was given", &[]));
     let by_code = AnswerOutcome::Refused(refusal(26, "", &["framework-4", "web-9"]));
     for (number, outcome) in [(8, done), (9, refused), (10, by_code)] {
-        let answer = Answer {
+        let answer = CallAnswer {
             hash: 0xabcd,
             revision: revision(30, 4),
             outcome,
@@ -54,14 +54,14 @@ pub(super) fn add_answers(registry: &mut Registry) {
     registry.answers.insert(key, answer());
 }
 
-fn answer() -> Answer {
+fn answer() -> CallAnswer {
     let refused = [
         (position(0, 1), 22),
         (position(1, 0), 31),
         (position(1, 1), 31),
         (position(3, 0), 23),
     ];
-    Answer {
+    CallAnswer {
         hash: 0xabcd,
         revision: revision(30, 5),
         outcome: AnswerOutcome::Done {

@@ -4,30 +4,32 @@ use std::sync::Arc;
 
 use super::{key, revision, role, texts};
 use crate::ids::{AgentId, GroupId, OrderIndex, Revision, TaskId};
-use crate::resources::{Identity, Range, Reservation, Resource, Resources, Value, Volume};
+use crate::resources::{
+    Range, Reservation, Resource, ResourceIdentity, Resources, Value, VolumeIdentity,
+};
 use crate::task::{
-    Check, CheckKind, CniNetwork, Container, ExecutorSpec, Exit, HealthCheck, HostPath, Kill,
-    Network, PublishedPort, Reason, Run, Scheme, Source, Standing, Task, TaskGroup, TaskSpec,
-    TaskState, Update, Uri,
+    Check, CheckKind, CheckResults, CniNetwork, CommandSpec, Container, ContainerNetwork,
+    ExecutorSpec, Exit, HealthCheck, HostPath, Kill, PublishedPort, Reason, Scheme, Task,
+    TaskGroup, TaskSpec, TaskState, TaskUpdate, UpdateSource, Uri,
 };
 
 /// Returns every kind of amount and every part of an identity.
 pub(super) fn resources() -> Resources {
-    let mut disk = Identity::plain("disk");
+    let mut disk = ResourceIdentity::plain("disk");
     disk.reservations = vec![Reservation {
         role: role("ops"),
         principal: "alice".to_owned(),
         labels: texts("why", "db"),
     }]
     .into();
-    disk.volume = Some(Box::new(Volume {
+    disk.volume = Some(Box::new(VolumeIdentity {
         id: "v1".to_owned(),
         container_path: "data".to_owned(),
     }));
     disk.revocable = true;
     disk.shared = true;
     let plain = |name: &str, value: Value| Resource {
-        identity: Identity::plain(name),
+        identity: ResourceIdentity::plain(name),
         value,
     };
     let range = |begin, end| Range { begin, end };
@@ -43,7 +45,7 @@ pub(super) fn resources() -> Resources {
     .unwrap()
 }
 
-pub(super) fn spec(task: &str, run: Run) -> TaskSpec {
+pub(super) fn spec(task: &str, run: CommandSpec) -> TaskSpec {
     TaskSpec {
         name: "the web".to_owned(),
         resources: resources(),
@@ -70,16 +72,16 @@ pub(super) fn spec(task: &str, run: Run) -> TaskSpec {
     }
 }
 
-pub(super) fn update(at: Revision, state: TaskState, exit: Option<Exit>) -> Update {
-    Update {
+pub(super) fn update(at: Revision, state: TaskState, exit: Option<Exit>) -> TaskUpdate {
+    TaskUpdate {
         revision: at,
         state,
-        source: Source::Task,
+        source: UpdateSource::Task,
         reason: Reason::CommandExited,
         causes: Vec::new(),
         message: "done".to_owned(),
         exit,
-        standing: Standing::default(),
+        standing: CheckResults::default(),
         stopped: false,
         wall_ms: -5,
     }
@@ -92,7 +94,7 @@ pub(super) fn task(id: &str) -> Task {
         agent: AgentId(3),
         role: role("web"),
         order: OrderIndex(11),
-        spec: Arc::new(spec(id, Run::Shell("sleep 1".to_owned()))),
+        spec: Arc::new(spec(id, CommandSpec::Shell("sleep 1".to_owned()))),
         kill: Some(Kill {
             order: OrderIndex(12),
             grace_ms: 600,
@@ -100,7 +102,7 @@ pub(super) fn task(id: &str) -> Task {
         limits_change: None,
         state: TaskState::Failed,
         agent_state: TaskState::Failed,
-        standing: Standing::default(),
+        standing: CheckResults::default(),
         reported: 5,
         latest: last.clone(),
         unacknowledged: vec![update(revision(40, 2), TaskState::Running, None), last],
@@ -110,12 +112,12 @@ pub(super) fn task(id: &str) -> Task {
 
 /// Returns a task that runs, and is healthy but not ready.
 pub(super) fn checked_task() -> Task {
-    let standing = Standing {
+    let standing = CheckResults {
         healthy: Some(true),
         ready: Some(false),
     };
     let [checked, ..] = checks();
-    let latest = Update {
+    let latest = TaskUpdate {
         reason: Reason::ReadinessCheckStatusUpdated,
         standing,
         ..update(revision(40, 4), TaskState::Running, None)
@@ -134,8 +136,8 @@ pub(super) fn checked_task() -> Task {
 
 /// Returns a task that has stopped itself on an unreachable agent.
 pub(super) fn stopped_task() -> Task {
-    let latest = Update {
-        source: Source::Master,
+    let latest = TaskUpdate {
+        source: UpdateSource::Master,
         reason: Reason::StoppedWithoutLeader,
         stopped: true,
         ..update(revision(44, 5), TaskState::Unreachable, None)
@@ -163,9 +165,12 @@ pub(super) fn containers() -> Vec<TaskSpec> {
         udp,
     };
     let networks = [
-        ("web-3", Network::Unnamed),
-        ("web-4", Network::None),
-        ("web-5", Network::Bridge(vec![port(false), port(true)])),
+        ("web-3", ContainerNetwork::AgentDefault),
+        ("web-4", ContainerNetwork::None),
+        (
+            "web-5",
+            ContainerNetwork::Bridge(vec![port(false), port(true)]),
+        ),
     ];
     let archive = Uri {
         value: "/srv/site.tar.gz".to_owned(),
@@ -182,7 +187,7 @@ pub(super) fn containers() -> Vec<TaskSpec> {
             ..Container::default()
         },
         uris: vec![archive.clone()],
-        ..spec(task, Run::Image)
+        ..spec(task, CommandSpec::Image)
     });
     specs.into()
 }
@@ -196,7 +201,7 @@ pub(super) fn attached() -> TaskSpec {
     };
     TaskSpec {
         container: Container {
-            network: Network::Cni(CniNetwork {
+            network: ContainerNetwork::Cni(CniNetwork {
                 name: "blue".to_owned(),
                 published: vec![port],
             }),
@@ -204,7 +209,7 @@ pub(super) fn attached() -> TaskSpec {
         },
         tty: true,
         stdin: true,
-        ..spec("web-8", Run::Shell("sh".to_owned()))
+        ..spec("web-8", CommandSpec::Shell("sh".to_owned()))
     }
 }
 
@@ -216,7 +221,7 @@ pub(super) fn group() -> [TaskSpec; 2] {
             place,
             size: 2,
         })),
-        ..spec(task, Run::Shell("serve".to_owned()))
+        ..spec(task, CommandSpec::Shell("serve".to_owned()))
     })
 }
 
@@ -245,7 +250,7 @@ pub(super) fn checks() -> [TaskSpec; 2] {
             failures: 5,
         })),
         readiness_check: Some(Box::new(Check::of(readiness))),
-        ..spec(task, Run::Shell("serve".to_owned()))
+        ..spec(task, CommandSpec::Shell("serve".to_owned()))
     })
 }
 
@@ -259,22 +264,22 @@ pub(super) fn https_check() -> TaskSpec {
     };
     TaskSpec {
         readiness_check: Some(Box::new(Check::of(https))),
-        ..spec("web-20", Run::Shell("serve".to_owned()))
+        ..spec("web-20", CommandSpec::Shell("serve".to_owned()))
     }
 }
 
 /// Returns tasks of executors with each kind of command.
 pub(super) fn executors() -> Vec<TaskSpec> {
     let runs = [
-        ("web-8", Run::Shell("run tasks".to_owned())),
+        ("web-8", CommandSpec::Shell("run tasks".to_owned())),
         (
             "web-9",
-            Run::Argv(vec!["run".to_owned(), "tasks".to_owned()]),
+            CommandSpec::Argv(vec!["run".to_owned(), "tasks".to_owned()]),
         ),
-        ("web-10", Run::Image),
+        ("web-10", CommandSpec::Image),
     ];
     let all = runs.map(|(task, run)| {
-        let image = (run == Run::Image).then_some("registry.example.org/executor:1");
+        let image = (run == CommandSpec::Image).then_some("registry.example.org/executor:1");
         let alike = spec(task, run);
         TaskSpec {
             executor: Some(Box::new(ExecutorSpec {
@@ -283,7 +288,7 @@ pub(super) fn executors() -> Vec<TaskSpec> {
                 run: alike.run.clone(),
                 container: Container {
                     image: image.unwrap_or_default().to_owned(),
-                    network: Network::None,
+                    network: ContainerNetwork::None,
                     ..Container::default()
                 },
                 environment: texts("MODE", "fast"),
@@ -291,7 +296,7 @@ pub(super) fn executors() -> Vec<TaskSpec> {
                 uris: alike.uris.clone(),
                 grace_ms: 3_004,
             })),
-            run: Run::Image,
+            run: CommandSpec::Image,
             ..alike
         }
     });

@@ -3,7 +3,7 @@
 use super::{agent_update, tasks::spec};
 use crate::command::{Accept, Call, CallAction, Command, OfferOperation, UpdateTasks};
 use crate::ids::{AgentId, FrameworkId};
-use crate::task::{Reason, Run, TaskSpec, TaskVolume, VolumeSource};
+use crate::task::{CommandSpec, Reason, TaskSpec, TaskVolume, VolumeSource};
 
 pub(super) fn commands() -> Vec<(&'static str, Command)> {
     let mut update = agent_update();
@@ -45,6 +45,6 @@ fn task() -> TaskSpec {
     });
     TaskSpec {
         volumes: volumes.into(),
-        ..spec("web-8", Run::Shell("serve".to_owned()))
+        ..spec("web-8", CommandSpec::Shell("serve".to_owned()))
     }
 }

@@ -5,16 +5,16 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::{DecodeError, invalid};
-use crate::agent::{Agent, Agreed, Reachability, Reported, UsedOffers};
-use crate::encode::codec::{Codec, Fault, Read};
+use crate::agent::{Agent, AgentAdministration, AgentReport, Reachability, UsedOffers};
+use crate::encode::codec::{Codec, CodecError, DecodeResult};
 use crate::encode::stored::stored;
-use crate::encode::wire::{self, Slot};
+use crate::encode::wire::{self, FieldSlot};
 use crate::ids::{AgentId, Epoch, OfferId, OrderIndex, Revision};
 
 /// The facts that an agent reports, and the random number that identifies its first registration.
 pub(in crate::encode) struct AgentFacts {
     nonce: u64,
-    reported: Arc<Reported>,
+    reported: Arc<AgentReport>,
 }
 
 stored!(message AgentFacts {
@@ -22,7 +22,7 @@ stored!(message AgentFacts {
     2 reported: Part,
 });
 
-stored!(message Reported {
+stored!(message AgentReport {
     1 incarnation: Fixed,
     2 boot_id: Text,
     3 info: Part,
@@ -66,18 +66,18 @@ impl AgentStatus {
 }
 
 /// The counters that each order for an agent and each launch on it change.
-pub(in crate::encode) struct Counters {
+pub(in crate::encode) struct AgentCounters {
     orders: OrderIndex,
     used: UsedOffers,
 }
 
-stored!(message Counters as (Counters { orders, used: UsedOffers { floor, ids } }) {
+stored!(message AgentCounters as (AgentCounters { orders, used: UsedOffers { floor, ids } }) {
     1 orders: Number,
     2 floor: Part or "floor of used offers",
-    3 ids: Offers,
+    3 ids: OfferIdList,
 });
 
-impl Counters {
+impl AgentCounters {
     pub(in crate::encode) fn of(agent: &Agent) -> Self {
         Self {
             orders: agent.orders,
@@ -88,11 +88,11 @@ impl Counters {
 
 /// Offers in ascending order. Each is stored as its distance in epochs and in serials from the one
 /// before, the first from 0. In a new epoch serials count from 0.
-enum Offers {}
+enum OfferIdList {}
 
 type OfferIds = BTreeSet<OfferId>;
 
-impl Codec<OfferIds> for Offers {
+impl Codec<OfferIds> for OfferIdList {
     fn is_absent(offers: &OfferIds) -> bool {
         offers.is_empty()
     }
@@ -110,7 +110,7 @@ impl Codec<OfferIds> for Offers {
         });
     }
 
-    fn read(slot: Slot<'_>, wrong: &'static str) -> Read<OfferIds> {
+    fn read(slot: FieldSlot<'_>, wrong: &'static str) -> DecodeResult<OfferIds> {
         let mut numbers = Vec::new();
         slot.each(|raw| {
             raw.varints(|number| numbers.push(number))?;
@@ -120,14 +120,14 @@ impl Codec<OfferIds> for Offers {
         let mut offers = OfferIds::new();
         let (pairs, rest) = numbers.as_chunks::<2>();
         if !rest.is_empty() {
-            return Err(Fault::Wrong(wrong));
+            return Err(CodecError::Invalid(wrong));
         }
         for [epochs, serials] in pairs {
             let first = if *epochs == 0 { former.serial } else { 0 };
             let epoch = former.epoch.0.checked_add(*epochs);
             let serial = first.checked_add(*serials);
             let (Some(epoch), Some(serial)) = (epoch, serial) else {
-                return Err(Fault::Wrong(wrong));
+                return Err(CodecError::Invalid(wrong));
             };
             let epoch = Epoch(epoch);
             former = OfferId { epoch, serial };
@@ -141,9 +141,9 @@ impl Codec<OfferIds> for Offers {
 #[derive(Default)]
 pub(super) struct AgentParts {
     pub(super) facts: Option<AgentFacts>,
-    pub(super) agreed: Option<Agreed>,
+    pub(super) agreed: Option<AgentAdministration>,
     pub(super) status: Option<AgentStatus>,
-    pub(super) counters: Option<Counters>,
+    pub(super) counters: Option<AgentCounters>,
 }
 
 impl AgentParts {
@@ -154,7 +154,7 @@ impl AgentParts {
             promise,
             revision,
         } = self.status.ok_or(invalid(REPORTED, STATUS))?;
-        let Counters { orders, used } = self.counters.ok_or(invalid(REPORTED, COUNTERS))?;
+        let AgentCounters { orders, used } = self.counters.ok_or(invalid(REPORTED, COUNTERS))?;
         Ok(Agent {
             id,
             nonce,

@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use proptest::prelude::*;
 use prost::{Message, Oneof};
 
-use crate::encode::codec::{Fault, Stored};
-use crate::encode::wire::Malformed;
+use crate::encode::codec::{CodecError, StoredMessage};
+use crate::encode::wire::WireError;
 
 /// A message with every kind of field at least once.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -29,21 +29,21 @@ struct Sample {
     fixeds: Vec<u64>,
     bytes: [u8; 4],
     maybe_bytes: Option<[u8; 2]>,
-    part: Inside,
-    maybe_part: Option<Box<Inside>>,
-    or_default: Inside,
-    parts: Vec<Inside>,
-    kind: Kind,
+    part: Nested,
+    maybe_part: Option<Box<Nested>>,
+    or_default: Nested,
+    parts: Vec<Nested>,
+    kind: SampleKind,
 }
 
 #[derive(Debug, Clone, PartialEq, Default)]
-struct Inside {
+struct Nested {
     number: u64,
-    deeper: Option<Box<Inside>>,
+    deeper: Option<Box<Nested>>,
 }
 
 #[derive(Debug, Clone, PartialEq, Default)]
-enum Kind {
+enum SampleKind {
     #[default]
     Absent,
     Line(String),
@@ -84,12 +84,12 @@ stored!(message Sample {
     22 parts: PartList,
 });
 
-stored!(message Inside {
+stored!(message Nested {
     1 number: Number,
     2 deeper: MaybePart,
 });
 
-stored!(oneof Kind else Absent {
+stored!(oneof SampleKind else Absent {
     14 Line(Text),
     30 Words(Inner<TextList>),
     31 Nothing,
@@ -129,8 +129,8 @@ struct Reference {
     texts: Vec<String>,
     #[prost(btree_map = "string, string", tag = "13")]
     map: BTreeMap<String, String>,
-    #[prost(oneof = "KindReference", tags = "14, 30, 31, 32, 33, 34")]
-    kind: Option<KindReference>,
+    #[prost(oneof = "SampleKindReference", tags = "14, 30, 31, 32, 33, 34")]
+    kind: Option<SampleKindReference>,
     #[prost(uint32, repeated, tag = "15")]
     numbers: Vec<u32>,
     #[prost(fixed64, repeated, tag = "16")]
@@ -140,25 +140,25 @@ struct Reference {
     #[prost(bytes = "vec", optional, tag = "18")]
     maybe_bytes: Option<Vec<u8>>,
     #[prost(message, optional, tag = "19")]
-    part: Option<InsideReference>,
+    part: Option<NestedReference>,
     #[prost(message, optional, tag = "20")]
-    maybe_part: Option<InsideReference>,
+    maybe_part: Option<NestedReference>,
     #[prost(message, optional, tag = "21")]
-    or_default: Option<InsideReference>,
+    or_default: Option<NestedReference>,
     #[prost(message, repeated, tag = "22")]
-    parts: Vec<InsideReference>,
+    parts: Vec<NestedReference>,
 }
 
 #[derive(Clone, PartialEq, Message)]
-struct InsideReference {
+struct NestedReference {
     #[prost(uint64, tag = "1")]
     number: u64,
     #[prost(message, optional, boxed, tag = "2")]
-    deeper: Option<Box<InsideReference>>,
+    deeper: Option<Box<NestedReference>>,
 }
 
 #[derive(Clone, PartialEq, Oneof)]
-enum KindReference {
+enum SampleKindReference {
     #[prost(string, tag = "14")]
     Line(String),
     #[prost(message, tag = "30")]
@@ -218,21 +218,23 @@ fn meant(reference: Reference) -> Option<Sample> {
         or_default: reference.or_default.map(inside).unwrap_or_default(),
         parts: reference.parts.into_iter().map(inside).collect(),
         kind: match reference.kind {
-            None => Kind::Absent,
-            Some(KindReference::Line(line)) => Kind::Line(line),
-            Some(KindReference::Words(words)) => Kind::Words(words.words),
-            Some(KindReference::Nothing(_)) => Kind::Nothing,
-            Some(KindReference::Both(BothReference { left, right })) => Kind::Both { left, right },
-            Some(KindReference::Port(port)) => Kind::Port {
+            None => SampleKind::Absent,
+            Some(SampleKindReference::Line(line)) => SampleKind::Line(line),
+            Some(SampleKindReference::Words(words)) => SampleKind::Words(words.words),
+            Some(SampleKindReference::Nothing(_)) => SampleKind::Nothing,
+            Some(SampleKindReference::Both(BothReference { left, right })) => {
+                SampleKind::Both { left, right }
+            }
+            Some(SampleKindReference::Port(port)) => SampleKind::Port {
                 port: port.try_into().ok()?,
             },
-            Some(KindReference::Signal(signal)) => Kind::Signal(signal),
+            Some(SampleKindReference::Signal(signal)) => SampleKind::Signal(signal),
         },
     })
 }
 
-fn inside(reference: InsideReference) -> Inside {
-    Inside {
+fn inside(reference: NestedReference) -> Nested {
+    Nested {
         number: reference.number,
         deeper: reference.deeper.map(|deeper| Box::new(inside(*deeper))),
     }
@@ -252,26 +254,27 @@ fn text() -> impl Strategy<Value = String> {
     prop_oneof!["[a-cß]{0,3}", "x{126,130}"]
 }
 
-fn parts() -> impl Strategy<Value = Inside> {
+fn parts() -> impl Strategy<Value = Nested> {
     prop::collection::vec(long(), 1..4).prop_map(|numbers| {
         numbers
             .into_iter()
-            .fold(Inside::default(), |deeper, number| Inside {
+            .fold(Nested::default(), |deeper, number| Nested {
                 number,
-                deeper: (deeper != Inside::default()).then(|| Box::new(deeper)),
+                deeper: (deeper != Nested::default()).then(|| Box::new(deeper)),
             })
     })
 }
 
-fn kinds() -> impl Strategy<Value = Kind> {
+fn kinds() -> impl Strategy<Value = SampleKind> {
     prop_oneof![
-        Just(Kind::Absent),
-        text().prop_map(Kind::Line),
-        prop::collection::vec(text(), 0..3).prop_map(Kind::Words),
-        Just(Kind::Nothing),
-        (long(), prop::option::of(long())).prop_map(|(left, right)| Kind::Both { left, right }),
-        any::<u16>().prop_map(|port| Kind::Port { port }),
-        any::<i32>().prop_map(Kind::Signal),
+        Just(SampleKind::Absent),
+        text().prop_map(SampleKind::Line),
+        prop::collection::vec(text(), 0..3).prop_map(SampleKind::Words),
+        Just(SampleKind::Nothing),
+        (long(), prop::option::of(long()))
+            .prop_map(|(left, right)| SampleKind::Both { left, right }),
+        any::<u16>().prop_map(|port| SampleKind::Port { port }),
+        any::<i32>().prop_map(SampleKind::Signal),
     ]
 }
 
@@ -379,7 +382,7 @@ proptest! {
             Ok(sample) => prop_assert_eq!(reference.ok().and_then(meant), Some(sample)),
             // The reference reads entries of a map as messages, whatever their wire type. No
             // release writes such bytes.
-            Err(Fault::Malformed(Malformed::WireType)) => {}
+            Err(CodecError::Malformed(WireError::WireType)) => {}
             // If a message has several faults, either may be reported.
             Err(_) => prop_assert_eq!(reference.ok().and_then(meant), None),
         }
@@ -389,40 +392,43 @@ proptest! {
 #[test]
 fn errors_name_the_field() {
     let mut bytes = Vec::new();
-    Inside::default().write(&mut bytes);
-    assert_eq!(Sample::read(&bytes), Err(Fault::Wrong("bytes")));
+    Nested::default().write(&mut bytes);
+    assert_eq!(Sample::read(&bytes), Err(CodecError::Invalid("bytes")));
     // Field 3, 65,536.
-    assert_eq!(Sample::read(&[24, 128, 128, 4]), Err(Fault::Wrong("port")));
+    assert_eq!(
+        Sample::read(&[24, 128, 128, 4]),
+        Err(CodecError::Invalid("port"))
+    );
 }
 
 #[test]
 fn what_is_no_message_is_named() {
     for (bytes, wanted) in [
-        (&[8_u8][..], Malformed::Varint),
+        (&[8_u8][..], WireError::Varint),
         (
             &[8, 255, 255, 255, 255, 255, 255, 255, 255, 255, 2],
-            Malformed::Varint,
+            WireError::Varint,
         ),
-        (&[0, 0], Malformed::Key),
-        (&[9, 0, 0, 0, 0, 0, 0, 0, 0], Malformed::WireType),
-        (&[82, 2, 97], Malformed::Truncated),
-        (&[82, 1, 255], Malformed::Utf8),
-        (&[12], Malformed::WireType),
+        (&[0, 0], WireError::Key),
+        (&[9, 0, 0, 0, 0, 0, 0, 0, 0], WireError::WireType),
+        (&[82, 2, 97], WireError::Truncated),
+        (&[82, 1, 255], WireError::Utf8),
+        (&[12], WireError::WireType),
         // An entry of a map with the wire type of a group.
-        (&[107, 108], Malformed::WireType),
+        (&[107, 108], WireError::WireType),
         // An unknown group that does not end.
-        (&[0xc3, 0x3e], Malformed::Varint),
-        (&[0xc3, 0x3e, 0xcc, 0x3e], Malformed::Group),
+        (&[0xc3, 0x3e], WireError::Varint),
+        (&[0xc3, 0x3e, 0xcc, 0x3e], WireError::Group),
     ] {
         assert_eq!(
             Sample::read(bytes),
-            Err(Fault::Malformed(wanted)),
+            Err(CodecError::Malformed(wanted)),
             "{bytes:?}"
         );
     }
     let groups = [0xc3_u8, 0x3e].repeat(100_000);
     assert_eq!(
         Sample::read(&groups),
-        Err(Fault::Malformed(Malformed::Group))
+        Err(CodecError::Malformed(WireError::Group))
     );
 }

@@ -5,48 +5,48 @@ use std::collections::BTreeSet;
 use argosy_state::ids::TaskKey;
 use argosy_state::task::TaskState;
 
-use super::{Audit, executor_of};
+use super::{ClusterAudit, executor_of};
 use crate::history::{self, FinalTask};
-use crate::sim::system::machine::Machine;
+use crate::sim::system::machine::SimMachine;
 
 /// Registered tasks, running tasks and running executors at one moment.
 #[derive(Debug, PartialEq, Eq)]
-pub(in crate::sim::system) struct Work {
+pub(in crate::sim::system) struct TaskSnapshot {
     registered: Vec<(TaskKey, TaskState)>,
     running: Vec<Vec<TaskKey>>,
     executors: Vec<Vec<TaskKey>>,
 }
 
-impl Audit {
+impl ClusterAudit {
     /// Returns the current state; `None` while the cluster is not healthy, or an agent has had no
     /// message of its leader since then.
-    pub(in crate::sim::system) fn work(&self, since_ms: u64) -> Option<Work> {
+    pub(in crate::sim::system) fn work(&self, since_ms: u64) -> Option<TaskSnapshot> {
         let live = self.log.registry().tasks();
         let live = live.filter(|task| !task.is_terminal());
         let machines = || self.world.machines.iter();
         let is_led = machines().all(|machine| machine.obeyed_ms() > since_ms);
-        (is_led && self.unwell().is_empty()).then(|| Work {
+        (is_led && self.unrecovered().is_empty()).then(|| TaskSnapshot {
             registered: live.map(|task| (task.key.clone(), task.state)).collect(),
-            running: machines().map(Machine::running).collect(),
-            executors: machines().map(Machine::executors).collect(),
+            running: machines().map(SimMachine::running).collect(),
+            executors: machines().map(SimMachine::executors).collect(),
         })
     }
 
     /// Checks a cluster in which nothing has changed for a while.
-    pub(in crate::sim::system) fn judge_rest(&self, now_ms: u64) {
+    pub(in crate::sim::system) fn check_rest(&self, now_ms: u64) {
         self.note_running();
         let machines = self.world.machines.iter();
         for machine in machines {
             let torn = machine.torn_groups().into_iter();
             let late = machine.overdue(now_ms);
             torn.chain(late).for_each(|words| self.violation(words));
-            self.judge_executors(machine);
+            self.check_executors(machine);
         }
     }
 
     /// Checks executors. A task that an executor has not received yet does not count: it may wait
     /// until the executor has ended.
-    fn judge_executors(&self, machine: &Machine) {
+    fn check_executors(&self, machine: &SimMachine) {
         let Some(agent) = machine.agent() else {
             return;
         };
@@ -56,7 +56,9 @@ impl Audit {
         for key in machine.executors() {
             if !needed.contains(&key) {
                 let host = &machine.name;
-                self.violation(format!("T12: executor {key} runs on {host} without a task"));
+                self.violation(format!(
+                    "ExecutorLifetime: executor {key} runs on {host} without a task"
+                ));
             }
         }
     }
@@ -72,11 +74,11 @@ impl Audit {
         });
         let tasks = tasks.collect();
         let recorder = &self.world.notes.recorder;
-        recorder.observe("audit", history::Audit::Registry { tasks });
+        recorder.observe("audit", history::AuditFinding::Registry { tasks });
         for machine in self.world.machines.iter() {
             if let Some(agent) = machine.agent() {
                 let tasks = machine.running();
-                recorder.observe("audit", history::Audit::Host { agent, tasks });
+                recorder.observe("audit", history::AuditFinding::Host { agent, tasks });
             }
         }
     }

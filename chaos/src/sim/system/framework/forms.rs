@@ -2,17 +2,17 @@
 //! of created tasks determines the form, so that no other choice depends on it.
 
 use argosy_client::resources::{self, Remainder};
-use argosy_client::scheduler::{Accept, Call, Driver, Operation};
+use argosy_client::scheduler::{Accept, CallHandle, OfferOperation, SchedulerDriver};
 use argosy_proto::v1;
 
-use super::Simulated;
+use super::SimFramework;
 
 /// Resources of an executor without its tasks.
 const EXECUTOR: &str = "cpus:0.1;mem:16";
 
 /// How the tasks of one call belong together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Form {
+pub(super) enum LaunchForm {
     Alone,
     /// A group whose id is soon used again.
     Group(u64),
@@ -20,7 +20,7 @@ pub(super) enum Form {
     Executor(u64),
 }
 
-impl Form {
+impl LaunchForm {
     /// Returns the form of the next call of a framework that has created this many tasks.
     pub(super) fn of(made: u64) -> Self {
         match made % 5 {
@@ -72,34 +72,34 @@ fn executor(number: u64) -> v1::ExecutorSpec {
     }
 }
 
-impl Simulated {
+impl SimFramework {
     /// Launches tasks on one offer, in their form.
     pub(super) fn launch(
         &self,
-        driver: &Driver,
+        driver: &SchedulerDriver,
         offer: &v1::Offer,
         tasks: Vec<v1::TaskSpec>,
-        form: Form,
-    ) -> Call {
+        form: LaunchForm,
+    ) -> CallHandle {
         self.world.notes.count(match form {
-            Form::Alone => "launches of single tasks",
-            Form::Group(_) => "launches of groups",
-            Form::Executor(_) => "launches in executors",
+            LaunchForm::Alone => "launches of single tasks",
+            LaunchForm::Group(_) => "launches of groups",
+            LaunchForm::Executor(_) => "launches in executors",
         });
         let operations = match form {
-            Form::Group(number) => {
+            LaunchForm::Group(number) => {
                 let group_id = format!("g{number}");
-                vec![Operation::LaunchGroup { group_id, tasks }]
+                vec![OfferOperation::LaunchGroup { group_id, tasks }]
             }
             // All tasks but the first are in a second operation.
-            Form::Alone if tasks.len() > 1 => {
+            LaunchForm::Alone if tasks.len() > 1 => {
                 let mut first = tasks;
                 let rest = first.split_off(1);
-                vec![Operation::Launch(first), Operation::Launch(rest)]
+                vec![OfferOperation::Launch(first), OfferOperation::Launch(rest)]
             }
-            Form::Alone | Form::Executor(_) => vec![Operation::Launch(tasks)],
+            LaunchForm::Alone | LaunchForm::Executor(_) => vec![OfferOperation::Launch(tasks)],
         };
-        if let Form::Executor(number) = form
+        if let LaunchForm::Executor(number) = form
             && let Some(framework) = self.id
         {
             // The executor echoes messages. The id shows it that a message is for it.
@@ -116,7 +116,7 @@ impl Simulated {
     }
 
     /// Handles a message of an executor: an echo.
-    pub(super) fn heard(&self, message: &v1::ExecutorMessage) {
+    pub(super) fn received(&self, message: &v1::ExecutorMessage) {
         let own = self.id.map(|framework| framework.to_string());
         let meant = format!("{}/{}", message.framework_id, message.executor_id);
         let is_own = own.as_ref() == Some(&message.framework_id);

@@ -6,15 +6,15 @@ use std::time::Duration;
 use argosy_client::resources::Remainder;
 use argosy_proto::v1;
 
-use super::Simulated;
+use super::SimFramework;
 use crate::history::Operation;
-use crate::sim::system::early_reconcile::Question;
-use crate::sim::system::stale_accept::Again;
+use crate::sim::system::early_reconcile::EarlyReconcile;
+use crate::sim::system::stale_accept::StaleAccept;
 
 /// First number of the calls that bypass the SDK.
 const STRAY_CALLS: u64 = 1_000_000;
 
-impl Simulated {
+impl SimFramework {
     /// Accepts a used offer, of any master and without the SDK.
     pub(super) fn accept_again(&mut self) {
         let used: Vec<_> = self.used.iter().cloned().collect();
@@ -52,7 +52,7 @@ impl Simulated {
             filter_ms: Some(0),
             all_or_nothing: false,
         };
-        let again = Again {
+        let again = StaleAccept {
             invoked: operation.map(|operation| self.invoke(operation)),
             world: self.world.clone(),
             host: self.name.clone(),
@@ -65,7 +65,7 @@ impl Simulated {
     }
 
     /// Reconciles a task whose acceptance has just been sent, without the SDK.
-    pub(super) fn ask_early(&mut self, task: &str) {
+    pub(super) fn reconcile_early(&mut self, task: &str) {
         let (Some(framework), Some(key)) = (self.id, self.key(task)) else {
             return;
         };
@@ -76,13 +76,13 @@ impl Simulated {
             next_number: self.numbered + 1,
             ..v1::ReconcileRequest::default()
         };
-        let question = Question {
+        let question = EarlyReconcile {
             world: self.world.clone(),
             host: self.name.clone(),
             request,
             task: key,
             after: Duration::from_millis(self.chance.between(0, 12)),
         };
-        question.spread();
+        question.send_to_all();
     }
 }

@@ -7,21 +7,25 @@ use argosy_client::scheduler::{SchedulerConfig, SchedulerError, run};
 use argosy_client::{ConnectorConfig, Masters};
 use tokio_util::sync::CancellationToken;
 
-use super::{Habit, Simulated};
+use super::{SimFramework, SimFrameworkBehaviour};
 use crate::sim::network;
-use crate::sim::system::world::{Act, Held, RIVAL, SHORT_PATIENCE_MS, World, framework_name};
+use crate::sim::system::world::{
+    HeldOffers, RIVAL, SHORT_PATIENCE_MS, SingleFault, World, framework_name,
+};
 
 /// Timeout of the offers of a framework that declines most of them, in milliseconds. Some expire in
 /// each simulation.
 const SHORT_OFFER_MS: u64 = 3_000;
 
 /// Returns the failover timeout of a framework, in milliseconds: by its place, and by seed.
-pub(super) fn patience_ms(world: &World, place: usize) -> u64 {
+pub(super) fn failover_timeout_ms(world: &World, place: usize) -> u64 {
     const LONG: u64 = 3_600_000;
-    match (Habit::of(place), world.seed % 3) {
-        (Habit::Crasher, _) if world.act == Act::Retire => SHORT_PATIENCE_MS,
-        (Habit::Crasher, 0) => 0,
-        (Habit::Crasher, 1) => SHORT_PATIENCE_MS,
+    match (SimFrameworkBehaviour::of(place), world.seed % 3) {
+        (SimFrameworkBehaviour::Crasher, _) if world.act == SingleFault::FrameworkLoss => {
+            SHORT_PATIENCE_MS
+        }
+        (SimFrameworkBehaviour::Crasher, 0) => 0,
+        (SimFrameworkBehaviour::Crasher, 1) => SHORT_PATIENCE_MS,
         _ => LONG,
     }
 }
@@ -41,7 +45,7 @@ pub(in crate::sim::system) async fn framework(world: World, place: usize) -> tur
 /// Runs a second scheduler, which takes a framework over while the first one lives, and is
 /// superseded again.
 pub(in crate::sim::system) async fn rival(world: World) -> turmoil::Result {
-    let rival = world.kept().rival;
+    let rival = world.state().rival;
     if let Some(place) = rival {
         scheduler(&world, place, RIVAL.to_owned()).await;
     }
@@ -50,7 +54,7 @@ pub(in crate::sim::system) async fn rival(world: World) -> turmoil::Result {
 
 /// Runs one session. Returns whether it was ended on purpose.
 async fn scheduler(world: &World, place: usize, name: String) -> bool {
-    let mut chance = world.new_life(&name);
+    let mut chance = world.new_incarnation(&name);
     let masters = Masters::new(world.masters()).expect("the addresses are valid");
     let mut config = SchedulerConfig::new(masters, &framework_name(place));
     config.connector = ConnectorConfig {
@@ -58,30 +62,30 @@ async fn scheduler(world: &World, place: usize, name: String) -> bool {
         seed: chance.next(),
     };
     config.session = chance.next().max(1);
-    config.info.failover_timeout_ms = Some(patience_ms(world, place));
-    if Habit::of(place) == Habit::Decliner {
+    config.info.failover_timeout_ms = Some(failover_timeout_ms(world, place));
+    if SimFrameworkBehaviour::of(place) == SimFrameworkBehaviour::Decliner {
         config.info.offer_timeout_ms = SHORT_OFFER_MS;
     }
     config.tick = Duration::from_millis(300);
     config.first_subscription = None;
     config.framework_id = world
-        .kept()
+        .state()
         .frameworks
         .entry(place)
         .or_default()
         .framework
         .clone();
-    let held = Held {
+    let held = HeldOffers {
         session: config.session,
-        ..Held::default()
+        ..HeldOffers::default()
     };
-    world.kept().held.insert(place, held);
-    let mut scheduler = Simulated::new(world, place, name, config.session, chance);
+    world.state().held.insert(place, held);
+    let mut scheduler = SimFramework::new(world, place, name, config.session, chance);
     match run(&mut scheduler, config, CancellationToken::new()).await {
         // The message was for an earlier incarnation and was delayed by the network, or the
         // framework has a rival.
         Err(SchedulerError::Superseded(why)) => {
-            if world.kept().rivalled.contains(&place) {
+            if world.state().rivalled.contains(&place) {
                 world.notes.count("schedulers superseded");
                 tokio::time::sleep(Duration::from_secs(2)).await;
             } else {
@@ -94,7 +98,7 @@ async fn scheduler(world: &World, place: usize, name: String) -> bool {
         }
         Err(SchedulerError::Removed(_)) => {
             world.notes.count("frameworks begun anew");
-            world.kept().frameworks.remove(&place);
+            world.state().frameworks.remove(&place);
         }
         Err(error) => {
             let words = format!("{} ended: {error}", scheduler.name);

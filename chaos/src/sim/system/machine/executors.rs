@@ -3,32 +3,32 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use argosy_agent::core::{ContainerName, ExecutorSaid, How, Instance, Start};
-use argosy_client::executor::{Book, News, TaskName};
+use argosy_agent::core::{CommandStatus, ContainerName, ContainerStart, ExecutorEvent, Instance};
+use argosy_client::executor::{ExecutorState, TaskName, TaskStateChange};
 use argosy_client::resources;
 use argosy_proto::v1;
 use argosy_proto::v1::to_executor::Message as Told;
 use argosy_state::ids::{OrderIndex, TaskId, TaskKey};
 use argosy_state::resources::Resources;
 
-use super::{Container, Inner, Machine, Phase, Script, script};
+use super::{ContainerPhase, MachineState, Script, SimContainer, SimMachine, script};
 use crate::history::witness;
-use crate::sim::system::task_oracle::Ledger;
+use crate::sim::system::task_oracle::TaskOracle;
 
 /// The state of an executor, in addition to its container.
 #[derive(Debug, Default)]
-pub(super) struct Executor {
-    book: Book,
-    works: BTreeMap<TaskName, Work>,
+pub(super) struct SimExecutor {
+    book: ExecutorState,
+    works: BTreeMap<TaskName, ExecutorTask>,
     /// The messages for the current stream.
-    unsent: VecDeque<ExecutorSaid>,
+    unsent: VecDeque<ExecutorEvent>,
     /// The time at which it ends despite unacknowledged updates.
     end_by_ms: Option<u64>,
 }
 
 /// The process of one task.
 #[derive(Debug)]
-struct Work {
+struct ExecutorTask {
     key: TaskKey,
     uses: Resources,
     script: Script,
@@ -38,7 +38,7 @@ struct Work {
 }
 
 /// A process of a task.
-pub(super) struct Process<'a> {
+pub(super) struct TaskProcessView<'a> {
     pub(super) key: &'a TaskKey,
     pub(super) container: ContainerName,
     pub(super) pid: u32,
@@ -47,9 +47,9 @@ pub(super) struct Process<'a> {
     pub(super) ran_ms: u64,
 }
 
-impl Executor {
+impl SimExecutor {
     /// Returns the executor of a container, if tasks are to run in it.
-    pub(super) fn of(start: &Start) -> Option<Self> {
+    pub(super) fn of(start: &ContainerStart) -> Option<Self> {
         let executor = start.launch.spec.as_ref()?.executor.as_ref();
         executor.map(|_| Self::default())
     }
@@ -57,7 +57,7 @@ impl Executor {
 
 /// Returns the resources of a container itself. An executor's limits include its tasks, which are
 /// counted one by one.
-pub(super) fn uses(start: &Start) -> Resources {
+pub(super) fn uses(start: &ContainerStart) -> Resources {
     let spec = start.launch.spec.as_ref();
     let own = spec.map(|spec| match &spec.executor {
         Some(executor) => &executor.resources,
@@ -67,22 +67,22 @@ pub(super) fn uses(start: &Start) -> Resources {
         .unwrap_or_default()
 }
 
-impl Work {
+impl ExecutorTask {
     /// Returns when it ends, and how.
-    fn end(&self) -> Option<(u64, How)> {
+    fn end(&self) -> Option<(u64, CommandStatus)> {
         let by_itself = self.script.run_ms.map(|run_ms| {
-            let how = How::Code(self.script.code);
+            let how = CommandStatus::Code(self.script.code);
             (self.since_ms + run_ms, how)
         });
-        let stopped = self.stop_ms.map(|at_ms| (at_ms, How::Signal(15)));
+        let stopped = self.stop_ms.map(|at_ms| (at_ms, CommandStatus::Signal(15)));
         let all = [by_itself, stopped];
         all.into_iter().flatten().min_by_key(|(at_ms, _)| *at_ms)
     }
 }
 
-impl Container {
+impl SimContainer {
     /// Ends the tasks whose time is over, before the container's own end if that has come.
-    pub(super) fn work(&mut self, host: &str, ledger: &Ledger, since_ms: u64, now_ms: u64) {
+    pub(super) fn work(&mut self, host: &str, ledger: &TaskOracle, since_ms: u64, now_ms: u64) {
         let until_ms = now_ms.min(self.stop.map_or(u64::MAX, |(at_ms, _)| at_ms));
         let Some(executor) = &mut self.executor else {
             return;
@@ -94,11 +94,11 @@ impl Container {
         for ((_, how), name) in ends {
             if let Some(work) = executor.works.remove(&name) {
                 ledger.ended(host, &work.key, how);
-                executor.tell(ended(name, how));
+                executor.report(ended(name, how));
             }
         }
         let is_over = executor.end_by_ms.is_some_and(|by_ms| by_ms <= now_ms)
-            || (executor.end_by_ms.is_some() && executor.book.is_settled());
+            || (executor.end_by_ms.is_some() && executor.book.is_idle());
         if is_over && self.script.run_ms.is_none() {
             self.script = Script {
                 run_ms: Some(now_ms.saturating_sub(since_ms)),
@@ -108,12 +108,12 @@ impl Container {
     }
 
     /// Ends all processes: that of the task itself, or those of the tasks in the executor.
-    pub(super) fn end_processes(&mut self, host: &str, ledger: &Ledger, how: How) {
+    pub(super) fn end_processes(&mut self, host: &str, ledger: &TaskOracle, how: CommandStatus) {
         match &mut self.executor {
             None => ledger.ended(host, &self.key, how),
             Some(executor) => {
                 for (_, work) in std::mem::take(&mut executor.works) {
-                    ledger.ended(host, &work.key, How::Signal(9));
+                    ledger.ended(host, &work.key, CommandStatus::Signal(9));
                 }
             }
         }
@@ -131,26 +131,26 @@ impl Container {
     }
 }
 
-impl Executor {
-    fn tell(&mut self, news: News) {
+impl SimExecutor {
+    fn report(&mut self, news: TaskStateChange) {
         if let Some(update) = self.book.note(news) {
             self.unsent
-                .push_back(ExecutorSaid::Update(Box::new(update)));
+                .push_back(ExecutorEvent::Update(Box::new(update)));
         }
     }
 }
 
-impl Inner {
+impl MachineState {
     /// Returns the current processes of tasks.
-    pub(super) fn processes(&self) -> impl Iterator<Item = Process<'_>> {
+    pub(super) fn processes(&self) -> impl Iterator<Item = TaskProcessView<'_>> {
         let settled_ms = self.settled_ms;
         let containers = self.containers.iter();
         let running = containers.filter_map(|(name, container)| match container.phase {
-            Phase::Running { pid, since_ms } => Some((*name, container, pid, since_ms)),
-            Phase::Preparing { .. } | Phase::Ended(_) => None,
+            ContainerPhase::Running { pid, since_ms } => Some((*name, container, pid, since_ms)),
+            ContainerPhase::Preparing { .. } | ContainerPhase::Ended(_) => None,
         });
         running.flat_map(move |(name, container, pid, since_ms)| {
-            let own = container.executor.is_none().then_some(Process {
+            let own = container.executor.is_none().then_some(TaskProcessView {
                 key: &container.key,
                 container: name,
                 pid: pid.unsigned_abs(),
@@ -158,7 +158,7 @@ impl Inner {
                 ran_ms: settled_ms.saturating_sub(since_ms),
             });
             let works = container.executor.iter().flat_map(|one| one.works.values());
-            let works = works.map(move |work| Process {
+            let works = works.map(move |work| TaskProcessView {
                 key: &work.key,
                 container: name,
                 pid: work.pid.unsigned_abs(),
@@ -174,24 +174,27 @@ impl Inner {
         let others = self.containers.iter().filter(|(_, container)| {
             container.executor.is_some()
                 && container.key == *key
-                && !matches!(container.phase, Phase::Ended(_))
+                && !matches!(container.phase, ContainerPhase::Ended(_))
         });
         for (name, _) in others {
-            let words =
-                format!("T12: executor {key} is started on {host} beside {name}, which is it");
+            let words = format!(
+                "ExecutorLifetime: executor {key} is started on {host} beside {name}, which is it"
+            );
             self.ledger.notes.violation(words);
         }
     }
 }
 
-impl Machine {
+impl SimMachine {
     /// Returns the executors that have a process now.
     pub(in crate::sim::system) fn executors(&self) -> Vec<TaskKey> {
         let inner = self.inner();
         let all = inner.containers.values();
-        all.filter(|one| one.executor.is_some() && matches!(one.phase, Phase::Running { .. }))
-            .map(|container| container.key.clone())
-            .collect()
+        all.filter(|one| {
+            one.executor.is_some() && matches!(one.phase, ContainerPhase::Running { .. })
+        })
+        .map(|container| container.key.clone())
+        .collect()
     }
 
     /// Returns an executor's first message of a stream; `None` if it does not run.
@@ -199,36 +202,36 @@ impl Machine {
         &self,
         name: ContainerName,
         now_ms: u64,
-    ) -> Option<ExecutorSaid> {
+    ) -> Option<ExecutorEvent> {
         let mut inner = self.inner();
         inner.settle(&self.name, now_ms);
         let executor = inner.executor(name)?;
         executor.unsent.clear();
         let first = executor.book.subscribe(Vec::new());
-        Some(ExecutorSaid::Subscribed {
+        Some(ExecutorEvent::Subscribed {
             tasks: first.tasks,
             unacknowledged: first.unacknowledged,
-            version: argosy_proto::versions::Versions::OWN.newest,
+            version: argosy_proto::versions::VersionRange::OWN.newest,
         })
     }
 
     /// Returns an executor's current messages, and when there may be more; `None` if it does not
     /// run.
-    pub(in crate::sim::system) fn speak(
+    pub(in crate::sim::system) fn take_messages(
         &self,
         name: ContainerName,
         now_ms: u64,
-    ) -> Option<(VecDeque<ExecutorSaid>, Option<u64>)> {
+    ) -> Option<(VecDeque<ExecutorEvent>, Option<u64>)> {
         let mut inner = self.inner();
         inner.settle(&self.name, now_ms);
         let executor = inner.executor(name)?;
-        let ends = executor.works.values().filter_map(Work::end);
+        let ends = executor.works.values().filter_map(ExecutorTask::end);
         let next_ms = ends.map(|(at_ms, _)| at_ms).min();
         Some((std::mem::take(&mut executor.unsent), next_ms))
     }
 
     /// Handles a message of the agent to an executor.
-    pub(in crate::sim::system) fn hear(
+    pub(in crate::sim::system) fn receive(
         &self,
         name: ContainerName,
         message: Option<Told>,
@@ -277,10 +280,10 @@ impl Machine {
     }
 }
 
-impl Inner {
-    fn executor(&mut self, name: ContainerName) -> Option<&mut Executor> {
+impl MachineState {
+    fn executor(&mut self, name: ContainerName) -> Option<&mut SimExecutor> {
         let container = self.containers.get_mut(&name)?;
-        let runs = matches!(container.phase, Phase::Running { .. });
+        let runs = matches!(container.phase, ContainerPhase::Running { .. });
         container.executor.as_deref_mut().filter(|_| runs)
     }
 
@@ -304,14 +307,14 @@ impl Inner {
             return;
         }
         let key = TaskKey { framework, task };
-        let start = witness::Start {
+        let start = witness::ProcessStart {
             order: Some(OrderIndex(launch.order_index)),
             nonce: format!("{host}/{name}/{}", own.order),
             boot_id,
             pid: pid.unsigned_abs(),
             start_time: now_ms,
         };
-        let work = Work {
+        let work = ExecutorTask {
             key: key.clone(),
             uses: resources::from_wire(&spec.resources).unwrap_or_default(),
             script: script(&spec.shell),
@@ -320,7 +323,7 @@ impl Inner {
             stop_ms: None,
         };
         executor.works.insert(own.clone(), work);
-        executor.tell(News {
+        executor.report(TaskStateChange {
             name: own,
             state: v1::TaskState::Running,
             text: String::new(),
@@ -329,7 +332,7 @@ impl Inner {
         self.pids = pid;
         self.ledger.started(host, &key, start);
         self.ledger.notes.count("tasks started by executors");
-        self.weigh(host);
+        self.check_resources(host);
     }
 
     /// Echoes a message, if it is for this executor.
@@ -342,7 +345,7 @@ impl Inner {
         }
         self.ledger.notes.count("messages to executors");
         if let Some(executor) = self.executor(name) {
-            executor.unsent.push_back(ExecutorSaid::Message(data));
+            executor.unsent.push_back(ExecutorEvent::Message(data));
         }
     }
 }
@@ -358,14 +361,14 @@ pub(in crate::sim::system) fn instance(
     }
 }
 
-fn ended(name: TaskName, how: How) -> News {
+fn ended(name: TaskName, how: CommandStatus) -> TaskStateChange {
     let (state, exit) = match how {
-        How::Code(0) => (v1::TaskState::Finished, v1::exit::How::Code(0)),
-        How::Code(code) => (v1::TaskState::Failed, v1::exit::How::Code(code)),
-        How::Signal(signal) => (v1::TaskState::Killed, v1::exit::How::Signal(signal)),
-        How::NotStarted => unreachable!("what runs was started"),
+        CommandStatus::Code(0) => (v1::TaskState::Finished, v1::exit::How::Code(0)),
+        CommandStatus::Code(code) => (v1::TaskState::Failed, v1::exit::How::Code(code)),
+        CommandStatus::Signal(signal) => (v1::TaskState::Killed, v1::exit::How::Signal(signal)),
+        CommandStatus::NotStarted => unreachable!("what runs was started"),
     };
-    News {
+    TaskStateChange {
         name,
         state,
         text: String::new(),

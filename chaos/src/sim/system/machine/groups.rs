@@ -2,36 +2,36 @@
 
 use std::collections::BTreeMap;
 
-use argosy_agent::core::{ContainerName, How, Start};
+use argosy_agent::core::{CommandStatus, ContainerName, ContainerStart};
 
-use super::Machine;
+use super::SimMachine;
 
 /// Every group of which this machine was to start tasks, by the name of its shared resources.
 #[derive(Debug, Default)]
-pub(super) struct Groups(BTreeMap<ContainerName, Group>);
+pub(super) struct SimTaskGroups(BTreeMap<ContainerName, SimTaskGroup>);
 
 #[derive(Debug)]
-struct Group {
+struct SimTaskGroup {
     size: usize,
     /// When its tasks were prepared, all at the same time.
     prepared_ms: u64,
-    members: BTreeMap<ContainerName, Member>,
+    members: BTreeMap<ContainerName, MemberState>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Member {
+enum MemberState {
     Prepared,
     Running,
-    Ended(How),
+    Ended(CommandStatus),
 }
 
-impl Groups {
+impl SimTaskGroups {
     /// Records the preparation of a task, and returns a violation, if any. A group without started
     /// tasks may be prepared again.
-    pub(super) fn prepare(&mut self, start: &Start, now_ms: u64) -> Option<String> {
+    pub(super) fn prepare(&mut self, start: &ContainerStart, now_ms: u64) -> Option<String> {
         let name = start.group.as_ref()?.name;
         let place = start.launch.spec.as_ref()?.group.as_ref()?;
-        let group = self.0.entry(name).or_insert_with(|| Group {
+        let group = self.0.entry(name).or_insert_with(|| SimTaskGroup {
             size: place.size as usize,
             prepared_ms: now_ms,
             members: BTreeMap::new(),
@@ -39,17 +39,17 @@ impl Groups {
         let mut wrong = None;
         if group.prepared_ms != now_ms {
             let mut begun = group.members.iter();
-            let begun = begun.find(|(_, member)| **member != Member::Prepared);
+            let begun = begun.find(|(_, member)| **member != MemberState::Prepared);
             wrong = begun.map(|(other, member)| {
                 format!(
-                    "T11: {} of group {name} is started when {other} is {member:?} already",
+                    "GroupAtomicity: {} of group {name} is started when {other} is {member:?} already",
                     start.name
                 )
             });
             group.prepared_ms = now_ms;
             group.members.clear();
         }
-        group.members.insert(start.name, Member::Prepared);
+        group.members.insert(start.name, MemberState::Prepared);
         wrong
     }
 
@@ -61,40 +61,48 @@ impl Groups {
     ) -> Option<String> {
         let own = group?;
         let group = self.0.get_mut(&own)?;
-        group.members.insert(name, Member::Running);
+        group.members.insert(name, MemberState::Running);
         let known = group.members.len();
         (known != group.size).then(|| {
             let size = group.size;
-            format!("T11: {name} runs, and {known} of {size} tasks of group {own} are to")
+            format!(
+                "GroupAtomicity: {name} runs, and {known} of {size} tasks of group {own} are to"
+            )
         })
     }
 
-    pub(super) fn ended(&mut self, name: ContainerName, group: Option<ContainerName>, how: How) {
+    pub(super) fn ended(
+        &mut self,
+        name: ContainerName,
+        group: Option<ContainerName>,
+        how: CommandStatus,
+    ) {
         let group = group.and_then(|group| self.0.get_mut(&group));
         let member = group.and_then(|group| group.members.get_mut(&name));
         if let Some(member) = member {
-            *member = Member::Ended(how);
+            *member = MemberState::Ended(how);
         }
     }
 
     /// Returns running tasks of groups in which another task has failed.
     fn torn(&self, host: &str) -> Vec<String> {
         let torn = self.0.iter().filter_map(|(name, group)| {
-            let of = |wanted: &dyn Fn(Member) -> bool| {
+            let of = |wanted: &dyn Fn(MemberState) -> bool| {
                 let mut found = group.members.iter().filter(|(_, own)| wanted(**own));
                 found.next().map(|(name, _)| *name)
             };
-            let failed = of(&|own| matches!(own, Member::Ended(how) if how != How::Code(0)))?;
-            let runs = of(&|own| own == Member::Running)?;
+            let failed =
+                of(&|own| matches!(own, MemberState::Ended(how) if how != CommandStatus::Code(0)))?;
+            let runs = of(&|own| own == MemberState::Running)?;
             Some(format!(
-                "T11: {runs} runs on {host}, and {failed} of its group {name} has ended badly"
+                "GroupAtomicity: {runs} runs on {host}, and {failed} of its group {name} has ended badly"
             ))
         });
         torn.collect()
     }
 }
 
-impl Machine {
+impl SimMachine {
     /// Returns running tasks of groups in which another task has failed.
     pub(in crate::sim::system) fn torn_groups(&self) -> Vec<String> {
         self.inner().groups.torn(&self.name)
@@ -105,9 +113,9 @@ impl Machine {
         let inner = self.inner();
         let members = inner.groups.0.get(&group);
         let members = members.into_iter().flat_map(|group| &group.members);
-        for (name, _) in members.filter(|(_, own)| **own == Member::Running) {
+        for (name, _) in members.filter(|(_, own)| **own == MemberState::Running) {
             let words = format!(
-                "T11: what group {group} shares is taken back, and {name} runs on {}",
+                "GroupAtomicity: what group {group} shares is taken back, and {name} runs on {}",
                 self.name
             );
             inner.ledger.notes.violation(words);
@@ -129,7 +137,7 @@ mod tests {
     }
 
     /// Returns the start of one of two tasks.
-    fn start(order: u64) -> Start {
+    fn start(order: u64) -> ContainerStart {
         let group = v1::TaskGroup {
             size: 2,
             ..v1::TaskGroup::default()
@@ -142,7 +150,7 @@ mod tests {
             spec: Some(spec),
             ..v1::LaunchOrder::default()
         };
-        Start {
+        ContainerStart {
             name: name(order, 1),
             key: TaskKey {
                 framework: FrameworkId(3),
@@ -159,8 +167,8 @@ mod tests {
         }
     }
 
-    fn prepared() -> Groups {
-        let mut groups = Groups::default();
+    fn prepared() -> SimTaskGroups {
+        let mut groups = SimTaskGroups::default();
         assert_eq!(groups.prepare(&start(7), 40), None);
         assert_eq!(groups.prepare(&start(8), 40), None);
         groups
@@ -173,16 +181,16 @@ mod tests {
         for order in [7, 8] {
             assert_eq!(groups.started(name(order, 1), own), None);
         }
-        groups.ended(name(7, 1), own, How::Code(0));
+        groups.ended(name(7, 1), own, CommandStatus::Code(0));
         assert_eq!(groups.torn("host-1"), [""; 0]);
-        groups.ended(name(8, 1), own, How::Code(3));
+        groups.ended(name(8, 1), own, CommandStatus::Code(3));
         assert_eq!(groups.torn("host-1"), [""; 0]);
     }
 
     #[test]
     fn what_a_group_may_not_do_is_told_under_its_rule() {
         let own = Some(name(7, 0));
-        let mut early = Groups::default();
+        let mut early = SimTaskGroups::default();
         assert_eq!(early.prepare(&start(7), 40), None);
         let alone = early.started(name(7, 1), own).unwrap();
         let late = early.prepare(&start(8), 90).unwrap();
@@ -190,14 +198,14 @@ mod tests {
         for order in [7, 8] {
             assert_eq!(groups.started(name(order, 1), own), None);
         }
-        groups.ended(name(7, 1), own, How::Code(3));
+        groups.ended(name(7, 1), own, CommandStatus::Code(3));
         let torn = groups.torn("host-1").remove(0);
         for (words, part) in [
             (alone, "1 of 2 tasks"),
             (late, "Running already"),
             (torn, "has ended badly"),
         ] {
-            assert_eq!(rule_named(&words), Some(Rule::T11), "{words}");
+            assert_eq!(rule_named(&words), Some(Rule::GroupAtomicity), "{words}");
             assert!(words.contains(part), "{words}");
         }
     }

@@ -5,22 +5,22 @@ use argosy_agent::journal;
 use argosy_proto::v1;
 use argosy_state::ids::{AgentId, Epoch, OrderIndex, TaskKey};
 
-use super::{Container, Limited, Machine, Phase, pids_limit};
+use super::{ContainerLimits, ContainerPhase, SimContainer, SimMachine, pids_limit};
 use crate::history::{AgentFact, TaskFact};
 use crate::sim::system::world::COPY;
 
 /// Time for which a task may run beyond its limit: its agent may have been down until recently.
 const LATE_MS: u64 = 1_500;
 
-impl Machine {
+impl SimMachine {
     /// Returns the content of the journal that a power cut would leave.
-    pub(in crate::sim::system) fn synced(&self) -> journal::Contents {
+    pub(in crate::sim::system) fn synced(&self) -> journal::JournalContents {
         match journal::read_synced(&self.disk) {
             Ok(contents) => contents,
             Err(why) => {
                 let words = format!("the journal of {} cannot be read: {why}", self.name);
                 self.inner().ledger.notes.violation(words);
-                journal::Contents::default()
+                journal::JournalContents::default()
             }
         }
     }
@@ -31,7 +31,10 @@ impl Machine {
     }
 
     /// Returns the highest epoch on its disk, and records it if it has changed.
-    pub(in crate::sim::system) fn stored_epoch(&self, contents: &journal::Contents) -> Epoch {
+    pub(in crate::sim::system) fn stored_epoch(
+        &self,
+        contents: &journal::JournalContents,
+    ) -> Epoch {
         let identity = &contents.facts.identity;
         let epoch = identity.epoch;
         let mut inner = self.inner();
@@ -87,7 +90,7 @@ impl Machine {
 
     /// Records that a former incarnation stored these launches: they are not acted on for the first
     /// time any more.
-    pub(in crate::sim::system) fn had_stored<'a>(
+    pub(in crate::sim::system) fn mark_stored<'a>(
         &self,
         launches: impl Iterator<Item = &'a Instance>,
     ) {
@@ -131,7 +134,7 @@ impl Machine {
         order: OrderIndex,
     ) {
         if let Some(container) = self.inner().containers.get_mut(&name) {
-            container.limited = Limited {
+            container.limited = ContainerLimits {
                 pids: pids_limit(launch),
                 order,
             };
@@ -143,10 +146,10 @@ impl Machine {
     }
 
     /// Returns the limits of the container of a launch, if it has one that runs.
-    pub(in crate::sim::system) fn limited_to(&self, instance: Instance) -> Option<Limited> {
+    pub(in crate::sim::system) fn limited_to(&self, instance: Instance) -> Option<ContainerLimits> {
         let inner = self.inner();
         let mut own = inner.containers.iter().filter(|(name, container)| {
-            name.instance == instance && matches!(container.phase, Phase::Running { .. })
+            name.instance == instance && matches!(container.phase, ContainerPhase::Running { .. })
         });
         own.next().map(|(_, container)| container.limited)
     }
@@ -170,15 +173,17 @@ impl Machine {
         let inner = self.inner();
         let all = inner.containers.iter();
         let overdue = all.filter(|(_, container)| match container.phase {
-            Phase::Running { since_ms, .. } if container.complete_ms > 0 => {
+            ContainerPhase::Running { since_ms, .. } if container.complete_ms > 0 => {
                 since_ms + container.complete_ms + container.grace_ms + LATE_MS < now_ms
             }
-            Phase::Preparing { .. } | Phase::Running { .. } | Phase::Ended(_) => false,
+            ContainerPhase::Preparing { .. }
+            | ContainerPhase::Running { .. }
+            | ContainerPhase::Ended(_) => false,
         });
         let words = overdue.map(|(name, container)| {
             let (key, ms) = (&container.key, container.complete_ms);
             let host = &self.name;
-            format!("T6: {key} runs on {host} in {name}, and its max_completion_ms was {ms}")
+            format!("Kills: {key} runs on {host} in {name}, and its max_completion_ms was {ms}")
         });
         words.collect()
     }
@@ -187,7 +192,7 @@ impl Machine {
     /// Those of an executor name their own tasks.
     pub(in crate::sim::system) fn note_adopted(&self, name: ContainerName, key: &TaskKey) {
         let inner = self.inner();
-        let is_executor = |one: &Container| one.executor.is_some();
+        let is_executor = |one: &SimContainer| one.executor.is_some();
         let in_executor = inner.containers.get(&name).is_some_and(is_executor);
         let processes = inner.processes();
         for process in processes.filter(|process| process.container == name) {

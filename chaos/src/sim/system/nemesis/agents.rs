@@ -2,22 +2,22 @@
 
 use std::time::Duration;
 
-use super::{Broken, Nemesis};
+use super::{Nemesis, SystemActiveFault};
 use crate::history::FaultKind;
-use crate::sim::run::Stage;
+use crate::sim::run::Simulation;
 use crate::sim::system::world::{agent_name, master_name};
 
 impl Nemesis {
     /// Cuts every agent from every master, until healing.
-    pub(in crate::sim::system) fn cut_agents(&mut self, stage: &Stage<'_>) {
+    pub(in crate::sim::system) fn cut_agents(&mut self, simulation: &Simulation<'_>) {
         self.note(FaultKind::PartitionBoth, "*", "agents from masters");
-        let until = stage.now() + Duration::from_secs(3_600);
+        let until = simulation.now() + Duration::from_secs(3_600);
         for place in 0..self.world.machines.len() {
             let agent = agent_name(place);
             for master in (0..self.world.stores.len()).map(master_name) {
                 for (from, to) in [(&agent, &master), (&master, &agent)] {
-                    if let Some(link) = self.links.cut(stage, from, to) {
-                        self.broken.add(until, Broken::Link(link));
+                    if let Some(link) = self.links.cut(simulation, from, to) {
+                        self.broken.add(until, SystemActiveFault::Link(link));
                     }
                 }
             }
@@ -25,14 +25,14 @@ impl Nemesis {
     }
 
     /// Cuts every master from every other one, until healing.
-    pub(in crate::sim::system) fn part_masters(&mut self, stage: &Stage<'_>) {
+    pub(in crate::sim::system) fn part_masters(&mut self, simulation: &Simulation<'_>) {
         self.note(FaultKind::PartitionPartial, "*", "masters from each other");
-        self.part_all(stage, (0..self.world.stores.len()).collect());
+        self.part_all(simulation, (0..self.world.stores.len()).collect());
     }
 
     /// Cuts the followers from each other, until healing. None of them can be elected, and the
     /// leader reaches them all.
-    pub(in crate::sim::system) fn part_followers(&mut self, stage: &Stage<'_>) {
+    pub(in crate::sim::system) fn part_followers(&mut self, simulation: &Simulation<'_>) {
         let leader = self.leader.unwrap_or(0);
         self.note(
             FaultKind::PartitionPartial,
@@ -40,16 +40,16 @@ impl Nemesis {
             "followers from each other",
         );
         let followers = (0..self.world.stores.len()).filter(|place| *place != leader);
-        self.part_all(stage, followers.collect());
+        self.part_all(simulation, followers.collect());
     }
 
-    fn part_all(&mut self, stage: &Stage<'_>, masters: Vec<usize>) {
-        let until = stage.now() + Duration::from_secs(3_600);
+    fn part_all(&mut self, simulation: &Simulation<'_>, masters: Vec<usize>) {
+        let until = simulation.now() + Duration::from_secs(3_600);
         for one in &masters {
             for other in masters.iter().filter(|other| *other != one) {
                 let (one, other) = (master_name(*one), master_name(*other));
-                if let Some(link) = self.links.cut(stage, &one, &other) {
-                    self.broken.add(until, Broken::Link(link));
+                if let Some(link) = self.links.cut(simulation, &one, &other) {
+                    self.broken.add(until, SystemActiveFault::Link(link));
                 }
             }
         }
@@ -67,18 +67,18 @@ impl Nemesis {
     }
 
     /// Restarts the processes of all agents. Their tasks continue.
-    pub(in crate::sim::system) fn restart_agents(&mut self, stage: &mut Stage<'_>) {
-        let now_ms = stage.now().as_millis() as u64;
+    pub(in crate::sim::system) fn restart_agents(&mut self, simulation: &mut Simulation<'_>) {
+        let now_ms = simulation.now().as_millis() as u64;
         for place in 0..self.world.machines.len() {
             let name = agent_name(place);
             let machine = self.world.machines[place].clone();
             machine.settle(now_ms);
             machine.note_alive();
             self.note(FaultKind::Crash, &name, "");
-            stage.sim.crash(name.as_str());
+            simulation.sim.crash(name.as_str());
             machine.agent_died();
             self.note(FaultKind::Restart, &name, "");
-            stage.sim.bounce(name.as_str());
+            simulation.sim.bounce(name.as_str());
         }
     }
 }

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use argosy_state::ids::NodeId;
 
-use super::{Broken, Nemesis};
+use super::{Nemesis, SystemActiveFault};
 use crate::history::FaultKind;
-use crate::sim::run::Stage;
-use crate::sim::system::world::{Leaving, Order, Wiped, master_name};
+use crate::sim::run::Simulation;
+use crate::sim::system::world::{LeavingMaster, OperatorRequest, WipedMaster, master_name};
 
 /// The minimum number of voters of a group that loses a voter or a disk.
 const LEAST: usize = 3;
@@ -19,13 +19,13 @@ const MOST: usize = 5;
 impl Nemesis {
     /// Returns the places of masters that are members, or may be.
     pub(in crate::sim::system) fn members(&self) -> Vec<usize> {
-        let kept = self.world.kept();
+        let kept = self.world.state();
         let all = 0..self.world.stores.len();
         all.filter(|place| !kept.absent.contains(place)).collect()
     }
 
     fn is_absent(&self, place: usize) -> bool {
-        self.world.kept().absent.contains(&place)
+        self.world.state().absent.contains(&place)
     }
 
     /// Whether this is a master that must not be started.
@@ -37,18 +37,18 @@ impl Nemesis {
 
     /// Whether the group may lose a disk or a voter.
     fn may_lose_one(&self) -> bool {
-        !self.world.kept().is_changing() && self.members().len() >= LEAST
+        !self.world.state().is_changing() && self.members().len() >= LEAST
     }
 
     /// Wipes a disk. The master must join the group under a new id.
-    pub(super) fn wipe(&mut self, stage: &mut Stage<'_>) {
+    pub(super) fn wipe(&mut self, simulation: &mut Simulation<'_>) {
         let place = self.master();
         let name = master_name(place);
         if self.is_down(&name) || !self.may_lose_one() {
             return;
         }
         self.note_wipe(place, "");
-        self.down(stage, &name, 3_000);
+        self.down(simulation, &name, 3_000);
         self.world.stores[place].wipe();
         self.take_in(place);
     }
@@ -66,13 +66,13 @@ impl Nemesis {
     }
 
     fn take_in(&self, place: usize) {
-        let mut kept = self.world.kept();
+        let mut kept = self.world.state();
         kept.absent.remove(&place);
-        kept.wiped = Some(Wiped {
+        kept.wiped = Some(WipedMaster {
             place,
             joined: false,
         });
-        kept.orders.push_back(Order::Join(place));
+        kept.orders.push_back(OperatorRequest::Join(place));
     }
 
     /// Removes a master, more often the leader than any other.
@@ -82,34 +82,34 @@ impl Nemesis {
             return;
         }
         self.note(FaultKind::MembershipChange, &master_name(place), "removed");
-        let mut kept = self.world.kept();
-        kept.leaving = Some(Leaving {
+        let mut kept = self.world.state();
+        kept.leaving = Some(LeavingMaster {
             place,
             removed: false,
         });
-        kept.orders.push_back(Order::Remove(place));
+        kept.orders.push_back(OperatorRequest::Remove(place));
     }
 
     /// Lets a master that is not a member join with an empty disk.
-    pub(super) fn add_master(&mut self, stage: &mut Stage<'_>) {
-        let absent: Vec<usize> = self.world.kept().absent.iter().copied().collect();
+    pub(super) fn add_master(&mut self, simulation: &mut Simulation<'_>) {
+        let absent: Vec<usize> = self.world.state().absent.iter().copied().collect();
         let Some(place) = self.chance.pick(&absent).copied() else {
             return;
         };
-        if self.members().len() >= MOST || self.world.kept().is_changing() {
+        if self.members().len() >= MOST || self.world.state().is_changing() {
             return;
         }
         let name = master_name(place);
         self.note(FaultKind::MembershipChange, &name, "joins");
         self.take_in(place);
-        stage.bounce(&name);
+        simulation.restart_host(&name);
     }
 
     /// Lets a removed master run for a while, then stops it permanently or lets it return with an
     /// empty disk.
-    pub(in crate::sim::system) fn follow_changes(&mut self, stage: &mut Stage<'_>) {
-        let leaving = self.world.kept().leaving;
-        let Some(Leaving {
+    pub(in crate::sim::system) fn follow_changes(&mut self, simulation: &mut Simulation<'_>) {
+        let leaving = self.world.state().leaving;
+        let Some(LeavingMaster {
             place,
             removed: true,
         }) = leaving
@@ -118,30 +118,30 @@ impl Nemesis {
         };
         let Some(until) = self.leaves else {
             let stays = Duration::from_millis(self.chance.between(0, 3_000));
-            self.leaves = Some(stage.now() + stays);
+            self.leaves = Some(simulation.now() + stays);
             return;
         };
-        if stage.now() < until {
+        if simulation.now() < until {
             return;
         }
         self.leaves = None;
         let name = master_name(place);
         self.note_wipe(place, "of a removed master");
-        stage.crash(&name);
+        simulation.crash(&name);
         self.world.stores[place].wipe();
-        let is_this = |broken: &Broken| match broken {
-            Broken::Down(one) => *one == name,
-            Broken::SickDisk(one) => *one == place,
+        let is_this = |broken: &SystemActiveFault| match broken {
+            SystemActiveFault::Down(one) => *one == name,
+            SystemActiveFault::FailingDisk(one) => *one == place,
             _ => false,
         };
         self.broken.retain(|broken| !is_this(broken));
-        let mut kept = self.world.kept();
+        let mut kept = self.world.state();
         kept.leaving = None;
         kept.absent.insert(place);
         drop(kept);
         self.world.notes.count("masters removed");
         if self.members().len() < LEAST || self.chance.percent(60) {
-            self.add_master(stage);
+            self.add_master(simulation);
         }
     }
 }

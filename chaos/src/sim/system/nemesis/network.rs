@@ -3,9 +3,9 @@
 
 use std::time::Duration;
 
-use super::{Broken, Kind, Nemesis};
+use super::{Nemesis, SystemActiveFault, SystemFault};
 use crate::history::FaultKind;
-use crate::sim::run::Stage;
+use crate::sim::run::Simulation;
 use crate::sim::system::world::{agent_name, framework_name, master_name};
 
 impl Nemesis {
@@ -18,18 +18,30 @@ impl Nemesis {
         (master_name(one), master_name(other))
     }
 
-    pub(super) fn cut(&mut self, stage: &Stage<'_>, from: &str, to: &str, longest_ms: u64) {
-        if let Some(link) = self.links.cut(stage, from, to) {
-            self.lasting(stage, Broken::Link(link), 20, longest_ms);
+    pub(super) fn cut(
+        &mut self,
+        simulation: &Simulation<'_>,
+        from: &str,
+        to: &str,
+        longest_ms: u64,
+    ) {
+        if let Some(link) = self.links.cut(simulation, from, to) {
+            self.lasting(simulation, SystemActiveFault::Link(link), 20, longest_ms);
         }
     }
 
-    pub(super) fn cut_both(&mut self, stage: &Stage<'_>, one: &str, other: &str, longest_ms: u64) {
-        self.cut(stage, one, other, longest_ms);
-        self.cut(stage, other, one, longest_ms);
+    pub(super) fn cut_both(
+        &mut self,
+        simulation: &Simulation<'_>,
+        one: &str,
+        other: &str,
+        longest_ms: u64,
+    ) {
+        self.cut(simulation, one, other, longest_ms);
+        self.cut(simulation, other, one, longest_ms);
     }
 
-    pub(super) fn split(&mut self, stage: &Stage<'_>) {
+    pub(super) fn split(&mut self, simulation: &Simulation<'_>) {
         let victim = self.master();
         let members = self.members().into_iter();
         let (inside, outside): (Vec<usize>, Vec<usize>) =
@@ -38,25 +50,25 @@ impl Nemesis {
         self.note(FaultKind::PartitionBoth, &names.join(","), "");
         for one in &names {
             for other in &outside {
-                self.cut_both(stage, one, &master_name(*other), 5_000);
+                self.cut_both(simulation, one, &master_name(*other), 5_000);
             }
         }
     }
 
-    pub(super) fn graph(&mut self, stage: &Stage<'_>) {
+    pub(super) fn graph(&mut self, simulation: &Simulation<'_>) {
         self.note(FaultKind::PartitionPartial, "*", "");
         let members = self.members();
         for (at, one) in members.iter().enumerate() {
             for other in &members[..at] {
                 if self.chance.percent(40) {
-                    self.cut_both(stage, &master_name(*one), &master_name(*other), 4_000);
+                    self.cut_both(simulation, &master_name(*one), &master_name(*other), 4_000);
                 }
             }
         }
     }
 
     /// Cuts one direction between an agent and the masters.
-    pub(super) fn deafen(&mut self, stage: &Stage<'_>) {
+    pub(super) fn cut_one_way(&mut self, simulation: &Simulation<'_>) {
         let agent = agent_name(self.below(self.world.machines.len()));
         let is_deaf = self.chance.percent(50);
         let target = match is_deaf {
@@ -66,20 +78,20 @@ impl Nemesis {
         self.note(FaultKind::PartitionOneWay, &target, "");
         for master in self.members().into_iter().map(master_name) {
             match is_deaf {
-                true => self.cut(stage, &master, &agent, 9_000),
-                false => self.cut(stage, &agent, &master, 9_000),
+                true => self.cut(simulation, &master, &agent, 9_000),
+                false => self.cut(simulation, &agent, &master, 9_000),
             }
         }
     }
 
     /// Cuts one host off from the masters.
-    pub(super) fn isolate(&mut self, stage: &Stage<'_>, kind: Kind) {
+    pub(super) fn isolate(&mut self, simulation: &Simulation<'_>, kind: SystemFault) {
         let (name, kind, longest_ms) = match kind {
-            Kind::CutLeader => {
+            SystemFault::CutLeader => {
                 let name = master_name(self.master());
                 (name, FaultKind::CutLeaderFromMasters, 5_000)
             }
-            Kind::CutAgent => {
+            SystemFault::CutAgent => {
                 let place = self.below(self.world.machines.len());
                 (agent_name(place), FaultKind::PartitionBoth, 9_000)
             }
@@ -92,12 +104,12 @@ impl Nemesis {
         for place in self.members() {
             let master = master_name(place);
             if master != name {
-                self.cut_both(stage, &name, &master, longest_ms);
+                self.cut_both(simulation, &name, &master, longest_ms);
             }
         }
     }
 
-    pub(super) fn delay(&mut self, stage: &Stage<'_>, kind: Kind) {
+    pub(super) fn delay(&mut self, simulation: &Simulation<'_>, kind: SystemFault) {
         let (one, other) = match self.chance.below(3) {
             0 => self.two_masters(),
             1 => (
@@ -110,18 +122,18 @@ impl Nemesis {
             ),
         };
         let target = format!("{one}>{other}");
-        if kind == Kind::Hold {
-            if let Some(link) = self.links.hold(stage, &one, &other) {
+        if kind == SystemFault::Hold {
+            if let Some(link) = self.links.hold(simulation, &one, &other) {
                 self.note(FaultKind::Delay, &target, "held");
-                self.lasting(stage, Broken::Link(link), 20, 2_500);
+                self.lasting(simulation, SystemActiveFault::Link(link), 20, 2_500);
             }
             return;
         }
         let ms = self.chance.between(5, 200);
         let latency = Duration::from_millis(ms);
-        if let Some(link) = self.links.slow(stage, &one, &other, latency) {
+        if let Some(link) = self.links.slow(simulation, &one, &other, latency) {
             self.note(FaultKind::SlowLink, &target, &format!("{ms} ms"));
-            self.lasting(stage, Broken::Link(link), 100, 4_000);
+            self.lasting(simulation, SystemActiveFault::Link(link), 100, 4_000);
         }
     }
 }

@@ -7,15 +7,17 @@ use argosy_agent::journal::MemoryDisk;
 use argosy_state::Registry;
 use argosy_state::ids::AgentId;
 
-use super::{Broken, Kind, Nemesis};
+use super::{Nemesis, SystemActiveFault, SystemFault};
 use crate::history::FaultKind;
-use crate::sim::graphs::Case;
-use crate::sim::run::Stage;
-use crate::sim::system::machine::Machine;
-use crate::sim::system::world::{COPY, Order, RIVAL, agent_name, framework_name, master_name};
+use crate::sim::graphs::GraphCase;
+use crate::sim::run::Simulation;
+use crate::sim::system::machine::SimMachine;
+use crate::sim::system::world::{
+    COPY, OperatorRequest, RIVAL, agent_name, framework_name, master_name,
+};
 
 /// A copy of a disk at one moment.
-pub(super) struct Copied {
+pub(super) struct DiskCopy {
     disk: MemoryDisk,
     agent: AgentId,
     /// Incarnations with which its owner would still be registered.
@@ -27,31 +29,34 @@ impl Nemesis {
     pub(in crate::sim::system) fn freeze(&self, gap: Duration) {
         let words = format!("{} ms", gap.as_millis());
         self.note(FaultKind::FreezeAllMasters, "*", &words);
-        self.world.kept().frozen += 1;
+        self.world.state().frozen += 1;
         self.world.freezes.send_replace(gap);
     }
 
     /// Requests a transfer to a master that the leader chooses.
     pub(in crate::sim::system) fn transfer(&mut self) {
         self.note(FaultKind::LeaderTransfer, "*", "");
-        self.world.kept().orders.push_back(Order::Transfer(None));
+        self.world
+            .state()
+            .orders
+            .push_back(OperatorRequest::Transfer(None));
     }
 
     /// Pauses a process: half of the time the leader of the masters, and often for longer than an
     /// election takes.
-    pub(super) fn stall(&mut self, stage: &mut Stage<'_>) {
+    pub(super) fn stall(&mut self, simulation: &mut Simulation<'_>) {
         let name = match self.chance.percent(65) {
             true => master_name(self.master()),
             false => agent_name(self.below(self.world.machines.len())),
         };
-        let now = stage.now();
-        if stage.processes.stall(&name, now) {
+        let now = simulation.now();
+        if simulation.processes.stall(&name, now) {
             self.note(FaultKind::Pause, &name, "");
-            self.lasting(stage, Broken::Stalled(name), 50, 4_500);
+            self.lasting(simulation, SystemActiveFault::Stalled(name), 50, 4_500);
         }
     }
 
-    pub(super) fn sicken(&mut self, stage: &Stage<'_>) {
+    pub(super) fn fail_master_disk(&mut self, simulation: &Simulation<'_>) {
         let place = self.master();
         let name = master_name(place);
         if self.is_down(&name) || self.world.stores[place].is_broken() {
@@ -63,11 +68,16 @@ impl Nemesis {
             false => FaultKind::SyncFailure,
         };
         self.note(kind, &name, &format!("after {left} more writes"));
-        self.world.stores[place].break_after(left);
-        self.lasting(stage, Broken::SickDisk(place), 200, 3_000);
+        self.world.stores[place].fail_writes_after(left);
+        self.lasting(
+            simulation,
+            SystemActiveFault::FailingDisk(place),
+            200,
+            3_000,
+        );
     }
 
-    pub(super) fn sicken_agent(&mut self, stage: &Stage<'_>) {
+    pub(super) fn fail_agent_disk(&mut self, simulation: &Simulation<'_>) {
         let place = self.below(self.world.machines.len());
         let name = agent_name(place);
         let disk = self.world.machines[place].disk.clone();
@@ -82,12 +92,17 @@ impl Nemesis {
         let words = format!("after {left} more appends and syncs");
         self.note(kind, &name, &words);
         disk.break_after(left);
-        self.lasting(stage, Broken::SickAgentDisk(place), 200, 5_000);
+        self.lasting(
+            simulation,
+            SystemActiveFault::FailingAgentDisk(place),
+            200,
+            5_000,
+        );
     }
 
     /// Repairs the disk and restarts the agent. Some unsynced data may remain.
-    pub(super) fn repair_agent(&mut self, stage: &mut Stage<'_>, place: usize) {
-        self.stop_agent(stage, place, Kind::AgentCrash);
+    pub(super) fn repair_agent(&mut self, simulation: &mut Simulation<'_>, place: usize) {
+        self.stop_agent(simulation, place, SystemFault::AgentCrash);
         let disk = self.world.machines[place].disk.clone();
         let kept = self.below(disk.unsynced_bytes() + 1);
         disk.cut_power(kept);
@@ -95,13 +110,13 @@ impl Nemesis {
 
     /// Starts a rival. Half of the time the messages of the first scheduler are held, and arrive
     /// later.
-    pub(super) fn rival(&mut self, stage: &mut Stage<'_>) {
+    pub(super) fn rival(&mut self, simulation: &mut Simulation<'_>) {
         let place = self.below(self.frameworks);
         if self.is_down(RIVAL) || self.is_down(&framework_name(place)) {
             return;
         }
         {
-            let mut kept = self.world.kept();
+            let mut kept = self.world.state();
             let stored = kept.frameworks.get(&place);
             if stored.is_none_or(|stored| stored.framework.is_none()) {
                 return;
@@ -113,13 +128,13 @@ impl Nemesis {
         self.note(FaultKind::FrameworkFailover, &name, "");
         if self.chance.percent(60) {
             for master in self.members() {
-                if let Some(link) = self.links.hold(stage, &name, &master_name(master)) {
-                    self.lasting(stage, Broken::Link(link), 100, 2_500);
+                if let Some(link) = self.links.hold(simulation, &name, &master_name(master)) {
+                    self.lasting(simulation, SystemActiveFault::Link(link), 100, 2_500);
                 }
             }
         }
-        stage.bounce(RIVAL);
-        self.lasting(stage, Broken::Guest(RIVAL), 300, 4_000);
+        simulation.restart_host(RIVAL);
+        self.lasting(simulation, SystemActiveFault::CopiedDisk(RIVAL), 300, 4_000);
     }
 
     pub(super) fn copy_disk(&mut self) {
@@ -130,13 +145,17 @@ impl Nemesis {
             let mut good = identity.tried;
             good.push(identity.confirmed);
             let disk = machine.disk.copy();
-            self.copy = Some(Copied { disk, agent, good });
+            self.copy = Some(DiskCopy { disk, agent, good });
         }
     }
 
     /// Uses a copy in another host when its owner has a newer incarnation. Before that it is
     /// correct to accept it as the agent.
-    pub(in crate::sim::system) fn use_copy(&mut self, stage: &mut Stage<'_>, registry: &Registry) {
+    pub(in crate::sim::system) fn use_copy(
+        &mut self,
+        simulation: &mut Simulation<'_>,
+        registry: &Registry,
+    ) {
         let Some(copied) = &self.copy else {
             return;
         };
@@ -146,15 +165,15 @@ impl Nemesis {
         {
             return;
         }
-        let Some(Copied { disk, agent, .. }) = self.copy.take() else {
+        let Some(DiskCopy { disk, agent, .. }) = self.copy.take() else {
             return;
         };
         self.note(FaultKind::CloneDisk, &agent.to_string(), "");
         let chance = self.chance.fork(7);
-        let machine = Machine::with_disk(COPY, self.world.ledger.clone(), chance, disk);
-        self.world.kept().copy = Some(machine);
-        stage.bounce(COPY);
-        self.lasting(stage, Broken::Guest(COPY), 500, 5_000);
+        let machine = SimMachine::with_disk(COPY, self.world.ledger.clone(), chance, disk);
+        self.world.state().copy = Some(machine);
+        simulation.restart_host(COPY);
+        self.lasting(simulation, SystemActiveFault::CopiedDisk(COPY), 500, 5_000);
     }
 
     /// Returns the name of an agent's host in the cluster.
@@ -164,44 +183,48 @@ impl Nemesis {
     }
 
     /// Stops a framework's host permanently.
-    pub(in crate::sim::system) fn retire(&mut self, stage: &mut Stage<'_>, place: usize) {
+    pub(in crate::sim::system) fn retire(&mut self, simulation: &mut Simulation<'_>, place: usize) {
         let name = framework_name(place);
         self.note(FaultKind::FrameworkCrash, &name, "for ever");
-        stage.crash(&name);
-        self.world.kept().retired = Some(place);
+        simulation.crash(&name);
+        self.world.state().retired = Some(place);
     }
 
     /// Cuts the links between masters that this graph does not have, until healing.
-    pub(in crate::sim::system) fn connect(&mut self, stage: &Stage<'_>, case: &Case) {
+    pub(in crate::sim::system) fn connect(
+        &mut self,
+        simulation: &Simulation<'_>,
+        case: &GraphCase,
+    ) {
         self.note(FaultKind::PartitionPartial, "*", &case.to_string());
         for (one, other) in case.graph.parted() {
-            self.part(stage, &master_name(one), &master_name(other));
+            self.part(simulation, &master_name(one), &master_name(other));
         }
     }
 
     /// Cuts both directions of a link until healing.
-    fn part(&mut self, stage: &Stage<'_>, one: &str, other: &str) {
+    fn part(&mut self, simulation: &Simulation<'_>, one: &str, other: &str) {
         for (from, to) in [(one, other), (other, one)] {
-            if let Some(link) = self.links.cut(stage, from, to) {
-                let until = stage.now() + Duration::from_secs(3_600);
-                self.broken.add(until, Broken::Link(link));
+            if let Some(link) = self.links.cut(simulation, from, to) {
+                let until = simulation.now() + Duration::from_secs(3_600);
+                self.broken.add(until, SystemActiveFault::Link(link));
             }
         }
     }
 
     /// Kills the current leader, which is restarted later.
-    pub(in crate::sim::system) fn kill_leader(&mut self, stage: &mut Stage<'_>) {
+    pub(in crate::sim::system) fn kill_leader(&mut self, simulation: &mut Simulation<'_>) {
         let place = self.leader.unwrap_or(0);
-        self.stop_master(stage, place, FaultKind::Crash);
+        self.stop_master(simulation, place, FaultKind::Crash);
     }
 
     /// Cuts the leader from all other masters, and from no other process. Returns the leader.
-    pub(in crate::sim::system) fn cut_leader(&mut self, stage: &Stage<'_>) -> usize {
+    pub(in crate::sim::system) fn cut_leader(&mut self, simulation: &Simulation<'_>) -> usize {
         let leader = self.leader.unwrap_or(0);
         let name = master_name(leader);
         self.note(FaultKind::CutLeaderFromMasters, &name, "");
         for other in self.members().into_iter().filter(|other| *other != leader) {
-            self.part(stage, &name, &master_name(other));
+            self.part(simulation, &name, &master_name(other));
         }
         leader
     }

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use super::Course;
-use crate::sim::run::Stage;
+use super::Scenario;
+use crate::sim::run::Simulation;
 use crate::sim::system::hosts::AGENT_TIMEOUT_MS;
 
 /// Time by which the absence of agents exceeds the agent timeout.
@@ -17,80 +17,84 @@ const RESIGNS: Duration = Duration::from_millis(1_500);
 /// How often agents are restarted between two leaders.
 const RESTARTS: u32 = 12;
 
-impl Course {
+impl Scenario {
     /// Freezes all masters for longer than the agent timeout, twice: the first time no other master
     /// can be elected, the second time another one may be.
-    pub(super) fn frozen(&mut self, stage: &mut Stage<'_>) -> Option<()> {
+    pub(super) fn frozen(&mut self, simulation: &mut Simulation<'_>) -> Option<()> {
         // Agents that were disconnected until now are back, or are known to be lost.
-        self.pass(stage, RETURNS)?;
-        self.nemesis.part_followers(stage);
+        self.pass(simulation, RETURNS)?;
+        self.nemesis.part_followers(simulation);
         for _ in 0..2 {
             self.nemesis
                 .freeze(Duration::from_millis(AGENT_TIMEOUT_MS) + BEYOND);
             let before = self.audit.given_up_since(0).len();
             // Any agent that became unreachable because of the freeze is recorded by then, and may
             // be back.
-            self.pass(stage, Duration::from_secs(2))?;
+            self.pass(simulation, Duration::from_secs(2))?;
             let lost = self.audit.given_up_since(before);
             if !lost.is_empty() {
-                stage.notes.violation(format!(
-                    "T7: all masters were frozen, and {lost:?} were given up for it"
+                simulation.notes.violation(format!(
+                    "TaskSurvival: all masters were frozen, and {lost:?} were given up for it"
                 ));
             }
-            self.nemesis.heal(stage);
+            self.nemesis.heal(simulation);
         }
         Some(())
     }
 
     /// Cuts all agents off until they are unreachable, and lets them return.
-    pub(super) fn away(&mut self, stage: &mut Stage<'_>, still: bool) -> Option<()> {
-        self.world.kept().still = still;
+    pub(super) fn partition_agents(
+        &mut self,
+        simulation: &mut Simulation<'_>,
+        still: bool,
+    ) -> Option<()> {
+        self.world.state().still = still;
         // Agents that were disconnected until now are back: a hello in flight when the links are
         // cut would be waited for much longer. If all frameworks are idle, earlier requests are
         // done, and no order is pending.
-        self.pass(stage, Duration::from_secs(2))?;
+        self.pass(simulation, Duration::from_secs(2))?;
         if !still {
             self.nemesis.slow_masters(SLOW);
         }
-        self.nemesis.cut_agents(stage);
-        self.pass(stage, Duration::from_millis(AGENT_TIMEOUT_MS) + BEYOND)?;
+        self.nemesis.cut_agents(simulation);
+        self.pass(simulation, Duration::from_millis(AGENT_TIMEOUT_MS) + BEYOND)?;
         self.nemesis.slow_masters(Duration::ZERO);
-        self.nemesis.heal(stage);
-        self.pass(stage, RETURNS)?;
-        let lost = self.audit.still_away();
+        self.nemesis.heal(simulation);
+        self.pass(simulation, RETURNS)?;
+        let lost = self.audit.unreachable_agents();
         if !lost.is_empty() {
-            stage.notes.violation(format!(
-                "T10: {RETURNS:?} after all agents could come back {lost:?}"
+            simulation.notes.violation(format!(
+                "AgentReturns: {RETURNS:?} after all agents could come back {lost:?}"
             ));
         }
-        self.world.kept().still = false;
+        self.world.state().still = false;
         Some(())
     }
 
     /// Cuts all links between masters. All other links work.
-    pub(super) fn no_quorum(&mut self, stage: &mut Stage<'_>) -> Option<()> {
-        self.nemesis.part_masters(stage);
-        self.pass(stage, RESIGNS)?;
-        let since_ms = stage.now().as_millis() as u64;
-        self.pass(stage, Duration::from_secs(3))?;
+    pub(super) fn no_quorum(&mut self, simulation: &mut Simulation<'_>) -> Option<()> {
+        self.nemesis.part_masters(simulation);
+        self.pass(simulation, RESIGNS)?;
+        let since_ms = simulation.now().as_millis() as u64;
+        self.pass(simulation, Duration::from_secs(3))?;
         let led = self.audit.led_since(since_ms);
         if !led.is_empty() {
-            stage.notes.violation(format!(
-                "R9: {RESIGNS:?} after the masters lost each other {led:?} still obey a leader"
+            simulation.notes.violation(format!(
+                "Liveness: {RESIGNS:?} after the masters lost each other {led:?} still obey a leader"
             ));
         }
-        self.nemesis.heal(stage);
+        self.nemesis.heal(simulation);
         Some(())
     }
 
     /// Replaces a leader that does not notice it, and lets agents search for a leader repeatedly.
-    pub(super) fn two_leaders(&mut self, stage: &mut Stage<'_>) -> Option<()> {
-        self.nemesis.cut_leader(stage);
+    pub(super) fn two_leaders(&mut self, simulation: &mut Simulation<'_>) -> Option<()> {
+        self.nemesis.cut_leader(simulation);
         for _ in 0..RESTARTS {
-            self.pass(stage, Duration::from_millis(350))?;
-            self.nemesis.restart_agents(stage);
+            self.pass(simulation, Duration::from_millis(350))?;
+            self.nemesis.restart_agents(simulation);
         }
-        self.nemesis.heal(stage);
+        self.nemesis.heal(simulation);
         Some(())
     }
 }

@@ -3,10 +3,10 @@
 
 use std::time::Duration;
 
-use super::Course;
-use crate::sim::graphs::{Case, MASTERS};
-use crate::sim::run::Stage;
-use crate::sim::system::world::{Order, master_name};
+use super::Scenario;
+use crate::sim::graphs::{GraphCase, MASTERS};
+use crate::sim::run::Simulation;
+use crate::sim::system::world::{OperatorRequest, master_name};
 
 /// Timeout for a healed group to carry out a transfer, and to be healthy again.
 const WHOLE: Duration = Duration::from_secs(10);
@@ -29,7 +29,7 @@ const BEHIND: u64 = 20;
 
 /// The observations of one graph.
 #[derive(Debug, Default)]
-struct Seen {
+struct GraphObservations {
     /// The start times of epochs after the cut, with the places of their leaders.
     reigns: Vec<(Duration, usize)>,
     /// The longest time without a commit.
@@ -40,12 +40,12 @@ struct Seen {
     late_writes: u64,
 }
 
-impl Seen {
+impl GraphObservations {
     /// Returns the kind of the case, and the missing consequences. `electable` returns the masters
     /// whose logs allow an election.
-    fn judge(
+    fn check(
         &self,
-        case: Case,
+        case: GraphCase,
         electable: impl FnOnce() -> Vec<String>,
     ) -> (&'static str, Vec<String>) {
         let mut findings = Vec::new();
@@ -86,83 +86,87 @@ impl Seen {
     }
 }
 
-impl Course {
+impl Scenario {
     /// Plays these cases, one after the other. Violations are reported at the end, so that the
     /// other cases are played, too.
     pub(in crate::sim::system) fn tour(
         mut self,
-        stage: &mut Stage<'_>,
-        cases: impl Iterator<Item = Case>,
+        simulation: &mut Simulation<'_>,
+        cases: impl Iterator<Item = GraphCase>,
     ) {
         let mut findings = Vec::new();
         for case in cases {
-            match self.visit(stage, case) {
+            match self.run_case(simulation, case) {
                 Some(found) => findings.extend(found.into_iter().map(|one| (case, one))),
                 None => break,
             }
         }
         for (case, finding) in findings {
-            stage.notes.violation(format!("{case}: {finding}"));
+            simulation.notes.violation(format!("{case}: {finding}"));
         }
     }
 
     /// Plays one case. Returns `None` as soon as the tour cannot continue.
-    fn visit(&mut self, stage: &mut Stage<'_>, case: Case) -> Option<Vec<String>> {
-        self.establish(stage, case.leader)?;
-        self.nemesis.connect(stage, &case);
-        let seen = self.watch(stage)?;
-        let (what, findings) = seen.judge(case, || self.electable(case));
-        stage.notes.count(what);
-        self.nemesis.heal(stage);
-        self.recover(stage)?;
-        stage.notes.count("graphs");
+    fn run_case(
+        &mut self,
+        simulation: &mut Simulation<'_>,
+        case: GraphCase,
+    ) -> Option<Vec<String>> {
+        self.establish(simulation, case.leader)?;
+        self.nemesis.connect(simulation, &case);
+        let seen = self.watch(simulation)?;
+        let (what, findings) = seen.check(case, || self.electable(case));
+        simulation.notes.count(what);
+        self.nemesis.heal(simulation);
+        self.recover(simulation)?;
+        simulation.notes.count("graphs");
         Some(findings)
     }
 
     fn leader(&mut self) -> Option<usize> {
-        self.nemesis.leader = self.audit.look().or(self.nemesis.leader);
+        self.nemesis.leader = self.audit.check().or(self.nemesis.leader);
         self.nemesis.leader
     }
 
-    fn establish(&mut self, stage: &mut Stage<'_>, wanted: usize) -> Option<()> {
-        let until = stage.now() + WHOLE;
-        let mut ask = stage.now();
+    fn establish(&mut self, simulation: &mut Simulation<'_>, wanted: usize) -> Option<()> {
+        let until = simulation.now() + WHOLE;
+        let mut ask = simulation.now();
         while self.leader() != Some(wanted) {
-            if stage.now() >= until {
+            if simulation.now() >= until {
                 let words = format!(
                     "{} does not take over in a healed group",
                     master_name(wanted)
                 );
-                stage.notes.violation(words);
+                simulation.notes.violation(words);
                 return None;
             }
-            if stage.now() >= ask {
-                ask = stage.now() + ASK;
-                let order = Order::Transfer(Some(wanted));
-                self.world.kept().orders.push_back(order);
+            if simulation.now() >= ask {
+                ask = simulation.now() + ASK;
+                let order = OperatorRequest::Transfer(Some(wanted));
+                self.world.state().orders.push_back(order);
             }
-            self.advance(stage)?;
+            self.advance(simulation)?;
         }
         // By then the election is known everywhere, and clients have found the leader.
-        self.pass(stage, Duration::from_millis(500))?;
+        self.pass(simulation, Duration::from_millis(500))?;
         match self.leader() == Some(wanted) {
             true => Some(()),
             // The transfer was requested twice, or another election was necessary.
-            false => self.establish(stage, wanted),
+            false => self.establish(simulation, wanted),
         }
     }
 
-    fn watch(&mut self, stage: &mut Stage<'_>) -> Option<Seen> {
-        let began = stage.now();
-        let mut seen = Seen::default();
+    fn watch(&mut self, simulation: &mut Simulation<'_>) -> Option<GraphObservations> {
+        let began = simulation.now();
+        let mut seen = GraphObservations::default();
         let mut applied = self.audit.registry().applied();
         let mut epoch = self.audit.registry().epoch();
         let mut writes = 0;
-        while stage.now() < began + LASTS {
-            self.advance(stage)?;
-            let now = stage.now() - began;
+        while simulation.now() < began + LASTS {
+            self.advance(simulation)?;
+            let now = simulation.now() - began;
             if now <= LASTS - RESTS {
-                writes = stage.notes.happened("attributes set");
+                writes = simulation.notes.happened("attributes set");
             }
             let registry = self.audit.registry();
             if registry.epoch() != epoch {
@@ -176,13 +180,13 @@ impl Course {
             }
             seen.longest = seen.longest.max(now - seen.last);
         }
-        seen.late_writes = stage.notes.happened("attributes set") - writes;
+        seen.late_writes = simulation.notes.happened("attributes set") - writes;
         Some(seen)
     }
 
     /// Returns the masters that could be elected: a master forms a majority with the neighbours
     /// whose logs are not newer than its own.
-    fn electable(&self, case: Case) -> Vec<String> {
+    fn electable(&self, case: GraphCase) -> Vec<String> {
         let last: Vec<_> = self
             .world
             .stores
@@ -199,8 +203,8 @@ impl Course {
     }
 
     /// Waits until all masters follow one leader again, and it commits.
-    fn recover(&mut self, stage: &mut Stage<'_>) -> Option<()> {
-        let until = stage.now() + WHOLE;
+    fn recover(&mut self, simulation: &mut Simulation<'_>) -> Option<()> {
+        let until = simulation.now() + WHOLE;
         let before = self.audit.registry().applied();
         let is_whole = |stores: &[argosy_raft::MemoryStore]| {
             let applied: Vec<u64> = stores.iter().filter_map(|one| one.applied()).collect();
@@ -209,16 +213,16 @@ impl Course {
             applied.len() == MASTERS && least > before && least + BEHIND >= most
         };
         while !is_whole(&self.world.stores) {
-            if stage.now() >= until {
+            if simulation.now() >= until {
                 let applied = self.world.stores.iter().map(|one| one.applied());
                 let applied: Vec<_> = applied.collect();
                 let words = format!(
                     "{WHOLE:?} after the links were mended masters have applied {applied:?}, and before it {before}"
                 );
-                stage.notes.violation(words);
+                simulation.notes.violation(words);
                 return None;
             }
-            self.advance(stage)?;
+            self.advance(simulation)?;
         }
         Some(())
     }
@@ -232,22 +236,22 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     /// Returns a case in which master 1 reaches masters 2 and 3, and no other master reaches two.
-    fn case(leader: usize) -> Case {
+    fn case(leader: usize) -> GraphCase {
         let graph = Graph::of(&[(0, 1), (0, 2)]);
-        Case { graph, leader }
+        GraphCase { graph, leader }
     }
 
-    fn found(case: Case, seen: &Seen, electable: &[&str]) -> String {
+    fn found(case: GraphCase, seen: &GraphObservations, electable: &[&str]) -> String {
         let electable = electable.iter().map(|one| (*one).to_owned()).collect();
-        seen.judge(case, || electable).1.join("; ")
+        seen.check(case, || electable).1.join("; ")
     }
 
     #[test]
     fn a_leader_with_a_majority_must_stay_and_serve() {
-        let good = || Seen {
+        let good = || GraphObservations {
             longest: SECOND / 2,
             late_writes: 3,
-            ..Seen::default()
+            ..GraphObservations::default()
         };
         assert_eq!(found(case(0), &good(), &[]), "");
         let mut seen = good();
@@ -263,10 +267,10 @@ mod tests {
 
     #[test]
     fn somebody_with_a_majority_must_lead_soon_and_go_on() {
-        let led = |reigns: &[(Duration, usize)]| Seen {
+        let led = |reigns: &[(Duration, usize)]| GraphObservations {
             reigns: reigns.to_vec(),
             late_writes: 3,
-            ..Seen::default()
+            ..GraphObservations::default()
         };
         assert_eq!(found(case(4), &led(&[(SECOND, 0)]), &[]), "");
         let late = led(&[(4 * SECOND, 0)]);
@@ -282,11 +286,11 @@ mod tests {
 
     #[test]
     fn nobody_may_commit_without_a_majority() {
-        let case = Case {
+        let case = GraphCase {
             graph: Graph::of(&[(0, 1), (2, 3)]),
             leader: 0,
         };
-        let mut seen = Seen::default();
+        let mut seen = GraphObservations::default();
         assert_eq!(found(case, &seen, &[]), "");
         seen.last = SECOND;
         assert!(found(case, &seen, &[]).contains("without a majority"));

@@ -1,6 +1,6 @@
 //! Outcomes of proposals that are not committed immediately.
 
-use argosy_state::command::Entry;
+use argosy_state::command::LogEntry;
 use argosy_state::encode;
 use argosy_state::level::Level;
 
@@ -18,7 +18,7 @@ impl World {
 
     /// Commits the proposals as one entry; its events are delivered when all of it is applied.
     pub(in crate::leader::tests) fn commit_together(&mut self) {
-        let entry = Entry {
+        let entry = LogEntry {
             at: self.now,
             commands: self.queue.drain(..).collect(),
         };
@@ -37,7 +37,7 @@ impl World {
     pub(in crate::leader::tests) fn commit_first(&mut self, count: usize) {
         self.queue.truncate(count);
         while let Some(proposed) = self.queue.pop_front() {
-            let entry = Entry {
+            let entry = LogEntry {
                 at: self.now,
                 commands: vec![proposed],
             };

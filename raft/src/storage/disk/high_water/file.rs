@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
-use super::{Held, HighWater, HighWaterRecord, Manifest, Shared};
-use crate::fatal::{Fatal, FatalError};
+use super::{HighWater, HighWaterRecord, Manifest, Shared, StoreState};
+use crate::fatal::{FatalError, FatalHandler};
 use crate::storage::directory::OpenError;
-use crate::storage::disk::frames::{self, Found};
+use crate::storage::disk::frames::{self, WalRead};
 use crate::storage::disk::recovery;
 use crate::storage::record;
 
@@ -65,15 +65,15 @@ fn create(path: &Path, record: &HighWaterRecord) -> io::Result<()> {
 }
 
 /// The thread that writes the file. Dropping it writes the recorded state and ends the thread.
-pub(in crate::storage::disk) struct Keeper {
+pub(in crate::storage::disk) struct HighWaterThread {
     high_water: HighWater,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
-impl Keeper {
-    pub(in crate::storage::disk) fn new(high_water: HighWater) -> Keeper {
+impl HighWaterThread {
+    pub(in crate::storage::disk) fn new(high_water: HighWater) -> HighWaterThread {
         let thread = Mutex::new(None);
-        Keeper { high_water, thread }
+        HighWaterThread { high_water, thread }
     }
 
     pub(in crate::storage::disk) fn high_water(&self) -> &HighWater {
@@ -85,8 +85,8 @@ impl Keeper {
         &self,
         path: PathBuf,
         store: PathBuf,
-        held: &Held,
-        fatal: Fatal,
+        held: &StoreState,
+        fatal: FatalHandler,
     ) -> io::Result<()> {
         let mut record = {
             let mut noted = self.high_water.0.lock();
@@ -100,7 +100,7 @@ impl Keeper {
             create(&path, &record)?;
         }
         let file = File::options().write(true).open(&path)?;
-        let mut hand = Hand {
+        let mut hand = HighWaterWriter {
             file,
             store,
             written: record,
@@ -121,7 +121,7 @@ impl Keeper {
     }
 }
 
-impl Drop for Keeper {
+impl Drop for HighWaterThread {
     fn drop(&mut self) {
         self.high_water.0.lock().is_closed = true;
         self.high_water.0.changed.notify_all();
@@ -134,13 +134,13 @@ impl Drop for Keeper {
 }
 
 /// The only writer of the file.
-struct Hand {
+struct HighWaterWriter {
     file: File,
     store: PathBuf,
     written: HighWaterRecord,
 }
 
-impl Hand {
+impl HighWaterWriter {
     fn work(&mut self, shared: &Shared) -> io::Result<()> {
         loop {
             let (mut record, is_last) = shared.next();
@@ -192,7 +192,7 @@ fn synced_manifest(store: &Path, known: Option<Manifest>) -> io::Result<Option<M
     }
     let content = fs::read(&path)?;
     let mut end = known_bytes as usize;
-    while let Found::Record { end: next, .. } = frames::next(&content, end) {
+    while let WalRead::Record { end: next, .. } = frames::next(&content, end) {
         end = next;
     }
     file.sync_data()?;
