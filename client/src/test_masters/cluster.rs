@@ -203,6 +203,7 @@ impl FakeState {
         self.send_event(v1::event::Event::Error(v1::Error {
             code: "superseded".into(),
             message,
+            ..Default::default()
         }));
         self.link = None;
     }

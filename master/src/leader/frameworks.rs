@@ -76,6 +76,11 @@ impl Leader {
         // If another master leads by now, a framework without a record may be newer than this
         // leader's state: the entry decides.
         let framework = known.and_then(|id| registry.framework(id));
+        if let Some(present) = framework.map(|framework| framework.session)
+            && self.must_name(&subscription, present)
+        {
+            return self.name_session(link, present);
+        }
         let nothing_new = framework.is_some_and(|framework| {
             framework.session == subscription.session
                 && framework.connection == SchedulerConnection::Connected
@@ -108,6 +113,30 @@ impl Leader {
                 );
             }
         }
+    }
+
+    /// Whether a subscription must name the present session of its framework before it replaces it.
+    /// A process that has been killed cannot: its subscription may still be on its way when its
+    /// successor has subscribed. While another subscription is being committed, none is named
+    /// correctly.
+    fn must_name(&self, subscription: &SchedulerHello, present: u64) -> bool {
+        let is_committing = |link: &FrameworkLink| {
+            link.framework.is_none() && link.subscription.framework == subscription.framework
+        };
+        subscription.session != present
+            && subscription.replaces.is_some_and(|named| {
+                named != present || self.framework_links.values().any(is_committing)
+            })
+    }
+
+    fn name_session(&mut self, link: LinkId, present: u64) {
+        let text = "the framework has another session: name it, to replace it";
+        let error = v1::Error {
+            code: "session-present".to_owned(),
+            message: text.to_owned(),
+            session: present,
+        };
+        self.end_stream_with(link, error);
     }
 
     pub(super) fn framework_subscribed(
@@ -356,7 +385,12 @@ impl Leader {
         let error = v1::Error {
             code: code.to_owned(),
             message: message.to_owned(),
+            session: 0,
         };
+        self.end_stream_with(link, error);
+    }
+
+    fn end_stream_with(&mut self, link: LinkId, error: v1::Error) {
         self.send_to_framework(link, v1::event::Event::Error(error));
         self.out.push(Effect::CloseFramework(link));
         self.framework_links.remove(&link);

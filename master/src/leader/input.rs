@@ -160,6 +160,8 @@ pub(crate) struct SchedulerHello {
     pub(crate) cluster: Option<ClusterId>,
     pub(crate) framework: Option<FrameworkId>,
     pub(crate) session: u64,
+    /// The session that it replaces, 0 if it knows of none; `None`: any.
+    pub(crate) replaces: Option<u64>,
     pub(crate) info: FrameworkInfo,
     pub(crate) held: Vec<(OfferTerms, Vec<u8>)>,
     pub(crate) filters: Vec<PresentedFilter>,

@@ -97,6 +97,7 @@ pub(super) fn subscription(
             Some(convert::id("framework_id", &wire.framework_id)?)
         },
         session: wire.session,
+        replaces: wire.replaces,
         info,
         held: held.collect::<Result<_, InvalidMessage>>()?,
         filters: filters.collect::<Result<_, InvalidMessage>>()?,

@@ -134,6 +134,8 @@ pub(crate) struct Session {
     link: u64,
     is_subscribed: bool,
     was_registered: bool,
+    /// The session that this one replaces, 0 while none was named.
+    replaces: u64,
     // Attempts to subscribe since the last success.
     failures: u32,
     calls: OpenCalls,
@@ -157,6 +159,7 @@ impl Session {
             link: 0,
             is_subscribed: false,
             was_registered: false,
+            replaces: 0,
             failures: 0,
             calls: OpenCalls::default(),
             offers: SessionOffers::default(),

@@ -46,6 +46,7 @@ impl Session {
             held,
             filters: self.offers.filters(now_ms),
             cluster_id: self.cluster_id.clone(),
+            replaces: Some(self.replaces),
         };
         // The first attempt is immediate; the backoff protects a master that accepts streams and
         // drops them.
@@ -144,9 +145,18 @@ impl Session {
             Event::DemandUnmet(demand) => self.notify(Notification::DemandUnmet(demand)),
             Event::Message(message) => self.notify(Notification::Message(message)),
             Event::Heartbeat(_) => {}
+            Event::Error(error) if error.code == "session-present" && !self.was_registered => {
+                // The stream ends now, and the next subscription names the session. The first one
+                // follows at once.
+                if self.replaces != error.session {
+                    self.failures = 0;
+                }
+                self.replaces = error.session;
+            }
             Event::Error(error) => {
                 let error = match error.code.as_str() {
-                    "superseded" => SchedulerError::Superseded(error.message),
+                    // Its own session was committed, and is not the present one.
+                    "superseded" | "session-present" => SchedulerError::Superseded(error.message),
                     "removed" => SchedulerError::Removed(error.message),
                     _ => SchedulerError::Refused(local(&error.code, error.message)),
                 };

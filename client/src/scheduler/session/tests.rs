@@ -15,8 +15,7 @@ struct World {
 }
 
 impl World {
-    /// Returns a subscribed session that holds offer "1.1".
-    fn subscribed() -> Self {
+    fn new() -> Self {
         let identity = SessionIdentity {
             info: v1::FrameworkInfo {
                 name: "first".into(),
@@ -27,11 +26,16 @@ impl World {
             acknowledge: AcknowledgeMode::AfterCallback,
             seed: 1,
         };
-        let mut world = Self {
+        Self {
             session: Session::new(identity),
             link: 0,
             key: 0,
-        };
+        }
+    }
+
+    /// Returns a subscribed session that holds offer "1.1".
+    fn subscribed() -> Self {
+        let mut world = Self::new();
         world.feed(Input::Begin);
         world.resume(&[]);
         world.offer("1.1");
@@ -242,6 +246,46 @@ fn a_changed_description_is_used_at_the_next_subscription_unless_it_was_refused(
     assert_eq!(name(&world.close()), "first");
 }
 
+fn session_present(session: u64) -> v1::event::Event {
+    v1::event::Event::Error(v1::Error {
+        code: "session-present".into(),
+        session,
+        ..Default::default()
+    })
+}
+
+#[test]
+fn a_new_process_names_the_session_that_it_replaces() {
+    let mut world = World::new();
+    let replaced = |effects: Vec<Effect>| {
+        let mut subscriptions = effects.into_iter().filter_map(|effect| match effect {
+            Effect::Subscribe { request, .. } => request.replaces,
+            _ => None,
+        });
+        let replaces = subscriptions.next();
+        replaces.expect("a new subscription")
+    };
+    assert_eq!(replaced(world.feed(Input::Begin)), 0);
+    assert_eq!(world.event(session_present(5)), []);
+    assert_eq!(replaced(world.close()), 5);
+    // Another process was faster.
+    assert_eq!(world.event(session_present(6)), []);
+    assert_eq!(replaced(world.close()), 6);
+}
+
+#[test]
+fn a_registered_session_replaces_no_later_one() {
+    let mut world = World::subscribed();
+    world.close();
+    let effects = world.event(session_present(8));
+    assert!(
+        effects
+            .iter()
+            .any(|effect| matches!(effect, Effect::End(Err(SchedulerError::Superseded(_))))),
+        "{effects:?}"
+    );
+}
+
 #[test]
 fn a_former_stream_has_nothing_to_say() {
     let mut world = World::subscribed();
@@ -333,6 +377,7 @@ fn an_open_call_at_the_end_is_lost_and_not_refused() {
     let effects = world.event(v1::event::Event::Error(v1::Error {
         code: "removed".into(),
         message: "gone".into(),
+        ..Default::default()
     }));
     assert!(matches!(outcomes(&effects)[..], [CallOutcome::Lost(_)]));
     assert!(matches!(
@@ -394,6 +439,7 @@ fn a_teardown_of_which_the_stream_tells_first_is_done_and_not_lost() {
     let removed = v1::event::Event::Error(v1::Error {
         code: "removed".into(),
         message: "framework-1 was removed".into(),
+        ..Default::default()
     });
     let effects = world.event(removed);
     assert!(
@@ -410,6 +456,7 @@ fn what_else_is_open_when_the_framework_is_removed_is_lost() {
     let removed = v1::event::Event::Error(v1::Error {
         code: "removed".into(),
         message: "framework-1 was removed".into(),
+        ..Default::default()
     });
     let effects = world.event(removed);
     assert!(

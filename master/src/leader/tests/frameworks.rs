@@ -8,7 +8,7 @@ use argosy_state::testing::framework_info;
 use expect_test::expect;
 
 use super::world::{AGENT, FRAMEWORK, World, new_framework};
-use crate::leader::Input;
+use crate::leader::{Input, SchedulerHello};
 use crate::links::LinkId;
 
 fn in_roles(roles: &[&str]) -> FrameworkInfo {
@@ -70,6 +70,66 @@ fn a_new_session_supersedes_the_former_and_voids_its_offers() {
         link-1 <- error superseded: another scheduler has taken over framework-1
         link-1 closed
         link-3 <- subscribed framework-1 session 777 epoch 1, rescinded 1.1
+        link-3 <- offers 1.2 * agent-1 cpus:4;mem:4096
+    "#]]);
+}
+
+/// Found by a seed: the network delivered the subscription of a killed process after that of its
+/// successor, which was then superseded by nobody.
+#[test]
+fn a_late_subscription_of_a_killed_process_replaces_nobody() {
+    let mut world = World::with_offer();
+    let present = world.subscription_of(FRAMEWORK, &[]);
+    let of = |session, replaces| SchedulerHello {
+        session,
+        replaces: Some(replaces),
+        ..present.clone()
+    };
+    let [first, second] = [of(777, 0), of(777, present.session)];
+    world.subscribe_with(LinkId(3), first);
+    world.expect(&expect![[r#"
+        link-3 <- error session-present: the framework has another session: name it, to replace it
+        link-3 closed
+    "#]]);
+    world.subscribe_with(LinkId(4), second);
+    world.expect(&expect![[r#"
+        link-1 <- error superseded: another scheduler has taken over framework-1
+        link-1 closed
+        link-4 <- subscribed framework-1 session 777 epoch 1
+        link-4 <- offers 1.2 * agent-1 cpus:4;mem:4096
+    "#]]);
+    // These were sent by a process that was killed before its successor was started.
+    for (link, replaces) in [(LinkId(5), 0), (LinkId(6), present.session)] {
+        world.subscribe_with(link, of(666, replaces));
+    }
+    world.expect(&expect![[r#"
+        link-5 <- error session-present: the framework has another session: name it, to replace it
+        link-5 closed
+        link-6 <- error session-present: the framework has another session: name it, to replace it
+        link-6 closed
+    "#]]);
+}
+
+#[test]
+fn a_subscription_is_not_replaced_while_another_one_is_committed() {
+    let mut world = World::with_offer();
+    let present = world.subscription_of(FRAMEWORK, &[]);
+    world.slow_log();
+    for (link, session) in [(LinkId(3), 777), (LinkId(4), 888)] {
+        let subscription = SchedulerHello {
+            session,
+            replaces: Some(present.session),
+            ..present.clone()
+        };
+        world.subscribe_with(link, subscription);
+    }
+    world.commit();
+    world.expect(&expect![[r#"
+        link-4 <- error session-present: the framework has another session: name it, to replace it
+        link-4 closed
+        link-1 <- error superseded: another scheduler has taken over framework-1
+        link-1 closed
+        link-3 <- subscribed framework-1 session 777 epoch 1
         link-3 <- offers 1.2 * agent-1 cpus:4;mem:4096
     "#]]);
 }

@@ -632,6 +632,7 @@ pub(super) fn new_framework(session: u64, info: FrameworkInfo) -> SchedulerHello
         cluster: None,
         framework: None,
         session,
+        replaces: None,
         info,
         held: Vec::new(),
         filters: Vec::new(),

@@ -43,6 +43,7 @@ impl TestLinks {
             cluster: None,
             framework: None,
             session: 7,
+            replaces: None,
             info: framework_info("load"),
             held: Vec::new(),
             filters: Vec::new(),
