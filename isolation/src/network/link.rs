@@ -100,10 +100,14 @@ impl NetlinkSocket {
         // Not set up yet: the kernel creates the inner end first, and sets up no end whose peer
         // does not exist.
         let mut inner = LinkMessage::default();
+        // The kernel uses one queue in any case. If it allocates more, it disables the others and
+        // waits for all readers (RCU), with its lock of all network settings.
+        let one_queue = [LinkAttribute::NumTxQueues(1), LinkAttribute::NumRxQueues(1)];
         inner.attributes = vec![
             LinkAttribute::IfName(pair.inner.to_owned()),
             LinkAttribute::NetNsFd(pair.namespace.as_raw_fd()),
         ];
+        inner.attributes.extend(one_queue.clone());
         let mut outer = LinkMessage::default();
         raise(&mut outer);
         outer.attributes = vec![
@@ -113,6 +117,7 @@ impl NetlinkSocket {
                 LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(inner))),
             ]),
         ];
+        outer.attributes.extend(one_queue);
         self.ask(
             RouteNetlinkMessage::NewLink(outer),
             NLM_F_CREATE | NLM_F_EXCL | NLM_F_ACK,
