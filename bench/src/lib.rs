@@ -1,7 +1,8 @@
 //! Workloads and peers: the cost of Argosy, compared with others in the same run.
 //!
 //! Verdicts depend on ratios only, never on absolute times. Reading order: `arguments`, `report`,
-//! `machine`, `processes`, `cluster`, `writer`, `load`, `agents`, then the workloads.
+//! `machine`, `processes`, `cluster`, `writer`, `load`, `agents`, then the workloads, which
+//! `workloads` lists.
 
 mod agents;
 mod allocator;
@@ -26,9 +27,11 @@ mod slow_disk;
 mod stall;
 mod start;
 mod state_read;
+mod statistics;
 mod tasks;
 mod turns;
+mod workloads;
 mod writer;
 
 pub use arguments::Arguments;
-pub use bench::run;
+pub use workloads::run;

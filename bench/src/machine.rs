@@ -11,7 +11,7 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 use serde::Serialize;
 
-use crate::report::median;
+use crate::statistics::median;
 
 const SYNCS: usize = 200;
 const SPAWNS: usize = 60;

@@ -3,7 +3,6 @@
 //! It compares medians, and gives a verdict only as a gate. Invalid runs count only if all are
 //! invalid.
 
-mod figures;
 mod table;
 
 use std::fmt;
@@ -12,7 +11,7 @@ use serde::Serialize;
 
 use crate::machine::{MachineInfo, Probes};
 
-pub(crate) use figures::{Spread, grouped, median, quantile};
+pub(crate) use crate::statistics::{Spread, grouped, median, quantile};
 
 /// Cores used by other processes above which a run is invalid.
 pub(crate) const VOID_LOAD: f64 = 0.3;

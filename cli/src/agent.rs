@@ -31,11 +31,9 @@ use crate::launcher::LauncherProgram;
 use crate::master::advertised;
 use crate::output::note;
 use crate::pid_file::{self, PidFile};
-use crate::shutdown::{self, StopCondition};
+use crate::shutdown::{self, END_TASKS, StopCondition};
 use crate::{containers, launcher, listen, logging, metrics, parsers, random};
 
-/// The signal that makes an agent end its tasks and then exit. TERM leaves the tasks running.
-pub(crate) const END_TASKS: Signal = Signal::SIGUSR1;
 /// Interval at which process exits are polled.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 

@@ -22,11 +22,11 @@ use nix::sys::signal::Signal;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use crate::agent::END_TASKS;
 use crate::args::{Dev, Format, IsolationName};
 use crate::exit::{DONE, Failure, VerbResult, chain};
 use crate::operator::{ClusterClient, quote};
 use crate::output::{self, note};
+use crate::shutdown::END_TASKS;
 use crate::{containers, listen};
 
 use members::DevMembers;

@@ -3,11 +3,13 @@
 use std::time::Duration;
 
 use anyhow::Context;
+use nix::sys::signal::Signal;
 use tokio::io::AsyncReadExt;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use crate::agent::END_TASKS;
+/// The signal that makes an agent end its tasks and then exit. TERM leaves the tasks running.
+pub(crate) const END_TASKS: Signal = Signal::SIGUSR1;
 
 /// Events outside the process that stop it, and the tokens that they cancel.
 #[derive(Debug, Clone, Copy)]

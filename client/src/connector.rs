@@ -5,6 +5,8 @@
 #[cfg(test)]
 mod tests;
 
+mod leader_watch;
+
 use std::collections::{HashMap, HashSet};
 use std::future::Future;
 use std::sync::{Arc, Mutex};
@@ -20,8 +22,9 @@ use argosy_proto::versions::{self, VersionRange};
 
 use crate::failure::{AttemptError, CallError, MasterRejection, classify};
 use crate::leader::{LeaderSearch, LeaderSearchStep, MasterFailure, NoMaster, next_random};
-use crate::leader_watch::{LeaderEpoch, LeaderWatch};
 use crate::masters::Masters;
+
+use leader_watch::{LeaderEpoch, LeaderWatch};
 
 /// Name of the reply header in which every master names the leader's API address.
 pub const LEADER_HEADER: &str = "argosy-leader";

@@ -2,7 +2,7 @@
 //! client.
 //!
 //! The library contains no rules of the cluster: masters decide what is allowed. Reading order:
-//! `masters`, `leader`, `failure`, `connector`, `leader_watch`, `operator`, `uplink`, `resources`,
+//! `masters`, `leader`, `failure`, `connector`, `operator`, `uplink`, `resources`,
 //! `scheduler`, `executor`, `test_masters`.
 
 #![warn(missing_docs)]
@@ -11,7 +11,6 @@ pub mod connector;
 pub mod executor;
 pub mod failure;
 pub mod leader;
-mod leader_watch;
 pub mod masters;
 pub mod operator;
 pub mod resources;

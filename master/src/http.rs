@@ -3,6 +3,7 @@
 //! `argosy.v1`.
 
 mod caller;
+pub(crate) mod exec;
 mod index;
 mod parameters;
 
@@ -25,8 +26,8 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::{Code, Status};
 
+use crate::reads;
 use crate::service::{self, ListKind, Services, choices, on_readers_thread};
-use crate::{exec, reads};
 
 use caller::RequestPeer;
 #[cfg(test)]

@@ -9,7 +9,8 @@ use argosy_state::registry::RegistrySnapshot;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use crate::leader::{Input, Leader, LeaderReply, LeaderView};
+use crate::leader::{Input, Leader, LeaderView};
+use crate::leader_reply::LeaderReply;
 use crate::links::{LinkId, LinkSender, RequestId};
 
 /// Messages from services to the owner.

@@ -2,9 +2,9 @@
 //! services at the edge make no decisions.
 //!
 //! Reading order: `config`, `run`, `inbox`, `replica`, `turns`, `lag`, `step_downs`, `comparison`,
-//! `checks`, `clock`, `failovers`, `watchdog`, `leader`, `offers`, `allocator`, `links`,
+//! `checks`, `clock`, `failovers`, `watchdog`, `leader`, `offers`, `allocator`, `leader_reply`, `links`,
 //! `owner_handle`, `views`, `change_ring`, `reads`, `encodings`, `front`, `service`, `http`,
-//! `exec`, `metrics`.
+//! `metrics`, `error`.
 
 pub mod allocator;
 mod change_ring;
@@ -13,13 +13,14 @@ mod clock;
 mod comparison;
 mod config;
 mod encodings;
-mod exec;
+mod error;
 mod failovers;
 mod front;
 mod http;
 mod inbox;
 mod lag;
 mod leader;
+mod leader_reply;
 mod links;
 mod metrics;
 pub mod offers;
@@ -35,4 +36,5 @@ mod watchdog;
 
 pub use comparison::Divergence;
 pub use config::MasterConfig;
-pub use run::{MasterError, MasterParts, run};
+pub use error::MasterError;
+pub use run::{MasterParts, run};

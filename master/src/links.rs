@@ -14,7 +14,7 @@ use futures::Stream;
 use metrics::counter;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::leader::LeaderReply;
+use crate::leader_reply::LeaderReply;
 
 /// One connection of an agent or a framework to this process; ids are never reused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

@@ -26,9 +26,11 @@ use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 use tracing::{error, info, warn};
 
 use crate::change_ring::{self, ChangeRing};
-use crate::comparison::{self, DigestComparison, Divergence};
+use crate::comparison::{self, DigestComparison};
 use crate::config::{LeaderTimeouts, MasterConfig};
+use crate::error::MasterError;
 use crate::front::ApiRouter;
+use crate::http::exec;
 use crate::inbox::{LeaderStatus, OwnerMessage, StateQuery};
 use crate::metrics::OwnerCounts;
 use crate::owner_handle::OwnerHandle;
@@ -38,7 +40,7 @@ use crate::service;
 use crate::service::{MESSAGE_BYTES, MasterConnections, Services, health};
 use crate::views::SharedView;
 use crate::watchdog::{TurnCounter, Watchdog};
-use crate::{exec, http, lag, metrics};
+use crate::{http, lag, metrics};
 
 /// Parts of a master that its caller provides.
 pub struct MasterParts {
@@ -57,31 +59,6 @@ pub struct MasterParts {
     pub metrics: Option<PrometheusHandle>,
     /// Random bytes, new at every start.
     pub entropy: [u8; 32],
-}
-
-/// The reason for which a master ended.
-#[derive(Debug, thiserror::Error)]
-pub enum MasterError {
-    /// Raft did not start.
-    #[error(transparent)]
-    Start(#[from] StartError),
-    /// The master cannot continue; restarting from the log is safer.
-    #[error("this master cannot continue: {0}")]
-    Failed(String),
-    /// Its registry differs from that of the group: the master must not be started again on this
-    /// directory.
-    #[error(transparent)]
-    Diverged(#[from] Divergence),
-}
-
-impl MasterError {
-    pub(crate) fn ended() -> Self {
-        Self::Failed("consensus has ended".to_owned())
-    }
-
-    pub(crate) fn unreadable(why: &dyn std::fmt::Display) -> Self {
-        Self::Failed(format!("the stored registry cannot be read: {why}"))
-    }
 }
 
 /// Capacity for requests of raft to the owner. Raft waits for each answer, so there are never more.

@@ -13,7 +13,7 @@ use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
 use super::{BatchOutcome, BatchRecord, BatchStart, Stamp};
-use crate::real::host_tools;
+use crate::host_tools;
 
 /// Further fields of a last line, which the sums do not use.
 pub(crate) type Details = serde_json::Map<String, serde_json::Value>;

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::CommitDistance;
-use crate::real::host_tools;
+use crate::host_tools;
 
 /// The paths of the code that runs in production. Changes in them make a line old.
 const PRODUCT: [&str; 11] = [

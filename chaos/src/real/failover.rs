@@ -23,11 +23,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::arguments::{ClusterSize, duration};
 use super::cluster::Cluster;
-use super::host_tools;
 use super::progress::ProgressDisplay;
 use super::run::{UsageError, usable};
 use super::testbed::{TestPrograms, with_cluster};
 use crate::history::{FaultKind, Recorder};
+use crate::host_tools;
 use fixture::FailoverCluster;
 use load::LoadLevel;
 use peers::{Peer, PeerPlan, can_lose};

@@ -15,7 +15,6 @@ mod failover;
 mod faults;
 mod folder;
 mod framework;
-pub(crate) mod host_tools;
 mod html;
 mod inject;
 mod live_cluster;

@@ -12,8 +12,8 @@ use std::path::PathBuf;
 
 use nix::sched::{CloneFlags, setns};
 
-use super::host_tools::{self, ToolError};
 use super::partitions::{HostIndex, NetworkDisturbances};
+use crate::host_tools::{self, ToolError};
 
 /// The directory in which `ip netns` keeps its handles.
 const HANDLES: &str = "/run/netns";

@@ -13,8 +13,8 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::host_tools;
 use super::processes::RunSettings;
+use crate::host_tools;
 
 /// Timeout for a tracer to attach.
 const ATTACHING: Duration = Duration::from_secs(5);

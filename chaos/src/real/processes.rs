@@ -14,8 +14,8 @@ use argosy_state::bugs;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::host_tools;
 use super::network::inside;
+use crate::host_tools;
 
 /// Interval at which the end of a process is polled.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);

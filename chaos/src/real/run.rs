@@ -20,7 +20,8 @@ use super::progress::ProgressDisplay;
 use super::report::{ReportedViolation, RunReport};
 use super::session::{RunSession, SessionFindings};
 use super::testbed::{TestPrograms, Testbed, make_folder};
-use super::{check, host_tools, html, run_log, script};
+use super::{check, html, run_log, script};
+use crate::host_tools;
 use crate::ledger::{Batch, REAL};
 use crate::rng::Rng;
 

@@ -8,7 +8,6 @@
 //! minimum of a batch), `subprocess` (a process for each seed).
 
 pub mod command;
-pub(crate) mod graphs;
 mod links;
 mod log;
 mod minimum;

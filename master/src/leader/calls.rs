@@ -16,7 +16,8 @@ use argosy_state::ids::{AgentId, FrameworkId, OfferId, Revision, Role};
 use argosy_state::level::{self, Level};
 use argosy_state::limits;
 
-use super::{Decline, Leader, LeaderReply, LeaderTime, ProposalOrigin, RejectedPart, refused};
+use super::{Decline, Leader, LeaderTime, ProposalOrigin, refused};
+use crate::leader_reply::{LeaderReply, RejectedPart};
 use crate::links::RequestId;
 use crate::offers::{OfferState, verify};
 

@@ -15,7 +15,8 @@ use argosy_state::limits;
 use argosy_state::task::{Reason, Task, TaskState, UpdateSource};
 
 use super::frameworks::ReplayCursor;
-use super::{Leader, LeaderReply, LeaderTime, ProposalOrigin, ReconcileQuery, refused};
+use super::{Leader, LeaderTime, ProposalOrigin, ReconcileQuery, refused};
+use crate::leader_reply::LeaderReply;
 use crate::links::{LinkId, RequestId};
 
 /// Maximum number of tasks of one framework with updates that are sent and not acknowledged.

@@ -12,7 +12,8 @@ use argosy_state::ids::{AgentId, FrameworkId, Revision, TaskId, Timestamp};
 use argosy_state::level;
 
 use super::deadlines::HEARTBEAT_MS;
-use super::{Effect, Leader, LeaderReply, LeaderTime, ProposalOrigin, SchedulerHello};
+use super::{Effect, Leader, LeaderTime, ProposalOrigin, SchedulerHello};
+use crate::leader_reply::LeaderReply;
 use crate::links::{LinkId, RequestId};
 
 /// Heartbeats that a scheduler sends within its silence timeout.

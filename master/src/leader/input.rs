@@ -7,19 +7,19 @@ use argosy_state::actor::Actor;
 use argosy_state::agent::AgentInfo;
 use argosy_state::apply::AppliedProposal;
 use argosy_state::command::{
-    Acknowledge, AgentUpdate, Call, HeldTask, OfferTerms, Operate, Position, ProposedCommand,
-    Rejection,
+    Acknowledge, AgentUpdate, Call, HeldTask, OfferTerms, Operate, ProposedCommand,
 };
 use argosy_state::digest::DigestKind;
 use argosy_state::encode::DecodeError;
 use argosy_state::framework::FrameworkInfo;
 use argosy_state::ids::{
-    AgentId, ClusterId, Epoch, FrameworkId, OfferId, OrderIndex, Revision, Role, TaskId, Timestamp,
+    AgentId, ClusterId, Epoch, FrameworkId, OfferId, OrderIndex, Role, TaskId, Timestamp,
 };
 use argosy_state::level::{Level, LevelRequirement};
 use argosy_state::resources::Resources;
 
 use super::messages::FrameworkMessage;
+use crate::leader_reply::LeaderReply;
 use crate::links::{LinkId, RequestId};
 
 /// The two clocks: cluster time decides, wall time is for display.
@@ -215,48 +215,4 @@ pub(crate) enum Effect {
     /// Transfers leadership: too many agents fell silent within one timeout, so this master may be
     /// cut off.
     TransferLeadership,
-}
-
-/// An answer to a caller.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) enum LeaderReply {
-    Called {
-        revision: Revision,
-        refused: Vec<RejectedPart>,
-    },
-    Acknowledged,
-    Declined,
-    HeartbeatRecorded,
-    /// The message was sent, or is lost.
-    Forwarded,
-    Reconciled {
-        reply: v1::ReconcileReply,
-        /// The last task of this answer, if more follow.
-        more: Option<TaskId>,
-    },
-    Operated {
-        revision: Revision,
-        outcomes: Vec<Result<(), (&'static str, String)>>,
-    },
-    Refused {
-        code: &'static str,
-        message: String,
-    },
-}
-
-/// A rejected part of a call.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct RejectedPart {
-    pub(crate) position: Position,
-    pub(crate) code: &'static str,
-    pub(crate) message: String,
-}
-
-impl From<&Rejection> for LeaderReply {
-    fn from(why: &Rejection) -> Self {
-        Self::Refused {
-            code: why.code(),
-            message: why.to_string(),
-        }
-    }
 }

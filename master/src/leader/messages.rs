@@ -8,7 +8,8 @@ use argosy_state::Registry;
 use argosy_state::command::Rejection;
 use argosy_state::ids::{AgentId, FrameworkId, TaskId, Timestamp};
 
-use super::{Leader, LeaderReply, LeaderTime, refused};
+use super::{Leader, LeaderTime, refused};
+use crate::leader_reply::LeaderReply;
 use crate::links::{LinkId, RequestId};
 
 /// Maximum bytes per second from frameworks to one agent, and from agents to one framework. Excess

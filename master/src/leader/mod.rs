@@ -36,6 +36,7 @@ use argosy_state::persistent::Map;
 
 use crate::allocator::{Allocator, AllocatorSettings};
 use crate::config::LeaderTimeouts;
+use crate::leader_reply::LeaderReply;
 use crate::links::{LinkId, RequestId};
 use crate::offers::OfferBook;
 
@@ -43,8 +44,7 @@ use agents::AgentLink;
 use deadlines::LeaderTimers;
 use frameworks::FrameworkLink;
 pub(crate) use input::{
-    Decline, Effect, Hello, Input, LeaderReply, LeaderTime, PresentedFilter, ReconcileQuery,
-    RejectedPart, SchedulerHello,
+    Decline, Effect, Hello, Input, LeaderTime, PresentedFilter, ReconcileQuery, SchedulerHello,
 };
 pub(crate) use messages::FrameworkMessage;
 pub(crate) use offering::explanation;

@@ -13,9 +13,9 @@ use tracing::{debug, info, warn};
 
 use super::Replica;
 use crate::comparison::UnappliedEntry;
+use crate::error::MasterError;
 use crate::leader::Input;
 use crate::metrics;
-use crate::run::MasterError;
 use crate::turns;
 
 /// Entries from raft, applied one by one over as many turns as they need.

@@ -9,7 +9,7 @@ use super::Replica;
 use crate::checks::CheckProgress;
 use crate::clock::ClusterClock;
 use crate::comparison::DigestComparison;
-use crate::run::MasterError;
+use crate::error::MasterError;
 
 type LoadResult = Result<Registry, MasterError>;
 

@@ -29,7 +29,8 @@ use tokio::net::TcpListener;
 
 use super::*;
 use crate::inbox::LeaderStatus;
-use crate::leader::{Input, LeaderReply};
+use crate::leader::Input;
+use crate::leader_reply::LeaderReply;
 
 /// Longer than anything here takes on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);

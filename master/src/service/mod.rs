@@ -30,7 +30,7 @@ use tokio_util::task::TaskTracker;
 use tonic::Status;
 use tonic_types::{ErrorDetails, StatusExt};
 
-use crate::leader::LeaderReply;
+use crate::leader_reply::LeaderReply;
 use crate::owner_handle::OwnerHandle;
 
 pub(crate) use codes::correct;

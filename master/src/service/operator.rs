@@ -25,7 +25,8 @@ use super::pace::taking_room;
 use super::peers::ConnectionUse;
 use super::{ListKind, MESSAGE_BYTES, Services, accepted, bounded, malformed, not_found, views};
 use crate::inbox::StateView;
-use crate::leader::{Input, LeaderReply};
+use crate::leader::Input;
+use crate::leader_reply::LeaderReply;
 use crate::owner_handle::OwnerHandle;
 
 type WriteReplies = Pin<Box<dyn Stream<Item = Result<v1::WriteReply, Status>> + Send>>;

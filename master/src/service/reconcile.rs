@@ -11,7 +11,8 @@ use tonic::Status;
 
 use super::calls::{framework, task};
 use super::{MESSAGE_BYTES, Services, accepted, malformed, refused};
-use crate::leader::{Input, LeaderReply, ReconcileQuery};
+use crate::leader::{Input, ReconcileQuery};
+use crate::leader_reply::LeaderReply;
 
 /// Size in bytes at which a page is sent. One turn of the owner adds less than that, so that a page
 /// is one message.

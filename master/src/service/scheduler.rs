@@ -22,7 +22,8 @@ use super::forward::{CallRoute, forwarded, name_leader};
 use super::peers::ConnectionUse;
 use super::{MESSAGE_BYTES, Services, accepted, bounded, check_protocol, malformed};
 use crate::inbox::OwnerMessage;
-use crate::leader::{Decline, FrameworkMessage, Input, LeaderReply};
+use crate::leader::{Decline, FrameworkMessage, Input};
+use crate::leader_reply::LeaderReply;
 use crate::links;
 
 type Events = Pin<Box<dyn Stream<Item = Result<v1::Event, Status>> + Send>>;
@@ -433,7 +434,7 @@ impl Services {
         action: CallAction,
         tokens: Vec<Vec<u8>>,
         filter_ms: u64,
-    ) -> Result<(Option<v1::Revision>, Vec<crate::leader::RejectedPart>), Status> {
+    ) -> Result<(Option<v1::Revision>, Vec<crate::leader_reply::RejectedPart>), Status> {
         let id = id.ok_or_else(|| {
             malformed(&InvalidMessage::new(
                 "call",

@@ -32,8 +32,8 @@ mod world;
 
 use std::time::Duration;
 
-use super::graphs;
 use super::run::{Simulation, SimulationResult, simulate};
+use crate::graphs;
 use scenario::Scenario;
 use world::{COPY, RIVAL, SingleFault, World, agent_name, framework_name, master_name};
 

@@ -12,7 +12,8 @@ use argosy_state::task::{KillSignal, Sizes};
 use argosy_state::testing::{self, spec};
 
 use super::world::{LIMITS, new_agent};
-use crate::leader::{Effect, Input, Leader, LeaderReply, LeaderTime};
+use crate::leader::{Effect, Input, Leader, LeaderTime};
+use crate::leader_reply::LeaderReply;
 use crate::links::{LinkId, RequestId};
 
 /// A leader and its registry; the test examines each effect.

@@ -1,10 +1,9 @@
 //! Effects as text, one line for each.
 
+use crate::leader_reply::LeaderReply;
 use argosy_proto::{convert, v1};
 use argosy_state::command::Position;
 use argosy_state::ids::Revision;
-
-use crate::leader::LeaderReply;
 
 /// Formats a message to an agent; heartbeats and empty orders are included.
 pub(super) fn to_agent(message: &v1::to_agent::Message) -> String {

@@ -8,8 +8,8 @@ use argosy_state::Registry;
 use argosy_state::ids::AgentId;
 
 use super::{Nemesis, SystemActiveFault, SystemFault};
+use crate::graphs::GraphCase;
 use crate::history::FaultKind;
-use crate::sim::graphs::GraphCase;
 use crate::sim::run::Simulation;
 use crate::sim::system::machine::SimMachine;
 use crate::sim::system::world::{

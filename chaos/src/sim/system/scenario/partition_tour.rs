@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use super::Scenario;
-use crate::sim::graphs::{GraphCase, MASTERS};
+use crate::graphs::{GraphCase, MASTERS};
 use crate::sim::run::Simulation;
 use crate::sim::system::world::{OperatorRequest, master_name};
 
@@ -231,7 +231,7 @@ impl Scenario {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sim::graphs::Graph;
+    use crate::graphs::Graph;
 
     const SECOND: Duration = Duration::from_secs(1);
 
